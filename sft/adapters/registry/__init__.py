@@ -1,0 +1,1 @@
+"""Model registries. Every module here has one function: ``register(settings, model) -> RegisteredModel``."""

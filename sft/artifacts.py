@@ -1,0 +1,208 @@
+"""What stages hand each other: frozen facts, paths and digests, never live objects. Standard library only.
+
+An artifact is a folder. Its digest is the sha256 of the sorted lines ``<sha256>  <relative path>`` of all its
+files (what ``sha256sum`` prints) without its manifest and without ``logs/``, so equal content has an equal
+digest wherever and whenever it was made. What must count towards the digest therefore lies in a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MANIFEST_NAME = "manifest.json"
+LOGS_NAME = "logs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """What every artifact has.
+
+    Attributes:
+        root: The folder that holds it. Not part of its identity.
+        digest: See the module's docstring; empty until the store publishes it.
+    """
+
+    root: Path
+    digest: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetArtifact(Artifact):
+    """Checked and split chat data: ``train.jsonl``, ``eval.jsonl``, ``rejected.jsonl``.
+
+    Each line is ``{"messages": [{"role", "content"}, …]}``. Rows add up:
+    ``num_rows = num_train + num_eval + num_rejected + num_duplicates + num_unused``.
+
+    Attributes:
+        source: The uri it came from, without secrets.
+        source_version: Commit, ETag or content digest of the source, as far as it has one.
+        num_rows: Input rows read.
+        num_unused: Valid rows beyond ``dataset.max_samples``.
+    """
+
+    source: str
+    source_version: str
+    num_rows: int
+    num_train: int
+    num_eval: int
+    num_rejected: int
+    num_duplicates: int
+    num_unused: int
+
+    @property
+    def train_file(self) -> Path:
+        return self.root / "train.jsonl"
+
+    @property
+    def eval_file(self) -> Path:
+        return self.root / "eval.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelArtifact(Artifact):
+    """A base model that is ready to load: config, tokenizer with chat template, safetensors weights.
+
+    Weights from the hub or a local folder stay where they are; ``root`` then holds only ``files.json``, the
+    sha256 of each file, so that the artifact's digest covers them.
+
+    Attributes:
+        source: Hub id, absolute path, or ``scratch``.
+        revision: Commit hash on the hub; empty otherwise.
+        model_dir: Folder to load from; None for ``root`` itself.
+        num_parameters: Count of weights, tied ones once; None where the files don't say.
+    """
+
+    source: str
+    revision: str
+    external_dir: Path | None
+    num_parameters: int | None
+
+    @property
+    def model_dir(self) -> Path:
+        return self.external_dir or self.root
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizedArtifact(Artifact):
+    """``data.jsonl`` as the trainer reads it: ``input_ids``, ``labels`` (-100 = no loss), ``len`` per row."""
+
+    num_samples: int
+    num_tokens: int
+    num_loss_tokens: int
+    longest_tokens: int
+
+    @property
+    def data_file(self) -> Path:
+        return self.root / "data.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointArtifact(Artifact):
+    """A fine-tuned model in Hugging Face layout under ``model/``, and ``metrics.jsonl``, a row per step.
+
+    Attributes:
+        num_steps: Optimizer steps taken.
+        num_epochs: Epochs finished.
+        final_loss: Mean loss per loss token of the last step.
+    """
+
+    num_steps: int
+    num_epochs: int
+    final_loss: float
+    world_size: int
+
+    @property
+    def model_dir(self) -> Path:
+        return self.root / "model"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One number of an evaluation.
+
+    Attributes:
+        task: lm-eval task name, or ``holdout``.
+        metric: Upstream's metric name without its filter (``acc``, ``exact_match``, ``loss``).
+        value: The number.
+        stderr: Standard error of the mean; None where the metric has none.
+        num_samples: How many samples it is the mean of.
+        higher_is_better: Direction of the metric.
+    """
+
+    task: str
+    metric: str
+    value: float
+    stderr: float | None
+    num_samples: int
+    higher_is_better: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}.{self.metric}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalReport(Artifact):
+    """Scores of one model: ``report.json``, lm-eval's ``results_*.json`` and ``samples_*.jsonl``.
+
+    Attributes:
+        model_digest: Digest of the artifact that holds the scored model.
+        scores: Every number, tasks in the recipe's order, then the held-out split.
+    """
+
+    model_digest: str
+    scores: tuple[Score, ...]
+
+    def score(self, name: str) -> Score | None:
+        """The score named ``task.metric``, or None."""
+        return next((s for s in self.scores if s.name == name), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisteredModel(Artifact):
+    """Where a model version was registered: ``registration.json``.
+
+    Attributes:
+        registry: ``mlflow`` or ``kubeflow``.
+        address: Tracking URI or server address, without secrets.
+        name: Registered model name.
+        version: Version in that registry.
+        uri: Where the registered files lie.
+    """
+
+    registry: str
+    address: str
+    name: str
+    version: str
+    uri: str
+    metadata: dict[str, str | int | float | bool] = field(default_factory=dict)
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's bytes, read in 1 MiB pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def hash_files(root: Path) -> dict[str, str]:
+    """Relative POSIX path -> sha256 of every file under `root`, sorted, as an artifact's digest counts them."""
+    return {
+        relative: sha256_file(root / relative)
+        for relative in sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+        if relative != MANIFEST_NAME and not relative.startswith(f"{LOGS_NAME}/")
+    }
+
+
+def digest_of(files: dict[str, str]) -> str:
+    """The artifact digest of hashed files; see the module's docstring."""
+    lines = "".join(f"{sha}  {name}\n" for name, sha in sorted(files.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()

@@ -1,0 +1,279 @@
+"""Every setting a recipe may hold: one dataclass per group, each field documented beneath it.
+
+Defaults live here and nowhere else; the YAML files under ``conf/`` say only what differs. Enum members are
+spelled as a person types them. ``MISSING`` marks what only a person can supply.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING
+
+
+class DatasetFormat(Enum):
+    """How a source row spells a conversation."""
+
+    messages = "messages"
+    prompt_completion = "prompt_completion"
+
+
+class OnInvalid(Enum):
+    """What becomes of a row that breaks a rule."""
+
+    error = "error"
+    drop = "drop"
+
+
+@dataclass(kw_only=True)
+class ColumnsConfig:
+    """Names of the source's columns."""
+
+    messages: str = "messages"
+    """Column that holds the conversation (`format=messages`)."""
+    prompt: str = "prompt"
+    """Column that becomes the user's turn (`format=prompt_completion`)."""
+    completion: str = "completion"
+    """Column that becomes the assistant's turn (`format=prompt_completion`)."""
+
+
+@dataclass(kw_only=True)
+class DatasetConfig:
+    """Where the data is, what it looks like and how it is split."""
+
+    uri: str = MISSING
+    """Source: a file, folder or glob; `hf://org/name[:config][@revision]`; `s3://`, `http(s)://` or whatever
+    fsspec knows; `synthetic://spell-numbers?rows=3000` for data that needs no download."""
+    split: str | None = None
+    """Split of a hub dataset; null = `train`, else the only one."""
+    format: DatasetFormat = DatasetFormat.messages
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    system_prompt: str | None = None
+    """System turn put before every conversation that has none; null = none."""
+    train_split: float = 0.9
+    """Share of the samples to train on, in (0, 1]; the rest is held out. 1.0 = no evaluation split."""
+    max_samples: int | None = None
+    """Seeded subset of the valid samples; null = all."""
+    seed: int = 42
+    """Seed of the split and of `max_samples`."""
+    on_invalid: OnInvalid = OnInvalid.error
+    """`error` stops at invalid rows and lists them; `drop` writes them to `rejected.jsonl` and goes on."""
+    storage_options: dict[str, Any] = field(default_factory=dict)
+    """Passed to fsspec as they are (`endpoint_url` for an S3 server). Keys belong into the environment."""
+
+
+class ModelSource(Enum):
+    """Where the weights come from."""
+
+    pretrained = "pretrained"
+    scratch = "scratch"
+
+
+@dataclass(kw_only=True)
+class ScratchConfig:
+    """Shape of a Qwen2-architecture model with random weights, and of the tokenizer trained for it."""
+
+    hidden_size: int = 64
+    intermediate_size: int = 256
+    num_hidden_layers: int = 3
+    num_attention_heads: int = 4
+    num_key_value_heads: int = 2
+    max_position_embeddings: int = 2048
+    vocab_size: int = 2048
+    """Largest vocabulary of the byte-level BPE tokenizer trained on the training split, special tokens
+    included; at least 300 (256 bytes and the special tokens)."""
+    initializer_range: float = 0.05
+    seed: int = 0
+    """Seed of the random weights."""
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """The model to fine-tune."""
+
+    source: ModelSource = ModelSource.pretrained
+    name_or_path: str = "Qwen/Qwen2.5-1.5B-Instruct"
+    """Hub id or local folder (`source=pretrained`). transformers: `pretrained_model_name_or_path`."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub; null = the default branch."""
+    trust_remote_code: bool = False
+    """Whether code that comes with the model may run. Recorded when true."""
+    scratch: ScratchConfig = field(default_factory=ScratchConfig)
+
+
+class ShardingStrategy(Enum):
+    """FSDP's `ShardingStrategy`, same names (torch.distributed.fsdp.api)."""
+
+    FULL_SHARD = "FULL_SHARD"
+    SHARD_GRAD_OP = "SHARD_GRAD_OP"
+    HYBRID_SHARD = "HYBRID_SHARD"
+    NO_SHARD = "NO_SHARD"
+
+
+@dataclass(kw_only=True)
+class FsdpConfig:
+    """How the model is sharded over ranks."""
+
+    sharding_strategy: ShardingStrategy = ShardingStrategy.FULL_SHARD
+    """Upstream: `fsdp_sharding_strategy`. On one rank torch turns FULL_SHARD and HYBRID_SHARD into NO_SHARD."""
+    cpu_offload_params: bool = False
+    """Keep parameters in host memory between uses. Upstream: `cpu_offload_params_fsdp`."""
+
+
+class LauncherKind(Enum):
+    """What starts the ranks."""
+
+    torchrun = "torchrun"
+
+
+@dataclass(kw_only=True)
+class LauncherConfig:
+    """Processes of the training stage."""
+
+    kind: LauncherKind = LauncherKind.torchrun
+    procs_per_worker: int | None = None
+    """Ranks on this machine; null = one per GPU, or one on a machine without. torchrun: `--nproc-per-node`."""
+    env: dict[str, str] = field(default_factory=dict)
+    """Environment variables of every rank. Never a secret: they are recorded."""
+
+
+class LrScheduler(Enum):
+    """transformers' `SchedulerType` names that the backend accepts."""
+
+    linear = "linear"
+    cosine = "cosine"
+    cosine_with_restarts = "cosine_with_restarts"
+    polynomial = "polynomial"
+    constant = "constant"
+    constant_with_warmup = "constant_with_warmup"
+
+
+class Precision(Enum):
+    """Arithmetic of forward and backward; weights and optimizer state stay fp32."""
+
+    auto = "auto"
+    bf16 = "bf16"
+    fp32 = "fp32"
+
+
+@dataclass(kw_only=True)
+class TrainingConfig:
+    """Supervised fine-tuning with instructlab-training on PyTorch FSDP."""
+
+    num_epochs: int = 1
+    effective_batch_size: int = 128
+    """Samples per optimizer step over all ranks; minibatches are packed below `max_tokens_per_gpu`."""
+    max_tokens_per_gpu: int = 10_000
+    """Token budget of one minibatch on one rank, padding included. Upstream: `max_batch_len`."""
+    max_seq_len: int = 8192
+    """A sample of this many tokens or more does not fit: it is refused before training."""
+    learning_rate: float = 5e-6
+    lr_scheduler: LrScheduler = LrScheduler.cosine
+    warmup_steps: int = 0
+    """Optimizer steps of linear warm-up. Upstream: `num_warmup_steps`."""
+    weight_decay: float = 0.0
+    """Upstream: `adamw_weight_decay`."""
+    beta1: float = 0.9
+    """Upstream: `adamw_beta1`."""
+    beta2: float = 0.95
+    """Upstream: `adamw_beta2`."""
+    adam_epsilon: float = 1e-8
+    """Upstream: `adamw_eps`."""
+    seed: int = 42
+    precision: Precision = Precision.auto
+    """`auto` = bf16 where the machine computes in it, else fp32."""
+    gradient_checkpointing: bool = True
+    """Recompute activations in the backward pass: less memory, about a third more compute."""
+    full_state_at_epoch: bool = True
+    """Save optimizer and scheduler with each epoch; without it a killed run starts over. Upstream:
+    `accelerate_full_state_at_epoch`."""
+    num_loader_workers: int | None = None
+    """Data loader processes per rank; null = 0 without a GPU, 2 with one."""
+    fsdp: FsdpConfig = field(default_factory=FsdpConfig)
+    launcher: LauncherConfig = field(default_factory=LauncherConfig)
+
+
+@dataclass(kw_only=True)
+class HoldoutConfig:
+    """Scoring of the evaluation split with the model's own chat template."""
+
+    enabled: bool = True
+    """Loss per answer token on the evaluation split."""
+    generate: bool = True
+    """Also write each last answer greedily and count exact matches."""
+    max_new_tokens: int = 256
+    """Longest written answer, in tokens."""
+    limit: int | None = None
+    """Score only the first so many samples of the evaluation split; null = all."""
+
+
+@dataclass(kw_only=True)
+class EvalConfig:
+    """What is scored, for the tuned model and, as a baseline, for the base model."""
+
+    tasks: list[str] = field(default_factory=lambda: ["arc_easy"])
+    """lm-eval tasks or groups; an empty list = only the held-out split."""
+    include_path: str | None = None
+    """Folder with task YAMLs of your own; relative `data_files` in them are relative to the YAML."""
+    num_fewshot: int | None = None
+    """null = as the task says."""
+    limit: int | None = None
+    """First so many samples of each task; null = all. lm-eval: `limit`."""
+    batch_size: str = "auto"
+    """A number, or `auto`."""
+    gen_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Passed to generation tasks as they are."""
+    model_args: dict[str, Any] = field(default_factory=dict)
+    """Passed to lm-eval's `hf` model as they are (`dtype`, `max_length` …)."""
+    apply_chat_template: bool = False
+    """Put each task's prompts through the model's chat template."""
+    log_samples: bool = True
+    """Keep every sample with prompt, target and answer."""
+    seed: int = 1234
+    """lm-eval: random, numpy, torch and few-shot seed."""
+    baseline: bool = True
+    """Also score the base model, once per model, data and settings."""
+    holdout: HoldoutConfig = field(default_factory=HoldoutConfig)
+
+
+class RegistryKind(Enum):
+    """Where the result is registered."""
+
+    none = "none"
+    mlflow = "mlflow"
+    kubeflow = "kubeflow"
+
+
+@dataclass(kw_only=True)
+class RegistryConfig:
+    """Registration of the tuned model with its provenance."""
+
+    kind: RegistryKind = RegistryKind.none
+    address: str = ""
+    """Kubeflow: server address with scheme, empty = skip. MLflow: tracking URI, empty = SQLite in the run root."""
+    port: int = 8080
+    """Port of the Kubeflow server."""
+    author: str = "pipeline"
+    model_name: str = "sft-model"
+    model_version: str = "1.0.0"
+    """Version label. MLflow numbers its versions itself and carries this one as a tag."""
+    description: str = ""
+    model_format_name: str = "pytorch"
+    model_format_version: str = "1.0"
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """One run: everything that `sft run` reads."""
+
+    name: str = "run"
+    """Prefix of the run's folder; a recipe's own name unless set."""
+    run_root: str = "runs"
+    """Folder of the artifact store and of every run's record; relative to where `sft` is called."""
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    registry: RegistryConfig = field(default_factory=RegistryConfig)

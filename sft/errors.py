@@ -1,0 +1,86 @@
+"""The error tree, as data: what was wrong, where, and what to do about it.
+
+A person sees `str(error)`; a program reads the attributes. Anything that is not an `SftError` is a bug in
+`sft` and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class SftError(Exception):
+    """Base of everything `sft` raises on purpose.
+
+    Attributes:
+        message: What happened, one or a few lines.
+        fix: What to try, or None where only the person can know.
+        exit_code: What the command line exits with.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, fix: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  try: {self.fix}" if self.fix else self.message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One thing wrong with a configuration.
+
+    Attributes:
+        key: Dotted key as a person would type it (`training.learning_rate`), or a file's name.
+        value: The refused value as text; None where a value is missing.
+        rule: What must hold.
+        suggestion: The nearest valid key or value, or a command; None where there is none.
+    """
+
+    key: str
+    rule: str
+    value: str | None = None
+    suggestion: str | None = None
+
+    def __str__(self) -> str:
+        what = self.key if self.value is None else f"{self.key}={self.value}"
+        tail = f"; {self.suggestion}" if self.suggestion else ""
+        return f"{what}: {self.rule}{tail}"
+
+
+class ConfigError(SftError):
+    """The configuration is wrong. Raised once, with every problem, before anything runs."""
+
+    exit_code = 2
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = tuple(problems)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__("\n".join([f"configuration: {count}", *(f"  - {p}" for p in problems)]))
+
+
+class DataError(SftError):
+    """The data is wrong: the message names file, line and rule."""
+
+
+class StoreError(SftError):
+    """The artifact store can't be read or written."""
+
+
+class StageError(SftError):
+    """A stage failed; earlier stages stay done.
+
+    Attributes:
+        log: The full log of the part that failed, where it has one.
+    """
+
+    def __init__(self, message: str, *, fix: str | None = None, log: Path | None = None) -> None:
+        super().__init__(message, fix=fix)
+        self.log = log
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}\n  log: {self.log}" if self.log else super().__str__()

@@ -1,0 +1,51 @@
+"""Owns what a person watches while a run works: one line when a stage starts, one when it ends, and a live
+count between them on a terminal. In a log file or a pipe the same facts come as plain lines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.status import Status
+
+_PLAIN_EVERY_SECONDS = 10.0
+
+
+class Progress:
+    """One display for a whole run. Stages call `update`; the runner calls the rest."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        from rich.console import Console
+
+        self.console: Console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self._status: Status | None = None
+        self._title = ""
+        self._last_plain_at = 0.0
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[None]:
+        """Shows that `title` is at work until the block ends."""
+        self._title, self._last_plain_at = title, time.monotonic()
+        if self.console.is_terminal:
+            with self.console.status(f"[bold]{title}[/bold]") as self._status:
+                yield
+            self._status = None
+        else:
+            self.say(f"{title} …")
+            yield
+
+    def update(self, text: str) -> None:
+        """What the stage at work is doing now: replaces the last text, or a plain line now and then."""
+        if self._status is not None:
+            self._status.update(f"[bold]{self._title}[/bold]  {text}")
+        elif time.monotonic() - self._last_plain_at >= _PLAIN_EVERY_SECONDS:
+            self._last_plain_at = time.monotonic()
+            self.say(f"  {self._title}: {text}")
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+        self.console.print(text, markup=False)
