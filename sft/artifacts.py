@@ -70,14 +70,16 @@ class ModelArtifact(Artifact):
     Attributes:
         source: Hub id, absolute path, or ``scratch``.
         revision: Commit hash on the hub; empty otherwise.
-        model_dir: Folder to load from; None for ``root`` itself.
+        external_dir: Folder that holds the files; None for ``root`` itself.
         num_parameters: Count of weights, tied ones once; None where the files don't say.
+        trust_remote_code: Whether the recipe lets code that comes with the model run.
     """
 
     source: str
     revision: str
     external_dir: Path | None
     num_parameters: int | None
+    trust_remote_code: bool = False
 
     @property
     def model_dir(self) -> Path:
