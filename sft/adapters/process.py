@@ -6,6 +6,7 @@ child with it (`sft.adapters.child.die_with_parent`).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -43,7 +44,12 @@ def supervise(
     environment = {**os.environ, **(env or {}), PARENT_PID: str(os.getpid())}
     with log.open("ab") as output:
         process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            start_new_session=True,
         )
         try:
             while True:
@@ -58,10 +64,8 @@ def supervise(
 def _end_group(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         _signal_group(process.pid, signal.SIGTERM)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=TERMINATE_SECONDS)
-        except subprocess.TimeoutExpired:
-            pass
     _signal_group(process.pid, signal.SIGKILL)  # also what the leader left behind in its group
     process.wait()
 

@@ -1,0 +1,110 @@
+"""Rules across fields. Pure: no file, no network, no library. Every problem is returned, none is raised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sft.config.schema import EvalConfig, ModelSource, RegistryKind, RunConfig, ScratchConfig, TrainingConfig
+from sft.errors import Problem
+from sft.logs import is_secret_name
+
+_MIN_SCRATCH_VOCAB = 300
+
+
+def check(cfg: RunConfig) -> list[Problem]:
+    """All problems of a composed configuration; an empty list when it can run."""
+    return [
+        *_ranges(cfg),
+        *_training(cfg.training),
+        *(_scratch(cfg.model.scratch) if cfg.model.source is ModelSource.scratch else ()),
+        *_eval(cfg.eval),
+        *_registry(cfg),
+        *_secrets(cfg),
+    ]
+
+
+def _ranges(cfg: RunConfig) -> Iterator[Problem]:
+    t, d, e = cfg.training, cfg.dataset, cfg.eval
+    if not 0.0 < d.train_split <= 1.0:
+        yield Problem(key="dataset.train_split", value=str(d.train_split), rule="must be above 0 and at most 1")
+    at_least_one = {
+        "dataset.max_samples": d.max_samples,
+        "training.num_epochs": t.num_epochs,
+        "training.effective_batch_size": t.effective_batch_size,
+        "training.max_tokens_per_gpu": t.max_tokens_per_gpu,
+        "training.max_seq_len": t.max_seq_len,
+        "training.launcher.procs_per_worker": t.launcher.procs_per_worker,
+        "eval.limit": e.limit,
+        "eval.holdout.limit": e.holdout.limit,
+        "eval.holdout.max_new_tokens": e.holdout.max_new_tokens,
+    }
+    for key, value in at_least_one.items():
+        if value is not None and value < 1:
+            yield Problem(key=key, value=str(value), rule="must be at least 1")
+    not_negative = {
+        "training.learning_rate": t.learning_rate,
+        "training.warmup_steps": t.warmup_steps,
+        "training.weight_decay": t.weight_decay,
+        "training.num_loader_workers": t.num_loader_workers,
+        "eval.num_fewshot": e.num_fewshot,
+    }
+    for key, number in not_negative.items():
+        if number is not None and number < 0:
+            yield Problem(key=key, value=str(number), rule="must not be negative")
+
+
+def _training(cfg: TrainingConfig) -> Iterator[Problem]:
+    if cfg.max_seq_len > cfg.max_tokens_per_gpu:
+        yield Problem(
+            key="training.max_seq_len",
+            value=str(cfg.max_seq_len),
+            rule=f"a sample must fit into training.max_tokens_per_gpu={cfg.max_tokens_per_gpu}",
+            suggestion=f"try training.max_seq_len={cfg.max_tokens_per_gpu}",
+        )
+    procs = cfg.launcher.procs_per_worker or 1
+    if cfg.effective_batch_size < procs:
+        yield Problem(
+            key="training.effective_batch_size",
+            value=str(cfg.effective_batch_size),
+            rule=f"must be at least the {procs} processes, or some rank has nothing to do",
+            suggestion=f"try {procs}",
+        )
+
+
+def _scratch(cfg: ScratchConfig) -> Iterator[Problem]:
+    key = "model.scratch"
+    if cfg.hidden_size % (2 * cfg.num_attention_heads):
+        rule = f"must be a multiple of twice num_attention_heads={cfg.num_attention_heads} (rotary embedding)"
+        yield Problem(key=f"{key}.hidden_size", value=str(cfg.hidden_size), rule=rule)
+    if cfg.num_attention_heads % cfg.num_key_value_heads:
+        rule = f"must divide num_attention_heads={cfg.num_attention_heads}"
+        yield Problem(key=f"{key}.num_key_value_heads", value=str(cfg.num_key_value_heads), rule=rule)
+    if cfg.vocab_size < _MIN_SCRATCH_VOCAB:
+        rule = f"must be at least {_MIN_SCRATCH_VOCAB}: all bytes and the special tokens"
+        yield Problem(key=f"{key}.vocab_size", value=str(cfg.vocab_size), rule=rule)
+
+
+def _eval(cfg: EvalConfig) -> Iterator[Problem]:
+    if cfg.batch_size != "auto" and not (cfg.batch_size.isdigit() and int(cfg.batch_size)):
+        yield Problem(key="eval.batch_size", value=cfg.batch_size, rule="must be a number above 0, or auto")
+
+
+def _registry(cfg: RunConfig) -> Iterator[Problem]:
+    address = cfg.registry.address
+    if cfg.registry.kind is RegistryKind.kubeflow and address and not address.startswith(("http://", "https://")):
+        rule = "must start with http:// or https://"
+        yield Problem(key="registry.address", value=address, rule=rule, suggestion=f"try https://{address}")
+
+
+def _secrets(cfg: RunConfig) -> Iterator[Problem]:
+    """Settings are recorded, so a secret must not be one."""
+    named = {
+        "dataset.storage_options": cfg.dataset.storage_options,
+        "training.launcher.env": cfg.training.launcher.env,
+        "eval.model_args": cfg.eval.model_args,
+    }
+    for where, options in named.items():
+        for name in options:
+            if is_secret_name(name):
+                rule = "is named like a secret, and settings are recorded"
+                yield Problem(key=f"{where}.{name}", rule=rule, suggestion="put it into the environment")

@@ -1,0 +1,152 @@
+"""Why a composition failed: every problem at once, each with its key, value, rule and the nearest valid name.
+
+Hydra reports only the first problem. So every leaf of the recipe and every override is tried alone against the
+schema, without composing anything. What none of them explains is passed on in Hydra's own words.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from sft.config.schema import RunConfig
+from sft.errors import Problem
+
+_NOT_SETTINGS = {"defaults", "hydra"}
+_KIND = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_HOW_TO_SET = {
+    "dataset.uri": "say where the data is: dataset.uri=data.jsonl, dataset.uri=hf://org/name or dataset.uri=s3://bucket/key"
+}
+
+
+def diagnose(recipe: Path, conf: Path, overrides: Sequence[str], error: Exception) -> list[Problem]:
+    """Every problem of a composition that failed with `error`; at least one."""
+    content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    problems = [p for key, value in _leaves(content) if (p := _leaf_problem(key, value))]
+    for text in overrides:
+        problems += override_problems(text, conf)
+    return problems or [Problem(key=recipe.name, rule=" ".join(str(error).split()))]
+
+
+def override_problems(text: str, conf: Path) -> list[Problem]:
+    """What is wrong with one override on its own; each value of a sweep is tried."""
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except HydraException:
+        return [Problem(key=text, rule="is not an override", suggestion="write key=value")]
+    key = override.key_or_group
+    if key.split(".")[0].split("/")[0] in _NOT_SETTINGS or override.is_delete():
+        return []
+    if (conf / key).is_dir():
+        choices = [path.stem for path in sorted((conf / key).glob("*.yaml"))]
+        return [p for value in _values(override) if (p := _choice_problem(key, value, choices))]
+    if "/" in key:
+        groups = [path.relative_to(conf).as_posix() for path in sorted(conf.rglob("*")) if path.is_dir()]
+        return [Problem(key=key, rule="no such config group", suggestion=nearest(key, groups))]
+    return [p for value in _values(override) if (p := _leaf_problem(key, value))]
+
+
+def missing(composed: DictConfig) -> list[Problem]:
+    """A problem for every value that only a person can supply and has not."""
+    return [
+        Problem(key=key, rule="is required and not set", suggestion=_HOW_TO_SET.get(key, f"set it: {key}=…"))
+        for key in sorted(OmegaConf.missing_keys(composed))
+    ]
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """``did you mean …?`` for the closest known word; None when nothing is close."""
+    names = list(known)
+    by_last_part = [name for name in names if name.rpartition(".")[2] == word.rpartition(".")[2]]
+    folded = {name.casefold(): name for name in names}
+    close = by_last_part or [folded[c] for c in difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=0.5)]
+    return f"did you mean {close[0]}?" if close else None
+
+
+def schema_keys(cls: type = RunConfig, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all settings, groups included."""
+    for name, hint in typing.get_type_hints(cls).items():
+        yield prefix + name
+        if is_dataclass(hint):
+            yield from schema_keys(typing.cast(type, hint), f"{prefix}{name}.")
+
+
+def _values(override: Override) -> list[Any]:
+    if override.is_sweep_override():
+        try:
+            return list(override.sweep_iterator())
+        except (HydraException, TypeError):  # an interval: no finite list of values
+            return []
+    return [override.value()]
+
+
+def _leaves(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if not prefix and key in _NOT_SETTINGS:
+            continue
+        dotted = f"{prefix}{key}"
+        if isinstance(value, dict) and value and is_dataclass(_hint(dotted)):
+            yield from _leaves(value, f"{dotted}.")
+        else:
+            yield dotted, value
+
+
+def _hint(key: str) -> Any:
+    """The declared type of a dotted key without its None; None where the schema has no such key."""
+    hint: Any = RunConfig
+    for part in key.split("."):
+        if not is_dataclass(hint):
+            return None
+        hint = typing.get_type_hints(hint).get(part)
+    options = [o for o in typing.get_args(hint) if o is not type(None)]
+    return options[0] if isinstance(hint, types.UnionType) and len(options) == 1 else hint
+
+
+def _leaf_problem(key: str, value: Any) -> Problem | None:
+    if isinstance(value, str) and "${" in value:
+        return None  # an interpolation: known only once composed
+    try:
+        OmegaConf.update(OmegaConf.structured(RunConfig), key, value, merge=True)
+    except ConfigKeyError:
+        return Problem(key=key, value=_shown(value), rule="no such setting", suggestion=nearest(key, schema_keys()))
+    except (ValidationError, OmegaConfBaseException) as error:
+        return Problem(key=key, value=_shown(value), rule=_rule(key, error), suggestion=_enum_suggestion(key, value))
+    return None
+
+
+def _choice_problem(key: str, value: Any, choices: list[str]) -> Problem | None:
+    if value in choices:
+        return None
+    rule = f"must be one of {', '.join(choices)}"
+    return Problem(key=key, value=_shown(value), rule=rule, suggestion=nearest(str(value), choices))
+
+
+def _rule(key: str, error: Exception) -> str:
+    hint = _hint(key)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return f"must be one of {', '.join(hint.__members__)}"
+    if is_dataclass(hint):
+        return "is a group of settings: choose one with " + key.replace(".", "/") + "=NAME, or set a key in it"
+    return f"must be {_KIND[hint]}" if hint in _KIND else str(error).splitlines()[0]
+
+
+def _enum_suggestion(key: str, value: Any) -> str | None:
+    hint = _hint(key)
+    return nearest(str(value), hint.__members__) if isinstance(hint, type) and issubclass(hint, Enum) else None
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value)
