@@ -20,7 +20,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sft.config.checks import check
-from sft.config.diagnose import diagnose, missing, nearest
+from sft.config.diagnose import (
+    diagnose,
+    free_mapping,
+    missing,
+    nearest,
+    override_problems,
+    recipe_problems,
+    unknown,
+)
 from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Problem
 
@@ -101,28 +109,54 @@ def search_path_override(recipe: Recipe) -> str:
     return "hydra.searchpath=[" + ",".join("'" + entry.replace("'", "\\'") + "'" for entry in entries) + "]"
 
 
-def register_schema() -> None:
-    """Makes `RunConfig` known to Hydra as the node that types every composition."""
+def prepare(recipe: Recipe) -> None:
+    """Makes Hydra know `RunConfig`, which types every composition, and the resolver ``${recipe_dir:}``."""
     ConfigStore.instance().store(name=SCHEMA_NAME, node=RunConfig)
+    OmegaConf.register_new_resolver("recipe_dir", lambda: str(recipe.path.parent), replace=True)
+
+
+def as_hydra(overrides: Sequence[str]) -> list[str]:
+    """Overrides as Hydra wants them: a group by its path, a new key of a free mapping with ``++``.
+
+    So `training.fsdp=full_shard` chooses a group, and `training.launcher.env.NCCL_DEBUG=INFO` adds a key.
+    """
+    return [_as_hydra(text) for text in overrides]
+
+
+def _as_hydra(text: str) -> str:
+    key, equals, value = text.partition("=")
+    if not equals or not key.replace(".", "").replace("_", "").isalnum():
+        return text
+    group = key.replace(".", "/")
+    if group != key and (shipped("conf") / group).is_dir():
+        return f"{group}={value}"
+    return f"++{text}" if free_mapping(key) else text
 
 
 def compose(recipe: Recipe, overrides: Sequence[str]) -> RunConfig:
-    """The typed, checked configuration of one run.
+    """The typed, checked configuration of one run; overrides as a person types them.
 
     Raises:
         ConfigError: With every problem there is: keys, types, values, choices, missing values, cross-field rules.
     """
-    return to_run_config(_composed(recipe, overrides), recipe)
+    overrides = as_hydra(overrides)
+    try:
+        composed = _composed(recipe, overrides)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        problems = diagnose(recipe.path, shipped("conf"), overrides, error)
+        raise ConfigError([*problems, *_beyond(recipe, overrides)]) from error
+    return to_run_config(composed, recipe)
 
 
 def to_run_config(composed: DictConfig, recipe: Recipe) -> RunConfig:
     """A composition that Hydra accepted, as dataclasses.
 
     Raises:
-        ConfigError: Something is missing, does not resolve, or breaks a rule across fields.
+        ConfigError: A key is unknown, a value is missing or does not resolve, or a rule across fields is broken.
     """
-    if absent := missing(composed):
-        raise ConfigError(absent)
+    problems = [*unknown(composed), *missing(composed)]
+    if problems:
+        raise ConfigError(problems)
     try:
         cfg = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
@@ -137,13 +171,23 @@ def to_run_config(composed: DictConfig, recipe: Recipe) -> RunConfig:
 
 
 def _composed(recipe: Recipe, overrides: Sequence[str]) -> DictConfig:
-    register_schema()
+    prepare(recipe)
     GlobalHydra.instance().clear()
+    with initialize_config_dir(str(recipe.path.parent), version_base="1.3", job_name="sft"):
+        return hydra_compose(recipe.path.stem, [*defaults_of(recipe), *overrides])
+
+
+def _beyond(recipe: Recipe, overrides: Sequence[str]) -> tuple[Problem, ...]:
+    """What else is wrong once the overrides that can't be composed are left out."""
+    if recipe_problems(recipe.path):
+        return ()
     try:
-        with initialize_config_dir(str(recipe.path.parent), version_base="1.3", job_name="sft"):
-            return hydra_compose(recipe.path.stem, [*defaults_of(recipe), *overrides])
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ConfigError(diagnose(recipe.path, shipped("conf"), overrides, error)) from error
+        to_run_config(_composed(recipe, [o for o in overrides if not override_problems(o, shipped("conf"))]), recipe)
+    except ConfigError as error:
+        return error.problems
+    except (HydraException, OmegaConfBaseException):  # the error that diagnose passed on already
+        return ()
+    return ()
 
 
 def defaults_of(recipe: Recipe) -> list[str]:

@@ -20,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import OmegaConfBaseException
 
 from sft.config.schema import RunConfig
 from sft.errors import Problem
@@ -34,11 +34,16 @@ _HOW_TO_SET = {
 
 def diagnose(recipe: Path, conf: Path, overrides: Sequence[str], error: Exception) -> list[Problem]:
     """Every problem of a composition that failed with `error`; at least one."""
-    content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    problems = [p for key, value in _leaves(content) if (p := _leaf_problem(key, value))]
+    problems = recipe_problems(recipe)
     for text in overrides:
         problems += override_problems(text, conf)
     return problems or [Problem(key=recipe.name, rule=" ".join(str(error).split()))]
+
+
+def recipe_problems(recipe: Path) -> list[Problem]:
+    """What is wrong with each value of a recipe's file on its own."""
+    content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    return [p for key, value in _leaves(content) if (p := _leaf_problem(key, value))]
 
 
 def override_problems(text: str, conf: Path) -> list[Problem]:
@@ -84,6 +89,25 @@ def schema_keys(cls: type = RunConfig, prefix: str = "") -> Iterator[str]:
             yield from schema_keys(typing.cast(type, hint), f"{prefix}{name}.")
 
 
+def is_setting(key: str) -> bool:
+    """Whether the schema has a dotted key, or holds it in a free mapping (`training.launcher.env.NCCL_DEBUG`)."""
+    return _hint(key) is not None or free_mapping(key) is not None
+
+
+def free_mapping(key: str) -> str | None:
+    """The setting that is a mapping with keys of its own and holds `key`; None where there is none."""
+    parts = key.split(".")
+    heads = (".".join(parts[:count]) for count in range(1, len(parts)))
+    return next((head for head in heads if typing.get_origin(_hint(head)) is dict), None)
+
+
+def unknown(composed: DictConfig) -> list[Problem]:
+    """A problem for every key that ``+key=value`` or a group's file brought in past the schema."""
+    content = OmegaConf.to_container(composed, resolve=False)
+    leaves = _leaves(typing.cast("dict[str, Any]", content))
+    return [p for key, value in leaves if not is_setting(key) and (p := _leaf_problem(key, value))]
+
+
 def _values(override: Override) -> list[Any]:
     if override.is_sweep_override():
         try:
@@ -118,11 +142,11 @@ def _hint(key: str) -> Any:
 def _leaf_problem(key: str, value: Any) -> Problem | None:
     if isinstance(value, str) and "${" in value:
         return None  # an interpolation: known only once composed
-    try:
-        OmegaConf.update(OmegaConf.structured(RunConfig), key, value, merge=True)
-    except ConfigKeyError:
+    if not is_setting(key):
         return Problem(key=key, value=_shown(value), rule="no such setting", suggestion=nearest(key, schema_keys()))
-    except (ValidationError, OmegaConfBaseException) as error:
+    try:
+        OmegaConf.update(OmegaConf.structured(RunConfig), key, value, merge=True, force_add=True)
+    except OmegaConfBaseException as error:
         return Problem(key=key, value=_shown(value), rule=_rule(key, error), suggestion=_enum_suggestion(key, value))
     return None
 
