@@ -1,0 +1,173 @@
+"""Owns the Kubeflow Model Registry client: one registered model, one version, one model artifact.
+
+The three are separate calls of a client that neither retries nor cleans up. So `register` looks at what is
+there first and only adds what is missing; it may be repeated after any failure.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sft.adapters import child
+from sft.adapters.process import run_module
+from sft.adapters.registry import DIGEST_KEY, Fact, Registered, Registration
+from sft.errors import StageError
+from sft.logs import redact
+
+if TYPE_CHECKING:
+    from model_registry import ModelRegistry
+    from model_registry.types import ModelVersion
+
+TOKEN = "MODEL_REGISTRY_TOKEN"
+"""Environment variable that holds the bearer token."""
+
+_ADDRESS = "SFT_REGISTRY_ADDRESS"
+_TOKEN_FILE = "KF_PIPELINES_SA_TOKEN_PATH"  # as the client reads it, model_registry/_client.py:66@0.3.18
+_POD_ADDRESS = "SFT_REGISTRY_ADDRESS"
+_TOKEN_FILE = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+_LARGEST_INT = 999_999_999  # MetadataIntValue's pattern has nine digits; larger counts go as doubles
+_LATER = "earlier stages are done, the same command registers later"
+
+
+def register(registration: Registration, *, address: str, port: int, folder: Path) -> Registered:
+    """Registers the version, completes a half registered one, or finds it there.
+
+    Args:
+        registration: The version.
+        address: ``http://`` or ``https://`` address of the server.
+        port: Its port, unless `address` has one.
+        folder: For the child's request, result and log.
+
+    Raises:
+        StageError: The version exists with another checkpoint, the server refused or can't be reached.
+    """
+    result = run_module(
+        __name__,
+        {"registration": asdict(registration), "port": port},
+        folder=folder,
+        what="registering with Kubeflow",
+        env={_ADDRESS: address.rstrip("/")},  # not in the request: a file keeps that, and it may hold a password
+    )
+    return Registered(**result)
+
+
+def _handle(request: dict[str, Any]) -> dict[str, Any]:
+    import aiohttp
+    from model_registry.exceptions import StoreError
+    from mr_openapi import exceptions as api
+
+    address, registration = os.environ[_ADDRESS], Registration(**request["registration"])
+    try:
+        client = _connect(address, request["port"], registration.author)
+        try:
+            return asdict(_register(client, registration))
+        except (api.ConflictException, StoreError):  # someone else added it between our look and our call: look again
+            return asdict(_register(client, registration))
+    except (api.UnauthorizedException, api.ForbiddenException) as error:
+        message = f"the model registry at {address} refused the token (HTTP {error.status})"
+        raise StageError(redact(message), fix=f"set {TOKEN} to a token for that server; {_LATER}") from error
+    except api.ApiException as error:
+        answer = getattr(error.data, "message", None) or error.reason
+        message = f"the model registry at {address} answered HTTP {error.status}: {answer}"
+        raise StageError(redact(message), fix=_LATER) from error
+    except (aiohttp.ClientError, TimeoutError) as error:
+        message = f"the model registry at {address} can't be reached: {str(error) or type(error).__name__}"
+        raise StageError(redact(message), fix=f"check registry.address and registry.port; {_LATER}") from error
+
+
+def _connect(address: str, port: int, author: str) -> ModelRegistry:
+    from model_registry import ModelRegistry
+    from mr_openapi.exceptions import NotFoundException
+
+    is_secure, token = address.startswith("https://"), _token()
+    if is_secure and not token:
+        raise StageError(f"the model registry at {address} needs a token", fix=f"set {TOKEN}")
+    try:
+        return ModelRegistry(address, port, author=author, is_secure=is_secure, user_token=token)
+    except NotFoundException as error:
+        raise StageError(
+            f"{address} has no model registry at {error.reason or 'the path asked for'}",
+            fix="model-registry 0.3.12 and 0.3.15 up speak to servers with /api/model_registry/v1; for a server with "
+            "/api/model_registry/v1alpha3 install model-registry==0.3.14, or update the server",
+        ) from error
+
+
+def _token() -> str | None:
+    """The bearer token, stripped: a newline at the end of a token file makes an invalid header."""
+    if token := os.environ.get(TOKEN):
+        return token.strip()
+    if _TOKEN_FILE not in os.environ and not Path(_POD_TOKEN_FILE).exists():
+        return None
+    file = Path(os.environ.get(_TOKEN_FILE, _POD_TOKEN_FILE))
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise StageError(f"the token file {file} can't be read: {error.strerror}", fix=f"set {TOKEN}") from error
+
+
+def _register(client: ModelRegistry, registration: Registration) -> Registered:
+    name, label = registration.name, registration.version
+    facts = {key: _number(value) for key, value in (registration.facts | registration.scores).items()}
+    version = client.get_model_version(name, label) if client.get_registered_model(name) else None
+    if version is None:
+        client.register_model(
+            name,
+            registration.uri,
+            version=label,
+            author=registration.author,
+            owner=registration.author,
+            version_description=registration.description or None,
+            metadata=facts,
+            **_artifact(registration),
+        )
+        return Registered(version=label, note=f"registered {name} version {label}", facts=facts)
+    return _complete(client, version, registration)
+
+
+def _complete(client: ModelRegistry, version: ModelVersion, registration: Registration) -> Registered:
+    """Brings a version that exists to what it should be, if it is this checkpoint's."""
+    name, label = registration.name, registration.version
+    held: dict[str, Fact] = dict(version.custom_properties or {})
+    if held.get(DIGEST_KEY) != registration.digest:
+        raise StageError(
+            f"registry.model_version={label}: {name} has that version already, of another checkpoint "
+            f"({held.get(DIGEST_KEY, 'not registered by sft')}; this one is {registration.digest})",
+            fix="choose a new registry.model_version",
+        )
+    note = f"the same checkpoint is {name} version {label} already"
+    if client.get_model_artifact(name, label) is None:
+        # Private, and the only way to add what `register_model` left out (model_registry/_client.py:231@0.3.18).
+        add = client._register_model_artifact(version, name, registration.uri, **_artifact(registration))
+        client.async_runner(add)
+        note = f"completed {name} version {label}, which was half registered"
+    outdated = {key: value for key, value in registration.scores.items() if held.get(key) != value}
+    if outdated:
+        held |= outdated
+        version.custom_properties = held
+        client.update(version)
+        note += f"; {len(outdated)} scores brought up to date"
+    return Registered(version=label, note=note, facts=held)
+
+
+def _artifact(registration: Registration) -> dict[str, str]:
+    return {
+        "model_format_name": registration.format_name,
+        "model_format_version": registration.format_version,
+        "model_source_kind": "sft",
+        "model_source_class": "run",
+        "model_source_group": platform.node(),
+        "model_source_id": registration.source_id,
+        "model_source_name": registration.name,
+    }
+
+
+def _number(value: Fact) -> Fact:
+    return float(value) if isinstance(value, int) and abs(value) > _LARGEST_INT else value
+
+
+if __name__ == "__main__":
+    child.main(_handle)

@@ -1,0 +1,193 @@
+"""Owns MLflow: one tracking run and one model version for a checkpoint, in SQLite or on a tracking server.
+
+The weights stay where they are. A SQLite store records their ``file://`` address as the version's source; a
+tracking server refuses paths of another machine (mlflow/server/handlers.py:3158@3.17.2), so there the source
+is the run, and the tag ``uri`` says where the weights are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sft.adapters import child
+from sft.adapters.process import run_module
+from sft.adapters.registry import DIGEST_KEY, Registered, Registration
+from sft.errors import StageError
+from sft.logs import redact
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+ALIAS = "candidate"
+"""Points at the version registered last: ``models:/<name>@candidate``. ("latest" is reserved by MLflow.)"""
+
+_ADDRESS = "MLFLOW_TRACKING_URI"
+_ENTITIES_PER_BATCH = {"metrics": 1000, "params": 100}  # mlflow/utils/validation.py:67@3.17.2
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    # MLflow's own 7 attempts keep a person waiting for 4 minutes when the server is away.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingRun:
+    """What the tracking run holds beside the version's facts.
+
+    Attributes:
+        name: Name of the run.
+        artifact_root: Folder for the artifacts of a SQLite store; a server has its own.
+        parameters: Hyperparameters by dotted key.
+        curve: JSON Lines file, a row per step; each numeric field becomes a metric.
+        files: Small files to keep, by their path among the run's artifacts.
+    """
+
+    name: str
+    artifact_root: str
+    parameters: dict[str, Any]
+    curve: str
+    files: dict[str, str]
+
+
+def register(registration: Registration, run: TrackingRun, *, address: str, folder: Path) -> Registered:
+    """Logs `run` and registers a version of its model, unless the checkpoint's digest is registered already.
+
+    Args:
+        registration: The version.
+        run: The tracking run to log.
+        address: Tracking URI (``sqlite:///…``, ``http://…``).
+        folder: For the child's request, result and log.
+
+    Raises:
+        StageError: MLflow refused or can't be reached; the message names the address without its secrets.
+    """
+    # The address goes by environment: it may hold a password, and the request is kept in a file.
+    result = run_module(
+        __name__,
+        {"registration": asdict(registration), "run": asdict(run)},
+        folder=folder,
+        what="registering with MLflow",
+        env={**_ENVIRONMENT, _ADDRESS: address},
+    )
+    return Registered(**result)
+
+
+def _handle(request: dict[str, Any]) -> dict[str, Any]:
+    from mlflow.exceptions import MlflowException
+
+    address = os.environ[_ADDRESS]
+    registration, run = Registration(**request["registration"]), TrackingRun(**request["run"])
+    try:
+        with _locked(address):
+            return asdict(_register(registration, run, address))
+    except MlflowException as error:
+        raise StageError(
+            redact(f"MLflow at {address}: {error.message}"),
+            fix="check registry.address and registry.model_name; earlier stages are done, the same command registers later",
+        ) from error
+
+
+@contextlib.contextmanager
+def _locked(address: str) -> Iterator[None]:
+    """One registration at a time in a SQLite file: two at once would both migrate it, or both miss a digest."""
+    from filelock import FileLock
+
+    if not address.startswith("sqlite:"):
+        yield
+        return
+    database = Path(address.removeprefix("sqlite:///"))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{database}.lock"):
+        yield
+
+
+def _register(registration: Registration, run: TrackingRun, address: str) -> Registered:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(tracking_uri=address, registry_uri=address)
+    scores = {_key(name): str(value) for name, value in registration.scores.items()}
+    tags = {_key(name): str(value) for name, value in registration.facts.items()} | scores
+    same = client.search_model_versions(f"tags.`{DIGEST_KEY}` = '{registration.digest}'")
+    if version := next((v for v in same if v.name == registration.name), None):
+        outdated = {name: value for name, value in scores.items() if version.tags.get(name) != value}
+        for name, value in outdated.items():
+            client.set_model_version_tag(version.name, version.version, name, value)
+        tags = version.tags | outdated
+        note = f"the same checkpoint is {version.name} version {version.version} already"
+        note += f"; {len(outdated)} scores brought up to date" if outdated else ""
+    else:
+        try:
+            client.create_registered_model(registration.name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        with _tracked(client, registration, run, local=address.startswith("sqlite:")) as run_id:
+            version = client.create_model_version(
+                registration.name,
+                source=registration.uri if address.startswith("sqlite:") else f"runs:/{run_id}",
+                run_id=run_id,
+                tags=tags,
+                description=registration.description or None,
+            )
+        client.set_registered_model_alias(registration.name, ALIAS, version.version)
+        note = f"registered {version.name} version {version.version}, alias {ALIAS}"
+    typed = {_key(name): value for name, value in (registration.facts | registration.scores).items()}
+    facts = {name: typed[name] if str(typed.get(name)) == value else value for name, value in sorted(tags.items())}
+    return Registered(version=str(version.version), note=note, facts=facts)
+
+
+@contextlib.contextmanager
+def _tracked(client: MlflowClient, registration: Registration, run: TrackingRun, *, local: bool) -> Iterator[str]:
+    """A finished tracking run around the block, or a failed one when the block fails."""
+    from mlflow.entities import Metric, Param
+
+    found = client.get_experiment_by_name(registration.name)
+    root = Path(run.artifact_root, _key(registration.name)).as_uri() if local else None
+    experiment = found.experiment_id if found else client.create_experiment(registration.name, artifact_location=root)
+    tags = {"mlflow.user": registration.author, "sft.run_id": registration.source_id}
+    run_id = client.create_run(experiment, run_name=run.name, tags=tags).info.run_id
+    try:
+        now = int(time.time() * 1000)
+        metrics = [Metric(_key(name), value, now, 0) for name, value in registration.scores.items()]
+        metrics += [Metric(_key(name), value, now, step) for name, value, step in _points(Path(run.curve))]
+        params = [Param(_key(name), str(value)) for name, value in run.parameters.items()]
+        for kind, entities in {"metrics": metrics, "params": params}.items():
+            size = _ENTITIES_PER_BATCH[kind]
+            for start in range(0, len(entities), size):
+                client.log_batch(run_id, **{kind: entities[start : start + size]})
+        for kept_as, file in run.files.items():
+            client.log_artifact(run_id, file, str(Path(kept_as).parent) if "/" in kept_as else None)
+        yield run_id
+    except BaseException:
+        client.set_terminated(run_id, "FAILED")
+        raise
+    client.set_terminated(run_id)
+
+
+def _points(curve: Path) -> Iterator[tuple[str, float, int]]:
+    """(metric, value, step) of every number in the curve but the step itself."""
+    with curve.open(encoding="utf-8") as file:
+        for row in map(json.loads, file):
+            for name, value in row.items():
+                if name != "step" and isinstance(value, int | float) and not isinstance(value, bool):
+                    yield f"train/{name}", float(value), row["step"]
+
+
+def _key(name: str) -> str:
+    """A name that MLflow takes for a tag, a parameter or a metric (mlflow/utils/validation.py:332@3.17.2)."""
+    return re.sub(r"[^\w.\- /:]", "_", name)
+
+
+if __name__ == "__main__":
+    child.main(_handle)

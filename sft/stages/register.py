@@ -1,0 +1,160 @@
+"""Owns the last stage: the tuned model becomes a version in a registry, with the facts that say where it came from.
+
+Does not own the registries' protocols (`sft.adapters.registry`) nor where the model files are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sft.adapters.registry import DIGEST_KEY, Fact, Registration, kubeflow, mlflow
+from sft.artifacts import CheckpointArtifact, DatasetArtifact, EvalReport, ModelArtifact, RegisteredModel
+from sft.config.schema import RegistryConfig, RegistryKind
+from sft.errors import StageError
+from sft.logs import redact
+from sft.progress import Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisterInputs:
+    """What is registered, and where it came from.
+
+    Attributes:
+        run_id: The run's name.
+        run_record: Its ``run.json``.
+        baseline: Scores of the base model; None where it wasn't scored.
+        report: Scores of the tuned model; None where nothing was scored.
+        parameters: Settings of model, training and evaluation by dotted key, without secrets.
+        git_commit: Commit of the code; None outside a repository.
+        versions: Version of each library that matters, by its name.
+        mlflow_uri: Tracking URI when `registry.address` is empty.
+        mlflow_artifacts: Artifact folder of a SQLite tracking store.
+    """
+
+    run_id: str
+    run_record: Path
+    base: ModelArtifact
+    dataset: DatasetArtifact
+    checkpoint: CheckpointArtifact
+    baseline: EvalReport | None
+    report: EvalReport | None
+    parameters: dict[str, str | int | float | bool]
+    git_commit: str | None
+    versions: dict[str, str]
+    mlflow_uri: str
+    mlflow_artifacts: Path
+
+
+def register(cfg: RegistryConfig, inputs: RegisterInputs, out: Path, progress: Progress) -> RegisteredModel:
+    """Registers the checkpoint and writes ``registration.json``; a checkpoint registered already is found again.
+
+    Args:
+        cfg: Which registry. `kind` is not `none`, and a Kubeflow registry has an address: else there is no stage.
+        inputs: Facts of the run.
+        out: Private folder.
+        progress: Told what was done.
+
+    Raises:
+        StageError: The registry refused, can't be reached, or a fact can't be registered.
+    """
+    registration = describe(cfg, inputs)
+    if cfg.kind is RegistryKind.mlflow:
+        address = cfg.address or inputs.mlflow_uri
+        done = mlflow.register(registration, _tracking_run(inputs), address=address, folder=out / "logs" / "mlflow")
+    elif cfg.kind is RegistryKind.kubeflow and cfg.address:
+        address = cfg.address
+        done = kubeflow.register(registration, address=address, port=cfg.port, folder=out / "logs" / "kubeflow")
+    else:
+        raise ValueError(f"registry={cfg.kind.value} without an address registers nothing")
+    progress.say(f"  {done.note}")
+    model = RegisteredModel(
+        root=out,
+        registry=cfg.kind.value,
+        address=redact(address),
+        name=registration.name,
+        version=done.version,
+        uri=registration.uri,
+        metadata=done.facts,
+    )
+    record = {name: value for name, value in asdict(model).items() if name not in ("root", "digest")}
+    (out / "registration.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return model
+
+
+def describe(cfg: RegistryConfig, inputs: RegisterInputs) -> Registration:
+    """The version to register.
+
+    Raises:
+        StageError: A number among its facts is not finite; no registry takes it.
+    """
+    facts: dict[str, Fact | None] = {
+        **inputs.parameters,
+        "uri": inputs.checkpoint.model_dir.resolve().as_uri(),
+        "version": cfg.model_version,
+        "author": cfg.author,
+        "run_id": inputs.run_id,
+        "git_commit": inputs.git_commit,
+        "base_model.source": inputs.base.source,
+        "base_model.revision": inputs.base.revision,
+        "base_model.digest": inputs.base.digest,
+        "base_model.num_parameters": inputs.base.num_parameters,
+        "base_model.trust_remote_code": inputs.base.trust_remote_code,
+        "dataset.source": redact(inputs.dataset.source),
+        "dataset.source_version": inputs.dataset.source_version,
+        "dataset.digest": inputs.dataset.digest,
+        "dataset.num_rows": inputs.dataset.num_rows,
+        "dataset.num_train": inputs.dataset.num_train,
+        "dataset.num_eval": inputs.dataset.num_eval,
+        "dataset.num_rejected": inputs.dataset.num_rejected,
+        "dataset.num_duplicates": inputs.dataset.num_duplicates,
+        "dataset.num_unused": inputs.dataset.num_unused,
+        DIGEST_KEY: inputs.checkpoint.digest,
+        "checkpoint.num_steps": inputs.checkpoint.num_steps,
+        "checkpoint.num_epochs": inputs.checkpoint.num_epochs,
+        "checkpoint.final_loss": inputs.checkpoint.final_loss,
+        "checkpoint.world_size": inputs.checkpoint.world_size,
+        **{f"versions.{name}": version for name, version in inputs.versions.items()},
+    }
+    known = {name: fact for name, fact in facts.items() if fact is not None and fact != ""}
+    scores = {**_scores("base", inputs.baseline), **_scores("tuned", inputs.report)}
+    for name, value in (known | scores).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise StageError(f"{name}={value} can't be registered: a number must be finite")
+    return Registration(
+        name=cfg.model_name,
+        version=cfg.model_version,
+        description=cfg.description,
+        author=cfg.author,
+        format_name=cfg.model_format_name,
+        format_version=cfg.model_format_version,
+        uri=str(facts["uri"]),
+        facts=known,
+        scores=scores,
+        source_id=inputs.run_id,
+    )
+
+
+def _scores(which: str, report: EvalReport | None) -> dict[str, float]:
+    scores: dict[str, float] = {}
+    for score in report.scores if report else ():
+        scores[f"{which}.{score.name}"] = score.value
+        if score.stderr is not None:
+            scores[f"{which}.{score.name}_stderr"] = score.stderr
+    return scores
+
+
+def _tracking_run(inputs: RegisterInputs) -> mlflow.TrackingRun:
+    reports = {"base": inputs.baseline, "tuned": inputs.report}
+    return mlflow.TrackingRun(
+        name=inputs.run_id,
+        artifact_root=str(inputs.mlflow_artifacts.resolve()),
+        parameters=inputs.parameters,
+        curve=str(inputs.checkpoint.metrics_file),
+        files={
+            "run.json": str(inputs.run_record),
+            **{f"{which}/report.json": str(report.root / "report.json") for which, report in reports.items() if report},
+        },
+    )
