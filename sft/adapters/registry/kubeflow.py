@@ -27,8 +27,7 @@ TOKEN = "MODEL_REGISTRY_TOKEN"
 
 _ADDRESS = "SFT_REGISTRY_ADDRESS"
 _TOKEN_FILE = "KF_PIPELINES_SA_TOKEN_PATH"  # as the client reads it, model_registry/_client.py:66@0.3.18
-_POD_ADDRESS = "SFT_REGISTRY_ADDRESS"
-_TOKEN_FILE = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+_POD_TOKEN_FILE = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 _LARGEST_INT = 999_999_999  # MetadataIntValue's pattern has nine digits; larger counts go as doubles
 _LATER = "earlier stages are done, the same command registers later"
 

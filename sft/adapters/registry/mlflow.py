@@ -93,7 +93,7 @@ def _handle(request: dict[str, Any]) -> dict[str, Any]:
     except MlflowException as error:
         raise StageError(
             redact(f"MLflow at {address}: {error.message}"),
-            fix="check registry.address and registry.model_name; earlier stages are done, the same command registers later",
+            fix="check registry.address and registry.model_name; earlier stages are done, the same command goes on",
         ) from error
 
 
