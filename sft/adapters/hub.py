@@ -54,14 +54,13 @@ def commit_of(repo: str, revision: str | None, *, kind: str) -> str:
         return revision
     from huggingface_hub import HfApi
     from huggingface_hub.constants import HF_HUB_CACHE
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]
 
-    network_error = HfHubHTTPError.__bases__[0]  # of the HTTP library that this huggingface_hub uses
     try:
         info = HfApi().repo_info(repo, revision=revision, repo_type=kind, timeout=10)
     except HfHubHTTPError as error:
         raise DataError(_refused(repo, revision, error)) from error
-    except (OSError, OfflineModeIsEnabled, network_error) as error:
+    except (OSError, OfflineModeIsEnabled, HTTPError) as error:
         folder = f"{kind}s--{repo.replace('/', '--')}"
         ref = Path(HF_HUB_CACHE) / folder / "refs" / (revision or "main")
         if ref.is_file():
@@ -80,14 +79,13 @@ def fetch_model(repo: str, commit: str) -> Path:
         DataError: The hub refused or can't be reached.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError  # type: ignore[attr-defined]
 
-    network_error = HfHubHTTPError.__bases__[0]
     try:
         return Path(snapshot_download(repo, revision=commit, allow_patterns=_MODEL_FILES))
     except HfHubHTTPError as error:
         raise DataError(_refused(repo, commit, error)) from error
-    except (OSError, LocalEntryNotFoundError, network_error) as error:
+    except (OSError, LocalEntryNotFoundError, HTTPError) as error:
         raise DataError(f"model {repo}: fetching broke off: {error}", fix="the same command continues") from error
 
 

@@ -1,0 +1,163 @@
+"""The model stage: a base model that is ready to load, checked before anything expensive depends on it.
+
+A model from the hub or a local folder stays where it is; its files' sha256 become the artifact. A model from
+scratch is made here. The stage reads files only: nothing of the model is executed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sft.adapters import hub, storage
+from sft.adapters.child import write_json
+from sft.adapters.process import run_module
+from sft.artifacts import LOGS_NAME, DatasetArtifact, ModelArtifact, sha256_file
+from sft.config.schema import ModelConfig, ModelSource
+from sft.errors import StageError
+from sft.progress import Progress
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tekken.json")
+FILES_NAME = "files.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInputs:
+    """What the model stage takes; the dataset only where a tokenizer is trained."""
+
+    dataset: DatasetArtifact
+
+
+def source_version(cfg: ModelConfig) -> str:
+    """What changes when the model may have changed: the hub's commit, or the times of a folder's files.
+
+    Raises:
+        SftError: The model is not there or can't be reached.
+    """
+    if cfg.source is ModelSource.scratch:
+        return ""
+    if folder := _local_folder(cfg):
+        return ";".join(f"{f.relative_to(folder)}={storage.stat_version(f)}" for f in _files(folder))
+    return hub.commit_of(cfg.name_or_path, cfg.revision, kind="model")
+
+
+def download(cfg: ModelConfig) -> str | None:
+    """What will be downloaded, in words; None where nothing is."""
+    return None if cfg.source is ModelSource.scratch or _local_folder(cfg) else f"model {cfg.name_or_path}"
+
+
+def model(cfg: ModelConfig, inputs: ModelInputs, out: Path, progress: Progress) -> ModelArtifact:
+    """Makes or finds the base model and checks that it can be fine-tuned on chat data.
+
+    Args:
+        cfg: The model settings.
+        inputs: The dataset, whose training split trains the tokenizer of a model from scratch.
+        out: Private staging folder.
+        progress: The run's display.
+
+    Raises:
+        StageError: A file is missing: config, tokenizer, chat template, safetensors weights.
+    """
+    if cfg.source is ModelSource.scratch:
+        return _scratch(cfg, inputs.dataset, out, progress)
+    folder, revision = _local_folder(cfg), ""
+    if folder is None:
+        revision = hub.commit_of(cfg.name_or_path, cfg.revision, kind="model")
+        progress.update(f"fetching {cfg.name_or_path}")
+        folder = hub.fetch_model(cfg.name_or_path, revision)
+    _check(folder, cfg)
+    progress.update("hashing files")
+    write_json(out / FILES_NAME, {f.relative_to(folder).as_posix(): sha256_file(f) for f in _files(folder)})
+    artifact = ModelArtifact(
+        root=out,
+        source=cfg.name_or_path if revision else str(folder),
+        revision=revision,
+        external_dir=folder,
+        num_parameters=_num_parameters(folder),
+        trust_remote_code=cfg.trust_remote_code,
+    )
+    progress.say(f"  {artifact.source}: {_millions(artifact.num_parameters)} parameters")
+    return artifact
+
+
+def _scratch(cfg: ModelConfig, data: DatasetArtifact, out: Path, progress: Progress) -> ModelArtifact:
+    request: dict[str, Any] = {"train_file": str(data.train_file), "target": str(out)}
+    request["shape"] = dataclasses.asdict(cfg.scratch)
+    made = run_module("sft.adapters.scratch", request, folder=out / LOGS_NAME / "scratch", what="making the model")
+    progress.say(f"  {_millions(made['num_parameters'])} random weights, vocabulary of {made['vocab_size']}")
+    return ModelArtifact(
+        root=out, source="scratch", revision="", external_dir=None, num_parameters=made["num_parameters"]
+    )
+
+
+def _millions(count: int | None) -> str:
+    return "unknown" if count is None else f"{count / 1e6:.2f}M"
+
+
+def _local_folder(cfg: ModelConfig) -> Path | None:
+    """The folder that `model.name_or_path` names; None where it is a hub id."""
+    folder = Path(cfg.name_or_path).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    is_path = cfg.name_or_path.startswith((".", "/", "~")) or cfg.name_or_path.count("/") > 1
+    if is_path or hub.parse(cfg.name_or_path) is None:
+        raise StageError(
+            f"model.name_or_path={cfg.name_or_path}: no such folder", fix="a folder, or a hub id: org/name"
+        )
+    return None
+
+
+def _files(folder: Path) -> list[Path]:
+    """A model folder's own files; hidden ones (a repository's, a cache's) are not part of the model."""
+    return [f for f in sorted(folder.iterdir()) if f.is_file() and not f.name.startswith(".")]
+
+
+def _check(folder: Path, cfg: ModelConfig) -> None:
+    what = f"model.name_or_path={cfg.name_or_path}"
+    if not (folder / "config.json").is_file():
+        raise StageError(f"{what}: no config.json in {folder}", fix="give a folder in Hugging Face layout")
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        fix = "copy the base model's tokenizer files (tokenizer.json, tokenizer_config.json) into the folder"
+        raise StageError(f"{what}: no tokenizer in {folder} (none of {', '.join(_TOKENIZER_FILES)})", fix=fix)
+    if not _has_chat_template(folder):
+        fix = "use the instruct variant, or put a chat_template.jinja into a local copy of the model"
+        raise StageError(f"{what}: its tokenizer has no chat template, so conversations can't be rendered", fix=fix)
+    if not any(folder.glob("*.safetensors")):
+        raise StageError(
+            f"{what}: no *.safetensors weights in {folder}; pickled weights are not loaded, they can run code",
+            fix="convert them: AutoModelForCausalLM.from_pretrained(…).save_pretrained(…)",
+        )
+
+
+def _has_chat_template(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").is_file():
+        return True
+    settings = folder / "tokenizer_config.json"
+    return settings.is_file() and bool(_read_json(settings).get("chat_template"))
+
+
+def _num_parameters(folder: Path) -> int:
+    """Elements of all tensors, from the safetensors headers alone."""
+    count = 0
+    for file in folder.glob("*.safetensors"):
+        with file.open("rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            try:
+                header = json.loads(stream.read(min(size, 100 << 20)))
+            except ValueError as error:
+                raise StageError(f"{file}: not a safetensors file, or cut short", fix="fetch it again") from error
+        tensors = (facts for name, facts in header.items() if name != "__metadata__")
+        count += sum(math.prod(facts["shape"]) for facts in tensors)
+    return count
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StageError(f"{path}: not valid JSON: {error}") from error
+    return content
