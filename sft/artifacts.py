@@ -186,6 +186,17 @@ class RegisteredModel(Artifact):
     metadata: dict[str, str | int | float | bool] = field(default_factory=dict)
 
 
+TYPES: dict[str, type[Artifact]] = {
+    "dataset": DatasetArtifact,
+    "model": ModelArtifact,
+    "tokenize": TokenizedArtifact,
+    "train": CheckpointArtifact,
+    "evaluate": EvalReport,
+    "register": RegisteredModel,
+}
+"""What each stage makes."""
+
+
 def sha256_file(path: Path) -> str:
     """Hex sha256 of a file's bytes, read in 1 MiB pieces."""
     digest = hashlib.sha256()

@@ -47,6 +47,12 @@ def configure(*, debug: bool) -> None:
     logging.getLogger("sft").setLevel(logging.DEBUG if debug else logging.WARNING)
 
 
+def complain(problem: object) -> None:
+    """What went wrong, to standard error, secrets masked."""
+    lead = "error: " if isinstance(problem, Exception) else "\n"
+    sys.stderr.write(f"{lead}{redact(str(problem))}\n")
+
+
 def to_file(path: Path) -> logging.Handler:
     """Appends every `sft` record at INFO and above to `path`; the caller closes the handler."""
     handler = logging.FileHandler(path, encoding="utf-8")

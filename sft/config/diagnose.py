@@ -89,6 +89,17 @@ def schema_keys(cls: type = RunConfig, prefix: str = "") -> Iterator[str]:
             yield from schema_keys(typing.cast(type, hint), f"{prefix}{name}.")
 
 
+def sweep_values(text: str) -> list[str]:
+    """The overrides that one override of a sweep stands for; itself where it is none, or can't be listed."""
+    try:
+        override = OverridesParser.create().parse_override(text)
+        if override.is_sweep_override():
+            return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()] or [text]
+    except (HydraException, TypeError):  # not an override, or an interval: compose says so
+        pass
+    return [text]
+
+
 def is_setting(key: str) -> bool:
     """Whether the schema has a dotted key, or holds it in a free mapping (`training.launcher.env.NCCL_DEBUG`)."""
     return _hint(key) is not None or free_mapping(key) is not None

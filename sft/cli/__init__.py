@@ -1,0 +1,103 @@
+"""Owns argv and exit codes: 0 done, 1 a stage failed, 2 the configuration is wrong, 130 interrupted.
+
+Each subcommand is a module with `execute`; it is imported only when it is asked for, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from sft import __version__, logs
+from sft.errors import SftError
+
+_INTERRUPTED = 130
+_EPILOG = """\
+examples:
+  sft recipes                                        what there is to start from
+  sft plan quickstart                                what would be done, and why
+  sft run quickstart                                 do it; the same command again continues or does nothing
+  sft run my.yaml training.learning_rate=1e-5        a recipe of your own, one value changed
+  sft run quickstart -m training.seed=1,2,3          one run per value; shared work is done once
+  sft run quickstart --cfg job                       the composed configuration (any flag of Hydra works)
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] in (["-sc"], ["--shell-completion"]):
+        from sft.cli.completion import execute as complete
+
+        return complete(arguments)
+    options = _parser().parse_args(arguments)
+    if "--debug" in getattr(options, "overrides", []):
+        options.overrides.remove("--debug")
+        options.debug = True
+    logs.configure(debug=options.debug)
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        return _execute(options, arguments)
+    except SftError as error:
+        if options.debug:
+            raise
+        logs.complain(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        logs.complain("interrupted; the same command continues")
+        return _INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: `sft plan … | head`
+        return 0
+
+
+def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
+    match options.command:
+        case "run":
+            from sft.cli.run import execute as run
+
+            return run(options.recipe, options.overrides, ["sft", *arguments])
+        case "plan":
+            from sft.cli.plan import execute as plan
+
+            return plan(options.recipe, options.overrides)
+        case "recipes":
+            from sft.cli.recipes import execute as recipes
+
+            return recipes()
+        case _:
+            from sft.cli.store import execute as store
+
+            return store(options.action, options.run_root, dry_run=options.dry_run)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sft",
+        description="One recipe in; one fine-tuned, evaluated, registered model out.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"sft {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks and what sft logs")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in {"run": "run a recipe", "plan": "show what a run would do, and why"}.items():
+        command = commands.add_parser(name, help=text, description=f"{text}.")
+        command.add_argument("recipe", metavar="RECIPE", help="a name from `sft recipes`, or the path of a YAML")
+        rest = "key=value, group=choice, and Hydra's own flags (-m, --cfg job, --info …)"
+        command.add_argument("overrides", nargs=argparse.REMAINDER, metavar="OVERRIDE", help=rest)
+    commands.add_parser("recipes", help="list the shipped recipes")
+    store = commands.add_parser("store", help="list or prune the artifact store")
+    store.add_argument("action", nargs="?", choices=["list", "prune"], default="list")
+    store.add_argument("--run-root", default="runs", help="the folder that holds it (default: runs)")
+    store.add_argument("--dry-run", action="store_true", help="prune: only say what would go")
+    return parser
+
+
+def _terminated(signum: int, _frame: FrameType | None) -> None:
+    """SIGTERM ends a run as Ctrl-C does: children are taken down, the record says so."""
+    raise KeyboardInterrupt(signal.Signals(signum).name)

@@ -1,0 +1,31 @@
+"""`sft -sc install=bash`: shell completion, Hydra's own once a recipe is named."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from sft.cli.run import through_hydra
+from sft.config.compose import find_recipe, recipes
+from sft.progress import Progress
+
+_COMMANDS = ("run", "plan", "recipes", "store")
+
+
+def execute(arguments: Sequence[str]) -> int:
+    """Installs completion, or answers what may follow the words in ``COMP_LINE``."""
+    words = os.environ.get("COMP_LINE", "").split(" ")
+    recipe = recipes()[0]
+    if "query" in arguments[-1]:
+        if len(words) <= 2:
+            Progress().say(" ".join(_COMMANDS))
+            return 0
+        if words[1] not in {"run", "plan"}:
+            return 0
+        if len(words) == 3:
+            Progress().say(" ".join(recipe.name for recipe in recipes()))
+            return 0
+        recipe = find_recipe(words[2])
+        os.environ["COMP_LINE"] = " ".join([words[0], *words[3:]])
+    through_hydra(recipe, arguments, lambda _: None)
+    return 0

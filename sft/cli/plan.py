@@ -1,0 +1,97 @@
+"""`sft plan`: the composed configuration, and for each step whether it is done and why not. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from sft import runner
+from sft.artifacts import DatasetArtifact
+from sft.cli.run import split_flags
+from sft.config import compose
+from sft.config.schema import RunConfig
+from sft.errors import ConfigError, Problem
+from sft.logs import redact
+from sft.plan import Plan, build_plan
+from sft.progress import Progress
+from sft.stages import dataset, model
+from sft.store import Entry, Store
+
+
+def execute(name_or_path: str, arguments: Sequence[str]) -> int:
+    """Prints the plan of one run.
+
+    Raises:
+        ConfigError: The configuration is wrong, or asks for a sweep.
+    """
+    flags, overrides = split_flags(arguments)
+    if flags:
+        raise ConfigError([Problem(key=" ".join(flags), rule="sft plan takes overrides only; flags go to sft run")])
+    cfg = compose.compose(compose.find_recipe(name_or_path), overrides)
+    plan = build_plan(cfg, runner.circumstances(cfg))
+    store = Store(Path(cfg.run_root) / "store")
+    have = runner.found(plan, store)
+    progress = Progress()
+    progress.say(redact(yaml.safe_dump(msgspec.to_builtins(cfg), sort_keys=False, allow_unicode=True)))
+    for step in plan.steps:
+        entry = have.get(step.name)
+        status = f"done      {entry.path}" if entry else f"will run  {_why(step.name, plan, have, store)}"
+        progress.say(f"{step.name:<16}{status}")
+    for line in plan.left_out:
+        stage, _, why = line.partition(": ")
+        progress.say(f"{stage:<16}left out  {why}")
+    progress.say("")
+    for line in _facts(cfg, have):
+        progress.say(line)
+    return 0
+
+
+def _why(name: str, plan: Plan, have: Mapping[str, Entry], store: Store) -> str:
+    step = next(step for step in plan.steps if step.name == name)
+    if absent := [needed for needed in step.needs if needed not in have]:
+        return f"takes what {' and '.join(absent)} will make"
+    earlier = [entry for entry in store.entries() if entry.manifest.stage == step.stage]
+    if not earlier:
+        return "never done in this run_root"
+    old = earlier[-1].manifest
+    changed = _changes(old.settings, msgspec.to_builtins(step.settings))
+    changed += [f"another {needed}" for needed in step.needs if old.inputs.get(needed) != have[needed].manifest.digest]
+    return f"since it was last done: {', '.join(changed)}" if changed else "not done for this model and data"
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    changes = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            changes += _changes(before, after, f"{prefix}{key}.")
+        elif before != after:
+            plain = all(len(str(value)) <= 40 for value in (before, after))
+            changes.append(f"{prefix}{key} {before} → {after}" if plain else f"{prefix}{key} changed")
+    return changes
+
+
+def _facts(cfg: RunConfig, have: Mapping[str, Entry]) -> list[str]:
+    facts = []
+    data = have["dataset"].artifact if "dataset" in have else None
+    if isinstance(data, DatasetArtifact):
+        per_epoch = math.ceil(data.num_train / cfg.training.effective_batch_size)
+        total = per_epoch * cfg.training.num_epochs
+        facts.append(
+            f"steps      {total} = {per_epoch} per epoch x {cfg.training.num_epochs} of {data.num_train} samples"
+        )
+    else:
+        facts.append("steps      known once the dataset is checked")
+    wanted = []
+    if "dataset" not in have and (what := dataset.download(cfg.dataset)):
+        wanted.append(what)
+    if "model" not in have and (what := model.download(cfg.model)):
+        wanted.append(what)
+    facts.append(f"downloads  {', '.join(wanted) or 'nothing'}")
+    facts.append(f"run        {runner.run_folder(cfg)}")
+    return facts

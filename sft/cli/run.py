@@ -1,0 +1,119 @@
+"""`sft run`: every problem of the configuration at once, then Hydra, which calls back once per job of a sweep."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from sft import logs, runner
+from sft.artifacts import CheckpointArtifact, EvalReport, RegisteredModel
+from sft.config import compose
+from sft.config.compose import Recipe
+from sft.errors import SftError
+from sft.progress import Progress
+
+_QUIET = ("hydra/job_logging=disabled", "hydra/hydra_logging=disabled")
+
+
+def execute(name_or_path: str, arguments: Sequence[str], command: Sequence[str]) -> int:
+    """Runs a recipe, or each job of a sweep over it; goes on after a failed job of a sweep.
+
+    Args:
+        name_or_path: The recipe.
+        arguments: Overrides and flags of Hydra.
+        command: All that was typed.
+
+    Raises:
+        ConfigError: Before anything runs.
+        SftError: A stage failed, outside of a sweep.
+    """
+    recipe = compose.find_recipe(name_or_path)
+    flags, overrides = split_flags(arguments)
+    if {"-m", "--multirun"} & set(flags):
+        compose.check_sweep(recipe, overrides)
+    else:
+        compose.compose(recipe, overrides)
+    progress = Progress()
+    failed: list[str] = []
+
+    def job(composed: DictConfig) -> None:
+        job_name = _job_name()
+        if job_name:
+            progress.say(f"\n[{job_name}]")
+        try:
+            cfg = compose.to_run_config(composed, recipe)
+            result = runner.run(cfg, recipe=recipe.path, command=command, progress=progress)
+        except SftError as error:
+            if not job_name:
+                raise
+            failed.append(job_name)
+            logs.complain(error)
+            return
+        tell(result, progress)
+
+    through_hydra(recipe, [*flags, *_QUIET, *compose.as_hydra(overrides)], job)
+    if failed:
+        progress.say(f"\n{len(failed)} failed: {'; '.join(failed)}")
+    return 1 if failed else 0
+
+
+def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags with their values, and the overrides."""
+    from hydra._internal.utils import get_args_parser
+
+    parsed, unknown = get_args_parser().parse_known_args(list(arguments))
+    overrides = [*parsed.overrides, *unknown]
+    flags = list(arguments)
+    for override in overrides:
+        flags.remove(override)
+    return flags, overrides
+
+
+def through_hydra(recipe: Recipe, arguments: Sequence[str], job: Callable[[DictConfig], None]) -> None:
+    """Hands flags and overrides to Hydra, which composes the recipe and calls `job`."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors and exits by itself
+    compose.prepare(recipe)
+    GlobalHydra.instance().clear()
+    sys.argv[1:] = [*arguments, *compose.defaults_of(recipe)]
+    hydra.main(version_base="1.3", config_path=str(recipe.path.parent), config_name=recipe.path.stem)(job)()
+
+
+def _job_name() -> str:
+    """What a job of a sweep changes; empty outside of a sweep."""
+    here = HydraConfig.get()
+    if here.mode is None or here.mode.name != "MULTIRUN":
+        return ""
+    return f"{here.job.num + 1}: {here.job.override_dirname or 'as it is'}"
+
+
+def tell(result: runner.RunResult, progress: Progress) -> None:
+    """The end of a run: where everything is, and the scores before and after."""
+    made = result.artifacts
+    if result.nothing_to_do:
+        progress.say(f"nothing to do: this run was done at {result.record.ended_at}")
+    base, tuned = made.get("evaluate:base"), made.get("evaluate:tuned")
+    if isinstance(tuned, EvalReport):
+        progress.say("")
+        for score in tuned.scores:
+            before = base.score(score.name) if isinstance(base, EvalReport) else None
+            was = f"{before.value:.4f} → " if before else ""
+            error = f" ± {score.stderr:.4f}" if score.stderr is not None else ""
+            progress.say(f"{score.name:<32} {was}{score.value:.4f}{error}  ({score.num_samples} samples)")
+    checkpoint, registered = made["train"], made.get("register")
+    progress.say(f"\nrecord      {_short(result.folder / 'run.json')}")
+    if isinstance(checkpoint, CheckpointArtifact):
+        progress.say(f"checkpoint  {_short(checkpoint.model_dir)}")
+    if isinstance(registered, RegisteredModel):
+        progress.say(f"registered  {registered.name} version {registered.version} in {registered.address}")
+
+
+def _short(path: Path) -> Path:
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

@@ -1,0 +1,146 @@
+"""Owns what a run consists of: the literal sequence of steps, what each takes, and what its result depends on.
+
+Pure: no file, no network, no heavy import. What only the world knows (the state of a source, versions of
+packages, the machine) comes in as `Circumstances`. What is done already is the runner's to find out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from sft.config.schema import ModelSource, RegistryKind, RunConfig
+
+_VERSIONS_OF = {
+    "dataset": (),
+    "model": ("transformers", "tokenizers"),
+    "tokenize": ("instructlab-training", "transformers", "tokenizers"),
+    "train": ("torch", "instructlab-training", "accelerate", "transformers"),
+    "evaluate": ("torch", "lm-eval", "transformers"),
+    "register": (),
+}
+"""Packages that change what a stage makes."""
+
+_CODE = {"dataset": 1, "model": 1, "tokenize": 1, "train": 1, "evaluate": 1, "register": 1}
+"""Raised when our own code of a stage would make something else of the same inputs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Circumstances:
+    """What a result depends on besides the configuration.
+
+    Attributes:
+        dataset_version: State of the source: file times, ETag, commit.
+        model_version: State of the base model: file times, commit.
+        tasks_version: Digest of the recipe's own lm-eval tasks.
+        num_processes: Ranks that train.
+        device: ``cpu`` or the GPU's name.
+        versions: Package -> version.
+    """
+
+    dataset_version: str
+    model_version: str
+    tasks_version: str
+    num_processes: int
+    device: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One stage of a run.
+
+    Attributes:
+        name: Unique in the plan: ``evaluate:base``.
+        stage: What does it: ``evaluate``.
+        needs: Steps whose artifacts it takes.
+        settings: Everything else that determines what it makes.
+    """
+
+    name: str
+    stage: str
+    needs: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def key(self, digests: Mapping[str, str]) -> str:
+        """Where its result lies in the store, given the digest of each artifact it needs."""
+        content = {"stage": self.stage, "settings": self.settings, "inputs": [digests[name] for name in self.needs]}
+        return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()[:20]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run's steps in order, and what the recipe leaves out, each in a line."""
+
+    steps: tuple[Step, ...]
+    left_out: tuple[str, ...] = ()
+
+
+def build_plan(cfg: RunConfig, world: Circumstances) -> Plan:
+    """The steps of a run.
+
+    Args:
+        cfg: A checked configuration.
+        world: What the results depend on besides.
+    """
+    settings = {name: _settings(name, cfg, world) for name in _VERSIONS_OF}
+
+    def step(name: str, *needs: str) -> Step:
+        stage = name.partition(":")[0]
+        return Step(name=name, stage=stage, needs=needs, settings=settings[stage])
+
+    model_needs = ("dataset",) if cfg.model.source is ModelSource.scratch else ()
+    steps = [
+        step("dataset"),
+        step("model", *model_needs),
+        step("tokenize", "dataset", "model"),
+        step("train", "model", "tokenize"),
+    ]
+    left_out = []
+    scores: tuple[str, ...] = ()
+    if cfg.eval.tasks or cfg.eval.holdout.enabled:
+        if cfg.eval.baseline:
+            steps.insert(-1, step("evaluate:base", "model", "dataset"))
+            scores = ("evaluate:base",)
+        steps.append(step("evaluate:tuned", "train", "dataset"))
+        scores = (*scores, "evaluate:tuned")
+    else:
+        left_out.append("evaluate: no eval.tasks, and eval.holdout.enabled=false")
+    if cfg.registry.kind is RegistryKind.none:
+        left_out.append("register: registry=none")
+    elif cfg.registry.kind is RegistryKind.kubeflow and not cfg.registry.address:
+        left_out.append("register: registry.address is empty")
+    else:
+        steps.append(step("register", "dataset", "model", "train", *scores))
+    return Plan(tuple(steps), tuple(left_out))
+
+
+def _settings(stage: str, cfg: RunConfig, world: Circumstances) -> dict[str, Any]:
+    """What determines a stage's result besides its inputs: no more, or work is done twice; no less, or it is stale."""
+    own: dict[str, Any]
+    if stage == "dataset":
+        own = {**_plain(cfg.dataset), "source_version": world.dataset_version}
+    elif stage == "model":
+        own = _plain(cfg.model)
+        own |= {"scratch": None} if cfg.model.source is ModelSource.pretrained else {"name_or_path": None}
+        own["source_version"] = world.model_version
+    elif stage == "tokenize":
+        own = {"max_seq_len": cfg.training.max_seq_len}
+    elif stage == "train":
+        own = {**_plain(cfg.training), "num_processes": world.num_processes, "device": world.device}
+    elif stage == "evaluate":
+        own = {**_plain(cfg.eval), "include_path": world.tasks_version, "device": world.device}
+        del own["baseline"]
+    else:
+        own = _plain(cfg.registry)
+    versions = {name: world.versions.get(name, "") for name in _VERSIONS_OF[stage]}
+    return {**own, "code": _CODE[stage], "versions": versions}
+
+
+def _plain(group: Any) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(group)
+    return plain

@@ -1,0 +1,145 @@
+"""Owns ``run.json``: the provenance of a run, whole after every stage.
+
+What made the model stands here: the resolved configuration, the command, versions, machine, and each step's
+inputs and outputs with their sha256 digests. Secrets are masked. Knows nothing of how stages work.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from sft.logs import redact
+
+SCHEMA = 1
+NAME = "run.json"
+Status = Literal["pending", "running", "done", "failed", "interrupted"]
+
+_PACKAGES = (
+    "sft", "torch", "instructlab-training", "transformers", "tokenizers", "accelerate", "peft", "datasets", "lm-eval",
+    "mlflow", "model-registry", "hydra-core", "omegaconf", "numpy",
+)  # fmt: skip
+
+
+class StepRecord(msgspec.Struct, kw_only=True):
+    """One step of a run.
+
+    Attributes:
+        reused: Whether an earlier run had made it; `seconds` is then what it took there.
+        inputs: Digest of each input artifact by step.
+        output: Digest of what it made.
+        path: Where that lies.
+        files: sha256 of each of its files.
+        facts: The artifact's own fields.
+        error: Why it failed.
+    """
+
+    name: str
+    status: Status = "pending"
+    reused: bool = False
+    key: str | None = None
+    started_at: str | None = None
+    seconds: float | None = None
+    inputs: dict[str, str] = {}
+    output: str | None = None
+    path: str | None = None
+    files: dict[str, str] = {}
+    facts: dict[str, Any] = {}
+    error: str | None = None
+
+
+class RunRecord(msgspec.Struct, kw_only=True):
+    """``run.json``.
+
+    Attributes:
+        run_id: Name of the run's folder.
+        recipe: Path of the recipe.
+        command: What was typed.
+        config: Every setting, resolved.
+        git_commit: Commit of the folder the command ran in, ``-dirty`` with changes; None outside a repository.
+        versions: Package -> version.
+    """
+
+    schema: int = SCHEMA
+    run_id: str
+    status: Status
+    recipe: str
+    command: list[str]
+    cwd: str
+    started_at: str
+    ended_at: str | None = None
+    config: dict[str, Any]
+    git_commit: str | None
+    versions: dict[str, str]
+    machine: dict[str, Any]
+    steps: list[StepRecord]
+
+    def step(self, name: str) -> StepRecord:
+        """The step of that name."""
+        return next(step for step in self.steps if step.name == name)
+
+    def save(self, folder: Path) -> None:
+        """Writes ``run.json``: a reader sees the last whole one."""
+        partial = folder / f".{NAME}.{os.getpid()}"
+        partial.write_text(redact(msgspec.json.format(msgspec.json.encode(self).decode(), indent=1)), encoding="utf-8")
+        partial.replace(folder / NAME)
+
+
+def load(folder: Path) -> RunRecord | None:
+    """The record in a run's folder; None where there is none that this version can read."""
+    try:
+        return msgspec.json.decode((folder / NAME).read_bytes(), type=RunRecord)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def versions() -> dict[str, str]:
+    """The installed version of every package that takes part; Python's own first."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit(folder: Path) -> str | None:
+    """Commit of the repository around a folder, ``-dirty`` where tracked files differ; None outside of one."""
+    try:
+        git = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--match="]
+        answer = subprocess.run(git, capture_output=True, text=True, timeout=10, check=False)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None
+
+
+def machine() -> dict[str, Any]:
+    """Where a run ran."""
+    return {
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    }
+
+
+def _processor() -> str:
+    facts = Path("/proc/cpuinfo")
+    if facts.is_file():
+        for line in facts.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

@@ -1,0 +1,332 @@
+"""Owns a run: walks the plan, takes from the store what is there, makes the rest, and keeps the record.
+
+Each step is one `match` case that maps artifacts to a stage's inputs; what a stage does is its own business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import filelock
+import msgspec
+
+from sft import logs, record
+from sft.adapters import machine
+from sft.artifacts import (
+    Artifact,
+    CheckpointArtifact,
+    DatasetArtifact,
+    EvalReport,
+    ModelArtifact,
+    TokenizedArtifact,
+    digest_of,
+    hash_files,
+)
+from sft.config.schema import RunConfig
+from sft.errors import ConfigError, Problem, SftError, StageError
+from sft.plan import Circumstances, Plan, Step, build_plan
+from sft.progress import Progress
+from sft.stages.dataset import dataset
+from sft.stages.dataset import source_version as dataset_version
+from sft.stages.evaluate import EvaluateInputs, evaluate
+from sft.stages.model import ModelInputs, model
+from sft.stages.model import source_version as model_version
+from sft.stages.register import RegisterInputs, register
+from sft.stages.tokenize import TokenizeInputs, tokenize
+from sft.stages.train import TrainInputs, train
+from sft.store import Entry, Store
+
+log = logging.getLogger(__name__)
+A = TypeVar("A", bound=Artifact)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        folder: Where ``run.json`` and ``run.log`` lie.
+        artifacts: What each step made, by its name.
+        nothing_to_do: Every step was done already, and so was this run.
+    """
+
+    folder: Path
+    record: record.RunRecord
+    artifacts: Mapping[str, Artifact]
+    nothing_to_do: bool
+
+
+def circumstances(cfg: RunConfig) -> Circumstances:
+    """What the plan can't know by itself: the state of the sources, versions, the machine.
+
+    Raises:
+        SftError: A source is not there or can't be reached.
+    """
+    return Circumstances(
+        dataset_version=dataset_version(cfg.dataset),
+        model_version=model_version(cfg.model),
+        tasks_version=_tasks_version(cfg.eval.include_path),
+        num_processes=cfg.training.launcher.procs_per_worker or max(1, len(machine.gpus())),
+        device=machine.device(),
+        versions=record.versions(),
+    )
+
+
+def run_folder(cfg: RunConfig) -> Path:
+    """``<run_root>/<name>-<digest of the settings>``: the same settings have the same folder."""
+    settings = {key: value for key, value in msgspec.to_builtins(cfg).items() if key != "run_root"}
+    digest = hashlib.sha256(msgspec.json.encode(settings, order="deterministic")).hexdigest()[:8]
+    return Path(cfg.run_root) / f"{cfg.name}-{digest}"
+
+
+def found(plan: Plan, store: Store) -> dict[str, Entry]:
+    """What the store has of a plan. A step is looked up only where all its inputs are known."""
+    entries: dict[str, Entry] = {}
+    for step in plan.steps:
+        if all(name in entries for name in step.needs):
+            key = step.key({name: entries[name].manifest.digest for name in step.needs})
+            if entry := store.find(step.stage, key):
+                entries[step.name] = entry
+    return entries
+
+
+def run(cfg: RunConfig, *, recipe: Path, command: Sequence[str], progress: Progress) -> RunResult:
+    """Does what a configuration says, and nothing that is done already.
+
+    Args:
+        cfg: A checked configuration.
+        recipe: Where it came from.
+        command: What was typed, for the record.
+        progress: The run's display.
+
+    Raises:
+        SftError: A stage failed. Earlier stages stay done; the same command continues.
+    """
+    plan = build_plan(cfg, circumstances(cfg))
+    store = Store(Path(cfg.run_root) / "store")
+    store.open()
+    folder = run_folder(cfg).absolute()
+    folder.mkdir(exist_ok=True)
+    with _alone(folder, progress), store.in_use():
+        have = found(plan, store)
+        previous = record.load(folder)
+        if previous and previous.status == "done" and len(have) == len(plan.steps) and _same(previous, have):
+            artifacts = {name: entry.artifact for name, entry in have.items()}
+            return RunResult(folder, previous, artifacts, nothing_to_do=True)
+        for line in plan.left_out:
+            progress.say(f"- {line}")
+        return _Run(cfg, plan, store, folder, progress).walk(_new_record(cfg, plan, folder, recipe, command))
+
+
+@dataclass
+class _Run:
+    """One walk through a plan."""
+
+    cfg: RunConfig
+    plan: Plan
+    store: Store
+    folder: Path
+    progress: Progress
+
+    def walk(self, rec: record.RunRecord) -> RunResult:
+        handler = logs.to_file(self.folder / "run.log")
+        artifacts: dict[str, Artifact] = {}
+        try:
+            for step in self.plan.steps:
+                with _noted(rec, step, self.folder):
+                    artifacts[step.name] = self._do(step, artifacts, rec)
+            rec.status = "done"
+        finally:
+            rec.ended_at = record.now()
+            rec.save(self.folder)
+            logging.getLogger("sft").removeHandler(handler)
+            handler.close()
+        return RunResult(self.folder, rec, artifacts, nothing_to_do=False)
+
+    def _do(self, step: Step, artifacts: Mapping[str, Artifact], rec: record.RunRecord) -> Artifact:
+        inputs = {name: artifacts[name].digest for name in step.needs}
+        key = step.key(inputs)
+        note = rec.step(step.name)
+        note.key, note.inputs = key, inputs
+        with self.progress.stage(step.name):
+            entry = self.store.find(step.stage, key)
+            if entry is None:
+                with self.store.lock(step.stage, key, lambda: self.progress.update("waiting: another run makes it")):
+                    entry = self.store.find(step.stage, key)
+                    if entry is None:
+                        entry = self._make(step, key, inputs, artifacts)
+                        _note_output(note, entry, reused=False)
+        if note.output is None:
+            _note_output(note, entry, reused=True)
+            self.progress.say(f"= {step.name}: done before, {entry.path}")
+        else:
+            self.progress.say(f"✓ {step.name}: {entry.manifest.seconds:.1f} s, {entry.path}")
+        return entry.artifact
+
+    def _make(self, step: Step, key: str, inputs: Mapping[str, str], artifacts: Mapping[str, Artifact]) -> Entry:
+        out = self.store.staging(step.stage, key, resume=step.stage == "train")
+        log.info("%s starts in %s", step.name, out)
+        started = time.monotonic()
+        made = self._stage(step, artifacts, out)
+        seconds = time.monotonic() - started
+        entry = self.store.publish(key, step.stage, made, settings=step.settings, inputs=inputs, seconds=seconds)
+        log.info("%s ended after %.1f s: %s %s", step.name, seconds, entry.path, entry.manifest.digest)
+        return entry
+
+    def _stage(self, step: Step, have: Mapping[str, Artifact], out: Path) -> Artifact:
+        cfg, progress = self.cfg, self.progress
+        match step.name:
+            case "dataset":
+                return dataset(cfg.dataset, out, progress)
+            case "model":
+                data = _get(have, "dataset", DatasetArtifact)
+                return model(cfg.model, ModelInputs(dataset=data), out, progress)
+            case "tokenize":
+                data, base = _get(have, "dataset", DatasetArtifact), _get(have, "model", ModelArtifact)
+                return tokenize(cfg.training, TokenizeInputs(dataset=data, model=base), out, progress)
+            case "train":
+                base, tokens = _get(have, "model", ModelArtifact), _get(have, "tokenize", TokenizedArtifact)
+                return train(cfg.training, TrainInputs(model=base, tokenized=tokens), out, progress)
+            case "evaluate:base" | "evaluate:tuned":
+                return evaluate(cfg.eval, self._evaluate_inputs(step.name, have), out, progress)
+            case "register":
+                return register(cfg.registry, self._register_inputs(have), out, progress)
+            case _:
+                raise AssertionError(f"no stage for step {step.name}")
+
+    def _evaluate_inputs(self, name: str, have: Mapping[str, Artifact]) -> EvaluateInputs:
+        base = _get(have, "model", ModelArtifact)
+        scored = base if name == "evaluate:base" else _get(have, "train", CheckpointArtifact)
+        return EvaluateInputs(
+            model_dir=scored.model_dir,
+            model_digest=scored.digest,
+            trust_remote_code=base.trust_remote_code,
+            dataset=_get(have, "dataset", DatasetArtifact),
+        )
+
+    def _register_inputs(self, have: Mapping[str, Artifact]) -> RegisterInputs:
+        root = Path(self.cfg.run_root).absolute()
+        return RegisterInputs(
+            run_id=self.folder.name,
+            run_record=self.folder / record.NAME,
+            base=_get(have, "model", ModelArtifact),
+            dataset=_get(have, "dataset", DatasetArtifact),
+            checkpoint=_get(have, "train", CheckpointArtifact),
+            baseline=_get(have, "evaluate:base", EvalReport) if "evaluate:base" in have else None,
+            report=_get(have, "evaluate:tuned", EvalReport) if "evaluate:tuned" in have else None,
+            parameters=_parameters(self.cfg),
+            git_commit=record.git_commit(Path.cwd()),
+            versions=record.versions(),
+            mlflow_uri=f"sqlite:///{root / 'mlflow.db'}",
+            mlflow_artifacts=root / "mlflow-artifacts",
+        )
+
+
+def _get(have: Mapping[str, Artifact], name: str, kind: type[A]) -> A:
+    artifact = have[name]
+    if not isinstance(artifact, kind):
+        raise TypeError(f"{name} made {type(artifact).__name__}, not {kind.__name__}")
+    return artifact
+
+
+@contextmanager
+def _alone(folder: Path, progress: Progress) -> Iterator[None]:
+    """One process at a time writes a run's record; another one with the same settings waits, then finds it done."""
+    lock = filelock.FileLock(folder / ".lock")
+    told = False
+    while True:
+        try:
+            lock.acquire(timeout=1.0 if told else 0.0)
+            break
+        except filelock.Timeout:
+            if not told:
+                progress.say(f"the same run is at work in another process; waiting for it ({folder})")
+            told = True
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _noted(rec: record.RunRecord, step: Step, folder: Path) -> Iterator[None]:
+    """Keeps a step's status in the record, however the step ends."""
+    note = rec.step(step.name)
+    note.status, note.started_at = "running", record.now()
+    rec.save(folder)
+    try:
+        yield
+        note.status = "done"
+    except KeyboardInterrupt:
+        note.status = rec.status = "interrupted"
+        raise
+    except OSError as error:
+        note.status, rec.status = "failed", "failed"
+        note.error = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+        raise StageError(f"{step.name}: {note.error}", fix="free space or mend the permissions, then repeat") from error
+    except BaseException as error:
+        note.status, rec.status, note.error = "failed", "failed", str(error)
+        if isinstance(error, SftError):
+            log.error("%s failed: %s", step.name, error)
+        else:
+            log.exception("%s failed", step.name)
+        raise
+    finally:
+        rec.save(folder)
+
+
+def _note_output(note: record.StepRecord, entry: Entry, *, reused: bool) -> None:
+    manifest = entry.manifest
+    note.reused, note.seconds, note.path = reused, manifest.seconds, str(entry.path)
+    note.output, note.files, note.facts = manifest.digest, manifest.files, manifest.facts
+
+
+def _new_record(cfg: RunConfig, plan: Plan, folder: Path, recipe: Path, command: Sequence[str]) -> record.RunRecord:
+    return record.RunRecord(
+        run_id=folder.name,
+        status="running",
+        recipe=str(recipe),
+        command=list(command),
+        cwd=str(Path.cwd()),
+        started_at=record.now(),
+        config=msgspec.to_builtins(cfg),
+        git_commit=record.git_commit(Path.cwd()),
+        versions=record.versions(),
+        machine={**record.machine(), "gpus": list(machine.gpus())},
+        steps=[record.StepRecord(name=step.name) for step in plan.steps],
+    )
+
+
+def _same(previous: record.RunRecord, have: Mapping[str, Entry]) -> bool:
+    return {step.name: step.output for step in previous.steps} == {n: e.manifest.digest for n, e in have.items()}
+
+
+def _parameters(cfg: RunConfig) -> dict[str, str | int | float | bool]:
+    """Settings that made the model, by dotted key."""
+    groups = {name: msgspec.to_builtins(getattr(cfg, name)) for name in ("model", "dataset", "training", "eval")}
+    return dict(_flat(groups, ""))
+
+
+def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str | int | float | bool]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            plain = value if isinstance(value, str | int | float | bool) else msgspec.json.encode(value).decode()
+            yield prefix + name, logs.redact(plain) if isinstance(plain, str) else plain
+
+
+def _tasks_version(include_path: str | None) -> str:
+    if include_path is None:
+        return ""
+    folder = Path(include_path).expanduser()
+    if not folder.is_dir():
+        raise ConfigError([Problem(key="eval.include_path", value=include_path, rule="no such folder")])
+    return digest_of(hash_files(folder))

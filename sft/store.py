@@ -1,0 +1,207 @@
+"""Owns the artifact store: a key in, a folder out, made once.
+
+    store/<stage>/<key>/…            an artifact and its manifest.json; never changed after it appeared
+    store/.staging/<stage>-<key>/    one being made; what a killed training resumes from
+    store/.locks/<stage>-<key>.lock  held while it is being made
+
+An artifact appears by one rename, so a reader sees all of it or nothing. Only the runner uses the store; knows
+nothing of what the stages do.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import msgspec
+
+from sft.artifacts import MANIFEST_NAME, TYPES, Artifact, digest_of, hash_files
+from sft.errors import StoreError
+
+SCHEMA = 1
+_WAIT_SECONDS = 1.0
+
+
+class Manifest(msgspec.Struct, kw_only=True):
+    """``manifest.json`` beside an artifact's files.
+
+    Attributes:
+        files: sha256 of each file by relative path, as the digest counts them.
+        sizes: Bytes of each file.
+        facts: The artifact's own fields.
+        settings: What, besides the inputs, determined the key.
+        inputs: Digest of each input artifact by step.
+        made_at: Seconds since the epoch.
+    """
+
+    schema: int
+    stage: str
+    key: str
+    digest: str
+    files: dict[str, str]
+    sizes: dict[str, int]
+    facts: dict[str, Any]
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    seconds: float
+    made_at: float
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A published artifact."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def artifact(self) -> Artifact:
+        """The typed artifact, rooted where it lies."""
+        facts = {**self.manifest.facts, "root": str(self.path), "digest": self.manifest.digest}
+        return msgspec.convert(facts, TYPES[self.manifest.stage], dec_hook=lambda kind, value: kind(value))
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(self.manifest.sizes.values())
+
+
+class Store:
+    """The store under one run root.
+
+    Raises:
+        StoreError: The folder can't be made or written.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self._staging = self.root / ".staging"
+        self._locks = self.root / ".locks"
+
+    def open(self) -> None:
+        """Makes the folders.
+
+        Raises:
+            StoreError: They can't be made or written.
+        """
+        try:
+            for folder in (self.root, self._staging, self._locks):
+                folder.mkdir(parents=True, exist_ok=True)
+            probe = self._locks / f".probe-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise StoreError(f"run_root: can't write {self.root} ({error.strerror})", fix="run_root=FOLDER") from error
+
+    def find(self, stage: str, key: str) -> Entry | None:
+        """The artifact of a key, if it is there and none of its files is missing or of another size."""
+        path = self.root / stage / key
+        try:
+            manifest = msgspec.json.decode((path / MANIFEST_NAME).read_bytes(), type=Manifest)
+            whole = all((path / name).stat().st_size == size for name, size in manifest.sizes.items())
+        except FileNotFoundError:
+            return None
+        except (msgspec.DecodeError, OSError) as error:
+            raise StoreError(
+                f"{path}: unreadable ({error})", fix=f"remove it to make it again: rm -r {path}"
+            ) from error
+        if not whole or manifest.schema != SCHEMA:
+            raise StoreError(f"{path}: its files are not those it was made with", fix=f"rm -r {path}")
+        return Entry(path, manifest)
+
+    def entries(self) -> list[Entry]:
+        """Every artifact, oldest first."""
+        keys = (p.parent for p in self.root.glob(f"[!.]*/*/{MANIFEST_NAME}"))
+        found = [entry for path in keys if (entry := self.find(path.parent.name, path.name))]
+        return sorted(found, key=lambda entry: entry.manifest.made_at)
+
+    @contextmanager
+    def lock(self, stage: str, key: str, waiting: Callable[[], None]) -> Iterator[None]:
+        """Holds a key against every other process on this store; calls `waiting` each second until it is free."""
+        lock = filelock.FileLock(self._locks / f"{stage}-{key}.lock")
+        while True:
+            try:
+                lock.acquire(timeout=_WAIT_SECONDS)
+                break
+            except filelock.Timeout:
+                waiting()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def staging(self, stage: str, key: str, *, resume: bool) -> Path:
+        """The private folder in which a key is made, under its lock; with `resume` what a killed try left stays."""
+        path = self._staging / f"{stage}-{key}"
+        if path.exists() and not resume:
+            shutil.rmtree(path)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def publish(
+        self,
+        key: str,
+        stage: str,
+        made: Artifact,
+        *,
+        settings: Mapping[str, Any],
+        inputs: Mapping[str, str],
+        seconds: float,
+    ) -> Entry:
+        """Hashes what a stage made in its staging folder and moves it into place."""
+        files = hash_files(made.root)
+        builtins = msgspec.to_builtins(made, enc_hook=str)
+        manifest = Manifest(
+            schema=SCHEMA,
+            stage=stage,
+            key=key,
+            digest=digest_of(files),
+            files=files,
+            sizes={name: (made.root / name).stat().st_size for name in files},
+            facts={name: value for name, value in builtins.items() if name not in {"root", "digest"}},
+            settings=dict(settings),
+            inputs=dict(inputs),
+            seconds=round(seconds, 3),
+            made_at=round(time.time(), 3),
+        )
+        (made.root / MANIFEST_NAME).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+        target = self.root / stage / key
+        target.parent.mkdir(exist_ok=True)
+        made.root.rename(target)
+        return Entry(target, manifest)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Held by a run while it works, by many at once: keeps `prune` away."""
+        with (self._locks / "use").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            yield
+
+    def prune(self, keep: set[str], *, dry_run: bool) -> list[tuple[Path, int]]:
+        """Removes every artifact whose path is not in `keep`, and what killed runs left; returns what, and bytes.
+
+        Raises:
+            StoreError: A run is at work on this store.
+        """
+        with (self._locks / "use").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise StoreError("a run is using the store", fix="prune when it has ended") from error
+            folders = [*self.root.glob("[!.]*/*"), *self._staging.glob("*")]
+            removed = [(path, _num_bytes(path)) for path in sorted(folders) if str(path) not in keep]
+            if not dry_run:
+                for path, _ in removed:
+                    shutil.rmtree(path)
+        return removed
+
+
+def _num_bytes(folder: Path) -> int:
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
