@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.errors import SftError
+from sft.logs import redact
 
 PARENT_PID = "SFT_PARENT_PID"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -54,13 +55,13 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def describe(error: BaseException) -> dict[str, str | None]:
-    """An exception as the parent reads it."""
+    """An exception as the parent reads it, secrets masked: third parties quote addresses with passwords."""
     return {
         "type": type(error).__name__,
-        "message": error.message if isinstance(error, SftError) else str(error),
+        "message": redact(error.message if isinstance(error, SftError) else str(error)),
         "fix": error.fix if isinstance(error, SftError) else None,
         "expected": "yes" if isinstance(error, SftError) else None,
-        "traceback": "".join(traceback.format_exception(error)),
+        "traceback": redact("".join(traceback.format_exception(error))),
     }
 
 
@@ -76,7 +77,8 @@ def main(handler: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
     try:
         result = handler(request)
     except Exception as error:
-        write_json(folder / "error.json", describe(error))
-        traceback.print_exc()
+        facts = describe(error)
+        write_json(folder / "error.json", facts)
+        sys.stderr.write(str(facts["traceback"]))
         raise SystemExit(1) from error
     write_json(folder / "result.json", result)

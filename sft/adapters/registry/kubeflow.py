@@ -16,7 +16,6 @@ from sft.adapters import child
 from sft.adapters.process import run_module
 from sft.adapters.registry import DIGEST_KEY, Fact, Registered, Registration
 from sft.errors import StageError
-from sft.logs import redact
 
 if TYPE_CHECKING:
     from model_registry import ModelRegistry
@@ -68,14 +67,14 @@ def _handle(request: dict[str, Any]) -> dict[str, Any]:
             return asdict(_register(client, registration))
     except (api.UnauthorizedException, api.ForbiddenException) as error:
         message = f"the model registry at {address} refused the token (HTTP {error.status})"
-        raise StageError(redact(message), fix=f"set {TOKEN} to a token for that server; {_LATER}") from error
+        raise StageError(message, fix=f"set {TOKEN} to a token for that server; {_LATER}") from error
     except api.ApiException as error:
         answer = getattr(error.data, "message", None) or error.reason
         message = f"the model registry at {address} answered HTTP {error.status}: {answer}"
-        raise StageError(redact(message), fix=_LATER) from error
+        raise StageError(message, fix=_LATER) from error
     except (aiohttp.ClientError, TimeoutError) as error:
         message = f"the model registry at {address} can't be reached: {str(error) or type(error).__name__}"
-        raise StageError(redact(message), fix=f"check registry.address and registry.port; {_LATER}") from error
+        raise StageError(message, fix=f"check registry.address and registry.port; {_LATER}") from error
 
 
 def _connect(address: str, port: int, author: str) -> ModelRegistry:

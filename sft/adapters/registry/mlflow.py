@@ -21,7 +21,6 @@ from sft.adapters import child
 from sft.adapters.process import run_module
 from sft.adapters.registry import DIGEST_KEY, Registered, Registration
 from sft.errors import StageError
-from sft.logs import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,8 +34,8 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
-    # MLflow's own 7 attempts keep a person waiting for 4 minutes when the server is away.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    # With MLflow's own 7 retries a person waits for 4 minutes when the server is away.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
 }
 
 
@@ -92,7 +91,7 @@ def _handle(request: dict[str, Any]) -> dict[str, Any]:
             return asdict(_register(registration, run, address))
     except MlflowException as error:
         raise StageError(
-            redact(f"MLflow at {address}: {error.message}"),
+            f"MLflow at {address}: {error.message}",
             fix="check registry.address and registry.model_name; earlier stages are done, the same command goes on",
         ) from error
 

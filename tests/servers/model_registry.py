@@ -1,0 +1,191 @@
+"""A stand-in for the Kubeflow Model Registry server that holds both sides to the published contract.
+
+Every request and every answer is checked against the OpenAPI document; what doesn't fit is kept in
+`violations`. Semantics as in kubeflow/model-registry's ``internal/core``: 201 on create, 200 otherwise, 404 and
+409 with an `Error` body. Faults are queued with `fail`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import re
+import threading
+import time
+from collections import defaultdict, deque
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from openapi_core import OpenAPI
+from openapi_core.exceptions import OpenAPIError
+from openapi_core.testing import MockRequest, MockResponse
+
+DROP = 0
+"""A fault: the connection breaks after the request arrived."""
+
+CONTRACT_VERSION = "v1alpha3"
+"""The contract's path prefix. Servers of ``v1`` have the same shapes under another prefix."""
+
+_PATH = re.compile(r"^/api/model_registry/(?P<api>\w+)/(?P<collection>\w+)(?:/(?P<id>\d+)(?:/(?P<part>\w+))?)?$")
+_PARENTS = {"model_versions": "registeredModelId", "model_artifacts": "modelVersionId"}
+_PARTS = {"versions": "model_versions", "artifacts": "model_artifacts"}
+
+Row = dict[str, Any]
+
+
+@cache
+def contract(path: Path) -> OpenAPI:
+    return OpenAPI.from_file_path(str(path))
+
+
+class ModelRegistryServer(ThreadingHTTPServer):
+    """Serves one API version to whoever has the token, from memory.
+
+    Attributes:
+        violations: What broke the contract, either side.
+        requests: (method, last word of the path, status) of every request, in order.
+        rows: Collection -> id -> row.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, contract_file: Path, *, token: str, api: str = "v1") -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.openapi, self.token, self.api = contract(contract_file), token, api
+        self.violations: list[str] = []
+        self.requests: list[tuple[str, str, int]] = []
+        self.rows: dict[str, dict[str, Row]] = defaultdict(dict)
+        self.lock = threading.Lock()
+        self._faults: dict[tuple[str, str], deque[int]] = defaultdict(deque)
+        self._ids = itertools.count(1)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def __enter__(self) -> ModelRegistryServer:
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+    def fail(self, method: str, word: str, *faults: int) -> None:
+        """The next requests of `method` whose path ends in `word` get these statuses, or `DROP`."""
+        self._faults[method, word].extend(faults)
+
+    def fault(self, method: str, word: str) -> int | None:
+        queue = self._faults[method, word]
+        return queue.popleft() if queue else None
+
+    def answer(self, method: str, path: str, query: dict[str, str], body: Row) -> tuple[int, Any]:
+        match = _PATH.match(path)
+        if match is None or match["api"] != self.api:
+            return 404, "404 page not found\n"  # the router's own answer, not of the contract
+        collection, row_id, part = match["collection"], match["id"], match["part"]
+        if row_id and row_id not in self.rows[collection]:
+            return error(404, f"no {collection} for id {row_id}: not found")
+        if part:
+            kind = _PARTS[part]
+            if method == "POST":
+                return self._create(kind, {**body, _PARENTS[kind]: row_id})
+            return 200, page([r for r in self.rows[kind].values() if r[_PARENTS[kind]] == row_id])
+        if row_id:
+            row = self.rows[collection][row_id]
+            if method == "PATCH":
+                row |= body | {"lastUpdateTimeSinceEpoch": now()}
+            return 200, row
+        if method == "POST":
+            return self._create(collection, body)
+        if collection.endswith("s"):
+            return 200, page(list(self.rows[collection].values()))
+        return self._find(f"{collection}s", query)
+
+    def _create(self, collection: str, body: Row) -> tuple[int, Any]:
+        parent = _PARENTS.get(collection)
+        for row in self.rows[collection].values():
+            if row["name"] == body["name"] and (parent is None or row[parent] == body[parent]):
+                return error(409, f"{collection} {body['name']} already exists: conflict")
+        row_id = str(next(self._ids))
+        times = {"createTimeSinceEpoch": now(), "lastUpdateTimeSinceEpoch": now()}
+        self.rows[collection][row_id] = {"state": "LIVE", **body, "id": row_id, **times}
+        return 201, self.rows[collection][row_id]
+
+    def _find(self, collection: str, query: dict[str, str]) -> tuple[int, Any]:
+        parent = _PARENTS.get(collection)
+        for row in self.rows[collection].values():
+            if row["name"] == query["name"] and (parent is None or row[parent] == query["parentResourceId"]):
+                return 200, row
+        return error(404, f"no {collection} named {query['name']}: not found")
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: ModelRegistryServer
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        """Silence."""
+
+    def _serve(self) -> None:
+        url = urlsplit(self.path)
+        raw = self.rfile.read(int(self.headers.get("content-length") or 0))
+        query, word = dict(parse_qsl(url.query)), url.path.rsplit("/", 1)[-1]
+        request = MockRequest(
+            "http://localhost:8080",
+            self.command,
+            url.path.replace(f"/{self.server.api}/", f"/{CONTRACT_VERSION}/"),
+            args=query,
+            headers=dict(self.headers),
+            data=raw,
+        )
+        with self.server.lock:
+            fault = self.server.fault(self.command, word)
+            if self.headers.get("authorization") != f"Bearer {self.server.token}":
+                status, answer = error(401, "missing or wrong bearer token")
+            elif fault is not None:
+                status, answer = error(fault, "injected")
+            else:
+                with self._held_to_the_contract("request"):
+                    self.server.openapi.validate_request(request)
+                status, answer = self.server.answer(self.command, url.path, query, json.loads(raw or b"{}"))
+            self.server.requests.append((self.command, word, status))
+            if status == DROP:
+                self.close_connection = True
+                return
+            data = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
+            if not isinstance(answer, str):
+                with self._held_to_the_contract("answer"):
+                    self.server.openapi.validate_response(request, MockResponse(data, status))
+        self.send_response(status)
+        self.send_header("content-type", "text/plain" if isinstance(answer, str) else "application/json")
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_POST = do_PATCH = _serve
+
+    @contextlib.contextmanager
+    def _held_to_the_contract(self, what: str) -> Any:
+        try:
+            yield
+        except OpenAPIError as violation:
+            cause = violation.__cause__
+            details = getattr(cause, "schema_errors", None) or cause or ""
+            self.server.violations.append(f"{what} {self.command} {self.path}: {violation} {details}")
+
+
+def error(status: int, message: str) -> tuple[int, Row]:
+    return status, {"code": str(status), "message": message}
+
+
+def page(rows: list[Row]) -> Row:
+    return {"items": rows, "nextPageToken": "", "pageSize": max(len(rows), 1), "size": len(rows)}
+
+
+def now() -> str:
+    return str(int(time.time() * 1000))

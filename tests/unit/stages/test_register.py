@@ -1,0 +1,76 @@
+"""What the registry stage says about a model, before any registry is asked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sft.config.schema import RegistryConfig, RegistryKind
+from sft.errors import StageError
+from sft.progress import Progress
+from sft.stages.register import describe, register
+from tests.register_inputs import register_inputs, sha
+
+CFG = RegistryConfig(kind=RegistryKind.mlflow, author="ada", model_name="speller", model_version="2.1")
+
+
+def test_the_checkpoints_digest_identifies_the_registration(tmp_path: Path) -> None:
+    assert describe(CFG, register_inputs(tmp_path)).digest == sha("weights")
+
+
+def test_the_uri_is_absolute_and_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    relative = describe(CFG, register_inputs(Path("runs")))
+    assert relative.uri == f"file://{tmp_path}/runs/checkpoint%20weights/model"
+
+
+def test_scores_say_whose_they_are_and_carry_their_standard_error(tmp_path: Path) -> None:
+    assert describe(CFG, register_inputs(tmp_path)).scores == {
+        "base.arc.acc": 0.25,
+        "base.arc.acc_stderr": 0.125,
+        "base.holdout.acc": 0.0,
+        "tuned.arc.acc": 0.5,
+        "tuned.arc.acc_stderr": 0.125,
+        "tuned.holdout.acc": 0.9375,
+    }
+
+
+def test_a_model_without_scores_is_registered_without_scores(tmp_path: Path) -> None:
+    assert describe(CFG, register_inputs(tmp_path, baseline=None, report=None)).scores == {}
+
+
+def test_facts_keep_their_types(tmp_path: Path) -> None:
+    facts = describe(CFG, register_inputs(tmp_path)).facts
+    assert facts["dataset.num_train"] == 80
+    assert facts["training.learning_rate"] == 5e-6
+    assert facts["model.trust_remote_code"] is False
+
+
+def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
+    inputs = register_inputs(tmp_path, git_commit=None)
+    inputs = replace(inputs, base=replace(inputs.base, revision="", num_parameters=None))
+    facts = describe(CFG, inputs).facts
+    assert not {"git_commit", "base_model.revision", "base_model.num_parameters"} & facts.keys()
+    assert facts["dataset.num_unused"] == 0
+
+
+def test_a_password_in_the_datasets_source_is_masked(tmp_path: Path) -> None:
+    inputs = register_inputs(tmp_path)
+    inputs = replace(inputs, dataset=replace(inputs.dataset, source="https://ada:canary@host/chat.jsonl"))
+    assert describe(CFG, inputs).facts["dataset.source"] == "https://***@host/chat.jsonl"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_not_finite_is_refused_by_name(tmp_path: Path, value: float) -> None:
+    inputs = register_inputs(tmp_path)
+    inputs = replace(inputs, checkpoint=replace(inputs.checkpoint, final_loss=value))
+    with pytest.raises(StageError, match=rf"checkpoint\.final_loss={value}"):
+        describe(CFG, inputs)
+
+
+@pytest.mark.parametrize("kind", [RegistryKind.none, RegistryKind.kubeflow])
+def test_nothing_to_register_with_is_a_bug_of_the_caller(tmp_path: Path, kind: RegistryKind) -> None:
+    with pytest.raises(ValueError, match="registers nothing"):
+        register(RegistryConfig(kind=kind), register_inputs(tmp_path), tmp_path / "out", Progress(quiet=True))
