@@ -12,7 +12,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -26,6 +26,7 @@ from sft.errors import StageError
 from sft.progress import Progress
 from sft.stages.register import RegisterInputs, register
 from tests.register_inputs import register_inputs, report, sha
+from tests.servers.mlflow import tracking_server
 from tests.servers.model_registry import DROP, ModelRegistryServer
 
 # MLflow 3.17.2 asks SQLAlchemy 2.1 for something it deprecates; only seen where a test reads the store itself.
@@ -34,7 +35,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy i
 TOKEN = "canary-token-5d41402a"
 
 
-@dataclass
 class Told(Progress):
     """Progress that keeps what it was told."""
 
@@ -100,6 +100,15 @@ def held(address: str, cfg: RegistryConfig) -> tuple[dict[str, Any], list[dict[s
     model = get(address, "registered_model", name=cfg.model_name)
     versions = get(address, f"registered_models/{model['id']}/versions")["items"]
     return model, versions, get(address, f"model_versions/{versions[0]['id']}/artifacts")["items"]
+
+
+def test_the_stand_in_notices_what_breaks_the_contract(contract_file: Path) -> None:
+    with ModelRegistryServer(contract_file, token=TOKEN) as server:
+        url = f"{server.url}/api/model_registry/v1/registered_models"
+        body = {"name": "speller", "customProperties": {"rows": {"metadataType": "MetadataIntValue", "int_value": 80}}}
+        headers = {"authorization": f"Bearer {TOKEN}", "content-type": "application/json"}
+        urlopen(Request(url, json.dumps(body).encode(), headers), timeout=30).close()
+    assert [violation.split()[:2] for violation in server.violations] == [["request", "POST"], ["answer", "POST"]]
 
 
 def test_a_version_carries_where_it_came_from_with_types_kept(address: str, tmp_path: Path) -> None:
@@ -321,17 +330,17 @@ def test_mlflow_keeps_the_record_and_the_reports_but_no_weights(speller: Speller
     assert kept["run.json"] == inputs.run_record.read_bytes()
     assert sorted(kept) == ["report.json", "run.json"]
     assert list((root / "cwd").iterdir()) == []
+    assert (root / "out" / "logs" / "mlflow" / "log.txt").read_text() == ""
 
 
 def test_mlflow_finds_a_registered_checkpoint_again_and_updates_its_scores(speller: Speller) -> None:
     inputs, _, root = speller
-    same, note = run_stage(mlflow(), inputs, root / "same")
-    assert (same.version, "already" in note, "brought" in note) == ("1", True, False)
-    rescored = register_inputs(root / "runs", report=report(root / "again", 0.5, 1.0))
-    again, note = run_stage(mlflow(), rescored, root / "rescored")
-    assert (again.version, "1 score" in note) == ("1", True)
-    assert client(inputs).get_model_version("speller", "1").tags["tuned.holdout.acc"] == "1.0"
-    assert len(client(inputs).search_model_versions("name = 'speller'")) == 1
+    rescored = register_inputs(root / "runs", report=report(root / "rescored", 0.5, 1.0), run_id="run-2")
+    again, note = run_stage(mlflow(), rescored, root / "again")
+    assert again.version == "1"
+    assert "version 1 already; 1 score" in note
+    [version] = client(inputs).search_model_versions("name = 'speller'")
+    assert (version.tags["tuned.holdout.acc"], version.tags["run_id"]) == ("1.0", "run-1")
 
 
 @pytest.mark.slow
@@ -349,10 +358,29 @@ def test_mlflow_registrations_at_once_make_one_store_and_a_version_per_checkpoin
     assert sorted({versions["a1"], versions["b"]}) == ["1", "2"]
 
 
-def test_mlflow_refuses_a_bad_model_name_in_its_own_words(tmp_path: Path) -> None:
+def test_mlflow_refuses_a_bad_model_name_in_its_own_words(speller: Speller) -> None:
+    inputs, _, root = speller
+    other = register_inputs(root / "runs", weights="other")
     with pytest.raises(StageError, match="Names cannot contain") as refused:
-        run_stage(mlflow(model_name="a/b"), register_inputs(tmp_path), tmp_path / "out")
+        run_stage(mlflow(model_name="a/b"), other, root / "refused")
     assert "registry.model_name" in str(refused.value)
+    assert client(inputs).get_experiment_by_name("a/b") is None
+
+
+@pytest.mark.slow
+def test_mlflow_server_gets_the_run_as_source_and_the_files_address_as_tag(tmp_path: Path) -> None:
+    inputs = register_inputs(tmp_path)
+    with tracking_server(tmp_path / "server") as address:
+        registered, _ = run_stage(mlflow(address=address), inputs, tmp_path / "out")
+        again, note = run_stage(mlflow(address=address), inputs, tmp_path / "again")
+        store = client(replace(inputs, mlflow_uri=address))
+        version = store.get_model_version("speller", registered.version)
+        artifacts = [file.path for file in store.list_artifacts(version.run_id)]
+    assert version.source == f"runs:/{version.run_id}"
+    assert version.tags["uri"] == inputs.checkpoint.model_dir.as_uri()
+    assert sorted(artifacts) == ["base", "run.json", "tuned"]
+    assert (again.version, "already" in note) == (registered.version, True)
+    assert (tmp_path / "out" / "logs" / "mlflow" / "log.txt").read_text() == ""
 
 
 def test_mlflow_server_that_is_away_is_named_without_its_password(tmp_path: Path) -> None:

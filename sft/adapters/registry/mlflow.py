@@ -34,6 +34,7 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # With MLflow's own 7 retries a person waits for 4 minutes when the server is away.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
 }
