@@ -55,7 +55,6 @@ RULES: Mapping[str, str] = {
     "no-assistant": "without an assistant turn there is nothing to learn",
     "trailing-user": "the last turn must be the assistant's, or it is never answered",
     "empty-answer": "an assistant turn without text has nothing to learn",
-    "duplicate": "the same conversation stands in an earlier row",
 }
 """Code of every rule, and how to mend a row that breaks it."""
 

@@ -101,17 +101,19 @@ class Store:
             raise StoreError(f"run_root: can't write {self.root} ({error.strerror})", fix="run_root=FOLDER") from error
 
     def find(self, stage: str, key: str) -> Entry | None:
-        """The artifact of a key, if it is there and none of its files is missing or of another size."""
+        """The artifact of a key, or None.
+
+        Raises:
+            StoreError: It is there, but a file of it is missing or of another size.
+        """
         path = self.root / stage / key
+        if not path.exists():
+            return None
         try:
             manifest = msgspec.json.decode((path / MANIFEST_NAME).read_bytes(), type=Manifest)
             whole = all((path / name).stat().st_size == size for name, size in manifest.sizes.items())
-        except FileNotFoundError:
-            return None
         except (msgspec.DecodeError, OSError) as error:
-            raise StoreError(
-                f"{path}: unreadable ({error})", fix=f"remove it to make it again: rm -r {path}"
-            ) from error
+            raise StoreError(f"{path}: unreadable ({error})", fix=f"rm -r {path}") from error
         if not whole or manifest.schema != SCHEMA:
             raise StoreError(f"{path}: its files are not those it was made with", fix=f"rm -r {path}")
         return Entry(path, manifest)

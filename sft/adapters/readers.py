@@ -29,6 +29,10 @@ _COMPRESSED = {".gz", ".zst"}
 _PARQUET_BATCH_ROWS = 1024
 
 
+class _Damaged(Exception):
+    """What a reader found wrong with a whole file."""
+
+
 def supported(name: str) -> bool:
     """Whether a file of this name can be read."""
     return _kind(name)[0] in _READERS
@@ -51,6 +55,8 @@ def rows(name: str, file: IO[bytes]) -> Iterator[Row]:
         raise DataError(
             f"{name}: the compressed file is damaged or cut short ({error})", fix="fetch it again"
         ) from error
+    except _Damaged as error:
+        raise DataError(f"{name}: {error}") from error
     except (msgspec.DecodeError, csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{name}: not a valid {kind} file: {error}") from error
 
@@ -77,7 +83,7 @@ def _jsonl(file: IO[bytes]) -> Iterator[Row]:
     while line := file.readline(MAX_ROW_BYTES + 1):
         number += 1
         if len(line) > MAX_ROW_BYTES:
-            raise DataError(f"line {number} is longer than {MAX_ROW_BYTES >> 20} MiB", fix="one JSON object per line")
+            raise _Damaged(f"line {number} is longer than {MAX_ROW_BYTES >> 20} MiB; write one JSON object per line")
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
         if line := line.strip():
@@ -106,7 +112,7 @@ def _parquet(file: IO[bytes]) -> Iterator[Row]:
                 number += 1
                 yield number, msgspec.json.encode(row)
     except pyarrow.ArrowInvalid as error:
-        raise DataError(f"not a valid .parquet file: {error}", fix="fetch it again") from error
+        raise _Damaged(f"not a valid .parquet file: {error}") from error
 
 
 _READERS: dict[str, Callable[[Any], Iterator[Row]]] = {

@@ -5,6 +5,7 @@ Does not own what is wrong with a configuration: that is `sft.config.diagnose` a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from sft.config.checks import check
 from sft.config.diagnose import (
     diagnose,
     free_mapping,
+    is_override,
     missing,
     nearest,
     override_problems,
@@ -117,9 +119,10 @@ def prepare(recipe: Recipe) -> None:
 
 
 def as_hydra(overrides: Sequence[str]) -> list[str]:
-    """Overrides as Hydra wants them: a group by its path, a new key of a free mapping with ``++``.
+    """Overrides as Hydra wants them: a group by its path, a new key of a free mapping with ``++``, quotes where needed.
 
-    So `training.fsdp=full_shard` chooses a group, and `training.launcher.env.NCCL_DEBUG=INFO` adds a key.
+    So `training.fsdp=full_shard` chooses a group, `training.launcher.env.NCCL_DEBUG=INFO` adds a key, and a uri with
+    a query needs no second pair of quotes.
     """
     return [_as_hydra(text) for text in overrides]
 
@@ -128,10 +131,12 @@ def _as_hydra(text: str) -> str:
     key, equals, value = text.partition("=")
     if not equals or not key.replace(".", "").replace("_", "").isalnum():
         return text
+    if not is_override(text):
+        value = "'" + re.sub(r"(\\+)(?='|$)", r"\1\1", value).replace("'", r"\'") + "'"
     group = key.replace(".", "/")
     if group != key and (shipped("conf") / group).is_dir():
         return f"{group}={value}"
-    return f"++{text}" if free_mapping(key) else text
+    return f"++{key}={value}" if free_mapping(key) else f"{key}={value}"
 
 
 def compose(recipe: Recipe, overrides: Sequence[str]) -> RunConfig:
@@ -215,7 +220,7 @@ def _beyond(recipe: Recipe, overrides: Sequence[str]) -> tuple[Problem, ...]:
 def defaults_of(recipe: Recipe) -> list[str]:
     """What every composition of a recipe starts with: where groups are, and the run's name."""
     own_name = _load_yaml(recipe.path).get("name")
-    return [search_path_override(recipe), *([] if own_name else [f"name={recipe.name}"])]
+    return [search_path_override(recipe), *([] if own_name else [f"++name={recipe.name}"])]
 
 
 def _load_yaml(path: Path) -> dict[str, Any]:

@@ -89,6 +89,15 @@ def schema_keys(cls: type = RunConfig, prefix: str = "") -> Iterator[str]:
             yield from schema_keys(typing.cast(type, hint), f"{prefix}{name}.")
 
 
+def is_override(text: str) -> bool:
+    """Whether Hydra's grammar takes a text."""
+    try:
+        OverridesParser.create().parse_override(text)
+    except HydraException:
+        return False
+    return True
+
+
 def sweep_values(text: str) -> list[str]:
     """The overrides that one override of a sweep stands for; itself where it is none, or can't be listed."""
     try:

@@ -1,0 +1,138 @@
+"""A wrong configuration is refused before anything runs, with every problem at once, in words that help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sft.config.compose import compose, find_recipe
+from sft.errors import ConfigError
+
+
+def problems(*overrides: str, recipe: str = "quickstart") -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        compose(find_recipe(recipe), overrides)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def write(folder: Path, text: str, name: str = "mine.yaml") -> str:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_all_problems_come_at_once() -> None:
+    found = problems(
+        "training.lerning_rate=1", "training.num_epochs=many", "training.fsdp.sharding_strategy=FULL", "eval.limit=0"
+    )
+    assert found == [
+        "training.lerning_rate=1: no such setting; did you mean training.learning_rate?",
+        "training.num_epochs=many: must be a whole number",
+        "training.fsdp.sharding_strategy=FULL: must be one of FULL_SHARD, SHARD_GRAD_OP, HYBRID_SHARD, NO_SHARD; "
+        "did you mean FULL_SHARD?",
+        "eval.limit=0: must be at least 1",
+    ]
+
+
+def test_a_missing_uri_says_how_to_set_it() -> None:
+    [problem] = problems("dataset=local", "dataset.uri=???")
+    assert problem == (
+        "dataset.uri: is required and not set; say where the data is: dataset.uri=data.jsonl, "
+        "dataset.uri=hf://org/name or dataset.uri=s3://bucket/key"
+    )
+
+
+def test_an_unknown_choice_lists_the_choices() -> None:
+    assert problems("training/fsdp=full") == [
+        "training/fsdp=full: must be one of full_shard, hybrid_shard, no_shard, shard_grad_op; did you mean full_shard?"
+    ]
+
+
+def test_an_unknown_group_names_the_nearest() -> None:
+    assert problems("trainig/fsdp=full_shard") == ["trainig/fsdp: no such config group; did you mean training/fsdp?"]
+
+
+def test_a_key_brought_in_with_a_plus_is_still_checked() -> None:
+    assert problems("+training.warmup=3") == ["training.warmup=3: no such setting; did you mean training.warmup_steps?"]
+
+
+def test_a_typo_in_a_recipe_is_named(tmp_path: Path) -> None:
+    text = "defaults: [config, _self_]\ndataset: {uri: x.jsonl}\ntraining: {learningrate: 1, num_epochs: a}\n"
+    assert problems(recipe=write(tmp_path, text)) == [
+        "training.learningrate=1: no such setting; did you mean training.learning_rate?",
+        "training.num_epochs=a: must be a whole number",
+    ]
+
+
+def test_a_recipe_that_is_not_yaml_is_named(tmp_path: Path) -> None:
+    [problem] = problems(recipe=write(tmp_path, "a: [1\n"))
+    assert "is not valid YAML" in problem
+    assert "line 2" in problem
+
+
+def test_a_recipe_without_the_base_says_what_to_write(tmp_path: Path) -> None:
+    [problem] = problems(recipe=write(tmp_path, "training: {num_epochs: 2}\n"))
+    assert "defaults: [config, _self_]" in problem
+
+
+@pytest.mark.parametrize(("name", "meant"), [("quickstrat", "quickstart"), ("gsm8", "gsm8k")])
+def test_an_unknown_recipe_names_the_nearest(name: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"did you mean {meant}"):
+        find_recipe(name)
+
+
+def test_a_missing_recipe_file_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such recipe file"):
+        find_recipe("nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "rule"),
+    [
+        ("dataset.train_split=1.5", "above 0 and at most 1"),
+        ("training.max_seq_len=5000", "must fit into training.max_tokens_per_gpu=2048"),
+        ("training.effective_batch_size=1", "at least the 2 processes"),
+        ("model.scratch.num_key_value_heads=3", "must divide"),
+        ("eval.batch_size=many", "or auto"),
+        ("training.learning_rate=-1", "must not be negative"),
+        ("training.launcher.env.HF_TOKEN=abc", "named like a secret"),
+        ("dataset.storage_options.secret=abc", "named like a secret"),
+    ],
+)
+def test_a_rule_across_fields_names_the_key(override: str, rule: str) -> None:
+    [problem] = problems(override)
+    assert override.partition("=")[0] in problem
+    assert rule in problem
+
+
+def test_a_secret_is_not_shown_in_the_message() -> None:
+    assert "hush-hush" not in problems("training.launcher.env.HF_TOKEN=hush-hush")[0]
+
+
+def test_kubeflow_address_needs_a_scheme() -> None:
+    [problem] = problems("registry=kubeflow", "registry.address=registry.example")
+    assert "try https://registry.example" in problem
+
+
+@pytest.mark.parametrize("override", ["training.fsdp=no_shard", "training/fsdp=no_shard"])
+def test_a_nested_group_is_chosen_with_a_dot_or_a_slash(override: str) -> None:
+    cfg = compose(find_recipe("quickstart"), [override])
+    assert cfg.training.fsdp.sharding_strategy.value == "NO_SHARD"
+
+
+def test_a_new_key_of_a_free_mapping_needs_no_plus() -> None:
+    cfg = compose(find_recipe("quickstart"), ["training.launcher.env.NCCL_DEBUG=INFO"])
+    assert cfg.training.launcher.env == {"NCCL_DEBUG": "INFO"}
+
+
+def test_a_recipe_finds_its_own_groups_first(tmp_path: Path) -> None:
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "ours.yaml").write_text("uri: ours.jsonl\n")
+    recipe = write(tmp_path, "defaults:\n  - config\n  - override /dataset: ours\n  - _self_\n")
+    assert compose(find_recipe(recipe), []).dataset.uri == "ours.jsonl"
+
+
+@pytest.mark.parametrize("uri", ["synthetic://spell-numbers?rows=9&seed=1", "it's here/x.jsonl", "a b\\c?x=(1)"])
+def test_a_value_that_hydra_can_not_parse_is_taken_as_text(uri: str) -> None:
+    assert compose(find_recipe("quickstart"), [f"dataset.uri={uri}"]).dataset.uri == uri

@@ -1,0 +1,64 @@
+"""Every shipped YAML composes, and what each recipe resolves to is reviewed line by line in golden files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from sft.config.compose import compose, find_recipe, recipes, shipped
+
+GOLDEN = Path(__file__).parent / "golden"
+NEEDS = ["dataset.uri=data.jsonl"]
+RECIPES = [recipe.path for recipe in recipes()]
+GROUP_FILES = sorted(path for path in shipped("conf").rglob("*.yaml") if path.name != "config.yaml")
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}: {value!r}"
+
+
+def test_there_are_recipes_and_groups() -> None:
+    assert len(RECIPES) >= 2
+    assert len(GROUP_FILES) >= 15
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_resolves_to_its_golden_settings(path: Path) -> None:
+    settings = msgspec.to_builtins(compose(find_recipe(str(path)), []))
+    text = "\n".join(sorted(flat(settings))).replace(str(path.parent), "RECIPES") + "\n"
+    golden = GOLDEN / f"{path.stem}.txt"
+    if os.environ.get("UPDATE_GOLDEN") == "1":
+        golden.write_text(text, encoding="utf-8")
+    assert text == golden.read_text(encoding="utf-8"), "UPDATE_GOLDEN=1 accepts the change"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_has_a_purpose_and_its_own_command_in_its_header(path: Path) -> None:
+    header = path.read_text(encoding="utf-8").partition("defaults:")[0]
+    assert find_recipe(str(path)).purpose.endswith(".")
+    assert f"\n#   sft run {path.stem}\n" in header
+    assert "# Hardware:" in header
+    assert "# Expect:" in header
+
+
+@pytest.mark.parametrize("path", GROUP_FILES, ids=lambda path: path.relative_to(shipped("conf")).as_posix())
+def test_every_choice_of_every_group_composes(path: Path, tmp_path: Path) -> None:
+    group = path.parent.relative_to(shipped("conf")).as_posix()
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("defaults: [config, _self_]\n")
+    overrides = [f"{group}={path.stem}", *NEEDS]
+    assert compose(find_recipe(str(recipe)), overrides).name == "mine"
+
+
+def test_no_config_names_code_to_run() -> None:
+    for path in [*RECIPES, *GROUP_FILES, shipped("conf") / "config.yaml"]:
+        assert "_target_" not in path.read_text(encoding="utf-8"), path

@@ -1,0 +1,114 @@
+"""Rows in = rows out, a split that no order changes, and errors that name file and line."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sft.artifacts import DatasetArtifact
+from sft.config.schema import DatasetConfig, OnInvalid
+from sft.errors import DataError
+from sft.progress import Progress
+from sft.stages.dataset import dataset
+
+BAD_ROW = '{"messages": [{"role": "bot", "content": "hi"}]}'
+
+
+def row(number: int) -> str:
+    turns = [{"role": "user", "content": f"n {number}"}, {"role": "assistant", "content": str(number)}]
+    return json.dumps({"messages": turns})
+
+
+def make(folder: Path, rows: Sequence[str], **settings: Any) -> DatasetArtifact:
+    folder.mkdir(exist_ok=True)
+    source, out = folder / "rows.jsonl", folder / "out"
+    source.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    out.mkdir()
+    return dataset(DatasetConfig(uri=str(source), **settings), out, Progress(quiet=True))
+
+
+def lines(path: Path) -> set[str]:
+    return set(path.read_text(encoding="utf-8").splitlines())
+
+
+def test_the_split_has_the_asked_for_size_and_no_overlap(tmp_path: Path) -> None:
+    data = make(tmp_path, [row(n) for n in range(100)], train_split=0.9)
+    assert (data.num_rows, data.num_train, data.num_eval) == (100, 90, 10)
+    train, held = lines(data.train_file), lines(data.eval_file)
+    assert (len(train), len(held), train & held) == (90, 10, set())
+
+
+def test_the_split_does_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
+    rows = [row(n) for n in range(200)]
+    shuffled = random.Random(0).sample(rows, len(rows))
+    first, second = make(tmp_path / "a", rows), make(tmp_path / "b", shuffled)
+    assert lines(first.eval_file) == lines(second.eval_file)
+
+
+def test_another_seed_holds_out_other_samples(tmp_path: Path) -> None:
+    rows = [row(n) for n in range(200)]
+    assert lines(make(tmp_path / "a", rows, seed=1).eval_file) != lines(make(tmp_path / "b", rows, seed=2).eval_file)
+
+
+def test_a_duplicate_is_in_one_half_once_and_counted(tmp_path: Path) -> None:
+    data = make(tmp_path, [row(n % 50) for n in range(150)], train_split=0.5)
+    assert (data.num_duplicates, data.num_train, data.num_eval) == (100, 25, 25)
+    assert not lines(data.train_file) & lines(data.eval_file)
+
+
+def test_dropped_rows_are_kept_with_their_reason_and_all_rows_add_up(tmp_path: Path) -> None:
+    rows = [*(row(n) for n in range(30)), BAD_ROW, row(0), "{"]
+    data = make(tmp_path, rows, on_invalid=OnInvalid.drop, max_samples=20)
+    parts = (data.num_train, data.num_eval, data.num_rejected, data.num_duplicates, data.num_unused)
+    assert parts == (18, 2, 2, 1, 10)
+    assert sum(parts) == data.num_rows == 33
+    rejected = [json.loads(line) for line in (data.root / "rejected.jsonl").read_text().splitlines()]
+    assert [(r["line"], r["rule"]) for r in rejected] == [(31, "unknown-role"), (33, "not-json")]
+
+
+def test_an_invalid_row_stops_with_file_line_rule_and_remedy(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        make(tmp_path, [row(1), row(2), BAD_ROW, row(4)])
+    assert f"{tmp_path}/rows.jsonl:3: unknown-role" in str(caught.value)
+    assert "1 of 4 rows" in str(caught.value)
+    assert "dataset.on_invalid=drop" in str(caught.value)
+
+
+def test_only_the_first_ten_invalid_rows_are_shown(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="… and 15 more"):
+        make(tmp_path, [BAD_ROW] * 25)
+
+
+def test_an_empty_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no valid row"):
+        make(tmp_path, [])
+
+
+def test_a_split_that_leaves_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="leaves the evaluation split empty"):
+        make(tmp_path, [row(1), row(2)], train_split=0.9)
+
+
+def test_all_samples_may_train(tmp_path: Path) -> None:
+    data = make(tmp_path, [row(1), row(2)], train_split=1.0)
+    assert (data.num_train, data.num_eval) == (2, 0)
+
+
+def test_synthetic_rows_read_back_and_never_hold_a_multiple_of_97(tmp_path: Path) -> None:
+    data = dataset(DatasetConfig(uri="synthetic://spell-numbers?rows=500&seed=3"), tmp_path, Progress(quiet=True))
+    asked = [json.loads(line)["messages"][0]["content"] for line in lines(data.train_file)]
+    assert data.num_train == 450
+    assert all(int(text.removeprefix("Spell out ").removesuffix(".")) % 97 for text in asked)
+
+
+@pytest.mark.parametrize(
+    "uri", ["synthetic://poems", "synthetic://spell-numbers?rows=0", "synthetic://spell-numbers?x=1"]
+)
+def test_a_wrong_synthetic_uri_is_an_error(tmp_path: Path, uri: str) -> None:
+    with pytest.raises(DataError, match=r"dataset\.uri=synthetic"):
+        dataset(DatasetConfig(uri=uri), tmp_path, Progress(quiet=True))

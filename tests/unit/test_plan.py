@@ -1,0 +1,98 @@
+"""Which steps a run has, and what makes each of them another one: no more and no less."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import pytest
+
+from sft.config.compose import compose, find_recipe
+from sft.plan import Circumstances, Plan, build_plan
+
+WORLD = Circumstances(
+    dataset_version="1", model_version="", tasks_version="t", num_processes=2, device="cpu", versions={"torch": "2"}
+)
+
+
+def plan(*overrides: str, world: Circumstances = WORLD) -> Plan:
+    return build_plan(compose(find_recipe("quickstart"), overrides), world)
+
+
+def keys(made: Plan) -> dict[str, str]:
+    """Keys when each step's output digest is a function of its key, as where nothing is cut off early."""
+    digests: dict[str, str] = {}
+    for step in made.steps:
+        digests[step.name] = step.key(digests)
+    return digests
+
+
+def changed(*overrides: str, world: Circumstances = WORLD) -> list[str]:
+    before, after = keys(plan()), keys(plan(*overrides, world=world))
+    return [name for name in after if before.get(name) != after[name]]
+
+
+def names(made: Plan) -> list[str]:
+    return [step.name for step in made.steps]
+
+
+def test_a_whole_run_has_seven_steps_in_order() -> None:
+    assert names(plan()) == ["dataset", "model", "tokenize", "evaluate:base", "train", "evaluate:tuned", "register"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "absent", "said"),
+    [
+        (["registry=none"], {"register"}, "registry=none"),
+        (["registry=kubeflow"], {"register"}, "registry.address is empty"),
+        (["eval.baseline=false"], {"evaluate:base"}, None),
+        (["eval=none"], {"evaluate:base", "evaluate:tuned"}, "no eval.tasks"),
+    ],
+)
+def test_what_the_recipe_leaves_out_is_not_in_the_plan(overrides: Sequence[str], absent: set[str], said: str) -> None:
+    made = plan(*overrides)
+    assert set(names(plan())) - set(names(made)) == absent
+    assert (said in made.left_out[0]) if said else made.left_out == ()
+
+
+def test_the_same_configuration_has_the_same_keys() -> None:
+    assert changed() == []
+
+
+@pytest.mark.parametrize(
+    ("override", "again"),
+    [
+        ("eval.log_samples=false", ["evaluate:base", "evaluate:tuned", "register"]),
+        ("registry.description=x", ["register"]),
+        ("training.learning_rate=0.1", ["train", "evaluate:tuned", "register"]),
+        ("training.fsdp=shard_grad_op", ["train", "evaluate:tuned", "register"]),
+        ("training.max_seq_len=100", ["tokenize", "train", "evaluate:tuned", "register"]),
+        ("dataset.seed=1", ["dataset", "model", "tokenize", "evaluate:base", "train", "evaluate:tuned", "register"]),
+        ("name=other", []),
+        ("run_root=elsewhere", []),
+    ],
+)
+def test_a_change_runs_again_only_what_depends_on_it(override: str, again: list[str]) -> None:
+    assert changed(override) == again
+
+
+@pytest.mark.parametrize(
+    ("fact", "value", "first"),
+    [
+        ("dataset_version", "2", "dataset"),
+        ("model_version", "abc", "model"),
+        ("tasks_version", "u", "evaluate:base"),
+        ("num_processes", 4, "train"),
+        ("versions", {"torch": "3"}, "evaluate:base"),
+    ],
+)
+def test_a_change_of_the_world_runs_again_what_depends_on_it(fact: str, value: object, first: str) -> None:
+    assert changed(world=dataclasses.replace(WORLD, **{fact: value}))[0] == first
+
+
+def test_an_equal_dataset_under_another_uri_changes_nothing_downstream() -> None:
+    digests = {"dataset": "d", "model": "m", "tokenize": "t"}
+    first, second = plan(), plan("dataset.uri=synthetic://spell-numbers?rows=3000")
+    by_name = {step.name: step for step in second.steps}
+    for step in first.steps[1:4]:
+        assert step.key(digests) == by_name[step.name].key(digests)

@@ -1,0 +1,140 @@
+"""An artifact appears whole or not at all, once, whoever else is at work."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from pathlib import Path
+
+import pytest
+
+from sft.artifacts import EvalReport, ModelArtifact, Score, digest_of, hash_files
+from sft.errors import StoreError
+from sft.store import Entry, Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(tmp_path / "store")
+    made.open()
+    return made
+
+
+def publish(store: Store, key: str = "k1", text: str = "weights") -> Entry:
+    out = store.staging("model", key, resume=False)
+    (out / "model.safetensors").write_text(text)
+    (out / "logs").mkdir()
+    (out / "logs" / "log.txt").write_text(str(time.time_ns()))
+    made = ModelArtifact(root=out, source="scratch", revision="", external_dir=Path("/models/x"), num_parameters=3)
+    return store.publish(key, "model", made, settings={"a": 1}, inputs={"dataset": "d"}, seconds=1.5)
+
+
+def test_what_was_published_is_found_with_its_types(store: Store) -> None:
+    entry = publish(store)
+    found = store.find("model", "k1")
+    assert found == entry
+    assert found.artifact == ModelArtifact(
+        root=store.root / "model" / "k1",
+        digest=entry.manifest.digest,
+        source="scratch",
+        revision="",
+        external_dir=Path("/models/x"),
+        num_parameters=3,
+    )
+
+
+def test_nested_facts_come_back_typed(store: Store) -> None:
+    out = store.staging("evaluate", "k", resume=False)
+    score = Score(task="t", metric="acc", value=0.5, stderr=None, num_samples=4, higher_is_better=True)
+    report = EvalReport(root=out, model_digest="m", scores=(score,))
+    store.publish("k", "evaluate", report, settings={}, inputs={}, seconds=0.0)
+    found = store.find("evaluate", "k")
+    assert found is not None
+    assert isinstance(found.artifact, EvalReport)
+    assert found.artifact.scores == (score,)
+
+
+def test_equal_content_has_an_equal_digest_whatever_the_logs_say(store: Store) -> None:
+    assert publish(store, "k1").manifest.digest == publish(store, "k2").manifest.digest
+
+
+def test_other_content_has_another_digest(store: Store) -> None:
+    assert publish(store, "k1").manifest.digest != publish(store, "k2", "other").manifest.digest
+
+
+def test_a_digest_is_what_sha256sum_would_give(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("hello")
+    # printf 'hello' | sha256sum; then: sha256sum a | sha256sum
+    line = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824  a\n"
+    import hashlib
+
+    assert digest_of(hash_files(tmp_path)) == hashlib.sha256(line.encode()).hexdigest()
+
+
+def test_what_is_being_made_is_not_found(store: Store) -> None:
+    (store.staging("model", "k1", resume=False) / "model.safetensors").write_text("half")
+    assert store.find("model", "k1") is None
+    assert store.entries() == []
+
+
+def test_staging_is_wiped_unless_it_resumes(store: Store) -> None:
+    (store.staging("train", "k", resume=False) / "state").write_text("x")
+    assert (store.staging("train", "k", resume=True) / "state").exists()
+    assert not (store.staging("train", "k", resume=False) / "state").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "remove", "manifest"])
+def test_a_damaged_artifact_is_an_error_that_says_what_to_remove(store: Store, damage: str) -> None:
+    folder = publish(store).path
+    if damage == "cut":
+        (folder / "model.safetensors").write_text("w")
+    elif damage == "manifest":
+        (folder / "manifest.json").write_text("{")
+    else:
+        (folder / "model.safetensors").unlink()
+    with pytest.raises(StoreError, match="rm -r"):
+        store.find("model", "k1")
+
+
+def test_a_root_that_is_a_file_is_an_error_that_names_the_key(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="run_root"):
+        Store(tmp_path / "file" / "store").open()
+
+
+def test_prune_keeps_what_is_referred_to(store: Store) -> None:
+    kept, gone = publish(store, "k1"), publish(store, "k2")
+    store.staging("train", "abandoned", resume=True)
+    dry = store.prune({str(kept.path)}, dry_run=True)
+    assert gone.path.exists()
+    assert store.prune({str(kept.path)}, dry_run=False) == dry
+    assert store.entries() == [kept]
+    assert not list((store.root / ".staging").iterdir())
+
+
+def test_prune_refuses_while_a_run_is_at_work(store: Store) -> None:
+    with store.in_use(), pytest.raises(StoreError, match="a run is using the store"):
+        store.prune(set(), dry_run=False)
+
+
+def _make_under_lock(root: Path, started: Path) -> None:
+    store = Store(root)
+    with store.lock("model", "k1", waiting=lambda: None):
+        if store.find("model", "k1") is None:
+            (started / str(time.time_ns())).touch()
+            time.sleep(0.3)
+            publish(store)
+
+
+def test_four_processes_make_a_key_once(store: Store, tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    started.mkdir()
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_make_under_lock, args=(store.root, started)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
+    assert len(list(started.iterdir())) == 1
+    assert len(store.entries()) == 1
