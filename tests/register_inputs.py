@@ -1,4 +1,4 @@
-"""What the registry stage gets at the end of a small run, with real files behind it."""
+"""What the registry stage gets at the end of a small run, with real files behind it; and the stage itself, run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sft.artifacts import CheckpointArtifact, DatasetArtifact, EvalReport, ModelArtifact, Score
-from sft.stages.register import RegisterInputs
+from sft.artifacts import CheckpointArtifact, DatasetArtifact, EvalReport, ModelArtifact, RegisteredModel, Score
+from sft.config.schema import RegistryConfig
+from sft.progress import Progress
+from sft.stages.register import RegisterInputs, register
 
 
 def sha(text: str) -> str:
@@ -74,3 +76,27 @@ def register_inputs(root: Path, *, weights: str = "weights", **changes: Any) -> 
         mlflow_artifacts=root / "mlflow",
     )
     return replace(inputs, **changes)
+
+
+class Told(Progress):
+    """Progress that keeps what it was told."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def run_stage(cfg: RegistryConfig, inputs: RegisterInputs, out: Path) -> tuple[RegisteredModel, str]:
+    """What was registered, and what a person was told."""
+    out.mkdir(parents=True)
+    told = Told()
+    model = register(cfg, inputs, out, told)
+    return model, "\n".join(told.lines)
+
+
+def written(folder: Path) -> str:
+    """Everything that a stage left in its files."""
+    return "\n".join(p.read_text() for p in folder.rglob("*") if p.is_file())

@@ -147,7 +147,7 @@ def _complete(client: ModelRegistry, version: ModelVersion, registration: Regist
         held |= outdated
         version.custom_properties = held
         client.update(version)
-        note += f"; {len(outdated)} scores brought up to date"
+        note += "; its scores were brought up to date"
     return Registered(version=label, note=note, facts=held)
 
 

@@ -125,7 +125,7 @@ def _register(registration: Registration, run: TrackingRun, address: str) -> Reg
             client.set_model_version_tag(version.name, version.version, name, value)
         tags = version.tags | outdated
         note = f"the same checkpoint is {version.name} version {version.version} already"
-        note += f"; {len(outdated)} scores brought up to date" if outdated else ""
+        note += "; its scores were brought up to date" if outdated else ""
     else:
         try:
             client.create_registered_model(registration.name)
