@@ -1,0 +1,40 @@
+"""torchrun's agent: ``python -m sft.adapters.instructlab.agent FOLDER TORCHRUN_ARGUMENT…``.
+
+Dies with the orchestrator, and its ranks die with it, since torchrun starts each rank in a session of its own,
+where no signal to a process group reaches it. What torchrun knows of a rank's end goes to ``FOLDER/errors``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from sft.adapters import child
+from sft.adapters.instructlab.worker import ERRORS
+
+NAME = "agent.json"
+
+
+def main() -> None:
+    """Runs torchrun's own main.
+
+    Raises:
+        SystemExit: With status 1 when a rank failed.
+    """
+    child.die_with_parent()
+    os.environ[child.PARENT_PID] = str(os.getpid())
+
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        run.main(sys.argv[2:])
+    except ChildFailedError as error:
+        ended = {str(rank): failure.exitcode for rank, failure in error.failures.items()}
+        child.write_json(Path(sys.argv[1]) / ERRORS / NAME, {"exit_statuses": ended})
+        raise SystemExit(1) from error
+
+
+if __name__ == "__main__":
+    main()

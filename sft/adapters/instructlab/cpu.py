@@ -1,0 +1,91 @@
+"""Lets the library train on a CPU: it asks for CUDA by name in a handful of places.
+
+Entered only where there is no CUDA device. Each replacement cites what it stands in for in
+instructlab-training 0.16.2, accelerate 1.15 or torch 2.13; ``tests/contract`` holds that these still exist.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+
+def computes_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware (AMX or AVX-512); elsewhere it is emulated and slow."""
+    facts = Path("/proc/cpuinfo")
+    return facts.is_file() and any(
+        flag in line.split()
+        for line in facts.read_text(encoding="utf-8").splitlines()
+        if line.startswith("flags")
+        for flag in ("amx_bf16", "avx512_bf16")
+    )
+
+
+@contextmanager
+def as_accelerator() -> Iterator[None]:
+    """Makes the CPU stand where the library expects CUDA devices, until the block ends."""
+    import torch
+    import torch.distributed.fsdp._state_dict_utils as fsdp_state
+    from instructlab.training import accelerator, batch_loss_manager, main_ds
+
+    cpu = torch.device("cpu")
+    init = batch_loss_manager.BatchLossManager.__init__
+    unshard = fsdp_state._common_unshard_pre_state_dict_hook
+
+    def init_on_cpu(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        self.torch_device = cpu  # batch_loss_manager.py:75 torch.device("cuda", local_rank)
+
+    def unshard_in_place(module: Any, state: Any, offload_to_cpu: bool, rank0_only: bool) -> Any:  # noqa: ARG001
+        # To "offload" a tensor that is on the CPU already gives an alias of storage that FSDP then frees.
+        return unshard(module, state, offload_to_cpu=False, rank0_only=rank0_only)
+
+    replaced: list[tuple[object, str, object]] = [
+        # main_ds.py:train, :main; utils.py:set_random_seed works as it is
+        (torch.cuda, "set_device", lambda *_: None),
+        (torch.cuda, "memory_allocated", lambda *_: 0),
+        (torch.cuda, "memory_stats", lambda *_: {"num_alloc_retries": 0}),
+        (torch.cuda, "empty_cache", lambda: None),
+        (torch.Tensor, "cuda", lambda self, *_, **__: self),  # main_ds.py:main ByteTensor([False]).cuda()
+        (accelerator, "TransformersAccel", _cpu_accelerator(accelerator.TransformersAccel)),
+        (batch_loss_manager.BatchLossManager, "__init__", init_on_cpu),
+        (fsdp_state, "_common_unshard_pre_state_dict_hook", unshard_in_place),
+        (main_ds, "compute_validation_loss", _validation_on(main_ds.compute_validation_loss, cpu)),
+    ]
+    with ExitStack() as patches:
+        patches.enter_context(mock.patch.dict(os.environ, {"ACCELERATE_USE_CPU": "true"}))
+        for owner, name, value in replaced:
+            patches.enter_context(mock.patch.object(owner, name, value))
+        yield
+
+
+def _validation_on(compute: Any, device: Any) -> Any:
+    def on_device(model: Any, loader: Any, _device: Any) -> Any:
+        return compute(model, loader, device)
+
+    return on_device
+
+
+def _cpu_accelerator(base: type) -> type:
+    """accelerate turns a MULTI_GPU state into an FSDP one, but never a CPU state (state.py:AcceleratorState)."""
+    import torch
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType
+
+    class CpuFsdpAccelerator(base):  # type: ignore[misc]
+        def __init__(self, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
+            super().__init__(*args, cpu=True, fsdp_plugin=fsdp_plugin, **kwargs)
+            if fsdp_plugin is None or self.state.distributed_type == DistributedType.FSDP:
+                return
+            if self.state._mixed_precision != "no":
+                fsdp_plugin.set_mixed_precision(self.state._mixed_precision)
+            self.state.fsdp_plugin = fsdp_plugin
+            for shared in (self.state.__dict__, PartialState._shared_state):
+                shared["distributed_type"] = DistributedType.FSDP
+                shared["device"] = torch.device("cpu")  # FSDP refuses accelerate's "cpu:0"
+
+    return CpuFsdpAccelerator

@@ -1,0 +1,79 @@
+"""One rank of a training: ``torchrun … -m sft.adapters.instructlab.worker FOLDER``.
+
+Reads ``FOLDER/settings.json``, mends what has to be mended in the library, and calls its own `main_ds.main`.
+A rank that fails leaves ``FOLDER/errors/rank_N.json``, because torchrun's summary does not say why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import sys
+import time
+import traceback
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from sft.adapters import child
+
+ERRORS = "errors"
+SETTINGS = "settings.json"
+
+
+def main() -> None:
+    """Trains; exits with status 1 when this rank failed.
+
+    Raises:
+        SystemExit: With status 1, after the error was written down.
+    """
+    child.die_with_parent()
+    folder = Path(sys.argv[1])
+    settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    try:
+        _train(argparse.Namespace(**settings["main"]), settings["options"])
+    except Exception as error:  # noqa: BLE001 - whatever it is, the orchestrator must read it
+        rank = os.environ["RANK"]
+        child.write_json(folder / ERRORS / f"rank_{rank}.json", {**child.describe(error), "time": time.time()})
+        traceback.print_exc()
+        sys.stderr.flush()
+        # Not SystemExit: other ranks wait in a collective, and interpreter exit would wait for them.
+        os._exit(1)
+
+
+def _train(args: argparse.Namespace, options: dict[str, Any]) -> None:
+    import torch
+    from instructlab.training import main_ds
+    from instructlab.training.utils import set_random_seed
+
+    from sft.adapters.instructlab import cpu, fixes
+
+    cuda = torch.cuda.is_available()
+    bf16 = options["precision"] == "bf16" or (options["precision"] == "auto" and (cuda or cpu.computes_bf16()))
+    num_workers = options["num_loader_workers"]
+    args.disable_flash_attn = not (cuda and _has_flash_attention())
+    with ExitStack() as patches:
+        if not cuda:
+            patches.enter_context(cpu.as_accelerator())
+        patches.enter_context(
+            fixes.options(
+                mixed_precision="bf16" if bf16 else "no",
+                num_workers=(2 if cuda else 0) if num_workers is None else num_workers,
+                gradient_checkpointing=options["gradient_checkpointing"],
+            )
+        )
+        patches.enter_context(fixes.mended())
+        set_random_seed(args.seed)
+        main_ds.main(args)
+
+
+def _has_flash_attention() -> bool:
+    from instructlab.training.model import Model
+
+    return importlib.util.find_spec("flash_attn") is not None and bool(Model.supports_flash_attention())
+
+
+if __name__ == "__main__":
+    main()

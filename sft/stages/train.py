@@ -1,0 +1,110 @@
+"""The training stage: a base model and tokenised samples in, a fine-tuned checkpoint out.
+
+`out` survives a killed run: the library's full states lie in ``out/work``, and the same command continues from
+the last one. What stays at the end is ``model/``, ``metrics.jsonl`` and ``logs/``.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sft.adapters import machine
+from sft.adapters.instructlab import launch
+from sft.adapters.instructlab.settings import LaunchSettings, MainArgs, WorkerOptions
+from sft.artifacts import LOGS_NAME, CheckpointArtifact, ModelArtifact, TokenizedArtifact
+from sft.config.schema import TrainingConfig
+from sft.progress import Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainInputs:
+    """What the training stage takes."""
+
+    model: ModelArtifact
+    tokenized: TokenizedArtifact
+
+
+def num_processes(cfg: TrainingConfig) -> int:
+    """Ranks on this machine: as asked for, else one per GPU, else one."""
+    return cfg.launcher.procs_per_worker or max(1, len(machine.gpus()))
+
+
+def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progress) -> CheckpointArtifact:
+    """Trains to the end, or on from where an earlier try was stopped.
+
+    Args:
+        cfg: The training settings.
+        inputs: Base model and tokenised samples.
+        out: Private staging folder; the same one again after a stop.
+        progress: The run's display.
+
+    Raises:
+        StageError: A rank failed, rows were lost, or the loss is not a number.
+    """
+    work = out / "work"
+    ranks = num_processes(cfg)
+
+    def watch(steps: list[launch.Step], steps_per_epoch: int) -> None:
+        last, total = steps[-1], steps_per_epoch * cfg.num_epochs
+        progress.update(
+            f"step {last.step}/{total}, epoch {last.epoch + 1}/{cfg.num_epochs}, loss {last.loss:.4f}, "
+            f"lr {last.learning_rate:.2e}, {last.samples_per_second:.0f} samples/s"
+        )
+
+    if (work / "full_state").is_dir():
+        progress.say("  continues from the last full state")
+    steps = launch.launch(
+        main_args(cfg, inputs, work, ranks),
+        WorkerOptions(
+            precision=cfg.precision.value,
+            gradient_checkpointing=cfg.gradient_checkpointing,
+            num_loader_workers=cfg.num_loader_workers,
+        ),
+        LaunchSettings(num_processes=ranks, env=dict(cfg.launcher.env)),
+        logs=out / LOGS_NAME,
+        watch=watch,
+    )
+    launch.check_losses(steps)
+    finished = launch.checkpoint(work, inputs.tokenized.num_samples * cfg.num_epochs)
+    with (out / "metrics.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(asdict(step)) + "\n" for step in steps)
+    shutil.rmtree(out / "model", ignore_errors=True)
+    finished.rename(out / "model")
+    shutil.rmtree(work)
+    progress.say(f"  {len(steps)} steps on {ranks} ranks, loss {steps[0].loss:.4f} → {steps[-1].loss:.4f}")
+    return CheckpointArtifact(
+        root=out,
+        num_steps=len(steps),
+        num_epochs=cfg.num_epochs,
+        final_loss=steps[-1].loss,
+        world_size=ranks,
+    )
+
+
+def main_args(cfg: TrainingConfig, inputs: TrainInputs, work: Path, ranks: int) -> MainArgs:
+    """The one place where our settings become the library's."""
+    # On one rank torch turns every sharding strategy into NO_SHARD, with a warning.
+    strategy = cfg.fsdp.sharding_strategy.value if ranks > 1 else "NO_SHARD"
+    return MainArgs(
+        model_name_or_path=str(inputs.model.model_dir),
+        data_path=str(inputs.tokenized.data_file),
+        output_dir=str(work),
+        num_epochs=cfg.num_epochs,
+        effective_batch_size=cfg.effective_batch_size,
+        max_batch_len=cfg.max_tokens_per_gpu,
+        learning_rate=cfg.learning_rate,
+        lr_scheduler=cfg.lr_scheduler.value,
+        num_warmup_steps=cfg.warmup_steps,
+        adamw_weight_decay=cfg.weight_decay,
+        adamw_beta1=cfg.beta1,
+        adamw_beta2=cfg.beta2,
+        adamw_eps=cfg.adam_epsilon,
+        seed=cfg.seed,
+        fsdp_sharding_strategy=strategy,
+        cpu_offload_params_fsdp=cfg.fsdp.cpu_offload_params,
+        accelerate_full_state_at_epoch=cfg.full_state_at_epoch,
+        trust_remote_code=inputs.model.trust_remote_code,
+    )

@@ -1,0 +1,67 @@
+"""What the import contracts can't see: what a command really loads, and what ships."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from sft.config.compose import recipes, shipped
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "transformers", "datasets", "lm_eval", "mlflow", "numpy", "pyarrow", "instructlab", "fsspec")
+
+
+def loaded(*arguments: str, cwd: Path) -> set[str]:
+    """Names of the heavy packages that a command has loaded when it ends."""
+    code = (
+        "import sys; from sft.cli import main; status = main(sys.argv[1:]);"
+        f"print('LOADED', *(name for name in {HEAVY!r} if name in sys.modules)); sys.exit(status)"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    answer = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True)
+    return set(answer.stdout.rpartition("LOADED")[2].split())
+
+
+@pytest.mark.parametrize("arguments", [["recipes"], ["store"], ["plan", "quickstart"]], ids=lambda a: a[0])
+def test_looking_loads_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
+    assert loaded(*arguments, cwd=tmp_path) == set()
+
+
+def test_help_does_not_load_hydra(tmp_path: Path) -> None:
+    code = "import sys\ntry:\n    from sft.cli import main; main(['--help'])\nfinally:\n    assert 'hydra' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_every_room_imports(tmp_path: Path) -> None:
+    modules = sorted(ROOT.glob("sft/**/*.py"))
+    assert len(modules) > 20
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in modules if path.stem != "__main__"]
+    code = f"import importlib\nfor name in {names!r}: importlib.import_module(name.removesuffix('.__init__'))"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
+def test_an_editable_install_reads_the_checkout() -> None:
+    assert shipped("conf") == ROOT / "conf"
+
+
+def test_a_wheel_carries_configs_and_recipes_and_works_without_a_checkout(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    [wheel] = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    assert (site / "sft" / "py.typed").is_file()
+    environment = {"PYTHONPATH": str(site), "PATH": "/usr/bin:/bin"}
+    run = [sys.executable, "-m", "sft"]
+    listed = subprocess.run(
+        [*run, "recipes"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == [recipe.name for recipe in recipes()]
+    planned = subprocess.run(
+        [*run, "plan", "quickstart"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert f"include_path: {site}/sft/recipes/tasks" in planned.stdout
