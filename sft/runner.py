@@ -26,21 +26,19 @@ from sft.artifacts import (
     EvalReport,
     ModelArtifact,
     TokenizedArtifact,
-    digest_of,
-    hash_files,
 )
 from sft.config.schema import RunConfig
-from sft.errors import ConfigError, Problem, SftError, StageError
+from sft.errors import SftError, StageError
 from sft.plan import Circumstances, Plan, Step, build_plan
 from sft.progress import Progress
 from sft.stages.dataset import dataset
 from sft.stages.dataset import source_version as dataset_version
-from sft.stages.evaluate import EvaluateInputs, evaluate
+from sft.stages.evaluate import EvaluateInputs, evaluate, tasks_version
 from sft.stages.model import ModelInputs, model
 from sft.stages.model import source_version as model_version
 from sft.stages.register import RegisterInputs, register
 from sft.stages.tokenize import TokenizeInputs, tokenize
-from sft.stages.train import TrainInputs, train
+from sft.stages.train import TrainInputs, num_processes, train
 from sft.store import Entry, Store
 
 log = logging.getLogger(__name__)
@@ -72,8 +70,8 @@ def circumstances(cfg: RunConfig) -> Circumstances:
     return Circumstances(
         dataset_version=dataset_version(cfg.dataset),
         model_version=model_version(cfg.model),
-        tasks_version=_tasks_version(cfg.eval.include_path),
-        num_processes=cfg.training.launcher.procs_per_worker or max(1, len(machine.gpus())),
+        tasks_version=tasks_version(cfg.eval),
+        num_processes=num_processes(cfg.training),
         device=machine.device(),
         versions=record.versions(),
     )
@@ -321,12 +319,3 @@ def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str | int
         elif value is not None:
             plain = value if isinstance(value, str | int | float | bool) else msgspec.json.encode(value).decode()
             yield prefix + name, logs.redact(plain) if isinstance(plain, str) else plain
-
-
-def _tasks_version(include_path: str | None) -> str:
-    if include_path is None:
-        return ""
-    folder = Path(include_path).expanduser()
-    if not folder.is_dir():
-        raise ConfigError([Problem(key="eval.include_path", value=include_path, rule="no such folder")])
-    return digest_of(hash_files(folder))
