@@ -38,13 +38,19 @@ class _Redacting(logging.Formatter):
 
 
 def configure(*, debug: bool) -> None:
-    """Sends warnings (with `debug`, everything of ours) to standard error, secrets masked."""
+    """Sends warnings (with `debug`, also everything of ours) to standard error, secrets masked."""
+    root, ours = logging.getLogger(), logging.getLogger("sft")
+    root.handlers[:] = [_to_stderr(logging.WARNING)]
+    ours.handlers[:] = [_to_stderr(logging.DEBUG)] if debug else []
+    ours.setLevel(logging.DEBUG if debug else logging.WARNING)
+    ours.propagate = not debug
+
+
+def _to_stderr(level: int) -> logging.Handler:
     handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(level)
     handler.setFormatter(_Redacting("%(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)
-    logging.getLogger("sft").setLevel(logging.DEBUG if debug else logging.WARNING)
+    return handler
 
 
 def complain(problem: object) -> None:

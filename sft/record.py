@@ -96,7 +96,7 @@ def load(folder: Path) -> RunRecord | None:
     """The record in a run's folder; None where there is none that this version can read."""
     try:
         return msgspec.json.decode((folder / NAME).read_bytes(), type=RunRecord)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
         return None
 
 

@@ -153,20 +153,25 @@ class _Run:
         key = step.key(inputs)
         note = rec.step(step.name)
         note.key, note.inputs = key, inputs
-        with self.progress.stage(step.name):
-            entry = self.store.find(step.stage, key)
-            if entry is None:
-                with self.store.lock(step.stage, key, lambda: self.progress.update("waiting: another run makes it")):
-                    entry = self.store.find(step.stage, key)
-                    if entry is None:
-                        entry = self._make(step, key, inputs, artifacts)
-                        _note_output(note, entry, reused=False)
-        if note.output is None:
-            _note_output(note, entry, reused=True)
-            self.progress.say(f"= {step.name}: done before, {entry.path}")
+        entry = self.store.find(step.stage, key)
+        if entry is None:
+            with self.progress.stage(step.name):
+                entry, made = self._find_or_make(step, key, inputs, artifacts)
         else:
-            self.progress.say(f"✓ {step.name}: {entry.manifest.seconds:.1f} s, {entry.path}")
+            made = False
+        note.reused, note.seconds, note.path = not made, entry.manifest.seconds, str(entry.path)
+        note.output, note.files, note.facts = entry.manifest.digest, entry.manifest.files, entry.manifest.facts
+        how = f"✓ {step.name}: {entry.manifest.seconds:.1f} s" if made else f"= {step.name}: done before"
+        self.progress.say(f"{how}, {entry.path}")
         return entry.artifact
+
+    def _find_or_make(
+        self, step: Step, key: str, inputs: Mapping[str, str], artifacts: Mapping[str, Artifact]
+    ) -> tuple[Entry, bool]:
+        """What another run made while we waited for it, else what we make; and whether we did."""
+        with self.store.lock(step.stage, key, lambda: self.progress.update("waiting: another run makes it")):
+            entry = self.store.find(step.stage, key)
+            return (entry, False) if entry else (self._make(step, key, inputs, artifacts), True)
 
     def _make(self, step: Step, key: str, inputs: Mapping[str, str], artifacts: Mapping[str, Artifact]) -> Entry:
         out = self.store.staging(step.stage, key, resume=step.stage == "train")
@@ -278,12 +283,6 @@ def _noted(rec: record.RunRecord, step: Step, folder: Path) -> Iterator[None]:
         raise
     finally:
         rec.save(folder)
-
-
-def _note_output(note: record.StepRecord, entry: Entry, *, reused: bool) -> None:
-    manifest = entry.manifest
-    note.reused, note.seconds, note.path = reused, manifest.seconds, str(entry.path)
-    note.output, note.files, note.facts = manifest.digest, manifest.files, manifest.facts
 
 
 def _new_record(cfg: RunConfig, plan: Plan, folder: Path, recipe: Path, command: Sequence[str]) -> record.RunRecord:

@@ -31,10 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] in (["-sc"], ["--shell-completion"]):
-        from sft.cli.completion import execute as complete
-
-        return complete(arguments)
-    options = _parser().parse_args(arguments)
+        options = argparse.Namespace(command="completion", debug=False)
+    else:
+        options = _parser().parse_args(arguments)
     if "--debug" in getattr(options, "overrides", []):
         options.overrides.remove("--debug")
         options.debug = True
@@ -65,6 +64,10 @@ def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
             from sft.cli.plan import execute as plan
 
             return plan(options.recipe, options.overrides)
+        case "completion":
+            from sft.cli.completion import execute as complete
+
+            return complete(arguments)
         case "recipes":
             from sft.cli.recipes import execute as recipes
 
@@ -89,7 +92,8 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=f"{text}.")
         command.add_argument("recipe", metavar="RECIPE", help="a name from `sft recipes`, or the path of a YAML")
         rest = "key=value, group=choice, and Hydra's own flags (-m, --cfg job, --info …)"
-        command.add_argument("overrides", nargs=argparse.REMAINDER, metavar="OVERRIDE", help=rest)
+        overrides = command.add_argument("overrides", nargs=argparse.REMAINDER, metavar="OVERRIDE", help=rest)
+        overrides.required = False
     commands.add_parser("recipes", help="list the shipped recipes")
     store = commands.add_parser("store", help="list or prune the artifact store")
     store.add_argument("action", nargs="?", choices=["list", "prune"], default="list")

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from sft.cli.run import through_hydra
-from sft.config.compose import find_recipe, recipes
+from sft.config.compose import find_recipe, recipes, search_path_override
 from sft.progress import Progress
 
 _COMMANDS = ("run", "plan", "recipes", "store")
@@ -26,6 +26,6 @@ def execute(arguments: Sequence[str]) -> int:
             Progress().say(" ".join(recipe.name for recipe in recipes()))
             return 0
         recipe = find_recipe(words[2])
-        os.environ["COMP_LINE"] = " ".join([words[0], *words[3:]])
+        os.environ["COMP_LINE"] = " ".join([words[0], search_path_override(recipe), *words[3:]])
     through_hydra(recipe, arguments, lambda _: None)
     return 0

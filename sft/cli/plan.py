@@ -22,6 +22,16 @@ from sft.progress import Progress
 from sft.stages import dataset, model
 from sft.store import Entry, Store
 
+_GROUPS = {
+    "dataset": "dataset",
+    "model": "model",
+    "tokenize": "training",
+    "train": "training",
+    "evaluate": "eval",
+    "register": "registry",
+}
+"""Config group of each stage."""
+
 
 def execute(name_or_path: str, arguments: Sequence[str]) -> int:
     """Prints the plan of one run.
@@ -55,16 +65,21 @@ def _why(name: str, plan: Plan, have: Mapping[str, Entry], store: Store) -> str:
     step = next(step for step in plan.steps if step.name == name)
     if absent := [needed for needed in step.needs if needed not in have]:
         return f"takes what {' and '.join(absent)} will make"
-    earlier = [entry for entry in store.entries() if entry.manifest.stage == step.stage]
-    if not earlier:
+    digests = {needed: have[needed].manifest.digest for needed in step.needs}
+    group = _GROUPS[step.stage]
+    changes: list[list[str]] = [
+        _changes(old.settings, msgspec.to_builtins(step.settings), f"{group}.")
+        + [f"another {needed}" for needed in step.needs if old.inputs.get(needed) != digests[needed]]
+        for old in (entry.manifest for entry in store.entries())
+        if old.stage == step.stage and set(old.inputs) == set(digests)
+    ]
+    if not changes:
         return "never done in this run_root"
-    old = earlier[-1].manifest
-    changed = _changes(old.settings, msgspec.to_builtins(step.settings))
-    changed += [f"another {needed}" for needed in step.needs if old.inputs.get(needed) != have[needed].manifest.digest]
-    return f"since it was last done: {', '.join(changed)}" if changed else "not done for this model and data"
+    fewest = min(range(len(changes)), key=lambda place: len(changes[place]))
+    return f"differs from what is done: {', '.join(changes[fewest])}"
 
 
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str) -> list[str]:
     changes = []
     for key in sorted({*old, *new}):
         before, after = old.get(key), new.get(key)
@@ -72,8 +87,12 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -
             changes += _changes(before, after, f"{prefix}{key}.")
         elif before != after:
             plain = all(len(str(value)) <= 40 for value in (before, after))
-            changes.append(f"{prefix}{key} {before} → {after}" if plain else f"{prefix}{key} changed")
+            changes.append(f"{prefix}{key} {_shown(before)} → {_shown(after)}" if plain else f"{prefix}{key} changed")
     return changes
+
+
+def _shown(value: object) -> str:
+    return "null" if value is None else str(value)
 
 
 def _facts(cfg: RunConfig, have: Mapping[str, Entry]) -> list[str]:

@@ -44,18 +44,36 @@ def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progres
     Raises:
         StageError: A rank failed, rows were lost, or the loss is not a number.
     """
-    work = out / "work"
     ranks = num_processes(cfg)
+    metrics, model_dir, work = out / "metrics.jsonl", out / "model", out / "work"
+    if not model_dir.is_dir():  # it is the last thing to appear: an earlier try may have been stopped right after
+        steps, trained = _run(cfg, inputs, out, work, progress)
+        with metrics.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(asdict(step)) + "\n" for step in steps)
+        trained.rename(model_dir)
+    if work.exists():
+        shutil.rmtree(work)
+    losses = [json.loads(line)["loss"] for line in metrics.read_text(encoding="utf-8").splitlines()]
+    progress.say(f"  {len(losses)} steps on {ranks} ranks, loss {losses[0]:.4f} → {losses[-1]:.4f}")
+    return CheckpointArtifact(
+        root=out, num_steps=len(losses), num_epochs=cfg.num_epochs, final_loss=losses[-1], world_size=ranks
+    )
 
-    def watch(steps: list[launch.Step], steps_per_epoch: int) -> None:
-        last, total = steps[-1], steps_per_epoch * cfg.num_epochs
+
+def _run(
+    cfg: TrainingConfig, inputs: TrainInputs, out: Path, work: Path, progress: Progress
+) -> tuple[list[launch.Step], Path]:
+    """Every step of the run, and the folder of the trained model."""
+
+    def watch(step: launch.Step, steps_per_epoch: int) -> None:
         progress.update(
-            f"step {last.step}/{total}, epoch {last.epoch + 1}/{cfg.num_epochs}, loss {last.loss:.4f}, "
-            f"lr {last.learning_rate:.2e}, {last.samples_per_second:.0f} samples/s"
+            f"step {step.step}/{steps_per_epoch * cfg.num_epochs}, epoch {step.epoch + 1}/{cfg.num_epochs}, "
+            f"loss {step.loss:.4f}, lr {step.learning_rate:.2e}, {step.samples_per_second:.0f} samples/s"
         )
 
     if (work / "full_state").is_dir():
         progress.say("  continues from the last full state")
+    ranks = num_processes(cfg)
     steps = launch.launch(
         main_args(cfg, inputs, work, ranks),
         WorkerOptions(
@@ -68,20 +86,7 @@ def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progres
         watch=watch,
     )
     launch.check_losses(steps)
-    finished = launch.checkpoint(work, inputs.tokenized.num_samples * cfg.num_epochs)
-    with (out / "metrics.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(asdict(step)) + "\n" for step in steps)
-    shutil.rmtree(out / "model", ignore_errors=True)
-    finished.rename(out / "model")
-    shutil.rmtree(work)
-    progress.say(f"  {len(steps)} steps on {ranks} ranks, loss {steps[0].loss:.4f} → {steps[-1].loss:.4f}")
-    return CheckpointArtifact(
-        root=out,
-        num_steps=len(steps),
-        num_epochs=cfg.num_epochs,
-        final_loss=steps[-1].loss,
-        world_size=ranks,
-    )
+    return steps, launch.checkpoint(work, inputs.tokenized.num_samples * cfg.num_epochs)
 
 
 def main_args(cfg: TrainingConfig, inputs: TrainInputs, work: Path, ranks: int) -> MainArgs:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import multiprocessing
 import os
 import shutil
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from typing import Any
 import msgspec
 
 from sft.adapters import child
+from sft.adapters.instructlab import fixes
 from sft.errors import DataError
 
 _NO_LOSS = -100
@@ -65,7 +67,9 @@ def _tokenize(request: dict[str, Any]) -> Mapping[str, Any]:
     if len(parts) == 1:
         counts = [_tokenize_part(parts[0])]
     else:
-        with ProcessPoolExecutor(len(parts)) as pool:
+        os.environ[child.PARENT_PID] = str(os.getpid())
+        fork = multiprocessing.get_context("fork")  # safe: nothing that starts threads is imported yet
+        with ProcessPoolExecutor(len(parts), fork, initializer=child.die_with_parent) as pool:
             counts = list(pool.map(_tokenize_part, parts))
     whole = _Counts()
     with target.open("wb") as joined:
@@ -98,6 +102,8 @@ def _ranges(file: Path, num_processes: int) -> list[tuple[int, int]]:
 
 
 def _tokenize_part(part: _Part) -> _Counts:
+    fixes.without_trackers()
+
     from instructlab.training.data_process import configure_tokenizer, unmask_sample
 
     tokenizer = configure_tokenizer(part.model_dir)
@@ -106,8 +112,12 @@ def _tokenize_part(part: _Part) -> _Counts:
         lines.seek(part.begin)
         while lines.tell() < part.end:
             sample = msgspec.json.decode(lines.readline())
-            row: Mapping[str, Any] = unmask_sample(sample, tokenizer)
             counts.num_samples += 1
+            try:
+                row: Mapping[str, Any] = unmask_sample(sample, tokenizer)
+            except Exception as error:  # whatever a template raises; which sample it was is nowhere in it
+                conversation = json.dumps(sample["messages"], ensure_ascii=False)[:300]
+                raise DataError(f"the chat template or its loss mask fails on {conversation}: {error}") from error
             if counts.num_samples <= _CHECKED_ROWS:
                 check_mask(sample["messages"], row, tokenizer, str(part.file))
             num_loss_tokens = len(row["labels"]) - row["labels"].count(_NO_LOSS)

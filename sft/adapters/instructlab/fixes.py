@@ -6,12 +6,20 @@ replace names inside the library's modules for as long as a block runs; ``tests/
 
 from __future__ import annotations
 
+import logging
+import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+log = logging.getLogger(__name__)
+
+WHOLE = ".whole"
+"""Marks a full state that every rank has written to its end."""
 
 Pack = Callable[..., list[list[int]]]
 
@@ -78,8 +86,8 @@ def even_counts(pack: Pack) -> Pack:
 def whole_states_only(load: Callable[..., None]) -> Callable[..., None]:
     """Trap 13, utils.py:916@0.16.2: the newest full state is loaded, even one that a kill cut short.
 
-    A state is whole once its metadata, which is written last, can be read; others are removed by the main process.
-    Can go when states are published atomically upstream.
+    A state without the mark of `keeping_the_newest` is removed by the main process before any rank loads one. Can go
+    when states are published atomically upstream.
     """
 
     def load_whole(args: Any, accelerator: Any) -> None:
@@ -87,7 +95,7 @@ def whole_states_only(load: Callable[..., None]) -> Callable[..., None]:
 
         if dist.get_rank() == 0:
             for state in (Path(args.output_dir) / "full_state").glob("*"):
-                if not is_whole(state):
+                if not (state / WHOLE).exists():
                     shutil.rmtree(state)
         dist.barrier()
         load(args=args, accelerator=accelerator)
@@ -95,23 +103,11 @@ def whole_states_only(load: Callable[..., None]) -> Callable[..., None]:
     return load_whole
 
 
-def is_whole(state: Path) -> bool:
-    """Whether a full state was written to its end."""
-    import pickle
-
-    import torch
-
-    try:
-        torch.load(state / "training_metadata.json")
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError):
-        return False
-    return True
-
-
 def keeping_the_newest(save: Callable[..., None]) -> Callable[..., None]:
-    """Trap 13, utils.py:828@0.16.2: full states and checkpoints of all epochs pile up.
+    """Trap 13, utils.py:828@0.16.2: nothing says that a full state is whole, and those of all epochs pile up.
 
-    What is older than the one just written is removed once that one is whole. Can go when upstream prunes.
+    Once every rank has written its part, the state is marked, and what is older than it is removed. Can go when
+    upstream publishes states atomically and prunes.
     """
 
     def save_and_prune(*args: Any, **kwargs: Any) -> None:
@@ -121,6 +117,8 @@ def keeping_the_newest(save: Callable[..., None]) -> Callable[..., None]:
         dist.barrier()
         if dist.get_rank() == 0:
             root = Path(kwargs["args"].output_dir)
+            if kwargs.get("full_state"):
+                (root / "full_state" / f"epoch_{kwargs['epoch']}" / WHOLE).touch()
             for kind in ("full_state", "hf_format"):
                 for older in sorted((root / kind).glob("*"), key=_number)[:-1]:
                     shutil.rmtree(older)
@@ -134,10 +132,23 @@ def _number(path: Path) -> int:
     return int(path.name.rpartition("_")[2])
 
 
+def without_trackers() -> None:
+    """Trap 15, logger.py:46,946@0.16.2: importing MLflow takes 2 s, and its variables alone switch tracking on.
+
+    Called before the library is imported: what the registry stage uses is no order to the trainer. Can go when
+    upstream imports trackers where they are asked for.
+    """
+    for tracker in ("mlflow", "wandb"):
+        sys.modules[tracker] = None  # type: ignore[assignment] # what Python takes for "can't be imported"
+    for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "WANDB_PROJECT"):
+        os.environ.pop(variable, None)
+
+
 def cache_compiled_packer() -> None:
     """padded_batch_packer.py:14@0.16.2: the packers are compiled anew in every process, 2 to 3 s before step 1.
 
-    Turns on numba's own cache on disk. Can go when upstream says ``@njit(cache=True)``.
+    Turns on numba's own cache on disk, where it finds a folder to write. Can go when upstream says
+    ``@njit(cache=True)``.
     """
     from instructlab.training import batch_packer, padded_batch_packer
     from numba.core.dispatcher import Dispatcher
@@ -145,4 +156,7 @@ def cache_compiled_packer() -> None:
     for module in (padded_batch_packer, batch_packer):
         for function in vars(module).values():
             if isinstance(function, Dispatcher):
-                function.enable_caching()
+                try:
+                    function.enable_caching()
+                except RuntimeError as error:  # "no locator available": a read-only home and installation
+                    log.warning("the packer is compiled in every process: %s", error)

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -25,6 +26,7 @@ from sft.errors import StageError
 
 _METRICS = "training_params_and_metrics_global0.jsonl"
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "MemoryError")
+_LESS_MEMORY = "lower training.max_tokens_per_gpu, or shard more: training/fsdp=full_shard"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,7 @@ def launch(
     settings: LaunchSettings,
     *,
     logs: Path,
-    watch: Callable[[list[Step], int], None],
+    watch: Callable[[Step, int], None],
 ) -> list[Step]:
     """Trains to the end, from the last full state where there is one.
 
@@ -67,10 +69,10 @@ def launch(
         options: What it hard-codes.
         settings: The processes.
         logs: Folder for the log and the ranks' errors.
-        watch: Called now and then with the steps so far and their expected total.
+        watch: Called now and then with the newest step and the number of steps of an epoch.
 
     Returns:
-        Every optimizer step of the run.
+        Every optimizer step of the run, those before a restart included.
 
     Raises:
         StageError: A rank failed; the message is the first one's own error.
@@ -82,31 +84,34 @@ def launch(
     torchrun = ["--standalone", "--nproc-per-node", str(settings.num_processes), "--max-restarts", "0"]
     worker = ["-m", "sft.adapters.instructlab.worker", str(logs)]
     agent = [sys.executable, "-m", "sft.adapters.instructlab.agent", str(logs)]
-    follower = _Follower(Path(main.output_dir) / _METRICS, watch)
+    metrics = _Metrics(Path(main.output_dir) / _METRICS, main.effective_batch_size, watch)
     log = logs / "train.log"
     status = supervise(
         [*agent, *torchrun, *worker],
         log=log,
         env=_environment(settings, main),
-        poll=follower.look,
+        poll=metrics.read,
         poll_seconds=0.5,
     )
     if status != 0:
         raise _failure(errors, status, log)
-    follower.look()
-    return follower.steps()
+    metrics.read()
+    return metrics.steps()
 
 
-class _Follower:
-    """Reads the library's metrics file as it grows; a row of a repeated step replaces the earlier one."""
+class _Metrics:
+    """The library's metrics file as it grows. Trap 8: a restart repeats rows and counts its steps from 1 again."""
 
-    def __init__(self, path: Path, watch: Callable[[list[Step], int], None]) -> None:
+    def __init__(self, path: Path, batch_size: int, watch: Callable[[Step, int], None]) -> None:
         self._path = path
+        self._batch_size = batch_size
         self._watch = watch
         self._offset = 0
-        self._rows: dict[tuple[int, int], dict[str, Any]] = {}
+        self._steps: dict[int, Step] = {}
+        if path.exists():  # the try before may have been killed in the middle of a row
+            os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
 
-    def look(self) -> None:
+    def read(self) -> None:
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
@@ -114,32 +119,28 @@ class _Follower:
             new = file.read()
         whole = new[: new.rfind(b"\n") + 1]
         self._offset += len(whole)
-        for line in whole.splitlines():
-            row = json.loads(line)
-            if "avg_loss" in row:
-                self._rows[row["epoch"], row["samples_seen"]] = row
-        if whole and self._rows:
-            self._watch(self.steps(), row_total(next(reversed(self._rows.values()))))
+        rows = [row for row in map(json.loads, whole.splitlines()) if "avg_loss" in row]
+        for row in rows:
+            step = self._step(row)
+            self._steps[step.step] = step
+        if rows:
+            self._watch(self._step(rows[-1]), rows[-1]["num_epoch_steps"])
 
     def steps(self) -> list[Step]:
-        return [
-            Step(
-                step=number,
-                epoch=row["epoch"],
-                samples_seen=row["samples_seen"],
-                loss=row["avg_loss"],
-                learning_rate=row["lr"],
-                num_tokens=row["num_tokens_rank0"],
-                num_loss_tokens=row["num_loss_counted_tokens"],
-                samples_per_second=row["overall_throughput"],
-            )
-            for number, (_, row) in enumerate(sorted(self._rows.items()), start=1)
-        ]
+        return [step for _, step in sorted(self._steps.items())]
 
-
-def row_total(row: dict[str, Any]) -> int:
-    """Steps of an epoch, from one of its rows."""
-    return int(row["num_epoch_steps"])
+    def _step(self, row: dict[str, Any]) -> Step:
+        samples_in_epoch = row["samples_seen"] - row["epoch"] * row["total_samples"]
+        return Step(
+            step=row["epoch"] * row["num_epoch_steps"] + math.ceil(samples_in_epoch / self._batch_size),
+            epoch=row["epoch"],
+            samples_seen=row["samples_seen"],
+            loss=row["avg_loss"],
+            learning_rate=row["lr"],
+            num_tokens=row["num_tokens_rank0"],  # summed over ranks, whatever its name says
+            num_loss_tokens=row["num_loss_counted_tokens"],
+            samples_per_second=row["overall_throughput"],
+        )
 
 
 def _environment(settings: LaunchSettings, main: MainArgs) -> dict[str, str]:
@@ -148,25 +149,30 @@ def _environment(settings: LaunchSettings, main: MainArgs) -> dict[str, str]:
         "OMP_NUM_THREADS": str(max(1, cores // settings.num_processes)),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",  # the model is local by now; nothing else is to be fetched
+        "HF_DATASETS_CACHE": str(Path(main.output_dir) / "datasets"),  # else a copy of the data stays in the home
         "TRUST_REMOTE_CODE": "1" if main.trust_remote_code else "0",
         **settings.env,
     }
 
 
 def _failure(errors: Path, status: int, log: Path) -> StageError:
-    """The first rank's own error; where no rank could write one, how it ended."""
+    """Why the run ended: a rank that was killed, else the first rank's own error, else torchrun's status.
+
+    A killed rank comes first because the others then only see their connection to it close.
+    """
+    agent = errors / AGENT_NAME
+    statuses = json.loads(agent.read_text(encoding="utf-8"))["exit_statuses"] if agent.exists() else {}
+    for rank, rank_status in statuses.items():
+        if rank_status < 0:
+            fix = _LESS_MEMORY if -rank_status == signal.SIGKILL else None
+            return StageError(f"training failed: rank {rank} {ended(rank_status)}", fix=fix, log=log)
     own = [json.loads(path.read_text(encoding="utf-8")) for path in errors.glob("rank_*.json")]
     if own:
         first = min(own, key=lambda error: float(error["time"]))
-        if any(sign in str(first["message"]) or sign == first["type"] for sign in _OUT_OF_MEMORY):
-            first["fix"] = "lower training.max_tokens_per_gpu, or shard more: training.fsdp=full_shard"
+        if any(sign in f"{first['type']}: {first['message']}" for sign in _OUT_OF_MEMORY):
+            first["fix"] = _LESS_MEMORY
         return failure(first, what="training", log=log)
-    agent = errors / AGENT_NAME
-    if agent.exists():
-        statuses = json.loads(agent.read_text(encoding="utf-8"))["exit_statuses"]
-        rank, rank_status = min(statuses.items(), key=lambda item: item[1])
-        return StageError(f"training failed: rank {rank} {ended(rank_status)}; last lines:\n{tail(log)}", log=log)
-    return StageError(f"training failed: torchrun {ended(status)}; last lines:\n{tail(log)}", log=log)
+    return StageError(f"training failed: torchrun {ended(status)}; its last lines:\n{tail(log)}", log=log)
 
 
 def checkpoint(output_dir: Path, num_samples: int) -> Path:

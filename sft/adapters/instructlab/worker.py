@@ -44,14 +44,17 @@ def main() -> None:
 
 
 def _train(args: argparse.Namespace, options: dict[str, Any]) -> None:
+    from sft.adapters.instructlab import cpu, fixes
+
+    fixes.without_trackers()
+
     import torch
     from instructlab.training import main_ds
     from instructlab.training.utils import set_random_seed
 
-    from sft.adapters.instructlab import cpu, fixes
-
     cuda = torch.cuda.is_available()
-    bf16 = options["precision"] == "bf16" or (options["precision"] == "auto" and (cuda or cpu.computes_bf16()))
+    computes_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else cpu.computes_bf16()
+    bf16 = options["precision"] == "bf16" or (options["precision"] == "auto" and computes_bf16)
     num_workers = options["num_loader_workers"]
     args.disable_flash_attn = not (cuda and _has_flash_attention())
     with ExitStack() as patches:
