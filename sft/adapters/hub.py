@@ -66,7 +66,7 @@ def commit_of(repo: str, revision: str | None, *, kind: str) -> str:
         if ref.is_file():
             return ref.read_text(encoding="utf-8").strip()
         raise DataError(
-            f"{kind} {repo}: the hub can't be reached and the cache has no copy ({type(error).__name__})",
+            f"{kind} {repo}: no such path here, no copy in the cache, and the hub is away ({type(error).__name__})",
             fix="check the network and HF_ENDPOINT, or use a local folder",
         ) from error
     return str(info.sha)

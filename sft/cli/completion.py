@@ -27,5 +27,5 @@ def execute(arguments: Sequence[str]) -> int:
             return 0
         recipe = find_recipe(words[2])
         os.environ["COMP_LINE"] = " ".join([words[0], search_path_override(recipe), *words[3:]])
-    through_hydra(recipe, arguments, lambda _: None)
+    through_hydra(recipe, arguments[:1], arguments[1:], lambda _: None)
     return 0

@@ -41,26 +41,27 @@ def execute(name_or_path: str, arguments: Sequence[str], command: Sequence[str])
     else:
         compose.compose(recipe, overrides)
     progress = Progress()
-    failed: list[str] = []
+    failed: list[tuple[str, SftError]] = []
 
     def job(composed: DictConfig) -> None:
-        job_name = _job_name()
-        if job_name:
-            progress.say(f"\n[{job_name}]")
+        name = _job_name(overrides)
+        if name:
+            progress.say(f"\n[{name}]")
         try:
             cfg = compose.to_run_config(composed, recipe)
             result = runner.run(cfg, recipe=recipe.path, command=command, progress=progress)
-        except SftError as error:
-            if not job_name:
-                raise
-            failed.append(job_name)
-            logs.complain(error)
-            return
-        tell(result, progress)
+        except SftError as error:  # kept, as Hydra would print it in its own way; the next job goes on
+            failed.append((name, error))
+            if name:
+                logs.complain(error)
+        else:
+            tell(result, progress)
 
-    through_hydra(recipe, [*flags, *_QUIET, *compose.as_hydra(overrides)], job)
-    if failed:
-        progress.say(f"\n{len(failed)} failed: {'; '.join(failed)}")
+    through_hydra(recipe, flags, [*_QUIET, *compose.as_hydra(overrides)], job)
+    for name, error in failed:
+        if not name:
+            raise error
+        progress.say(f"failed: {name}")
     return 1 if failed else 0
 
 
@@ -76,21 +77,25 @@ def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return flags, overrides
 
 
-def through_hydra(recipe: Recipe, arguments: Sequence[str], job: Callable[[DictConfig], None]) -> None:
+def through_hydra(
+    recipe: Recipe, flags: Sequence[str], overrides: Sequence[str], job: Callable[[DictConfig], None]
+) -> None:
     """Hands flags and overrides to Hydra, which composes the recipe and calls `job`."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors and exits by itself
     compose.prepare(recipe)
     GlobalHydra.instance().clear()
-    sys.argv[1:] = [*arguments, *compose.defaults_of(recipe)]
+    sys.argv[1:] = [*flags, *compose.defaults_of(recipe), *overrides]
     hydra.main(version_base="1.3", config_path=str(recipe.path.parent), config_name=recipe.path.stem)(job)()
 
 
-def _job_name() -> str:
-    """What a job of a sweep changes; empty outside of a sweep."""
+def _job_name(overrides: Sequence[str]) -> str:
+    """Number of a sweep's job and what it changes; empty outside of a sweep."""
     here = HydraConfig.get()
     if here.mode is None or here.mode.name != "MULTIRUN":
         return ""
-    return f"{here.job.num + 1}: {here.job.override_dirname or 'as it is'}"
+    fixed = {*compose.as_hydra(overrides), *(text for text in here.overrides.task if text.startswith("++name="))}
+    swept = [text.lstrip("+") for text in here.overrides.task if text not in fixed]
+    return f"{here.job.num + 1}: {' '.join(swept) or 'as it is'}"
 
 
 def tell(result: runner.RunResult, progress: Progress) -> None:

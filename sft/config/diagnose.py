@@ -17,7 +17,6 @@ from typing import Any
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -47,21 +46,28 @@ def recipe_problems(recipe: Path) -> list[Problem]:
 
 
 def override_problems(text: str, conf: Path) -> list[Problem]:
-    """What is wrong with one override on its own; each value of a sweep is tried."""
+    """What is wrong with one override on its own, outside of a sweep."""
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException:
         return [Problem(key=text, rule="is not an override", suggestion="write key=value")]
     key = override.key_or_group
+    if override.is_sweep_override():
+        value = text.partition("=")[2]
+        return [
+            Problem(key=key, value=value, rule="several values are a sweep", suggestion="add -m, or [1,2] for a list")
+        ]
     if key.split(".")[0].split("/")[0] in _NOT_SETTINGS or override.is_delete():
         return []
     if (conf / key).is_dir():
         choices = [path.stem for path in sorted((conf / key).glob("*.yaml"))]
-        return [p for value in _values(override) if (p := _choice_problem(key, value, choices))]
+        problem = _choice_problem(key, override.value(), choices)
+        return [problem] if problem else []
     if "/" in key:
         groups = [path.relative_to(conf).as_posix() for path in sorted(conf.rglob("*")) if path.is_dir()]
         return [Problem(key=key, rule="no such config group", suggestion=nearest(key, groups))]
-    return [p for value in _values(override) if (p := _leaf_problem(key, value))]
+    problem = _leaf_problem(key, override.value())
+    return [problem] if problem else []
 
 
 def missing(composed: DictConfig) -> list[Problem]:
@@ -126,15 +132,6 @@ def unknown(composed: DictConfig) -> list[Problem]:
     content = OmegaConf.to_container(composed, resolve=False)
     leaves = _leaves(typing.cast("dict[str, Any]", content))
     return [p for key, value in leaves if not is_setting(key) and (p := _leaf_problem(key, value))]
-
-
-def _values(override: Override) -> list[Any]:
-    if override.is_sweep_override():
-        try:
-            return list(override.sweep_iterator())
-        except (HydraException, TypeError):  # an interval: no finite list of values
-            return []
-    return [override.value()]
 
 
 def _leaves(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

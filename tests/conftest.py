@@ -1,0 +1,44 @@
+"""One small dataset and one small model for every test that trains or scores; made once per session."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from sft.artifacts import DatasetArtifact, ModelArtifact
+from sft.config.schema import DatasetConfig, ModelConfig, ModelSource, ScratchConfig
+from sft.progress import Progress
+from sft.stages.dataset import dataset
+from sft.stages.model import ModelInputs, model
+
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+NUM_TRAIN = 200
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> DatasetArtifact:
+    """Two- to nine-digit numbers, spelled out: 200 samples to train on, of 13 to 27 tokens; 20 held out."""
+    folder = tmp_path_factory.mktemp("data")
+    numbers = random.Random(0)
+    with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
+        for _ in range(NUM_TRAIN + 20):
+            number = str(numbers.randrange(10 ** numbers.randint(1, 8), 10**9))
+            spelled = " ".join(DIGITS[int(digit)] for digit in number)
+            turns = [{"role": "user", "content": number}, {"role": "assistant", "content": spelled}]
+            file.write(json.dumps({"messages": turns}) + "\n")
+    out = folder / "out"
+    out.mkdir()
+    cfg = DatasetConfig(uri=str(folder / "rows.jsonl"), train_split=NUM_TRAIN / (NUM_TRAIN + 20))
+    return dataset(cfg, out, Progress(quiet=True))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_data: DatasetArtifact, tmp_path_factory: pytest.TempPathFactory) -> ModelArtifact:
+    """A Qwen2 of 50 thousand random weights and its tokenizer."""
+    out: Path = tmp_path_factory.mktemp("model")
+    shape = ScratchConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, vocab_size=400)
+    cfg = ModelConfig(source=ModelSource.scratch, scratch=shape)
+    return model(cfg, ModelInputs(dataset=tiny_data), out, Progress(quiet=True))

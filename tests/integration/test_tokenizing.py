@@ -1,0 +1,101 @@
+"""No row is lost on the way to the trainer, and the loss counts what it should."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sft.artifacts import DatasetArtifact, ModelArtifact, TokenizedArtifact
+from sft.config.schema import TrainingConfig
+from sft.errors import StageError
+from sft.progress import Progress
+from sft.stages.tokenize import TokenizeInputs, tokenize
+
+LONG = 120  # words, and more than twice as many tokens
+
+
+def conversation(*contents: str) -> dict[str, Any]:
+    roles = ("user", "assistant") * len(contents)
+    return {"messages": [{"role": r, "content": c} for r, c in zip(roles, contents, strict=False)]}
+
+
+def run(folder: Path, base: ModelArtifact, rows: list[dict[str, Any]], *, max_seq_len: int = 256) -> TokenizedArtifact:
+    root, out = folder / "data", folder / "out"
+    root.mkdir(parents=True)
+    out.mkdir()
+    (root / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    counts = dict.fromkeys(("num_eval", "num_rejected", "num_duplicates", "num_unused"), 0)
+    data = DatasetArtifact(root=root, source="", source_version="", num_rows=len(rows), num_train=len(rows), **counts)
+    inputs = TokenizeInputs(dataset=data, model=base)
+    return tokenize(TrainingConfig(max_seq_len=max_seq_len), inputs, out, Progress(quiet=True))
+
+
+@pytest.mark.slow
+def test_every_row_arrives_with_its_answers_labelled_and_nothing_else(
+    tmp_path: Path, tiny_model: ModelArtifact
+) -> None:
+    rows = [
+        conversation("1", "one"),  # 12 tokens: upstream drops rows under 20 without a word
+        conversation("12", "one two", "3 4", "three four"),
+        conversation(" ".join(["7"] * LONG), "seven"),
+    ]
+    made = run(tmp_path, tiny_model, rows, max_seq_len=512)
+    tokens = [json.loads(line) for line in made.data_file.read_text(encoding="utf-8").splitlines()]
+    assert len(tokens) == made.num_samples == len(rows)
+    assert made.longest_tokens == max(row["len"] for row in tokens)
+    assert made.num_tokens == sum(len(row["input_ids"]) for row in tokens)
+
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model.model_dir)
+    labelled = ["".join(tokenizer.decode([t]) for t in row["labels"] if t != -100) for row in tokens]
+    assert labelled == ["one<|im_end|>", "one two<|im_end|>three four<|im_end|>", "seven<|im_end|>"]
+    whole = tokenizer.apply_chat_template(rows[1]["messages"], tokenize=False)
+    assert tokenizer.decode(tokens[1]["input_ids"]) == whole
+
+
+@pytest.mark.slow
+def test_rows_that_are_too_long_are_an_error_with_their_lines_and_the_fix(
+    tmp_path: Path, tiny_model: ModelArtifact
+) -> None:
+    words = " ".join(["seven"] * LONG)
+    rows = [conversation(str(n), words if n in (3, 7) else "one") for n in range(10)]
+    with pytest.raises(StageError) as caught:
+        run(tmp_path, tiny_model, rows, max_seq_len=64)
+    told = str(caught.value)
+    assert "2 samples have training.max_seq_len=64 tokens or more" in told
+    assert f"lines 4, 8 of {tmp_path / 'data' / 'train.jsonl'}" in told
+    need = int(told.partition("try: training.max_seq_len=")[2].partition(",")[0])
+    shutil.rmtree(tmp_path)
+    assert run(tmp_path, tiny_model, rows, max_seq_len=need).longest_tokens == need - 1
+
+
+@pytest.mark.slow
+def test_a_tokenizer_whose_eos_does_not_end_a_turn_is_refused(tmp_path: Path, tiny_model: ModelArtifact) -> None:
+    wrong = tmp_path / "model"
+    shutil.copytree(tiny_model.model_dir, wrong)
+    settings = json.loads((wrong / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (wrong / "tokenizer_config.json").write_text(json.dumps({**settings, "eos_token": "<|endoftext|>"}))
+    with pytest.raises(StageError) as caught:
+        run(tmp_path / "run", dataclasses.replace(tiny_model, root=wrong), [conversation("1", "one")])
+    assert "'<|endoftext|>'" in str(caught.value)
+    assert "eos_token must be the token that ends a turn" in str(caught.value)
+
+
+@pytest.mark.slow
+def test_large_data_is_shared_among_processes_and_gives_the_same_bytes(
+    tmp_path: Path, tiny_model: ModelArtifact
+) -> None:
+    filler = " ".join(["seven"] * 100)
+    rows = [conversation(f"{n} {filler}", f"number {n}") for n in range(14_000)]  # over two parts' worth of bytes
+    first = run(tmp_path / "shared", tiny_model, rows, max_seq_len=512)
+    assert first.num_samples == len(rows)
+    lines = first.data_file.read_text(encoding="utf-8").splitlines()
+    assert len(lines) == len(rows)
+    small = run(tmp_path / "alone", tiny_model, rows[-5:], max_seq_len=512)
+    assert small.data_file.read_text(encoding="utf-8").splitlines() == lines[-5:]
