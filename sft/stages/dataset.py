@@ -130,7 +130,7 @@ def _rows(cfg: DatasetConfig, version: str, out: Path, progress: Progress) -> It
         files = storage.find(cfg.uri, options)
     for file in files:
         with storage.opened(file, options) as stream:
-            name = cfg.uri if file.name == str(made) else file.name
+            name = redact(cfg.uri if file.name == str(made) else file.name)
             for row in readers.rows(file.name, stream):
                 yield name, row
     made.unlink(missing_ok=True)

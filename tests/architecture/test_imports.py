@@ -32,7 +32,7 @@ def test_looking_loads_nothing_heavy(arguments: list[str], tmp_path: Path) -> No
 
 
 def test_help_does_not_load_hydra(tmp_path: Path) -> None:
-    code = "import sys\ntry:\n    from sft.cli import main; main(['--help'])\nfinally:\n    assert 'hydra' not in sys.modules"
+    code = "import sys\nfrom sft.cli import main\ntry: main(['--help'])\nfinally: assert 'hydra' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
 
 

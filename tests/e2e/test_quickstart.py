@@ -1,0 +1,194 @@
+"""The quickstart as a person runs it: a recipe in, a better model in the registry out, and everything recorded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sft.artifacts import sha256_file
+from tests.command import Answer, records, sft, start, steps
+
+pytestmark = pytest.mark.slow
+UNSCORED = ["registry=none", "eval=none"]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Answer]:
+    """Folder and answer of ``sft run quickstart``."""
+    cwd = tmp_path_factory.mktemp("quickstart")
+    return cwd, sft("run", "quickstart", cwd=cwd)
+
+
+@pytest.fixture
+def record(done: tuple[Path, Answer]) -> dict[str, Any]:
+    [path] = done[0].glob("runs/quickstart-*/run.json")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+@pytest.fixture
+def started(done: tuple[Path, Answer], tmp_path: Path) -> Path:
+    """A folder in which everything before the training is done."""
+    for stage in ("dataset", "model", "tokenize"):
+        shutil.copytree(done[0] / "runs" / "store" / stage, tmp_path / "runs" / "store" / stage)
+    return tmp_path
+
+
+def scores(record: dict[str, Any], step: str) -> dict[str, float]:
+    return {f"{s['task']}.{s['metric']}": s["value"] for s in steps(record)[step]["facts"]["scores"]}
+
+
+def weights(root: Path) -> str:
+    [file] = root.glob("runs/store/train/*/model/model.safetensors")
+    return sha256_file(file)
+
+
+def workers(root: Path) -> list[str]:
+    """Processes of a training under a folder."""
+    found = subprocess.run(["pgrep", "-f", f"instructlab.*{root}"], capture_output=True, text=True, check=False)
+    return found.stdout.split()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_a_model_that_knew_nothing_spells_numbers(done: tuple[Path, Answer], record: dict[str, Any]) -> None:
+    assert done[1].status == 0, done[1].err
+    before, after = scores(record, "evaluate:base"), scores(record, "evaluate:tuned")
+    assert before["holdout.exact_match"] < 0.05
+    assert after["holdout.exact_match"] > 0.90
+    assert after["spell_numbers.acc"] > 0.90 > 0.5 > before["spell_numbers.acc"]
+    assert after["holdout.loss"] < before["holdout.loss"]
+
+
+def test_the_end_says_where_everything_is_and_the_scores(done: tuple[Path, Answer], record: dict[str, Any]) -> None:
+    cwd, answer = done
+    places = dict(line.split(maxsplit=1) for line in answer.out.splitlines()[-3:])
+    assert (cwd / places["record"]).name == "run.json"
+    assert (cwd / places["checkpoint"] / "config.json").is_file()
+    assert places["registered"].startswith("quickstart version 1 in sqlite:///")
+    assert "holdout.exact_match              0.0000 → " in answer.out
+
+
+def test_the_record_holds_what_made_the_model(done: tuple[Path, Answer], record: dict[str, Any]) -> None:
+    assert record["status"] == "done"
+    assert record["command"] == ["sft", "run", "quickstart"]
+    assert record["config"]["training"]["learning_rate"] == 0.005
+    assert {"torch", "instructlab-training", "lm-eval", "mlflow"} <= set(record["versions"])
+    outputs = {name: step["output"] for name, step in steps(record).items()}
+    for step in record["steps"]:
+        assert step["status"] == "done"
+        assert step["inputs"] == {name: outputs[name] for name in step["inputs"]}
+
+
+def test_every_digest_of_the_record_can_be_recomputed(record: dict[str, Any]) -> None:
+    for step in record["steps"]:
+        assert step["files"]
+        for name, digest in step["files"].items():
+            assert sha256_file(Path(step["path"]) / name) == digest
+        lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(step["files"].items()))
+        assert hashlib.sha256(lines.encode()).hexdigest() == step["output"]
+
+
+def test_mlflow_holds_the_version_with_its_provenance(done: tuple[Path, Answer], record: dict[str, Any]) -> None:
+    code = (
+        "import json, sys; from mlflow import MlflowClient; client = MlflowClient(sys.argv[1], sys.argv[1]);"
+        "version = client.get_model_version('quickstart', '1'); run = client.get_run(version.run_id);"
+        "print(json.dumps([version.tags, run.data.params, run.data.metrics]))"
+    )
+    uri = f"sqlite:///{done[0]}/runs/mlflow.db"
+    import sys
+
+    answer = subprocess.run([sys.executable, "-c", code, uri], capture_output=True, text=True, check=True)
+    tags, parameters, metrics = json.loads(answer.stdout.splitlines()[-1])
+    assert tags["dataset.digest"] == steps(record)["dataset"]["output"]
+    assert parameters["training.learning_rate"] == "0.005"
+    assert metrics["tuned.holdout.exact_match"] > 0.9
+
+
+def test_the_same_command_again_does_nothing_and_says_so(done: tuple[Path, Answer]) -> None:
+    def state() -> dict[str, int]:
+        files = [f for f in (done[0] / "runs").rglob("*") if f.is_file() and ".locks" not in f.parts]
+        return {str(f): f.stat().st_mtime_ns for f in files if f.name != ".lock"}
+
+    before = state()
+    answer = sft("run", "quickstart", cwd=done[0])
+    assert answer.status == 0
+    assert answer.out.startswith("nothing to do: this run was done at ")
+    assert state() == before
+
+
+def test_a_change_to_eval_scores_and_registers_again_only(done: tuple[Path, Answer]) -> None:
+    answer = sft("run", "quickstart", "eval.tasks=[]", "eval.holdout.limit=50", cwd=done[0])
+    assert answer.status == 0, answer.err
+    made = [line.split()[1].rstrip(":") for line in answer.out.splitlines() if line.startswith("✓")]
+    assert made == ["evaluate:base", "evaluate:tuned", "register"]
+
+
+def test_a_sweep_over_sharding_shares_data_tokens_and_the_base_score(done: tuple[Path, Answer]) -> None:
+    sweep = ["-m", "training.fsdp.sharding_strategy=FULL_SHARD,SHARD_GRAD_OP", "training.num_epochs=1"]
+    before = {record["run_id"] for record in records(done[0] / "runs")}
+    answer = sft("run", "quickstart", *sweep, cwd=done[0])
+    assert answer.status == 0, answer.err
+    jobs = [record for record in records(done[0] / "runs") if record["run_id"] not in before]
+    assert [job["config"]["training"]["fsdp"]["sharding_strategy"] for job in jobs] == ["FULL_SHARD", "SHARD_GRAD_OP"]
+    for job in jobs:
+        reused = [name for name, step in steps(job).items() if step["reused"]]
+        assert reused == ["dataset", "model", "tokenize", "evaluate:base"]
+    losses = [steps(job)["train"]["facts"]["final_loss"] for job in jobs]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+
+
+def test_interrupted_and_killed_it_goes_on_to_the_same_weights(done: tuple[Path, Answer], started: Path) -> None:
+    whole = "runs/store/.staging/train-*/work/full_state/epoch_{}"
+    run = start("run", "quickstart", *UNSCORED, cwd=started)
+    wait_for(lambda: list(started.glob(whole.format(1))))
+    run.send_signal(signal.SIGINT)
+    out, _ = run.communicate(timeout=30)
+    assert run.returncode == 130
+    assert "interrupted; the same command continues" in out
+    assert workers(started) == []
+    [record] = records(started / "runs")
+    assert record["status"] == steps(record)["train"]["status"] == "interrupted"
+
+    run = start("run", "quickstart", *UNSCORED, cwd=started)
+    wait_for(lambda: list(started.glob(whole.format(2))))
+    assert workers(started)
+    run.kill()
+    run.communicate()
+    wait_for(lambda: not workers(started), 5)
+
+    answer = sft("run", "quickstart", *UNSCORED, cwd=started)
+    assert answer.status == 0, answer.err
+    assert "continues from the last full state" in answer.out
+    assert weights(started) == weights_of(done[0])
+
+
+def weights_of(root: Path) -> str:
+    """Of the first run in a folder with more than one."""
+    files = sorted(root.glob("runs/store/train/*/model/model.safetensors"), key=lambda file: file.stat().st_mtime)
+    return sha256_file(files[0])
+
+
+def test_the_same_command_twice_at_once_trains_once(started: Path) -> None:
+    command = ["run", "quickstart", *UNSCORED, "training.num_epochs=1"]
+    first, second = start(*command, cwd=started), start(*command, cwd=started)
+    outputs = [run.communicate(timeout=200)[0] for run in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0), outputs
+    assert sorted("nothing to do" in out for out in outputs) == [False, True]
+    assert any("the same run is at work in another process" in out for out in outputs)
+    assert len(list(started.glob("runs/store/train/*"))) == 1
+    assert not list(started.glob("runs/store/.staging/*"))

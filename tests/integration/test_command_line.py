@@ -1,0 +1,198 @@
+"""What a person types and what comes back: exit codes, messages, Hydra's flags, plans. Nothing is trained."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from sft import __version__
+from sft.artifacts import ModelArtifact
+from tests.command import records, sft, steps
+
+ROW = json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})
+LOCAL = ["quickstart", "dataset=local"]
+
+
+def test_help_and_version_answer(tmp_path: Path) -> None:
+    assert "sft run quickstart" in sft("--help", cwd=tmp_path).out
+    assert sft("--version", cwd=tmp_path).out == f"sft {__version__}\n"
+
+
+def test_recipes_are_listed_with_their_purpose(tmp_path: Path) -> None:
+    answer = sft("recipes", cwd=tmp_path)
+    assert answer.status == 0
+    assert "quickstart  Spell out numbers" in answer.out
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_wrong_key_exits_with_2_and_leaves_nothing(command: str, tmp_path: Path) -> None:
+    answer = sft(command, "quickstart", "training.lerning_rate=1", cwd=tmp_path)
+    assert answer.status == 2
+    assert answer.err == (
+        "error: configuration: 1 problem\n"
+        "  - training.lerning_rate=1: no such setting; did you mean training.learning_rate?\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_with_one_wrong_value_runs_no_job(tmp_path: Path) -> None:
+    answer = sft("run", "quickstart", "-m", "training.num_epochs=1,none", cwd=tmp_path)
+    assert answer.status == 2
+    assert "training.num_epochs=none: must be a whole number" in answer.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_line_exits_with_1_and_names_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(f'{ROW}\n{ROW}\n{{"messages": [\n')
+    answer = sft("run", *LOCAL, "dataset.uri=rows.jsonl", cwd=tmp_path)
+    assert answer.status == 1
+    assert "rows.jsonl:3: not-json" in answer.err
+    assert "Traceback" not in answer.err
+    [record] = records(tmp_path / "runs")
+    assert record["status"] == steps(record)["dataset"]["status"] == "failed"
+    assert "rows.jsonl:3" in steps(record)["dataset"]["error"]
+    assert not list((tmp_path / "runs" / "store").glob("dataset/*"))
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    answer = sft("--debug", "run", *LOCAL, "dataset.uri=nowhere.jsonl", cwd=tmp_path)
+    assert answer.status == 1
+    assert "Traceback" in answer.err
+
+
+def test_every_job_of_a_sweep_is_tried_and_the_failed_ones_are_named(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    answer = sft("run", *LOCAL, "-m", "dataset.uri=empty.jsonl,nowhere.jsonl", cwd=tmp_path)
+    assert answer.status == 1
+    assert "no valid row" in answer.err
+    assert "nowhere.jsonl: No such file" in answer.err
+    assert "failed: 1: dataset.uri=empty.jsonl\nfailed: 2: dataset.uri=nowhere.jsonl" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("removed", "said"),
+    [
+        (["tokenizer.json"], "no tokenizer in"),
+        (["chat_template.jinja"], "no chat template"),
+        (["model.safetensors"], "no *.safetensors weights"),
+        (["config.json"], "no config.json"),
+    ],
+)
+def test_a_model_folder_that_lacks_something_is_refused_before_training(
+    removed: list[str], said: str, tiny_model: ModelArtifact, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_model.model_dir, tmp_path / "model")
+    for name in removed:
+        (tmp_path / "model" / name).unlink()
+    answer = sft("run", "quickstart", "model=hub", "model.name_or_path=model", cwd=tmp_path)
+    assert answer.status == 1
+    assert "model.name_or_path=model" in answer.err
+    assert said in answer.err
+    assert "try: " in answer.err
+
+
+def test_a_hub_that_is_away_is_said_in_one_line(tmp_path: Path) -> None:
+    with socket.socket() as nobody:  # bound, never listening
+        nobody.bind(("127.0.0.1", 0))
+        away = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        arguments = ["run", "quickstart", "model=hub", "model.name_or_path=org/name"]
+        answer = sft(*arguments, cwd=tmp_path, HF_ENDPOINT=away, HF_HOME=str(tmp_path / "hub"))
+    assert answer.status == 1
+    assert "model org/name: no such path here, no copy in the cache, and the hub is away" in answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_a_run_root_that_can_not_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    answer = sft("run", "quickstart", "run_root=file/runs", cwd=tmp_path)
+    assert answer.status == 1
+    assert "run_root: can't write" in answer.err
+    assert "try: run_root=FOLDER" in answer.err
+
+
+def test_hydra_prints_the_composed_configuration(tmp_path: Path) -> None:
+    answer = sft("run", "quickstart", "training.seed=5", "--cfg", "job", cwd=tmp_path)
+    assert answer.status == 0
+    assert "  seed: 5\n" in answer.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_hydra_prints_the_defaults_tree(tmp_path: Path) -> None:
+    answer = sft("run", "quickstart", "--info", "defaults-tree", cwd=tmp_path)
+    assert answer.status == 0
+    assert "training/fsdp: full_shard" in answer.out
+    assert answer.err == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("sft r", "run plan recipes store"),
+        ("sft run q", "gsm8k quickstart"),
+        ("sft run quickstart training.le", "training.learning_rate="),
+        ("sft run quickstart training/fsdp=n", "training/fsdp=no_shard"),
+    ],
+)
+def test_the_shell_completes(line: str, offered: str, tmp_path: Path) -> None:
+    assert offered in sft("-sc", "query=bash", cwd=tmp_path, COMP_LINE=line).out
+
+
+def test_completion_installs(tmp_path: Path) -> None:
+    assert "complete -o nospace" in sft("-sc", "install=bash", cwd=tmp_path).out
+
+
+def test_a_plan_says_what_will_run_and_makes_nothing(tmp_path: Path) -> None:
+    answer = sft("plan", "quickstart", "registry=none", cwd=tmp_path)
+    assert answer.status == 0
+    assert "dataset         will run  never done in this run_root" in answer.out
+    assert "train           will run  takes what model and tokenize will make" in answer.out
+    assert "register        left out  registry=none" in answer.out
+    assert "steps      known once the dataset is checked" in answer.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_names_what_will_be_downloaded(tmp_path: Path) -> None:
+    revision = "a" * 40
+    model = ["model=hub", "model.name_or_path=org/name", f"model.revision={revision}"]
+    answer = sft("plan", "quickstart", *model, cwd=tmp_path)
+    assert answer.status == 0
+    assert "downloads  model org/name" in answer.out
+
+
+def test_a_done_dataset_gives_the_number_of_steps(tmp_path: Path) -> None:
+    broken = ["model=hub", f"model.name_or_path={tmp_path}"]
+    assert sft("run", "quickstart", *broken, cwd=tmp_path).status == 1
+    planned = sft("plan", "quickstart", *broken, cwd=tmp_path).out
+    assert "dataset         done" in planned
+    assert "steps      172 = 43 per epoch x 4 of 2700 samples" in planned
+
+
+def test_a_secret_in_the_environment_appears_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "canary-1234.jsonl").write_text("{")
+    answer = sft("run", *LOCAL, "dataset.uri=canary-1234.jsonl", cwd=tmp_path, HF_TOKEN="canary-1234")
+    assert answer.status == 1
+    everything = answer.out + answer.err
+    everything += "".join(f.read_text() for f in (tmp_path / "runs").rglob("*") if f.is_file())
+    assert "canary-1234" not in everything
+    assert "***.jsonl:1" in answer.err
+
+
+def test_store_lists_and_prunes_what_no_record_refers_to(tmp_path: Path) -> None:
+    broken = ["model=hub", f"model.name_or_path={tmp_path}"]
+    sft("run", "quickstart", *broken, cwd=tmp_path)
+    assert "1 artifacts" in sft("store", cwd=tmp_path).out
+    assert sft("store", "prune", cwd=tmp_path).out.startswith("removed")  # what the failed step left
+    assert "1 artifacts" in sft("store", cwd=tmp_path).out
+    for run in (tmp_path / "runs").glob("quickstart-*"):
+        shutil.rmtree(run)
+    assert "1 folders" in sft("store", "prune", "--dry-run", cwd=tmp_path).out
+    assert "1 folders" in sft("store", "prune", cwd=tmp_path).out
+    assert "0 artifacts" in sft("store", cwd=tmp_path).out
+
+
+def test_store_without_a_run_root_says_so(tmp_path: Path) -> None:
+    assert "no store in" in sft("store", cwd=tmp_path).out
