@@ -158,12 +158,13 @@ def _environment(settings: LaunchSettings, main: MainArgs) -> dict[str, str]:
 def _failure(errors: Path, status: int, log: Path) -> StageError:
     """Why the run ended: a rank that was killed, else the first rank's own error, else torchrun's status.
 
-    A killed rank comes first because the others then only see their connection to it close.
+    A killed rank comes first because the others then only see their connection to it close. SIGTERM doesn't count:
+    it is how torchrun ends the others.
     """
     agent = errors / AGENT_NAME
     statuses = json.loads(agent.read_text(encoding="utf-8"))["exit_statuses"] if agent.exists() else {}
     for rank, rank_status in statuses.items():
-        if rank_status < 0:
+        if rank_status < 0 and -rank_status != signal.SIGTERM:
             fix = _LESS_MEMORY if -rank_status == signal.SIGKILL else None
             return StageError(f"training failed: rank {rank} {ended(rank_status)}", fix=fix, log=log)
     own = [json.loads(path.read_text(encoding="utf-8")) for path in errors.glob("rank_*.json")]

@@ -1,0 +1,139 @@
+"""The names of instructlab-training that sft replaces or relies on, each as it is in the pinned version.
+
+A failure here after an upgrade means: read that place upstream, then mend ``sft/adapters/instructlab``.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable
+from dataclasses import fields
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sft.adapters.instructlab.settings import LIBRARY_VERSION, MainArgs
+
+pytestmark = [
+    # Warned while the library and what it pulls in are imported.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
+]
+IL = "instructlab.training"
+SIGNATURES = {
+    f"{IL}.main_ds:main": "args",
+    f"{IL}.main_ds:get_data_loader": "data_path batch_size max_tokens_per_gpu seed rank world_size dummy_sample "
+    "num_workers flash_enabled pad_token_id pretraining_config validation_split",
+    f"{IL}.main_ds:load_latest_full_state": "args accelerator",
+    f"{IL}.main_ds:save_checkpoint": "args accelerator model tokenizer samples_seen is_lora epoch hf_format "
+    "full_state global_step",
+    f"{IL}.main_ds:compute_validation_loss": "model val_data_loader device",
+    f"{IL}.sampler:batch_lengths_to_minibatches_padded": "batch_lengths max_tokens_per_rank num_ranks rank "
+    "max_batch_size",
+    f"{IL}.model:Model._enable_gradient_checkpointing_if_supported": "self",
+    f"{IL}.model:Model.supports_flash_attention": "device_id",
+    f"{IL}.batch_loss_manager:BatchLossManager.__init__": "self model accelerator world_size local_rank "
+    "callback_manager",
+    f"{IL}.utils:set_random_seed": "seed",
+    f"{IL}.data_process:configure_tokenizer": "model_path",
+    f"{IL}.data_process:unmask_sample": "sample tokenizer",
+    "torch.distributed.fsdp._state_dict_utils:_common_unshard_pre_state_dict_hook": "module fsdp_state offload_to_cpu "
+    "rank0_only",
+    "torch.distributed.run:main": "args",
+}
+
+
+def named(name: str) -> Any:
+    module, _, path = name.partition(":")
+    found = import_module(module)
+    for part in path.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def test_the_library_is_the_version_that_was_read() -> None:
+    assert version("instructlab-training") == LIBRARY_VERSION
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_a_name_that_we_use_takes_the_arguments_that_we_know(name: str) -> None:
+    assert list(inspect.signature(named(name)).parameters) == SIGNATURES[name].split(), f"{name} changed"
+
+
+def test_every_setting_that_main_reads_is_one_of_ours() -> None:
+    functions: list[Callable[..., Any]] = [
+        named(f"{IL}.{name}")
+        for name in ("main_ds:main", "main_ds:train", "utils:save_checkpoint", "utils:save_full_state")
+    ] + [named(f"{IL}.utils:save_hf_format_accelerate"), named(f"{IL}.utils:load_latest_full_state")]
+    read, made = set(), {"samples_seen"}  # the latter through args.__dict__
+    for function in functions:
+        for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(function)))):
+            match node:
+                case ast.Attribute(value=ast.Name(id="args"), attr=name, ctx=context):
+                    (made if isinstance(context, ast.Store) else read).add(name)
+                case ast.Call(
+                    func=ast.Name(id="getattr"), args=[ast.Name(id="args"), ast.Constant(value=str(name)), _]
+                ):
+                    read.add(name)
+    ours = {field.name for field in fields(MainArgs)}
+    assert len(read) > 40
+    assert read - made - {"__dict__"} <= ours
+
+
+def test_upstreams_padded_packer_still_leaves_ranks_with_unequal_numbers_of_minibatches() -> None:
+    pack = named(f"{IL}.padded_batch_packer:batch_lengths_to_minibatches_padded")
+    counts = {len(pack([100, 100, 100], 128, 2, rank)) for rank in range(2)}
+    assert len(counts) > 1, "trap 11 is mended upstream: fixes.even_counts can go"
+
+
+def test_the_packers_are_compiled_functions_without_a_cache_of_their_own() -> None:
+    from numba.core.dispatcher import Dispatcher
+
+    compiled = [v for v in vars(import_module(f"{IL}.padded_batch_packer")).values() if isinstance(v, Dispatcher)]
+    assert compiled
+    source = inspect.getsource(import_module(f"{IL}.padded_batch_packer"))
+    assert "cache=True" not in source, "upstream caches the packers: fixes.cache_compiled_packer can go"
+
+
+def test_upstream_writes_a_full_state_in_place() -> None:
+    source = inspect.getsource(named(f"{IL}.utils:save_full_state"))
+    assert 'Path(args.output_dir) / "full_state" / f"epoch_{epoch}"' in source
+    assert "replace(" not in source, "states are published atomically upstream: fixes.whole_states_only can go"
+
+
+def test_metrics_lie_where_we_look_for_them() -> None:
+    source = inspect.getsource(named(f"{IL}.logger:setup_metric_logger"))
+    assert "training_params_and_metrics_global{rank}" in source
+    row = inspect.getsource(named(f"{IL}.main_ds:train"))
+    for key in ("epoch", "samples_seen", "avg_loss", "lr", "num_tokens_rank0", "num_loss_counted_tokens"):
+        assert f'"{key}"' in row
+    for key in ("overall_throughput", "total_samples", "num_epoch_steps"):
+        assert f'"{key}"' in row
+
+
+def test_main_asks_for_cuda_only_where_the_cpu_stand_in_answers() -> None:
+    folder = Path(named(f"{IL}.main_ds:main").__code__.co_filename).parent
+    asked = {
+        name: sorted({line.strip() for line in (folder / f"{name}.py").read_text().splitlines() if "cuda" in line})
+        for name in ("main_ds", "batch_loss_manager", "accelerator")
+    }
+    calls = {line for lines in asked.values() for line in lines if "torch.cuda." in line or "device(" in line}
+    calls |= {line for lines in asked.values() for line in lines if ".cuda()" in line}
+    assert calls == {
+        '# device = torch.device("cuda", args.local_rank)',
+        'self.torch_device = torch.device("cuda", local_rank)',
+        "num_devices_per_node = torch.cuda.device_count()",  # for HYBRID_SHARD
+        'torch_device = torch.device("cuda", local_rank)',
+        "cuda_mem_allocated = torch.cuda.memory_allocated() / (1024**3)",
+        'cuda_malloc_retries = torch.cuda.memory_stats()["num_alloc_retries"]',
+        "torch.cuda.empty_cache()",
+        'torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))',
+        "tensor = torch.ByteTensor([False]).cuda()",
+    }
