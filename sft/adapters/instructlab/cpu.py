@@ -1,7 +1,7 @@
 """Lets the library train on a CPU: it asks for CUDA by name in a handful of places.
 
-Entered only where there is no CUDA device. Each replacement cites what it stands in for in
-instructlab-training 0.16.2, accelerate 1.15 or torch 2.13; ``tests/contract`` holds that these still exist.
+Entered only where there is no CUDA device. Each replacement cites what it stands in for in instructlab-training
+0.16.2, accelerate 1.15 or torch 2.13, and can go when upstream takes a device; ``tests/contract`` holds the names.
 """
 
 from __future__ import annotations
@@ -38,23 +38,22 @@ def as_accelerator() -> Iterator[None]:
 
     def init_on_cpu(self: Any, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)
-        self.torch_device = cpu  # batch_loss_manager.py:75 torch.device("cuda", local_rank)
+        self.torch_device = cpu  # batch_loss_manager.py:73
 
     def unshard_in_place(module: Any, state: Any, offload_to_cpu: bool, rank0_only: bool) -> Any:  # noqa: ARG001
         # To "offload" a tensor that is on the CPU already gives an alias of storage that FSDP then frees.
         return unshard(module, state, offload_to_cpu=False, rank0_only=rank0_only)
 
     replaced: list[tuple[object, str, object]] = [
-        # main_ds.py:train, :main; utils.py:set_random_seed works as it is
-        (torch.cuda, "set_device", lambda *_: None),
-        (torch.cuda, "memory_allocated", lambda *_: 0),
-        (torch.cuda, "memory_stats", lambda *_: {"num_alloc_retries": 0}),
-        (torch.cuda, "empty_cache", lambda: None),
-        (torch.Tensor, "cuda", lambda self, *_, **__: self),  # main_ds.py:main ByteTensor([False]).cuda()
-        (accelerator, "TransformersAccel", _cpu_accelerator(accelerator.TransformersAccel)),
+        (torch.cuda, "set_device", lambda *_: None),  # main_ds.py:554
+        (torch.cuda, "memory_allocated", lambda *_: 0),  # main_ds.py:327
+        (torch.cuda, "memory_stats", lambda *_: {"num_alloc_retries": 0}),  # main_ds.py:328
+        (torch.cuda, "empty_cache", lambda: None),  # main_ds.py:433
+        (torch.Tensor, "cuda", lambda self, *_, **__: self),  # main_ds.py:564
+        (accelerator, "TransformersAccel", _cpu_accelerator(accelerator.TransformersAccel)),  # accelerator.py:87
         (batch_loss_manager.BatchLossManager, "__init__", init_on_cpu),
-        (fsdp_state, "_common_unshard_pre_state_dict_hook", unshard_in_place),
-        (main_ds, "compute_validation_loss", _validation_on(main_ds.compute_validation_loss, cpu)),
+        (fsdp_state, "_common_unshard_pre_state_dict_hook", unshard_in_place),  # _state_dict_utils.py:148
+        (main_ds, "compute_validation_loss", _validation_on(main_ds.compute_validation_loss, cpu)),  # main_ds.py:392
     ]
     with ExitStack() as patches:
         patches.enter_context(mock.patch.dict(os.environ, {"ACCELERATE_USE_CPU": "true"}))
@@ -71,7 +70,7 @@ def _validation_on(compute: Any, device: Any) -> Any:
 
 
 def _cpu_accelerator(base: type) -> type:
-    """accelerate turns a MULTI_GPU state into an FSDP one, but never a CPU state (state.py:AcceleratorState)."""
+    """accelerate turns a MULTI_GPU state into an FSDP one, but never a CPU state (state.py:987)."""
     import torch
     from accelerate.state import PartialState
     from accelerate.utils import DistributedType

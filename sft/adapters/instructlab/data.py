@@ -2,7 +2,7 @@
 
 Uses `unmask_sample`, which the library's `process_data` maps over a dataset, and none of what surrounds it there:
 `filter_samples_by_length` drops rows of fewer than 20 or of `max_seq_len` and more tokens in silence
-(data_process.py:922@0.16.2). Here such a row is kept or refused, never lost.
+(data_process.py:1067@0.16.2). Here such a row is kept or refused, never lost.
 """
 
 from __future__ import annotations

@@ -37,10 +37,10 @@ def options(*, mixed_precision: str, num_workers: int, gradient_checkpointing: b
 
     make_accelerator, make_loader = accelerator.TransformersAccel, main_ds.get_data_loader
 
-    def with_precision(*args: Any, **kwargs: Any) -> Any:  # accelerator.py:Accelerator.__init__
+    def with_precision(*args: Any, **kwargs: Any) -> Any:  # accelerator.py:85
         return make_accelerator(*args, **{**kwargs, "mixed_precision": mixed_precision})
 
-    def with_workers(*args: Any, **kwargs: Any) -> Any:  # main_ds.py:main num_workers=8
+    def with_workers(*args: Any, **kwargs: Any) -> Any:  # main_ds.py:645
         return make_loader(*args, **{**kwargs, "num_workers": num_workers})
 
     with ExitStack() as patches:
@@ -70,7 +70,7 @@ def mended() -> Iterator[None]:
 
 
 def even_counts(pack: Pack) -> Pack:
-    """Trap 11, padded_batch_packer.py:194@0.16.2: ranks get unequal numbers of minibatches, and FSDP deadlocks.
+    """Trap 11, padded_batch_packer.py:200@0.16.2: ranks get unequal numbers of minibatches, and FSDP deadlocks.
 
     The ranks with fewer get minibatches of the dummy sample (``[-1]``), which has no loss token. Can go when the
     padded packer equalises its ranks itself, as the packer for flash attention does.
@@ -133,7 +133,7 @@ def _number(path: Path) -> int:
 
 
 def without_trackers() -> None:
-    """Trap 15, logger.py:46,946@0.16.2: importing MLflow takes 2 s, and its variables alone switch tracking on.
+    """Trap 15, logger.py:79,950@0.16.2: importing MLflow takes 2 s, and its variables alone switch tracking on.
 
     Called before the library is imported: what the registry stage uses is no order to the trainer. Can go when
     upstream imports trackers where they are asked for.
