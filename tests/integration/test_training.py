@@ -142,20 +142,23 @@ def test_a_killed_parent_takes_all_ranks_along_and_the_run_continues_to_the_same
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
+    states = out / "work" / "full_state"
     with running(inputs, out) as parent:
-        state = out / "work" / "full_state" / "epoch_0" / ".whole"
-        assert wait_for(lambda: state.exists() or parent.poll() is not None, 120)
-        assert len(ranks(out)) == 2
+        assert wait_for(lambda: len(ranks(out)) == 2, 60)
+        assert wait_for(lambda: any(states.glob("*/.whole")) or parent.poll() is not None, 120)
         parent.kill()
         assert wait_for(lambda: not ranks(out), 5)
-    cut_short = out / "work" / "full_state" / "epoch_1"
+    newest = max(int(mark.parent.name.removeprefix("epoch_")) for mark in states.glob("*/.whole"))
+    cut_short = states / f"epoch_{newest + 1}"
     cut_short.mkdir(exist_ok=True)
     (cut_short / "optimizer.bin").write_bytes(b"the kill came while this was written")
     continued = train(CONFIG, inputs, out, Progress(quiet=True))
     assert sha256_file(continued.model_dir / "model.safetensors") == sha256_file(
         trained.model_dir / "model.safetensors"
     )
-    assert f"Loading state from: {state.parent}" in (out / "logs" / "train.log").read_text(encoding="utf-8")
+    assert f"Loading state from: {states / f'epoch_{newest}'}" in (out / "logs" / "train.log").read_text(
+        encoding="utf-8"
+    )
     assert [(row["step"], row["loss"]) for row in metrics(continued)] == [
         (row["step"], row["loss"]) for row in metrics(trained)
     ]
