@@ -102,7 +102,9 @@ class TokenizedArtifact(Artifact):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointArtifact(Artifact):
-    """A fine-tuned model in Hugging Face layout under ``model/``, and ``metrics.jsonl``, a row per step.
+    """A fine-tuned model in Hugging Face layout under ``model/``, and ``logs/metrics.jsonl``, a row per step.
+
+    The metrics hold speeds, so they don't count towards the digest: equal weights have an equal digest.
 
     Attributes:
         num_steps: Optimizer steps taken.
@@ -121,7 +123,7 @@ class CheckpointArtifact(Artifact):
 
     @property
     def metrics_file(self) -> Path:
-        return self.root / "metrics.jsonl"
+        return self.root / LOGS_NAME / "metrics.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,7 +102,9 @@ def build_plan(cfg: RunConfig, world: Circumstances) -> Plan:
     ]
     left_out = []
     scores: tuple[str, ...] = ()
-    if cfg.eval.tasks or cfg.eval.holdout.enabled:
+    if not cfg.eval.enabled:
+        left_out.append("evaluate: eval.enabled=false")
+    elif cfg.eval.tasks or cfg.eval.holdout.enabled:
         if cfg.eval.baseline:
             steps.insert(-1, step("evaluate:base", "model", "dataset"))
             scores = ("evaluate:base",)
@@ -134,7 +136,7 @@ def _settings(stage: str, cfg: RunConfig, world: Circumstances) -> dict[str, Any
         own = {**_plain(cfg.training), "num_processes": world.num_processes, "device": world.device}
     elif stage == "evaluate":
         own = {**_plain(cfg.eval), "include_path": world.tasks_version, "device": world.device}
-        del own["baseline"]
+        del own["baseline"], own["enabled"]
     else:
         own = _plain(cfg.registry)
     versions = {name: world.versions.get(name, "") for name in _VERSIONS_OF[stage]}

@@ -6,17 +6,23 @@ inputs and outputs with their sha256 digests. Secrets are masked. Knows nothing 
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import subprocess
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
+from sft.errors import StageError
 from sft.logs import redact
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 1
 NAME = "run.json"
@@ -85,11 +91,63 @@ class RunRecord(msgspec.Struct, kw_only=True):
         """The step of that name."""
         return next(step for step in self.steps if step.name == name)
 
+    @contextmanager
+    def noting(self, name: str, folder: Path) -> Iterator[None]:
+        """Keeps a step's status in the file, however the step ends.
+
+        Raises:
+            StageError: In place of an `OSError`, which says nothing of the step: no space, no permission.
+        """
+        note = self.step(name)
+        note.status, note.started_at = "running", now()
+        self.save(folder)
+        try:
+            yield
+            note.status = "done"
+        except KeyboardInterrupt:
+            note.status = self.status = "interrupted"
+            raise
+        except OSError as error:
+            note.status = self.status = "failed"
+            note.error = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+            raise StageError(f"{name}: {note.error}", fix="free space or mend permissions, then repeat") from error
+        except BaseException as error:
+            note.status, self.status, note.error = "failed", "failed", str(error)
+            log.exception("%s failed", name)
+            raise
+        finally:
+            self.save(folder)
+
     def save(self, folder: Path) -> None:
         """Writes ``run.json``: a reader sees the last whole one."""
         partial = folder / f".{NAME}.{os.getpid()}"
         partial.write_text(redact(msgspec.json.format(msgspec.json.encode(self).decode(), indent=1)), encoding="utf-8")
         partial.replace(folder / NAME)
+
+
+def begin(
+    *,
+    run_id: str,
+    recipe: Path,
+    command: Sequence[str],
+    config: dict[str, Any],
+    gpus: Sequence[str],
+    steps: Sequence[str],
+) -> RunRecord:
+    """The record of a run that starts here and now."""
+    return RunRecord(
+        run_id=run_id,
+        status="running",
+        recipe=str(recipe),
+        command=list(command),
+        cwd=str(Path.cwd()),
+        started_at=now(),
+        config=config,
+        git_commit=git_commit(Path.cwd()),
+        versions=versions(),
+        machine={**machine(), "gpus": list(gpus)},
+        steps=[StepRecord(name=name) for name in steps],
+    )
 
 
 def load(folder: Path) -> RunRecord | None:

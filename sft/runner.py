@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import filelock
 import msgspec
@@ -25,10 +25,10 @@ from sft.artifacts import (
     DatasetArtifact,
     EvalReport,
     ModelArtifact,
+    RegisteredModel,
     TokenizedArtifact,
 )
-from sft.config.schema import RunConfig
-from sft.errors import SftError, StageError
+from sft.config.schema import RunConfig, flat
 from sft.plan import Circumstances, Plan, Step, build_plan
 from sft.progress import Progress
 from sft.stages.dataset import dataset
@@ -90,9 +90,17 @@ def found(plan: Plan, store: Store) -> dict[str, Entry]:
     for step in plan.steps:
         if all(name in entries for name in step.needs):
             key = step.key({name: entries[name].manifest.digest for name in step.needs})
-            if entry := store.find(step.stage, key):
+            entry = store.find(step.stage, key)
+            if entry and not _is_lost(entry):
                 entries[step.name] = entry
     return entries
+
+
+def _is_lost(entry: Entry) -> bool:
+    """Whether the registry that an artifact speaks of was a file that is gone."""
+    made = entry.artifact
+    sqlite = made.address.partition("sqlite:///")[2] if isinstance(made, RegisteredModel) else ""
+    return bool(sqlite) and not Path(sqlite).exists()
 
 
 def run(cfg: RunConfig, *, recipe: Path, command: Sequence[str], progress: Progress) -> RunResult:
@@ -120,7 +128,7 @@ def run(cfg: RunConfig, *, recipe: Path, command: Sequence[str], progress: Progr
             return RunResult(folder, previous, artifacts, nothing_to_do=True)
         for line in plan.left_out:
             progress.say(f"- {line}")
-        return _Run(cfg, plan, store, folder, progress).walk(_new_record(cfg, plan, folder, recipe, command))
+        return _Run(cfg, plan, store, folder, progress).walk(_record(cfg, plan, folder, recipe, command))
 
 
 @dataclass
@@ -138,7 +146,7 @@ class _Run:
         artifacts: dict[str, Artifact] = {}
         try:
             for step in self.plan.steps:
-                with _noted(rec, step, self.folder):
+                with rec.noting(step.name, self.folder):
                     artifacts[step.name] = self._do(step, artifacts, rec)
             rec.status = "done"
         finally:
@@ -154,7 +162,7 @@ class _Run:
         note = rec.step(step.name)
         note.key, note.inputs = key, inputs
         entry = self.store.find(step.stage, key)
-        if entry is None:
+        if entry is None or _is_lost(entry):
             with self.progress.stage(step.name):
                 entry, made = self._find_or_make(step, key, inputs, artifacts)
         else:
@@ -171,6 +179,9 @@ class _Run:
         """What another run made while we waited for it, else what we make; and whether we did."""
         with self.store.lock(step.stage, key, lambda: self.progress.update("waiting: another run makes it")):
             entry = self.store.find(step.stage, key)
+            if entry and _is_lost(entry):
+                self.store.discard(entry)
+                entry = None
             return (entry, False) if entry else (self._make(step, key, inputs, artifacts), True)
 
     def _make(self, step: Step, key: str, inputs: Mapping[str, str], artifacts: Mapping[str, Artifact]) -> Entry:
@@ -224,7 +235,7 @@ class _Run:
             checkpoint=_get(have, "train", CheckpointArtifact),
             baseline=_get(have, "evaluate:base", EvalReport) if "evaluate:base" in have else None,
             report=_get(have, "evaluate:tuned", EvalReport) if "evaluate:tuned" in have else None,
-            parameters=_parameters(self.cfg),
+            parameters=flat(self.cfg, ("model", "dataset", "training", "eval")),
             git_commit=record.git_commit(Path.cwd()),
             versions=record.versions(),
             mlflow_uri=f"sqlite:///{root / 'mlflow.db'}",
@@ -258,63 +269,16 @@ def _alone(folder: Path, progress: Progress) -> Iterator[None]:
         lock.release()
 
 
-@contextmanager
-def _noted(rec: record.RunRecord, step: Step, folder: Path) -> Iterator[None]:
-    """Keeps a step's status in the record, however the step ends."""
-    note = rec.step(step.name)
-    note.status, note.started_at = "running", record.now()
-    rec.save(folder)
-    try:
-        yield
-        note.status = "done"
-    except KeyboardInterrupt:
-        note.status = rec.status = "interrupted"
-        raise
-    except OSError as error:
-        note.status, rec.status = "failed", "failed"
-        note.error = f"{error.strerror}: {error.filename}" if error.filename else str(error)
-        raise StageError(f"{step.name}: {note.error}", fix="free space or mend the permissions, then repeat") from error
-    except BaseException as error:
-        note.status, rec.status, note.error = "failed", "failed", str(error)
-        if isinstance(error, SftError):
-            log.error("%s failed: %s", step.name, error)
-        else:
-            log.exception("%s failed", step.name)
-        raise
-    finally:
-        rec.save(folder)
-
-
-def _new_record(cfg: RunConfig, plan: Plan, folder: Path, recipe: Path, command: Sequence[str]) -> record.RunRecord:
-    return record.RunRecord(
+def _record(cfg: RunConfig, plan: Plan, folder: Path, recipe: Path, command: Sequence[str]) -> record.RunRecord:
+    return record.begin(
         run_id=folder.name,
-        status="running",
-        recipe=str(recipe),
-        command=list(command),
-        cwd=str(Path.cwd()),
-        started_at=record.now(),
+        recipe=recipe,
+        command=command,
         config=msgspec.to_builtins(cfg),
-        git_commit=record.git_commit(Path.cwd()),
-        versions=record.versions(),
-        machine={**record.machine(), "gpus": list(machine.gpus())},
-        steps=[record.StepRecord(name=step.name) for step in plan.steps],
+        gpus=machine.gpus(),
+        steps=[step.name for step in plan.steps],
     )
 
 
 def _same(previous: record.RunRecord, have: Mapping[str, Entry]) -> bool:
     return {step.name: step.output for step in previous.steps} == {n: e.manifest.digest for n, e in have.items()}
-
-
-def _parameters(cfg: RunConfig) -> dict[str, str | int | float | bool]:
-    """Settings that made the model, by dotted key."""
-    groups = {name: msgspec.to_builtins(getattr(cfg, name)) for name in ("model", "dataset", "training", "eval")}
-    return dict(_flat(groups, ""))
-
-
-def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str | int | float | bool]]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        elif value is not None:
-            plain = value if isinstance(value, str | int | float | bool) else msgspec.json.encode(value).decode()
-            yield prefix + name, logs.redact(plain) if isinstance(plain, str) else plain

@@ -179,6 +179,10 @@ class Store:
         made.root.rename(target)
         return Entry(target, manifest)
 
+    def discard(self, entry: Entry) -> None:
+        """Removes an artifact, under its lock, so that it is made again."""
+        shutil.rmtree(entry.path)
+
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Held by a run while it works, by many at once: keeps `prune` away."""

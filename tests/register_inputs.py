@@ -31,11 +31,11 @@ def report(root: Path, *values: float) -> EvalReport:
 def register_inputs(root: Path, *, weights: str = "weights", **changes: Any) -> RegisterInputs:
     """Inputs below `root`; `weights` names the checkpoint's content."""
     run, checkpoint = root / "run", root / f"checkpoint {weights}"
-    for folder in (run, checkpoint / "model"):
+    for folder in (run, checkpoint / "model", checkpoint / "logs"):
         folder.mkdir(parents=True, exist_ok=True)
     (run / "run.json").write_text('{"name": "run-1"}')
     rows = [{"step": step, "loss": 4.0 / step, "lr": 0.5, "epoch": 0, "device": "cpu"} for step in (1, 2, 4)]
-    (checkpoint / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (checkpoint / "logs" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     inputs = RegisterInputs(
         run_id="run-1",
         run_record=run / "run.json",

@@ -6,11 +6,15 @@ spelled as a person types them. ``MISSING`` marks what only a person can supply.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+import msgspec
 from omegaconf import MISSING
+
+from sft.logs import redact
 
 
 class DatasetFormat(Enum):
@@ -213,6 +217,8 @@ class HoldoutConfig:
 class EvalConfig:
     """What is scored, for the tuned model and, as a baseline, for the base model."""
 
+    enabled: bool = True
+    """False = nothing is scored at all, whatever else is set here."""
     tasks: list[str] = field(default_factory=lambda: ["arc_easy"])
     """lm-eval tasks or groups; an empty list = only the held-out split."""
     include_path: str | None = None
@@ -277,3 +283,19 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     registry: RegistryConfig = field(default_factory=RegistryConfig)
+
+
+def flat(cfg: RunConfig, groups: Sequence[str]) -> dict[str, str | int | float | bool]:
+    """The settings of some groups by dotted key: numbers as numbers, lists and mappings as JSON, null left out."""
+    tree = {name: msgspec.to_builtins(getattr(cfg, name)) for name in groups}
+    return dict(_flat(tree, ""))
+
+
+def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str | int | float | bool]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, str):
+            yield prefix + name, redact(value)
+        elif value is not None:
+            yield prefix + name, value if isinstance(value, int | float) else msgspec.json.encode(value).decode()

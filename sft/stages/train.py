@@ -1,7 +1,7 @@
 """The training stage: a base model and tokenised samples in, a fine-tuned checkpoint out.
 
 `out` survives a killed run: the library's full states lie in ``out/work``, and the same command continues from
-the last one. What stays at the end is ``model/``, ``metrics.jsonl`` and ``logs/``.
+the last one. What stays at the end is ``model/``, and ``logs/`` with ``metrics.jsonl``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progres
         StageError: A rank failed, rows were lost, or the loss is not a number.
     """
     ranks = num_processes(cfg)
-    metrics, model_dir, work = out / "metrics.jsonl", out / "model", out / "work"
+    metrics, model_dir, work = out / LOGS_NAME / "metrics.jsonl", out / "model", out / "work"
     if not model_dir.is_dir():  # it is the last thing to appear: an earlier try may have been stopped right after
         steps, trained = _run(cfg, inputs, out, work, progress)
         with metrics.open("w", encoding="utf-8") as file:

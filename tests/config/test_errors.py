@@ -50,7 +50,7 @@ def test_an_unknown_choice_lists_the_choices() -> None:
 
 
 def test_an_unknown_group_names_the_nearest() -> None:
-    assert problems("trainig/fsdp=full_shard") == ["trainig/fsdp: no such config group; did you mean training/fsdp?"]
+    assert problems("traning/fsdp=full_shard") == ["traning/fsdp: no such config group; did you mean training/fsdp?"]
 
 
 def test_a_key_brought_in_with_a_plus_is_still_checked() -> None:

@@ -123,7 +123,7 @@ def test_the_learning_rate_follows_the_scheduler_of_the_recipe(trained: Checkpoi
 
 
 def test_what_remains_is_a_model_that_loads_with_its_chat_template(trained: CheckpointArtifact) -> None:
-    assert sorted(path.name for path in trained.root.iterdir()) == ["logs", "metrics.jsonl", "model"]
+    assert sorted(path.name for path in trained.root.iterdir()) == ["logs", "model"]
 
     import transformers
 

@@ -46,7 +46,8 @@ def test_a_whole_run_has_seven_steps_in_order() -> None:
         (["registry=none"], {"register"}, "registry=none"),
         (["registry=kubeflow"], {"register"}, "registry.address is empty"),
         (["eval.baseline=false"], {"evaluate:base"}, None),
-        (["eval=none"], {"evaluate:base", "evaluate:tuned"}, "no eval.tasks"),
+        (["eval=none"], {"evaluate:base", "evaluate:tuned"}, "eval.enabled=false"),
+        (["eval.tasks=[]", "eval.holdout.enabled=false"], {"evaluate:base", "evaluate:tuned"}, "no eval.tasks"),
     ],
 )
 def test_what_the_recipe_leaves_out_is_not_in_the_plan(overrides: Sequence[str], absent: set[str], said: str) -> None:

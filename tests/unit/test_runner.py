@@ -1,0 +1,42 @@
+"""What counts as done, and where a run lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sft import runner
+from sft.artifacts import RegisteredModel
+from sft.config.compose import compose, find_recipe
+from sft.plan import Plan, Step
+from sft.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(tmp_path / "store")
+    made.open()
+    return made
+
+
+@pytest.mark.parametrize("address", ["sqlite:///{}/mlflow.db", "http://registry.example"])
+def test_a_registration_is_done_as_long_as_its_database_is_there(store: Store, tmp_path: Path, address: str) -> None:
+    step = Step(name="register", stage="register")
+    out = store.staging("register", step.key({}), resume=False)
+    model = RegisteredModel(
+        root=out, registry="mlflow", address=address.format(tmp_path), name="m", version="1", uri="file:///m"
+    )
+    (tmp_path / "mlflow.db").touch()
+    store.publish(step.key({}), "register", model, settings={}, inputs={}, seconds=0)
+    assert "register" in runner.found(Plan((step,)), store)
+    (tmp_path / "mlflow.db").unlink()
+    assert ("register" in runner.found(Plan((step,)), store)) is address.startswith("http")
+
+
+def test_the_same_settings_have_the_same_folder_under_any_root() -> None:
+    def name(*overrides: str) -> str:
+        return runner.run_folder(compose(find_recipe("quickstart"), overrides)).name
+
+    assert name() == name("run_root=elsewhere") != name("training.seed=1")
+    assert name("name=mine").startswith("mine-")
