@@ -33,12 +33,14 @@ class DatasetArtifact(Artifact):
     """Checked and split chat data: ``train.jsonl``, ``eval.jsonl``, ``rejected.jsonl``.
 
     Each line is ``{"messages": [{"role", "content"}, …]}``. Rows add up:
-    ``num_rows = num_train + num_eval + num_rejected + num_duplicates + num_unused``.
+    ``num_rows = num_train + num_eval + num_rejected + num_duplicates + num_overlap + num_unused``.
 
     Attributes:
         source: The uri it came from, without secrets.
         source_version: Commit, ETag or content digest of the source, as far as it has one.
-        num_rows: Input rows read.
+        row_format: How the source spelled a conversation.
+        num_rows: Input rows read, those of a separate evaluation set included.
+        num_overlap: Training rows that the separate evaluation set holds too.
         num_unused: Valid rows beyond ``dataset.max_samples``.
     """
 
@@ -50,6 +52,14 @@ class DatasetArtifact(Artifact):
     num_rejected: int
     num_duplicates: int
     num_unused: int
+    num_overlap: int = 0
+    row_format: str = "messages"
+
+    @property
+    def num_accounted(self) -> int:
+        """Rows whose place is known: equal to `num_rows`, or a row was lost."""
+        kept = self.num_train + self.num_eval
+        return kept + self.num_rejected + self.num_duplicates + self.num_overlap + self.num_unused
 
     @property
     def train_file(self) -> Path:
@@ -88,12 +98,16 @@ class ModelArtifact(Artifact):
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizedArtifact(Artifact):
-    """``data.jsonl`` as the trainer reads it: ``input_ids``, ``labels`` (-100 = no loss), ``len`` per row."""
+    """``data.jsonl`` as the trainer reads it: ``input_ids``, ``labels`` (-100 = no loss), ``len`` per row.
+
+    ``rejected.jsonl`` holds the samples that can't be trained with this model: rows in = samples + rejected.
+    """
 
     num_samples: int
     num_tokens: int
     num_loss_tokens: int
     longest_tokens: int
+    num_rejected: int = 0
 
     @property
     def data_file(self) -> Path:

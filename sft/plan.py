@@ -131,7 +131,7 @@ def _settings(stage: str, cfg: RunConfig, world: Circumstances) -> dict[str, Any
         own |= {"scratch": None} if cfg.model.source is ModelSource.pretrained else {"name_or_path": None}
         own["source_version"] = world.model_version
     elif stage == "tokenize":
-        own = {"max_seq_len": cfg.training.max_seq_len}
+        own = {"max_seq_len": cfg.training.max_seq_len, "on_invalid": cfg.dataset.on_invalid.value}
     elif stage == "train":
         own = {**_plain(cfg.training), "num_processes": world.num_processes, "device": world.device}
     elif stage == "evaluate":

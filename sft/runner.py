@@ -41,6 +41,9 @@ from sft.stages.tokenize import TokenizeInputs, tokenize
 from sft.stages.train import TrainInputs, num_processes, train
 from sft.store import Entry, Store
 
+_RESUMABLE = {"dataset", "train"}
+"""Stages that go on from what a killed try has left: a download, a full state."""
+
 log = logging.getLogger(__name__)
 A = TypeVar("A", bound=Artifact)
 
@@ -185,7 +188,7 @@ class _Run:
             return (entry, False) if entry else (self._make(step, key, inputs, artifacts), True)
 
     def _make(self, step: Step, key: str, inputs: Mapping[str, str], artifacts: Mapping[str, Artifact]) -> Entry:
-        out = self.store.staging(step.stage, key, resume=step.stage == "train")
+        out = self.store.staging(step.stage, key, resume=step.stage in _RESUMABLE)
         log.info("%s starts in %s", step.name, out)
         started = time.monotonic()
         made = self._stage(step, artifacts, out)
@@ -204,7 +207,12 @@ class _Run:
                 return model(cfg.model, ModelInputs(dataset=data), out, progress)
             case "tokenize":
                 data, base = _get(have, "dataset", DatasetArtifact), _get(have, "model", ModelArtifact)
-                return tokenize(cfg.training, TokenizeInputs(dataset=data, model=base), out, progress)
+                return tokenize(
+                    cfg.training,
+                    TokenizeInputs(dataset=data, model=base, on_invalid=cfg.dataset.on_invalid),
+                    out,
+                    progress,
+                )
             case "train":
                 base, tokens = _get(have, "model", ModelArtifact), _get(have, "tokenize", TokenizedArtifact)
                 return train(cfg.training, TrainInputs(model=base, tokenized=tokens), out, progress)

@@ -189,8 +189,8 @@ def _holdout(request: Mapping[str, Any], seed: int, model: Any, tokenizer: Any, 
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     with Path(request["file"]).open(encoding="utf-8") as lines:
-        rows = [json.loads(line)["messages"] for line in itertools.islice(lines, request["limit"])]
-    answers = [holdout.render(index, messages, tokenizer) for index, messages in enumerate(rows)]
+        rows = [json.loads(line) for line in itertools.islice(lines, request["limit"])]
+    answers = [holdout.render(index, row["messages"], tokenizer, row.get("tools")) for index, row in enumerate(rows)]
     batch_size = request["batch_size"]
     for done in holdout.score_loss(answers, model, tokenizer.pad_token_id, batch_size):
         child.write_json(state, {"text": f"held-out loss {done}/{len(answers)}"})

@@ -13,7 +13,7 @@ from typing import Any
 
 from sft.errors import DataError, StageError
 
-Messages = Sequence[dict[str, str]]
+Messages = Sequence[dict[str, Any]]
 _BATCH_TOKENS = 8192
 _LOGITS_BYTES = 1 << 30
 """Bound of one batch's float32 logits, tokens x vocabulary x 4 bytes."""
@@ -53,20 +53,20 @@ class Answer:
         return self.written is not None and self.written.strip() == self.target.strip()
 
 
-def render(index: int, messages: Messages, tokenizer: Any) -> Answer:
+def render(index: int, messages: Messages, tokenizer: Any, tools: list[Any] | None = None) -> Answer:
     """One conversation as tokens, with the places of its assistant turns.
 
     Raises:
         DataError: The template can't render it, or renders a beginning of it differently.
     """
     try:
-        whole = _ids(tokenizer, messages)
+        whole = _ids(tokenizer, messages, tools)
         spans, prompt = [], []
         for turn, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            prompt = _ids(tokenizer, messages[:turn], add_generation_prompt=True)
-            end = len(_ids(tokenizer, messages[: turn + 1]))
+            prompt = _ids(tokenizer, messages[:turn], tools, add_generation_prompt=True)
+            end = len(_ids(tokenizer, messages[: turn + 1], tools))
             if whole[: len(prompt)] != prompt or end <= len(prompt):
                 raise DataError(
                     f"held-out sample {index}: the chat template renders turn {turn + 1} differently with what "
@@ -74,7 +74,7 @@ def render(index: int, messages: Messages, tokenizer: Any) -> Answer:
                     fix="use a chat template whose beginning does not depend on later turns",
                 )
             spans.append((len(prompt), _after_terminator(whole, len(prompt), end, tokenizer.eos_token_id)))
-        text = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(messages[:-1], tools=tools, tokenize=False, add_generation_prompt=True)
     except DataError:
         raise
     except Exception as error:  # a template is a program of its own and may raise whatever it likes
@@ -82,9 +82,11 @@ def render(index: int, messages: Messages, tokenizer: Any) -> Answer:
     return Answer(index, whole, spans, prompt, text, messages[-1]["content"])
 
 
-def _ids(tokenizer: Any, messages: Messages, *, add_generation_prompt: bool = False) -> list[int]:
+def _ids(
+    tokenizer: Any, messages: Messages, tools: list[Any] | None, *, add_generation_prompt: bool = False
+) -> list[int]:
     ids: list[int] = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=add_generation_prompt, return_dict=False
+        messages, tools=tools, add_generation_prompt=add_generation_prompt, return_dict=False
     )
     return ids
 

@@ -20,7 +20,10 @@ from sft.logs import redact
 class DatasetFormat(Enum):
     """How a source row spells a conversation."""
 
+    auto = "auto"
     messages = "messages"
+    conversations = "conversations"
+    alpaca = "alpaca"
     prompt_completion = "prompt_completion"
 
 
@@ -36,7 +39,7 @@ class ColumnsConfig:
     """Names of the source's columns."""
 
     messages: str = "messages"
-    """Column that holds the conversation (`format=messages`)."""
+    """Column that holds the conversation (`messages`, `conversations`)."""
     prompt: str = "prompt"
     """Column that becomes the user's turn (`format=prompt_completion`)."""
     completion: str = "completion"
@@ -52,8 +55,17 @@ class DatasetConfig:
     fsspec knows; `synthetic://spell-numbers?rows=3000` for data that needs no download."""
     split: str | None = None
     """Split of a hub dataset; null = `train`, else the only one."""
-    format: DatasetFormat = DatasetFormat.messages
+    eval_uri: str | None = None
+    """A separate evaluation set, read like `uri`: `train_split` is then not applied, and samples that stand in both are
+    removed from training."""
+    eval_split: str | None = None
+    """Split of a hub dataset in `eval_uri`."""
+    format: DatasetFormat = DatasetFormat.auto
+    """`auto` looks at the first row and says what it found; `messages` (OpenAI), `conversations` (ShareGPT), `alpaca`,
+    or two columns by name (`prompt_completion`)."""
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    keep_columns: list[str] = field(default_factory=list)
+    """Further columns that stay with each sample, as its `metadata`; they don't take part in finding duplicates."""
     system_prompt: str | None = None
     """System turn put before every conversation that has none; null = none."""
     train_split: float = 0.9

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from sft.artifacts import DatasetArtifact, ModelArtifact, TokenizedArtifact
-from sft.config.schema import TrainingConfig
-from sft.errors import StageError
+from sft.config.schema import OnInvalid, TrainingConfig
+from sft.errors import DataError, StageError
 from sft.progress import Progress
 from sft.stages.tokenize import TokenizeInputs, tokenize
 
@@ -24,14 +24,21 @@ def conversation(*contents: str) -> dict[str, Any]:
     return {"messages": [{"role": r, "content": c} for r, c in zip(roles, contents, strict=False)]}
 
 
-def run(folder: Path, base: ModelArtifact, rows: list[dict[str, Any]], *, max_seq_len: int = 256) -> TokenizedArtifact:
+def run(
+    folder: Path,
+    base: ModelArtifact,
+    rows: list[dict[str, Any]],
+    *,
+    max_seq_len: int = 256,
+    on_invalid: OnInvalid = OnInvalid.error,
+) -> TokenizedArtifact:
     root, out = folder / "data", folder / "out"
     root.mkdir(parents=True)
     out.mkdir()
     (root / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     counts = dict.fromkeys(("num_eval", "num_rejected", "num_duplicates", "num_unused"), 0)
     data = DatasetArtifact(root=root, source="", source_version="", num_rows=len(rows), num_train=len(rows), **counts)
-    inputs = TokenizeInputs(dataset=data, model=base)
+    inputs = TokenizeInputs(dataset=data, model=base, on_invalid=on_invalid)
     return tokenize(TrainingConfig(max_seq_len=max_seq_len), inputs, out, Progress(quiet=True))
 
 
@@ -65,14 +72,14 @@ def test_rows_that_are_too_long_are_an_error_with_their_lines_and_the_fix(
 ) -> None:
     words = " ".join(["seven"] * LONG)
     rows = [conversation(str(n), words if n in (3, 7) else "one") for n in range(10)]
-    with pytest.raises(StageError) as caught:
+    with pytest.raises(DataError) as caught:
         run(tmp_path, tiny_model, rows, max_seq_len=64)
     told = str(caught.value)
-    assert "2 samples have training.max_seq_len=64 tokens or more" in told
-    assert f"lines 4, 8 of {tmp_path / 'data' / 'train.jsonl'}" in told
-    longest = int(told.partition("up to ")[2].partition(" ")[0])
+    assert "2 of 10 rows are invalid (2 too-long)" in told
+    longest = int(told.partition("train.jsonl:4: too-long: ")[2].partition(" tokens")[0])
     assert longest > LONG
-    assert f"try: training.max_seq_len={longest + 1}," in told
+    assert f"train.jsonl:8: too-long: {longest} tokens, training.max_seq_len=64" in told
+    assert f"try: training.max_seq_len={longest + 1} " in told
 
 
 @pytest.mark.slow
@@ -99,3 +106,62 @@ def test_large_data_is_shared_among_processes_and_gives_the_same_bytes(
     assert len(lines) == len(rows)
     small = run(tmp_path / "alone", tiny_model, rows[-5:], max_seq_len=512)
     assert small.data_file.read_text(encoding="utf-8").splitlines() == lines[-5:]
+
+
+@pytest.mark.slow
+def test_samples_that_this_model_can_not_train_are_dropped_with_their_rule(
+    tmp_path: Path, tiny_model: ModelArtifact
+) -> None:
+    wrong = tmp_path / "model"
+    shutil.copytree(tiny_model.model_dir, wrong)
+    template = (wrong / "chat_template.jinja").read_text()
+    refuses = "{% if messages[0]['role'] == 'developer' %}{{ raise_exception('no developer here') }}{% endif %}"
+    (wrong / "chat_template.jinja").write_text(refuses + template)
+    developer = {"messages": [{"role": "developer", "content": "x"}, *conversation("1", "one")["messages"]]}
+    rows = [
+        conversation("1", "one"),
+        conversation("2<|im_end|>", "two"),
+        developer,
+        conversation("3", " ".join(["three"] * LONG)),
+        conversation("4", "four"),
+    ]
+    base = dataclasses.replace(tiny_model, root=wrong)
+    made = run(tmp_path / "run", base, rows, max_seq_len=64, on_invalid=OnInvalid.drop)
+    assert (made.num_samples, made.num_rejected) == (2, 3)
+    rejected = [json.loads(line) for line in (made.root / "rejected.jsonl").read_text().splitlines()]
+    assert [(r["line"], r["rule"]) for r in rejected] == [(2, "special-token"), (3, "template-error"), (4, "too-long")]
+    assert "turn 1 holds <|im_end|>" in rejected[0]["found"]
+    assert "no developer here" in rejected[1]["found"]
+    assert json.loads(rejected[1]["row"]) == developer
+
+
+@pytest.mark.slow
+def test_tools_reach_the_template_and_calls_alone_carry_no_loss(tmp_path: Path, tiny_model: ModelArtifact) -> None:
+    wrong = tmp_path / "model"
+    shutil.copytree(tiny_model.model_dir, wrong)
+    (wrong / "chat_template.jinja").write_text(
+        "{% if tools %}tools {{ tools[0]['name'] }}\n{% endif %}{% for m in messages %}"
+        "{{ '<|im_start|>' + m['role'] + '\n' }}{{ m['content'] if m['content'] }}"
+        "{% for call in m['tool_calls'] or [] %}call {{ call['function']['name'] }}{% endfor %}{{ '<|im_end|>\n' }}"
+        "{% endfor %}"
+    )
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add"}}]}
+    messages = [
+        {"role": "user", "content": "1+1"},
+        call,
+        {"role": "tool", "content": "2"},
+        {"role": "assistant", "content": "two"},
+    ]
+    made = run(
+        tmp_path / "run",
+        dataclasses.replace(tiny_model, root=wrong),
+        [{"messages": messages, "tools": [{"name": "add"}]}],
+    )
+
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(wrong)
+    [row] = [json.loads(line) for line in made.data_file.read_text().splitlines()]
+    text = tokenizer.decode(row["input_ids"])
+    assert text.startswith("tools add\n<|im_start|>user\n1+1<|im_end|>\n<|im_start|>assistant\ncall add<|im_end|>")
+    assert tokenizer.decode([t for t in row["labels"] if t != -100]) == "two<|im_end|>"

@@ -112,3 +112,38 @@ def test_synthetic_rows_read_back_and_never_hold_a_multiple_of_97(tmp_path: Path
 def test_a_wrong_synthetic_uri_is_an_error(tmp_path: Path, uri: str) -> None:
     with pytest.raises(DataError, match=r"dataset\.uri=synthetic"):
         dataset(DatasetConfig(uri=uri), tmp_path, Progress(quiet=True))
+
+
+def test_a_separate_evaluation_set_is_held_out_and_taken_out_of_training(tmp_path: Path) -> None:
+    held = tmp_path / "held.jsonl"
+    held.write_text("\n".join(row(n) for n in [1, 2, 2, 900]) + "\n")
+    data = make(tmp_path, [row(n % 10) for n in range(15)], eval_uri=str(held))
+    assert (data.num_rows, data.num_train, data.num_eval) == (19, 8, 3)
+    assert (data.num_duplicates, data.num_overlap) == (4, 4)  # of 0, 3, 4 and the held out 2; 1 and 2, twice each
+    assert lines(data.eval_file) == {line.replace(": ", ":").replace(", ", ",") for line in map(row, [1, 2, 900])}
+    assert not lines(data.train_file) & lines(data.eval_file)
+
+
+def test_an_empty_evaluation_set_names_its_key(tmp_path: Path) -> None:
+    (tmp_path / "held.jsonl").touch()
+    with pytest.raises(DataError, match=r"dataset\.eval_uri=.*held\.jsonl: no valid row"):
+        make(tmp_path, [row(1)], eval_uri=str(tmp_path / "held.jsonl"))
+
+
+def test_kept_columns_stay_and_do_not_hide_duplicates(tmp_path: Path) -> None:
+    rows = [json.dumps({**json.loads(row(n // 2)), "id": n}) for n in range(20)]
+    data = make(tmp_path, rows, keep_columns=["id"], train_split=1.0)
+    assert (data.num_train, data.num_duplicates) == (10, 10)
+    kept = [json.loads(line)["metadata"]["id"] for line in data.train_file.read_text().splitlines()]
+    assert kept == list(range(0, 20, 2))
+
+
+def test_the_format_is_recognised_and_said(tmp_path: Path) -> None:
+    rows = [json.dumps({"instruction": f"say {n}", "output": str(n)}) for n in range(10)]
+    assert make(tmp_path, rows).row_format == "alpaca"
+
+
+def test_broken_rows_before_the_first_good_one_do_not_hide_the_format(tmp_path: Path) -> None:
+    rows = ["{", "[]", *(json.dumps({"prompt": str(n), "completion": "x"}) for n in range(10))]
+    data = make(tmp_path, rows, on_invalid=OnInvalid.drop)
+    assert (data.row_format, data.num_rejected, data.num_train) == ("prompt_completion", 2, 9)

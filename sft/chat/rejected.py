@@ -1,0 +1,59 @@
+"""Rows that break a rule, as a person reads them and as ``rejected.jsonl`` keeps them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import msgspec
+
+from sft.chat.sample import RULES
+from sft.errors import DataError
+
+SHOWN = 10
+
+
+class Rejected(msgspec.Struct):
+    """One line of ``rejected.jsonl``.
+
+    Attributes:
+        file: The source's file, or the ``train.jsonl`` of a rule that needs the tokenizer.
+        line: Line or row in it, from 1.
+        rule: Code of the rule.
+        found: What breaks it.
+        row: The row as it was.
+    """
+
+    file: str
+    line: int
+    rule: str
+    found: str
+    row: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.rule}: {self.found}; {RULES[self.rule]}"
+
+
+@dataclass
+class Rejections:
+    """How many rows broke which rule, and the first of them."""
+
+    by_rule: Counter[str] = field(default_factory=Counter)
+    first: list[Rejected] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return self.by_rule.total()
+
+    def add(self, row: Rejected) -> bytes:
+        """Counts a row; returns its line for ``rejected.jsonl``."""
+        self.by_rule[row.rule] += 1
+        if len(self.first) < SHOWN:
+            self.first.append(row)
+        return msgspec.json.encode(row) + b"\n"
+
+    def error(self, num_rows: int, fix: str) -> DataError:
+        """The count by rule and the first places."""
+        counts = ", ".join(f"{count} {rule}" for rule, count in self.by_rule.most_common())
+        shown = "\n".join(f"  {row}" for row in self.first)
+        more = f"\n  … and {len(self) - len(self.first)} more" if len(self) > len(self.first) else ""
+        return DataError(f"{len(self)} of {num_rows} rows are invalid ({counts})\n{shown}{more}", fix=fix)

@@ -1,0 +1,156 @@
+"""Every format becomes the same canonical sample; every rule has a row that breaks it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from sft.chat.formats import Columns, Format, parser, recognise
+from sft.chat.sample import RULES, InvalidRow, encode
+
+USER = {"role": "user", "content": "2+2?"}
+ANSWER = {"role": "assistant", "content": "4"}
+SYSTEM = {"role": "system", "content": "be brief"}
+CALL = {
+    "role": "assistant",
+    "content": None,
+    "tool_calls": [{"id": "1", "type": "function", "function": {"name": "add", "arguments": "{}"}}],
+}
+RESULT = {"role": "tool", "content": "4", "tool_call_id": "1"}
+IMAGE = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
+
+
+def row(*messages: object) -> bytes:
+    return json.dumps({"messages": messages}).encode()
+
+
+BROKEN = {
+    "not-utf8": b'{"messages": [{"role": "user", "content": "\xff"}]}',
+    "not-json": b'{"messages": [',
+    "not-object": b"[1, 2]",
+    "missing-column": b'{"text": "hello"}',
+    "wrong-type": row({"role": "user", "content": 4}),
+    "not-text": row(IMAGE, ANSWER),
+    "unknown-role": row({"role": "bot", "content": "hi"}),
+    "empty-messages": row(),
+    "system-not-first": row(USER, ANSWER, SYSTEM, USER, ANSWER),
+    "roles-out-of-order": row(USER, USER, ANSWER),
+    "no-assistant": row(USER),
+    "trailing-user": row(USER, ANSWER, USER),
+    "empty-answer": row(USER, {"role": "assistant", "content": " \n"}),
+    "nothing-for-the-loss": row(USER, CALL),
+}
+NEED_A_TOKENIZER = {"too-long", "template-error", "special-token"}
+
+
+def parse(content: bytes | dict[str, Any], given: Format | None = None, **options: Any) -> dict[str, Any]:
+    raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+    system_prompt = options.pop("system_prompt", None)
+    row_format, columns = recognise(raw, Columns(**options), given)
+    result: dict[str, Any] = json.loads(encode(parser(row_format, columns, system_prompt=system_prompt)(raw)))
+    return result
+
+
+@pytest.mark.parametrize("rule", BROKEN)
+def test_a_broken_row_names_its_rule(rule: str) -> None:
+    with pytest.raises(InvalidRow) as caught:
+        parse(BROKEN[rule])
+    assert caught.value.rule == rule
+    assert caught.value.found
+
+
+@pytest.mark.parametrize("rule", set(BROKEN) - {"missing-column"})
+def test_a_broken_row_among_good_ones_names_its_rule(rule: str) -> None:
+    with pytest.raises(InvalidRow) as caught:
+        parser("messages", Columns())(BROKEN[rule])
+    assert caught.value.rule == rule
+
+
+def test_every_rule_has_a_row_that_breaks_it() -> None:
+    assert set(BROKEN) | NEED_A_TOKENIZER == set(RULES)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b'{"messages":' + b"[" * 100_000, b'{"messages": [{"role": "user", "content": "\\ud800"}]}', b"\x00\x00"],
+    ids=["empty", "deeply nested", "half a surrogate pair", "NUL bytes"],
+)
+def test_hostile_bytes_are_refused_as_a_row(content: bytes) -> None:
+    for given in (None, "messages"):
+        with pytest.raises(InvalidRow):
+            parse(content, given)
+    with pytest.raises(InvalidRow):
+        parser("messages", Columns())(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"messages": [USER, ANSWER]}, "messages"),
+        ({"conversations": [{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "4"}]}, "conversations"),
+        ({"messages": [{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "4"}]}, "conversations"),
+        ({"conversations": [USER, ANSWER]}, "messages"),
+        ({"instruction": "2+2?", "output": "4", "input": ""}, "alpaca"),
+        ({"prompt": "2+2?", "completion": "4"}, "prompt_completion"),
+    ],
+)
+def test_auto_recognises_the_format_and_all_give_the_same_sample(content: dict[str, Any], expected: Format) -> None:
+    assert recognise(json.dumps(content).encode(), Columns(), None)[0] == expected
+    assert parse(content) == parse(content, expected) == {"messages": [USER, ANSWER]}
+
+
+def test_alpaca_puts_history_first_and_the_input_under_the_instruction() -> None:
+    content = {"instruction": "add", "input": "2 2", "output": "4", "system": "be brief", "history": [["hi", "hello"]]}
+    history = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    assert parse(content)["messages"] == [SYSTEM, *history, {"role": "user", "content": "add\n\n2 2"}, ANSWER]
+
+
+def test_tools_calls_and_results_are_kept() -> None:
+    reasoned = {**ANSWER, "reasoning_content": "two and two"}
+    sample = parse({"messages": [USER, CALL, RESULT, reasoned], "tools": [{"name": "add"}]})
+    assert sample == {"messages": [USER, {**CALL, "content": ""}, RESULT, reasoned], "tools": [{"name": "add"}]}
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [[USER, RESULT, ANSWER], [USER, CALL, ANSWER], [USER, CALL, USER, ANSWER], [ANSWER], [USER, ANSWER, ANSWER]],
+    ids=["result without call", "call without result", "user after call", "assistant first", "two assistants"],
+)
+def test_turns_out_of_order_are_refused(messages: list[Any]) -> None:
+    with pytest.raises(InvalidRow, match="roles-out-of-order"):
+        parse(row(*messages))
+
+
+def test_text_parts_are_joined() -> None:
+    parts = [{"type": "text", "text": "2+"}, {"type": "text", "text": "2?"}]
+    assert parse(row({"role": "user", "content": parts}, ANSWER))["messages"][0] == USER
+
+
+def test_a_developer_turn_may_come_first() -> None:
+    messages = [{"role": "developer", "content": "be brief"}, USER, ANSWER]
+    assert parse(row(*messages))["messages"] == messages
+
+
+def test_further_fields_and_columns_are_left_out_unless_kept() -> None:
+    content = {"messages": [{**USER, "weight": 1}, ANSWER], "id": 7, "tags": ["a", {"b": None}]}
+    assert parse(content) == {"messages": [USER, ANSWER]}
+    assert parse(content, keep=["id", "tags", "absent"])["metadata"] == {"id": 7, "tags": ["a", {"b": None}]}
+
+
+def test_system_prompt_is_added_where_there_is_none() -> None:
+    assert parse(row(USER, ANSWER), system_prompt="be brief")["messages"] == [SYSTEM, USER, ANSWER]
+    assert parse(row(SYSTEM, USER, ANSWER), system_prompt="other")["messages"] == [SYSTEM, USER, ANSWER]
+
+
+def test_columns_are_taken_by_name() -> None:
+    named = {"question": "2+2?", "answer": "4", "source": "x"}
+    assert parse(named, prompt="question", completion="answer") == {"messages": [USER, ANSWER]}
+    assert parse({"chat": [USER, ANSWER]}, messages="chat") == {"messages": [USER, ANSWER]}
+
+
+def test_a_missing_column_lists_those_that_are_there() -> None:
+    decode = parser("prompt_completion", Columns())
+    with pytest.raises(InvalidRow, match=r"`prompt`.*question, answer"):
+        decode(b'{"question": "2+2?", "answer": "4"}')
