@@ -58,10 +58,10 @@ def is_download(source: Source) -> bool:
     return _hub_reference(source.uri) is not None or not storage.is_local(source.uri)
 
 
-def rows(
+def files(
     source: Source, source_version: str, folder: Path, say: Callable[[str], None]
-) -> Iterator[tuple[str, readers.Row]]:
-    """Name of the file, and row, for each row.
+) -> Iterator[tuple[str, Iterator[readers.Row]]]:
+    """Name and rows of each file, in order.
 
     Args:
         source: Where they are.
@@ -72,13 +72,12 @@ def rows(
     Raises:
         DataError: The source can't be read.
     """
-    for name, file in _files(source, source_version, folder, say):
+    for name, file in _fetched(source, source_version, folder, say):
         with storage.opened(file, source.options) as stream:
-            for row in readers.rows(file.name, stream):
-                yield name, row
+            yield name, readers.rows(file.name, stream)
 
 
-def _files(
+def _fetched(
     source: Source, source_version: str, folder: Path, say: Callable[[str], None]
 ) -> Iterator[tuple[str, storage.SourceFile]]:
     made = folder / "rows.jsonl"

@@ -114,7 +114,18 @@ def parser(row_format: Format, columns: Columns, *, system_prompt: str | None = 
     decode = msgspec.json.Decoder(row_type).decode
     system = [Message("system", system_prompt)] if system_prompt is not None else []
 
+    decode_canonical: Callable[[bytes], Any] = msgspec.json.Decoder(_canonical_row(columns)).decode
+    may_be_canonical = row_format == "messages" and not kept and not system
+
     def parse(row: bytes) -> Sample:
+        if may_be_canonical:
+            try:
+                messages: list[Message] = decode_canonical(row).messages
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                pass  # not canonical yet, or broken: what follows says which
+            else:
+                check(messages)
+                return Sample(messages)
         try:
             decoded: Any = decode(row)
         except msgspec.ValidationError as error:
@@ -135,6 +146,12 @@ def parser(row_format: Format, columns: Columns, *, system_prompt: str | None = 
         return Sample(messages, tools or UNSET, metadata)
 
     return parse
+
+
+def _canonical_row(columns: Columns) -> type[msgspec.Struct]:
+    """A row whose messages are as we write them, so that decoding is all there is to do. Most rows are."""
+    fields: list[Any] = [("messages", list[Message]), ("tools", None, None)]
+    return msgspec.defstruct("CanonicalRow", fields, rename={"messages": columns.messages}, gc=False)
 
 
 _Spelling = tuple[list[Any], dict[str, str], Callable[[Any], list[Message]]]

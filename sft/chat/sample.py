@@ -14,7 +14,7 @@ _INSTRUCTIONS = ("system", "developer")
 _RESULTS = ("tool", "function")
 
 
-class Message(msgspec.Struct, frozen=True):
+class Message(msgspec.Struct, frozen=True, gc=False):
     """One turn, with OpenAI's field names. A turn without text has ``content`` empty."""
 
     role: Role
@@ -29,7 +29,7 @@ class Message(msgspec.Struct, frozen=True):
         return bool(self.tool_calls)
 
 
-class Sample(msgspec.Struct, frozen=True):
+class Sample(msgspec.Struct, frozen=True, gc=False):
     """One conversation.
 
     Attributes:
@@ -82,6 +82,25 @@ encode: Callable[[Sample], bytes] = msgspec.json.Encoder().encode
 
 def check(messages: list[Message]) -> None:
     """Raises `InvalidRow` where a conversation breaks a rule."""
+    if not _is_plain(messages):
+        _check_turns(messages)
+
+
+def _is_plain(messages: list[Message]) -> bool:
+    """Whether users and answers alternate, after an instruction or none: what most conversations do, seen quickly."""
+    first = 1 if messages and messages[0].role in _INSTRUCTIONS else 0
+    if first == len(messages) or (len(messages) - first) % 2:
+        return False
+    for place in range(first, len(messages), 2):
+        answer = messages[place + 1]
+        if messages[place].role != "user" or answer.role != "assistant" or answer.tool_calls is not UNSET:
+            return False
+        if not answer.content or answer.content.isspace():
+            return False
+    return True
+
+
+def _check_turns(messages: list[Message]) -> None:
     if not messages:
         raise InvalidRow("empty-messages", "messages is []")
     first = 1 if messages[0].role in _INSTRUCTIONS else 0
