@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-REPEATS = 2
+REPEATS = 3
 
 
 def stage(source: Path, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""Owns file formats: an open file in, rows as JSON bytes out, streamed. Knows nothing of chat or of where files lie.
+"""Owns file formats: an open file in, rows as JSON bytes out, streamed in batches. Knows nothing of chat.
 
 ``.jsonl`` rows are passed on as they are; ``.json`` (an array), ``.csv`` and ``.parquet`` rows become JSON
 objects. Each may be compressed as ``.gz`` or ``.zst``.
@@ -10,6 +10,7 @@ import codecs
 import csv
 import gzip
 import io
+import itertools
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
@@ -19,14 +20,15 @@ import msgspec
 
 from sft.errors import DataError
 
-Row = tuple[int, bytes]
-"""Line (``.jsonl``) or row number, counted from 1, and the row's JSON."""
+Batch = tuple[int, bytes]
+"""Rows that follow each other: the line (``.jsonl``) or row number of the first, from 1, and a JSON line for each."""
 
-MAX_ROW_BYTES = 256 << 20
+MAX_ROW_BYTES = 64 << 20
 """A longer line is refused: it is a file without line ends, not a conversation."""
 
 _COMPRESSED = {".gz", ".zst"}
-_PARQUET_BATCH_ROWS = 1024
+_BATCH_ROWS = 1024
+_BLOCK_BYTES = 1 << 18
 
 
 class _Damaged(Exception):
@@ -38,8 +40,8 @@ def supported(name: str) -> bool:
     return _kind(name)[0] in _READERS
 
 
-def rows(name: str, file: IO[bytes]) -> Iterator[Row]:
-    """The rows of one open file, in order.
+def batches(name: str, file: IO[bytes]) -> Iterator[Batch]:
+    """The rows of one open file, in order, some at a time.
 
     Raises:
         DataError: The file is truncated, not what its name says, or not of a known kind.
@@ -78,44 +80,55 @@ def _decompressed(file: IO[bytes], compression: str) -> IO[bytes] | io.BufferedI
     return file
 
 
-def _jsonl(file: IO[bytes]) -> Iterator[Row]:
-    number = 0
-    while line := file.readline(MAX_ROW_BYTES + 1):
-        number += 1
-        if len(line) > MAX_ROW_BYTES:
-            raise _Damaged(f"line {number} is longer than {MAX_ROW_BYTES >> 20} MiB; write one JSON object per line")
+def _jsonl(file: IO[bytes]) -> Iterator[Batch]:
+    number = 1
+    while block := file.read(_BLOCK_BYTES):
+        if not block.endswith(b"\n"):
+            block += file.readline(MAX_ROW_BYTES + 1)
+            last = len(block) - block.rfind(b"\n", 0, -1) - 1
+            if last > MAX_ROW_BYTES:
+                number += block.count(b"\n", 0, -1)
+                raise _Damaged(
+                    f"line {number} is longer than {MAX_ROW_BYTES >> 20} MiB; write one JSON object per line"
+                )
+            if not block.endswith(b"\n"):
+                block += b"\n"
         if number == 1:
-            line = line.removeprefix(codecs.BOM_UTF8)
-        if line := line.strip():
-            yield number, line
+            block = block.removeprefix(codecs.BOM_UTF8)
+        yield number, block
+        number += block.count(b"\n")
 
 
-def _json(file: IO[bytes]) -> Iterator[Row]:
+def _json(file: IO[bytes]) -> Iterator[Batch]:
     items = msgspec.json.decode(file.read().removeprefix(codecs.BOM_UTF8), type=list[msgspec.Raw])
-    yield from enumerate(map(bytes, items), start=1)
+    yield from _batches(bytes(item).replace(b"\n", b" ") for item in items)  # in JSON a bare line end is white space
 
 
-def _csv(file: IO[bytes]) -> Iterator[Row]:
+def _csv(file: IO[bytes]) -> Iterator[Batch]:
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    for number, row in enumerate(csv.DictReader(text, strict=True), start=1):
-        yield number, msgspec.json.encode({str(key): value for key, value in row.items()})
+    rows = csv.DictReader(text, strict=True)
+    yield from _batches(msgspec.json.encode({str(key): value for key, value in row.items()}) for row in rows)
 
 
-def _parquet(file: IO[bytes]) -> Iterator[Row]:
+def _parquet(file: IO[bytes]) -> Iterator[Batch]:
     import pyarrow
     import pyarrow.parquet
 
-    number = 0
     try:
-        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(_PARQUET_BATCH_ROWS):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, msgspec.json.encode(row)
+        batches = pyarrow.parquet.ParquetFile(file).iter_batches(_BATCH_ROWS)
+        yield from _batches(msgspec.json.encode(row) for batch in batches for row in batch.to_pylist())
     except pyarrow.ArrowInvalid as error:
         raise _Damaged(f"not a valid .parquet file: {error}") from error
 
 
-_READERS: dict[str, Callable[[Any], Iterator[Row]]] = {
+def _batches(rows: Iterator[bytes]) -> Iterator[Batch]:
+    number = 1
+    while batch := list(itertools.islice(rows, _BATCH_ROWS)):
+        yield number, b"\n".join([*batch, b""])
+        number += len(batch)
+
+
+_READERS: dict[str, Callable[[Any], Iterator[Batch]]] = {
     ".jsonl": _jsonl,
     ".json": _json,
     ".csv": _csv,

@@ -60,7 +60,7 @@ def is_download(source: Source) -> bool:
 
 def files(
     source: Source, source_version: str, folder: Path, say: Callable[[str], None]
-) -> Iterator[tuple[str, Iterator[readers.Row]]]:
+) -> Iterator[tuple[str, Iterator[readers.Batch]]]:
     """Name and rows of each file, in order.
 
     Args:
@@ -74,7 +74,7 @@ def files(
     """
     for name, file in _fetched(source, source_version, folder, say):
         with storage.opened(file, source.options) as stream:
-            yield name, readers.rows(file.name, stream)
+            yield name, readers.batches(file.name, stream)
 
 
 def _fetched(

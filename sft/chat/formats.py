@@ -16,7 +16,6 @@ from msgspec import UNSET, UnsetType
 from sft.chat.sample import ROLES, InvalidRow, Message, Role, Sample, check
 
 Format = Literal["messages", "conversations", "alpaca", "prompt_completion"]
-Parse = Callable[[bytes], Sample]
 
 _SHAREGPT_ROLES: Mapping[str, Role] = {
     "human": "user",
@@ -95,57 +94,61 @@ def _column_names(row: bytes) -> dict[str, Any]:
     return decoded
 
 
-def parser(row_format: Format, columns: Columns, *, system_prompt: str | None = None) -> Parse:
-    """A function from one row's bytes to its sample.
+class Parser:
+    """Turns rows of one format into samples.
 
     Args:
         row_format: How the source spells a conversation.
         columns: The source's column names.
         system_prompt: System turn for every conversation that has none.
-
-    Returns:
-        The function; it raises `InvalidRow`.
     """
-    fields, rename, build = _SPELLINGS[row_format](columns)
-    kept = {f"kept_{number}": name for number, name in enumerate(columns.keep)}
-    row_type = msgspec.defstruct(
-        "Row", [*fields, *((name, msgspec.Raw | UnsetType, UNSET) for name in kept)], rename=rename | kept, gc=False
-    )
-    decode = msgspec.json.Decoder(row_type).decode
-    system = [Message("system", system_prompt)] if system_prompt is not None else []
 
-    decode_canonical: Callable[[bytes], Any] = msgspec.json.Decoder(_canonical_row(columns)).decode
-    may_be_canonical = row_format == "messages" and not kept and not system
+    def __init__(self, row_format: Format, columns: Columns, *, system_prompt: str | None = None) -> None:
+        fields, rename, self._build = _SPELLINGS[row_format](columns)
+        self._kept = {f"kept_{number}": name for number, name in enumerate(columns.keep)}
+        kept = ((name, msgspec.Raw | UnsetType, UNSET) for name in self._kept)
+        row_type = msgspec.defstruct("Row", [*fields, *kept], rename=rename | self._kept, gc=False)
+        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(row_type).decode
+        self._decode_canonical: Callable[[bytes], Any] = msgspec.json.Decoder(_canonical_row(columns)).decode_lines
+        self._system = [Message("system", system_prompt)] if system_prompt is not None else []
+        self._may_be_canonical = row_format == "messages" and not self._kept and not self._system
 
-    def parse(row: bytes) -> Sample:
-        if may_be_canonical:
-            try:
-                messages: list[Message] = decode_canonical(row).messages
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                pass  # not canonical yet, or broken: what follows says which
-            else:
-                check(messages)
-                return Sample(messages)
+    def many(self, lines: bytes) -> list[Sample] | None:
+        """The samples of JSON Lines that are all valid and as we write them, at once; None where one of them isn't."""
+        if not self._may_be_canonical:
+            return None
         try:
-            decoded: Any = decode(row)
+            samples = [Sample(row.messages) for row in self._decode_canonical(lines)]
+            for sample in samples:
+                check(sample.messages)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidRow):
+            return None
+        return samples if len(samples) == lines.count(b"\n") else None
+
+    def one(self, row: bytes) -> Sample:
+        """The sample of one row.
+
+        Raises:
+            InvalidRow: It breaks a rule.
+        """
+        try:
+            decoded = self._decode(row)
         except msgspec.ValidationError as error:
             raise _refused(row, str(error)) from None
         except (UnicodeDecodeError, msgspec.DecodeError) as error:
             raise _undecodable(row, str(error)) from None
         except RecursionError:
             raise InvalidRow("wrong-type", "JSON nested too deeply") from None
-        messages = build(decoded)
-        if system and messages and messages[0].role not in ("system", "developer"):
-            messages = system + messages
+        messages = self._build(decoded)
+        if self._system and messages and messages[0].role not in ("system", "developer"):
+            messages = self._system + messages
         check(messages)
         tools = getattr(decoded, "tools", None)
-        if not kept:
+        if not self._kept:
             return Sample(messages, tools) if tools else Sample(messages)
-        found = {name: getattr(decoded, field) for field, name in kept.items()}
+        found = {name: getattr(decoded, field) for field, name in self._kept.items()}
         metadata = {name: value for name, value in found.items() if value is not UNSET}
         return Sample(messages, tools or UNSET, metadata)
-
-    return parse
 
 
 def _canonical_row(columns: Columns) -> type[msgspec.Struct]:

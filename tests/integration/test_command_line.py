@@ -68,7 +68,7 @@ def test_every_job_of_a_sweep_is_tried_and_the_failed_ones_are_named(tmp_path: P
     (tmp_path / "empty.jsonl").touch()
     answer = sft("run", *LOCAL, "-m", "dataset.uri=empty.jsonl,nowhere.jsonl", cwd=tmp_path)
     assert answer.status == 1
-    assert "no valid row" in answer.err
+    assert "no row" in answer.err
     assert "nowhere.jsonl: No such file" in answer.err
     assert "failed: 1: dataset.uri=empty.jsonl\nfailed: 2: dataset.uri=nowhere.jsonl" in answer.out
 

@@ -43,7 +43,11 @@ MAKERS: dict[str, Callable[[], bytes]] = {
 
 
 def read(name: str, content: bytes) -> list[tuple[int, bytes]]:
-    return list(readers.rows(name, io.BytesIO(content)))
+    rows = []
+    for number, lines in readers.batches(name, io.BytesIO(content)):
+        assert lines.endswith(b"\n")
+        rows += list(enumerate(lines.split(b"\n")[:-1], start=number))
+    return rows
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -72,14 +76,20 @@ def test_a_damaged_file_is_an_error_that_names_it(name: str, content: bytes) -> 
 
 
 def test_line_numbers_count_blank_lines() -> None:
-    assert [number for number, _ in read("x.jsonl", b'\n{"a":1}\n\n{"a":2}')] == [2, 4]
+    assert [number for number, row in read("x.jsonl", b'\n{"a":1}\n\n{"a":2}') if row] == [2, 4]
 
 
-def test_byte_order_mark_and_crlf_are_not_content() -> None:
-    assert read("x.jsonl", b'\xef\xbb\xbf{"a":1}\r\n{"a":2}\r\n') == [(1, b'{"a":1}'), (2, b'{"a":2}')]
+def test_a_byte_order_mark_is_not_content_and_crlf_is_white_space() -> None:
+    assert read("x.jsonl", b'\xef\xbb\xbf{"a":1}\r\n{"a":2}\r\n') == [(1, b'{"a":1}\r'), (2, b'{"a":2}\r')]
 
 
 def test_an_endless_line_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "MAX_ROW_BYTES", 100)
     with pytest.raises(DataError, match="line 2 is longer"):
         read("x.jsonl", b'{"a":1}\n' + b"x" * 200)
+
+
+def test_a_row_may_be_longer_than_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "_BLOCK_BYTES", 10)
+    rows = [f'{{"a":"{"x" * size}"}}'.encode() for size in (1, 30, 3, 0, 100)]
+    assert read("x.jsonl", b"\n".join(rows)) == list(enumerate(rows, start=1))

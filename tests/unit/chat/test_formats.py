@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sft.chat.formats import Columns, Format, parser, recognise
+from sft.chat.formats import Columns, Format, Parser, recognise
 from sft.chat.sample import RULES, InvalidRow, encode
 
 USER = {"role": "user", "content": "2+2?"}
@@ -49,7 +49,7 @@ def parse(content: bytes | dict[str, Any], given: Format | None = None, **option
     raw = content if isinstance(content, bytes) else json.dumps(content).encode()
     system_prompt = options.pop("system_prompt", None)
     row_format, columns = recognise(raw, Columns(**options), given)
-    result: dict[str, Any] = json.loads(encode(parser(row_format, columns, system_prompt=system_prompt)(raw)))
+    result: dict[str, Any] = json.loads(encode(Parser(row_format, columns, system_prompt=system_prompt).one(raw)))
     return result
 
 
@@ -64,7 +64,7 @@ def test_a_broken_row_names_its_rule(rule: str) -> None:
 @pytest.mark.parametrize("rule", set(BROKEN) - {"missing-column"})
 def test_a_broken_row_among_good_ones_names_its_rule(rule: str) -> None:
     with pytest.raises(InvalidRow) as caught:
-        parser("messages", Columns())(BROKEN[rule])
+        Parser("messages", Columns()).one(BROKEN[rule])
     assert caught.value.rule == rule
 
 
@@ -82,7 +82,7 @@ def test_hostile_bytes_are_refused_as_a_row(content: bytes) -> None:
         with pytest.raises(InvalidRow):
             parse(content, given)
     with pytest.raises(InvalidRow):
-        parser("messages", Columns())(content)
+        Parser("messages", Columns()).one(content)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +151,20 @@ def test_columns_are_taken_by_name() -> None:
 
 
 def test_a_missing_column_lists_those_that_are_there() -> None:
-    decode = parser("prompt_completion", Columns())
+    parser = Parser("prompt_completion", Columns())
     with pytest.raises(InvalidRow, match=r"`prompt`.*question, answer"):
-        decode(b'{"question": "2+2?", "answer": "4"}')
+        parser.one(b'{"question": "2+2?", "answer": "4"}')
+
+
+def test_rows_at_once_are_what_they_are_one_by_one() -> None:
+    parser = Parser("messages", Columns())
+    rows = [row(USER, ANSWER), row(SYSTEM, USER, ANSWER), row(USER, ANSWER, USER, ANSWER)]
+    assert parser.many(b"\n".join([*rows, b""])) == [parser.one(each) for each in rows]
+
+
+@pytest.mark.parametrize(
+    "other", [*BROKEN.values(), row(USER, CALL, RESULT, ANSWER), b'{"messages":[]} {"messages":[]}']
+)
+def test_rows_at_once_are_none_where_one_is_broken_or_needs_a_closer_look(other: bytes) -> None:
+    samples = Parser("messages", Columns()).many(row(USER, ANSWER) + b"\n" + other + b"\n")
+    assert samples is None or other == row(USER, CALL, RESULT, ANSWER)

@@ -85,7 +85,7 @@ def test_only_the_first_ten_invalid_rows_are_shown(tmp_path: Path) -> None:
 
 
 def test_an_empty_file_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no valid row"):
+    with pytest.raises(DataError, match="no row"):
         make(tmp_path, [])
 
 
@@ -126,7 +126,7 @@ def test_a_separate_evaluation_set_is_held_out_and_taken_out_of_training(tmp_pat
 
 def test_an_empty_evaluation_set_names_its_key(tmp_path: Path) -> None:
     (tmp_path / "held.jsonl").touch()
-    with pytest.raises(DataError, match=r"dataset\.eval_uri=.*held\.jsonl: no valid row"):
+    with pytest.raises(DataError, match=r"dataset\.eval_uri=.*held\.jsonl: no row"):
         make(tmp_path, [row(1)], eval_uri=str(tmp_path / "held.jsonl"))
 
 
