@@ -23,6 +23,7 @@ examples:
   sft run quickstart                                 do it; the same command again continues or does nothing
   sft run my.yaml training.learning_rate=1e-5        a recipe of your own, one value changed
   sft run quickstart -m training.seed=1,2,3          one run per value; shared work is done once
+  sft data check rows.jsonl model.name_or_path=DIR   every row checked, tokens and padding counted
   sft run quickstart --cfg job                       the composed configuration (any flag of Hydra works)
 """
 
@@ -72,6 +73,10 @@ def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
             from sft.cli.recipes import execute as recipes
 
             return recipes()
+        case "data":
+            from sft.cli.data import execute as check_data
+
+            return check_data(options.uri, options.overrides, json=options.json, page=options.html)
         case _:
             from sft.cli.store import execute as store
 
@@ -95,6 +100,13 @@ def _parser() -> argparse.ArgumentParser:
         overrides = command.add_argument("overrides", nargs=argparse.REMAINDER, metavar="OVERRIDE", help=rest)
         overrides.required = False
     commands.add_parser("recipes", help="list the shipped recipes")
+    data = commands.add_parser("data", help="check a dataset, without training anything")
+    data.add_argument("action", choices=["check"])
+    data.add_argument("--json", action="store_true", help="print the report as JSON")
+    data.add_argument("--html", metavar="FILE", help="write the report as a page")
+    data.add_argument("uri", metavar="URI", help="as in dataset.uri")
+    what = "settings of dataset, model and training; with a model, tokens are counted"
+    data.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=what)
     store = commands.add_parser("store", help="list or prune the artifact store")
     store.add_argument("action", nargs="?", choices=["list", "prune"], default="list")
     store.add_argument("--run-root", default="runs", help="the folder that holds it (default: runs)")

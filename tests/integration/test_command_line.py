@@ -131,7 +131,7 @@ def test_hydra_prints_the_defaults_tree(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("sft r", "run plan recipes store"),
+        ("sft r", "run plan recipes data store"),
         ("sft run q", "gsm8k quickstart"),
         ("sft run quickstart training.le", "training.learning_rate="),
         ("sft run quickstart training/fsdp=n", "training/fsdp=no_shard"),

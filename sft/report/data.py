@@ -1,0 +1,207 @@
+"""The report on a dataset: where every row went, what conversations look like, what their tokens cost."""
+
+from __future__ import annotations
+
+import html
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sft.artifacts import DatasetArtifact, TokenizedArtifact
+from sft.chat.rejected import Rejected, Rejections
+from sft.chat.sample import RULES
+
+_BAR = 40
+
+
+class Tokens(msgspec.Struct, kw_only=True):
+    """What a model's tokenizer makes of the training split.
+
+    Attributes:
+        loss_share: Share of tokens that the loss counts.
+        histogram: Samples by length; each key is the bin's upper bound, a power of two.
+        padding_share: Share of what is computed that is padding, at the recipe's batch and token budget.
+    """
+
+    num_tokens: int
+    loss_share: float
+    longest: int
+    histogram: dict[int, int]
+    padding_share: float
+
+
+class DataReport(msgspec.Struct, kw_only=True):
+    """What ``sft data check`` found.
+
+    Attributes:
+        rows: Where every row went; the parts add up to ``rows["all"]``.
+        rules: Rejected rows by rule.
+        rejected: The first of them.
+        roles: Turns by role, in the training split.
+        turns: Conversations by their number of turns.
+    """
+
+    source: str
+    format: str
+    rows: dict[str, int]
+    rules: dict[str, int]
+    rejected: list[str]
+    roles: dict[str, int]
+    turns: dict[int, int]
+    tokens: Tokens | None = None
+
+    @property
+    def num_rejected(self) -> int:
+        return sum(self.rules.values())
+
+
+def measure(data: DatasetArtifact, tokens: TokenizedArtifact | None, padding: Mapping[str, Any] | None) -> DataReport:
+    """Reads what the stages made, a line at a time.
+
+    Args:
+        data: The checked dataset.
+        tokens: Its tokens, where a model was given.
+        padding: What `sft.adapters.instructlab.packing` counted.
+    """
+    roles: Counter[str] = Counter()
+    turns: Counter[int] = Counter()
+    for sample in _lines(data.train_file):
+        turns[len(sample["messages"])] += 1
+        roles.update(message["role"] for message in sample["messages"])
+    rejections = Rejections()
+    files = [data.root / "rejected.jsonl", *([tokens.root / "rejected.jsonl"] if tokens else [])]
+    for line in itertools.chain.from_iterable(map(_raw_lines, files)):
+        rejections.add(msgspec.json.decode(line, type=Rejected))
+    not_trained = tokens.num_rejected if tokens else 0
+    return DataReport(
+        source=data.source,
+        format=data.row_format,
+        rows={
+            "all": data.num_rows,
+            "train": data.num_train - not_trained,
+            "held out": data.num_eval,
+            "rejected": data.num_rejected + not_trained,
+            "duplicates": data.num_duplicates,
+            "held out already": data.num_overlap,
+            "unused": data.num_unused,
+        },
+        rules=dict(rejections.by_rule.most_common()),
+        rejected=[str(row) for row in rejections.first],
+        roles=dict(roles.most_common()),
+        turns=dict(sorted(turns.items())),
+        tokens=_tokens(tokens, padding) if tokens and padding else None,
+    )
+
+
+def _tokens(tokens: TokenizedArtifact, padding: Mapping[str, Any]) -> Tokens:
+    histogram: Counter[int] = Counter()
+    for row in _lines(tokens.data_file):
+        histogram[1 << (row["len"] - 1).bit_length()] += 1
+    return Tokens(
+        num_tokens=tokens.num_tokens,
+        loss_share=tokens.num_loss_tokens / tokens.num_tokens,
+        longest=tokens.longest_tokens,
+        histogram=dict(sorted(histogram.items())),
+        padding_share=1 - padding["num_tokens"] / padding["num_padded_tokens"],
+    )
+
+
+def _raw_lines(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as lines:
+        yield from lines
+
+
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    return map(msgspec.json.decode, _raw_lines(file))
+
+
+def as_text(report: DataReport) -> str:
+    """The report for a terminal."""
+    parts = [f"{report.source}: {report.rows['all']:,} rows, format {report.format}"]
+    parts += [f"  {name:<18}{count:>12,}" for name, count in report.rows.items() if count and name != "all"]
+    if report.rules:
+        parts.append("rejected by rule")
+        parts += [f"  {rule:<22}{count:>8,}  {RULES[rule]}" for rule, count in report.rules.items()]
+        parts += ["the first of them", *(f"  {row}" for row in report.rejected)]
+    parts.append("turns by role: " + ", ".join(f"{role} {count:,}" for role, count in report.roles.items()))
+    parts.append("conversations by turns: " + ", ".join(f"{n}: {count:,}" for n, count in report.turns.items()))
+    if tokens := report.tokens:
+        parts.append(
+            f"{tokens.num_tokens:,} tokens, {tokens.loss_share:.1%} for the loss; longest sample {tokens.longest:,}; "
+            f"{tokens.padding_share:.1%} of the computed ones are padding"
+        )
+        most = max(tokens.histogram.values())
+        for bound, count in tokens.histogram.items():
+            parts.append(f"  up to {bound:>7,} {'█' * max(1, round(_BAR * count / most))} {count:,}")
+    return "\n".join(parts)
+
+
+def as_json(report: DataReport) -> str:
+    """The report for machines."""
+    return msgspec.json.format(msgspec.json.encode(report).decode(), indent=1)
+
+
+def as_html(report: DataReport) -> str:
+    """The report as one page that needs nothing else."""
+    sections = [_table("Rows", report.rows), _table("Turns by role", report.roles)]
+    sections.append(_bars("Conversations by turns", report.turns))
+    if report.rules:
+        sections.insert(
+            1, _table("Rejected by rule", {f"{rule}: {RULES[rule]}": n for rule, n in report.rules.items()})
+        )
+        items = "".join(f"<li><code>{html.escape(row)}</code></li>" for row in report.rejected)
+        sections.insert(2, f"<h2>The first of them</h2><ol>{items}</ol>")
+    if tokens := report.tokens:
+        facts = {
+            "tokens": f"{tokens.num_tokens:,}",
+            "for the loss": f"{tokens.loss_share:.1%}",
+            "longest sample": f"{tokens.longest:,}",
+            "padding": f"{tokens.padding_share:.1%}",
+        }
+        sections += [_table("Tokens", facts), _bars("Samples by tokens, up to", tokens.histogram)]
+    title = html.escape(f"{report.source}: {report.rows['all']:,} rows, format {report.format}")
+    return _PAGE.format(title=title, body="\n".join(sections))
+
+
+def _table(title: str, rows: Mapping[str, Any]) -> str:
+    cells = "".join(
+        f"<tr><th>{html.escape(name)}</th><td>{value:,}</td></tr>"
+        if isinstance(value, int)
+        else f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>"
+        for name, value in rows.items()
+    )
+    return f"<h2>{html.escape(title)}</h2><table>{cells}</table>"
+
+
+def _bars(title: str, counts: Mapping[int, int]) -> str:
+    most = max(counts.values(), default=1)
+    cells = "".join(
+        f'<tr><th>{bound:,}</th><td><meter min="0" max="{most}" value="{count}"></meter> {count:,}</td></tr>'
+        for bound, count in counts.items()
+    )
+    return f"<h2>{html.escape(title)}</h2><table>{cells}</table>"
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
+table {{ border-collapse: collapse; }}
+th, td {{ text-align: left; padding: .2rem 1rem .2rem 0; vertical-align: top; font-weight: normal; }}
+td {{ font-variant-numeric: tabular-nums; }}
+meter {{ width: 20rem; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+{body}
+</body>
+</html>
+"""
