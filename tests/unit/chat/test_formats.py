@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,6 +71,11 @@ def test_a_broken_row_among_good_ones_names_its_rule(rule: str) -> None:
 
 def test_every_rule_has_a_row_that_breaks_it() -> None:
     assert set(BROKEN) | NEED_A_TOKENIZER == set(RULES)
+
+
+def test_every_rule_has_its_line_in_the_docs() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
+    assert [rule for rule in RULES if f"| `{rule}` |" not in text] == []
 
 
 @pytest.mark.parametrize(
