@@ -35,6 +35,9 @@ class _Damaged(Exception):
     """What a reader found wrong with a whole file."""
 
 
+KINDS = (".jsonl", ".json", ".csv", ".parquet")
+
+
 def supported(name: str) -> bool:
     """Whether a file of this name can be read."""
     return _kind(name)[0] in _READERS

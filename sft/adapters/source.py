@@ -1,6 +1,6 @@
 """Owns where rows come from: a uri of any kind in, its rows in order out.
 
-Dispatches to the room of each kind (`storage`, `hub`, `synthetic`); what is in a file is `readers`' business.
+Dispatches to the room of each kind (`storage`, `http`, `hub`, `synthetic`); what is in a file is `readers`' business.
 """
 
 from __future__ import annotations
@@ -8,12 +8,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from sft.adapters import hub, readers, storage, synthetic
+from sft.adapters import http, hub, readers, storage, synthetic
 from sft.adapters.process import run_module
+from sft.errors import DataError
 from sft.logs import redact
+
+_HTTP = {"http", "https"}
 
 _BARE_HUB_NAME = re.compile(r"^[\w-][\w.-]*/[\w.-]+(?::[\w.-]+)?(?:@[\w./-]+)?$")
 
@@ -26,11 +30,13 @@ class Source:
         uri: Path, ``file://``, ``pvc://``, ``hf://``, ``org/name``, ``synthetic://`` or what fsspec knows.
         split: Split of a hub dataset; None = its training split.
         options: Passed to fsspec.
+        max_bytes: Largest file that is fetched over HTTP; None = any.
     """
 
     uri: str
     split: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    max_bytes: int | None = None
 
     @property
     def name(self) -> str:
@@ -48,6 +54,8 @@ def version(source: Source) -> str:
         return f"{synthetic.VERSION}"
     if reference := _hub_reference(source.uri):
         return hub.commit_of(reference.repo, reference.revision, kind="dataset")
+    if storage.scheme(source.uri) in _HTTP:
+        return http.version(source.uri)
     return ";".join(f"{file.name}={file.version}" for file in storage.find(source.uri, source.options))
 
 
@@ -90,9 +98,19 @@ def _fetched(
         request = {"repo": reference.repo, "config": reference.config, "commit": source_version, "split": source.split}
         run_module("sft.adapters.hub", {**request, "target": str(made)}, folder=folder, what=f"fetching {source.name}")
         yield source.name, storage.find(str(made), {})[0]
+    elif storage.scheme(source.uri) in _HTTP:
+        target = folder / (PurePosixPath(unquote(urlsplit(source.uri).path)).name or "index")
+        if not readers.supported(target.name):
+            raise DataError(f"dataset.uri={source.name}: its path must end in {', '.join(readers.KINDS)}, or .gz, .zst")
+        http.download(source.uri, target, max_bytes=source.max_bytes, progress=lambda *state: say(_bytes(*state)))
+        yield source.name, storage.find(str(target), {})[0]
     else:
         for file in storage.find(source.uri, source.options):
             yield redact(file.name), file
+
+
+def _bytes(done: int, total: int | None) -> str:
+    return f"{done / 1e6:,.1f} of {total / 1e6:,.1f} MB" if total else f"{done / 1e6:,.1f} MB"
 
 
 def _hub_reference(uri: str) -> hub.Reference | None:

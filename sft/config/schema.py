@@ -76,6 +76,8 @@ class DatasetConfig:
     """Seed of the split and of `max_samples`."""
     on_invalid: OnInvalid = OnInvalid.error
     """`error` stops at invalid rows and lists them; `drop` writes them to `rejected.jsonl` and goes on."""
+    max_download_bytes: int | None = None
+    """Largest file that is fetched over HTTP; null = any."""
     storage_options: dict[str, Any] = field(default_factory=dict)
     """Passed to fsspec as they are (`endpoint_url` for an S3 server). Keys belong into the environment."""
 

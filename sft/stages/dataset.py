@@ -30,7 +30,7 @@ from sft.stages.split import Split
 
 def sources_of(cfg: DatasetConfig) -> list[Source]:
     """The training source, and the evaluation source where there is one."""
-    train = Source(uri=cfg.uri, split=cfg.split, options=cfg.storage_options)
+    train = Source(uri=cfg.uri, split=cfg.split, options=cfg.storage_options, max_bytes=cfg.max_download_bytes)
     return [train, replace(train, uri=cfg.eval_uri, split=cfg.eval_split)] if cfg.eval_uri else [train]
 
 
