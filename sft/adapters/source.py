@@ -81,7 +81,7 @@ def files(
         DataError: The source can't be read.
     """
     for name, file in _fetched(source, source_version, folder, say):
-        with storage.opened(file, source.options) as stream:
+        with storage.opened(file) as stream:
             yield name, readers.batches(file.name, stream)
 
 
@@ -106,7 +106,13 @@ def _fetched(
         yield source.name, storage.find(str(target), {})[0]
     else:
         for file in storage.find(source.uri, source.options):
-            yield redact(file.name), file
+            if storage.is_local(file.name):
+                yield redact(file.name), file
+                continue
+            target = folder / PurePosixPath(file.name).name
+            storage.fetch(file, target, source.options, lambda *state: say(_bytes(*state)))
+            yield redact(file.name), storage.find(str(target), {})[0]
+            target.unlink()
 
 
 def _bytes(done: int, total: int | None) -> str:

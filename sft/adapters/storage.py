@@ -5,20 +5,29 @@ Does not own what is in the files (`sft.adapters.readers`), nor the hub (`sft.ad
 
 from __future__ import annotations
 
+import errno
 import glob
+import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from sft.adapters.child import write_json
 from sft.adapters.readers import supported
 from sft.errors import DataError
+from sft.logs import redact
 
 _SCHEME = re.compile(r"^([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _LOCAL_SCHEMES = {"", "file", "pvc"}
+_CHUNK_BYTES = 4 << 20
+_TRIES = 4
+_BACKOFF_SECONDS = 0.25
+_OF_THIS_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _GLOB = re.compile(r"[*?\[]")
 
 
@@ -63,22 +72,86 @@ def find(uri: str, options: Mapping[str, Any]) -> list[SourceFile]:
 
 
 @contextmanager
-def opened(file: SourceFile, options: Mapping[str, Any]) -> Iterator[IO[bytes]]:
-    """One file, open for reading.
+def opened(file: SourceFile) -> Iterator[IO[bytes]]:
+    """One local file, open for reading.
 
     Raises:
-        DataError: It can't be opened or read.
+        DataError: It can't be opened or read, or was replaced or rewritten meanwhile.
     """
     try:
-        if is_local(file.name):
-            with Path(file.name).open("rb", buffering=1 << 20) as stream:
-                yield stream
-        else:
-            filesystem, path = _filesystem(file.name, options)
-            with filesystem.open(path, "rb") as stream:
-                yield stream
+        with Path(file.name).open("rb", buffering=1 << 20) as stream:
+            yield stream
+        if stat_version(Path(file.name)) != file.version:
+            raise DataError(f"{file.name}: changed while it was read", fix="read it when it is done")
     except OSError as error:
         raise DataError(f"{file.name}: {_said(error)}") from error
+
+
+def fetch(
+    file: SourceFile, target: Path, options: Mapping[str, Any], progress: Callable[[int, int | None], None]
+) -> None:
+    """Copies a remote file, from where an earlier try has stopped; `target` appears complete or not at all.
+
+    What has arrived lies in ``<target>.part``, the version that it is a part of in ``<target>.part.json``.
+
+    Raises:
+        DataError: It can't be read, or goes on changing while it is read.
+        OSError: The disk is full; the same call goes on later.
+    """
+    part = target.with_name(f"{target.name}.part")
+    note = part.with_name(f"{part.name}.json")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    filesystem, path = _filesystem(file.name, options)
+    failures = changes = 0
+    while True:
+        begin = part.stat().st_size if part.exists() else 0
+        try:
+            now = _remote_file(filesystem, _info(filesystem, path)).version
+            if not note.exists() or json.loads(note.read_text(encoding="utf-8"))["version"] != now:
+                write_json(note, {"version": now})
+                part.unlink(missing_ok=True)
+                begin = 0
+            _copy(filesystem, path, part, begin, progress)
+            if _remote_file(filesystem, _info(filesystem, path)).version == now:
+                break
+            changes += 1
+            if changes == _TRIES:
+                raise DataError(
+                    f"{file.name}: changed {changes} times while it was read", fix="read it when it is done"
+                )
+        except _errors() as error:
+            if isinstance(error, OSError) and error.errno in _OF_THIS_MACHINE:
+                raise
+            arrived = part.stat().st_size if part.exists() else 0
+            failures = 1 if arrived > begin else failures + 1
+            if failures == _TRIES or isinstance(error, FileNotFoundError | PermissionError):
+                raise DataError(f"{file.name}: {_said(error)}", fix="the same command goes on") from error
+            time.sleep(_BACKOFF_SECONDS * 2**failures)
+    part.rename(target)
+    note.unlink()
+
+
+def _copy(filesystem: Any, path: str, part: Path, begin: int, progress: Callable[[int, int | None], None]) -> None:
+    with filesystem.open(path, "rb", block_size=_CHUNK_BYTES) as source, part.open("ab") as copy:
+        source.seek(begin)
+        while chunk := source.read(_CHUNK_BYTES):
+            copy.write(chunk)
+            progress(copy.tell(), source.size)
+
+
+def _info(filesystem: Any, path: str) -> Mapping[str, Any]:
+    filesystem.invalidate_cache()
+    info: Mapping[str, Any] = filesystem.info(path)
+    return info
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What reading a remote file may raise: beside `OSError` botocore's own, where it is installed."""
+    try:
+        from botocore.exceptions import BotoCoreError, ClientError
+    except ImportError:
+        return (OSError,)
+    return OSError, BotoCoreError, ClientError
 
 
 def local_path(uri: str) -> Path:
@@ -112,15 +185,20 @@ def _find_local(path: Path) -> list[SourceFile]:
 def _find_remote(uri: str, options: Mapping[str, Any]) -> list[SourceFile]:
     filesystem, path = _filesystem(uri, options)
     try:
-        if _GLOB.search(path) and scheme(uri) not in {"http", "https"}:
+        if _GLOB.search(path):
             infos = [filesystem.info(name) for name in filesystem.glob(path)]
         else:
             info = filesystem.info(path)
             infos = filesystem.ls(path, detail=True) if info["type"] == "directory" else [info]
             if info["type"] == "directory":
                 infos = [i for i in infos if i["type"] == "file" and supported(i["name"])]
-    except OSError as error:
-        raise DataError(f"dataset.uri={uri}: {_said(error)}") from error
+    except _errors() as error:
+        fix = (
+            "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket"
+            if isinstance(error, PermissionError)
+            else None
+        )
+        raise DataError(f"dataset.uri={redact(uri)}: {_said(error)}", fix=fix) from error
     return sorted((_remote_file(filesystem, info) for info in infos), key=lambda file: file.name)
 
 
@@ -149,6 +227,8 @@ def _check_aws_keys() -> None:
         raise DataError(f"{present[0]} is set and {absent} is not", fix="set both, or neither to use the AWS chain")
 
 
-def _said(error: OSError) -> str:
+def _said(error: Exception) -> str:
     """An operating system's or server's error in its own words."""
-    return error.strerror or str(error) or type(error).__name__
+    if isinstance(error, FileNotFoundError) and not error.strerror:
+        return "no such file, or the bucket is another one"
+    return redact(getattr(error, "strerror", None) or str(error) or type(error).__name__)
