@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.adapters import child
-from sft.errors import DataError, SftError
+from sft.errors import DataError
 
 _REFERENCE = re.compile(
     r"^(?:hf://)?(?:datasets/)?(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?$"
@@ -72,8 +71,11 @@ def commit_of(repo: str, revision: str | None, *, kind: str) -> str:
     return str(info.sha)
 
 
-def fetch_model(repo: str, commit: str) -> Path:
+def fetch_model(repo: str, revision: str | None) -> Path:
     """The local snapshot of a model, fetched where the cache lacks files; never pickled weights.
+
+    Returns:
+        The snapshot's folder, which is named by its commit.
 
     Raises:
         DataError: The hub refused or can't be reached.
@@ -82,9 +84,9 @@ def fetch_model(repo: str, commit: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError  # type: ignore[attr-defined]
 
     try:
-        return Path(snapshot_download(repo, revision=commit, allow_patterns=_MODEL_FILES))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=_MODEL_FILES))
     except HfHubHTTPError as error:
-        raise DataError(_refused(repo, commit, error)) from error
+        raise DataError(_refused(repo, revision, error)) from error
     except (OSError, LocalEntryNotFoundError, HTTPError) as error:
         raise DataError(f"model {repo}: fetching broke off: {error}", fix="the same command continues") from error
 
@@ -102,40 +104,52 @@ def _refused(repo: str, revision: str | None, error: Exception) -> str:
 
 
 def _write_rows(request: dict[str, Any]) -> Mapping[str, Any]:
-    """Child: writes one split of a dataset as JSON Lines, streamed."""
-    import datasets
+    """Child: writes one split of a dataset as JSON Lines, streamed.
 
-    repo, config, commit = request["repo"], request["config"], request["commit"]
+    Request: ``repo``, ``config``, ``commit``, ``split``, ``target``.
+    """
+    import datasets
+    import msgspec
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
+
+    repo, commit = request["repo"], request["commit"]
+    encode = msgspec.json.Encoder().encode
     try:
-        configs = datasets.get_dataset_config_names(repo, revision=commit)
-        if config is None and len(configs) > 1:
-            raise DataError(
-                f"dataset {repo} has several configs: {', '.join(configs)}", fix=f"dataset.uri=hf://{repo}:{configs[0]}"
-            )
-        name = config or configs[0]
-        split = _split(repo, request["split"], datasets.get_dataset_split_names(repo, name, revision=commit))
-        rows = datasets.load_dataset(repo, name, split=split, revision=commit, streaming=True)
+        config = _chosen("config", repo, request["config"], datasets.get_dataset_config_names(repo, revision=commit))
+        splits = datasets.get_dataset_split_names(repo, config, revision=commit)
+        split = _chosen("split", repo, request["split"], splits)
         count = 0
-        with Path(request["target"]).open("w", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+        with Path(request["target"]).open("wb") as file:
+            for row in datasets.load_dataset(repo, config, split=split, revision=commit, streaming=True):
                 count += 1
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(f"dataset {repo}: {error}") from error
+                try:
+                    file.write(encode(row) + b"\n")
+                except (TypeError, ValueError) as error:
+                    raise DataError(f"dataset {repo}: row {count} holds what JSON can't: {error}") from error
+    except HfHubHTTPError as error:
+        raise DataError(_refused(repo, commit, error)) from error
+    except (OSError, ValueError, HTTPError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"dataset {repo}: {' '.join(str(error).split())}") from error
     return {"rows": count, "split": split}
 
 
-def _split(repo: str, wanted: str | None, present: list[str]) -> str:
-    if wanted is not None and wanted not in present:
-        raise DataError(f"dataset.split={wanted}: {repo} has {', '.join(present)}")
-    candidates = [wanted] if wanted else [name for name in _TRAIN_SPLITS if name in present] or present[:1]
-    if not wanted and len(present) > 1 and candidates[0] not in _TRAIN_SPLITS:
-        raise DataError(
-            f"dataset {repo} has no train split but {', '.join(present)}", fix=f"dataset.split={present[0]}"
-        )
-    if not candidates or candidates[0] is None:
-        raise SftError(f"dataset {repo} has no split")
-    return candidates[0]
+def _chosen(what: str, repo: str, wanted: str | None, present: list[str]) -> str:
+    """The wanted config or split; without a wish the training split, or the only one.
+
+    Raises:
+        DataError: There is no such one, or it is not clear which.
+    """
+    how = f"dataset.uri=hf://{repo}:{present[0]}" if what == "config" else f"dataset.split={present[0]}"
+    if wanted is not None:
+        if wanted not in present:
+            raise DataError(f"dataset {repo} has no {what} {wanted} but {', '.join(present)}", fix=how)
+        return wanted
+    for name in _TRAIN_SPLITS if what == "split" else ():
+        if name in present:
+            return name
+    if len(present) == 1:
+        return present[0]
+    raise DataError(f"dataset {repo} has several {what}s: {', '.join(present)}", fix=how)
 
 
 if __name__ == "__main__":

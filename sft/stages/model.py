@@ -66,9 +66,9 @@ def model(cfg: ModelConfig, inputs: ModelInputs, out: Path, progress: Progress) 
         return _scratch(cfg, inputs.dataset, out, progress)
     folder, revision = _local_folder(cfg), ""
     if folder is None:
-        revision = hub.commit_of(cfg.name_or_path, cfg.revision, kind="model")
         progress.update(f"fetching {cfg.name_or_path}")
-        folder = hub.fetch_model(cfg.name_or_path, revision)
+        folder = hub.fetch_model(cfg.name_or_path, cfg.revision)
+        revision = folder.name
     _check(folder, cfg)
     progress.update("hashing files")
     write_json(out / FILES_NAME, {f.relative_to(folder).as_posix(): sha256_file(f) for f in _files(folder)})
