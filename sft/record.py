@@ -109,7 +109,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
             raise
         except OSError as error:
             note.status = self.status = "failed"
-            note.error = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+            note.error = f"{error.strerror}: {error.filename}" if error.filename else error.strerror or str(error)
             raise StageError(f"{name}: {note.error}", fix="free space or mend permissions, then repeat") from error
         except BaseException as error:
             note.status, self.status, note.error = "failed", "failed", str(error)
