@@ -49,13 +49,15 @@ def plain(source: Path, out: Path) -> None:
 SIDES: dict[str, Callable[[Path, Path], None]] = {"sft": stage, "datasets": plain}
 
 
-def measured(side: str, source: Path) -> tuple[float, float]:
-    """Seconds and peak megabytes of one side in a fresh process on one core."""
+def measured(side: str, source: Path) -> tuple[float, float, float]:
+    """Seconds, peak megabytes and seconds of user CPU of one side in a fresh process on one core."""
     with tempfile.TemporaryDirectory(dir=source.parent) as out:
         began = time.monotonic()
         command = [sys.executable, __file__, "--side", side, str(source), out]
         answer = subprocess.run(command, check=True, capture_output=True, text=True)
-        return time.monotonic() - began, float(answer.stdout.splitlines()[-1])
+        seconds = time.monotonic() - began
+        megabytes, user = map(float, answer.stdout.splitlines()[-1].split())
+        return seconds, megabytes, user
 
 
 def write_rows(target: Path, num_rows: int) -> None:
@@ -77,25 +79,33 @@ def main() -> None:
         small, large = Path(folder) / "small.jsonl", Path(folder) / "large.jsonl"
         write_rows(small, num_rows)
         print(f"{num_rows:,} rows, {small.stat().st_size / 1e6:.0f} MB; best of {REPEATS}, interleaved")
-        best = dict.fromkeys(SIDES, (float("inf"), 0.0))
+        best = dict.fromkeys(SIDES, (float("inf"), 0.0, 0.0))
         for _ in range(REPEATS):
             for side in SIDES:
                 best[side] = min(best[side], measured(side, small))
-        for side, (seconds, megabytes) in best.items():
-            print(f"{side:<10}{seconds:8.2f} s {num_rows / seconds:12,.0f} rows/s {megabytes:8.0f} MB")
+        for side, (seconds, megabytes, user) in best.items():
+            print(
+                f"{side:<10}{seconds:8.2f} s {num_rows / seconds:12,.0f} rows/s {megabytes:8.0f} MB {user:8.2f} s CPU"
+            )
         print(f"ratio     {best['datasets'][0] / best['sft'][0]:8.2f} (asked for: at least 8)")
         write_rows(large, 10 * num_rows)
-        seconds, megabytes = measured("sft", large)
-        print(f"10 x rows {seconds:8.2f} s {10 * num_rows / seconds:12,.0f} rows/s {megabytes:8.0f} MB")
+        seconds, megabytes, user = measured("sft", large)
+        print(
+            f"10 x rows {seconds:8.2f} s {10 * num_rows / seconds:12,.0f} rows/s {megabytes:8.0f} MB {user:8.2f} s CPU"
+        )
         per_million = (megabytes - best["sft"][1]) / (9 * num_rows) * 1e6
         growth = seconds / best["sft"][0]
-        print(f"time      {growth:8.2f} x (asked for: at most 10.5); {per_million:.0f} MB per million rows")
+        cpu = user / best["sft"][2]
+        print(
+            f"growth    {growth:8.2f} x (asked for: at most 10.5), CPU {cpu:.2f} x; {per_million:.0f} MB per million rows"
+        )
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--side"]:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         SIDES[sys.argv[2]](Path(sys.argv[3]), Path(sys.argv[4]))
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        print(usage.ru_maxrss / 1000, usage.ru_utime)
     else:
         main()

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from sft.chat.sample import ROLES, InvalidRow, Message, Role, Sample, check
+from sft.chat.sample import ROLES, InvalidRow, Message, Role, Sample, check, encode
 
 Format = Literal["messages", "conversations", "alpaca", "prompt_completion"]
 
@@ -109,21 +109,37 @@ class Parser:
         kept = ((name, msgspec.Raw | UnsetType, UNSET) for name in self._kept)
         row_type = msgspec.defstruct("Row", [*fields, *kept], rename=rename | self._kept, gc=False)
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(row_type).decode
-        self._decode_canonical: Callable[[bytes], Any] = msgspec.json.Decoder(_canonical_row(columns)).decode_lines
+        self._decode_plain = _decoder_of_lines(list[Message])
+        self._decode_single_turns = _decoder_of_lines(tuple[_UserTurn, _AssistantTurn])
         self._system = [Message("system", system_prompt)] if system_prompt is not None else []
-        self._may_be_canonical = row_format == "messages" and not self._kept and not self._system
+        named_as_written = row_format == "messages" and columns.messages == "messages"
+        self._may_be_plain = named_as_written and not self._kept and not self._system
+        self._may_be_single_turns = True
 
-    def many(self, lines: bytes) -> list[Sample] | None:
-        """The samples of JSON Lines that are all valid and as we write them, at once; None where one of them isn't."""
-        if not self._may_be_canonical:
+    def many(self, lines: bytes) -> list[bytes] | None:
+        """The samples' JSON where all of these JSON Lines are valid and hold nothing else; None where one isn't."""
+        if not self._may_be_plain:
             return None
         try:
-            samples = [Sample(row.messages) for row in self._decode_canonical(lines)]
-            for sample in samples:
-                check(sample.messages)
+            rows = self._plain_rows(lines)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidRow):
             return None
-        return samples if len(samples) == lines.count(b"\n") else None
+        return list(map(encode, rows)) if len(rows) == lines.count(b"\n") else None
+
+    def _plain_rows(self, lines: bytes) -> list[Any]:
+        if self._may_be_single_turns:
+            try:
+                rows: list[Any] = self._decode_single_turns(lines)
+            except msgspec.DecodeError:
+                self._may_be_single_turns = False  # this source has other conversations: don't try again
+            else:
+                if any(row.messages[1].content.isspace() for row in rows):
+                    raise InvalidRow("empty-answer", "found on a closer look")
+                return rows
+        rows = self._decode_plain(lines)
+        for row in rows:
+            check(row.messages)
+        return rows
 
     def one(self, row: bytes) -> Sample:
         """The sample of one row.
@@ -151,10 +167,20 @@ class Parser:
         return Sample(messages, tools or UNSET, metadata)
 
 
-def _canonical_row(columns: Columns) -> type[msgspec.Struct]:
-    """A row whose messages are as we write them, so that decoding is all there is to do. Most rows are."""
-    fields: list[Any] = [("messages", list[Message]), ("tools", None, None)]
-    return msgspec.defstruct("CanonicalRow", fields, rename={"messages": columns.messages}, gc=False)
+class _UserTurn(msgspec.Struct, tag_field="role", tag="user", forbid_unknown_fields=True, gc=False):
+    content: str
+
+
+class _AssistantTurn(msgspec.Struct, tag_field="role", tag="assistant", forbid_unknown_fields=True, gc=False):
+    content: Annotated[str, msgspec.Meta(min_length=1)]
+
+
+def _decoder_of_lines(messages: Any) -> Callable[[bytes], list[Any]]:
+    """Decodes rows that need no change, so that decoding and encoding is all there is to do. Most rows are such."""
+    fields: list[Any] = [("messages", messages), ("tools", None, None)]
+    row_type = msgspec.defstruct("PlainRow", fields, omit_defaults=True, gc=False)
+    decode: Callable[[bytes], list[Any]] = msgspec.json.Decoder(row_type).decode_lines
+    return decode
 
 
 _Spelling = tuple[list[Any], dict[str, str], Callable[[Any], list[Message]]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -77,13 +77,8 @@ RULES: Mapping[str, str] = {
 }
 """Code of every rule, and how to mend a row that breaks it. The last three need the model's tokenizer."""
 
-_encoder = msgspec.json.Encoder()
-encode: Callable[[Sample], bytes] = _encoder.encode
-
-
-def encode_all(samples: Sequence[Sample]) -> list[bytes]:
-    """The JSON of each sample, in one call."""
-    return _encoder.encode_lines(samples).split(b"\n")[:-1]
+encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
+"""The JSON of a sample."""
 
 
 def check(messages: list[Message]) -> None:

@@ -21,7 +21,7 @@ from sft.adapters.source import Source
 from sft.artifacts import DatasetArtifact
 from sft.chat.formats import Columns, Format, Parser, recognise
 from sft.chat.rejected import Rejected, Rejections
-from sft.chat.sample import InvalidRow, Sample, encode_all
+from sft.chat.sample import InvalidRow, Sample, encode
 from sft.config.schema import DatasetConfig, DatasetFormat, OnInvalid
 from sft.errors import DataError
 from sft.progress import Progress
@@ -138,17 +138,14 @@ class _Checked:
         for name, batches in files:
             for number, rows in batches:
                 self.progress.update(f"{self.num_rows:,} rows")
-                samples = parser.many(rows) if parser else None
-                if samples is None:
-                    parser, samples = self._one_by_one(parser, name, number, rows)
-                else:
-                    self.num_rows += len(samples)
-                lines = encode_all(samples)
-                if self.cfg.keep_columns:
-                    bare = [msgspec.structs.replace(sample, metadata=msgspec.UNSET) for sample in samples]
-                    self.split.add(lines, encode_all(bare), held_out=held_out)
-                else:
+                lines = parser.many(rows) if parser else None
+                if lines is not None:
+                    self.num_rows += len(lines)
                     self.split.add(lines, lines, held_out=held_out)
+                    continue
+                parser, samples = self._one_by_one(parser, name, number, rows)
+                bare = [msgspec.structs.replace(sample, metadata=msgspec.UNSET) for sample in samples]
+                self.split.add(list(map(encode, samples)), list(map(encode, bare)), held_out=held_out)
 
     def _one_by_one(
         self, parser: Parser | None, name: str, number: int, rows: bytes
