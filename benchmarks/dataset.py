@@ -97,7 +97,7 @@ def main() -> None:
         growth = seconds / best["sft"][0]
         cpu = user / best["sft"][2]
         print(
-            f"growth    {growth:8.2f} x (asked for: at most 10.5), CPU {cpu:.2f} x; {per_million:.0f} MB per million rows"
+            f"growth    {growth:8.2f} x (asked: at most 10.5), CPU {cpu:.2f} x; {per_million:.0f} MB per million rows"
         )
 
 
