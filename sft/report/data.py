@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -73,9 +72,10 @@ def measure(data: DatasetArtifact, tokens: TokenizedArtifact | None, padding: Ma
         turns[len(sample["messages"])] += 1
         roles.update(message["role"] for message in sample["messages"])
     rejections = Rejections()
-    files = [data.root / "rejected.jsonl", *([tokens.root / "rejected.jsonl"] if tokens else [])]
-    for line in itertools.chain.from_iterable(map(_raw_lines, files)):
-        rejections.add(msgspec.json.decode(line, type=Rejected))
+    for row in _rejected(data.root):
+        rejections.add(row)
+    for row in _rejected(tokens.root) if tokens else ():
+        rejections.add(msgspec.structs.replace(row, file="training split"))
     not_trained = tokens.num_rejected if tokens else 0
     return DataReport(
         source=data.source,
@@ -110,13 +110,15 @@ def _tokens(tokens: TokenizedArtifact, padding: Mapping[str, Any]) -> Tokens:
     )
 
 
-def _raw_lines(file: Path) -> Iterator[bytes]:
-    with file.open("rb") as lines:
-        yield from lines
+def _rejected(root: Path) -> Iterator[Rejected]:
+    with (root / "rejected.jsonl").open("rb") as lines:
+        for line in lines:
+            yield msgspec.json.decode(line, type=Rejected)
 
 
 def _lines(file: Path) -> Iterator[dict[str, Any]]:
-    return map(msgspec.json.decode, _raw_lines(file))
+    with file.open("rb") as lines:
+        yield from map(msgspec.json.decode, lines)
 
 
 def as_text(report: DataReport) -> str:

@@ -28,6 +28,7 @@ from sft.errors import DataError
 
 _NO_LOSS = -100
 _CHECKED_ROWS = 64
+_SHOWN_CHARACTERS = 50
 _PART_BYTES = 4 << 20
 """A file is shared among processes in parts of at least this size; a smaller one isn't worth another process."""
 
@@ -130,7 +131,9 @@ def _tokenize_part(part: _Part) -> _Counts:
             if refused:
                 counts.num_rejected += 1
                 number = counts.num_samples + counts.num_rejected
-                facts = {"file": str(part.file), "line": number, "rule": refused[0], "found": refused[1]}
+                begins = json.dumps(sample["messages"][0]["content"][:_SHOWN_CHARACTERS], ensure_ascii=False)
+                found = f"{refused[1]}, where it begins {begins}"
+                facts = {"file": str(part.file), "line": number, "rule": refused[0], "found": found}
                 rejected.write(msgspec.json.encode({**facts, "row": line.decode().rstrip("\n")}) + b"\n")
                 continue
             counts.num_samples += 1
