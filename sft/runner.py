@@ -28,7 +28,8 @@ from sft.artifacts import (
     RegisteredModel,
     TokenizedArtifact,
 )
-from sft.config.schema import RunConfig, flat
+from sft.config.flat import flat
+from sft.config.schema import RunConfig
 from sft.plan import Circumstances, Plan, Step, build_plan
 from sft.progress import Progress
 from sft.stages.dataset import dataset

@@ -6,15 +6,11 @@ spelled as a person types them. ``MISSING`` marks what only a person can supply.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-import msgspec
 from omegaconf import MISSING
-
-from sft.logs import redact
 
 
 class DatasetFormat(Enum):
@@ -297,19 +293,3 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     registry: RegistryConfig = field(default_factory=RegistryConfig)
-
-
-def flat(cfg: RunConfig, groups: Sequence[str]) -> dict[str, str | int | float | bool]:
-    """The settings of some groups by dotted key: numbers as numbers, lists and mappings as JSON, null left out."""
-    tree = {name: msgspec.to_builtins(getattr(cfg, name)) for name in groups}
-    return dict(_flat(tree, ""))
-
-
-def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str | int | float | bool]]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        elif isinstance(value, str):
-            yield prefix + name, redact(value)
-        elif value is not None:
-            yield prefix + name, value if isinstance(value, int | float) else msgspec.json.encode(value).decode()
