@@ -115,9 +115,9 @@ def _write_rows(request: dict[str, Any]) -> Mapping[str, Any]:
     repo, commit = request["repo"], request["commit"]
     encode = msgspec.json.Encoder().encode
     try:
-        config = _chosen("config", repo, request["config"], datasets.get_dataset_config_names(repo, revision=commit))
+        config = chosen("config", repo, request["config"], datasets.get_dataset_config_names(repo, revision=commit))
         splits = datasets.get_dataset_split_names(repo, config, revision=commit)
-        split = _chosen("split", repo, request["split"], splits)
+        split = chosen("split", repo, request["split"], splits)
         count = 0
         with Path(request["target"]).open("wb") as file:
             for row in datasets.load_dataset(repo, config, split=split, revision=commit, streaming=True):
@@ -133,7 +133,7 @@ def _write_rows(request: dict[str, Any]) -> Mapping[str, Any]:
     return {"rows": count, "split": split}
 
 
-def _chosen(what: str, repo: str, wanted: str | None, present: list[str]) -> str:
+def chosen(what: str, repo: str, wanted: str | None, present: list[str]) -> str:
     """The wanted config or split; without a wish the training split, or the only one.
 
     Raises:

@@ -154,7 +154,7 @@ def test_a_sweep_over_sharding_shares_data_tokens_and_the_base_score(done: tuple
 
 
 def test_interrupted_and_killed_it_goes_on_to_the_same_weights(done: tuple[Path, Answer], started: Path) -> None:
-    whole = "runs/store/.staging/train-*/work/full_state/epoch_{}"
+    whole = "runs/store/.staging/train-*/*/full_state/epoch_{}"
     run = start("run", "quickstart", *UNSCORED, cwd=started)
     wait_for(lambda: list(started.glob(whole.format(1))))
     run.send_signal(signal.SIGINT)
