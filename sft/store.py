@@ -139,9 +139,13 @@ class Store:
         finally:
             lock.release()
 
+    def staging_path(self, stage: str, key: str) -> Path:
+        """Where a key is made, and what a killed try has left."""
+        return self._staging / f"{stage}-{key}"
+
     def staging(self, stage: str, key: str, *, resume: bool) -> Path:
         """The private folder in which a key is made, under its lock; with `resume` what a killed try left stays."""
-        path = self._staging / f"{stage}-{key}"
+        path = self.staging_path(stage, key)
         if path.exists() and not resume:
             shutil.rmtree(path)
         path.mkdir(parents=True, exist_ok=True)
@@ -191,7 +195,7 @@ class Store:
             yield
 
     def prune(self, keep: set[str], *, dry_run: bool) -> list[tuple[Path, int]]:
-        """Removes every artifact whose path is not in `keep`, and what killed runs left; returns what, and bytes.
+        """Removes every artifact and every killed try whose path is not in `keep`; returns what, and bytes.
 
         Raises:
             StoreError: A run is at work on this store.

@@ -20,7 +20,10 @@ def execute(action: str, run_root: str, *, dry_run: bool) -> int:
     if action == "list":
         _list(store, progress)
         return 0
-    used = {step.path for folder in root.iterdir() if (rec := record.load(folder)) for step in rec.steps if step.path}
+    steps = [step for folder in root.iterdir() if (rec := record.load(folder)) for step in rec.steps]
+    used = {step.path for step in steps if step.path}
+    # What an interrupted training has left is what its command goes on from.
+    used |= {str(store.staging_path(step.name.partition(":")[0], step.key)) for step in steps if step.key}
     removed = store.prune(used, dry_run=dry_run)
     for path, num_bytes in removed:
         progress.say(f"{'would remove' if dry_run else 'removed'} {path} ({_size(num_bytes)})")
