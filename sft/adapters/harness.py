@@ -1,6 +1,7 @@
 """Evaluation of one model in a child process: ``python -m sft.adapters.harness``. Only here: lm-eval.
 
-One load of the model serves lm-eval's tasks and the held-out split. lm-eval is imported only when there are tasks.
+One load of the model serves lm-eval's tasks and the held-out split. lm-eval is imported only when there are tasks
+or arguments for its model.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ def _evaluate(request: dict[str, Any]) -> Mapping[str, Any]:
     """Child. The request is `sft.stages.evaluate.request_of`'s."""
     out = Path(request["out"])
     result: dict[str, Any] = {"scores": [], "versions": {}}
-    if request["tasks"]:
-        model, tokenizer, scores, versions = _tasks(request, out)
-        result |= {"scores": scores, "versions": versions}
+    if request["tasks"] or request["model_args"]:  # which mean what lm-eval makes of them, with tasks or without
+        loaded = _load_in_lm_eval(request)
+        model, tokenizer = loaded.model, loaded.tokenizer
+        if request["tasks"]:
+            result |= _tasks(request, loaded, out)
     else:
         model, tokenizer = _load(request)
     if request["holdout"]:
@@ -42,9 +45,20 @@ def _load(request: Mapping[str, Any]) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder, trust = request["model_dir"], request["trust_remote_code"]
-    arguments = {"dtype": "auto", "trust_remote_code": trust, **request["model_args"]}
-    model = AutoModelForCausalLM.from_pretrained(folder, **arguments).to(_device()).eval()
-    return model, AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", trust_remote_code=trust)
+    return model.to(_device()).eval(), AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
+
+
+def _load_in_lm_eval(request: Mapping[str, Any]) -> Any:
+    from lm_eval.models.huggingface import HFLM
+
+    return HFLM(
+        pretrained=request["model_dir"],
+        batch_size=request["batch_size"],
+        device=_device(),
+        trust_remote_code=request["trust_remote_code"],
+        **request["model_args"],
+    )
 
 
 def _device() -> str:
@@ -53,19 +67,11 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _tasks(request: Mapping[str, Any], out: Path) -> tuple[Any, Any, list[dict[str, Any]], dict[str, Any]]:
+def _tasks(request: Mapping[str, Any], model: Any, out: Path) -> dict[str, Any]:
     from lm_eval import simple_evaluate
     from lm_eval.loggers import EvaluationTracker
-    from lm_eval.models.huggingface import HFLM
 
     manager = _task_manager(request["tasks"], request["include_path"])
-    model = HFLM(
-        pretrained=request["model_dir"],
-        batch_size=request["batch_size"],
-        device=_device(),
-        trust_remote_code=request["trust_remote_code"],
-        **request["model_args"],
-    )
     tracker = EvaluationTracker(output_path=str(out / "results.json"))
     seed = request["seed"]
     with _data_files_beside_their_task():
@@ -90,7 +96,7 @@ def _tasks(request: Mapping[str, Any], out: Path) -> tuple[Any, Any, list[dict[s
         tracker.save_results_samples(task_name=name, samples=rows)
     if not list(out.glob("results_*.json")):  # the tracker logs its failures and goes on
         raise StageError(f"lm-eval could not write its results to {out}")
-    return model.model, model.tokenizer, list(scores_of(results)), dict(results["versions"])
+    return {"scores": list(scores_of(results)), "versions": dict(results["versions"])}
 
 
 def _task_manager(tasks: list[str], include_path: str | None) -> Any:
@@ -103,7 +109,7 @@ def _task_manager(tasks: list[str], include_path: str | None) -> Any:
 
     if include_path:
         own = TaskManager(include_path=include_path, include_defaults=False)
-        if set(tasks) <= set(own.all_tasks):
+        if set(tasks) <= {*own.all_subtasks, *own.all_tags}:  # a group may hold lm-eval's own tasks
             return own
     manager = TaskManager(include_path=include_path)
     for name in tasks:
@@ -166,7 +172,7 @@ def scores_of(results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 "task": task,
                 "metric": key if metric in seen else metric,
                 "value": float(value),
-                "stderr": float(stderr) if isinstance(stderr, int | float) else None,
+                "stderr": float(stderr) if isinstance(stderr, int | float) and math.isfinite(stderr) else None,
                 "num_samples": _num_samples(task, results),
                 "higher_is_better": results["higher_is_better"].get(task, {}).get(metric) is not False,
             }

@@ -27,7 +27,7 @@ class Answer:
         token_ids: The rendered conversation.
         spans: Begin and end (exclusive) of each assistant turn in it, terminator included.
         prompt_ids: Everything before the last assistant turn, with the generation prompt.
-        target: Text of the last assistant turn.
+        target: The last assistant turn as tokens spell it, so that it compares with what the model writes.
         loss: Sum over the answer tokens, natural logarithm.
         num_correct: Answer tokens that are the most likely next one.
         written: What the model wrote; None where nothing was generated.
@@ -66,20 +66,29 @@ def render(index: int, messages: Messages, tokenizer: Any, tools: list[Any] | No
             if message["role"] != "assistant":
                 continue
             prompt = _ids(tokenizer, messages[:turn], tools, add_generation_prompt=True)
-            end = len(_ids(tokenizer, messages[: turn + 1], tools))
-            if whole[: len(prompt)] != prompt or end <= len(prompt):
+            begin = len(prompt)
+            if whole[:begin] != prompt:
                 raise DataError(
                     f"held-out sample {index}: the chat template renders turn {turn + 1} differently with what "
                     "follows it, so its tokens can't be scored",
                     fix="use a chat template whose beginning does not depend on later turns",
                 )
-            spans.append((len(prompt), _after_terminator(whole, len(prompt), end, tokenizer.eos_token_id)))
+            if tokenizer.eos_token_id not in whole[begin:]:
+                raise DataError(
+                    f"held-out sample {index}: the chat template does not end turn {turn + 1} with the tokenizer's "
+                    f"eos_token {tokenizer.eos_token!r}",
+                    fix="the tokenizer's eos_token must be the token that ends a turn in its chat template",
+                )
+            # Looked for, not measured by rendering up to here: a template may render a last turn differently (Qwen3).
+            spans.append((begin, whole.index(tokenizer.eos_token_id, begin) + 1))
         text = tokenizer.apply_chat_template(messages[:-1], tools=tools, tokenize=False, add_generation_prompt=True)
     except DataError:
         raise
     except Exception as error:  # a template is a program of its own and may raise whatever it likes
         raise DataError(f"held-out sample {index}: the chat template refuses it: {error}") from error
-    return Answer(index, whole, spans, prompt, text, messages[-1]["content"])
+    begin, end = spans[-1]
+    target = tokenizer.decode(whole[begin:end], skip_special_tokens=True)
+    return Answer(index, whole, spans, prompt, text, target)
 
 
 def _ids(
@@ -89,14 +98,6 @@ def _ids(
         messages, tools=tools, add_generation_prompt=add_generation_prompt, return_dict=False
     )
     return ids
-
-
-def _after_terminator(ids: list[int], begin: int, end: int, terminator: int | None) -> int:
-    """Where a turn ends: after its terminator; white space that a template puts behind it is not an answer."""
-    for place in range(end - 1, begin - 1, -1):
-        if ids[place] == terminator:
-            return place + 1
-    return end
 
 
 def score_loss(answers: Sequence[Answer], model: Any, pad_id: int, batch_size: int | None) -> Iterator[int]:
@@ -151,13 +152,21 @@ def write_answers(
 
     Args:
         answers: Conversations.
-        model: A causal language model in evaluation mode.
+        model: A causal language model in evaluation mode. Its generation settings are replaced, not added to: they
+            may penalise repetition (Qwen2.5-1.5B-Instruct: 1.1), and that is not greedy.
         tokenizer: Its tokenizer.
         max_new_tokens: Longest answer.
         batch_size: Answers at once; None = as many as a token budget allows.
     """
     import torch
+    from transformers import GenerationConfig
 
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     done = 0
     budget = _BATCH_TOKENS
     for batch in _batches(answers, lambda answer: len(answer.prompt_ids) + max_new_tokens, batch_size, budget):
@@ -168,17 +177,7 @@ def write_answers(
             ids[row, longest - len(answer.prompt_ids) :] = torch.tensor(answer.prompt_ids)
             mask[row, longest - len(answer.prompt_ids) :] = 1
         with torch.inference_mode():
-            written = model.generate(
-                input_ids=ids.to(model.device),
-                attention_mask=mask.to(model.device),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )
+            written = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device))
         texts = tokenizer.batch_decode(written[:, longest:], skip_special_tokens=True)
         for answer, text in zip(batch, texts, strict=True):
             answer.written = text

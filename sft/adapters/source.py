@@ -56,7 +56,7 @@ def version(source: Source) -> str:
         return hub.commit_of(reference.repo, reference.revision, kind="dataset")
     if storage.scheme(source.uri) in _HTTP:
         return http.version(source.uri)
-    return ";".join(f"{file.name}={file.version}" for file in storage.find(source.uri, source.options))
+    return ";".join(f"{redact(file.name)}={file.version}" for file in storage.find(source.uri, source.options))
 
 
 def is_download(source: Source) -> bool:

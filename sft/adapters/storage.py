@@ -5,7 +5,7 @@ Does not own what is in the files (`sft.adapters.readers`), nor the hub (`sft.ad
 
 from __future__ import annotations
 
-import errno
+import copy
 import glob
 import json
 import os
@@ -24,10 +24,16 @@ from sft.logs import redact
 
 _SCHEME = re.compile(r"^([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _LOCAL_SCHEMES = {"", "file", "pvc"}
+_S3_SCHEMES = {"s3", "s3a"}
 _CHUNK_BYTES = 4 << 20
 _TRIES = 4
-_BACKOFF_SECONDS = 0.25
-_OF_THIS_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+_BACKOFF_SECONDS = 0.5
+_FINAL = (FileNotFoundError, PermissionError, TypeError, ValueError)
+_WHEN_DONE = "read it when it is done"
+_VERSION_FACTS = (  # each filesystem tells some of these
+    *("ETag", "etag", "VersionId", "generation", "sha", "LastModified", "Last-Modified", "last_modified"),
+    *("modified", "modify", "modificationTime", "mtime", "updated", "created", "size"),
+)
 _GLOB = re.compile(r"[*?\[]")
 
 
@@ -67,7 +73,7 @@ def find(uri: str, options: Mapping[str, Any]) -> list[SourceFile]:
     """
     files = _find_local(local_path(uri)) if is_local(uri) else _find_remote(uri, options)
     if not files:
-        raise DataError(f"{uri}: no file that can be read", fix="point it at .jsonl, .json, .csv or .parquet")
+        raise DataError(f"{redact(uri)}: no file that can be read", fix="point it at .jsonl, .json, .csv or .parquet")
     return files
 
 
@@ -82,7 +88,7 @@ def opened(file: SourceFile) -> Iterator[IO[bytes]]:
         with Path(file.name).open("rb", buffering=1 << 20) as stream:
             yield stream
         if stat_version(Path(file.name)) != file.version:
-            raise DataError(f"{file.name}: changed while it was read", fix="read it when it is done")
+            raise DataError(f"{file.name}: changed while it was read", fix=_WHEN_DONE)
     except OSError as error:
         raise DataError(f"{file.name}: {_said(error)}") from error
 
@@ -92,66 +98,79 @@ def fetch(
 ) -> None:
     """Copies a remote file, from where an earlier try has stopped; `target` appears complete or not at all.
 
-    What has arrived lies in ``<target>.part``, the version that it is a part of in ``<target>.part.json``.
+    What has arrived lies in ``<target>.part``, the version that it is a part of in ``<target>.part.json``. After a
+    broken connection at most `_CHUNK_BYTES` come a second time.
+
+    Args:
+        file: What `find` has found.
+        target: Where the copy goes.
+        options: Passed to fsspec as they are.
+        progress: Called with bytes so far and in all.
 
     Raises:
         DataError: It can't be read, or goes on changing while it is read.
         OSError: The disk is full; the same call goes on later.
     """
     part = target.with_name(f"{target.name}.part")
-    note = part.with_name(f"{part.name}.json")
     target.parent.mkdir(parents=True, exist_ok=True)
-    filesystem, path = _filesystem(file.name, options)
+    remote = _remote(file.name, options)
     failures = changes = 0
+    version: str | None = None
     while True:
-        begin = part.stat().st_size if part.exists() else 0
+        begin = _num_bytes(part)
         try:
-            now = _remote_file(filesystem, _info(filesystem, path)).version
-            if not note.exists() or json.loads(note.read_text(encoding="utf-8"))["version"] != now:
-                write_json(note, {"version": now})
-                part.unlink(missing_ok=True)
-                begin = 0
-            _copy(filesystem, path, part, begin, progress)
-            if _remote_file(filesystem, _info(filesystem, path)).version == now:
-                break
-            changes += 1
+            info = remote.info()
+            now = remote.file(info).version
+            changes += version not in {None, now}
             if changes == _TRIES:
-                raise DataError(
-                    f"{file.name}: changed {changes} times while it was read", fix="read it when it is done"
-                )
-        except _errors() as error:
-            if isinstance(error, OSError) and error.errno in _OF_THIS_MACHINE:
-                raise
-            arrived = part.stat().st_size if part.exists() else 0
-            failures = 1 if arrived > begin else failures + 1
-            if failures == _TRIES or isinstance(error, FileNotFoundError | PermissionError):
-                raise DataError(f"{file.name}: {_said(error)}", fix="the same command goes on") from error
-            time.sleep(_BACKOFF_SECONDS * 2**failures)
+                raise DataError(f"{redact(file.name)}: changes again and again while it is read", fix=_WHEN_DONE)
+            version = now
+            _keep_only(version, part)
+            _copy(remote, part, info["size"], progress)
+            if remote.file(remote.info()).version == version:
+                break
+        except _Interrupted as error:
+            failures = 1 if _num_bytes(part) > begin else failures + 1
+            if failures == _TRIES:
+                raise DataError(error.message, fix="the same command goes on from where it stopped") from error
+            time.sleep(_BACKOFF_SECONDS * 2 ** (failures - 1))
     part.rename(target)
-    note.unlink()
+    _note(part).unlink()
 
 
-def _copy(filesystem: Any, path: str, part: Path, begin: int, progress: Callable[[int, int | None], None]) -> None:
-    with filesystem.open(path, "rb", block_size=_CHUNK_BYTES) as source, part.open("ab") as copy:
-        source.seek(begin)
-        while chunk := source.read(_CHUNK_BYTES):
-            copy.write(chunk)
-            progress(copy.tell(), source.size)
+def _keep_only(version: str, part: Path) -> None:
+    """Keeps what has arrived where it is a part of this version."""
+    note = _note(part)
+    if not note.exists() or json.loads(note.read_text(encoding="utf-8"))["version"] != version:
+        part.unlink(missing_ok=True)  # before the note: a kill in between must not make it a part of this version
+        write_json(note, {"version": version})
 
 
-def _info(filesystem: Any, path: str) -> Mapping[str, Any]:
-    filesystem.invalidate_cache()
-    info: Mapping[str, Any] = filesystem.info(path)
-    return info
+def _copy(remote: _Remote, part: Path, num_bytes: int | None, progress: Callable[[int, int | None], None]) -> None:
+    """Appends what `part` lacks."""
+    with _reading(remote.uri):
+        source = remote.filesystem.open(remote.path, "rb", block_size=_CHUNK_BYTES, cache_type="none")
+    with source, part.open("ab") as sink:
+        source.seek(sink.tell())
+        while True:
+            with _reading(remote.uri):
+                chunk = source.read(_CHUNK_BYTES)
+            if not chunk:
+                break
+            sink.write(chunk)
+            progress(sink.tell(), num_bytes)
+        arrived = sink.tell()
+    if num_bytes not in {None, arrived}:
+        part.unlink()
+        raise _Interrupted(f"{redact(remote.uri)}: {arrived} of {num_bytes} bytes arrived")
 
 
-def _errors() -> tuple[type[Exception], ...]:
-    """What reading a remote file may raise: beside `OSError` botocore's own, where it is installed."""
-    try:
-        from botocore.exceptions import BotoCoreError, ClientError
-    except ImportError:
-        return (OSError,)
-    return OSError, BotoCoreError, ClientError
+def _note(part: Path) -> Path:
+    return part.with_name(f"{part.name}.json")
+
+
+def _num_bytes(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def local_path(uri: str) -> Path:
@@ -183,40 +202,89 @@ def _find_local(path: Path) -> list[SourceFile]:
 
 
 def _find_remote(uri: str, options: Mapping[str, Any]) -> list[SourceFile]:
-    filesystem, path = _filesystem(uri, options)
-    try:
+    remote = _remote(uri, options)
+    filesystem, path = remote.filesystem, remote.path
+    with _reading(uri):
+        filesystem.invalidate_cache()  # it outlives a run: the next one of a sweep would see this one's listing
         if _GLOB.search(path):
-            infos = [filesystem.info(name) for name in filesystem.glob(path)]
+            infos = [info for info in filesystem.glob(path, detail=True).values() if info["type"] == "file"]
         else:
-            info = filesystem.info(path)
-            infos = filesystem.ls(path, detail=True) if info["type"] == "directory" else [info]
-            if info["type"] == "directory":
-                infos = [i for i in infos if i["type"] == "file" and supported(i["name"])]
-    except _errors() as error:
-        fix = (
-            "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket"
-            if isinstance(error, PermissionError)
-            else None
-        )
-        raise DataError(f"dataset.uri={redact(uri)}: {_said(error)}", fix=fix) from error
-    return sorted((_remote_file(filesystem, info) for info in infos), key=lambda file: file.name)
+            infos = [filesystem.info(path)]
+            if infos[0]["type"] == "directory":
+                listed = filesystem.ls(path, detail=True)
+                infos = [info for info in listed if info["type"] == "file" and supported(info["name"])]
+    return sorted(map(remote.file, infos), key=lambda file: file.name)
 
 
-def _remote_file(filesystem: Any, info: Mapping[str, Any]) -> SourceFile:
-    facts = [info.get(key) for key in ("ETag", "VersionId", "LastModified", "Last-Modified", "mtime", "size")]
-    return SourceFile(str(filesystem.unstrip_protocol(info["name"])), "-".join(str(f) for f in facts if f is not None))
+@dataclass(frozen=True)
+class _Remote:
+    """What fsspec makes of a uri."""
+
+    uri: str
+    filesystem: Any
+    path: str
+
+    def info(self) -> Mapping[str, Any]:
+        """The file's facts as they are now."""
+        with _reading(self.uri):
+            self.filesystem.invalidate_cache()
+            info: Mapping[str, Any] = self.filesystem.info(self.path)
+            return info
+
+    def file(self, info: Mapping[str, Any]) -> SourceFile:
+        """A file of it; the uri keeps the server, which a filesystem's own names lack."""
+        facts = [info.get(key) for key in _VERSION_FACTS]
+        name, uri, path = str(info["name"]), self.uri.rstrip("/"), self.path.rstrip("/")
+        server = uri.removesuffix(path)
+        if not uri.endswith(path) or "://" not in server:
+            server, name = "", str(self.filesystem.unstrip_protocol(name))
+        return SourceFile(server + name, "-".join(str(fact) for fact in facts if fact is not None))
 
 
-def _filesystem(uri: str, options: Mapping[str, Any]) -> tuple[Any, str]:
+def _remote(uri: str, options: Mapping[str, Any]) -> _Remote:
     import fsspec
 
-    if scheme(uri) in {"s3", "s3a"}:
+    if scheme(uri) in _S3_SCHEMES:
         _check_aws_keys()
     try:
-        filesystem, path = fsspec.url_to_fs(uri, **{k: v for k, v in options.items() if v is not None})
-    except (ImportError, ValueError) as error:
-        raise DataError(f"dataset.uri={uri}: {error}") from error
-    return filesystem, str(path)
+        fsspec.get_filesystem_class(scheme(uri))
+    except (ImportError, ValueError) as error:  # they name the package to install, or the scheme
+        raise DataError(f"{redact(uri)}: {error}") from error
+    given = {key: copy.deepcopy(value) for key, value in options.items() if value is not None}  # botocore edits its own
+    with _reading(uri):
+        filesystem, path = fsspec.url_to_fs(uri, **given)
+        return _Remote(uri, filesystem, path)
+
+
+class _Interrupted(DataError):
+    """A failure that may pass."""
+
+
+@contextmanager
+def _reading(uri: str) -> Iterator[None]:
+    """Puts into our words whatever a filesystem raises: each package behind fsspec has exceptions of its own.
+
+    Raises:
+        DataError: It would fail again.
+        _Interrupted: It may pass.
+    """
+    try:
+        yield
+    except Exception as error:
+        kind = DataError if isinstance(error, _FINAL) else _Interrupted
+        raise kind(f"{redact(uri)}: {_said(error)}", fix=_fix(uri, error)) from error
+
+
+def _fix(uri: str, error: Exception) -> str | None:
+    if isinstance(error, TypeError | ValueError):
+        return "check dataset.storage_options"
+    if scheme(uri) not in _S3_SCHEMES:
+        return None
+    if isinstance(error, FileNotFoundError):
+        return "check the bucket and the key"
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return "set AWS_CA_BUNDLE to the authority's certificate if you trust it"
+    return "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and dataset.storage_options.endpoint_url"
 
 
 def _check_aws_keys() -> None:
@@ -230,5 +298,5 @@ def _check_aws_keys() -> None:
 def _said(error: Exception) -> str:
     """An operating system's or server's error in its own words."""
     if isinstance(error, FileNotFoundError) and not error.strerror:
-        return "no such file, or the bucket is another one"
-    return redact(getattr(error, "strerror", None) or str(error) or type(error).__name__)
+        return "no such file"
+    return redact(" ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split()))

@@ -12,7 +12,7 @@ from sft.adapters.child import write_json
 from sft.adapters.process import run_module
 from sft.artifacts import LOGS_NAME, DatasetArtifact, EvalReport, Score, digest_of, hash_files
 from sft.config.schema import EvalConfig
-from sft.errors import ConfigError, Problem
+from sft.errors import ConfigError, Problem, StageError
 from sft.progress import Progress
 
 REPORT_NAME = "report.json"
@@ -58,11 +58,17 @@ def evaluate(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, progress: Progr
         progress: The run's display.
 
     Raises:
-        StageError: A task is unknown, a metric is missing or not a number, a sample can't be rendered.
+        StageError: A task is unknown, a metric is missing or not a number, a sample can't be rendered, or there is
+            nothing to score where something was asked for.
     """
     folder = out / LOGS_NAME
     state = folder / harness.PROGRESS
     if cfg.holdout.enabled and not inputs.dataset.num_eval:
+        if not cfg.tasks:
+            raise StageError(
+                "nothing to score: eval.tasks is empty, and the dataset has no held-out split",
+                fix="dataset.train_split below 1, a task in eval.tasks, or eval=none",
+            )
         progress.say("  no held-out split (dataset.train_split=1.0): only eval.tasks are scored")
 
     def poll() -> None:

@@ -1,11 +1,14 @@
-"""Objects in a real S3 server, through s3fs, by the dataset stage and the command line."""
+"""Files behind fsspec, in real servers: found, fetched and gone on with, by the dataset stage and the command line."""
 
 from __future__ import annotations
 
 import gzip
 import json
+import random
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,14 @@ from sft.errors import DataError
 from sft.progress import Progress
 from sft.stages.dataset import dataset
 from tests.command import records, sft, steps
-from tests.servers import s3
+from tests.servers import rclone
+from tests.servers.wire import wire
 
 # botocore and aiobotocore leave what closes itself to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
+NO_RETRIES = {"config_kwargs": {"retries": {"max_attempts": 0}}}  # botocore's own, which take seconds
+LARGE = 10 << 20  # two chunks and a half
 
 
 def rows(*numbers: int) -> bytes:
@@ -40,14 +47,17 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str
     (folder / "chat" / "a.jsonl").write_bytes(rows(*range(20)))
     (folder / "chat" / "b.jsonl.gz").write_bytes(gzip.compress(rows(*range(20, 30))))
     (folder / "chat" / "notes.txt").write_text("not data")
-    with s3.serving(root) as endpoint:
+    (folder / "chat" / "folder.gz").mkdir()
+    (folder / "chat" / "folder.gz" / "c.jsonl").write_bytes(rows(100))
+    (folder / "large.jsonl").write_bytes(random.Random(0).randbytes(LARGE))
+    with rclone.s3(root) as endpoint:
         yield folder, endpoint
 
 
 @pytest.fixture(autouse=True)
 def keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.KEY_ID)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.SECRET)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", rclone.KEY_ID)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", rclone.SECRET)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
 
@@ -68,66 +78,147 @@ def test_an_object_a_prefix_and_a_glob_are_read(bucket: tuple[Path, str], key: s
 
 def test_a_changed_object_has_another_version(bucket: tuple[Path, str]) -> None:
     folder, endpoint = bucket
-    options = {"endpoint_url": endpoint, "use_listings_cache": False}
     (folder / "changing.jsonl").write_bytes(rows(1))
-    [before] = storage.find("s3://bucket/changing.jsonl", options)
-    (folder / "changing.jsonl").write_bytes(rows(1, 2))
-    assert storage.find("s3://bucket/changing.jsonl", {**options, "skip_instance_cache": True}) != [before]
+    for uri in ("s3://bucket/changing.jsonl", "s3://bucket/chang*"):
+        before = storage.find(uri, {"endpoint_url": endpoint})
+        (folder / "changing.jsonl").write_bytes((folder / "changing.jsonl").read_bytes() + rows(2))
+        assert storage.find(uri, {"endpoint_url": endpoint}) != before
 
 
 @pytest.mark.parametrize(
-    ("key", "options", "said"),
+    ("key", "options", "said", "fix"),
     [
-        ("bucket/chat/none.jsonl", {}, "no such file"),
-        ("elsewhere/a.jsonl", {}, "no such file"),
-        ("bucket/chat/a.jsonl", {"key": s3.KEY_ID, "secret": "wrong-secret-1"}, "dataset.uri=s3://bucket"),
-        ("bucket/chat/a.jsonl", {"endpoint_url": "http://127.0.0.1:9"}, "Could not connect"),
+        ("bucket/chat/none.jsonl", {}, "no such file", "the bucket and the key"),
+        ("elsewhere/a.jsonl", {}, "no such file", "the bucket and the key"),
+        ("bucket/chat/*.parquet", {}, "no file that can be read", "point it at"),
+        ("bucket/chat/a.jsonl", {"key": rclone.KEY_ID, "secret": "wrong-secret-1"}, "Forbidden", "AWS_SECRET_ACCESS"),
+        ("bucket/chat", {"key": rclone.KEY_ID, "secret": "wrong-secret-1"}, "Forbidden", "AWS_SECRET_ACCESS"),
+        ("bucket/chat/a.jsonl", {"endpoint_url": "http://127.0.0.1:9"}, "Could not connect", "endpoint_url"),
+        ("bucket/chat/a.jsonl", {"endpoint_url": "127.0.0.1"}, "Invalid endpoint: 127.0.0.1", "storage_options"),
+        ("bucket/chat/a.jsonl", {"endpint": "x"}, "unexpected keyword argument 'endpint'", "storage_options"),
     ],
-    ids=["missing key", "missing bucket", "wrong secret", "server away"],
+    ids=["key", "bucket", "glob", "secret", "secret for a prefix", "server away", "no scheme", "option"],
 )
-def test_what_goes_wrong_is_said_in_a_line(
-    bucket: tuple[Path, str], key: str, options: dict[str, str], said: str, tmp_path: Path
+def test_what_goes_wrong_is_said_with_what_to_try(
+    bucket: tuple[Path, str], key: str, options: dict[str, str], said: str, fix: str
 ) -> None:
     with pytest.raises(DataError) as caught:
-        read(bucket, key, tmp_path / "out", **options)
-    assert said in str(caught.value)
+        storage.find(f"s3://{key}", {"endpoint_url": bucket[1], **NO_RETRIES, **options})
+    assert f"s3://{key}: " in caught.value.message
+    assert said in caught.value.message
+    assert fix in str(caught.value.fix)
     assert "wrong-secret-1" not in str(caught.value)
 
 
-def test_a_part_of_the_same_version_is_gone_on_with(bucket: tuple[Path, str], tmp_path: Path) -> None:
-    options = {"endpoint_url": bucket[1]}
-    [file] = storage.find("s3://bucket/chat/a.jsonl", options)
-    whole = (bucket[0] / "chat" / "a.jsonl").read_bytes()
-    marked = b"#" * 100  # stands for what had arrived: fetched again, it would be gone
-    (tmp_path / "a.jsonl.part").write_bytes(marked)
-    (tmp_path / "a.jsonl.part.json").write_text(json.dumps({"version": file.version}))
-    storage.fetch(file, tmp_path / "a.jsonl", options, lambda *_: None)
-    assert (tmp_path / "a.jsonl").read_bytes() == marked + whole[100:]
-    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+def test_a_certificate_that_does_not_verify_is_an_error_until_it_is_trusted(
+    bucket: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    make += ["-addext", "subjectAltName=IP:127.0.0.1", "-out", str(certificate), "-keyout", str(key)]
+    subprocess.run(make, check=True, capture_output=True)
+    with rclone.s3(bucket[0].parent, (certificate, key)) as endpoint:
+        options = {"endpoint_url": endpoint, **NO_RETRIES}
+        with pytest.raises(DataError, match="CERTIFICATE_VERIFY_FAILED") as caught:
+            storage.find("s3://bucket/chat/a.jsonl", options)
+        assert "AWS_CA_BUNDLE" in str(caught.value.fix)
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+        assert storage.find("s3://bucket/chat/a.jsonl", {**options, "skip_instance_cache": True})
+
+
+def fetch(endpoint: str, key: str, target: Path, progress: Callable[..., None] = lambda *_: None) -> None:
+    options = {"endpoint_url": endpoint, **NO_RETRIES}
+    [file] = storage.find(f"s3://bucket/{key}", options)
+    storage.fetch(file, target, options, progress)
 
 
 def test_a_part_of_another_version_is_fetched_anew(bucket: tuple[Path, str], tmp_path: Path) -> None:
-    options = {"endpoint_url": bucket[1]}
-    [file] = storage.find("s3://bucket/chat/a.jsonl", options)
     (tmp_path / "a.jsonl.part").write_bytes(b"#" * 100)
     (tmp_path / "a.jsonl.part.json").write_text(json.dumps({"version": "another"}))
-    storage.fetch(file, tmp_path / "a.jsonl", options, lambda *_: None)
+    fetch(bucket[1], "chat/a.jsonl", tmp_path / "a.jsonl")
+    assert (tmp_path / "a.jsonl").read_bytes() == (bucket[0] / "chat" / "a.jsonl").read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_a_part_that_is_larger_than_the_object_is_fetched_anew(bucket: tuple[Path, str], tmp_path: Path) -> None:
+    [file] = storage.find("s3://bucket/chat/a.jsonl", {"endpoint_url": bucket[1], **NO_RETRIES})
+    (tmp_path / "a.jsonl.part").write_bytes(b"#" * 10_000)
+    (tmp_path / "a.jsonl.part.json").write_text(json.dumps({"version": file.version}))
+    fetch(bucket[1], "chat/a.jsonl", tmp_path / "a.jsonl")
     assert (tmp_path / "a.jsonl").read_bytes() == (bucket[0] / "chat" / "a.jsonl").read_bytes()
 
 
-def test_an_object_that_changes_while_it_is_read_is_read_again(bucket: tuple[Path, str], tmp_path: Path) -> None:
-    folder, endpoint = bucket
-    shutil.copy(folder / "chat" / "a.jsonl", folder / "moving.jsonl")
-    options = {"endpoint_url": endpoint}
-    [file] = storage.find("s3://bucket/moving.jsonl", options)
-    changes = iter([rows(*range(50))])
+def test_a_connection_that_breaks_is_made_again_and_only_the_chunk_under_way_comes_twice(
+    bucket: tuple[Path, str], tmp_path: Path
+) -> None:
+    with wire(bucket[1], cut_after=9 << 20, away_seconds=0.3) as way:
+        fetch(way.endpoint, "large.jsonl", tmp_path / "x")
+        assert (tmp_path / "x").read_bytes() == (bucket[0] / "large.jsonl").read_bytes()
+        assert LARGE < way.num_bytes < LARGE + (2 << 20)  # a MiB of the third chunk, and what was on its way
+
+
+def test_a_later_call_goes_on_where_a_broken_one_has_stopped(
+    bucket: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_BACKOFF_SECONDS", 0.01)
+    broken = wire(bucket[1], cut_after=LARGE // 2, away_seconds=60)
+    with broken as way, pytest.raises(DataError, match="Could not connect") as caught:
+        fetch(way.endpoint, "large.jsonl", tmp_path / "x")
+    assert "goes on from where it stopped" in str(caught.value.fix)
+    arrived = (tmp_path / "x.part").stat().st_size
+    assert arrived == 4 << 20
+    assert not (tmp_path / "x").exists()
+    with wire(bucket[1]) as way:
+        fetch(way.endpoint, "large.jsonl", tmp_path / "x")
+        assert LARGE - arrived < way.num_bytes < LARGE - arrived + 10_000
+    assert (tmp_path / "x").read_bytes() == (bucket[0] / "large.jsonl").read_bytes()
+
+
+def test_a_full_disk_is_an_os_error_and_the_next_try_goes_on(bucket: tuple[Path, str], tmp_path: Path) -> None:
+    limited = (
+        "import resource, signal, sys; from pathlib import Path; from sft.adapters import storage\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (5 << 20, 5 << 20))\n"
+        "options = {'endpoint_url': sys.argv[1]}; [file] = storage.find('s3://bucket/large.jsonl', options)\n"
+        "try: storage.fetch(file, Path(sys.argv[2]), options, lambda *_: None)\n"
+        "except OSError as error: print('no space:', error.strerror)"
+    )
+    command = [sys.executable, "-c", limited, bucket[1], str(tmp_path / "x")]
+    assert "no space: File too large" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    arrived = (tmp_path / "x.part").stat().st_size
+    with wire(bucket[1]) as way:
+        fetch(way.endpoint, "large.jsonl", tmp_path / "x")
+        assert way.num_bytes < LARGE - arrived + 10_000
+    assert (tmp_path / "x").read_bytes() == (bucket[0] / "large.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("size", [2_000, LARGE])
+def test_an_object_that_changes_while_it_is_read_is_read_again(
+    size: int, bucket: tuple[Path, str], tmp_path: Path
+) -> None:
+    moving = bucket[0] / "moving.jsonl"
+    moving.write_bytes(b"a" * size)
+    changes = iter([b"b" * size])
 
     def change(*_: object) -> None:
         for content in changes:
-            (folder / "moving.jsonl").write_bytes(content)
+            moving.write_bytes(content)
 
-    storage.fetch(file, tmp_path / "x", options, change)
-    assert (tmp_path / "x").read_bytes() == rows(*range(50))
+    fetch(bucket[1], "moving.jsonl", tmp_path / "x", change)
+    assert (tmp_path / "x").read_bytes() == b"b" * size
+
+
+def test_an_object_that_never_stands_still_is_an_error(bucket: tuple[Path, str], tmp_path: Path) -> None:
+    moving = bucket[0] / "moving.jsonl"
+    moving.write_bytes(rows(0))
+
+    def change(*_: object) -> None:
+        moving.write_bytes(moving.read_bytes() + rows(1))
+
+    with pytest.raises(DataError, match="changes again and again"):
+        fetch(bucket[1], "moving.jsonl", tmp_path / "x", change)
+    assert not (tmp_path / "x").exists()
 
 
 def test_the_command_line_reads_a_bucket_and_records_no_key(bucket: tuple[Path, str], tmp_path: Path) -> None:
@@ -136,9 +227,22 @@ def test_the_command_line_reads_a_bucket_and_records_no_key(bucket: tuple[Path, 
     answer = sft(*arguments, cwd=tmp_path, AWS_ENDPOINT_URL=bucket[1])
     [record] = records(tmp_path / "runs")
     assert steps(record)["dataset"]["facts"]["num_rows"] == 30, answer.err
-    assert s3.SECRET not in json.dumps(record)
+    assert rclone.SECRET not in json.dumps(record)
     again = sft(*arguments, cwd=tmp_path, AWS_ENDPOINT_URL=bucket[1])
     assert "= dataset: done before" in again.out
+
+
+def test_a_server_of_any_protocol_is_read_and_its_password_kept_out(tmp_path: Path) -> None:
+    (tmp_path / "in" / "chat").mkdir(parents=True)
+    (tmp_path / "in" / "chat" / "a.jsonl").write_bytes(rows(*range(20)))
+    (tmp_path / "in" / "chat" / "b.jsonl").write_bytes(rows(*range(20, 30)))
+    (tmp_path / "out").mkdir()
+    with rclone.ftp(tmp_path / "in") as address:
+        data = dataset(DatasetConfig(uri=f"{address}/chat"), tmp_path / "out", Progress(quiet=True))
+        with pytest.raises(DataError) as caught:
+            storage.find(f"{address}/none.jsonl", {})
+    assert data.num_rows == 30
+    assert rclone.SECRET not in data.source_version + data.source + str(caught.value)
 
 
 def test_whatever_fsspec_knows_is_read_and_a_missing_package_is_named(tmp_path: Path) -> None:

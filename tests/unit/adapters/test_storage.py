@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,26 @@ def test_a_changed_file_has_another_version(folder: Path) -> None:
     [before] = storage.find(str(folder / "a.jsonl"), {})
     (folder / "a.jsonl").write_text('{"a": 2}\n')
     assert storage.find(str(folder / "a.jsonl"), {}) != [before]
+
+
+def test_a_file_that_may_not_be_read_is_an_error(folder: Path) -> None:
+    [file] = storage.find(str(folder / "a.jsonl"), {})
+    (folder / "a.jsonl").chmod(0)
+    was_root = os.geteuid() == 0
+    if was_root:
+        os.seteuid(65534)  # nobody: no mode keeps root out
+    try:
+        with pytest.raises(DataError, match=r"a.jsonl: Permission denied"), storage.opened(file):
+            pass
+    finally:
+        if was_root:
+            os.seteuid(0)
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_an_error(folder: Path) -> None:
+    [file] = storage.find(str(folder / "a.jsonl"), {})
+    with pytest.raises(DataError, match=r"a.jsonl: changed while it was read"), storage.opened(file):
+        (folder / "b.jsonl").replace(folder / "a.jsonl")
 
 
 def test_an_unknown_scheme_is_named() -> None:
