@@ -76,13 +76,15 @@ def test_an_object_a_prefix_and_a_glob_are_read(bucket: tuple[Path, str], key: s
     assert sorted(path.name for path in data.root.iterdir()) == ["eval.jsonl", "rejected.jsonl", "train.jsonl"]
 
 
-def test_a_changed_object_has_another_version(bucket: tuple[Path, str]) -> None:
-    folder, endpoint = bucket
-    (folder / "changing.jsonl").write_bytes(rows(1))
-    for uri in ("s3://bucket/changing.jsonl", "s3://bucket/chang*"):
-        before = storage.find(uri, {"endpoint_url": endpoint})
-        (folder / "changing.jsonl").write_bytes((folder / "changing.jsonl").read_bytes() + rows(2))
-        assert storage.find(uri, {"endpoint_url": endpoint}) != before
+@pytest.mark.parametrize("key", ["changing/a.jsonl", "changing", "changing/*"])
+def test_a_changed_object_has_another_version_in_the_same_process(key: str, bucket: tuple[Path, str]) -> None:
+    folder, options = bucket[0] / "changing", {"endpoint_url": bucket[1]}
+    folder.mkdir(exist_ok=True)
+    (folder / "a.jsonl").write_bytes(rows(1))
+    before = storage.find(f"s3://bucket/{key}", options)
+    assert storage.find(f"s3://bucket/{key}", options) == before
+    (folder / "a.jsonl").write_bytes(rows(1, 2))
+    assert storage.find(f"s3://bucket/{key}", options) != before
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,7 @@ def test_a_changed_object_has_another_version(bucket: tuple[Path, str]) -> None:
         ("bucket/chat", {"key": rclone.KEY_ID, "secret": "wrong-secret-1"}, "Forbidden", "AWS_SECRET_ACCESS"),
         ("bucket/chat/a.jsonl", {"endpoint_url": "http://127.0.0.1:9"}, "Could not connect", "endpoint_url"),
         ("bucket/chat/a.jsonl", {"endpoint_url": "127.0.0.1"}, "Invalid endpoint: 127.0.0.1", "storage_options"),
-        ("bucket/chat/a.jsonl", {"endpint": "x"}, "unexpected keyword argument 'endpint'", "storage_options"),
+        ("bucket/chat/a.jsonl", {"end_point": "x"}, "unexpected keyword argument 'end_point'", "storage_options"),
     ],
     ids=["key", "bucket", "glob", "secret", "secret for a prefix", "server away", "no scheme", "option"],
 )
@@ -212,12 +214,15 @@ def test_an_object_that_changes_while_it_is_read_is_read_again(
 def test_an_object_that_never_stands_still_is_an_error(bucket: tuple[Path, str], tmp_path: Path) -> None:
     moving = bucket[0] / "moving.jsonl"
     moving.write_bytes(rows(0))
+    sizes = []
 
-    def change(*_: object) -> None:
+    def change(arrived: int, _: int | None) -> None:
+        sizes.append(arrived)
         moving.write_bytes(moving.read_bytes() + rows(1))
 
     with pytest.raises(DataError, match="changes again and again"):
         fetch(bucket[1], "moving.jsonl", tmp_path / "x", change)
+    assert len(sizes) == 4  # the first time, and three times anew
     assert not (tmp_path / "x").exists()
 
 
