@@ -27,11 +27,14 @@ def _evaluate(request: dict[str, Any]) -> Mapping[str, Any]:
     """Child. The request is `sft.stages.evaluate.request_of`'s."""
     out = Path(request["out"])
     result: dict[str, Any] = {"scores": [], "versions": {}}
-    if request["tasks"] or request["model_args"]:  # which mean what lm-eval makes of them, with tasks or without
+    if request["tasks"]:
+        manager = _task_manager(request["tasks"], request["include_path"])  # a wrong name shows before a long load
+        loaded = _load_in_lm_eval(request)
+        result |= _tasks(request, manager, loaded, out)
+        model, tokenizer = loaded.model, loaded.tokenizer
+    elif request["model_args"]:  # they mean what lm-eval makes of them, with tasks or without
         loaded = _load_in_lm_eval(request)
         model, tokenizer = loaded.model, loaded.tokenizer
-        if request["tasks"]:
-            result |= _tasks(request, loaded, out)
     else:
         model, tokenizer = _load(request)
     if request["holdout"]:
@@ -67,11 +70,10 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _tasks(request: Mapping[str, Any], model: Any, out: Path) -> dict[str, Any]:
+def _tasks(request: Mapping[str, Any], manager: Any, model: Any, out: Path) -> dict[str, Any]:
     from lm_eval import simple_evaluate
     from lm_eval.loggers import EvaluationTracker
 
-    manager = _task_manager(request["tasks"], request["include_path"])
     tracker = EvaluationTracker(output_path=str(out / "results.json"))
     seed = request["seed"]
     with _data_files_beside_their_task():

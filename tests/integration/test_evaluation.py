@@ -85,6 +85,52 @@ def test_without_a_held_out_split_only_the_tasks_are_scored(inputs: EvaluateInpu
     assert [score.name for score in report.scores] == ["spell_numbers.acc"]
 
 
+def test_nothing_to_score_is_an_error_not_an_empty_report(inputs: EvaluateInputs, tmp_path: Path) -> None:
+    none_held_out = dataclasses.replace(inputs, dataset=dataclasses.replace(inputs.dataset, num_eval=0))
+    with pytest.raises(StageError, match=r"nothing to score: eval\.tasks is empty"):
+        run(settings(tasks=[]), none_held_out, tmp_path)
+
+
+OWN_TASK = """\
+task: write
+dataset_path: json
+dataset_kwargs: {data_files: {test: spell_numbers.jsonl}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{question}}"
+doc_to_target: "{{choices[answer]}}"
+generation_kwargs: {until: ["<|im_end|>"], max_gen_toks: 64}
+metric_list: [{metric: exact_match}]
+"""
+
+
+def test_gen_kwargs_and_model_args_reach_lm_eval(
+    inputs: EvaluateInputs, tiny_model: ModelArtifact, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    own, out = tmp_path / "tasks", tmp_path / "out"
+    out.mkdir()
+    shutil.copytree(TASKS, own)
+    (own / "write.yaml").write_text(OWN_TASK)
+    changes = {"tasks": ["write"], "include_path": str(own), "limit": 4, "apply_chat_template": False}
+    cfg = settings(**changes, gen_kwargs={"max_gen_toks": 3}, model_args={"max_length": 96})
+    report = run(cfg, inputs, out)
+    assert report.scores[0].name == "write.exact_match"
+
+    [results], [samples] = out.glob("results_*.json"), out.glob("samples_write_*.jsonl")
+    assert json.loads(results.read_text())["max_length"] == 96
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model.model_dir)
+    written = [json.loads(line)["resps"][0][0] for line in samples.read_text().splitlines()]
+    assert len(written) == 4
+    assert all(len(tokenizer.encode(text, add_special_tokens=False)) <= 3 for text in written)
+
+
+def test_model_args_mean_the_same_without_tasks(inputs: EvaluateInputs, tmp_path: Path) -> None:
+    report = run(settings(tasks=[], model_args={"max_length": 96, "dtype": "bfloat16"}), inputs, tmp_path)
+    assert report.score("holdout.loss") is not None
+
+
 def test_an_unknown_task_names_the_nearest(inputs: EvaluateInputs, tmp_path: Path) -> None:
     with pytest.raises(StageError, match="no lm-eval task arc_easyy") as caught:
         run(settings(tasks=["arc_easyy"]), inputs, tmp_path)

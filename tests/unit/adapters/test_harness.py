@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sft.adapters import harness
 from sft.adapters.harness import scores_of
 from sft.errors import StageError
 
@@ -43,6 +45,11 @@ def test_a_metric_becomes_a_score_with_its_error_count_and_direction() -> None:
     assert (perplexity["value"], perplexity["stderr"], perplexity["higher_is_better"]) == (3.0, None, False)
 
 
+def test_an_error_that_is_not_a_number_is_none() -> None:
+    [score] = scores_of(results(first={"acc,none": 0.5, "acc_stderr,none": math.nan}))
+    assert score["stderr"] is None
+
+
 def test_a_second_filter_keeps_lm_evals_full_name() -> None:
     found = scores_of(results(first={"exact_match,strict-match": 0.2, "exact_match,flexible-extract": 0.4}))
     assert [(s["metric"], s["value"]) for s in found] == [("exact_match", 0.2), ("exact_match,flexible-extract", 0.4)]
@@ -67,3 +74,11 @@ def test_a_metric_that_is_not_a_number_fails(value: object) -> None:
 def test_a_task_without_a_metric_fails() -> None:
     with pytest.raises(StageError, match="first gave no metric"):
         list(scores_of(results(first={"alias": "first"})))
+
+
+@pytest.mark.slow
+def test_a_group_of_ones_own_may_hold_lm_evals_tasks(tmp_path: Path) -> None:
+    (tmp_path / "mixed.yaml").write_text("group: mixed\ntask: [own, arc_easy]\n")
+    (tmp_path / "own.yaml").write_text("task: own\ndataset_path: json\n")
+    assert harness._task_manager(["own"], str(tmp_path)).all_tasks == ["mixed", "own"]  # lm-eval's are not indexed
+    assert "arc_easy" in harness._task_manager(["mixed"], str(tmp_path)).all_tasks

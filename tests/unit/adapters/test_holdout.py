@@ -75,6 +75,51 @@ def test_every_assistant_turn_counts_with_its_terminator_and_nothing_else(loaded
     assert [tokenizer.decode(answer.token_ids[a:b]) for a, b in answer.spans] == ["five<|im_end|>", "six six<|im_end|>"]
 
 
+def test_a_template_that_renders_the_last_turn_differently_moves_no_span(loaded: tuple[Any, Any]) -> None:
+    tokenizer = loaded[1]
+    usual = tokenizer.chat_template
+    tokenizer.chat_template = (  # as Qwen3 does with its empty thought
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{% if m.role == 'assistant' and loop.last %}six seven eight nine zero\n{% endif %}{{ m.content }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    try:
+        answer = holdout.render(0, [*CONVERSATIONS[0], {"role": "user", "content": ""}, CONVERSATIONS[0][1]], tokenizer)
+    finally:
+        tokenizer.chat_template = usual
+    thought = "six seven eight nine zero\none two"
+    assert [tokenizer.decode(answer.token_ids[a:b]) for a, b in answer.spans] == [
+        "one two<|im_end|>",
+        f"{thought}<|im_end|>",
+    ]
+    assert answer.target == thought
+
+
+def test_a_template_without_the_tokenizers_terminator_is_refused(loaded: tuple[Any, Any]) -> None:
+    tokenizer = loaded[1]
+    usual = tokenizer.eos_token
+    tokenizer.eos_token = "<|unused|>"
+    try:
+        with pytest.raises(DataError, match="held-out sample 5: the chat template does not end turn 2 with"):
+            holdout.render(5, CONVERSATIONS[0], tokenizer)
+    finally:
+        tokenizer.eos_token = usual
+
+
+def test_answers_are_greedy_whatever_the_model_folder_says(loaded: tuple[Any, Any]) -> None:
+    import copy
+
+    from transformers import GenerationConfig
+
+    model, tokenizer = loaded
+    told = copy.deepcopy(model)
+    told.generation_config = GenerationConfig(do_sample=True, temperature=2.0, repetition_penalty=5.0)
+    plain, answers = scored(loaded, None), scored(loaded, None)
+    list(holdout.write_answers(plain, copy.deepcopy(model), tokenizer, 12, None))
+    list(holdout.write_answers(answers, told, tokenizer, 12, None))
+    assert [answer.written for answer in answers] == [answer.written for answer in plain]
+
+
 def test_answers_do_not_depend_on_what_else_is_in_the_batch(loaded: tuple[Any, Any]) -> None:
     model, tokenizer = loaded
     together, alone = scored(loaded, None), scored(loaded, None)
