@@ -83,6 +83,8 @@ def files(
     for name, file in _fetched(source, source_version, folder, say):
         with storage.opened(file) as stream:
             yield name, readers.batches(file.name, stream)
+    if _hub_reference(source.uri) is None and version(source) != source_version:  # the hub's rows are of one commit
+        raise DataError(f"{source.name}: changed while it was read", fix="repeat it when nobody writes there")
 
 
 def _fetched(
