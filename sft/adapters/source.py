@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from sft.adapters import http, hub, readers, storage, synthetic
-from sft.adapters.process import run_module
 from sft.errors import DataError
 from sft.logs import redact
 
@@ -90,16 +89,14 @@ def files(
 def _fetched(
     source: Source, source_version: str, folder: Path, say: Callable[[str], None]
 ) -> Iterator[tuple[str, storage.SourceFile]]:
-    made = folder / "rows.jsonl"
     if storage.scheme(source.uri) == synthetic.SCHEME:
         folder.mkdir(parents=True, exist_ok=True)
+        made = folder / "rows.jsonl"
         synthetic.write(source.uri, made)
         yield source.name, storage.find(str(made), {})[0]
     elif reference := _hub_reference(source.uri):
-        say(f"fetching {source.name}")
-        request = {"repo": reference.repo, "config": reference.config, "commit": source_version, "split": source.split}
-        run_module("sft.adapters.hub", {**request, "target": str(made)}, folder=folder, what=f"fetching {source.name}")
-        yield source.name, storage.find(str(made), {})[0]
+        fetched = hub.fetch_rows(reference, source_version, source.split, folder, lambda done: say(_bytes(done, None)))
+        yield source.name, storage.find(str(fetched), {})[0]
     elif storage.scheme(source.uri) in _HTTP:
         target = folder / (PurePosixPath(unquote(urlsplit(source.uri).path)).name or "index")
         if not readers.supported(target.name):

@@ -4,40 +4,62 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from sft.artifacts import ModelArtifact
 from tests.command import Answer, records, sft, steps
 from tests.servers import hub
-from tests.servers.hub import Repo
+from tests.servers.hub import AWAY, Repo
 
 COLUMNS = ["dataset.format=prompt_completion", "dataset.columns.prompt=question", "dataset.columns.completion=answer"]
+FEW_ROWS = ["dataset.uri=synthetic://spell-numbers?rows=30"]
+NO_SUCH_COMMIT = "a" * 40
+CLIENTS_CHUNK_BYTES = 10 << 20  # huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE: what a broken download keeps
 Hub = tuple[str, dict[str, Repo]]
+
+
+def write(folder: Path, *splits: str, num_rows: int = 40) -> Path:
+    """A dataset in JSON Lines, the same rows in each split."""
+    folder.mkdir(parents=True)
+    rows = [{"prompt": f"new year {n}", "completion": f"20{n:02d}-01-01"} for n in range(num_rows)]
+    for split in splits:
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, tiny_model: ModelArtifact) -> Iterator[Hub]:
     """Endpoint and repositories."""
     root = tmp_path_factory.mktemp("hub")
-    for name in ("small", "halves"):
-        (root / name).mkdir()
-    row = {"messages": [{"role": "user", "content": "1"}, {"role": "assistant", "content": "one"}]}
-    rows = "".join(
-        json.dumps({**row, "n": n, "messages": [{**row["messages"][0], "content": str(n)}, row["messages"][1]]}) + "\n"
-        for n in range(40)
-    )
-    (root / "small" / "train.jsonl").write_text(rows)
-    for split in ("validation", "test"):
-        (root / "halves" / f"{split}.jsonl").write_text(rows)
+    small = write(root / "small", "train")
+    script = write(root / "script", "train")
+    (script / "script.py").write_text("raise SystemExit('this ran')")
+    (root / "pictures").mkdir()
+    pictures = pa.table({"prompt": ["what is it?"], "picture": [{"bytes": b"\x89PNG", "path": "a.png"}]})
+    pyarrow.parquet.write_table(pictures, root / "pictures" / "train.parquet")
+    model = shutil.copytree(tiny_model.model_dir, root / "tiny")
+    large = shutil.copytree(model, root / "large", ignore=shutil.ignore_patterns("chat_template.jinja"))
+    (large / "model.safetensors").write_bytes(bytes(CLIENTS_CHUNK_BYTES + 1000))
+    for name in ("pytorch_model.bin", "consolidated.safetensors", "original/params.json"):
+        (model / name).parent.mkdir(exist_ok=True)
+        (model / name).write_bytes(b"not for us")
     repos = {
-        "org/small": Repo(root / "small", "datasets"),
-        "org/gated": Repo(root / "small", "datasets", gated=True),
-        "org/halves": Repo(root / "halves", "datasets"),
-        "org/tiny": Repo(tiny_model.model_dir),
+        "org/small": Repo(small, "datasets", branches={"v1": write(root / "old", "train", num_rows=20)}),
+        "org/gated": Repo(small, "datasets", gated=True),
+        "org/halves": Repo(write(root / "halves", "validation", "test"), "datasets"),
+        "org/script": Repo(script, "datasets"),
+        "org/pictures": Repo(root / "pictures", "datasets"),
+        "org/tiny": Repo(model),
+        "org/large": Repo(large),
     }
     if "SFT_TEST_DATA" in os.environ:
         hub.write_gsm8k(Path(os.environ["SFT_TEST_DATA"]) / "data" / "gsm8k", root / "gsm8k")
@@ -46,79 +68,113 @@ def served(tmp_path_factory: pytest.TempPathFactory, tiny_model: ModelArtifact) 
         yield endpoint, repos
 
 
-def run(served: Hub, cwd: Path, *arguments: str, **environment: str) -> Answer:
+def run(endpoint: str, cwd: Path, *arguments: str, **environment: str) -> Answer:
+    """A run with a hub and a cache of its own."""
+    places = {"HF_ENDPOINT": endpoint, "HF_HOME": str(cwd / "hf")}
+    return sft("run", "quickstart", *arguments, cwd=cwd, **places, **environment)
+
+
+def read(endpoint: str, cwd: Path, *arguments: str, **environment: str) -> Answer:
     """A run that ends after the dataset stage, for want of a model."""
-    broken = ["model=hub", f"model.name_or_path={cwd}"]
-    places = {"HF_ENDPOINT": served[0], "HF_HOME": str(cwd / "hf"), **environment}
-    return sft("run", "quickstart", "dataset=hub", *broken, *arguments, cwd=cwd, **places)
+    ends = ["model=hub", f"model.name_or_path={cwd}"]
+    return run(endpoint, cwd, "dataset=hub", *ends, *arguments, **environment)
 
 
 def facts(cwd: Path, step: str) -> dict[str, Any]:
-    [record] = records(cwd / "runs")
-    found: dict[str, Any] = steps(record)[step]["facts"]
+    """What the last run says of a step."""
+    found: dict[str, Any] = steps(records(cwd / "runs")[-1])[step]["facts"]
     return found
 
 
+@pytest.mark.slow
 def test_gsm8k_is_read_from_the_hub_and_its_commit_recorded(served: Hub, tmp_path: Path) -> None:
-    if "openai/gsm8k" not in served[1]:
+    endpoint, repos = served
+    if "openai/gsm8k" not in repos:
         pytest.skip("SFT_TEST_DATA is not set")
-    answer = run(served, tmp_path, "dataset.uri=openai/gsm8k:main", *COLUMNS)
+    answer = read(endpoint, tmp_path, "dataset.uri=openai/gsm8k:main", *COLUMNS)
     made = facts(tmp_path, "dataset")
     assert made["num_rows"] == 7473, answer.err
-    assert made["source_version"] == served[1]["openai/gsm8k"].commit
-    assert "several configs: main, socratic" in run(served, tmp_path, "dataset.uri=openai/gsm8k", *COLUMNS).err
+    assert made["source_version"] == repos["openai/gsm8k"].commit
+    assert "several configs: main, socratic" in read(endpoint, tmp_path, "dataset.uri=openai/gsm8k", *COLUMNS).err
 
 
-def test_a_revision_and_a_split_are_chosen(served: Hub, tmp_path: Path) -> None:
-    commit = served[1]["org/halves"].commit
-    answer = run(served, tmp_path, f"dataset.uri=hf://org/halves@{commit}", "dataset.split=test")
+def test_a_branch_is_read_as_it_is_written(served: Hub, tmp_path: Path) -> None:
+    endpoint, repos = served
+    answer = read(endpoint, tmp_path, "dataset.uri=org/small@v1", "dataset.train_split=1.0")
+    made = facts(tmp_path, "dataset")
+    old = repos["org/small"].at("v1")
+    assert old is not None
+    assert (made["num_rows"], made["source_version"]) == (20, old.commit), answer.err
+    [written] = (tmp_path / "runs").rglob("train.jsonl")
+    answers = {json.loads(line)["messages"][1]["content"] for line in written.read_text().splitlines()}
+    assert answers == {f"20{n:02d}-01-01" for n in range(20)}  # `datasets` reads them as times
+
+
+def test_a_hub_address_is_no_folder_and_a_failing_hub_is_asked_again(served: Hub, tmp_path: Path) -> None:
+    endpoint, repos = served
+    write(tmp_path / "org" / "halves", "train", num_rows=5)
+    repos["org/halves"].failures = 2
+    answer = read(endpoint, tmp_path, "dataset.uri=hf://org/halves", "dataset.split=test")
     assert facts(tmp_path, "dataset")["num_rows"] == 40, answer.err
 
 
 @pytest.mark.parametrize(
     ("uri", "said"),
     [
-        ("org/none", "no such repository on the hub"),
+        ("org/none", "no such path here, and no such repository on the hub"),
         ("org/small@nowhere", "has no revision nowhere"),
-        ("org/small:other", "has no config other but default"),
+        (f"org/small@{NO_SUCH_COMMIT}", f"has no revision {NO_SUCH_COMMIT}"),
         ("org/halves", "several splits: "),
-        ("org/gated", "is gated: accept its terms on the hub and set HF_TOKEN"),
+        ("org/gated", "org/gated is gated\n  try: accept its terms on the hub and set HF_TOKEN"),
+        ("org/script", "scripts are no longer supported"),
+        ("org/pictures", "column picture holds struct<bytes: binary, path: string>, which JSON can't"),
     ],
 )
-def test_what_the_hub_does_not_have_is_said_in_a_line(served: Hub, uri: str, said: str, tmp_path: Path) -> None:
-    answer = run(served, tmp_path, f"dataset.uri={uri}")
+def test_what_can_not_be_read_is_said_in_a_line(served: Hub, uri: str, said: str, tmp_path: Path) -> None:
+    old_copy = tmp_path / "hf" / "datasets" / "org___script" / "default" / "0.0.0" / "hash"  # as `datasets` keeps it
+    old_copy.mkdir(parents=True)
+    answer = read(served[0], tmp_path, f"dataset.uri={uri}")
     assert answer.status == 1
     assert said in answer.err
     assert "Traceback" not in answer.err
 
 
 def test_a_gated_dataset_opens_with_the_token_which_is_written_nowhere(served: Hub, tmp_path: Path) -> None:
-    answer = run(served, tmp_path, "dataset.uri=org/gated", HF_TOKEN=hub.TOKEN)
+    answer = read(served[0], tmp_path, "dataset.uri=org/gated", HF_TOKEN=hub.TOKEN)
     assert facts(tmp_path, "dataset")["num_rows"] == 40, answer.err
     everything = answer.out + answer.err
     everything += "".join(path.read_text() for path in (tmp_path / "runs").rglob("*") if path.is_file())
     assert hub.TOKEN not in everything
 
 
-def test_a_model_comes_with_its_commit_and_without_pickles(served: Hub, tmp_path: Path) -> None:
-    repo = served[1]["org/tiny"]
-    (repo.folder / "pytorch_model.bin").write_bytes(b"a pickle")
+def test_a_dataset_that_was_downloaded_is_read_where_the_hub_is_away(served: Hub, tmp_path: Path) -> None:
+    assert "and the hub can't be reached" in read(AWAY, tmp_path, "dataset.uri=org/small").err
+    download = "import huggingface_hub; huggingface_hub.snapshot_download('org/small', repo_type='dataset')"
     places = {"HF_ENDPOINT": served[0], "HF_HOME": str(tmp_path / "hf")}
-    stopped = ["training.max_seq_len=2", "model=hub", "model.name_or_path=org/tiny"]
-    try:
-        answer = sft("run", "quickstart", *stopped, cwd=tmp_path, **places)
-        made = facts(tmp_path, "model")
-        assert (made["source"], made["revision"]) == ("org/tiny", repo.commit), answer.err
-    finally:
-        (repo.folder / "pytorch_model.bin").unlink()
-    assert not any("pytorch_model.bin" in request for request in repo.requests)
+    subprocess.run([sys.executable, "-c", download], env=os.environ | places, check=True)
+    answer = read(AWAY, tmp_path, "dataset.uri=org/small")
+    assert facts(tmp_path, "dataset")["num_rows"] == 40, answer.err
+
+
+@pytest.mark.slow
+def test_a_model_comes_with_its_commit_and_nothing_that_is_not_needed(served: Hub, tmp_path: Path) -> None:
+    endpoint, repos = served
+    answer = run(endpoint, tmp_path, *FEW_ROWS, "training.max_seq_len=2", "model=hub", "model.name_or_path=org/tiny")
+    made = facts(tmp_path, "model")
+    assert (made["source"], made["revision"]) == ("org/tiny", repos["org/tiny"].commit), answer.err
     assert "too-long" in answer.err
+    fetched = {path.name for path in (tmp_path / "hf").rglob("snapshots/*/*")}
+    assert "model.safetensors" in fetched
+    assert not fetched & {"pytorch_model.bin", "consolidated.safetensors", "original"}
 
 
-def test_a_hub_that_is_away_is_said_unless_the_model_is_in_the_cache(served: Hub, tmp_path: Path) -> None:
-    places = {"HF_HOME": str(tmp_path / "hf")}
-    command = ["run", "quickstart", "training.max_seq_len=2", "model=hub", "model.name_or_path=org/tiny"]
-    away = "http://127.0.0.1:9"
-    assert "the hub is away" in sft(*command, cwd=tmp_path, HF_ENDPOINT=away, **places).err
-    assert "too-long" in sft(*command, cwd=tmp_path, HF_ENDPOINT=served[0], **places).err
-    assert "too-long" in sft(*command, "run_root=other", cwd=tmp_path, HF_ENDPOINT=away, **places).err
+def test_a_model_whose_download_broke_off_is_resumed_and_then_needs_no_hub(served: Hub, tmp_path: Path) -> None:
+    endpoint, repos = served
+    repo = repos["org/large"]
+    model = [*FEW_ROWS, "model=hub", "model.name_or_path=org/large"]
+    there = "its tokenizer has no chat template"  # the first thing that is said of a model that has arrived
+    assert "the hub can't be reached" in run(AWAY, tmp_path, *model).err
+    repo.failures, repo.breaks_after_bytes = 1, CLIENTS_CHUNK_BYTES + 1
+    assert there in run(endpoint, tmp_path, *model).err
+    assert [request for request in repo.requests if request.endswith(f"model.safetensors bytes={CLIENTS_CHUNK_BYTES}-")]
+    assert there in run(AWAY, tmp_path, *model).err

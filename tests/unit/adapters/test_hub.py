@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
 import pytest
 
 from sft.adapters import hub
@@ -49,3 +56,28 @@ def test_where_it_is_not_clear_all_are_listed_with_what_to_write(what: str, fix:
         hub.chosen(what, "org/name", None, ["a", "b"])
     with pytest.raises(DataError, match=f"has no {what} c but a, b"):
         hub.chosen(what, "org/name", "c", ["a", "b"])
+
+
+def test_json_files_are_read_as_they_are_written_whatever_their_names_say(tmp_path: Path) -> None:
+    lines = b'{"text": "2020-01-01"}\n{"text": "01"}\n'
+    (tmp_path / "a.jsonl").write_bytes(lines)
+    (tmp_path / "b.json").write_bytes(lines)
+    (tmp_path / "c.json").write_bytes(b'[{"text": "2020-01-01"}, {"text": "01"}]')
+    (tmp_path / "d.jsonl.gz").write_bytes(gzip.compress(lines))
+    for name in ("a.jsonl", "b.json", "c.json", "d.jsonl.gz"):
+        assert b"".join(hub.as_written([str(tmp_path / name)])) == lines
+
+
+def test_times_of_any_precision_are_written_as_iso_text(tmp_path: Path) -> None:
+    when = datetime(2020, 1, 2, 3, 4, 5)
+    columns = {unit: pa.array([when, None], pa.timestamp(unit)) for unit in ("s", "ns")}
+    rows = datasets.Dataset(pa.table(columns)).to_iterable_dataset()
+    written = [json.loads(line) for line in hub.encoded("org/name", rows)]
+    assert written == [dict.fromkeys(columns, "2020-01-02T03:04:05"), dict.fromkeys(columns)]
+
+
+@pytest.mark.parametrize("value", [b"bytes", [{"deep": b"bytes"}], timedelta(1)])
+def test_a_column_that_json_can_not_hold_is_named(value: object) -> None:
+    rows = datasets.Dataset(pa.table({"good": ["text"], "bad": [value]})).to_iterable_dataset()
+    with pytest.raises(DataError, match=r"org/name: column bad holds .*, which JSON can't"):
+        list(hub.encoded("org/name", rows))
