@@ -1,17 +1,21 @@
 # make quickstart   install into .venv and run the main job end to end
-# make test         install what the tests need and run them all
+# make test         install what the tests need and run them
+# make test-exhaustive   the minutes-long ones
 VENV ?= .venv
 PYTHON ?= python3
 PIP := $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check format bench constraints clean
+.PHONY: quickstart test test-exhaustive check format bench constraints clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/sft run quickstart
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not exhaustive"
+
+test-exhaustive: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m exhaustive
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -84,3 +84,13 @@ class StageError(SftError):
 
     def __str__(self) -> str:
         return f"{super().__str__()}\n  log: {self.log}" if self.log else super().__str__()
+
+
+class Preempted(KeyboardInterrupt):
+    """The run was asked to stop and has saved its state: not a failure, and no other run of a sweep is begun.
+
+    Attributes:
+        exit_code: ``EX_TEMPFAIL`` of sysexits.h: try again.
+    """
+
+    exit_code = 75

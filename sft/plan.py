@@ -25,8 +25,22 @@ _VERSIONS_OF = {
 }
 """Packages that change what a stage makes."""
 
-_CODE = {"dataset": 1, "model": 1, "tokenize": 1, "train": 1, "evaluate": 1, "register": 1}
+_CODE = {"dataset": 1, "model": 1, "tokenize": 1, "train": 2, "evaluate": 2, "register": 1}
 """Raised when our own code of a stage would make something else of the same inputs."""
+
+
+_NOT_IN_THE_WEIGHTS = {
+    "env",
+    "full_state_at_epoch",
+    "checkpoint_every_steps",
+    "keep_full_states",
+    "stall_timeout_seconds",
+    "max_restarts",
+    "num_loader_workers",
+    "tracking",
+    "launcher",
+}
+"""Training settings that say how a result is got, not what it is. The number of ranks counts as a circumstance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +147,8 @@ def _settings(stage: str, cfg: RunConfig, world: Circumstances) -> dict[str, Any
     elif stage == "tokenize":
         own = {"max_seq_len": cfg.training.max_seq_len, "on_invalid": cfg.dataset.on_invalid.value}
     elif stage == "train":
-        own = {**_plain(cfg.training), "num_processes": world.num_processes, "device": world.device}
+        own = {key: value for key, value in _plain(cfg.training).items() if key not in _NOT_IN_THE_WEIGHTS}
+        own |= {"num_processes": world.num_processes, "device": world.device}
     elif stage == "evaluate":
         own = {**_plain(cfg.eval), "include_path": world.tasks_version, "device": world.device}
         del own["baseline"], own["enabled"]

@@ -32,6 +32,7 @@ from sft.config.flat import flat
 from sft.config.schema import RunConfig
 from sft.plan import Circumstances, Plan, Step, build_plan
 from sft.progress import Progress
+from sft.stages import hardware
 from sft.stages.dataset import dataset
 from sft.stages.dataset import source_version as dataset_version
 from sft.stages.evaluate import EvaluateInputs, evaluate, tasks_version
@@ -39,7 +40,7 @@ from sft.stages.model import ModelInputs, model
 from sft.stages.model import source_version as model_version
 from sft.stages.register import RegisterInputs, register
 from sft.stages.tokenize import TokenizeInputs, tokenize
-from sft.stages.train import TrainInputs, num_processes, train
+from sft.stages.train import TrainInputs, train
 from sft.store import Entry, Store
 
 _RESUMABLE = {"dataset", "train"}
@@ -75,7 +76,7 @@ def circumstances(cfg: RunConfig) -> Circumstances:
         dataset_version=dataset_version(cfg.dataset),
         model_version=model_version(cfg.model),
         tasks_version=tasks_version(cfg.eval),
-        num_processes=num_processes(cfg.training),
+        num_processes=hardware.fit(cfg.training).num_processes,
         device=machine.device(),
         versions=record.versions(),
     )
@@ -216,7 +217,7 @@ class _Run:
                 )
             case "train":
                 base, tokens = _get(have, "model", ModelArtifact), _get(have, "tokenize", TokenizedArtifact)
-                return train(cfg.training, TrainInputs(model=base, tokenized=tokens), out, progress)
+                return train(cfg.training, TrainInputs(model=base, tokenized=tokens, run_name=cfg.name), out, progress)
             case "evaluate:base" | "evaluate:tuned":
                 return evaluate(cfg.eval, self._evaluate_inputs(step.name, have), out, progress)
             case "register":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -30,3 +31,20 @@ def gpus() -> tuple[str, ...]:
 def device() -> str:
     """``cpu``, or the first GPU's name."""
     return gpus()[0] if gpus() else "cpu"
+
+
+def runs_liger() -> bool:
+    """Whether Liger's kernels can run here: Triton needs a GPU."""
+    return bool(gpus()) and importlib.util.find_spec("liger_kernel") is not None
+
+
+@cache
+def compute_capability() -> tuple[int, int]:
+    """CUDA's compute capability of the first GPU; (0, 0) on a machine without."""
+    program = shutil.which("nvidia-smi")
+    if program is None or not gpus():
+        return (0, 0)
+    argv = [program, "--query-gpu=compute_cap", "--format=csv,noheader"]
+    answer = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+    major, _, minor = answer.stdout.partition("\n")[0].strip().partition(".")
+    return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else (0, 0)

@@ -1,4 +1,5 @@
-"""Owns argv and exit codes: 0 done, 1 a stage failed, 2 the configuration is wrong, 130 interrupted.
+"""Owns argv and exit codes: 0 done, 1 a stage failed, 2 the configuration is wrong, 75 stopped with its state saved
+(the same command continues), 130 interrupted.
 
 Each subcommand is a module with `execute`; it is imported only when it is asked for, so that `--help` is quick.
 """
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from sft import __version__, logs
-from sft.errors import SftError
+from sft.errors import Preempted, SftError
 
 _INTERRUPTED = 130
 _EPILOG = """\
@@ -39,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.overrides.remove("--debug")
         options.debug = True
     logs.configure(debug=options.debug)
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, _terminated)
     try:
         return _execute(options, arguments)
     except SftError as error:
@@ -47,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         logs.complain(error)
         return error.exit_code
+    except Preempted as stopped:
+        logs.complain(str(stopped))
+        return stopped.exit_code
     except KeyboardInterrupt:
         logs.complain("interrupted; the same command continues")
         return _INTERRUPTED
@@ -115,5 +120,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _terminated(signum: int, _frame: FrameType | None) -> None:
-    """SIGTERM ends a run as Ctrl-C does: children are taken down, the record says so."""
+    """Ends a run as Ctrl-C does: children are taken down, the record says so. Training itself saves its state first."""
     raise KeyboardInterrupt(signal.Signals(signum).name)

@@ -16,7 +16,7 @@ from sft.report.data import as_html, as_json, as_text, measure
 from sft.stages.dataset import dataset
 from sft.stages.model import ModelInputs, model
 from sft.stages.tokenize import TokenizeInputs, tokenize
-from sft.stages.train import num_processes
+from sft.stages import hardware
 
 
 def execute(uri: str, overrides: Sequence[str], *, json: bool, page: str | None) -> int:
@@ -70,7 +70,7 @@ def _padding(cfg: RunConfig, tokens: TokenizedArtifact, out: Path) -> dict[str, 
         "data_file": str(tokens.data_file),
         "effective_batch_size": cfg.training.effective_batch_size,
         "max_tokens": cfg.training.max_tokens_per_gpu,
-        "num_ranks": num_processes(cfg.training),
+        "num_ranks": hardware.fit(cfg.training).num_processes,
         "seed": cfg.training.seed,
     }
     return run_module("sft.adapters.instructlab.packing", request, folder=out / "packing", what="counting padding")

@@ -33,7 +33,12 @@ def _ranges(cfg: RunConfig) -> Iterator[Problem]:
         "training.effective_batch_size": t.effective_batch_size,
         "training.max_tokens_per_gpu": t.max_tokens_per_gpu,
         "training.max_seq_len": t.max_seq_len,
+        "training.validation_frequency": t.validation_frequency,
+        "training.checkpoint_every_steps": t.checkpoint_every_steps,
+        "training.keep_full_states": t.keep_full_states,
+        "training.stall_timeout_seconds": t.stall_timeout_seconds,
         "training.launcher.procs_per_worker": t.launcher.procs_per_worker,
+        "training.lora.alpha": t.lora.alpha,
         "eval.limit": e.limit,
         "eval.holdout.limit": e.holdout.limit,
         "eval.holdout.max_new_tokens": e.holdout.max_new_tokens,
@@ -45,9 +50,27 @@ def _ranges(cfg: RunConfig) -> Iterator[Problem]:
         "training.learning_rate": t.learning_rate,
         "training.warmup_steps": t.warmup_steps,
         "training.weight_decay": t.weight_decay,
+        "training.neftune_alpha": t.neftune_alpha,
+        "training.save_samples": t.save_samples,
+        "training.max_restarts": t.max_restarts,
         "training.num_loader_workers": t.num_loader_workers,
+        "training.launcher.gpus_per_worker": t.launcher.gpus_per_worker,
+        "training.lora.rank": t.lora.rank,
         "eval.num_fewshot": e.num_fewshot,
     }
+    below_one = {
+        "training.validation_split": t.validation_split,
+        "training.beta1": t.beta1,
+        "training.beta2": t.beta2,
+        "training.lora.dropout": t.lora.dropout,
+    }
+    for key, part in below_one.items():
+        if not 0.0 <= part < 1.0:
+            yield Problem(key=key, value=str(part), rule="must be at least 0 and below 1")
+    above_zero = {"training.max_grad_norm": t.max_grad_norm, "training.adam_epsilon": t.adam_epsilon}
+    for key, amount in above_zero.items():
+        if amount <= 0:
+            yield Problem(key=key, value=str(amount), rule="must be above 0")
     for key, number in not_negative.items():
         if number is not None and number < 0:
             yield Problem(key=key, value=str(number), rule="must not be negative")
@@ -60,6 +83,20 @@ def _training(cfg: TrainingConfig) -> Iterator[Problem]:
             value=str(cfg.max_seq_len),
             rule=f"a sample must fit into training.max_tokens_per_gpu={cfg.max_tokens_per_gpu}",
             suggestion=f"try training.max_seq_len={cfg.max_tokens_per_gpu}",
+        )
+    if cfg.validation_frequency and not cfg.validation_split:
+        yield Problem(
+            key="training.validation_frequency",
+            value=str(cfg.validation_frequency),
+            rule="needs samples to validate on",
+            suggestion="try training.validation_split=0.05",
+        )
+    if cfg.lora.target_modules is not None and not cfg.lora.target_modules:
+        yield Problem(
+            key="training.lora.target_modules",
+            value="[]",
+            rule="must name a layer; null takes every projection",
+            suggestion="try null",
         )
     procs = cfg.launcher.procs_per_worker or 1
     if cfg.effective_batch_size < procs:
@@ -100,7 +137,7 @@ def _secrets(cfg: RunConfig) -> Iterator[Problem]:
     """Settings are recorded, so a secret must not be one."""
     named = {
         "dataset.storage_options": cfg.dataset.storage_options,
-        "training.launcher.env": cfg.training.launcher.env,
+        "training.env": cfg.training.env,
         "eval.model_args": cfg.eval.model_args,
     }
     for where, options in named.items():

@@ -121,7 +121,7 @@ def prepare(recipe: Recipe) -> None:
 def as_hydra(overrides: Sequence[str]) -> list[str]:
     """Overrides as Hydra wants them: a group by its path, a new key of a free mapping with ``++``, quotes where needed.
 
-    So `training.fsdp=full_shard` chooses a group, `training.launcher.env.NCCL_DEBUG=INFO` adds a key, and a uri with
+    So `training.fsdp=full_shard` chooses a group, `training.env.NCCL_DEBUG=INFO` adds a key, and a uri with
     a query needs no second pair of quotes.
     """
     return [_as_hydra(text) for text in overrides]

@@ -116,7 +116,7 @@ def sweep_values(text: str) -> list[str]:
 
 
 def is_setting(key: str) -> bool:
-    """Whether the schema has a dotted key, or holds it in a free mapping (`training.launcher.env.NCCL_DEBUG`)."""
+    """Whether the schema has a dotted key, or holds it in a free mapping (`training.env.NCCL_DEBUG`)."""
     return _hint(key) is not None or free_mapping(key) is not None
 
 

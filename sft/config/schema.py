@@ -147,10 +147,10 @@ class LauncherConfig:
     """Processes of the training stage."""
 
     kind: LauncherKind = LauncherKind.torchrun
+    gpus_per_worker: int | None = None
+    """GPUs of a machine that train; null = all that are there."""
     procs_per_worker: int | None = None
-    """Ranks on this machine; null = one per GPU, or one on a machine without. torchrun: `--nproc-per-node`."""
-    env: dict[str, str] = field(default_factory=dict)
-    """Environment variables of every rank. Never a secret: they are recorded."""
+    """Ranks on a machine; null = one per GPU, or one on a machine without. torchrun: `--nproc-per-node`."""
 
 
 class LrScheduler(Enum):
@@ -170,6 +170,38 @@ class Precision(Enum):
     auto = "auto"
     bf16 = "bf16"
     fp32 = "fp32"
+
+
+@dataclass(kw_only=True)
+class LoraConfig:
+    """Low-rank adapters in the place of full fine-tuning. peft's `LoraConfig`."""
+
+    rank: int = 0
+    """Rank of the update; 0 = no adapters, every weight is trained. peft: `r`."""
+    alpha: int = 32
+    """The update is scaled by `alpha / rank`. peft: `lora_alpha`."""
+    dropout: float = 0.1
+    """peft: `lora_dropout`."""
+    target_modules: list[str] | None = None
+    """Last part of the names of the adapted layers (`q_proj`); null = every projection (`*_proj`)."""
+
+
+class Tracker(Enum):
+    """Where the training curve can be watched, besides `metrics.jsonl`."""
+
+    tensorboard = "tensorboard"
+    mlflow = "mlflow"
+    wandb = "wandb"
+
+
+@dataclass(kw_only=True)
+class TrackingConfig:
+    """Experiment tracking. Servers and tokens come from each tracker's own environment variables."""
+
+    trackers: list[Tracker] = field(default_factory=lambda: [Tracker.tensorboard])
+    """TensorBoard's files lie under the checkpoint's `logs/tensorboard`; an empty list = none."""
+    project: str = "sft"
+    """MLflow: the experiment; W&B: the project."""
 
 
 @dataclass(kw_only=True)
@@ -195,18 +227,44 @@ class TrainingConfig:
     """Upstream: `adamw_beta2`."""
     adam_epsilon: float = 1e-8
     """Upstream: `adamw_eps`."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm. torch: `clip_grad_norm_`."""
+    neftune_alpha: float | None = None
+    """Noise on the embeddings while training (arXiv:2310.05914), 5 to 15 where it is used; null = none."""
     seed: int = 42
     precision: Precision = Precision.auto
     """`auto` = bf16 where the machine computes in it, else fp32."""
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass: less memory, about a third more compute."""
+    use_liger: bool = False
+    """Liger's fused kernels, where there is a GPU and `liger-kernel` is installed."""
+    validation_split: float = 0.0
+    """Part of the training split that is not trained but scored on the way; 0 = none. The evaluation split is never
+    touched by training."""
+    validation_frequency: int | None = None
+    """Optimizer steps from one validation to the next; null = at the end of each epoch."""
+    checkpoint_at_epoch: bool = True
+    """Keep the model of each epoch under `checkpoints/`; the last one is always kept as `model/`."""
+    save_samples: int = 0
+    """Also keep the model each time that so many samples more have been seen; 0 = no."""
     full_state_at_epoch: bool = True
-    """Save optimizer and scheduler with each epoch; without it a killed run starts over. Upstream:
-    `accelerate_full_state_at_epoch`."""
+    """Save optimizer and scheduler at the end of each epoch, so that a stopped run continues from there."""
+    checkpoint_every_steps: int | None = None
+    """Save the full state each so many optimizer steps too; null = only at the end of an epoch."""
+    keep_full_states: int = 1
+    """How many full states to keep while training; at the end they are removed."""
+    stall_timeout_seconds: int = 1800
+    """A run that writes nothing for so long is ended, with the stack of each rank in the message."""
+    max_restarts: int = 0
+    """How often to go on from the last full state after a rank was lost (not after an error of its own)."""
     num_loader_workers: int | None = None
     """Data loader processes per rank; null = 0 without a GPU, 2 with one."""
+    env: dict[str, str] = field(default_factory=dict)
+    """Environment variables of every rank. Never a secret: they are recorded."""
     fsdp: FsdpConfig = field(default_factory=FsdpConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
 @dataclass(kw_only=True)

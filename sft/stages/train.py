@@ -1,35 +1,38 @@
 """The training stage: a base model and tokenised samples in, a fine-tuned checkpoint out.
 
-`out` survives a killed run: the library's full states lie in ``out/work``, and the same command continues from
-the last one. What stays at the end is ``model/``, and ``logs/`` with ``metrics.jsonl``.
+`out` survives a killed run: full states lie in ``out/work``, and the same command continues from the last one. What
+stays at the end is ``model/``, with LoRA ``adapter/``, ``checkpoints/`` where a recipe keeps models on the way, and
+``logs/`` with ``metrics.jsonl``.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from sft.adapters import machine
 from sft.adapters.instructlab import launch
+from sft.adapters.instructlab.loop import FINISHED, METRICS
 from sft.adapters.instructlab.settings import LaunchSettings, MainArgs, WorkerOptions
 from sft.artifacts import LOGS_NAME, CheckpointArtifact, ModelArtifact, TokenizedArtifact
 from sft.config.schema import TrainingConfig
+from sft.errors import StageError
 from sft.progress import Progress
+from sft.stages import hardware
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainInputs:
-    """What the training stage takes."""
+    """What the training stage takes.
+
+    Attributes:
+        run_name: What experiment trackers call the run; determines nothing.
+    """
 
     model: ModelArtifact
     tokenized: TokenizedArtifact
-
-
-def num_processes(cfg: TrainingConfig) -> int:
-    """Ranks on this machine: as asked for, else one per GPU, else one."""
-    return cfg.launcher.procs_per_worker or max(1, len(machine.gpus()))
+    run_name: str = ""
 
 
 def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progress) -> CheckpointArtifact:
@@ -42,59 +45,84 @@ def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progres
         progress: The run's display.
 
     Raises:
+        Preempted: SIGTERM or SIGUSR1 came; the state is saved.
         StageError: A rank failed, rows were lost, or the loss is not a number.
     """
-    ranks = num_processes(cfg)
-    metrics, model_dir, work = out / LOGS_NAME / "metrics.jsonl", out / "model", out / "work"
+    logs, work, model_dir = out / LOGS_NAME, out / "work", out / "model"
     if not model_dir.is_dir():  # it is the last thing to appear: an earlier try may have been stopped right after
-        steps, trained = _run(cfg, inputs, out, work, progress)
-        with metrics.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(asdict(step)) + "\n" for step in steps)
-        trained.rename(model_dir)
+        if not (logs / FINISHED).exists():
+            _train(cfg, inputs, out, work, progress)
+        finished = json.loads((logs / FINISHED).read_text(encoding="utf-8"))
+        rows = finished["num_rows"] + finished["num_validation_rows"]
+        if rows != inputs.tokenized.num_samples:
+            raise StageError(f"the trainer saw {rows} rows, but the training split has {inputs.tokenized.num_samples}")
+        _publish(launch.checkpoint(work, finished["samples_seen"]), out)
     if work.exists():
         shutil.rmtree(work)
-    losses = [json.loads(line)["loss"] for line in metrics.read_text(encoding="utf-8").splitlines()]
-    progress.say(f"  {len(losses)} steps on {ranks} ranks, loss {losses[0]:.4f} → {losses[-1]:.4f}")
+    metrics = [json.loads(line) for line in (logs / METRICS).read_text(encoding="utf-8").splitlines()]
+    ranks = hardware.fit(cfg).num_processes
+    progress.say(f"  {len(metrics)} steps on {ranks} ranks, loss {metrics[0]['loss']:.4f} → {metrics[-1]['loss']:.4f}")
     return CheckpointArtifact(
-        root=out, num_steps=len(losses), num_epochs=cfg.num_epochs, final_loss=losses[-1], world_size=ranks
+        root=out,
+        num_steps=len(metrics),
+        num_epochs=cfg.num_epochs,
+        final_loss=metrics[-1]["loss"],
+        world_size=ranks,
     )
 
 
-def _run(
-    cfg: TrainingConfig, inputs: TrainInputs, out: Path, work: Path, progress: Progress
-) -> tuple[list[launch.Step], Path]:
-    """Every step of the run, and the folder of the trained model."""
+def _train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, work: Path, progress: Progress) -> None:
+    """Trains, and goes on after the loss of a rank as often as the recipe says."""
+    fit = hardware.fit(cfg)
+    for note in fit.notes:
+        progress.say(f"  {note}")
+    for restart in range(cfg.max_restarts + 1):
+        try:
+            launch.launch(
+                main_args(cfg, inputs, work, fit),
+                worker_options(cfg, inputs),
+                LaunchSettings(
+                    num_processes=fit.num_processes, env=dict(cfg.env), stall_timeout_seconds=cfg.stall_timeout_seconds
+                ),
+                logs=out / LOGS_NAME,
+                watch=lambda live: progress.update(_line(live)),
+                say=progress.say,
+            )
+        except launch.RankLost as lost:
+            if restart == cfg.max_restarts:
+                raise
+            progress.say(f"  {lost.message}\n  restart {restart + 1} of {cfg.max_restarts}")
+        else:
+            return
 
-    def watch(step: launch.Step, steps_per_epoch: int) -> None:
-        progress.update(
-            f"step {step.step}/{steps_per_epoch * cfg.num_epochs}, epoch {step.epoch + 1}/{cfg.num_epochs}, "
-            f"loss {step.loss:.4f}, lr {step.learning_rate:.2e}, {step.samples_per_second:.0f} samples/s"
-        )
 
-    if (work / "full_state").is_dir():
-        progress.say("  continues from the last full state")
-    ranks = num_processes(cfg)
-    steps = launch.launch(
-        main_args(cfg, inputs, work, ranks),
-        WorkerOptions(
-            precision=cfg.precision.value,
-            gradient_checkpointing=cfg.gradient_checkpointing,
-            num_loader_workers=cfg.num_loader_workers,
-        ),
-        LaunchSettings(num_processes=ranks, env=dict(cfg.launcher.env)),
-        logs=out / LOGS_NAME,
-        watch=watch,
+def _line(live: launch.Live) -> str:
+    row, left = live.row, round(live.seconds_left)
+    validation = f", validation loss {row['validation_loss']:.4f}" if "validation_loss" in row else ""
+    return (
+        f"step {row['step']}/{live.num_steps}, epoch {row['epoch'] + 1}/{live.num_epochs}, loss {row['loss']:.4f}"
+        f"{validation}, lr {row['learning_rate']:.2e}, {row['tokens_per_second']:.0f} tokens/s, "
+        f"{row['memory_bytes'] / 2**30:.1f} GiB, {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
     )
-    launch.check_losses(steps)
-    return steps, launch.checkpoint(work, inputs.tokenized.num_samples * cfg.num_epochs)
 
 
-def main_args(cfg: TrainingConfig, inputs: TrainInputs, work: Path, ranks: int) -> MainArgs:
-    """The one place where our settings become the library's."""
-    # On one rank torch turns every sharding strategy into NO_SHARD, with a warning.
-    strategy = cfg.fsdp.sharding_strategy.value if ranks > 1 else "NO_SHARD"
+def _publish(final: Path, out: Path) -> None:
+    """Moves what is to stay out of the library's folder; ``model/`` comes last."""
+    for other in final.parent.glob("samples_*"):
+        if other != final:
+            (out / "checkpoints").mkdir(exist_ok=True)
+            other.rename(out / "checkpoints" / other.name)
+    if (final / "adapter").is_dir():
+        (final / "adapter").rename(out / "adapter")
+    final.rename(out / "model")
+
+
+def main_args(cfg: TrainingConfig, inputs: TrainInputs, work: Path, fit: hardware.Fit) -> MainArgs:
+    """Our settings as the library's."""
+    modules = cfg.lora.target_modules
     return MainArgs(
         model_name_or_path=str(inputs.model.model_dir),
+        model_class="Liger" if fit.use_liger else "CausalLM",
         data_path=str(inputs.tokenized.data_file),
         output_dir=str(work),
         num_epochs=cfg.num_epochs,
@@ -107,9 +135,35 @@ def main_args(cfg: TrainingConfig, inputs: TrainInputs, work: Path, ranks: int) 
         adamw_beta1=cfg.beta1,
         adamw_beta2=cfg.beta2,
         adamw_eps=cfg.adam_epsilon,
+        NEFTune_alpha=cfg.neftune_alpha,
         seed=cfg.seed,
-        fsdp_sharding_strategy=strategy,
-        cpu_offload_params_fsdp=cfg.fsdp.cpu_offload_params,
-        accelerate_full_state_at_epoch=cfg.full_state_at_epoch,
+        validation_split=cfg.validation_split,
+        lora_r=cfg.lora.rank,
+        lora_alpha=cfg.lora.alpha,
+        lora_dropout=cfg.lora.dropout,
+        lora_target_modules=tuple(modules) if modules else None,
+        fsdp_sharding_strategy=fit.strategy.value,
+        cpu_offload_params_fsdp=fit.cpu_offload_params,
         trust_remote_code=inputs.model.trust_remote_code,
+    )
+
+
+def worker_options(cfg: TrainingConfig, inputs: TrainInputs) -> WorkerOptions:
+    """Our settings that the library has not."""
+    return WorkerOptions(
+        precision=cfg.precision.value,
+        gradient_checkpointing=cfg.gradient_checkpointing,
+        num_loader_workers=cfg.num_loader_workers,
+        max_grad_norm=cfg.max_grad_norm,
+        checkpoint_at_epoch=cfg.checkpoint_at_epoch,
+        save_samples=cfg.save_samples,
+        full_state_at_epoch=cfg.full_state_at_epoch,
+        checkpoint_every_steps=cfg.checkpoint_every_steps,
+        keep_full_states=cfg.keep_full_states,
+        validation_frequency=cfg.validation_frequency,
+        stall_timeout_seconds=cfg.stall_timeout_seconds,
+        adapted_model=inputs.model.source,
+        trackers=tuple(tracker.value for tracker in cfg.tracking.trackers),
+        project=cfg.tracking.project,
+        run_name=inputs.run_name,
     )

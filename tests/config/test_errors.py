@@ -96,7 +96,7 @@ def test_a_missing_recipe_file_is_named() -> None:
         ("model.scratch.num_key_value_heads=3", "must divide"),
         ("eval.batch_size=many", "or auto"),
         ("training.learning_rate=-1", "must not be negative"),
-        ("training.launcher.env.HF_TOKEN=abc", "named like a secret"),
+        ("training.env.HF_TOKEN=abc", "named like a secret"),
         ("dataset.storage_options.secret=abc", "named like a secret"),
     ],
 )
@@ -107,7 +107,7 @@ def test_a_rule_across_fields_names_the_key(override: str, rule: str) -> None:
 
 
 def test_a_secret_is_not_shown_in_the_message() -> None:
-    assert "hush-hush" not in problems("training.launcher.env.HF_TOKEN=hush-hush")[0]
+    assert "hush-hush" not in problems("training.env.HF_TOKEN=hush-hush")[0]
 
 
 def test_kubeflow_address_needs_a_scheme() -> None:
@@ -122,8 +122,8 @@ def test_a_nested_group_is_chosen_with_a_dot_or_a_slash(override: str) -> None:
 
 
 def test_a_new_key_of_a_free_mapping_needs_no_plus() -> None:
-    cfg = compose(find_recipe("quickstart"), ["training.launcher.env.NCCL_DEBUG=INFO"])
-    assert cfg.training.launcher.env == {"NCCL_DEBUG": "INFO"}
+    cfg = compose(find_recipe("quickstart"), ["training.env.NCCL_DEBUG=INFO"])
+    assert cfg.training.env == {"NCCL_DEBUG": "INFO"}
 
 
 def test_a_recipe_finds_its_own_groups_first(tmp_path: Path) -> None:

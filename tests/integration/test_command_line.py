@@ -102,7 +102,9 @@ def test_a_hub_that_is_away_is_said_in_one_line(tmp_path: Path) -> None:
         arguments = ["run", "quickstart", "model=hub", "model.name_or_path=org/name"]
         answer = sft(*arguments, cwd=tmp_path, HF_ENDPOINT=away, HF_HOME=str(tmp_path / "hub"))
     assert answer.status == 1
-    assert "model org/name: no such path here, no complete copy in the cache, and the hub can't be reached" in answer.err
+    assert (
+        "model org/name: no such path here, no complete copy in the cache, and the hub can't be reached" in answer.err
+    )
     assert "Traceback" not in answer.err
 
 

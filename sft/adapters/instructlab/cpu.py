@@ -29,20 +29,14 @@ def computes_bf16() -> bool:
 def as_accelerator() -> Iterator[None]:
     """Makes the CPU stand where the library expects CUDA devices, until the block ends."""
     import torch
-    import torch.distributed.fsdp._state_dict_utils as fsdp_state
-    from instructlab.training import accelerator, batch_loss_manager, main_ds
+    from instructlab.training import accelerator, batch_loss_manager
 
     cpu = torch.device("cpu")
     init = batch_loss_manager.BatchLossManager.__init__
-    unshard = fsdp_state._common_unshard_pre_state_dict_hook
 
     def init_on_cpu(self: Any, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)
         self.torch_device = cpu  # batch_loss_manager.py:73
-
-    def unshard_in_place(module: Any, state: Any, offload_to_cpu: bool, rank0_only: bool) -> Any:  # noqa: ARG001
-        # To "offload" a tensor that is on the CPU already gives an alias of storage that FSDP then frees.
-        return unshard(module, state, offload_to_cpu=False, rank0_only=rank0_only)
 
     replaced: list[tuple[object, str, object]] = [
         (torch.cuda, "set_device", lambda *_: None),  # main_ds.py:554
@@ -52,21 +46,12 @@ def as_accelerator() -> Iterator[None]:
         (torch.Tensor, "cuda", lambda self, *_, **__: self),  # main_ds.py:564
         (accelerator, "TransformersAccel", _cpu_accelerator(accelerator.TransformersAccel)),  # accelerator.py:87
         (batch_loss_manager.BatchLossManager, "__init__", init_on_cpu),
-        (fsdp_state, "_common_unshard_pre_state_dict_hook", unshard_in_place),  # _state_dict_utils.py:148
-        (main_ds, "compute_validation_loss", _validation_on(main_ds.compute_validation_loss, cpu)),  # main_ds.py:392
     ]
     with ExitStack() as patches:
         patches.enter_context(mock.patch.dict(os.environ, {"ACCELERATE_USE_CPU": "true"}))
         for owner, name, value in replaced:
             patches.enter_context(mock.patch.object(owner, name, value))
         yield
-
-
-def _validation_on(compute: Any, device: Any) -> Any:
-    def on_device(model: Any, loader: Any, _device: Any) -> Any:
-        return compute(model, loader, device)
-
-    return on_device
 
 
 def _cpu_accelerator(base: type) -> type:

@@ -7,19 +7,15 @@ replace names inside the library's modules for as long as a block runs; ``tests/
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 log = logging.getLogger(__name__)
 
-WHOLE = ".whole"
-"""Marks a full state that every rank has written to its end."""
+_TRACKERS = ("mlflow", "wandb")
 
 Pack = Callable[..., list[list[int]]]
 
@@ -55,13 +51,20 @@ def options(*, mixed_precision: str, num_workers: int, gradient_checkpointing: b
 @contextmanager
 def mended() -> Iterator[None]:
     """All mends at once."""
-    from instructlab.training import main_ds, sampler
+    import torch.distributed.fsdp._state_dict_utils as fsdp_state
+    from instructlab.training import main_ds, sampler, utils
 
     cache_compiled_packer()
     replaced: list[tuple[Any, str, object]] = [
         (sampler, "batch_lengths_to_minibatches_padded", even_counts(sampler.batch_lengths_to_minibatches_padded)),
-        (main_ds, "load_latest_full_state", whole_states_only(main_ds.load_latest_full_state)),
-        (main_ds, "save_checkpoint", keeping_the_newest(main_ds.save_checkpoint)),
+        (main_ds, "compute_validation_loss", counted_once(main_ds.compute_validation_loss)),
+        (main_ds, "setup_metric_logger", no_metrics),
+        (utils, "add_noisy_embeddings", noisy_embeddings),
+        (
+            fsdp_state,
+            "_common_unshard_pre_state_dict_hook",
+            unsharded_in_place(fsdp_state._common_unshard_pre_state_dict_hook),
+        ),
     ]
     with ExitStack() as patches:
         for owner, name, value in replaced:
@@ -83,65 +86,81 @@ def even_counts(pack: Pack) -> Pack:
     return pack_evenly
 
 
-def whole_states_only(load: Callable[..., None]) -> Callable[..., None]:
-    """Trap 13, utils.py:916@0.16.2: the newest full state is loaded, even one that a kill cut short.
+def counted_once(compute: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Trap 3, main_ds.py:131@0.16.2: each rank adds the loss tokens of the whole batch, so they count world-size times.
 
-    A state without the mark of `keeping_the_newest` is removed by the main process before any rank loads one. Can go
-    when states are published atomically upstream.
+    Can go when the tokens of a rank's own minibatches are added.
     """
 
-    def load_whole(args: Any, accelerator: Any) -> None:
+    def compute_right(*args: Any, **kwargs: Any) -> dict[str, Any]:
         import torch.distributed as dist
 
-        if dist.get_rank() == 0:
-            for state in (Path(args.output_dir) / "full_state").glob("*"):
-                if not (state / WHOLE).exists():
-                    shutil.rmtree(state)
-        dist.barrier()
-        load(args=args, accelerator=accelerator)
+        ranks = dist.get_world_size()
+        found = compute(*args, **kwargs)
+        return {"val_loss": found["val_loss"] * ranks, "val_num_tokens": found["val_num_tokens"] // ranks}
 
-    return load_whole
+    return compute_right
 
 
-def keeping_the_newest(save: Callable[..., None]) -> Callable[..., None]:
-    """Trap 13, utils.py:828@0.16.2: nothing says that a full state is whole, and those of all epochs pile up.
+def no_metrics(*_args: Any, **_kwargs: Any) -> None:
+    """Traps 8 and 15, logger.py:950@0.16.2: the library's metrics, for which `loop` has its own.
 
-    Once every rank has written its part, the state is marked, and what is older than it is removed. Can go when
-    upstream publishes states atomically and prunes.
+    Its steps start at 1 again after a resume, and the variables of MLflow and W&B alone switch them on.
+    """
+    logging.getLogger("instructlab.training.metrics").propagate = False
+
+
+def noisy_embeddings(model: Any, noise_alpha: float | None = None) -> Any:
+    """Trap 15, utils.py:142@0.16.2: NEFTune knows three model classes, and scales by all tokens of a minibatch.
+
+    Uniform noise of ``alpha / sqrt(tokens x width)`` on each sample's embeddings while training (arXiv:2310.05914,
+    section 2). Can go when upstream takes any model.
+
+    Args:
+        model: A causal language model.
+        noise_alpha: None or 0 = no noise.
     """
 
-    def save_and_prune(*args: Any, **kwargs: Any) -> None:
-        import torch.distributed as dist
+    def add_noise(module: Any, _inputs: Any, embedded: Any) -> Any:
+        if not module.training:
+            return embedded
+        size = noise_alpha / (embedded.shape[-2] * embedded.shape[-1]) ** 0.5
+        return embedded + embedded.new_empty(embedded.shape).uniform_(-size, size)
 
-        save(*args, **kwargs)
-        dist.barrier()
-        if dist.get_rank() == 0:
-            root = Path(kwargs["args"].output_dir)
-            if kwargs.get("full_state"):
-                (root / "full_state" / f"epoch_{kwargs['epoch']}" / WHOLE).touch()
-            for kind in ("full_state", "hf_format"):
-                for older in sorted((root / kind).glob("*"), key=_number)[:-1]:
-                    shutil.rmtree(older)
-        dist.barrier()
-
-    return save_and_prune
+    if noise_alpha:
+        model.get_input_embeddings().register_forward_hook(add_noise)
+    return model
 
 
-def _number(path: Path) -> int:
-    """12 of ``epoch_12`` or ``samples_12``."""
-    return int(path.name.rpartition("_")[2])
+def unsharded_in_place(unshard: Callable[..., Any]) -> Callable[..., Any]:
+    """Trap 14, torch 2.13 fsdp/_unshard_param_utils.py:141: NO_SHARD refuses to offload its state when it is saved.
+
+    That hits a single GPU too, as torch makes every strategy NO_SHARD there. And what is on the CPU already must not
+    be "offloaded": the copy is an alias of storage that FSDP then frees. Can go when torch takes both.
+    """
+
+    def unshard_where_it_lies(module: Any, state: Any, offload_to_cpu: bool, rank0_only: bool) -> Any:
+        handle = state._handle
+        offload = offload_to_cpu and (handle is None or (handle.uses_sharded_strategy and handle.device.type != "cpu"))
+        return unshard(module, state, offload_to_cpu=offload, rank0_only=rank0_only)
+
+    return unshard_where_it_lies
 
 
 def without_trackers() -> None:
-    """Trap 15, logger.py:79,950@0.16.2: importing MLflow takes 2 s, and its variables alone switch tracking on.
+    """logger.py:79@0.16.2: importing MLflow takes 2 s, and nothing of the library that is used here needs it.
 
-    Called before the library is imported: what the registry stage uses is no order to the trainer. Can go when
-    upstream imports trackers where they are asked for.
+    Called before the library is imported; `with_trackers` takes it back. Can go when upstream imports trackers where
+    they are asked for.
     """
-    for tracker in ("mlflow", "wandb"):
+    for tracker in _TRACKERS:
         sys.modules[tracker] = None  # type: ignore[assignment] # what Python takes for "can't be imported"
-    for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "WANDB_PROJECT"):
-        os.environ.pop(variable, None)
+
+
+def with_trackers() -> None:
+    """Lets trackers be imported again."""
+    for tracker in _TRACKERS:
+        del sys.modules[tracker]
 
 
 def cache_compiled_packer() -> None:

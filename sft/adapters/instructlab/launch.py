@@ -1,57 +1,60 @@
-"""The orchestrator's side of a training: starts torchrun, watches the metrics, and says why it failed.
+"""The orchestrator's side of a training: starts torchrun, watches what the ranks write, and says why one failed.
 
-Imports nothing of the library. Knows the library's output folder: ``hf_format/samples_N``, ``full_state/epoch_N``
-and ``training_params_and_metrics_global0.jsonl``.
+Imports nothing of the library. What the ranks write is `loop`'s: ``metrics.jsonl`` and the notes beside it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from sft.adapters.child import write_json
 from sft.adapters.instructlab.agent import NAME as AGENT_NAME
+from sft.adapters.instructlab.loop import FINISHED, METRICS, RESUMED, STOP, STOPPED
 from sft.adapters.instructlab.settings import LaunchSettings, MainArgs, WorkerOptions
-from sft.adapters.instructlab.worker import ERRORS, SETTINGS
+from sft.adapters.instructlab.worker import ERRORS, SETTINGS, STACKS
 from sft.adapters.process import ended, failure, supervise, tail
-from sft.errors import StageError
+from sft.errors import Preempted, StageError
 
-_METRICS = "training_params_and_metrics_global0.jsonl"
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "MemoryError")
 _LESS_MEMORY = "lower training.max_tokens_per_gpu, or shard more: training/fsdp=full_shard"
+_LOST_CONNECTION = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL error", "timed out")
+_NO_SPACE = ("No space left on device", "File too large", "Disk quota exceeded")
+_PORT_TAKEN = ("EADDRINUSE", "address already in use", "Address already in use")
+_STACK_SECONDS = 5.0
+_SHOWN_FRAMES = 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """One optimizer step, as ``metrics.jsonl`` holds it.
+class RankLost(StageError):
+    """A rank was killed, hung or lost its connection: it may go well the next time."""
+
+
+@dataclass(frozen=True)
+class Live:
+    """What there is to see of a training at work.
 
     Attributes:
-        step: Counted from 1 over the whole run, restarts included.
-        epoch: Counted from 0.
-        samples_seen: Since the start of the run.
-        loss: Mean over the batch's loss tokens, natural logarithm.
-        learning_rate: After the step.
-        num_tokens: In the batch over all ranks, padding included.
-        num_loss_tokens: In the batch over all ranks.
-        samples_per_second: Over all ranks.
+        row: The newest row of ``metrics.jsonl``.
+        num_steps: Of the whole run.
+        num_epochs: Of the whole run.
+        seconds_left: At the mean speed since the ranks were started.
     """
 
-    step: int
-    epoch: int
-    samples_seen: int
-    loss: float
-    learning_rate: float
-    num_tokens: int
-    num_loss_tokens: int
-    samples_per_second: float
+    row: dict[str, Any]
+    num_steps: int
+    num_epochs: int
+    seconds_left: float
 
 
 def launch(
@@ -60,87 +63,176 @@ def launch(
     settings: LaunchSettings,
     *,
     logs: Path,
-    watch: Callable[[Step, int], None],
-) -> list[Step]:
+    watch: Callable[[Live], None],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
     """Trains to the end, from the last full state where there is one.
+
+    SIGTERM and SIGUSR1 save the state in the middle of the epoch and end the run; a second one ends it at once.
 
     Args:
         main: What the library gets.
-        options: What it hard-codes.
+        options: What it hard-codes, has wrong or has not.
         settings: The processes.
-        logs: Folder for the log and the ranks' errors.
-        watch: Called now and then with the newest step and the number of steps of an epoch.
+        logs: Folder for the log, the metrics and the ranks' errors; kept where a run goes on.
+        watch: Called now and then with what is to be seen.
+        say: Called with a line that is worth keeping.
 
     Returns:
-        Every optimizer step of the run, those before a restart included.
+        What the ranks noted at the end: ``step``, ``samples_seen``, ``num_rows``, ``num_validation_rows``.
 
     Raises:
+        Preempted: The run was asked to stop, and its state is saved.
+        RankLost: A rank was killed, hung or lost its connection.
         StageError: A rank failed; the message is the first one's own error.
     """
-    errors = logs / ERRORS
-    shutil.rmtree(errors, ignore_errors=True)
-    errors.mkdir(parents=True)
+    for folder in (ERRORS, STACKS):
+        shutil.rmtree(logs / folder, ignore_errors=True)
+        (logs / folder).mkdir(parents=True)
+    for note in (STOP, STOPPED, RESUMED):
+        (logs / note).unlink(missing_ok=True)
     write_json(logs / SETTINGS, {"main": asdict(main), "options": asdict(options)})
     torchrun = ["--standalone", "--nproc-per-node", str(settings.num_processes), "--max-restarts", "0"]
     worker = ["-m", "sft.adapters.instructlab.worker", str(logs)]
     agent = [sys.executable, "-m", "sft.adapters.instructlab.agent", str(logs)]
-    metrics = _Metrics(Path(main.output_dir) / _METRICS, main.effective_batch_size, watch)
     log = logs / "train.log"
-    status = supervise(
-        [*agent, *torchrun, *worker],
-        log=log,
-        env=_environment(settings, main),
-        poll=metrics.read,
-        poll_seconds=0.5,
-    )
+    view = _View(logs, main.num_epochs, settings.stall_timeout_seconds, watch, say)
+    with _saving_when_asked(logs / STOP, say) as asked:
+        status = supervise(
+            [*agent, *torchrun, *worker], log=log, env=_environment(settings, main), poll=view.look, poll_seconds=0.5
+        )
     if status != 0:
-        raise _failure(errors, status, log)
-    metrics.read()
-    return metrics.steps()
+        raise _failure(logs / ERRORS, status, log)
+    if (logs / STOPPED).exists():
+        step = json.loads((logs / STOPPED).read_text(encoding="utf-8"))["step"]
+        raise Preempted(f"{asked()}: stopped after step {step}, its full state is saved; the same command continues")
+    if not (logs / FINISHED).exists():
+        raise StageError(f"training ended without a model; its last lines:\n{tail(log)}", log=log)
+    view.look()
+    finished: dict[str, Any] = json.loads((logs / FINISHED).read_text(encoding="utf-8"))
+    return finished
 
 
-class _Metrics:
-    """The library's metrics file as it grows. Trap 8: a restart repeats rows and counts its steps from 1 again."""
+class _View:
+    """What the ranks write, as it grows."""
 
-    def __init__(self, path: Path, batch_size: int, watch: Callable[[Step, int], None]) -> None:
-        self._path = path
-        self._batch_size = batch_size
+    def __init__(
+        self,
+        logs: Path,
+        num_epochs: int,
+        stall_timeout_seconds: float,
+        watch: Callable[[Live], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self._logs = logs
+        self._num_epochs = num_epochs
+        self._timeout = stall_timeout_seconds
         self._watch = watch
+        self._say = say
+        self._began_at = time.time()
+        self._next_check = time.monotonic() + stall_timeout_seconds
+        self._start: dict[str, Any] | None = None
         self._offset = 0
-        self._steps: dict[int, Step] = {}
-        if path.exists():  # the try before may have been killed in the middle of a row
-            os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+        self._first: tuple[float, int] | None = None
+        self._row: dict[str, Any] = {}
 
-    def read(self) -> None:
-        if not self._path.exists():
+    def look(self) -> None:
+        """Reads what is new.
+
+        Raises:
+            RankLost: Nothing of the run has changed for too long.
+        """
+        if self._start is None and (self._logs / RESUMED).exists():
+            self._start = json.loads((self._logs / RESUMED).read_text(encoding="utf-8"))
+            for line in self._start["damaged"]:
+                self._say(f"  {line}; it is not used")
+            if self._start["step"]:
+                self._say(f"  goes on after step {self._start['step']}, in epoch {self._start['epoch'] + 1}")
+            self._offset = (self._logs / METRICS).stat().st_size if self._start["step"] else 0
+        if self._start is not None:
+            self._read(self._start)
+        if time.monotonic() >= self._next_check:
+            self._check()
+
+    def _read(self, start: dict[str, Any]) -> None:
+        metrics = self._logs / METRICS
+        if not metrics.exists():
             return
-        with self._path.open("rb") as file:
+        with metrics.open("rb") as file:
             file.seek(self._offset)
             new = file.read()
         whole = new[: new.rfind(b"\n") + 1]
+        if not whole:
+            return
         self._offset += len(whole)
-        rows = [row for row in map(json.loads, whole.splitlines()) if "avg_loss" in row]
-        for row in rows:
-            step = self._step(row)
-            self._steps[step.step] = step
-        if rows:
-            self._watch(self._step(rows[-1]), rows[-1]["num_epoch_steps"])
+        self._row = json.loads(whole.splitlines()[-1])
+        now, step = time.monotonic(), self._row["step"]
+        self._first = self._first or (now, step)
+        began, first = self._first
+        num_steps = start["steps_per_epoch"] * self._num_epochs
+        mean_seconds = (now - began) / (step - first) if step > first else self._row["seconds"]
+        self._watch(Live(self._row, num_steps, self._num_epochs, mean_seconds * (num_steps - step)))
 
-    def steps(self) -> list[Step]:
-        return [step for _, step in sorted(self._steps.items())]
-
-    def _step(self, row: dict[str, Any]) -> Step:
-        samples_in_epoch = row["samples_seen"] - row["epoch"] * row["total_samples"]
-        return Step(
-            step=row["epoch"] * row["num_epoch_steps"] + math.ceil(samples_in_epoch / self._batch_size),
-            epoch=row["epoch"],
-            samples_seen=row["samples_seen"],
-            loss=row["avg_loss"],
-            learning_rate=row["lr"],
-            num_tokens=row["num_tokens_rank0"],  # summed over ranks, whatever its name says
-            num_loss_tokens=row["num_loss_counted_tokens"],
-            samples_per_second=row["overall_throughput"],
+    def _check(self) -> None:
+        """Whether any file of the run has changed lately."""
+        quiet = time.time() - max(_last_change(self._logs.parent), self._began_at)
+        if quiet < self._timeout:
+            self._next_check = time.monotonic() + self._timeout - quiet
+            return
+        after = f"after step {self._row['step']}" if self._row else "before the first step"
+        raise RankLost(
+            f"training hangs: nothing was written for {quiet:.0f} seconds {after}\n{self._stacks()}",
+            fix="the stack that differs from the others is the cause; a longer training.stall_timeout_seconds if "
+            "the run is only slow",
+            log=self._logs / "train.log",
         )
+
+    def _stacks(self) -> str:
+        """Where each rank is. The ranks write it by themselves when they have made no step for as long."""
+        files = sorted((self._logs / STACKS).glob("rank_*.txt"), key=lambda path: int(path.stem.removeprefix("rank_")))
+        deadline = time.monotonic() + _STACK_SECONDS
+        while time.monotonic() < deadline and not all(path.stat().st_size for path in files):
+            time.sleep(0.1)
+        return "\n".join(f"  {path.stem.replace('_', ' ')}: {_innermost(path)}" for path in files)
+
+
+def _last_change(folder: Path) -> float:
+    """Newest modification time of a file in the folder, in seconds since the epoch; stacks don't count."""
+    newest = 0.0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # an old state, pruned meanwhile
+            if path.parent.name != STACKS and path.is_file():
+                newest = max(newest, path.stat().st_mtime)
+    return newest
+
+
+def _innermost(stack: Path) -> str:
+    """The innermost frames of a rank's main thread, which Python writes last."""
+    frames = stack.read_text(encoding="utf-8").rpartition("(most recent call first):")[2].splitlines()
+    shown = [frame.strip() for frame in frames if frame.strip()][:_SHOWN_FRAMES]
+    return "".join(f"\n    {frame}" for frame in shown) or "no answer; it is stopped, or stuck in the kernel"
+
+
+@contextlib.contextmanager
+def _saving_when_asked(stop: Path, say: Callable[[str], None]) -> Iterator[Callable[[], str]]:
+    """While the block runs, SIGTERM and SIGUSR1 ask the ranks to save and stop. Gives the name of what was sent."""
+    received = ["a request"]
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if stop.exists():
+            raise KeyboardInterrupt(name)
+        received[0] = name
+        stop.touch()
+        say(f"  {name}: saves its state after this step; once more ends it at once")
+
+    numbers = (signal.SIGTERM, signal.SIGUSR1) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, ask) for number in numbers}
+    try:
+        yield lambda: received[0]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _environment(settings: LaunchSettings, main: MainArgs) -> dict[str, str]:
@@ -166,21 +258,32 @@ def _failure(errors: Path, status: int, log: Path) -> StageError:
     for rank, rank_status in statuses.items():
         if rank_status < 0 and -rank_status != signal.SIGTERM:
             fix = _LESS_MEMORY if -rank_status == signal.SIGKILL else None
-            return StageError(f"training failed: rank {rank} {ended(rank_status)}", fix=fix, log=log)
+            return RankLost(f"training failed: rank {rank} {ended(rank_status)}", fix=fix, log=log)
     own = [json.loads(path.read_text(encoding="utf-8")) for path in errors.glob("rank_*.json")]
     if own:
         first = min(own, key=lambda error: float(error["time"]))
-        if any(sign in f"{first['type']}: {first['message']}" for sign in _OUT_OF_MEMORY):
+        text = f"{first['type']}: {first['message']}"
+        if _says(text, _OUT_OF_MEMORY):
             first["fix"] = _LESS_MEMORY
+        elif _says(text, _NO_SPACE):
+            first["fix"] = "free space, then repeat; the last full state is whole"
+        elif _says(text, _LOST_CONNECTION):
+            return RankLost(f"training failed: {text}", fix="see training.max_restarts", log=log)
         return failure(first, what="training", log=log)
-    return StageError(f"training failed: torchrun {ended(status)}; its last lines:\n{tail(log)}", log=log)
+    last = tail(log)
+    fix = "another port in training.launcher.rendezvous" if _says(last, _PORT_TAKEN) else None
+    return StageError(f"training failed: torchrun {ended(status)}; its last lines:\n{last}", fix=fix, log=log)
+
+
+def _says(text: str, signs: tuple[str, ...]) -> bool:
+    return any(sign in text for sign in signs)
 
 
 def checkpoint(output_dir: Path, num_samples: int) -> Path:
     """The finished model: what was saved when the last sample had been seen.
 
     Raises:
-        StageError: It is not there: rows were lost on the way, or nothing was trained.
+        StageError: It is not there.
     """
     saved = output_dir / "hf_format" / f"samples_{num_samples}"
     if saved.is_dir():
@@ -190,15 +293,3 @@ def checkpoint(output_dir: Path, num_samples: int) -> Path:
         f"training ended without a checkpoint after {num_samples} samples (there is: {', '.join(there) or 'none'}); "
         "the trainer lost rows of the training split"
     )
-
-
-def check_losses(steps: list[Step]) -> None:
-    """Raises `StageError` where there is no step, or a loss is not a number."""
-    if not steps:
-        raise StageError("training ended without an optimizer step")
-    for step in steps:
-        if not math.isfinite(step.loss):
-            raise StageError(
-                f"the loss is {step.loss} at step {step.step} (epoch {step.epoch})",
-                fix="a lower training.learning_rate, more training.warmup_steps, or training.precision=fp32",
-            )

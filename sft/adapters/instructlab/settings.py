@@ -32,8 +32,8 @@ class MainArgs:
     seed: int
     fsdp_sharding_strategy: str
     cpu_offload_params_fsdp: bool
-    accelerate_full_state_at_epoch: bool
     trust_remote_code: bool
+    accelerate_full_state_at_epoch: bool = False  # loop.py saves states and models
     checkpoint_at_epoch: bool = True
     distributed_training_framework: str = "fsdp"
     model_class: str = "CausalLM"
@@ -77,16 +77,40 @@ class MainArgs:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerOptions:
-    """What the library hard-codes and the worker sets.
+    """What the library hard-codes, has wrong or has not, and the worker does.
 
     Attributes:
         precision: Arithmetic of forward and backward; ``auto`` = bf16 where the machine computes in it.
         num_loader_workers: None = 0 without a GPU, 2 with one (upstream: 8).
+        max_grad_norm: Upstream: 1.0.
+        checkpoint_at_epoch: Keep the model of each epoch; the last one is saved always.
+        save_samples: Keep the model about every so many samples; 0 = no.
+        full_state_at_epoch: Save the full state at the end of each epoch but the last.
+        checkpoint_every_steps: Save the full state every so many optimizer steps too.
+        keep_full_states: So many of the newest.
+        validation_frequency: Optimizer steps; None = at the end of each epoch.
+        stall_timeout_seconds: A rank that makes no step for so long writes down where it is.
+        adapted_model: What peft calls the adapter's base model.
+        trackers: ``tensorboard``, ``mlflow``, ``wandb``.
+        project: MLflow's experiment, W&B's project.
+        run_name: What the trackers call the run.
     """
 
-    precision: Literal["auto", "bf16", "fp32"]
-    gradient_checkpointing: bool
-    num_loader_workers: int | None
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    gradient_checkpointing: bool = True
+    num_loader_workers: int | None = None
+    max_grad_norm: float = 1.0
+    checkpoint_at_epoch: bool = False
+    save_samples: int = 0
+    full_state_at_epoch: bool = True
+    checkpoint_every_steps: int | None = None
+    keep_full_states: int = 1
+    validation_frequency: int | None = None
+    stall_timeout_seconds: float = 1800.0
+    adapted_model: str = ""
+    trackers: tuple[str, ...] = ()
+    project: str = ""
+    run_name: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +120,9 @@ class LaunchSettings:
     Attributes:
         num_processes: Ranks on this machine.
         env: Added to every rank's environment.
+        stall_timeout_seconds: A run that writes nothing for so long is ended.
     """
 
     num_processes: int
     env: dict[str, str]
+    stall_timeout_seconds: float

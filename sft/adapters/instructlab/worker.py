@@ -1,12 +1,14 @@
 """One rank of a training: ``torchrun … -m sft.adapters.instructlab.worker FOLDER``.
 
 Reads ``FOLDER/settings.json``, mends what has to be mended in the library, and calls its own `main_ds.main`.
-A rank that fails leaves ``FOLDER/errors/rank_N.json``, because torchrun's summary does not say why.
+A rank that fails leaves ``FOLDER/errors/rank_N.json``, because torchrun's summary does not say why. One that makes no
+step for too long leaves its Python stack in ``FOLDER/stacks/rank_N.txt``, whatever it hangs in.
 """
 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import importlib.util
 import json
 import os
@@ -15,11 +17,12 @@ import time
 import traceback
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 from sft.adapters import child
+from sft.adapters.instructlab.settings import WorkerOptions
 
-ERRORS = "errors"
+ERRORS, STACKS = "errors", "stacks"
 SETTINGS = "settings.json"
 
 
@@ -31,11 +34,12 @@ def main() -> None:
     """
     child.die_with_parent()
     folder = Path(sys.argv[1])
+    rank = os.environ["RANK"]
     settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
     try:
-        _train(argparse.Namespace(**settings["main"]), settings["options"])
+        with (folder / STACKS / f"rank_{rank}.txt").open("w", encoding="utf-8") as stacks:
+            _train(argparse.Namespace(**settings["main"]), WorkerOptions(**settings["options"]), folder, stacks)
     except Exception as error:  # noqa: BLE001 - whatever it is, the orchestrator must read it
-        rank = os.environ["RANK"]
         child.write_json(folder / ERRORS / f"rank_{rank}.json", {**child.describe(error), "time": time.time()})
         traceback.print_exc()
         sys.stderr.flush()
@@ -43,19 +47,25 @@ def main() -> None:
         os._exit(1)
 
 
-def _train(args: argparse.Namespace, options: dict[str, Any]) -> None:
-    from sft.adapters.instructlab import cpu, fixes
+def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stacks: TextIO) -> None:
+    def alive() -> None:
+        faulthandler.dump_traceback_later(options.stall_timeout_seconds, file=stacks)
+
+    alive()
+    from sft.adapters.instructlab import cpu, fixes, loop, lora
 
     fixes.without_trackers()
 
     import torch
+    import torch.distributed as dist
     from instructlab.training import main_ds
     from instructlab.training.utils import set_random_seed
 
+    fixes.with_trackers()
     cuda = torch.cuda.is_available()
     computes_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else cpu.computes_bf16()
-    bf16 = options["precision"] == "bf16" or (options["precision"] == "auto" and computes_bf16)
-    num_workers = options["num_loader_workers"]
+    bf16 = options.precision == "bf16" or (options.precision == "auto" and computes_bf16)
+    num_workers = options.num_loader_workers
     args.disable_flash_attn = not (cuda and _has_flash_attention())
     with ExitStack() as patches:
         if not cuda:
@@ -64,12 +74,24 @@ def _train(args: argparse.Namespace, options: dict[str, Any]) -> None:
             fixes.options(
                 mixed_precision="bf16" if bf16 else "no",
                 num_workers=(2 if cuda else 0) if num_workers is None else num_workers,
-                gradient_checkpointing=options["gradient_checkpointing"],
+                gradient_checkpointing=options.gradient_checkpointing,
             )
         )
         patches.enter_context(fixes.mended())
+        if args.lora_r:
+            patches.enter_context(
+                lora.trainable(
+                    adapted_model=options.adapted_model, gradient_checkpointing=options.gradient_checkpointing
+                )
+            )
+        patches.enter_context(loop.Loop(args, options, folder, alive=alive).entered())
         set_random_seed(args.seed)
-        main_ds.main(args)
+        try:
+            main_ds.main(args)
+        except loop.StopRequested:
+            dist.barrier()
+            dist.destroy_process_group()
+    faulthandler.cancel_dump_traceback_later()
 
 
 def _has_flash_attention() -> bool:

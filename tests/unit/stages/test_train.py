@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import fields
 from pathlib import Path
-
-import pytest
 
 from sft.adapters.instructlab.settings import MainArgs
 from sft.artifacts import ModelArtifact, TokenizedArtifact
-from sft.config.schema import FsdpConfig, LauncherConfig, LrScheduler, ShardingStrategy, TrainingConfig
-from sft.stages.train import TrainInputs, main_args, num_processes
+from sft.config.schema import FsdpConfig, LauncherConfig, LoraConfig, LrScheduler, ShardingStrategy, TrainingConfig
+from sft.stages import hardware
+from sft.stages import train as train_stage
+from sft.stages.hardware import fit
+from sft.stages.train import TrainInputs, main_args
 
 
-def mapped(cfg: TrainingConfig, root: Path, ranks: int) -> MainArgs:
+def mapped(cfg: TrainingConfig, root: Path) -> MainArgs:
     model = ModelArtifact(root=root / "base", source="scratch", revision="", external_dir=None, num_parameters=None)
     tokens = TokenizedArtifact(root=root, num_samples=1, num_tokens=9, num_loss_tokens=3, longest_tokens=9)
-    return main_args(cfg, TrainInputs(model=model, tokenized=tokens), root / "work", ranks)
+    return main_args(cfg, TrainInputs(model=model, tokenized=tokens), root / "work", fit(cfg))
 
 
 def test_a_changed_setting_reaches_the_library(tmp_path: Path) -> None:
@@ -25,22 +28,23 @@ def test_a_changed_setting_reaches_the_library(tmp_path: Path) -> None:
         warmup_steps=7,
         weight_decay=0.25,
         max_tokens_per_gpu=123,
-        full_state_at_epoch=False,
-        fsdp=FsdpConfig(sharding_strategy=ShardingStrategy.SHARD_GRAD_OP, cpu_offload_params=True),
+        neftune_alpha=5.0,
+        validation_split=0.1,
+        lora=LoraConfig(rank=8, target_modules=["q_proj"]),
+        fsdp=FsdpConfig(sharding_strategy=ShardingStrategy.SHARD_GRAD_OP),
+        launcher=LauncherConfig(procs_per_worker=2),
     )
-    args = mapped(cfg, tmp_path, ranks=2)
+    args = mapped(cfg, tmp_path)
     assert (args.learning_rate, args.lr_scheduler, args.num_warmup_steps) == (0.5, "linear", 7)
     assert (args.adamw_weight_decay, args.max_batch_len) == (0.25, 123)
-    assert (args.fsdp_sharding_strategy, args.cpu_offload_params_fsdp) == ("SHARD_GRAD_OP", True)
-    assert args.accelerate_full_state_at_epoch is False
+    assert (args.NEFTune_alpha, args.validation_split) == (5.0, 0.1)
+    assert (args.lora_r, args.lora_target_modules) == (8, ("q_proj",))
+    assert args.fsdp_sharding_strategy == "SHARD_GRAD_OP"
 
 
-@pytest.mark.parametrize("strategy", ShardingStrategy)
-def test_one_rank_does_not_shard(strategy: ShardingStrategy, tmp_path: Path) -> None:
-    cfg = TrainingConfig(fsdp=FsdpConfig(sharding_strategy=strategy))
-    assert mapped(cfg, tmp_path, ranks=1).fsdp_sharding_strategy == "NO_SHARD"
-    assert mapped(cfg, tmp_path, ranks=2).fsdp_sharding_strategy == strategy.value
-
-
-def test_ranks_are_as_many_as_asked_for() -> None:
-    assert num_processes(TrainingConfig(launcher=LauncherConfig(procs_per_worker=3))) == 3
+def test_every_setting_of_a_training_goes_somewhere(tmp_path: Path) -> None:
+    """A setting that neither the library, nor the worker, nor the launch depends on would be silent."""
+    source = inspect.getsource(train_stage) + inspect.getsource(hardware)
+    elsewhere = {"max_seq_len"}  # the tokenize stage
+    for field in fields(TrainingConfig):
+        assert f"cfg.{field.name}" in source or field.name in elsewhere, field.name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,16 +17,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
 ]
-
-
-@pytest.fixture
-def alone(tmp_path: Path) -> Any:
-    """A process group of one, as the mends ask for their rank and wait for the others."""
-    import torch.distributed as dist
-
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1)
-    yield dist
-    dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("num_ranks", [2, 3, 8])
@@ -49,44 +38,48 @@ def test_ranks_get_equal_numbers_of_minibatches_and_every_sample_once(num_ranks:
     assert unequal > 10  # what deadlocks without the mend
 
 
-def test_a_state_without_its_mark_is_removed_before_one_is_loaded(tmp_path: Path, alone: Any) -> None:
-    whole, cut = (tmp_path / "full_state" / f"epoch_{epoch}" for epoch in (0, 1))
-    for state in (whole, cut):
-        state.mkdir(parents=True)
-        (state / "training_metadata.json").touch()
-    (whole / fixes.WHOLE).touch()
-    seen: list[list[str]] = []
+def test_validation_tokens_count_once_however_many_ranks_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch.distributed as dist
 
-    def load(args: Any, accelerator: Any) -> None:
-        seen.append([path.name for path in (Path(args.output_dir) / "full_state").iterdir()])
-
-    fixes.whole_states_only(load)(args=SimpleNamespace(output_dir=tmp_path), accelerator=None)
-    assert seen == [["epoch_0"]]
+    monkeypatch.setattr(dist, "get_world_size", lambda: 4)
+    compute = fixes.counted_once(lambda: {"val_loss": 0.5, "val_num_tokens": 400})
+    assert compute() == {"val_loss": 2.0, "val_num_tokens": 100}
 
 
-def test_only_the_newest_state_and_checkpoint_stay_and_the_state_is_marked(tmp_path: Path, alone: Any) -> None:
-    def save(*, args: Any, epoch: int, full_state: bool) -> None:
-        (tmp_path / "full_state" / f"epoch_{epoch}").mkdir(parents=True)
-        (tmp_path / "hf_format" / f"samples_{(epoch + 1) * 100}").mkdir(parents=True)
+def test_noise_is_added_to_each_samples_embeddings_while_training_and_never_when_scoring() -> None:
+    import torch
 
-    for epoch in (8, 9, 10):
-        args = SimpleNamespace(output_dir=str(tmp_path))
-        fixes.keeping_the_newest(save)(args=args, epoch=epoch, full_state=True)
-    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.glob("*_*/*"))] == [
-        "full_state/epoch_10",
-        "hf_format/samples_1100",
-    ]
-    assert (tmp_path / "full_state" / "epoch_10" / fixes.WHOLE).exists()
+    width, tokens, alpha = 16, 25, 5.0
+    embeddings = torch.nn.Embedding(10, width)
+    fixes.noisy_embeddings(SimpleNamespace(get_input_embeddings=lambda: embeddings), alpha)
+    ids = torch.zeros(3, tokens, dtype=torch.long)
+    noise = (embeddings(ids) - embeddings.weight[0]).abs().max()
+    assert 0.9 * alpha / (tokens * width) ** 0.5 < noise <= alpha / (tokens * width) ** 0.5 + 1e-6
+    embeddings.eval()
+    assert torch.equal(embeddings(ids), embeddings.weight[0].expand(3, tokens, width))
 
 
-def test_the_variables_of_trackers_do_not_reach_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
+@pytest.mark.parametrize(
+    ("sharded", "device", "offloaded"), [(True, "cuda", True), (False, "cuda", False), (True, "cpu", False)]
+)
+def test_a_state_is_offloaded_only_where_torch_can(sharded: bool, device: str, offloaded: bool) -> None:
+    seen: list[bool] = []
+
+    def unshard(_module: Any, _state: Any, *, offload_to_cpu: bool, rank0_only: bool) -> None:
+        seen.append(offload_to_cpu)
+
+    handle = SimpleNamespace(uses_sharded_strategy=sharded, device=SimpleNamespace(type=device))
+    fixes.unsharded_in_place(unshard)(None, SimpleNamespace(_handle=handle), offload_to_cpu=True, rank0_only=True)
+    assert seen == [offloaded]
+
+
+def test_trackers_are_not_imported_with_the_library_and_can_be_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     for tracker in ("mlflow", "wandb"):
         monkeypatch.setitem(sys.modules, tracker, SimpleNamespace())  # puts back what was there, at the end
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://registry.example")
     fixes.without_trackers()
-    assert "MLFLOW_TRACKING_URI" not in os.environ
     with pytest.raises(ImportError):
         __import__("mlflow")
+    fixes.with_trackers()
+    assert "mlflow" not in sys.modules

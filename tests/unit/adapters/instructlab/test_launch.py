@@ -1,58 +1,86 @@
-"""Reading the library's metrics file over restarts, and finding the cause among what failed."""
+"""What is seen of a run at work, and finding the cause among what failed."""
 
 from __future__ import annotations
 
 import json
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sft.adapters.child import write_json
-from sft.adapters.instructlab.launch import Step, _failure, _Metrics, check_losses, checkpoint
+from sft.adapters.instructlab.launch import STACKS, Live, RankLost, _failure, _View, checkpoint
+from sft.adapters.instructlab.loop import METRICS, RESUMED
 from sft.errors import StageError
 
-ROWS, BATCH = 10, 4  # 3 steps per epoch, the last one of 2 samples
+
+def view(logs: Path, seen: list[Live], said: list[str], *, timeout: float = 1800.0) -> _View:
+    return _View(logs, 2, timeout, seen.append, said.append)
 
 
-def row(epoch: int, samples_in_epoch: int, *, step: int, loss: float = 1.0) -> str:
-    facts = {"epoch": epoch, "step": step, "samples_seen": epoch * ROWS + samples_in_epoch, "avg_loss": loss}
-    facts |= {"lr": 0.1, "num_tokens_rank0": 9, "num_loss_counted_tokens": 5, "overall_throughput": 2.0}
-    return json.dumps({**facts, "total_samples": ROWS, "num_epoch_steps": 3}) + "\n"
+def begin(logs: Path, *, step: int = 0, damaged: tuple[str, ...] = ()) -> None:
+    write_json(logs / RESUMED, {"step": step, "epoch": 0, "steps_per_epoch": 5, "damaged": list(damaged)})
 
 
-def test_steps_are_numbered_over_restarts_and_the_last_row_of_a_step_wins(tmp_path: Path) -> None:
-    file = tmp_path / "metrics.jsonl"
-    first = [row(0, seen, step=n) for n, seen in enumerate((4, 8, 10), start=1)]
-    file.write_text(json.dumps({"num_gpus": 2}) + "\n" + "".join(first) + row(1, 4, step=4) + row(1, 8, step=5)[:40])
-    shown: list[tuple[int, int]] = []
-    metrics = _Metrics(file, BATCH, lambda step, per_epoch: shown.append((step.step, per_epoch)))
-    metrics.read()
-    with file.open("a") as after_restart:
-        after_restart.writelines(row(1, seen, step=n, loss=0.5) for n, seen in enumerate((4, 8, 10), start=1))
-    metrics.read()
-    assert [(step.step, step.samples_seen, step.loss) for step in metrics.steps()] == [
-        (1, 4, 1.0),
-        (2, 8, 1.0),
-        (3, 10, 1.0),
-        (4, 14, 0.5),
-        (5, 18, 0.5),
-        (6, 20, 0.5),
-    ]
-    assert shown == [(4, 3), (6, 3)]
+def row(step: int) -> str:
+    return json.dumps({"step": step, "seconds": 0.5}) + "\n"
 
 
-def test_a_row_that_is_still_being_written_waits_for_its_end(tmp_path: Path) -> None:
-    file, whole = tmp_path / "metrics.jsonl", row(0, 4, step=1)
-    metrics = _Metrics(file, BATCH, lambda *_: None)
-    metrics.read()
-    file.write_text(whole[:30])
-    metrics.read()
-    assert metrics.steps() == []
-    file.write_text(whole)
-    metrics.read()
-    assert [step.step for step in metrics.steps()] == [1]
+def test_the_newest_whole_row_is_shown_with_the_length_of_the_run(tmp_path: Path) -> None:
+    seen: list[Live] = []
+    looking = view(tmp_path, seen, [])
+    looking.look()
+    begin(tmp_path)
+    (tmp_path / METRICS).write_text(row(1) + row(2) + row(3)[:9])
+    looking.look()
+    assert [(live.row["step"], live.num_steps, live.num_epochs) for live in seen] == [(2, 10, 2)]
+    assert seen[0].seconds_left == 0.5 * 8
+    (tmp_path / METRICS).write_text(row(1) + row(2) + row(3))
+    looking.look()
+    assert seen[-1].row["step"] == 3
+
+
+def test_a_run_that_goes_on_says_from_where_and_shows_no_old_step(tmp_path: Path) -> None:
+    seen: list[Live] = []
+    said: list[str] = []
+    (tmp_path / METRICS).write_text(row(1) + row(2))
+    begin(tmp_path, step=2, damaged=("full state step_3 is damaged: x",))
+    looking = view(tmp_path, seen, said)
+    looking.look()
+    assert said == ["  full state step_3 is damaged: x; it is not used", "  goes on after step 2, in epoch 1"]
+    assert seen == []
+
+
+def test_a_run_that_writes_nothing_hangs_and_each_ranks_innermost_frames_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sft.adapters.instructlab.launch._STACK_SECONDS", 0.1)
+    (tmp_path / STACKS).mkdir()
+    threads = 'Thread 0x1 (most recent call first):\n  File "other.py", line 1 in wait\n\n'
+    main = 'Thread 0x2 (most recent call first):\n  File "here.py", line 7 in stuck\n  File "x.py", line 1 in f\n'
+    (tmp_path / STACKS / "rank_0.txt").write_text(threads + main)
+    (tmp_path / STACKS / "rank_1.txt").touch()
+    looking = view(tmp_path, [], [], timeout=0.2)
+    looking.look()
+    time.sleep(0.3)
+    with pytest.raises(RankLost) as caught:
+        looking.look()
+    assert "before the first step" in caught.value.message
+    assert 'rank 0: \n    File "here.py", line 7 in stuck\n    File "x.py"' in caught.value.message
+    assert "rank 1: no answer; it is stopped" in caught.value.message
+    assert "other.py" not in caught.value.message
+
+
+def test_any_file_that_changes_is_a_sign_of_life(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    looking = view(logs, [], [], timeout=0.3)
+    for _ in range(4):
+        time.sleep(0.2)
+        (tmp_path / "state.bin").write_text("saving")
+        looking.look()
 
 
 def fail(folder: Path, *, ranks: dict[int, tuple[float, str]], statuses: dict[int, int]) -> StageError:
@@ -88,13 +116,18 @@ def test_a_run_without_the_checkpoint_of_its_last_sample_has_failed(tmp_path: Pa
         checkpoint(tmp_path, 200)
 
 
-@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_fails_the_run(loss: float) -> None:
-    facts = {"samples_seen": 1, "learning_rate": 0.1, "num_tokens": 1, "num_loss_tokens": 1, "samples_per_second": 1.0}
-    with pytest.raises(StageError, match="at step 7"):
-        check_losses([Step(step=7, epoch=0, loss=loss, **facts)])  # type: ignore[arg-type]
-
-
-def test_a_run_without_a_step_has_failed() -> None:
-    with pytest.raises(StageError, match="without an optimizer step"):
-        check_losses([])
+@pytest.mark.parametrize(
+    ("message", "lost", "fix"),
+    [
+        ("Connection closed by peer [127.0.0.1]:3", True, "training.max_restarts"),
+        ("NCCL error in: x", True, "training.max_restarts"),
+        ("[Errno 28] No space left on device: 'x'", False, "free space"),
+        ("something else", False, "None"),
+    ],
+)
+def test_what_may_go_well_the_next_time_is_told_from_what_will_not(
+    message: str, lost: bool, fix: str, tmp_path: Path
+) -> None:
+    error = fail(tmp_path, ranks={0: (1.0, message)}, statuses={0: 1})
+    assert isinstance(error, RankLost) == lost
+    assert fix in str(error.fix)

@@ -1,0 +1,151 @@
+"""Full states: weights, optimizer, scheduler and random states of every rank, from which a stopped run goes on.
+
+Upstream writes them in place, never prunes them and loads the newest, whole or not (trap 13,
+utils.py:861,916@0.16.2). Here a state is written beside, hashed, synced to the disk and then renamed; it is checked
+before it is loaded. Not covered: a disk that loses what it said was synced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sft.errors import StageError
+
+log = logging.getLogger(__name__)
+
+_FACTS = "state.json"
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place in the training, between two optimizer steps.
+
+    Attributes:
+        step: Optimizer steps done since the start of the run.
+        epoch: The one at work, from 0.
+        steps_in_epoch: Optimizer steps done in it.
+        samples_seen: Since the start of the run.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    steps_in_epoch: int = 0
+    samples_seen: int = 0
+
+
+class States:
+    """The full states of a run, each in ``<root>/step_<N>``. Every method is called by all ranks together."""
+
+    def __init__(self, root: Path, *, keep: int) -> None:
+        self._root = root
+        self._keep = keep
+
+    def save(self, accelerator: Any, position: Position) -> None:
+        """Publishes a state once every rank has written its part, and removes the oldest beyond `keep`.
+
+        Raises:
+            StageError: It can't be written: no space, no permission. What was published before stays.
+        """
+        import torch.distributed as dist
+
+        partial, final = self._root / f".step_{position.step}", self._root / f"step_{position.step}"
+        if dist.get_rank() == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+        dist.barrier()
+        try:
+            accelerator.save_state(output_dir=partial)
+        except (OSError, RuntimeError) as error:  # torch's writer has a RuntimeError of its own for a full disk
+            free = shutil.disk_usage(self._root).free >> 20
+            raise StageError(
+                f"the full state of step {position.step} can't be written: {error}",
+                fix=f"free space ({free} MiB are free at {self._root}); the state before it is whole",
+            ) from error
+        dist.barrier()
+        if dist.get_rank() == 0:
+            facts = {
+                "position": asdict(position),
+                "files": {name: _synced_sha256(partial / name) for name in _files(partial)},
+            }
+            (partial / _FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+            _synced_sha256(partial / _FACTS)
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+            _sync_folder(self._root)
+            for older in self._newest_first()[self._keep :]:
+                shutil.rmtree(older)
+        dist.barrier()
+
+    def load(self, accelerator: Any) -> tuple[Position, list[str]]:
+        """Loads the newest state that is what it was when it was saved.
+
+        Returns:
+            Where it stands (the start, where there is none), and a line for each damaged state that was passed over.
+        """
+        import torch.distributed as dist
+
+        found: list[Any] = [None, None]
+        if dist.get_rank() == 0:
+            found = list(self._newest_sound())
+        dist.broadcast_object_list(found)
+        state, damaged = found
+        if state is None:
+            return Position(), damaged
+        accelerator.load_state(state)
+        facts = json.loads((Path(state) / _FACTS).read_text(encoding="utf-8"))
+        return Position(**facts["position"]), damaged
+
+    def _newest_sound(self) -> tuple[str | None, list[str]]:
+        """The newest state whose files have their digests; those that don't are removed, a line each says why."""
+        damaged: list[str] = []
+        for state in self._newest_first():
+            wrong = _damage(state)
+            if wrong is None:
+                return str(state), damaged
+            damaged.append(f"full state {state.name} is damaged: {wrong}")
+            log.warning(damaged[-1])
+            shutil.rmtree(state)
+        return None, damaged
+
+    def _newest_first(self) -> list[Path]:
+        return sorted(self._root.glob("step_*"), key=lambda path: int(path.name.removeprefix("step_")), reverse=True)
+
+
+def _damage(state: Path) -> str | None:
+    """What is wrong with a state; None where nothing is."""
+    try:
+        expected = json.loads((state / _FACTS).read_text(encoding="utf-8"))["files"]
+    except (FileNotFoundError, ValueError, KeyError):
+        return f"{_FACTS} can't be read"
+    for name, sha256 in expected.items():
+        if not (state / name).is_file():
+            return f"{name} is missing"
+        if _synced_sha256(state / name, sync=False) != sha256:
+            return f"{name} is not what was saved"
+    return None
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _synced_sha256(path: Path, *, sync: bool = True) -> str:
+    """Hex sha256 of a file whose bytes are on the disk when this returns."""
+    with path.open("rb") as file:
+        if sync:
+            os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,106 @@
+"""Where the training curve can be watched while it grows: TensorBoard, MLflow, W&B. Used by the main rank only.
+
+Upstream logs its own step, which starts at 1 again after a resume (trap 8); here a step has one number over the whole
+run, and the tracker's run is found again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from sft.adapters.child import write_json
+
+_IDS = "tracking.json"
+_NOT_CURVES = {"step", "epoch"}
+
+
+class Trackers:
+    """The trackers that a recipe names, as one.
+
+    Args:
+        names: ``tensorboard``, ``mlflow``, ``wandb``.
+        folder: TensorBoard's files go to its ``tensorboard``.
+        work: Folder that outlives a stopped run; keeps the ids of the trackers' runs.
+        project: MLflow's experiment, W&B's project.
+        run_name: What MLflow and W&B call the run.
+        settings: Shown beside the curves.
+        step: The step that the run goes on from; 0 at its start.
+    """
+
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        *,
+        folder: Path,
+        work: Path,
+        project: str,
+        run_name: str,
+        settings: Mapping[str, Any],
+        step: int,
+    ) -> None:
+        self._ids_file = work / _IDS
+        self._ids: dict[str, str] = json.loads(self._ids_file.read_text()) if step and self._ids_file.exists() else {}
+        self._project, self._run_name = project, run_name
+        self._settings = {key: value for key, value in settings.items() if isinstance(value, str | int | float | bool)}
+        self._closing = ExitStack()
+        starts: dict[str, Callable[[], Callable[[dict[str, float], int], None]]] = {
+            "tensorboard": lambda: self._tensorboard(folder / "tensorboard", step),
+            "mlflow": self._mlflow,
+            "wandb": self._wandb,
+        }
+        self._logs = [starts[name]() for name in names]
+        if self._ids:
+            write_json(self._ids_file, self._ids)
+
+    def __enter__(self) -> Trackers:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._closing.close()
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Sends the numbers of a row of ``metrics.jsonl``."""
+        values = {key: float(value) for key, value in row.items() if key not in _NOT_CURVES and math.isfinite(value)}
+        for log in self._logs:
+            log(values, row["step"])
+
+    def _tensorboard(self, folder: Path, step: int) -> Callable[[dict[str, float], int], None]:
+        from torch.utils.tensorboard import SummaryWriter
+
+        writer = self._closing.enter_context(SummaryWriter(str(folder), purge_step=step + 1 if step else None))
+
+        def log(values: dict[str, float], step: int) -> None:
+            for key, value in values.items():
+                writer.add_scalar(f"train/{key}", value, step)
+
+        return log
+
+    def _mlflow(self) -> Callable[[dict[str, float], int], None]:
+        import mlflow
+
+        mlflow.set_experiment(self._project)
+        run = self._closing.enter_context(mlflow.start_run(run_id=self._ids.get("mlflow"), run_name=self._run_name))
+        if "mlflow" not in self._ids:
+            mlflow.log_params(self._settings)
+        self._ids["mlflow"] = run.info.run_id
+        return lambda values, step: mlflow.log_metrics(values, step=step)
+
+    def _wandb(self) -> Callable[[dict[str, float], int], None]:
+        import wandb
+
+        run = self._closing.enter_context(
+            wandb.init(
+                project=self._project,
+                name=self._run_name,
+                id=self._ids.get("wandb"),
+                resume="allow",
+                config=self._settings,
+            )
+        )
+        self._ids["wandb"] = run.id
+        return lambda values, step: run.log(values, step=step)

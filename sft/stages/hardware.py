@@ -1,0 +1,99 @@
+"""What a training asks of the machine, and what it gets where the machine can't do that.
+
+Nothing of it is silent: `Fit.notes` says each difference, at plan time and while the run works.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+
+from sft.adapters import machine
+from sft.adapters.instructlab import cpu
+from sft.config.schema import Precision, ShardingStrategy, TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How a training runs on this machine.
+
+    Attributes:
+        num_processes: Ranks on this machine.
+        strategy: FSDP's.
+        cpu_offload_params: Whether parameters wait in host memory.
+        use_liger: Whether Liger's kernels are used.
+        notes: What is done differently from what the recipe says, or slower than it could be; a line each.
+    """
+
+    num_processes: int
+    strategy: ShardingStrategy
+    cpu_offload_params: bool
+    use_liger: bool
+    notes: tuple[str, ...]
+
+
+def fit(cfg: TrainingConfig) -> Fit:
+    """How `cfg` runs here. Looks at the driver and at installed packages; imports nothing heavy."""
+    gpus = machine.gpus()
+    notes: list[str] = []
+    wanted = cfg.launcher.gpus_per_worker
+    if wanted is not None and wanted > len(gpus):
+        instead = f"trains on {len(gpus)}" if gpus else "trains on the CPU"
+        notes.append(f"training.launcher.gpus_per_worker={wanted}: {len(gpus)} are here; {instead}")
+    used = len(gpus) if wanted is None else min(wanted, len(gpus))
+    num_processes = cfg.launcher.procs_per_worker or max(1, used)
+    if gpus and num_processes > len(gpus):
+        notes.append(
+            f"training.launcher.procs_per_worker={num_processes}: more than the {len(gpus)} GPUs; NCCL refuses"
+        )
+    strategy = _strategy(cfg, num_processes, notes)
+    offload = cfg.fsdp.cpu_offload_params and bool(gpus)
+    if cfg.fsdp.cpu_offload_params and not gpus:
+        notes.append("training.fsdp.cpu_offload_params=true: without a GPU, parameters are in host memory anyway")
+    liger = cfg.use_liger and machine.runs_liger()
+    if cfg.use_liger and not liger:
+        lacking = "liger-kernel is not installed (pip install 'sft[liger]')" if gpus else "it needs a GPU"
+        notes.append(f"training.use_liger=true: {lacking}; trains without")
+    if gpus:
+        _gpu_notes(cfg, notes)
+    elif cfg.precision is Precision.bf16 and not cpu.computes_bf16():
+        notes.append("training.precision=bf16: this CPU emulates it, slowly; auto takes fp32")
+    return Fit(
+        num_processes=num_processes,
+        strategy=strategy,
+        cpu_offload_params=offload,
+        use_liger=liger,
+        notes=tuple(notes),
+    )
+
+
+def _strategy(cfg: TrainingConfig, num_processes: int, notes: list[str]) -> ShardingStrategy:
+    """The sharding strategy that does what the recipe's name promises.
+
+    FSDP1 finds a node's size by counting CUDA devices (torch/distributed/fsdp/_init_utils.py). With one or none per
+    node, HYBRID_SHARD makes shard groups of one rank, switches to NO_SHARD inside them, and never reduces a gradient
+    over the ranks: each trains a model of its own. So HYBRID_SHARD reaches torch only where it can do more.
+    """
+    wanted = cfg.fsdp.sharding_strategy
+    key = f"training.fsdp.sharding_strategy={wanted.value}"
+    if num_processes == 1:
+        if wanted is not ShardingStrategy.NO_SHARD:
+            notes.append(f"{key}: one rank has nothing to shard over; NO_SHARD")
+        return ShardingStrategy.NO_SHARD
+    if wanted is ShardingStrategy.HYBRID_SHARD:
+        notes.append(f"{key}: on one node it is FULL_SHARD; FULL_SHARD")
+        return ShardingStrategy.FULL_SHARD
+    return wanted
+
+
+def _gpu_notes(cfg: TrainingConfig, notes: list[str]) -> None:
+    major, minor = machine.compute_capability()
+    if cfg.precision is Precision.bf16 and major < 8:
+        notes.append("training.precision=bf16: this GPU emulates it, slowly; auto takes fp32")
+    if importlib.util.find_spec("flash_attn") is None:
+        notes.append("flash-attn is not installed: samples are padded to the longest of their minibatch")
+    elif not (major == 8 or (major, minor) == (9, 0)):
+        notes.append(
+            f"flash attention: instructlab-training knows compute capability 8.x and 9.0, not {major}.{minor}; "
+            "samples are padded to the longest of their minibatch"
+        )

@@ -1,0 +1,208 @@
+"""A training that is killed, stopped, stuck or out of space: nothing survives it, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sft.artifacts import CheckpointArtifact
+from sft.errors import Preempted, StageError
+from sft.progress import Progress
+from sft.stages.train import TrainInputs, train
+from tests.training import (
+    CONFIG,
+    EPOCHS,
+    STEPS_PER_EPOCH,
+    changed,
+    curve,
+    ranks,
+    running,
+    steps_done,
+    wait_for,
+    weights,
+)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
+]
+EVERY_STEP = changed(checkpoint_every_steps=1)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    return folder
+
+
+def test_a_killed_parent_takes_all_ranks_along_and_the_run_continues_to_the_same_weights(
+    train_inputs: TrainInputs, trained: CheckpointArtifact, out: Path
+) -> None:
+    states = out / "work" / "full_state"
+    with running(CONFIG, train_inputs, out) as parent:
+        assert wait_for(lambda: any(states.glob("step_*")) or parent.poll() is not None, 120)
+        parent.kill()
+        assert wait_for(lambda: not ranks(out), 5)
+    newest = max(int(state.name.removeprefix("step_")) for state in states.glob("step_*"))
+    cut_short = states / f".step_{newest + STEPS_PER_EPOCH}"
+    cut_short.mkdir(exist_ok=True)
+    (cut_short / "optimizer.bin").write_bytes(b"the kill came while this was written")
+    said: list[str] = []
+    continued = train(CONFIG, train_inputs, out, listening(said))
+    assert f"  goes on after step {newest}, in epoch {newest // STEPS_PER_EPOCH + 1}" in said
+    assert weights(continued) == weights(trained)
+    assert curve(out) == curve(trained.root)
+
+
+def test_a_run_killed_in_the_middle_of_an_epoch_goes_on_from_its_last_step(
+    train_inputs: TrainInputs, trained: CheckpointArtifact, out: Path
+) -> None:
+    middle = STEPS_PER_EPOCH + 3
+    with running(EVERY_STEP, train_inputs, out) as parent:
+        assert wait_for(lambda: steps_done(out) >= middle or parent.poll() is not None, 120)
+        for rank in ranks(out):
+            os.kill(rank, signal.SIGKILL)
+        assert parent.wait(60) != 0
+    said: list[str] = []
+    assert weights(train(EVERY_STEP, train_inputs, out, listening(said))) == weights(trained)
+    went_on = next(int(line.split()[4].rstrip(",")) for line in said if "goes on after step" in line)
+    assert went_on >= middle - 1
+    assert curve(out) == curve(trained.root)
+
+
+def test_a_preempted_run_saves_in_the_middle_of_an_epoch_and_says_so(
+    train_inputs: TrainInputs, trained: CheckpointArtifact, out: Path
+) -> None:
+    with running(CONFIG, train_inputs, out) as parent:
+        assert wait_for(lambda: steps_done(out) >= 2, 120)
+        parent.send_signal(signal.SIGUSR1)
+        text, _ = parent.communicate(timeout=60)
+    assert parent.returncode == Preempted.exit_code
+    step = steps_done(out)
+    assert f"SIGUSR1: stopped after step {step}, its full state is saved; the same command continues" in text
+    assert not ranks(out)
+    assert step < EPOCHS * STEPS_PER_EPOCH
+    continued = train(CONFIG, train_inputs, out, Progress(quiet=True))
+    assert weights(continued) == weights(trained)
+    assert curve(out) == curve(trained.root)
+
+
+def test_an_interrupted_parent_takes_all_ranks_down_at_once(train_inputs: TrainInputs, out: Path) -> None:
+    with running(CONFIG, train_inputs, out) as parent:
+        assert wait_for(lambda: len(ranks(out)) == 2, 60)
+        parent.send_signal(signal.SIGINT)
+        assert parent.wait(30) != 0
+        assert wait_for(lambda: not ranks(out), 5)
+
+
+@pytest.mark.exhaustive
+def test_a_killed_rank_is_named(train_inputs: TrainInputs, out: Path) -> None:
+    with pytest.raises(StageError, match=r"rank \d was killed by SIGKILL") as caught:
+        train(CONFIG, train_inputs, out, killing(out, times=1))
+    assert "training.max_tokens_per_gpu" in str(caught.value.fix)
+
+
+def test_a_lost_rank_is_made_up_for_as_often_as_the_recipe_says(
+    train_inputs: TrainInputs, trained: CheckpointArtifact, out: Path
+) -> None:
+    said: list[str] = []
+    progress = killing(out, times=1)
+    progress.say = said.append  # type: ignore[method-assign] # to read what a person would
+    checkpoint = train(changed(max_restarts=1, checkpoint_every_steps=1), train_inputs, out, progress)
+    assert any("restart 1 of 1" in line for line in said)
+    assert weights(checkpoint) == weights(trained)
+
+
+HANG = """
+import os, sys, threading, time
+def hang_here():
+    time.sleep(600)
+if os.environ.get("RANK") == "1":
+    import importlib.abc
+    class Finder(importlib.abc.MetaPathFinder):
+        def find_spec(self, name, path, target=None):
+            if name == "sft.adapters.instructlab.lora":
+                hang_here()
+    sys.meta_path.insert(0, Finder())
+"""
+
+
+def test_a_rank_that_hangs_is_noticed_and_its_stack_is_in_the_message(train_inputs: TrainInputs, out: Path) -> None:
+    (out.parent / "sitecustomize.py").write_text(HANG, encoding="utf-8")
+    cfg = changed(stall_timeout_seconds=8, env={"PYTHONPATH": f"{out.parent}:{Path.cwd()}"})
+    with pytest.raises(StageError, match="training hangs: nothing was written for") as caught:
+        train(cfg, train_inputs, out, Progress(quiet=True))
+    rank_0, _, rank_1 = caught.value.message.partition("rank 1:")
+    assert "in hang_here" in rank_1
+    assert "rank 0:" in rank_0
+    assert "in hang_here" not in rank_0
+    assert wait_for(lambda: not ranks(out), 5)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_before_it_reaches_the_weights(
+    train_inputs: TrainInputs, out: Path
+) -> None:
+    with pytest.raises(StageError, match=r"the (loss|gradient norm) is (nan|inf) at step \d+ \(epoch \d\)") as caught:
+        train(changed(learning_rate=1e30, max_grad_norm=1e30), train_inputs, out, Progress(quiet=True))
+    assert "training.learning_rate" in str(caught.value.fix)
+
+
+@pytest.mark.exhaustive
+def test_a_full_disk_at_a_state_leaves_the_one_before_it(
+    train_inputs: TrainInputs, trained: CheckpointArtifact, out: Path
+) -> None:
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({100_000}, {100_000}))\n"
+    (out.parent / "sitecustomize.py").write_text(limit, encoding="utf-8")
+    cfg = changed(env={"PYTHONPATH": f"{out.parent}:{Path.cwd()}"})
+    with pytest.raises(StageError, match=f"the full state of step {STEPS_PER_EPOCH} can't be written") as caught:
+        train(cfg, train_inputs, out, Progress(quiet=True))
+    assert "free space" in str(caught.value.fix)
+    assert not list((out / "work" / "full_state").glob("step_*"))
+    assert weights(train(CONFIG, train_inputs, out, Progress(quiet=True))) == weights(trained)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(1200)
+def test_killed_at_random_moments_the_weights_are_the_same(
+    train_inputs: TrainInputs, trained: CheckpointArtifact, out: Path
+) -> None:
+    moments = random.Random(0)
+    for _ in range(10):
+        with running(EVERY_STEP, train_inputs, out) as parent:
+            seconds = moments.uniform(4, 12)
+            wait_for(lambda: parent.poll() is not None, seconds)
+            victims = [parent.pid, *ranks(out)]
+            os.kill(moments.choice(victims), signal.SIGKILL)
+            parent.wait(60)
+        assert wait_for(lambda: not ranks(out), 5)
+        if (out / "model").exists():
+            break
+    assert weights(train(EVERY_STEP, train_inputs, out, Progress(quiet=True))) == weights(trained)
+    assert curve(out) == curve(trained.root)
+
+
+def listening(said: list[str]) -> Progress:
+    progress = Progress(quiet=True)
+    progress.say = said.append  # type: ignore[method-assign] # to read what a person would
+    return progress
+
+
+def killing(out: Path, *, times: int) -> Progress:
+    """Kills a rank once steps are made."""
+    left = [times]
+
+    def kill_one(_text: str) -> None:
+        if left[0] and (alive := ranks(out)):
+            left[0] -= 1
+            os.kill(min(alive), signal.SIGKILL)
+
+    progress: Any = Progress(quiet=True)
+    progress.update = kill_one
+    return progress  # type: ignore[no-any-return]

@@ -1,0 +1,108 @@
+"""What a training gets where the machine can't do what the recipe says, and that it is said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sft.adapters import machine
+from sft.adapters.instructlab import cpu
+from sft.config.schema import FsdpConfig, LauncherConfig, Precision, ShardingStrategy, TrainingConfig
+from sft.stages import hardware
+
+H200 = "NVIDIA H200"
+
+
+def cfg(**settings: Any) -> TrainingConfig:
+    return TrainingConfig(**settings)
+
+
+@pytest.fixture
+def on(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def machine_with(*gpus: str, capability: tuple[int, int] = (9, 0), packages: tuple[str, ...] = ()) -> None:
+        monkeypatch.setattr(machine, "gpus", lambda: gpus)
+        monkeypatch.setattr(machine, "compute_capability", lambda: capability)
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name in packages else None)
+
+    return machine_with
+
+
+def notes(settings: TrainingConfig) -> str:
+    return "\n".join(hardware.fit(settings).notes)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "launcher", "ranks"),
+    [
+        ((), LauncherConfig(), 1),
+        ((), LauncherConfig(procs_per_worker=3), 3),
+        ((H200,) * 4, LauncherConfig(), 4),
+        ((H200,) * 4, LauncherConfig(gpus_per_worker=2), 2),
+        ((H200,) * 4, LauncherConfig(gpus_per_worker=2, procs_per_worker=1), 1),
+    ],
+)
+def test_ranks_are_as_many_as_asked_for_or_one_per_gpu(
+    gpus: tuple[str, ...], launcher: LauncherConfig, ranks: int, on: Any
+) -> None:
+    on(*gpus)
+    assert hardware.fit(cfg(launcher=launcher)).num_processes == ranks
+
+
+@pytest.mark.parametrize("strategy", ShardingStrategy)
+def test_one_rank_does_not_shard(strategy: ShardingStrategy, on: Any) -> None:
+    on()
+    found = hardware.fit(cfg(fsdp=FsdpConfig(sharding_strategy=strategy)))
+    assert found.strategy is ShardingStrategy.NO_SHARD
+    assert bool(found.notes) == (strategy is not ShardingStrategy.NO_SHARD)
+
+
+@pytest.mark.parametrize("strategy", ShardingStrategy)
+def test_hybrid_sharding_on_one_node_is_full_sharding_and_the_rest_is_as_asked(
+    strategy: ShardingStrategy, on: Any
+) -> None:
+    on(H200, H200, packages=("flash_attn",))
+    found = hardware.fit(cfg(fsdp=FsdpConfig(sharding_strategy=strategy)))
+    hybrid = strategy is ShardingStrategy.HYBRID_SHARD
+    assert found.strategy is (ShardingStrategy.FULL_SHARD if hybrid else strategy)
+    assert bool(found.notes) == hybrid
+
+
+def test_gpus_that_are_not_there_are_missed(on: Any) -> None:
+    on()
+    wanted = cfg(
+        launcher=LauncherConfig(gpus_per_worker=4), fsdp=FsdpConfig(sharding_strategy=ShardingStrategy.NO_SHARD)
+    )
+    assert notes(wanted) == "training.launcher.gpus_per_worker=4: 0 are here; trains on the CPU"
+    on(H200, packages=("flash_attn",))
+    assert notes(wanted) == "training.launcher.gpus_per_worker=4: 1 are here; trains on 1"
+
+
+def test_offloading_without_a_gpu_is_left_out(on: Any) -> None:
+    on()
+    found = hardware.fit(cfg(fsdp=FsdpConfig(cpu_offload_params=True)))
+    assert not found.cpu_offload_params
+    assert any("host memory anyway" in note for note in found.notes)
+    on(H200)
+    assert hardware.fit(cfg(fsdp=FsdpConfig(cpu_offload_params=True))).cpu_offload_params
+
+
+def test_liger_is_used_only_where_it_runs(on: Any) -> None:
+    on()
+    assert not hardware.fit(cfg(use_liger=True)).use_liger
+    assert "it needs a GPU" in notes(cfg(use_liger=True))
+    on(H200)
+    assert "liger-kernel is not installed" in notes(cfg(use_liger=True))
+    on(H200, packages=("liger_kernel",))
+    assert hardware.fit(cfg(use_liger=True)).use_liger
+
+
+def test_what_is_slow_here_is_said(on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "computes_bf16", lambda: False)
+    on()
+    assert "this CPU emulates it" in notes(cfg(precision=Precision.bf16))
+    on(H200, capability=(7, 5), packages=("flash_attn",))
+    assert "this GPU emulates it" in notes(cfg(precision=Precision.bf16))
+    assert "not 7.5" in notes(cfg())
+    on(H200)
+    assert "flash-attn is not installed" in notes(cfg())
