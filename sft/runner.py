@@ -40,11 +40,13 @@ from sft.stages.model import ModelInputs, model
 from sft.stages.model import source_version as model_version
 from sft.stages.register import RegisterInputs, register
 from sft.stages.tokenize import TokenizeInputs, tokenize
-from sft.stages.train import TrainInputs, train
+from sft.stages.train import TrainInputs, join, train
 from sft.store import Entry, Store
 
 _RESUMABLE = {"dataset", "train"}
 """Stages that go on from what a killed try has left: a download, a full state."""
+
+_LOOK_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 A = TypeVar("A", bound=Artifact)
@@ -76,7 +78,7 @@ def circumstances(cfg: RunConfig) -> Circumstances:
         dataset_version=dataset_version(cfg.dataset),
         model_version=model_version(cfg.model),
         tasks_version=tasks_version(cfg.eval),
-        num_processes=hardware.fit(cfg.training).num_processes,
+        num_processes=hardware.fit(cfg.training).world_size,
         device=machine.device(),
         versions=record.versions(),
     )
@@ -134,6 +136,46 @@ def run(cfg: RunConfig, *, recipe: Path, command: Sequence[str], progress: Progr
         for line in plan.left_out:
             progress.say(f"- {line}")
         return _Run(cfg, plan, store, folder, progress).walk(_record(cfg, plan, folder, recipe, command))
+
+
+def follows(cfg: RunConfig) -> bool:
+    """Whether this machine only takes part in the training of another, node 0."""
+    return hardware.fit(cfg.training).nodes.rank > 0
+
+
+def follow(cfg: RunConfig, *, progress: Progress) -> None:
+    """What a node does that is not the first: waits for node 0's data and model, and trains with it.
+
+    Args:
+        cfg: A checked configuration, the same as on node 0 but for `training.launcher.node_rank`.
+        progress: The run's display.
+
+    Raises:
+        SftError: The training failed.
+    """
+    plan = build_plan(cfg, circumstances(cfg))
+    store = Store(Path(cfg.run_root) / "store")
+    store.open()
+    steps = {step.name: step for step in plan.steps}
+    have: dict[str, Artifact] = {}
+
+    def key(step: Step) -> str:
+        return step.key({needed: have[needed].digest for needed in step.needs})
+
+    with store.in_use(), progress.stage("train"):
+        for name in ("dataset", "model", "tokenize"):
+            step = steps[name]
+            while (entry := store.find(step.stage, key(step))) is None:
+                progress.update(f"waits for {name} of node 0")
+                time.sleep(_LOOK_SECONDS)
+            have[name] = entry.artifact
+        base, tokens = _get(have, "model", ModelArtifact), _get(have, "tokenize", TokenizedArtifact)
+        trained = key(steps["train"])
+        if store.find("train", trained) is None:
+            progress.update("waits for node 0")
+            inputs = TrainInputs(model=base, tokenized=tokens, run_name=cfg.name)
+            join(cfg.training, inputs, store.staging_path("train", trained), progress)
+    progress.say("✓ train: the part of this node; node 0 does the rest")
 
 
 @dataclass

@@ -13,10 +13,10 @@ from sft.config.compose import Recipe
 from sft.config.schema import OnInvalid, RunConfig
 from sft.progress import Progress
 from sft.report.data import as_html, as_json, as_text, measure
+from sft.stages import hardware
 from sft.stages.dataset import dataset
 from sft.stages.model import ModelInputs, model
 from sft.stages.tokenize import TokenizeInputs, tokenize
-from sft.stages import hardware
 
 
 def execute(uri: str, overrides: Sequence[str], *, json: bool, page: str | None) -> int:

@@ -49,6 +49,9 @@ def execute(name_or_path: str, arguments: Sequence[str], command: Sequence[str])
             progress.say(f"\n[{name}]")
         try:
             cfg = compose.to_run_config(composed, recipe)
+            if runner.follows(cfg):
+                runner.follow(cfg, progress=progress)
+                return
             result = runner.run(cfg, recipe=recipe.path, command=command, progress=progress)
         except SftError as error:  # kept, as Hydra would print it in its own way; the next job goes on
             failed.append((name, error))

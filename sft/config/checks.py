@@ -37,6 +37,7 @@ def _ranges(cfg: RunConfig) -> Iterator[Problem]:
         "training.checkpoint_every_steps": t.checkpoint_every_steps,
         "training.keep_full_states": t.keep_full_states,
         "training.stall_timeout_seconds": t.stall_timeout_seconds,
+        "training.launcher.num_workers": t.launcher.num_workers,
         "training.launcher.procs_per_worker": t.launcher.procs_per_worker,
         "training.lora.alpha": t.lora.alpha,
         "eval.limit": e.limit,
@@ -98,7 +99,18 @@ def _training(cfg: TrainingConfig) -> Iterator[Problem]:
             rule="must name a layer; null takes every projection",
             suggestion="try null",
         )
-    procs = cfg.launcher.procs_per_worker or 1
+    launcher = cfg.launcher
+    if launcher.rendezvous is not None and not launcher.rendezvous.rpartition(":")[2].isdigit():
+        yield Problem(
+            key="training.launcher.rendezvous",
+            value=launcher.rendezvous,
+            rule="must be host:port",
+            suggestion=f"try {launcher.rendezvous}:29500",
+        )
+    if launcher.node_rank is not None and not 0 <= launcher.node_rank < launcher.num_workers:
+        rule = f"must be one of 0 to {launcher.num_workers - 1}, with training.launcher.num_workers nodes"
+        yield Problem(key="training.launcher.node_rank", value=str(launcher.node_rank), rule=rule)
+    procs = launcher.num_workers * (launcher.procs_per_worker or 1)
     if cfg.effective_batch_size < procs:
         yield Problem(
             key="training.effective_batch_size",

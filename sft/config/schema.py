@@ -147,6 +147,12 @@ class LauncherConfig:
     """Processes of the training stage."""
 
     kind: LauncherKind = LauncherKind.torchrun
+    num_workers: int = 1
+    """Machines that train together on one `run_root`; on each the same command runs. torchrun: `--nnodes`."""
+    node_rank: int | None = None
+    """Which of them this one is, from 0; null = `PET_NODE_RANK`. Node 0 also does the other stages."""
+    rendezvous: str | None = None
+    """`host:port` of node 0; null = `PET_MASTER_ADDR` and `PET_MASTER_PORT`."""
     gpus_per_worker: int | None = None
     """GPUs of a machine that train; null = all that are there."""
     procs_per_worker: int | None = None

@@ -6,11 +6,14 @@ Nothing of it is silent: `Fit.notes` says each difference, at plan time and whil
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import dataclass
 
 from sft.adapters import machine
 from sft.adapters.instructlab import cpu
-from sft.config.schema import Precision, ShardingStrategy, TrainingConfig
+from sft.adapters.instructlab.settings import Nodes
+from sft.config.schema import LauncherConfig, Precision, ShardingStrategy, TrainingConfig
+from sft.errors import ConfigError, Problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +22,7 @@ class Fit:
 
     Attributes:
         num_processes: Ranks on this machine.
+        nodes: The machines that train together, and which one this is.
         strategy: FSDP's.
         cpu_offload_params: Whether parameters wait in host memory.
         use_liger: Whether Liger's kernels are used.
@@ -26,14 +30,24 @@ class Fit:
     """
 
     num_processes: int
+    nodes: Nodes
     strategy: ShardingStrategy
     cpu_offload_params: bool
     use_liger: bool
     notes: tuple[str, ...]
 
+    @property
+    def world_size(self) -> int:
+        """Ranks on all nodes."""
+        return self.nodes.num * self.num_processes
+
 
 def fit(cfg: TrainingConfig) -> Fit:
-    """How `cfg` runs here. Looks at the driver and at installed packages; imports nothing heavy."""
+    """How `cfg` runs here. Looks at the driver, installed packages and ``PET_*``; imports nothing heavy.
+
+    Raises:
+        ConfigError: It is not said where the other nodes are, or which one this is.
+    """
     gpus = machine.gpus()
     notes: list[str] = []
     wanted = cfg.launcher.gpus_per_worker
@@ -46,7 +60,8 @@ def fit(cfg: TrainingConfig) -> Fit:
         notes.append(
             f"training.launcher.procs_per_worker={num_processes}: more than the {len(gpus)} GPUs; NCCL refuses"
         )
-    strategy = _strategy(cfg, num_processes, notes)
+    nodes = _nodes(cfg.launcher)
+    strategy = _strategy(cfg, nodes.num, num_processes, notes)
     offload = cfg.fsdp.cpu_offload_params and bool(gpus)
     if cfg.fsdp.cpu_offload_params and not gpus:
         notes.append("training.fsdp.cpu_offload_params=true: without a GPU, parameters are in host memory anyway")
@@ -60,6 +75,7 @@ def fit(cfg: TrainingConfig) -> Fit:
         notes.append("training.precision=bf16: this CPU emulates it, slowly; auto takes fp32")
     return Fit(
         num_processes=num_processes,
+        nodes=nodes,
         strategy=strategy,
         cpu_offload_params=offload,
         use_liger=liger,
@@ -67,7 +83,7 @@ def fit(cfg: TrainingConfig) -> Fit:
     )
 
 
-def _strategy(cfg: TrainingConfig, num_processes: int, notes: list[str]) -> ShardingStrategy:
+def _strategy(cfg: TrainingConfig, num_nodes: int, num_processes: int, notes: list[str]) -> ShardingStrategy:
     """The sharding strategy that does what the recipe's name promises.
 
     FSDP1 finds a node's size by counting CUDA devices (torch/distributed/fsdp/_init_utils.py). With one or none per
@@ -75,15 +91,40 @@ def _strategy(cfg: TrainingConfig, num_processes: int, notes: list[str]) -> Shar
     over the ranks: each trains a model of its own. So HYBRID_SHARD reaches torch only where it can do more.
     """
     wanted = cfg.fsdp.sharding_strategy
-    key = f"training.fsdp.sharding_strategy={wanted.value}"
-    if num_processes == 1:
-        if wanted is not ShardingStrategy.NO_SHARD:
-            notes.append(f"{key}: one rank has nothing to shard over; NO_SHARD")
-        return ShardingStrategy.NO_SHARD
-    if wanted is ShardingStrategy.HYBRID_SHARD:
-        notes.append(f"{key}: on one node it is FULL_SHARD; FULL_SHARD")
-        return ShardingStrategy.FULL_SHARD
-    return wanted
+    if num_nodes * num_processes == 1:
+        instead, why = ShardingStrategy.NO_SHARD, "one rank has nothing to shard over"
+    elif wanted is not ShardingStrategy.HYBRID_SHARD:
+        return wanted
+    elif num_nodes == 1:
+        instead, why = ShardingStrategy.FULL_SHARD, "on one node it is the same as FULL_SHARD"
+    elif num_processes == 1:
+        instead, why = ShardingStrategy.NO_SHARD, "with one rank on each node it is the same as NO_SHARD"
+    elif not machine.gpus():
+        instead, why = ShardingStrategy.FULL_SHARD, "torch shards inside a node only on GPUs"
+    else:
+        return wanted
+    if instead is not wanted:
+        notes.append(f"training.fsdp.sharding_strategy={wanted.value}: {why}; {instead.value}")
+    return instead
+
+
+def _nodes(cfg: LauncherConfig) -> Nodes:
+    if cfg.num_workers == 1:
+        return Nodes()
+    address, port = os.environ.get("PET_MASTER_ADDR"), os.environ.get("PET_MASTER_PORT")
+    rendezvous = cfg.rendezvous or (f"{address}:{port}" if address and port else None)
+    rank = cfg.node_rank if cfg.node_rank is not None else os.environ.get("PET_NODE_RANK")
+    rule = f"is needed with training.launcher.num_workers={cfg.num_workers}"
+    problems = []
+    if rendezvous is None:
+        suggestion = "host:port of node 0, or PET_MASTER_ADDR and PET_MASTER_PORT in the environment"
+        problems.append(Problem(key="training.launcher.rendezvous", rule=rule, suggestion=suggestion))
+    if rank is None:
+        suggestion = "0 on the first node, 1 on the second; or PET_NODE_RANK in the environment"
+        problems.append(Problem(key="training.launcher.node_rank", rule=rule, suggestion=suggestion))
+    if rendezvous is None or rank is None:
+        raise ConfigError(problems)
+    return Nodes(num=cfg.num_workers, rank=int(rank), rendezvous=rendezvous)
 
 
 def _gpu_notes(cfg: TrainingConfig, notes: list[str]) -> None:

@@ -60,7 +60,7 @@ def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progres
     if work.exists():
         shutil.rmtree(work)
     metrics = [json.loads(line) for line in (logs / METRICS).read_text(encoding="utf-8").splitlines()]
-    ranks = hardware.fit(cfg).num_processes
+    ranks = hardware.fit(cfg).world_size
     progress.say(f"  {len(metrics)} steps on {ranks} ranks, loss {metrics[0]['loss']:.4f} → {metrics[-1]['loss']:.4f}")
     return CheckpointArtifact(
         root=out,
@@ -69,6 +69,22 @@ def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progres
         final_loss=metrics[-1]["loss"],
         world_size=ranks,
     )
+
+
+def join(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progress) -> None:
+    """The part of a node that is not the first: its ranks, until the training ends.
+
+    Args:
+        cfg: The training settings.
+        inputs: Base model and tokenised samples, as on node 0.
+        out: The staging folder of node 0.
+        progress: The run's display.
+
+    Raises:
+        Preempted: A node was asked to stop; the state is saved.
+        StageError: A rank failed, or node 0 never came.
+    """
+    _train(cfg, inputs, out, out / "work", progress)
 
 
 def _train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, work: Path, progress: Progress) -> None:
@@ -82,7 +98,10 @@ def _train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, work: Path, prog
                 main_args(cfg, inputs, work, fit),
                 worker_options(cfg, inputs),
                 LaunchSettings(
-                    num_processes=fit.num_processes, env=dict(cfg.env), stall_timeout_seconds=cfg.stall_timeout_seconds
+                    num_processes=fit.num_processes,
+                    nodes=fit.nodes,
+                    env=dict(cfg.env),
+                    stall_timeout_seconds=cfg.stall_timeout_seconds,
                 ),
                 logs=out / LOGS_NAME,
                 watch=lambda live: progress.update(_line(live)),

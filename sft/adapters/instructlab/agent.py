@@ -1,7 +1,7 @@
-"""torchrun's agent: ``python -m sft.adapters.instructlab.agent FOLDER TORCHRUN_ARGUMENT…``.
+"""torchrun's agent: ``python -m sft.adapters.instructlab.agent FILE TORCHRUN_ARGUMENT…``.
 
 Dies with the orchestrator, and its ranks die with it, since torchrun starts each rank in a session of its own,
-where no signal to a process group reaches it. What torchrun knows of a rank's end goes to ``FOLDER/errors``.
+where no signal to a process group reaches it. What torchrun knows of the ends of its ranks goes to ``FILE``.
 """
 
 from __future__ import annotations
@@ -11,9 +11,6 @@ import sys
 from pathlib import Path
 
 from sft.adapters import child
-from sft.adapters.instructlab.worker import ERRORS
-
-NAME = "agent.json"
 
 
 def main() -> None:
@@ -21,6 +18,7 @@ def main() -> None:
 
     Raises:
         SystemExit: With status 1 when a rank failed.
+        Exception: What torchrun itself failed of, after it was written down.
     """
     child.die_with_parent()
     os.environ[child.PARENT_PID] = str(os.getpid())
@@ -32,8 +30,11 @@ def main() -> None:
         run.main(sys.argv[2:])
     except ChildFailedError as error:
         ended = {str(rank): failure.exitcode for rank, failure in error.failures.items()}
-        child.write_json(Path(sys.argv[1]) / ERRORS / NAME, {"exit_statuses": ended})
+        child.write_json(Path(sys.argv[1]), {"exit_statuses": ended})
         raise SystemExit(1) from error
+    except Exception as error:
+        child.write_json(Path(sys.argv[1]), {"exit_statuses": {}, "error": child.describe(error)})
+        raise
 
 
 if __name__ == "__main__":

@@ -20,9 +20,8 @@ from types import FrameType
 from typing import Any
 
 from sft.adapters.child import write_json
-from sft.adapters.instructlab.agent import NAME as AGENT_NAME
 from sft.adapters.instructlab.loop import FINISHED, METRICS, RESUMED, STOP, STOPPED
-from sft.adapters.instructlab.settings import LaunchSettings, MainArgs, WorkerOptions
+from sft.adapters.instructlab.settings import LaunchSettings, MainArgs, Nodes, WorkerOptions
 from sft.adapters.instructlab.worker import ERRORS, SETTINGS, STACKS
 from sft.adapters.process import ended, failure, supervise, tail
 from sft.errors import Preempted, StageError
@@ -65,8 +64,8 @@ def launch(
     logs: Path,
     watch: Callable[[Live], None],
     say: Callable[[str], None],
-) -> dict[str, Any]:
-    """Trains to the end, from the last full state where there is one.
+) -> None:
+    """Trains to the end, from the last full state where there is one; on one node of several, its part.
 
     SIGTERM and SIGUSR1 save the state in the middle of the epoch and end the run; a second one ends it at once.
 
@@ -74,43 +73,60 @@ def launch(
         main: What the library gets.
         options: What it hard-codes, has wrong or has not.
         settings: The processes.
-        logs: Folder for the log, the metrics and the ranks' errors; kept where a run goes on.
+        logs: Folder for the log, the metrics and the ranks' errors; kept where a run goes on, shared by all nodes.
         watch: Called now and then with what is to be seen.
         say: Called with a line that is worth keeping.
-
-    Returns:
-        What the ranks noted at the end: ``step``, ``samples_seen``, ``num_rows``, ``num_validation_rows``.
 
     Raises:
         Preempted: The run was asked to stop, and its state is saved.
         RankLost: A rank was killed, hung or lost its connection.
         StageError: A rank failed; the message is the first one's own error.
     """
-    for folder in (ERRORS, STACKS):
-        shutil.rmtree(logs / folder, ignore_errors=True)
-        (logs / folder).mkdir(parents=True)
-    for note in (STOP, STOPPED, RESUMED):
-        (logs / note).unlink(missing_ok=True)
-    write_json(logs / SETTINGS, {"main": asdict(main), "options": asdict(options)})
-    torchrun = ["--standalone", "--nproc-per-node", str(settings.num_processes), "--max-restarts", "0"]
+    nodes = settings.nodes
+    if nodes.rank == 0:
+        for folder in (ERRORS, STACKS):
+            shutil.rmtree(logs / folder, ignore_errors=True)
+            (logs / folder).mkdir(parents=True)
+        for note in (STOP, STOPPED, RESUMED):
+            (logs / note).unlink(missing_ok=True)
+        write_json(logs / SETTINGS, {"main": asdict(main), "options": asdict(options)})
     worker = ["-m", "sft.adapters.instructlab.worker", str(logs)]
-    agent = [sys.executable, "-m", "sft.adapters.instructlab.agent", str(logs)]
-    log = logs / "train.log"
+    agent = [sys.executable, "-m", "sft.adapters.instructlab.agent", str(logs / ERRORS / _agent_file(nodes))]
+    log = logs / (f"train_{nodes.rank}.log" if nodes.rank else "train.log")
     view = _View(logs, main.num_epochs, settings.stall_timeout_seconds, watch, say)
     with _saving_when_asked(logs / STOP, say) as asked:
         status = supervise(
-            [*agent, *torchrun, *worker], log=log, env=_environment(settings, main), poll=view.look, poll_seconds=0.5
+            [*agent, *_torchrun(settings), *worker],
+            log=log,
+            env=_environment(settings, main),
+            poll=view.look,
+            poll_seconds=0.5,
         )
     if status != 0:
-        raise _failure(logs / ERRORS, status, log)
+        raise _failure(logs / ERRORS, nodes, status, log)
     if (logs / STOPPED).exists():
         step = json.loads((logs / STOPPED).read_text(encoding="utf-8"))["step"]
         raise Preempted(f"{asked()}: stopped after step {step}, its full state is saved; the same command continues")
+    if nodes.rank:
+        return  # node 0 looks after the result, and may have moved it already
     if not (logs / FINISHED).exists():
         raise StageError(f"training ended without a model; its last lines:\n{tail(log)}", log=log)
-    view.look()
-    finished: dict[str, Any] = json.loads((logs / FINISHED).read_text(encoding="utf-8"))
-    return finished
+    view.look()  # the last steps
+
+
+def _torchrun(settings: LaunchSettings) -> list[str]:
+    """torchrun's own options. Ranks are never restarted one by one: a run goes on from a full state, all together."""
+    nodes = settings.nodes
+    processes = ["--nproc-per-node", str(settings.num_processes), "--max-restarts", "0"]
+    if nodes.num == 1:
+        return ["--standalone", *processes]
+    host, _, port = nodes.rendezvous.rpartition(":")
+    where = ["--nnodes", str(nodes.num), "--node-rank", str(nodes.rank), "--master-addr", host, "--master-port", port]
+    return [*where, *processes]
+
+
+def _agent_file(nodes: Nodes) -> str:
+    return f"agent_{nodes.rank}.json"
 
 
 class _View:
@@ -155,12 +171,12 @@ class _View:
             self._check()
 
     def _read(self, start: dict[str, Any]) -> None:
-        metrics = self._logs / METRICS
-        if not metrics.exists():
+        try:
+            with (self._logs / METRICS).open("rb") as file:
+                file.seek(self._offset)
+                new = file.read()
+        except FileNotFoundError:  # no step yet; or node 0 has moved the result
             return
-        with metrics.open("rb") as file:
-            file.seek(self._offset)
-            new = file.read()
         whole = new[: new.rfind(b"\n") + 1]
         if not whole:
             return
@@ -247,15 +263,15 @@ def _environment(settings: LaunchSettings, main: MainArgs) -> dict[str, str]:
     }
 
 
-def _failure(errors: Path, status: int, log: Path) -> StageError:
+def _failure(errors: Path, nodes: Nodes, status: int, log: Path) -> StageError:
     """Why the run ended: a rank that was killed, else the first rank's own error, else torchrun's status.
 
     A killed rank comes first because the others then only see their connection to it close. SIGTERM doesn't count:
     it is how torchrun ends the others.
     """
-    agent = errors / AGENT_NAME
-    statuses = json.loads(agent.read_text(encoding="utf-8"))["exit_statuses"] if agent.exists() else {}
-    for rank, rank_status in statuses.items():
+    agent = errors / _agent_file(nodes)
+    torchrun = json.loads(agent.read_text(encoding="utf-8")) if agent.exists() else {"exit_statuses": {}}
+    for rank, rank_status in torchrun["exit_statuses"].items():
         if rank_status < 0 and -rank_status != signal.SIGTERM:
             fix = _LESS_MEMORY if -rank_status == signal.SIGKILL else None
             return RankLost(f"training failed: rank {rank} {ended(rank_status)}", fix=fix, log=log)
@@ -270,9 +286,12 @@ def _failure(errors: Path, status: int, log: Path) -> StageError:
         elif _says(text, _LOST_CONNECTION):
             return RankLost(f"training failed: {text}", fix="see training.max_restarts", log=log)
         return failure(first, what="training", log=log)
-    last = tail(log)
-    fix = "another port in training.launcher.rendezvous" if _says(last, _PORT_TAKEN) else None
-    return StageError(f"training failed: torchrun {ended(status)}; its last lines:\n{last}", fix=fix, log=log)
+    if "error" in torchrun:
+        error = torchrun["error"]
+        if _says(error["message"], _PORT_TAKEN):
+            error["fix"] = "another port in training.launcher.rendezvous"
+        return failure(error, what="torchrun", log=log)
+    return StageError(f"training failed: torchrun {ended(status)}; its last lines:\n{tail(log)}", log=log)
 
 
 def _says(text: str, signs: tuple[str, ...]) -> bool:

@@ -114,15 +114,32 @@ class WorkerOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Nodes:
+    """The machines that train together.
+
+    Attributes:
+        num: How many.
+        rank: Which of them this one is, from 0.
+        rendezvous: ``host:port`` of node 0; empty where there is one node.
+    """
+
+    num: int = 1
+    rank: int = 0
+    rendezvous: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LaunchSettings:
     """Processes of one training run.
 
     Attributes:
         num_processes: Ranks on this machine.
+        nodes: The machines.
         env: Added to every rank's environment.
         stall_timeout_seconds: A run that writes nothing for so long is ended.
     """
 
     num_processes: int
+    nodes: Nodes
     env: dict[str, str]
     stall_timeout_seconds: float

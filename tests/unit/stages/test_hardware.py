@@ -8,7 +8,9 @@ import pytest
 
 from sft.adapters import machine
 from sft.adapters.instructlab import cpu
+from sft.adapters.instructlab.settings import Nodes
 from sft.config.schema import FsdpConfig, LauncherConfig, Precision, ShardingStrategy, TrainingConfig
+from sft.errors import ConfigError
 from sft.stages import hardware
 
 H200 = "NVIDIA H200"
@@ -106,3 +108,42 @@ def test_what_is_slow_here_is_said(on: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert "not 7.5" in notes(cfg())
     on(H200)
     assert "flash-attn is not installed" in notes(cfg())
+
+
+def several(nodes: int, strategy: ShardingStrategy, **launcher: Any) -> TrainingConfig:
+    launcher = {"node_rank": 0, "rendezvous": "a:1", **launcher}
+    return cfg(fsdp=FsdpConfig(sharding_strategy=strategy), launcher=LauncherConfig(num_workers=nodes, **launcher))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "strategy"),
+    [
+        ((H200, H200), ShardingStrategy.HYBRID_SHARD),
+        ((H200,), ShardingStrategy.NO_SHARD),  # torch would never reduce a gradient
+        ((), ShardingStrategy.NO_SHARD),
+    ],
+)
+def test_hybrid_sharding_over_nodes_reaches_torch_only_where_a_node_has_several_gpus(
+    gpus: tuple[str, ...], strategy: ShardingStrategy, on: Any
+) -> None:
+    on(*gpus, packages=("flash_attn",))
+    found = hardware.fit(several(3, ShardingStrategy.HYBRID_SHARD))
+    assert found.strategy is strategy
+    assert found.world_size == 3 * max(1, len(gpus))
+    assert bool(found.notes) == (strategy is not ShardingStrategy.HYBRID_SHARD)
+
+
+def test_a_node_is_told_by_the_recipe_or_by_the_environment(on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    on()
+    recipe = several(2, ShardingStrategy.FULL_SHARD, node_rank=1, rendezvous="first:29500")
+    assert hardware.fit(recipe).nodes == Nodes(num=2, rank=1, rendezvous="first:29500")
+    blank = several(2, ShardingStrategy.FULL_SHARD, node_rank=None, rendezvous=None)
+    with pytest.raises(ConfigError) as caught:
+        hardware.fit(blank)
+    assert [problem.key for problem in caught.value.problems] == [
+        "training.launcher.rendezvous",
+        "training.launcher.node_rank",
+    ]
+    for name, value in {"NODE_RANK": "1", "MASTER_ADDR": "job-0", "MASTER_PORT": "29400"}.items():
+        monkeypatch.setenv(f"PET_{name}", value)
+    assert hardware.fit(blank).nodes == Nodes(num=2, rank=1, rendezvous="job-0:29400")

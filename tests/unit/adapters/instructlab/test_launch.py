@@ -13,6 +13,7 @@ import pytest
 from sft.adapters.child import write_json
 from sft.adapters.instructlab.launch import STACKS, Live, RankLost, _failure, _View, checkpoint
 from sft.adapters.instructlab.loop import METRICS, RESUMED
+from sft.adapters.instructlab.settings import Nodes
 from sft.errors import StageError
 
 
@@ -87,9 +88,9 @@ def fail(folder: Path, *, ranks: dict[int, tuple[float, str]], statuses: dict[in
     for rank, (at, message) in ranks.items():
         facts: dict[str, Any] = {"type": "RuntimeError", "message": message, "time": at}
         write_json(folder / f"rank_{rank}.json", facts)
-    write_json(folder / "agent.json", {"exit_statuses": statuses})
+    write_json(folder / "agent_0.json", {"exit_statuses": statuses})
     (folder / "log").touch()
-    return _failure(folder, 1, folder / "log")
+    return _failure(folder, Nodes(), 1, folder / "log")
 
 
 def test_the_rank_that_failed_first_is_quoted(tmp_path: Path) -> None:
