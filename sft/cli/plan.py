@@ -19,7 +19,7 @@ from sft.errors import ConfigError, Problem
 from sft.logs import redact
 from sft.plan import Plan, build_plan
 from sft.progress import Progress
-from sft.stages import dataset, model
+from sft.stages import dataset, hardware, model
 from sft.store import Entry, Store
 
 _GROUPS = {
@@ -113,4 +113,5 @@ def _facts(cfg: RunConfig, have: Mapping[str, Entry]) -> list[str]:
         wanted.append(what)
     facts.append(f"downloads  {', '.join(wanted) or 'nothing'}")
     facts.append(f"run        {runner.run_folder(cfg)}")
+    facts += [f"note       {note}" for note in hardware.fit(cfg.training).notes]
     return facts

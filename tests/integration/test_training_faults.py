@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +169,29 @@ def test_a_full_disk_at_a_state_leaves_the_one_before_it(
     assert "free space" in str(caught.value.fix)
     assert not list((out / "work" / "full_state").glob("step_*"))
     assert weights(train(CONFIG, train_inputs, out, Progress(quiet=True))) == weights(trained)
+
+
+@pytest.mark.exhaustive
+def test_a_row_that_the_library_leaves_out_fails_the_run(train_inputs: TrainInputs, out: Path) -> None:
+    root = out.parent / "tokens"
+    root.mkdir()
+    rows = train_inputs.tokenized.data_file.read_text(encoding="utf-8").splitlines()
+    longer = json.loads(rows[0])
+    while len(longer["input_ids"]) <= CONFIG.max_tokens_per_gpu:
+        longer = {"input_ids": longer["input_ids"] * 2, "labels": longer["labels"] * 2}
+    rows[0] = json.dumps({**longer, "len": len(longer["input_ids"])})
+    (root / "data.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    inputs = replace(train_inputs, tokenized=replace(train_inputs.tokenized, root=root))
+    with pytest.raises(StageError, match="epoch 0 saw 199 samples, but the training split has 200"):
+        train(CONFIG, inputs, out, Progress(quiet=True))
+
+
+@pytest.mark.exhaustive
+def test_ranks_that_end_without_training_are_no_success(train_inputs: TrainInputs, out: Path) -> None:
+    (out.parent / "sitecustomize.py").write_text("import os\nif 'RANK' in os.environ: os._exit(0)\n", encoding="utf-8")
+    cfg = changed(env={"PYTHONPATH": f"{out.parent}:{Path.cwd()}"})
+    with pytest.raises(StageError, match="training ended without a model"):
+        train(cfg, train_inputs, out, Progress(quiet=True))
 
 
 @pytest.mark.exhaustive

@@ -6,6 +6,9 @@ import inspect
 from dataclasses import fields
 from pathlib import Path
 
+import pytest
+
+from sft.adapters import machine
 from sft.adapters.instructlab.settings import MainArgs
 from sft.artifacts import ModelArtifact, TokenizedArtifact
 from sft.config.schema import FsdpConfig, LauncherConfig, LoraConfig, LrScheduler, ShardingStrategy, TrainingConfig
@@ -40,6 +43,15 @@ def test_a_changed_setting_reaches_the_library(tmp_path: Path) -> None:
     assert (args.NEFTune_alpha, args.validation_split) == (5.0, 0.1)
     assert (args.lora_r, args.lora_target_modules) == (8, ("q_proj",))
     assert args.fsdp_sharding_strategy == "SHARD_GRAD_OP"
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_liger_is_the_librarys_model_class_and_not_its_flag(
+    runs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "runs_liger", lambda: runs)
+    args = mapped(TrainingConfig(use_liger=True), tmp_path)
+    assert args.model_class == ("Liger" if runs else "CausalLM")
 
 
 def test_every_setting_of_a_training_goes_somewhere(tmp_path: Path) -> None:
