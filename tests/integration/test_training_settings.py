@@ -145,8 +145,8 @@ def test_models_on_the_way_stay_where_a_recipe_asks_for_them_and_trackers_see_ev
         checkpoint_at_epoch=True,
         save_samples=150,
         neftune_alpha=5.0,
-        tracking=TrackingConfig(trackers=[Tracker.tensorboard, Tracker.mlflow], project="numbers"),
-        env={"MLFLOW_TRACKING_URI": database},
+        tracking=TrackingConfig(trackers=list(Tracker), project="numbers"),
+        env={"MLFLOW_TRACKING_URI": database, "WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path)},
     )
     with running(cfg, train_inputs, out) as parent:
         assert wait_for(lambda: steps_done(out) >= 3, 120)
@@ -172,3 +172,7 @@ def test_models_on_the_way_stay_where_a_recipe_asks_for_them_and_trackers_see_ev
     points = {metric.step: metric.value for metric in client.get_metric_history(run.info.run_id, "loss")}
     assert sorted(points.items()) == expected
     assert run.data.params["num_epochs"] == "2"
+
+    wandb_runs = sorted(path.name for path in (tmp_path / "wandb").glob("offline-run-*"))
+    assert len(wandb_runs) == 2  # before and after the stop, of one id
+    assert len({name.rpartition("-")[2] for name in wandb_runs}) == 1
