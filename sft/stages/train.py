@@ -15,6 +15,7 @@ from pathlib import Path
 from sft.adapters.instructlab import launch
 from sft.adapters.instructlab.loop import FINISHED, METRICS
 from sft.adapters.instructlab.settings import LaunchSettings, MainArgs, WorkerOptions
+from sft.adapters.instructlab.view import Live, RankLost
 from sft.artifacts import LOGS_NAME, CheckpointArtifact, ModelArtifact, TokenizedArtifact
 from sft.config.schema import TrainingConfig
 from sft.errors import StageError
@@ -107,7 +108,7 @@ def _train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, work: Path, prog
                 watch=lambda live: progress.update(_line(live)),
                 say=progress.say,
             )
-        except launch.RankLost as lost:
+        except RankLost as lost:
             if restart == cfg.max_restarts:
                 raise
             progress.say(f"  {lost.message}\n  restart {restart + 1} of {cfg.max_restarts}")
@@ -115,7 +116,7 @@ def _train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, work: Path, prog
             return
 
 
-def _line(live: launch.Live) -> str:
+def _line(live: Live) -> str:
     row, left = live.row, round(live.seconds_left)
     validation = f", validation loss {row['validation_loss']:.4f}" if "validation_loss" in row else ""
     return (

@@ -12,16 +12,15 @@ import shutil
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from sft.adapters.child import write_json
-from sft.adapters.instructlab.loop import FINISHED, METRICS, RESUMED, STOP, STOPPED
+from sft.adapters.instructlab.loop import FINISHED, RESUMED, STOP, STOPPED, UNTRACKED
 from sft.adapters.instructlab.settings import LaunchSettings, MainArgs, Nodes, WorkerOptions
+from sft.adapters.instructlab.view import Live, RankLost, View
 from sft.adapters.instructlab.worker import ERRORS, SETTINGS, STACKS
 from sft.adapters.process import ended, failure, supervise, tail
 from sft.errors import Preempted, StageError
@@ -31,29 +30,6 @@ _LESS_MEMORY = "lower training.max_tokens_per_gpu, or shard more: training/fsdp=
 _LOST_CONNECTION = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL error", "timed out")
 _NO_SPACE = ("No space left on device", "File too large", "Disk quota exceeded")
 _PORT_TAKEN = ("EADDRINUSE", "address already in use", "Address already in use")
-_STACK_SECONDS = 5.0
-_SHOWN_FRAMES = 4
-
-
-class RankLost(StageError):
-    """A rank was killed, hung or lost its connection: it may go well the next time."""
-
-
-@dataclass(frozen=True)
-class Live:
-    """What there is to see of a training at work.
-
-    Attributes:
-        row: The newest row of ``metrics.jsonl``.
-        num_steps: Of the whole run.
-        num_epochs: Of the whole run.
-        seconds_left: At the mean speed since the ranks were started.
-    """
-
-    row: dict[str, Any]
-    num_steps: int
-    num_epochs: int
-    seconds_left: float
 
 
 def launch(
@@ -87,13 +63,13 @@ def launch(
         for folder in (ERRORS, STACKS):
             shutil.rmtree(logs / folder, ignore_errors=True)
             (logs / folder).mkdir(parents=True)
-        for note in (STOP, STOPPED, RESUMED):
+        for note in (STOP, STOPPED, RESUMED, UNTRACKED):
             (logs / note).unlink(missing_ok=True)
         write_json(logs / SETTINGS, {"main": asdict(main), "options": asdict(options)})
     worker = ["-m", "sft.adapters.instructlab.worker", str(logs)]
     agent = [sys.executable, "-m", "sft.adapters.instructlab.agent", str(logs / ERRORS / _agent_file(nodes))]
     log = logs / (f"train_{nodes.rank}.log" if nodes.rank else "train.log")
-    view = _View(logs, main.num_epochs, settings.stall_timeout_seconds, watch, say)
+    view = View(logs, main.num_epochs, settings.stall_timeout_seconds, watch, say)
     with _saving_when_asked(logs / STOP, say) as asked:
         status = supervise(
             [*agent, *_torchrun(settings), *worker],
@@ -112,6 +88,8 @@ def launch(
     if not (logs / FINISHED).exists():
         raise StageError(f"training ended without a model; its last lines:\n{tail(log)}", log=log)
     view.look()  # the last steps
+    if (logs / STOP).exists():
+        raise Preempted(f"{asked()}: training has just ended and is kept; the same command goes on after it")
 
 
 def _torchrun(settings: LaunchSettings) -> list[str]:
@@ -127,106 +105,6 @@ def _torchrun(settings: LaunchSettings) -> list[str]:
 
 def _agent_file(nodes: Nodes) -> str:
     return f"agent_{nodes.rank}.json"
-
-
-class _View:
-    """What the ranks write, as it grows."""
-
-    def __init__(
-        self,
-        logs: Path,
-        num_epochs: int,
-        stall_timeout_seconds: float,
-        watch: Callable[[Live], None],
-        say: Callable[[str], None],
-    ) -> None:
-        self._logs = logs
-        self._num_epochs = num_epochs
-        self._timeout = stall_timeout_seconds
-        self._watch = watch
-        self._say = say
-        self._began_at = time.time()
-        self._next_check = time.monotonic() + stall_timeout_seconds
-        self._start: dict[str, Any] | None = None
-        self._offset = 0
-        self._first: tuple[float, int] | None = None
-        self._row: dict[str, Any] = {}
-
-    def look(self) -> None:
-        """Reads what is new.
-
-        Raises:
-            RankLost: Nothing of the run has changed for too long.
-        """
-        if self._start is None and (self._logs / RESUMED).exists():
-            self._start = json.loads((self._logs / RESUMED).read_text(encoding="utf-8"))
-            for line in self._start["damaged"]:
-                self._say(f"  {line}; it is not used")
-            if self._start["step"]:
-                self._say(f"  goes on after step {self._start['step']}, in epoch {self._start['epoch'] + 1}")
-            self._offset = (self._logs / METRICS).stat().st_size if self._start["step"] else 0
-        if self._start is not None:
-            self._read(self._start)
-        if time.monotonic() >= self._next_check:
-            self._check()
-
-    def _read(self, start: dict[str, Any]) -> None:
-        try:
-            with (self._logs / METRICS).open("rb") as file:
-                file.seek(self._offset)
-                new = file.read()
-        except FileNotFoundError:  # no step yet; or node 0 has moved the result
-            return
-        whole = new[: new.rfind(b"\n") + 1]
-        if not whole:
-            return
-        self._offset += len(whole)
-        self._row = json.loads(whole.splitlines()[-1])
-        now, step = time.monotonic(), self._row["step"]
-        self._first = self._first or (now, step)
-        began, first = self._first
-        num_steps = start["steps_per_epoch"] * self._num_epochs
-        mean_seconds = (now - began) / (step - first) if step > first else self._row["seconds"]
-        self._watch(Live(self._row, num_steps, self._num_epochs, mean_seconds * (num_steps - step)))
-
-    def _check(self) -> None:
-        """Whether any file of the run has changed lately."""
-        quiet = time.time() - max(_last_change(self._logs.parent), self._began_at)
-        if quiet < self._timeout:
-            self._next_check = time.monotonic() + self._timeout - quiet
-            return
-        after = f"after step {self._row['step']}" if self._row else "before the first step"
-        raise RankLost(
-            f"training hangs: nothing was written for {quiet:.0f} seconds {after}\n{self._stacks()}",
-            fix="the stack that differs from the others is the cause; a longer training.stall_timeout_seconds if "
-            "the run is only slow",
-            log=self._logs / "train.log",
-        )
-
-    def _stacks(self) -> str:
-        """Where each rank is. The ranks write it by themselves when they have made no step for as long."""
-        files = sorted((self._logs / STACKS).glob("rank_*.txt"), key=lambda path: int(path.stem.removeprefix("rank_")))
-        deadline = time.monotonic() + _STACK_SECONDS
-        while time.monotonic() < deadline and not all(path.stat().st_size for path in files):
-            time.sleep(0.1)
-        return "\n".join(f"  {path.stem.replace('_', ' ')}: {_innermost(path)}" for path in files)
-
-
-def _last_change(folder: Path) -> float:
-    """Newest modification time of a file in the folder, in seconds since the epoch; stacks don't count."""
-    newest = 0.0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # an old state, pruned meanwhile
-            if path.parent.name != STACKS and path.is_file():
-                newest = max(newest, path.stat().st_mtime)
-    return newest
-
-
-def _innermost(stack: Path) -> str:
-    """The innermost frames of a rank's main thread, which Python writes last."""
-    frames = stack.read_text(encoding="utf-8").rpartition("(most recent call first):")[2].splitlines()
-    shown = [frame.strip() for frame in frames if frame.strip()][:_SHOWN_FRAMES]
-    return "".join(f"\n    {frame}" for frame in shown) or "no answer; it is stopped, or stuck in the kernel"
 
 
 @contextlib.contextmanager

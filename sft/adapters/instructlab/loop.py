@@ -20,12 +20,14 @@ from typing import Any
 from unittest import mock
 
 from sft.adapters.child import write_json
+from sft.adapters.instructlab import loader
 from sft.adapters.instructlab.settings import WorkerOptions
 from sft.adapters.instructlab.states import Position, States
 from sft.adapters.instructlab.tracking import Trackers
 from sft.errors import StageError
 
 METRICS, RESUMED, STOP, STOPPED, FINISHED = "metrics.jsonl", "resumed.json", "stop", "stopped.json", "finished.json"
+UNTRACKED = "untracked.json"
 MODELS, STATES = "hf_format", "full_state"
 
 
@@ -64,18 +66,11 @@ class Loop:
 
         manager = main_ds.BatchLossManager
         self._process_upstream, self._save_model = manager.process_batch, main_ds.save_checkpoint
-        loop = self
-
-        class ResumingSampler(sampler.EpochSampler):  # type: ignore[misc]
-            """Leaves out what was seen before the state that was loaded, without collating it."""
-
-            def __iter__(self) -> Iterator[int]:
-                seen = loop._at.steps_in_epoch * loop._args.effective_batch_size
-                return iter(list(super().__iter__())[seen:])
-
+        loop, batch_size = self, self._args.effective_batch_size
+        resuming = loader.resuming(sampler.EpochSampler, lambda: loop._at.steps_in_epoch * batch_size)
         replaced: list[tuple[object, str, object]] = [
-            (sampler, "EpochSampler", ResumingSampler),
-            (main_ds, "get_data_loader", self._loader(main_ds.get_data_loader)),
+            (sampler, "EpochSampler", resuming),
+            (main_ds, "get_data_loader", self._loaders(main_ds.get_data_loader)),
             (main_ds, "load_latest_full_state", self._resume),
             (main_ds, "train", self._train(main_ds.train)),
             (manager, "process_batch", lambda self, batch, interrupt_check=None: loop._process(self, batch)),  # noqa: ARG005
@@ -87,11 +82,11 @@ class Loop:
                 patches.enter_context(mock.patch.object(owner, name, value))
             yield
 
-    def _loader(self, make: Callable[..., Any]) -> Callable[..., Any]:
+    def _loaders(self, make: Callable[..., Any]) -> Callable[..., Any]:
         def get_data_loader(*args: Any, **kwargs: Any) -> Any:
             training, self._validation = make(*args, **kwargs)
             self._steps_per_epoch, self._num_rows = len(training), len(training.dataset)
-            return _Between(training, self._after_step), None
+            return loader.Between(training, self._after_step), None
 
         return get_data_loader
 
@@ -129,7 +124,7 @@ class Loop:
         metrics, loss = self._process_upstream(manager, batch)
         if not math.isfinite(loss):
             raise self._not_a_number("loss", loss)
-        self._num_tokens = sum(_num_tokens(minibatch) for minibatch in batch)
+        self._num_tokens = sum(loader.num_tokens(minibatch) for minibatch in batch)
         self._row = {
             "loss": loss,
             "num_padded_tokens": metrics.total_length,
@@ -186,7 +181,8 @@ class Loop:
         if self._is_main:
             with (self._folder / METRICS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-            self._trackers.log(row)
+            if lost := self._trackers.log(row):
+                write_json(self._folder / UNTRACKED, lost)
         every = options.save_samples
         if every and self._at.samples_seen // every > at.samples_seen // every:
             self._keep_model()
@@ -257,38 +253,6 @@ class Loop:
             samples_seen=self._at.samples_seen,
             is_lora=bool(self._args.lora_r),
         )
-
-
-class _Between:
-    """A loader that calls `after` between the step on one batch and the next batch, and after the last."""
-
-    def __init__(self, loader: Any, after: Callable[[], None]) -> None:
-        self._loader = loader
-        self._after = after
-        self.sampler, self.dataset = loader.sampler, loader.dataset
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __iter__(self) -> Iterator[Any]:
-        import torch
-
-        # torch draws the loader workers' seed from the random state that dropout uses too; a run that resumes in the
-        # middle of an epoch makes a loader at another moment, and would draw differently ever after.
-        with torch.random.fork_rng(devices=()):
-            batches = iter(self._loader)
-        for batch in batches:
-            yield batch
-            self._after()
-
-    def __deepcopy__(self, _memo: object) -> _Between:
-        return self  # upstream copies loader and dataset for accelerate and drops the copy (accelerator.py:138)
-
-
-def _num_tokens(minibatch: dict[str, Any]) -> int:
-    """Tokens of a minibatch without its padding."""
-    mask = minibatch.get("attention_mask")
-    return int(minibatch["input_ids"].numel() if mask is None else mask.sum())
 
 
 def _peak_bytes() -> int:

@@ -7,6 +7,7 @@ run, and the tracker's run is found again.
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from sft.adapters.child import write_json
+
+log = logging.getLogger(__name__)
 
 _IDS = "tracking.json"
 _NOT_CURVES = {"step", "epoch"}
@@ -53,7 +56,7 @@ class Trackers:
             "mlflow": self._mlflow,
             "wandb": self._wandb,
         }
-        self._logs = [starts[name]() for name in names]
+        self._logs = {name: starts[name]() for name in names}
         if self._ids:
             write_json(self._ids_file, self._ids)
 
@@ -63,22 +66,34 @@ class Trackers:
     def __exit__(self, *_exception: object) -> None:
         self._closing.close()
 
-    def log(self, row: Mapping[str, Any]) -> None:
-        """Sends the numbers of a row of ``metrics.jsonl``."""
+    def log(self, row: Mapping[str, Any]) -> dict[str, str]:
+        """Sends the numbers of a row of ``metrics.jsonl``.
+
+        Returns:
+            The trackers that failed, each with its error. They get no more rows: a server that is away must not cost
+            the training, and ``metrics.jsonl`` has everything.
+        """
         values = {key: float(value) for key, value in row.items() if key not in _NOT_CURVES and math.isfinite(value)}
-        for log in self._logs:
-            log(values, row["step"])
+        lost = {}
+        for name, send in list(self._logs.items()):
+            try:
+                send(values, row["step"])
+            except Exception as error:
+                log.exception("%s failed", name)
+                lost[name] = f"{type(error).__name__}: {error}"
+                del self._logs[name]
+        return lost
 
     def _tensorboard(self, folder: Path, step: int) -> Callable[[dict[str, float], int], None]:
         from torch.utils.tensorboard import SummaryWriter
 
         writer = self._closing.enter_context(SummaryWriter(str(folder), purge_step=step + 1 if step else None))
 
-        def log(values: dict[str, float], step: int) -> None:
+        def send(values: dict[str, float], step: int) -> None:
             for key, value in values.items():
                 writer.add_scalar(f"train/{key}", value, step)
 
-        return log
+        return send
 
     def _mlflow(self) -> Callable[[dict[str, float], int], None]:
         import mlflow
