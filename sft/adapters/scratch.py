@@ -30,34 +30,80 @@ CHAT_TEMPLATE = (
 def _make(request: dict[str, Any]) -> Mapping[str, Any]:
     """Child: writes config, weights and tokenizer into ``request["target"]``.
 
-    Request: ``train_file``, ``target``, ``shape`` (the fields of `ScratchConfig`).
+    Request: ``train_file``, ``target``, ``shape`` (the fields of `ScratchConfig`). Torch and transformers stay out:
+    their import takes longer than all of this.
     """
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
     shape = dict(request["shape"])
     seed, target = shape.pop("seed"), Path(request["target"])
-    tokenizer = _train_tokenizer(Path(request["train_file"]), shape.pop("vocab_size"), shape["max_position_embeddings"])
-    config = Qwen2Config(
+    tokenizer = _train_tokenizer(Path(request["train_file"]), shape.pop("vocab_size"))
+    config = {
         **shape,
-        vocab_size=len(tokenizer),
-        tie_word_embeddings=True,
-        use_cache=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        dtype="float32",
-    )
-    torch.manual_seed(seed)
-    model = Qwen2ForCausalLM(config)
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
-    return {"num_parameters": sum(p.numel() for p in model.parameters()), "vocab_size": len(tokenizer)}
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "vocab_size": tokenizer.get_vocab_size(),
+        "tie_word_embeddings": True,
+        "eos_token_id": tokenizer.token_to_id(_END_OF_TURN),
+        "pad_token_id": tokenizer.token_to_id(_END_OF_TEXT),
+        "dtype": "float32",
+    }
+    facts = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": _END_OF_TURN,
+        "pad_token": _END_OF_TEXT,
+        "additional_special_tokens": [_TURN],
+        "model_max_length": shape["max_position_embeddings"],
+    }
+    child.write_json(target / "config.json", config)
+    child.write_json(target / "tokenizer_config.json", facts)
+    tokenizer.save(str(target / "tokenizer.json"))
+    (target / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    return {"num_parameters": _write_weights(config, seed, target), "vocab_size": config["vocab_size"]}
 
 
-def _train_tokenizer(train_file: Path, vocab_size: int, max_length: int) -> Any:
+def _write_weights(config: Mapping[str, Any], seed: int, target: Path) -> int:
+    """Random weights under transformers' names for a Qwen2 (models/qwen2/modeling_qwen2.py); returns how many.
+
+    As transformers initialises them: normal with ``initializer_range``, biases 0, norms 1.
+    """
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    numbers, width, inner = np.random.default_rng(seed), config["hidden_size"], config["intermediate_size"]
+    head = width // config["num_attention_heads"]
+    queries, keys = head * config["num_attention_heads"], head * config["num_key_value_heads"]
+
+    def normal(*size: int) -> Any:
+        return (numbers.standard_normal(size) * config["initializer_range"]).astype(np.float32)
+
+    def zeros(size: int) -> Any:
+        return np.zeros(size, np.float32)
+
+    def ones(size: int) -> Any:
+        return np.ones(size, np.float32)
+
+    weights = {"model.embed_tokens.weight": normal(config["vocab_size"], width), "model.norm.weight": ones(width)}
+    for number in range(config["num_hidden_layers"]):
+        layer = {
+            "input_layernorm.weight": ones(width),
+            "self_attn.q_proj.weight": normal(queries, width),
+            "self_attn.q_proj.bias": zeros(queries),
+            "self_attn.k_proj.weight": normal(keys, width),
+            "self_attn.k_proj.bias": zeros(keys),
+            "self_attn.v_proj.weight": normal(keys, width),
+            "self_attn.v_proj.bias": zeros(keys),
+            "self_attn.o_proj.weight": normal(width, queries),
+            "post_attention_layernorm.weight": ones(width),
+            "mlp.gate_proj.weight": normal(inner, width),
+            "mlp.up_proj.weight": normal(inner, width),
+            "mlp.down_proj.weight": normal(width, inner),
+        }
+        weights |= {f"model.layers.{number}.{name}": value for name, value in layer.items()}
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    return sum(int(value.size) for value in weights.values())
+
+
+def _train_tokenizer(train_file: Path, vocab_size: int) -> Any:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
 
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -74,12 +120,7 @@ def _train_tokenizer(train_file: Path, vocab_size: int, max_length: int) -> Any:
         show_progress=False,
     )
     backend.train_from_iterator(_texts(train_file), trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token=_END_OF_TURN, pad_token=_END_OF_TEXT, model_max_length=max_length
-    )
-    tokenizer.add_special_tokens({"additional_special_tokens": [_TURN]})
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
+    return backend
 
 
 def _texts(train_file: Path) -> Iterator[str]:
