@@ -68,16 +68,18 @@ def weights(checkpoint: CheckpointArtifact) -> str:
 
 
 def ranks(out: Path) -> list[int]:
-    """Processes of the training in `out`, torchrun's agent left out."""
-    found = []
+    """Ranks of the training in `out`: the children of torchrun's agent, and what it left behind."""
+    parents: dict[int, int] = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
             argv = (process / "cmdline").read_bytes().decode().split("\0")
+            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if "sft.adapters.instructlab.worker" in argv and str(out / "logs") in argv and "--standalone" not in argv:
-            found.append(int(process.name))
-    return found
+        if any(module.startswith("sft.adapters.instructlab") for module in argv) and str(out / "logs") in argv:
+            parents[int(process.name)] = parent
+    agents = [pid for pid, parent in parents.items() if parent not in parents and pid in parents.values()]
+    return [pid for pid in parents if pid not in agents]
 
 
 def steps_done(out: Path) -> int:

@@ -123,29 +123,32 @@ def test_a_lost_rank_is_made_up_for_as_often_as_the_recipe_says(
     assert weights(checkpoint) == weights(trained)
 
 
-HANG = """
-import os, sys, threading, time
-def hang_here():
-    time.sleep(600)
-if os.environ.get("RANK") == "1":
-    import importlib.abc
-    class Finder(importlib.abc.MetaPathFinder):
-        def find_spec(self, name, path, target=None):
-            if name == "sft.adapters.instructlab.lora":
-                hang_here()
-    sys.meta_path.insert(0, Finder())
+IN_A_RANK = """
+import importlib.abc, os, sys, time
+def act_here():
+    {act}
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "sft.adapters.instructlab.lora" and os.environ.get("RANK") in {ranks}:
+            act_here()
+sys.meta_path.insert(0, Finder())
 """
 
 
+def acting(folder: Path, act: str, *ranks: str) -> dict[str, str]:
+    """Environment in which ranks do something unforeseen before they train."""
+    (folder / "sitecustomize.py").write_text(IN_A_RANK.format(act=act, ranks=ranks), encoding="utf-8")
+    return {"PYTHONPATH": f"{folder}:{Path.cwd()}"}
+
+
 def test_a_rank_that_hangs_is_noticed_and_its_stack_is_in_the_message(train_inputs: TrainInputs, out: Path) -> None:
-    (out.parent / "sitecustomize.py").write_text(HANG, encoding="utf-8")
-    cfg = changed(stall_timeout_seconds=8, env={"PYTHONPATH": f"{out.parent}:{Path.cwd()}"})
+    cfg = changed(stall_timeout_seconds=8, env=acting(out.parent, "time.sleep(600)", "1"))
     with pytest.raises(StageError, match="training hangs: nothing was written for") as caught:
         train(cfg, train_inputs, out, Progress(quiet=True))
     rank_0, _, rank_1 = caught.value.message.partition("rank 1:")
-    assert "in hang_here" in rank_1
+    assert "in act_here" in rank_1
     assert "rank 0:" in rank_0
-    assert "in hang_here" not in rank_0
+    assert "in act_here" not in rank_0
     assert wait_for(lambda: not ranks(out), 5)
 
 
@@ -188,10 +191,8 @@ def test_a_row_that_the_library_leaves_out_fails_the_run(train_inputs: TrainInpu
 
 @pytest.mark.exhaustive
 def test_ranks_that_end_without_training_are_no_success(train_inputs: TrainInputs, out: Path) -> None:
-    (out.parent / "sitecustomize.py").write_text("import os\nif 'RANK' in os.environ: os._exit(0)\n", encoding="utf-8")
-    cfg = changed(env={"PYTHONPATH": f"{out.parent}:{Path.cwd()}"})
     with pytest.raises(StageError, match="training ended without a model"):
-        train(cfg, train_inputs, out, Progress(quiet=True))
+        train(changed(env=acting(out.parent, "os._exit(0)", "0", "1")), train_inputs, out, Progress(quiet=True))
 
 
 @pytest.mark.exhaustive
