@@ -70,12 +70,12 @@ RULES: Mapping[str, str] = {
     "no-assistant": "without an assistant turn there is nothing to learn",
     "trailing-user": "the last turn must be the assistant's, or it is never answered",
     "empty-answer": "an assistant turn without text or a tool call has nothing to learn",
-    "nothing-for-the-loss": "at least one assistant turn needs text: calls of tools alone are not trained",
+    "nothing-for-the-loss": "the chat template leaves nothing of the assistant's turns: take another model",
     "too-long": "raise training.max_seq_len (and training.max_tokens_per_gpu), or shorten the conversation",
     "template-error": "the model's chat template can't render it: mend the roles, or take another model",
     "special-token": "it would become the real token: take it out of the text, or write it differently",
 }
-"""Code of every rule, and how to mend a row that breaks it. The last three need the model's tokenizer."""
+"""Code of every rule, and how to mend a row that breaks it. The last four need the model's tokenizer."""
 
 encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 """The JSON of a sample."""
@@ -104,7 +104,6 @@ def _check_turns(messages: list[Message]) -> None:
         raise InvalidRow("empty-messages", "messages is []")
     first = 1 if messages[0].role in _INSTRUCTIONS else 0
     before = ""  # role of the turn before, "call" for an assistant turn that calls a tool
-    has_text = False
     for place in range(first, len(messages)):
         message = messages[place]
         role = message.role
@@ -115,7 +114,6 @@ def _check_turns(messages: list[Message]) -> None:
             raise InvalidRow("roles-out-of-order", f"turn {place + 1} is {role}, expected {expected}")
         if role == "assistant":
             calls = message.calls_a_tool
-            has_text = has_text or not _is_blank(message.content)
             if not calls and _is_blank(message.content):
                 raise InvalidRow("empty-answer", f"turn {place + 1} has no text")
             before = "call" if calls else role
@@ -127,8 +125,6 @@ def _check_turns(messages: list[Message]) -> None:
         if all(message.role != "assistant" for message in messages):
             raise InvalidRow("no-assistant", f"the roles are {', '.join(m.role for m in messages)}")
         raise InvalidRow("trailing-user", f"the last turn is of the {before}")
-    if not has_text:
-        raise InvalidRow("nothing-for-the-loss", "no assistant turn has text")
 
 
 def _is_blank(text: str) -> bool:

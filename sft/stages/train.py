@@ -14,6 +14,7 @@ from pathlib import Path
 
 from sft.adapters.instructlab import launch
 from sft.adapters.instructlab.loop import FINISHED, METRICS
+from sft.adapters.instructlab.lora import ADAPTER
 from sft.adapters.instructlab.settings import LaunchSettings, MainArgs, WorkerOptions
 from sft.adapters.instructlab.view import Live, RankLost
 from sft.artifacts import LOGS_NAME, CheckpointArtifact, ModelArtifact, TokenizedArtifact
@@ -57,7 +58,7 @@ def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progres
         rows = finished["num_rows"] + finished["num_validation_rows"]
         if rows != inputs.tokenized.num_samples:
             raise StageError(f"the trainer saw {rows} rows, but the training split has {inputs.tokenized.num_samples}")
-        _publish(launch.checkpoint(work, finished["samples_seen"]), out)
+        _publish(launch.checkpoint(work, finished["samples_seen"]), inputs.model.model_dir, out)
     if work.exists():
         shutil.rmtree(work)
     metrics = [json.loads(line) for line in (logs / METRICS).read_text(encoding="utf-8").splitlines()]
@@ -126,14 +127,21 @@ def _line(live: Live) -> str:
     )
 
 
-def _publish(final: Path, out: Path) -> None:
-    """Moves what is to stay out of the library's folder; ``model/`` comes last."""
-    for other in final.parent.glob("samples_*"):
-        if other != final:
+def _publish(final: Path, base: Path, out: Path) -> None:
+    """Moves what is to stay out of the library's folder; ``model/`` comes last.
+
+    The base model's ``generation_config.json`` goes along, which the library leaves behind (utils.py:700@0.16.2): it
+    says at which tokens the model stops.
+    """
+    generation = base / "generation_config.json"
+    for model in final.parent.glob("samples_*"):
+        if generation.exists():
+            shutil.copyfile(generation, model / generation.name)
+        if model != final:
             (out / "checkpoints").mkdir(exist_ok=True)
-            other.rename(out / "checkpoints" / other.name)
-    if (final / "adapter").is_dir():
-        (final / "adapter").rename(out / "adapter")
+            model.rename(out / "checkpoints" / model.name)
+    if (final / ADAPTER).is_dir():
+        (final / ADAPTER).rename(out / ADAPTER)
     final.rename(out / "model")
 
 

@@ -52,8 +52,6 @@ SIGNATURES = {
     f"{IL}.batch_loss_manager:BatchLossManager.__init__": "self model accelerator world_size local_rank "
     "callback_manager",
     f"{IL}.utils:set_random_seed": "seed",
-    f"{IL}.data_process:configure_tokenizer": "model_path",
-    f"{IL}.data_process:unmask_sample": "sample tokenizer",
     "torch.distributed.fsdp._state_dict_utils:_common_unshard_pre_state_dict_hook": "module fsdp_state offload_to_cpu "
     "rank0_only",
     "torch.distributed.run:main": "args",

@@ -90,8 +90,8 @@ def test_a_tokenizer_whose_eos_does_not_end_a_turn_is_refused(tmp_path: Path, ti
     (wrong / "tokenizer_config.json").write_text(json.dumps({**settings, "eos_token": "<|endoftext|>"}))
     with pytest.raises(StageError) as caught:
         run(tmp_path / "run", dataclasses.replace(tiny_model, root=wrong), [conversation("1", "one")])
-    assert "'<|endoftext|>'" in str(caught.value)
-    assert "eos_token must be the token that ends a turn" in str(caught.value)
+    assert "ends an assistant's turn: then comes '<|im_end|>\\n'; it stops at <|endoftext|>" in str(caught.value)
+    assert "must be the tokenizer's eos_token, or among the eos_token_id" in str(caught.value)
 
 
 @pytest.mark.slow
@@ -135,16 +135,19 @@ def test_samples_that_this_model_can_not_train_are_dropped_with_their_rule(
     assert json.loads(rejected[1]["row"]) == developer
 
 
-@pytest.mark.slow
-def test_tools_reach_the_template_and_calls_alone_carry_no_loss(tmp_path: Path, tiny_model: ModelArtifact) -> None:
-    wrong = tmp_path / "model"
-    shutil.copytree(tiny_model.model_dir, wrong)
-    (wrong / "chat_template.jinja").write_text(
-        "{% if tools %}tools {{ tools[0]['name'] }}\n{% endif %}{% for m in messages %}"
-        "{{ '<|im_start|>' + m['role'] + '\n' }}{{ m['content'] if m['content'] }}"
-        "{% for call in m['tool_calls'] or [] %}call {{ call['function']['name'] }}{% endfor %}{{ '<|im_end|>\n' }}"
-        "{% endfor %}"
-    )
+TOOLS = (
+    "{% if tools %}tools {{ tools[0]['name'] }}\n{% endif %}{% for m in messages %}"
+    "{{ '<|im_start|>' + m['role'] + '\n' }}{{ m['content'] if m['content'] }}"
+    "{% for call in m['tool_calls'] or [] %}call {{ call['function']['name'] }}{% endfor %}{{ '<|im_end|>\n' }}"
+    "{% endfor %}"
+)
+PROMPT = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+
+
+def calling(folder: Path, base: ModelArtifact, template: str) -> TokenizedArtifact:
+    changed = folder / "model"
+    shutil.copytree(base.model_dir, changed)
+    (changed / "chat_template.jinja").write_text(template)
     call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add"}}]}
     messages = [
         {"role": "user", "content": "1+1"},
@@ -152,16 +155,26 @@ def test_tools_reach_the_template_and_calls_alone_carry_no_loss(tmp_path: Path, 
         {"role": "tool", "content": "2"},
         {"role": "assistant", "content": "two"},
     ]
-    made = run(
-        tmp_path / "run",
-        dataclasses.replace(tiny_model, root=wrong),
-        [{"messages": messages, "tools": [{"name": "add"}]}],
-    )
+    rows = [{"messages": messages, "tools": [{"name": "add"}]}]
+    return run(folder / "run", dataclasses.replace(base, root=changed), rows)
+
+
+@pytest.mark.slow
+def test_tools_reach_the_template_and_calls_of_them_are_trained(tmp_path: Path, tiny_model: ModelArtifact) -> None:
+    made = calling(tmp_path, tiny_model, TOOLS + PROMPT)
 
     import transformers
 
-    tokenizer = transformers.AutoTokenizer.from_pretrained(wrong)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model.model_dir)
     [row] = [json.loads(line) for line in made.data_file.read_text().splitlines()]
     text = tokenizer.decode(row["input_ids"])
     assert text.startswith("tools add\n<|im_start|>user\n1+1<|im_end|>\n<|im_start|>assistant\ncall add<|im_end|>")
-    assert tokenizer.decode([t for t in row["labels"] if t != -100]) == "two<|im_end|>"
+    assert tokenizer.decode([t for t in row["labels"] if t != -100]) == "call add<|im_end|>two<|im_end|>"
+
+
+@pytest.mark.slow
+def test_calls_that_can_not_be_told_from_the_header_before_them_are_refused(
+    tmp_path: Path, tiny_model: ModelArtifact
+) -> None:
+    with pytest.raises(DataError, match="doesn't let a turn that calls tools be told from the rest"):
+        calling(tmp_path, tiny_model, TOOLS)

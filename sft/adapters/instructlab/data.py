@@ -1,13 +1,12 @@
-"""Tokenising and loss masks by the library's own code. A child process: ``python -m sft.adapters.instructlab.data``.
+"""Token ids and loss masks of the training split, as the library reads them. A child process:
+``python -m sft.adapters.instructlab.data``.
 
-Uses `unmask_sample`, which the library's `process_data` maps over a dataset, and none of what surrounds it there:
-`filter_samples_by_length` drops rows of fewer than 20 or of `max_seq_len` and more tokens in silence
-(data_process.py:1067@0.16.2). Here such a row is kept or refused, never lost.
+In the place of the library's `process_data`, whose `filter_samples_by_length` drops rows of fewer than 20 or of
+`max_seq_len` and more tokens in silence (trap 1, data_process.py:1067@0.16.2). Here such a row is kept or refused.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 import multiprocessing
@@ -23,10 +22,9 @@ from typing import Any
 import msgspec
 
 from sft.adapters import child
-from sft.adapters.instructlab import fixes
+from sft.adapters.instructlab.masks import NO_LOSS, STOP_FIX, Renderer, TemplateError, special_tokens, stops
 from sft.errors import DataError
 
-_NO_LOSS = -100
 _CHECKED_ROWS = 64
 _SHOWN_CHARACTERS = 50
 _PART_BYTES = 4 << 20
@@ -113,20 +111,32 @@ def _ranges(file: Path, num_processes: int) -> list[tuple[int, int]]:
     return [(begin, end) for begin, end in zip(cuts, ends, strict=True) if begin < end]
 
 
+def renderer(model_dir: str) -> Renderer:
+    """The tokenizer of a model folder, with the tokens at which the model stops."""
+    from transformers import AutoTokenizer
+
+    trust = os.environ.get("TRUST_REMOTE_CODE") == "1"
+    tokenizer = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=trust)
+    if not tokenizer.is_fast:
+        raise DataError(
+            f"{model_dir}: its tokenizer has no fast version, so it is not known which characters a token covers",
+            fix="take a model with a tokenizer.json",
+        )
+    file = Path(model_dir) / "generation_config.json"
+    generation = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return Renderer(tokenizer, stops(tokenizer, generation))
+
+
 def _tokenize_part(part: _Part) -> _Counts:
-    fixes.without_trackers()
-
-    from instructlab.training.data_process import configure_tokenizer, unmask_sample
-
-    tokenizer = configure_tokenizer(part.model_dir)
-    special = special_tokens(tokenizer)
+    rendering = renderer(part.model_dir)
+    special = special_tokens(rendering.tokenizer)
     counts = _Counts()
     with part.file.open("rb") as lines, part.target.open("wb") as target, part.rejected.open("wb") as rejected:
         lines.seek(part.begin)
         while lines.tell() < part.end:
             line = lines.readline()
             sample = msgspec.json.decode(line)
-            row, refused = _tokenize_sample(sample, tokenizer, special, unmask_sample, part.max_seq_len)
+            row, refused = _tokenize_sample(sample, rendering, special, part.max_seq_len)
             counts.longest_tokens = max(counts.longest_tokens, row["len"])
             if refused:
                 counts.num_rejected += 1
@@ -138,84 +148,73 @@ def _tokenize_part(part: _Part) -> _Counts:
                 continue
             counts.num_samples += 1
             if counts.num_samples <= _CHECKED_ROWS:
-                check_mask(sample["messages"], row, tokenizer, str(part.file))
+                check_mask(sample["messages"], row, rendering, str(part.file))
             counts.num_tokens += row["len"]
-            counts.num_loss_tokens += row["len"] - row["labels"].count(_NO_LOSS)
+            counts.num_loss_tokens += row["len"] - row["labels"].count(NO_LOSS)
             target.write(msgspec.json.encode(row) + b"\n")
     return counts
 
 
 def _tokenize_sample(
-    sample: Mapping[str, Any], tokenizer: Any, special: re.Pattern[str], unmask: Any, max_seq_len: int
+    sample: Mapping[str, Any], rendering: Renderer, special: re.Pattern[str], max_seq_len: int
 ) -> tuple[Mapping[str, Any], tuple[str, str] | None]:
     """Tokens and labels of a sample; rule and finding where it can't be trained."""
     nothing: Mapping[str, Any] = {"len": 0}
     for place, message in enumerate(sample["messages"], start=1):
         if found := special.search(message["content"]):
             return nothing, ("special-token", f"turn {place} holds {found[0]}")
-    render = tokenizer.apply_chat_template
-    if sample.get("tools"):
-        tokenizer.apply_chat_template = functools.partial(render, tools=sample["tools"])
     try:
-        row: Mapping[str, Any] = unmask({"messages": [_as_template_sees(m) for m in sample["messages"]]}, tokenizer)
-    except Exception as error:  # noqa: BLE001 - a template is a program of its own and may raise whatever it likes
-        return nothing, ("template-error", f"{type(error).__name__}: {error}")
-    finally:
-        tokenizer.apply_chat_template = render
+        row = rendering.tokenize([_as_template_sees(m) for m in sample["messages"]], sample.get("tools"))
+    except TemplateError as error:
+        return nothing, ("template-error", str(error))
     if row["len"] >= max_seq_len:
         return row, ("too-long", f"{row['len']} tokens, training.max_seq_len={max_seq_len}")
-    if row["labels"].count(_NO_LOSS) == row["len"]:
+    if row["labels"].count(NO_LOSS) == row["len"]:
         return row, ("nothing-for-the-loss", "the chat template leaves no token to count")
     return row, None
 
 
 def _as_template_sees(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A turn that only calls tools has no content, or the library's markers would make it one."""
-    if message.get("tool_calls") and not message["content"]:
-        return {key: value for key, value in message.items() if key != "content"}
-    return dict(message)
+    """A turn that only calls tools has no content, in OpenAI's spelling: some templates write an empty one."""
+    return {**message, "content": message["content"] or None if message.get("tool_calls") else message["content"]}
 
 
-def special_tokens(tokenizer: Any) -> re.Pattern[str]:
-    """Matches what the tokenizer takes for a special token wherever it stands, in a user's text too."""
-    texts = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return re.compile("|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True)) or r"(?!)")
-
-
-def check_mask(messages: list[dict[str, Any]], row: Mapping[str, Any], tokenizer: Any, where: str) -> None:
-    """Holds that the loss counts each assistant turn with its terminator, and nothing else.
+def check_mask(messages: list[dict[str, Any]], row: Mapping[str, Any], rendering: Renderer, where: str) -> None:
+    """Holds, from the tokens alone, that the loss counts each assistant turn with its terminator and nothing else.
 
     Args:
         messages: The conversation.
         row: Its ``input_ids`` and ``labels``.
-        tokenizer: What made them.
+        rendering: What made them.
         where: What holds it, for the message.
 
     Raises:
-        DataError: It does not (trap 2: ``eos_token`` is not the token that ends the template's turns).
+        DataError: It does not.
     """
-    turns = [message for message in messages if message["role"] == "assistant" and message["content"]]
+    tokenizer = rendering.tokenizer
+    turns = [message for message in messages if message["role"] == "assistant"]
     spans = [
         [token for _, token in group]
-        for counted, group in itertools.groupby(enumerate(row["labels"]), key=lambda pair: pair[1] != _NO_LOSS)
+        for counted, group in itertools.groupby(enumerate(row["labels"]), key=lambda pair: pair[1] != NO_LOSS)
         if counted
     ]
-    ends = all(span[-1] == tokenizer.eos_token_id for span in spans)
-    texts = [tokenizer.decode(span[:-1] if ends else span) for span in spans]
+    ends = all(tokenizer.decode(span[-1:]) in rendering.stops for span in spans)
+    texts = [tokenizer.decode(span, skip_special_tokens=True) for span in spans]
     if ends and len(texts) == len(turns) and all(map(_is_turn, texts, turns)):
         return
     counted = json.dumps([tokenizer.decode(span) for span in spans], ensure_ascii=False)
     raise DataError(
         f"{where}: with this tokenizer and chat template the loss would count {counted[:600]}, "
-        f"not each of the {len(turns)} assistant turns with its end-of-sequence token {tokenizer.eos_token!r}",
-        fix="the tokenizer's eos_token must be the token that ends a turn in its chat template",
+        f"not each of the {len(turns)} assistant turns with a token at which the model stops "
+        f"({', '.join(sorted(rendering.stops))})",
+        fix=STOP_FIX,
     )
 
 
 def _is_turn(text: str, turn: Mapping[str, Any]) -> bool:
-    """Whether a text is an assistant's turn, its calls of tools included."""
+    """Whether a text is an assistant's turn, its reasoning and its calls of tools included."""
     counted, content = _squeezed(text), _squeezed(turn["content"])
-    return counted.startswith(content) if turn.get("tool_calls") else counted == content
+    return content in counted if turn.get("tool_calls") or turn.get("reasoning_content") else counted == content
 
 
 def _squeezed(text: str) -> str:

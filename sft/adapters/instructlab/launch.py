@@ -72,7 +72,7 @@ def launch(
     view = View(logs, main.num_epochs, settings.stall_timeout_seconds, watch, say)
     with _saving_when_asked(logs / STOP, say) as asked:
         status = supervise(
-            [*agent, *_torchrun(settings), *worker],
+            [*agent, *_torchrun(settings, logs), *worker],
             log=log,
             env=_environment(settings, main),
             poll=view.look,
@@ -92,10 +92,17 @@ def launch(
         raise Preempted(f"{asked()}: training has just ended and is kept; the same command goes on after it")
 
 
-def _torchrun(settings: LaunchSettings) -> list[str]:
+def _torchrun(settings: LaunchSettings, logs: Path) -> list[str]:
     """torchrun's own options. Ranks are never restarted one by one: a run goes on from a full state, all together."""
     nodes = settings.nodes
-    processes = ["--nproc-per-node", str(settings.num_processes), "--max-restarts", "0"]
+    processes = [
+        "--nproc-per-node",
+        str(settings.num_processes),
+        "--max-restarts",
+        "0",
+        "--log-dir",
+        str(logs / "torchrun"),
+    ]
     if nodes.num == 1:
         return ["--standalone", *processes]
     host, _, port = nodes.rendezvous.rpartition(":")

@@ -41,9 +41,8 @@ BROKEN = {
     "no-assistant": row(USER),
     "trailing-user": row(USER, ANSWER, USER),
     "empty-answer": row(USER, {"role": "assistant", "content": " \n"}),
-    "nothing-for-the-loss": row(USER, CALL),
 }
-NEED_A_TOKENIZER = {"too-long", "template-error", "special-token"}
+NEED_A_TOKENIZER = {"nothing-for-the-loss", "too-long", "template-error", "special-token"}
 
 
 def parse(content: bytes | dict[str, Any], given: Format | None = None, **options: Any) -> dict[str, Any]:

@@ -60,3 +60,15 @@ def test_every_setting_of_a_training_goes_somewhere(tmp_path: Path) -> None:
     elsewhere = {"max_seq_len"}  # the tokenize stage
     for field in fields(TrainingConfig):
         assert f"cfg.{field.name}" in source or field.name in elsewhere, field.name
+
+
+def test_the_tokens_at_which_the_base_model_stops_go_along_with_every_model(tmp_path: Path) -> None:
+    base, made = tmp_path / "base", tmp_path / "work" / "hf_format"
+    for folder in (base, made / "samples_10", made / "samples_20" / "adapter"):
+        folder.mkdir(parents=True)
+    (base / "generation_config.json").write_text('{"eos_token_id": [1, 106]}')
+    train_stage._publish(made / "samples_20", base, tmp_path)
+    for model in ("model", "checkpoints/samples_10"):
+        assert (tmp_path / model / "generation_config.json").read_text() == '{"eos_token_id": [1, 106]}'
+    assert (tmp_path / "adapter").is_dir()
+    assert not list(made.iterdir())
