@@ -1,0 +1,122 @@
+"""The shape of Qwen2.5-1.5B with random weights on GPUs: tokens a second, utilisation, memory against its estimate.
+
+    SFT_TEST_DATA=… python benchmarks/utilisation.py
+
+NEEDS A GPU AND HAS NOT BEEN RUN on one. Trains a few steps on GSM8K (without ``SFT_TEST_DATA`` on the quickstart's
+made-up samples) with every sharding strategy that the GPUs allow: one GPU has nothing to shard over, so that is
+NO_SHARD; HYBRID_SHARD on one node is FULL_SHARD. Model FLOPs utilisation is PaLM's (arXiv:2204.02311, appendix B):
+per token ``6 N + 12 L H T`` operations, with N parameters, L layers, width H and samples of T tokens, recomputed
+activations not counted, by what the GPUs do in dense bf16. Memory is the largest rank's peak; asked for: within 15% of
+`sft.memory`'s estimate.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sft import memory
+from sft.adapters import machine
+
+# huggingface.co/Qwen/Qwen2.5-1.5B-Instruct/blob/main/config.json
+SHAPE = {
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32768,
+    "vocab_size": 151936,
+    "tie_word_embeddings": True,
+}
+# Dense bf16 operations a second, from NVIDIA's data sheets.
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "A10G": 70e12}
+MAX_TOKENS, BATCH_SIZE, STEPS, WARM_UP_STEPS = 10_000, 256, 10, 3
+
+
+def prepare(folder: Path) -> Path:
+    """The model's folder: a small tokenizer, and weights of the full shape, vocabulary included."""
+    import torch
+    from training import prepare as prepare_small
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+    prepare_small(folder, BATCH_SIZE * STEPS)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    torch.manual_seed(0)
+    config = Qwen2Config(**SHAPE, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    for part in (Qwen2ForCausalLM(config).to(torch.bfloat16), tokenizer):
+        part.save_pretrained(folder / "full")
+    return folder / "full"
+
+
+def steady_rows(folder: Path, model: Path, strategy: str) -> list[dict[str, Any]]:
+    """Rows of ``metrics.jsonl``, the first steps left out."""
+    argv = [
+        *(sys.executable, "-m", "sft", "run", f"{folder}/training.yaml"),
+        f"dataset.uri={folder}/data/train.jsonl",
+        f"model.name_or_path={model}",
+        f"training.effective_batch_size={BATCH_SIZE}",
+        f"training.max_tokens_per_gpu={MAX_TOKENS}",
+        f"training.fsdp.sharding_strategy={strategy}",
+        "training.gradient_checkpointing=true",
+        "training.precision=bf16",
+    ]
+    with tempfile.TemporaryDirectory(dir=folder) as cwd:
+        subprocess.run(argv, cwd=cwd, check=True, stdout=subprocess.DEVNULL)
+        (file,) = Path(cwd).glob("runs/store/train/*/logs/metrics.jsonl")
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()][WARM_UP_STEPS:]
+
+
+def peak_flops(gpu: str) -> float:
+    """Operations a second of one GPU, by the name that the driver gives it."""
+    for name, flops in PEAK_FLOPS.items():
+        if name in gpu:
+            return flops
+    raise SystemExit(f"{gpu}: not known how fast it is; add it to PEAK_FLOPS")
+
+
+def main() -> None:
+    gpus = machine.gpus()
+    print("python benchmarks/utilisation.py")
+    if not gpus:
+        print("no GPU: nothing measured")
+        return
+    flops = sum(map(peak_flops, gpus))
+    setup = memory.Setup(
+        ranks=len(gpus),
+        ranks_per_node=len(gpus),
+        max_tokens=MAX_TOKENS,
+        value_bytes=2,
+        gradient_checkpointing=True,
+        on_gpu=True,
+    )
+    strategies = ["NO_SHARD"] if len(gpus) == 1 else ["FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD"]
+    print(f"{len(gpus)} x {gpus[0]}")
+    print(f"{'strategy':<15}{'tokens/s':>10}{'utilisation':>13}{'peak':>11}{'estimate':>11}{'ratio':>7}")
+    with tempfile.TemporaryDirectory() as name:
+        model = prepare(Path(name))
+        from sft.stages.model import num_parameters
+
+        shape = memory.shape_of(json.loads((model / "config.json").read_text(encoding="utf-8")), num_parameters(model))
+        if shape is None:
+            raise SystemExit("sft.memory does not know this shape")
+        for strategy in strategies:
+            rows = steady_rows(Path(name), model, strategy)
+            tokens, seconds = sum(row["num_tokens"] for row in rows), sum(row["seconds"] for row in rows)
+            length = tokens / sum(row["samples_per_second"] * row["seconds"] for row in rows)
+            per_token = 6 * shape.num_parameters + 12 * shape.num_layers * shape.hidden_size * length
+            peak = max(row["memory_bytes"] for row in rows)
+            estimate = memory.peak_bytes(shape, memory.Sharding(strategy), setup)
+            print(
+                f"{strategy:<15}{tokens / seconds:>10.0f}{tokens / seconds * per_token / flops:>12.1%} "
+                f"{peak / 2**30:>7.1f} GiB{estimate / 2**30:>7.1f} GiB{estimate / peak:>7.2f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
