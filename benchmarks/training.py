@@ -279,9 +279,10 @@ def sides(folder: Path) -> list[Side]:
         ]
     found = []
     for precision in ("bf16", "fp32") if computes_bf16() else ("fp32",):
-        for num_processes in (1, CORES):
-            found.append(sft_side(folder, precision, f"training.launcher.procs_per_worker={num_processes}"))
-            found.append(trl_side(folder, precision, min(8, BATCH_SIZE // num_processes), num_processes, **GROUPED))
+        found.append(sft_side(folder, precision))
+        found.append(trl_side(folder, precision, 8, 1, **GROUPED))
+        found.append(sft_side(folder, precision, f"training.launcher.procs_per_worker={CORES}"))
+        found.append(trl_side(folder, precision, 4, CORES, **GROUPED))
     return found
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from functools import cache
+from pathlib import Path
 
 
 @cache
@@ -15,12 +16,7 @@ def gpus() -> tuple[str, ...]:
 
     Honours ``CUDA_VISIBLE_DEVICES``. Asks the driver's ``nvidia-smi``, as torch would take seconds to import.
     """
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ()
-    argv = [program, "--query-gpu=name", "--format=csv,noheader"]
-    answer = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
-    names = tuple(answer.stdout.split("\n")[:-1]) if answer.returncode == 0 else ()
+    names = _nvidia_smi("name")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return names
@@ -41,10 +37,35 @@ def runs_liger() -> bool:
 @cache
 def compute_capability() -> tuple[int, int]:
     """CUDA's compute capability of the first GPU; (0, 0) on a machine without."""
-    program = shutil.which("nvidia-smi")
-    if program is None or not gpus():
-        return (0, 0)
-    argv = [program, "--query-gpu=compute_cap", "--format=csv,noheader"]
-    answer = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
-    major, _, minor = answer.stdout.partition("\n")[0].strip().partition(".")
+    major, _, minor = next(iter(_nvidia_smi("compute_cap")), "").strip().partition(".")
     return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else (0, 0)
+
+
+@cache
+def gpu_bytes() -> int:
+    """Memory of the smallest GPU; 0 on a machine without."""
+    mebibytes = [line.strip() for line in _nvidia_smi("memory.total")]
+    return min((int(value) << 20 for value in (m.partition(" ")[0] for m in mebibytes) if value.isdigit()), default=0)
+
+
+def host_bytes() -> int:
+    """Memory that processes of this host can still have: what the kernel has, within the cgroup's limit."""
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    facts = Path("/proc/meminfo")
+    if facts.is_file():
+        lines = dict(line.split(":", 1) for line in facts.read_text(encoding="utf-8").splitlines())
+        free = int(lines["MemAvailable"].split()[0]) << 10
+    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    if limit.is_file() and limit.read_text(encoding="utf-8").strip().isdigit():
+        free = min(free, int(limit.read_text(encoding="utf-8")) - int(used.read_text(encoding="utf-8")))
+    return free
+
+
+def _nvidia_smi(what: str) -> tuple[str, ...]:
+    """A property of each GPU, as the driver's program says it; empty where there is none."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ()
+    argv = [program, f"--query-gpu={what}", "--format=csv,noheader"]
+    answer = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+    return tuple(answer.stdout.split("\n")[:-1]) if answer.returncode == 0 else ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import msgspec
 import yaml
 
 from sft import runner
-from sft.artifacts import DatasetArtifact
+from sft.cli import estimate
 from sft.cli.run import split_flags
 from sft.config import compose
 from sft.config.schema import RunConfig
@@ -96,22 +95,13 @@ def _shown(value: object) -> str:
 
 
 def _facts(cfg: RunConfig, have: Mapping[str, Entry]) -> list[str]:
-    facts = []
-    data = have["dataset"].artifact if "dataset" in have else None
-    if isinstance(data, DatasetArtifact):
-        per_epoch = math.ceil(data.num_train / cfg.training.effective_batch_size)
-        total = per_epoch * cfg.training.num_epochs
-        facts.append(
-            f"steps      {total} = {per_epoch} per epoch x {cfg.training.num_epochs} of {data.num_train} samples"
-        )
-    else:
-        facts.append("steps      known once the dataset is checked")
+    facts = list(estimate.steps(cfg, have))
     wanted = []
     if "dataset" not in have and (what := dataset.download(cfg.dataset)):
         wanted.append(what)
     if "model" not in have and (what := model.download(cfg.model)):
         wanted.append(what)
     facts.append(f"downloads  {', '.join(wanted) or 'nothing'}")
+    facts += estimate.memory_per_rank(cfg, have)
     facts.append(f"run        {runner.run_folder(cfg)}")
-    facts += [f"note       {note}" for note in hardware.fit(cfg.training).notes]
-    return facts
+    return [*facts, *(f"note       {note}" for note in hardware.fit(cfg.training).notes)]

@@ -77,7 +77,7 @@ def model(cfg: ModelConfig, inputs: ModelInputs, out: Path, progress: Progress) 
         source=cfg.name_or_path if revision else str(folder),
         revision=revision,
         external_dir=folder,
-        num_parameters=_num_parameters(folder),
+        num_parameters=num_parameters(folder),
         trust_remote_code=cfg.trust_remote_code,
     )
     progress.say(f"  {artifact.source}: {_millions(artifact.num_parameters)} parameters")
@@ -140,8 +140,12 @@ def _has_chat_template(folder: Path) -> bool:
     return settings.is_file() and bool(_read_json(settings).get("chat_template"))
 
 
-def _num_parameters(folder: Path) -> int:
-    """Elements of all tensors, from the safetensors headers alone."""
+def num_parameters(folder: Path) -> int:
+    """Elements of all tensors in a model folder, from the safetensors headers alone.
+
+    Raises:
+        StageError: A file is cut short, or no safetensors.
+    """
     count = 0
     for file in folder.glob("*.safetensors"):
         with file.open("rb") as stream:

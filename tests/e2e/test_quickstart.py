@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -153,20 +152,20 @@ def test_a_sweep_over_sharding_shares_data_tokens_and_the_base_score(done: tuple
     assert losses[0] == pytest.approx(losses[1], abs=1e-3)
 
 
-def test_interrupted_and_killed_it_goes_on_to_the_same_weights(done: tuple[Path, Answer], started: Path) -> None:
-    whole = "runs/store/.staging/train-*/*/full_state/epoch_{}"
+def test_preempted_and_killed_it_goes_on_to_the_same_weights(done: tuple[Path, Answer], started: Path) -> None:
+    whole = "runs/store/.staging/train-*/*/full_state/step_{}"  # 43 steps an epoch
     run = start("run", "quickstart", *UNSCORED, cwd=started)
-    wait_for(lambda: list(started.glob(whole.format(1))))
-    run.send_signal(signal.SIGINT)
-    out, _ = run.communicate(timeout=30)
-    assert run.returncode == 130
-    assert "interrupted; the same command continues" in out
+    wait_for(lambda: list(started.glob(whole.format(43))))
+    run.terminate()
+    out, _ = run.communicate(timeout=60)
+    assert run.returncode == 75
+    assert "its full state is saved; the same command continues" in out
     assert workers(started) == []
     [record] = records(started / "runs")
     assert record["status"] == steps(record)["train"]["status"] == "interrupted"
 
     run = start("run", "quickstart", *UNSCORED, cwd=started)
-    wait_for(lambda: list(started.glob(whole.format(2))))
+    wait_for(lambda: list(started.glob(whole.format(86))) + list(started.glob(whole.format(129))))
     assert workers(started)
     run.kill()
     run.communicate()
@@ -174,7 +173,7 @@ def test_interrupted_and_killed_it_goes_on_to_the_same_weights(done: tuple[Path,
 
     answer = sft("run", "quickstart", *UNSCORED, cwd=started)
     assert answer.status == 0, answer.err
-    assert "continues from the last full state" in answer.out
+    assert "goes on after step" in answer.out
     assert weights(started) == weights_of(done[0])
 
 

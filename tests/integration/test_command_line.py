@@ -198,3 +198,20 @@ def test_store_lists_and_prunes_what_no_record_refers_to(tmp_path: Path) -> None
 
 def test_store_without_a_run_root_says_so(tmp_path: Path) -> None:
     assert "no store in" in sft("store", cwd=tmp_path).out
+
+
+def test_a_plan_that_can_not_fit_says_so_and_what_would(tmp_path: Path) -> None:
+    huge = [
+        "model.scratch.hidden_size=8192",
+        "model.scratch.num_hidden_layers=80",
+        "training.max_tokens_per_gpu=100000",
+    ]
+    answer = sft("plan", "quickstart", "registry=none", *huge, cwd=tmp_path)
+    assert answer.status == 0, answer.err
+    [warning] = [line for line in answer.out.splitlines() if line.startswith("warning")]
+    assert "this can't fit" in warning
+    assert "too much" in next(line for line in answer.out.splitlines() if "<- chosen" in line)
+    small = sft("plan", "quickstart", "registry=none", cwd=tmp_path).out
+    assert "warning" not in small
+    assert "fits, up to" in next(line for line in small.splitlines() if "<- chosen" in line)
+    assert "full state" in small

@@ -1,0 +1,127 @@
+"""What of a plan is arithmetic: optimizer steps, memory per rank, bytes of checkpoints. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from sft import memory
+from sft.adapters import machine
+from sft.adapters.instructlab import cpu
+from sft.artifacts import DatasetArtifact, ModelArtifact
+from sft.config.schema import ModelSource, Precision, RunConfig
+from sft.memory import Setup, Shape, Sharding
+from sft.stages import hardware
+from sft.stages.hardware import Fit
+from sft.stages.model import num_parameters
+from sft.store import Entry
+
+_GIB = 2**30
+
+
+def steps(cfg: RunConfig, have: Mapping[str, Entry]) -> Iterator[str]:
+    """How many optimizer steps the training has, once the dataset is there."""
+    data = have["dataset"].artifact if "dataset" in have else None
+    if not isinstance(data, DatasetArtifact):
+        yield "steps      known once the dataset is checked"
+        return
+    validation = math.ceil(cfg.training.validation_split * data.num_train)
+    trained = data.num_train - validation
+    per_epoch = math.ceil(trained / cfg.training.effective_batch_size)
+    of = f"{trained} samples" if not validation else f"{trained} samples, {validation} more to validate on"
+    total = per_epoch * cfg.training.num_epochs
+    yield f"steps      {total} = {per_epoch} per epoch x {cfg.training.num_epochs} of {of}"
+
+
+def memory_per_rank(cfg: RunConfig, have: Mapping[str, Entry]) -> Iterator[str]:
+    """A line per sharding strategy: what a rank needs, whether it fits, the largest token budget that would."""
+    shape = _shape(cfg, have)
+    if shape is None:
+        yield "memory     known once the model is here"
+        return
+    fit = hardware.fit(cfg.training)
+    setup = _setup(cfg, fit, shape)
+    available = _available(fit)
+    where = "of a GPU" if setup.on_gpu else f"of this machine for each of {fit.num_processes}"
+    yield f"memory     estimated peak per rank (docs/memory.md), {available / _GIB:.1f} GiB {where}:"
+    for sharding in Sharding if setup.ranks > 1 else [Sharding.NO_SHARD]:
+        needed = memory.peak_bytes(shape, sharding, setup)
+        budget = memory.largest_budget(shape, sharding, setup, available)
+        fits = f"fits, up to {budget:,} tokens" if needed <= available else _too_much(budget)
+        chosen = "  <- chosen" if sharding.value == fit.strategy.value else ""
+        yield f"           {sharding.value:<14}{needed / _GIB:8.1f} GiB  {fits}{chosen}"
+    chosen_strategy = Sharding(fit.strategy.value)
+    if memory.peak_bytes(shape, chosen_strategy, setup) > available:
+        yield f"warning    this can't fit: {_remedy(shape, chosen_strategy, setup, available)}"
+    state = _size(memory.state_bytes(shape, setup))
+    yield f"saves      {_size(memory.model_bytes(shape))} a model, {state} a full state"
+
+
+def _too_much(budget: int) -> str:
+    return f"too much; {budget:,} tokens would fit" if budget else "too much, whatever the token budget"
+
+
+def _remedy(shape: Shape, sharding: Sharding, setup: Setup, available: int) -> str:
+    budget = memory.largest_budget(shape, sharding, setup, available)
+    if budget:
+        return f"try training.max_tokens_per_gpu={budget}"
+    full = replace(setup, gradient_checkpointing=True)
+    if memory.largest_budget(shape, Sharding.FULL_SHARD, full, available):
+        return "try training/fsdp=full_shard training.gradient_checkpointing=true"
+    return "more ranks with training/fsdp=full_shard, training/lora=default, or a smaller model"
+
+
+def _shape(cfg: RunConfig, have: Mapping[str, Entry]) -> Shape | None:
+    made = have["model"].artifact if "model" in have else None
+    if isinstance(made, ModelArtifact):
+        return _read(made.model_dir, made.num_parameters)
+    if cfg.model.source is ModelSource.scratch:
+        s = cfg.model.scratch
+        keys = s.hidden_size // s.num_attention_heads * s.num_key_value_heads
+        attention = 2 * s.hidden_size * (s.hidden_size + keys) + s.hidden_size + 2 * keys
+        layer = attention + 3 * s.hidden_size * s.intermediate_size + 2 * s.hidden_size
+        root = s.vocab_size * s.hidden_size + s.hidden_size
+        return Shape(
+            num_parameters=root + s.num_hidden_layers * layer,
+            num_root=root,
+            num_layers=s.num_hidden_layers,
+            hidden_size=s.hidden_size,
+            vocab_size=s.vocab_size,
+        )
+    folder = Path(cfg.model.name_or_path).expanduser()
+    return _read(folder, num_parameters(folder)) if folder.is_dir() else None
+
+
+def _read(folder: Path, count: int | None) -> Shape | None:
+    file = folder / "config.json"
+    return memory.shape_of(json.loads(file.read_text(encoding="utf-8")), count) if file.is_file() else None
+
+
+def _setup(cfg: RunConfig, fit: Fit, shape: Shape) -> Setup:
+    training, on_gpu = cfg.training, bool(machine.gpus())
+    computes_bf16 = machine.compute_capability()[0] >= 8 if on_gpu else cpu.computes_bf16()
+    bf16 = training.precision is Precision.bf16 or (training.precision is Precision.auto and computes_bf16)
+    # peft adds two matrices of `rank` to each adapted layer; all projections hold about 12 x hidden rows and columns.
+    adapters = 2 * 12 * training.lora.rank * shape.hidden_size * shape.num_layers
+    return Setup(
+        ranks=fit.world_size,
+        ranks_per_node=fit.num_processes,
+        max_tokens=training.max_tokens_per_gpu,
+        value_bytes=2 if bf16 else 4,
+        gradient_checkpointing=training.gradient_checkpointing,
+        cpu_offload_params=fit.cpu_offload_params,
+        num_trained=adapters if training.lora.rank else None,
+        on_gpu=on_gpu,
+    )
+
+
+def _available(fit: Fit) -> int:
+    """Bytes for one rank: a GPU's, or its share of what the host has left."""
+    return machine.gpu_bytes() if machine.gpus() else machine.host_bytes() // fit.num_processes
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / _GIB:.1f} GiB" if num_bytes >= _GIB else f"{num_bytes / 2**20:.1f} MiB"
