@@ -52,8 +52,7 @@ def peak(folder: Path, kind: str, ranks: int, strategy: str, precision: str) -> 
     steps = {step["name"]: Path(step["path"]) for step in json.loads(record.read_text(encoding="utf-8"))["steps"]}
     rows = (steps["train"] / "logs" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     config = json.loads((steps["model"] / "config.json").read_text(encoding="utf-8"))
-    count = json.loads((steps["model"] / "manifest.json").read_text(encoding="utf-8"))["facts"]["num_parameters"]
-    shape = memory.shape_of(config, count)
+    shape = memory.shape_of(config)
     if shape is None:
         raise SystemExit("the model's shape is not known")
     return max(json.loads(row)["memory_bytes"] for row in rows), shape

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from sft import memory
 from sft.adapters import machine
@@ -16,7 +17,6 @@ from sft.config.schema import ModelSource, Precision, RunConfig
 from sft.memory import Setup, Shape, Sharding
 from sft.stages import hardware
 from sft.stages.hardware import Fit
-from sft.stages.model import num_parameters
 from sft.store import Entry
 
 _GIB = 2**30
@@ -39,8 +39,8 @@ def steps(cfg: RunConfig, have: Mapping[str, Entry]) -> Iterator[str]:
 def memory_per_rank(cfg: RunConfig, have: Mapping[str, Entry]) -> Iterator[str]:
     """A line per sharding strategy: what a rank needs, whether it fits, the largest token budget that would."""
     shape = _shape(cfg, have)
-    if shape is None:
-        yield "memory     known once the model is here"
+    if isinstance(shape, str):
+        yield f"memory     {shape}"
         return
     fit = hardware.fit(cfg.training)
     setup = _setup(cfg, fit, shape)
@@ -74,30 +74,23 @@ def _remedy(shape: Shape, sharding: Sharding, setup: Setup, available: int) -> s
     return "more ranks with training/fsdp=full_shard, training/lora=default, or a smaller model"
 
 
-def _shape(cfg: RunConfig, have: Mapping[str, Entry]) -> Shape | None:
+def _shape(cfg: RunConfig, have: Mapping[str, Entry]) -> Shape | str:
+    """The model's shape, or why it is not known."""
     made = have["model"].artifact if "model" in have else None
     if isinstance(made, ModelArtifact):
-        return _read(made.model_dir, made.num_parameters)
-    if cfg.model.source is ModelSource.scratch:
-        s = cfg.model.scratch
-        keys = s.hidden_size // s.num_attention_heads * s.num_key_value_heads
-        attention = 2 * s.hidden_size * (s.hidden_size + keys) + s.hidden_size + 2 * keys
-        layer = attention + 3 * s.hidden_size * s.intermediate_size + 2 * s.hidden_size
-        root = s.vocab_size * s.hidden_size + s.hidden_size
-        return Shape(
-            num_parameters=root + s.num_hidden_layers * layer,
-            num_root=root,
-            num_layers=s.num_hidden_layers,
-            hidden_size=s.hidden_size,
-            vocab_size=s.vocab_size,
-        )
-    folder = Path(cfg.model.name_or_path).expanduser()
-    return _read(folder, num_parameters(folder)) if folder.is_dir() else None
+        config = _read(made.model_dir)
+    elif cfg.model.source is ModelSource.scratch:
+        config = {"model_type": "qwen2", "tie_word_embeddings": True, **asdict(cfg.model.scratch)}
+    else:
+        config = _read(Path(cfg.model.name_or_path).expanduser())
+    if config is None:
+        return "known once the model is here"
+    return memory.shape_of(config) or f"not known for the architecture {config.get('model_type')}"
 
 
-def _read(folder: Path, count: int | None) -> Shape | None:
+def _read(folder: Path) -> dict[str, Any] | None:
     file = folder / "config.json"
-    return memory.shape_of(json.loads(file.read_text(encoding="utf-8")), count) if file.is_file() else None
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def _setup(cfg: RunConfig, fit: Fit, shape: Shape) -> Setup:

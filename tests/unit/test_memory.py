@@ -1,15 +1,21 @@
-"""The memory estimate: how it moves with each thing that it depends on, and what it can't know."""
+"""The memory estimate: it counts as transformers and autograd do, and moves as FSDP's documentation says."""
 
 from __future__ import annotations
 
+import itertools
+import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sft.memory import (
+    FAMILIES,
     Setup,
     Shape,
     Sharding,
+    activations,
     bytes_per_token,
     fixed_bytes,
     largest_budget,
@@ -19,53 +25,141 @@ from sft.memory import (
     state_bytes,
 )
 
-QWEN = {
+QWEN = {  # config.json of Qwen2.5-1.5B-Instruct, as far as it matters here
+    "model_type": "qwen2",
     "hidden_size": 1536,
     "intermediate_size": 8960,
     "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
     "vocab_size": 151_936,
     "tie_word_embeddings": True,
 }
-COUNT = 1_543_714_304  # what the hub says of Qwen2.5-1.5B
+COUNT = 1_543_714_304  # what the hub says of it
 EIGHT = Setup(ranks=8, ranks_per_node=4, max_tokens=10_000, value_bytes=2, gradient_checkpointing=True, on_gpu=True)
+SMALL: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 112,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "vocab_size": 300,
+    "pad_token_id": 0,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+VARIANTS: tuple[dict[str, Any], ...] = (
+    {},
+    {"tie_word_embeddings": True},
+    {"tie_word_embeddings": False},
+    {"attention_bias": True},
+    {"mlp_bias": True},
+    {"num_key_value_heads": 2},
+    {"head_dim": 24},
+)
+READ_BY_SOME = {
+    "mlp_bias": {"llama", "granite", "smollm3"},
+    "num_key_value_heads": set(FAMILIES) - {"gpt_neox"},
+    "head_dim": set(FAMILIES) - {"gpt_neox"},
+}
 
 
 def qwen() -> Shape:
-    shape = shape_of(QWEN, COUNT)
+    shape = shape_of(QWEN)
     assert shape is not None
     return shape
 
 
-def test_a_shape_is_read_from_a_config_with_its_root_and_layers() -> None:
-    shape = qwen()
-    assert shape.num_root == 151_936 * 1536 + 1536
-    assert shape.per_layer == 46_797_824  # 28 of them and the root are all
-    assert shape.per_layer * 28 + shape.num_root == COUNT
-    untied = shape_of({**QWEN, "tie_word_embeddings": False}, COUNT)
-    assert untied is not None
-    assert untied.num_root == 2 * 151_936 * 1536 + 1536
-    assert shape_of({"text_config": QWEN}, COUNT) == shape
+def read(folder: Path, config: Any) -> Shape:
+    """The shape that the config's own ``config.json`` tells."""
+    config.save_pretrained(folder)
+    shape = shape_of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    assert shape is not None
+    return shape
 
 
-@pytest.mark.parametrize(("config", "count"), [({"n_embd": 768}, 1), (QWEN, None), ({}, 1)])
-def test_a_shape_that_is_not_known_is_no_guess(config: dict[str, object], count: int | None) -> None:
-    assert shape_of(config, count) is None
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_parameters_are_those_of_transformers(model_type: str, tmp_path: Path) -> None:
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    for variant in VARIANTS:
+        if any(model_type not in READ_BY_SOME.get(key, FAMILIES) for key in variant):
+            continue
+        config = transformers.AutoConfig.for_model(model_type, **SMALL, **variant)
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(config)
+        shape = read(tmp_path, config)
+        of_layers = sum(p.numel() for name, p in model.named_parameters() if ".layers." in name)
+        assert shape.num_parameters == model.num_parameters(), variant
+        assert shape.per_layer * shape.num_layers == of_layers, variant
+
+
+@pytest.mark.parametrize("value_bytes", [2, 4])
+@pytest.mark.parametrize("model_type", [m for m in FAMILIES if m != "gemma2"])  # it has no sdpa
+def test_a_layer_keeps_what_autograd_saves(model_type: str, value_bytes: int, tmp_path: Path) -> None:
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    shape, tokens, saved = None, 16, []
+    for layers in (3, 2):
+        sizes = {**SMALL, "num_hidden_layers": layers, "hidden_size": 128, "intermediate_size": 384}
+        if model_type in READ_BY_SOME["num_key_value_heads"]:
+            sizes["num_key_value_heads"] = 2
+        if FAMILIES[model_type].experts:
+            sizes |= {"num_experts": 2, "num_local_experts": 2, "moe_intermediate_size": 384, "num_experts_per_tok": 2}
+        config = transformers.AutoConfig.for_model(model_type, **sizes)
+        shape = read(tmp_path, config)
+        model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+        model.to(torch.bfloat16 if value_bytes == 2 else torch.float32)
+        own = {t.untyped_storage().data_ptr() for t in itertools.chain(model.parameters(), model.buffers())}
+        kept: dict[int, Any] = {}
+
+        def keep(tensor: Any, own: set[int] = own, kept: dict[int, Any] = kept) -> Any:
+            if (place := tensor.untyped_storage().data_ptr()) not in own:
+                kept[place] = tensor.untyped_storage()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            model(input_ids=torch.zeros(1, tokens, dtype=torch.long))
+        saved.append(sum(storage.nbytes() for storage in kept.values()))
+    assert shape is not None
+    assert activations(shape, value_bytes) == pytest.approx((saved[0] - saved[1]) / tokens, rel=0.06)
+
+
+def test_the_parameters_of_a_known_model_are_counted_exactly() -> None:
+    assert qwen().num_parameters == COUNT
+    assert qwen().num_root == 151_936 * 1536 + 1536
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"model_type": "gpt2", "n_embd": 768}, {**QWEN, "model_type": "qwen3_moe", "mlp_only_layers": [0]}],
+)
+def test_an_architecture_that_is_not_known_is_no_guess(config: dict[str, object]) -> None:
+    assert shape_of(config) is None
+
+
+def test_every_expert_is_held_but_a_token_goes_through_few() -> None:
+    dense = shape_of({**QWEN, "model_type": "mistral"})
+    sparse = shape_of({**QWEN, "model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2})
+    assert dense is not None
+    assert sparse is not None
+    assert sparse.num_parameters - dense.num_parameters == 28 * (7 * 3 * 1536 * 8960 + 8 * 1536)
+    assert sparse.ffn_width == 2 * dense.ffn_width
 
 
 def test_more_sharding_needs_less() -> None:
-    needed = [peak_bytes(qwen(), s, EIGHT) for s in (Sharding.FULL_SHARD, Sharding.HYBRID_SHARD, Sharding.NO_SHARD)]
+    order = (Sharding.FULL_SHARD, Sharding.SHARD_GRAD_OP, Sharding.HYBRID_SHARD, Sharding.NO_SHARD)
+    needed = [peak_bytes(qwen(), sharding, replace(EIGHT, ranks_per_node=2)) for sharding in order]
     assert needed == sorted(needed)
-    assert needed[-1] - needed[0] > 14 * COUNT  # 16 bytes a parameter, and an eighth of them
-    assert peak_bytes(qwen(), Sharding.FULL_SHARD, EIGHT) < peak_bytes(qwen(), Sharding.SHARD_GRAD_OP, EIGHT)
+    assert needed[-1] - needed[0] == 14 * COUNT  # 16 bytes a parameter, and an eighth of them
+    small = replace(EIGHT, max_tokens=1)
+    assert peak_bytes(qwen(), Sharding.NO_SHARD, small) == 20 * COUNT + 1_500_000_000  # AdamW's step
 
 
-def test_a_token_costs_its_logits_and_what_the_backward_pass_keeps() -> None:
-    logits = 18 * 151_936
-    assert bytes_per_token(qwen(), EIGHT) == logits + 1536 * (2 * 28 + 34)
-    without = replace(EIGHT, gradient_checkpointing=False)
-    assert bytes_per_token(qwen(), without) == logits + 1536 * 34 * 28
-    fp32 = replace(without, value_bytes=4)
-    assert bytes_per_token(qwen(), fp32) == logits + 2 * 1536 * 34 * 28
+def test_a_token_costs_the_loss_or_a_layer_and_what_the_backward_pass_keeps() -> None:
+    logits, inputs = 18 * 151_936, 2 * 1536 * 28
+    layer = activations(qwen(), 2)
+    assert layer == 2 * 6 * 1536 + 2 * (2 * (1536 + 256) + 2 * 1536 + 4 * 8960)
+    assert bytes_per_token(qwen(), EIGHT) == inputs + logits
+    assert bytes_per_token(replace(qwen(), vocab_size=1000), EIGHT) == inputs + layer + 4000
+    assert bytes_per_token(qwen(), replace(EIGHT, gradient_checkpointing=False)) == 28 * layer + logits
 
 
 def test_the_largest_budget_is_the_last_that_fits() -> None:
@@ -77,11 +171,12 @@ def test_the_largest_budget_is_the_last_that_fits() -> None:
 
 
 def test_adapters_and_offloading_take_the_optimizer_off_the_device() -> None:
-    everything = fixed_bytes(qwen(), Sharding.NO_SHARD, EIGHT)
-    adapters = replace(EIGHT, num_trained=10_000_000)
-    assert everything - fixed_bytes(qwen(), Sharding.NO_SHARD, adapters) == 12 * COUNT - 160_000_000
+    everything = fixed_bytes(qwen(), Sharding.FULL_SHARD, EIGHT)
+    adapters = fixed_bytes(qwen(), Sharding.FULL_SHARD, replace(EIGHT, num_trained=8_000_000))
+    reduced = 2 * (qwen().per_layer + qwen().num_root)
+    assert everything - adapters == 12 * COUNT // 8 - 12_000_000 + reduced
     offloaded = replace(EIGHT, cpu_offload_params=True)
-    assert everything - fixed_bytes(qwen(), Sharding.NO_SHARD, offloaded) == 16 * COUNT
+    assert everything - fixed_bytes(qwen(), Sharding.FULL_SHARD, offloaded) == 2 * COUNT
     assert fixed_bytes(qwen(), Sharding.NO_SHARD, replace(offloaded, on_gpu=False)) > 16 * COUNT
 
 
