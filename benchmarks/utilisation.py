@@ -99,9 +99,7 @@ def main() -> None:
     print(f"{'strategy':<15}{'tokens/s':>10}{'utilisation':>13}{'peak':>11}{'estimate':>11}{'ratio':>7}")
     with tempfile.TemporaryDirectory() as name:
         model = prepare(Path(name))
-        from sft.stages.model import num_parameters
-
-        shape = memory.shape_of(json.loads((model / "config.json").read_text(encoding="utf-8")), num_parameters(model))
+        shape = memory.shape_of(json.loads((model / "config.json").read_text(encoding="utf-8")))
         if shape is None:
             raise SystemExit("sft.memory does not know this shape")
         for strategy in strategies:
