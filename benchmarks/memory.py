@@ -2,8 +2,9 @@
 
     SFT_TEST_DATA=… python benchmarks/memory.py
 
-Trains two shapes for a few steps: one heavy in weights, one in logits; each on one rank and on two with every strategy.
-The peak is a rank's largest resident set (``memory_bytes`` of metrics.jsonl). Prints both and their ratio.
+Trains three shapes for two steps, heavy in weights, in activations and in logits; each on one rank, and on two with
+every strategy that a CPU has. The peak is a rank's largest resident set (``memory_bytes`` of metrics.jsonl). Prints
+both and their ratio.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from sft.memory import Setup, Sharding
 
 SHAPES = {
     "weights": {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8, "vocab_size": 1000},
+    "deep": {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 16, "vocab_size": 4000},
     "logits": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 12000},
 }
-TOKENS = {"weights": 1024, "logits": 4096}
-SAMPLES = {"weights": 32, "logits": 320}  # two steps each; enough to fill the token budget
+TOKENS = {"weights": 1024, "deep": 2048, "logits": 4096}
+SAMPLES = {"weights": 16, "deep": 32, "logits": 96}  # two steps each; enough to fill the token budget
 CASES = [(1, "NO_SHARD"), (2, "FULL_SHARD"), (2, "SHARD_GRAD_OP"), (2, "NO_SHARD")]
 
 
@@ -64,7 +66,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         for kind in SHAPES:
             for ranks, strategy in CASES:
-                for precision in ("fp32", "bf16") if strategy in ("FULL_SHARD",) else ("fp32",):
+                for precision in ("fp32", "bf16") if strategy == "FULL_SHARD" else ("fp32",):
                     measured, shape = peak(Path(name), kind, ranks, strategy, precision)
                     setup = Setup(
                         ranks=ranks,

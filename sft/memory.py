@@ -16,6 +16,10 @@ _GPU_OVERHEAD = 1_500_000_000
 _CPU_OVERHEAD = 750_000_000
 """The interpreter with torch and transformers loaded; measured by benchmarks/memory.py."""
 
+_CPU_COPIES = 8
+"""Bytes per parameter: the model as it is loaded and as it is gathered, in fp32. malloc keeps what FSDP frees, so that
+on a CPU sharding hardly lowers the peak; measured by benchmarks/memory.py."""
+
 
 class Sharding(Enum):
     """FSDP's strategies, by torch's names."""
@@ -166,6 +170,13 @@ def shape_of(config: Mapping[str, Any]) -> Shape | None:
     )
 
 
+def num_adapter_parameters(shape: Shape, rank: int) -> int:
+    """Parameters of LoRA (arXiv:2106.09685) on every projection: `rank` rows and columns each."""
+    widths = 2 * (shape.query_width + shape.key_width) + (3 if shape.family.gated else 2) * shape.ffn_width
+    num_projections = 7 if shape.family.gated else 6
+    return rank * shape.num_layers * (widths + num_projections * shape.hidden_size)
+
+
 def activations(shape: Shape, value_bytes: int) -> int:
     """Bytes per token that autograd keeps of one layer until its backward pass; no attention matrix (sdpa, flash).
 
@@ -199,24 +210,26 @@ def bytes_per_token(shape: Shape, setup: Setup) -> int:
 def fixed_bytes(shape: Shape, sharding: Sharding, setup: Setup) -> int:
     """What a rank holds in forward and backward whatever the minibatch: states, gathered units, the process."""
     unit, root, value = shape.per_layer, shape.num_root, setup.value_bytes
+    if not setup.on_gpu:
+        return _state_bytes(shape, Sharding.NO_SHARD, setup) + _CPU_COPIES * shape.num_parameters + _CPU_OVERHEAD
     gathered = value * (2 * unit + root)  # one unit computes while the next one is fetched
     if sharding is Sharding.SHARD_GRAD_OP:
         gathered = value * shape.num_parameters
     if _shards(sharding, setup) == 1 and value == 4:
         gathered = 0  # computed with as they are
     gradients = value * (unit + root) if setup.num_trained is None else 0  # before they are reduced
-    return _state_bytes(shape, sharding, setup) + gathered + gradients + _overhead(setup)
+    return _state_bytes(shape, sharding, setup) + gathered + gradients + _GPU_OVERHEAD
 
 
 def peak_bytes(shape: Shape, sharding: Sharding, setup: Setup) -> int:
     """Largest memory of one rank: in forward and backward, or in the optimizer's step."""
     at_work = fixed_bytes(shape, sharding, setup) + bytes_per_token(shape, setup) * setup.max_tokens
-    return max(at_work, _step_bytes(shape, sharding, setup))
+    return max(at_work, _step_bytes(shape, sharding, setup)) if setup.on_gpu else at_work
 
 
 def largest_budget(shape: Shape, sharding: Sharding, setup: Setup, available: int) -> int:
     """The most tokens in a minibatch that fit into `available` bytes per rank; 0 where none do."""
-    if _step_bytes(shape, sharding, setup) > available:
+    if setup.on_gpu and _step_bytes(shape, sharding, setup) > available:
         return 0
     return max(0, (available - fixed_bytes(shape, sharding, setup)) // bytes_per_token(shape, setup))
 
@@ -241,10 +254,6 @@ def _shards(sharding: Sharding, setup: Setup) -> int:
     return setup.ranks_per_node if sharding is Sharding.HYBRID_SHARD else setup.ranks
 
 
-def _overhead(setup: Setup) -> int:
-    return _GPU_OVERHEAD if setup.on_gpu else _CPU_OVERHEAD
-
-
 def _state_bytes(shape: Shape, sharding: Sharding, setup: Setup) -> int:
     """fp32 weights 4, and of what is trained gradients 4 and moments 8 (ZeRO, arXiv:1910.02054, section 3)."""
     if setup.cpu_offload_params and setup.on_gpu:
@@ -254,5 +263,5 @@ def _state_bytes(shape: Shape, sharding: Sharding, setup: Setup) -> int:
 
 def _step_bytes(shape: Shape, sharding: Sharding, setup: Setup) -> int:
     """AdamW's step: its states, and the roots of the second moments that it computes with."""
-    roots = 0 if setup.cpu_offload_params and setup.on_gpu else 4 * _num_trained(shape, setup)
-    return _state_bytes(shape, sharding, setup) + roots // _shards(sharding, setup) + _overhead(setup)
+    roots = 0 if setup.cpu_offload_params else 4 * _num_trained(shape, setup) // _shards(sharding, setup)
+    return _state_bytes(shape, sharding, setup) + roots + _GPU_OVERHEAD

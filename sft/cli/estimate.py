@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -68,6 +69,8 @@ def _remedy(shape: Shape, sharding: Sharding, setup: Setup, available: int) -> s
     budget = memory.largest_budget(shape, sharding, setup, available)
     if budget:
         return f"try training.max_tokens_per_gpu={budget}"
+    if not setup.on_gpu:
+        return "a GPU, training/lora=default, or a smaller model"
     full = replace(setup, gradient_checkpointing=True)
     if memory.largest_budget(shape, Sharding.FULL_SHARD, full, available):
         return "try training/fsdp=full_shard training.gradient_checkpointing=true"
@@ -82,10 +85,20 @@ def _shape(cfg: RunConfig, have: Mapping[str, Entry]) -> Shape | str:
     elif cfg.model.source is ModelSource.scratch:
         config = {"model_type": "qwen2", "tie_word_embeddings": True, **asdict(cfg.model.scratch)}
     else:
-        config = _read(Path(cfg.model.name_or_path).expanduser())
+        folder = Path(cfg.model.name_or_path).expanduser()
+        config = _read(folder if folder.is_dir() else _cached(cfg.model.name_or_path, cfg.model.revision))
     if config is None:
         return "known once the model is here"
     return memory.shape_of(config) or f"not known for the architecture {config.get('model_type')}"
+
+
+def _cached(repo: str, revision: str | None) -> Path:
+    """Where the hub's client keeps a copy of a model, if it has one (huggingface_hub's "Manage your cache")."""
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))
+    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser() / f"models--{repo.replace('/', '--')}"
+    reference = cache / "refs" / (revision or "main")
+    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision or "main"
+    return cache / "snapshots" / commit
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
@@ -97,8 +110,7 @@ def _setup(cfg: RunConfig, fit: Fit, shape: Shape) -> Setup:
     training, on_gpu = cfg.training, bool(machine.gpus())
     computes_bf16 = machine.compute_capability()[0] >= 8 if on_gpu else cpu.computes_bf16()
     bf16 = training.precision is Precision.bf16 or (training.precision is Precision.auto and computes_bf16)
-    # peft adds two matrices of `rank` to each adapted layer; all projections hold about 12 x hidden rows and columns.
-    adapters = 2 * 12 * training.lora.rank * shape.hidden_size * shape.num_layers
+    adapters = memory.num_adapter_parameters(shape, training.lora.rank)
     return Setup(
         ranks=fit.world_size,
         ranks_per_node=fit.num_processes,

@@ -20,6 +20,7 @@ from sft.memory import (
     fixed_bytes,
     largest_budget,
     model_bytes,
+    num_adapter_parameters,
     peak_bytes,
     shape_of,
     state_bytes,
@@ -177,7 +178,15 @@ def test_adapters_and_offloading_take_the_optimizer_off_the_device() -> None:
     assert everything - adapters == 12 * COUNT // 8 - 12_000_000 + reduced
     offloaded = replace(EIGHT, cpu_offload_params=True)
     assert everything - fixed_bytes(qwen(), Sharding.FULL_SHARD, offloaded) == 2 * COUNT
-    assert fixed_bytes(qwen(), Sharding.NO_SHARD, replace(offloaded, on_gpu=False)) > 16 * COUNT
+
+
+def test_adapters_are_counted_as_peft_does() -> None:
+    assert num_adapter_parameters(qwen(), 16) == 18_464_768  # print_trainable_parameters(), all linear layers
+
+
+def test_on_a_cpu_sharding_does_not_lower_the_peak() -> None:
+    here = replace(EIGHT, on_gpu=False)
+    assert {fixed_bytes(qwen(), sharding, here) for sharding in Sharding} == {24 * COUNT + 750_000_000}
 
 
 def test_checkpoints_are_fp32_weights_and_the_moments_of_what_is_trained() -> None:
