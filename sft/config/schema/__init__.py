@@ -1,0 +1,65 @@
+"""Every setting a recipe may hold: one file per group of dataclasses, each field documented beneath it.
+
+Defaults live here and nowhere else; the YAML files under ``conf/`` say only what differs. Enum members are
+spelled as a person types them. ``MISSING`` marks what only a person can supply.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sft.config.schema.dataset import ColumnsConfig, DatasetConfig, DatasetFormat, OnInvalid
+from sft.config.schema.eval import EvalConfig, HoldoutConfig
+from sft.config.schema.launcher import LauncherConfig, LauncherKind
+from sft.config.schema.model import ModelConfig, ModelSource, ScratchConfig
+from sft.config.schema.registry import RegistryConfig, RegistryKind
+from sft.config.schema.training import (
+    FsdpConfig,
+    LoraConfig,
+    LrScheduler,
+    Precision,
+    ShardingStrategy,
+    Tracker,
+    TrackingConfig,
+    TrainingConfig,
+)
+
+__all__ = [
+    "ColumnsConfig",
+    "DatasetConfig",
+    "DatasetFormat",
+    "EvalConfig",
+    "FsdpConfig",
+    "HoldoutConfig",
+    "LauncherConfig",
+    "LauncherKind",
+    "LoraConfig",
+    "LrScheduler",
+    "ModelConfig",
+    "ModelSource",
+    "OnInvalid",
+    "Precision",
+    "RegistryConfig",
+    "RegistryKind",
+    "RunConfig",
+    "ScratchConfig",
+    "ShardingStrategy",
+    "Tracker",
+    "TrackingConfig",
+    "TrainingConfig",
+]
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """One run: everything that `sft run` reads."""
+
+    name: str = "run"
+    """Prefix of the run's folder; a recipe's own name unless set."""
+    run_root: str = "runs"
+    """Folder of the artifact store and of every run's record; relative to where `sft` is called."""
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    registry: RegistryConfig = field(default_factory=RegistryConfig)

@@ -1,0 +1,74 @@
+"""Settings of the `dataset` group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING
+
+
+class DatasetFormat(Enum):
+    """How a source row spells a conversation."""
+
+    auto = "auto"
+    messages = "messages"
+    conversations = "conversations"
+    alpaca = "alpaca"
+    prompt_completion = "prompt_completion"
+
+
+class OnInvalid(Enum):
+    """What becomes of a row that breaks a rule."""
+
+    error = "error"
+    drop = "drop"
+
+
+@dataclass(kw_only=True)
+class ColumnsConfig:
+    """Names of the source's columns."""
+
+    messages: str = "messages"
+    """Column that holds the conversation (`messages`, `conversations`)."""
+    prompt: str = "prompt"
+    """Column that becomes the user's turn (`format=prompt_completion`)."""
+    completion: str = "completion"
+    """Column that becomes the assistant's turn (`format=prompt_completion`)."""
+
+
+@dataclass(kw_only=True)
+class DatasetConfig:
+    """Where the data is, what it looks like and how it is split."""
+
+    uri: str = MISSING
+    """Source: a file, folder or glob; `hf://org/name[:config][@revision]`; `s3://`, `http(s)://` or whatever
+    fsspec knows; `synthetic://spell-numbers?rows=3000` for data that needs no download."""
+    split: str | None = None
+    """Split of a hub dataset; null = `train`, else the only one."""
+    eval_uri: str | None = None
+    """A separate evaluation set, read like `uri`: `train_split` is then not applied, and samples that stand in both are
+    removed from training."""
+    eval_split: str | None = None
+    """Split of a hub dataset in `eval_uri`."""
+    format: DatasetFormat = DatasetFormat.auto
+    """`auto` looks at the first row and says what it found; `messages` (OpenAI), `conversations` (ShareGPT), `alpaca`,
+    or two columns by name (`prompt_completion`)."""
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    keep_columns: list[str] = field(default_factory=list)
+    """Further columns that stay with each sample, as its `metadata`; they don't take part in finding duplicates."""
+    system_prompt: str | None = None
+    """System turn put before every conversation that has none; null = none."""
+    train_split: float = 0.9
+    """Share of the samples to train on, in (0, 1]; the rest is held out. 1.0 = no evaluation split."""
+    max_samples: int | None = None
+    """Seeded subset of the valid samples; null = all."""
+    seed: int = 42
+    """Seed of the split and of `max_samples`."""
+    on_invalid: OnInvalid = OnInvalid.error
+    """`error` stops at invalid rows and lists them; `drop` writes them to `rejected.jsonl` and goes on."""
+    max_download_bytes: int | None = None
+    """Largest file that is fetched over HTTP; null = any."""
+    storage_options: dict[str, Any] = field(default_factory=dict)
+    """Passed to fsspec as they are (`endpoint_url` for an S3 server). Keys belong into the environment."""

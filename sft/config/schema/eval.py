@@ -1,0 +1,51 @@
+"""Settings of the `eval` group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(kw_only=True)
+class HoldoutConfig:
+    """Scoring of the evaluation split with the model's own chat template."""
+
+    enabled: bool = True
+    """Loss per answer token on the evaluation split."""
+    generate: bool = True
+    """Also write each last answer greedily and count exact matches."""
+    max_new_tokens: int = 256
+    """Longest written answer, in tokens."""
+    limit: int | None = None
+    """Score only the first so many samples of the evaluation split; null = all."""
+
+
+@dataclass(kw_only=True)
+class EvalConfig:
+    """What is scored, for the tuned model and, as a baseline, for the base model."""
+
+    enabled: bool = True
+    """False = nothing is scored at all, whatever else is set here."""
+    tasks: list[str] = field(default_factory=lambda: ["arc_easy"])
+    """lm-eval tasks or groups; an empty list = only the held-out split."""
+    include_path: str | None = None
+    """Folder with task YAMLs of your own; relative `data_files` in them are relative to the YAML."""
+    num_fewshot: int | None = None
+    """null = as the task says."""
+    limit: int | None = None
+    """First so many samples of each task; null = all. lm-eval: `limit`."""
+    batch_size: str = "auto"
+    """A number, or `auto`."""
+    gen_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Passed to generation tasks as they are."""
+    model_args: dict[str, Any] = field(default_factory=dict)
+    """Passed to lm-eval's `hf` model as they are (`dtype`, `max_length` …)."""
+    apply_chat_template: bool = False
+    """Put each task's prompts through the model's chat template."""
+    log_samples: bool = True
+    """Keep every sample with prompt, target and answer."""
+    seed: int = 1234
+    """lm-eval: random, numpy, torch and few-shot seed."""
+    baseline: bool = True
+    """Also score the base model, once per model, data and settings."""
+    holdout: HoldoutConfig = field(default_factory=HoldoutConfig)

@@ -1,0 +1,32 @@
+"""Settings of the `registry` group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class RegistryKind(Enum):
+    """Where the result is registered."""
+
+    none = "none"
+    mlflow = "mlflow"
+    kubeflow = "kubeflow"
+
+
+@dataclass(kw_only=True)
+class RegistryConfig:
+    """Registration of the tuned model with its provenance."""
+
+    kind: RegistryKind = RegistryKind.none
+    address: str = ""
+    """Kubeflow: server address with scheme, empty = skip. MLflow: tracking URI, empty = SQLite in the run root."""
+    port: int = 8080
+    """Port of the Kubeflow server."""
+    author: str = "pipeline"
+    model_name: str = "sft-model"
+    model_version: str = "1.0.0"
+    """Version label. MLflow numbers its versions itself and carries this one as a tag."""
+    description: str = ""
+    model_format_name: str = "pytorch"
+    model_format_version: str = "1.0"

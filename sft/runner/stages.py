@@ -1,0 +1,100 @@
+"""Which artifacts each stage takes: one `match` case per step; what a stage does is its own business."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from sft import record
+from sft.artifacts import Artifact, CheckpointArtifact, DatasetArtifact, EvalReport, ModelArtifact, TokenizedArtifact
+from sft.config.flat import flat
+from sft.config.schema import RunConfig
+from sft.plan import Step
+from sft.progress import Progress
+from sft.stages.dataset import dataset
+from sft.stages.evaluate import EvaluateInputs, evaluate
+from sft.stages.model import ModelInputs, model
+from sft.stages.register import RegisterInputs, register
+from sft.stages.tokenize import TokenizeInputs, tokenize
+from sft.stages.train import TrainInputs, train
+
+A = TypeVar("A", bound=Artifact)
+
+
+def perform(
+    step: Step, cfg: RunConfig, have: Mapping[str, Artifact], *, folder: Path, out: Path, progress: Progress
+) -> Artifact:
+    """Does a step.
+
+    Args:
+        step: Of the plan of `cfg`.
+        cfg: A checked configuration.
+        have: What the earlier steps made, by name.
+        folder: Where the run's record lies.
+        out: Private staging folder.
+        progress: The run's display.
+
+    Raises:
+        SftError: The stage failed.
+    """
+    match step.name:
+        case "dataset":
+            return dataset(cfg.dataset, out, progress)
+        case "model":
+            data = pick(have, "dataset", DatasetArtifact)
+            return model(cfg.model, ModelInputs(dataset=data), out, progress)
+        case "tokenize":
+            data, base = pick(have, "dataset", DatasetArtifact), pick(have, "model", ModelArtifact)
+            return tokenize(
+                cfg.training,
+                TokenizeInputs(dataset=data, model=base, on_invalid=cfg.dataset.on_invalid),
+                out,
+                progress,
+            )
+        case "train":
+            base, tokens = pick(have, "model", ModelArtifact), pick(have, "tokenize", TokenizedArtifact)
+            return train(cfg.training, TrainInputs(model=base, tokenized=tokens, run_name=cfg.name), out, progress)
+        case "evaluate:base" | "evaluate:tuned":
+            return evaluate(cfg.eval, _evaluate_inputs(step.name, have), out, progress)
+        case "register":
+            return register(cfg.registry, _register_inputs(cfg, folder, have), out, progress)
+        case _:
+            raise AssertionError(f"no stage for step {step.name}")
+
+
+def _evaluate_inputs(name: str, have: Mapping[str, Artifact]) -> EvaluateInputs:
+    base = pick(have, "model", ModelArtifact)
+    scored = base if name == "evaluate:base" else pick(have, "train", CheckpointArtifact)
+    return EvaluateInputs(
+        model_dir=scored.model_dir,
+        model_digest=scored.digest,
+        trust_remote_code=base.trust_remote_code,
+        dataset=pick(have, "dataset", DatasetArtifact),
+    )
+
+
+def _register_inputs(cfg: RunConfig, folder: Path, have: Mapping[str, Artifact]) -> RegisterInputs:
+    root = Path(cfg.run_root).absolute()
+    return RegisterInputs(
+        run_id=folder.name,
+        run_record=folder / record.NAME,
+        base=pick(have, "model", ModelArtifact),
+        dataset=pick(have, "dataset", DatasetArtifact),
+        checkpoint=pick(have, "train", CheckpointArtifact),
+        baseline=pick(have, "evaluate:base", EvalReport) if "evaluate:base" in have else None,
+        report=pick(have, "evaluate:tuned", EvalReport) if "evaluate:tuned" in have else None,
+        parameters=flat(cfg, ("model", "dataset", "training", "eval")),
+        git_commit=record.git_commit(Path.cwd()),
+        versions=record.versions(),
+        mlflow_uri=f"sqlite:///{root / 'mlflow.db'}",
+        mlflow_artifacts=root / "mlflow-artifacts",
+    )
+
+
+def pick(have: Mapping[str, Artifact], name: str, kind: type[A]) -> A:
+    """The artifact that a step made, of the type that it is known to make."""
+    artifact = have[name]
+    if not isinstance(artifact, kind):
+        raise TypeError(f"{name} made {type(artifact).__name__}, not {kind.__name__}")
+    return artifact

@@ -1,0 +1,170 @@
+"""One walk through a plan: what is in the store is taken, the rest is made, the record tells of both."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import msgspec
+
+from sft import logs, record
+from sft.adapters import machine
+from sft.artifacts import Artifact
+from sft.config.schema import RunConfig
+from sft.plan import Plan, Step, build_plan
+from sft.progress import Progress
+from sft.runner.outlook import circumstances, found, is_lost, run_folder
+from sft.runner.stages import perform
+from sft.store import Entry, Store
+
+_RESUMABLE = {"dataset", "train"}
+"""Stages that go on from what a killed try has left: a download, a full state."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        folder: Where ``run.json`` and ``run.log`` lie.
+        artifacts: What each step made, by its name.
+        nothing_to_do: Every step was done already, and so was this run.
+    """
+
+    folder: Path
+    record: record.RunRecord
+    artifacts: Mapping[str, Artifact]
+    nothing_to_do: bool
+
+
+def run(cfg: RunConfig, *, recipe: Path, command: Sequence[str], progress: Progress) -> RunResult:
+    """Does what a configuration says, and nothing that is done already.
+
+    Args:
+        cfg: A checked configuration.
+        recipe: Where it came from.
+        command: What was typed, for the record.
+        progress: The run's display.
+
+    Raises:
+        SftError: A stage failed. Earlier stages stay done; the same command continues.
+    """
+    plan = build_plan(cfg, circumstances(cfg))
+    store = Store(Path(cfg.run_root) / "store")
+    store.open()
+    folder = run_folder(cfg).absolute()
+    folder.mkdir(exist_ok=True)
+    with _alone(folder, progress), store.in_use():
+        have = found(plan, store)
+        previous = record.load(folder)
+        if previous and previous.status == "done" and len(have) == len(plan.steps) and _same(previous, have):
+            artifacts = {name: entry.artifact for name, entry in have.items()}
+            return RunResult(folder, previous, artifacts, nothing_to_do=True)
+        for line in plan.left_out:
+            progress.say(f"- {line}")
+        return _Run(cfg, plan, store, folder, progress).walk(_record(cfg, plan, folder, recipe, command))
+
+
+@dataclass
+class _Run:
+    """One walk through a plan."""
+
+    cfg: RunConfig
+    plan: Plan
+    store: Store
+    folder: Path
+    progress: Progress
+
+    def walk(self, rec: record.RunRecord) -> RunResult:
+        handler = logs.to_file(self.folder / "run.log")
+        artifacts: dict[str, Artifact] = {}
+        try:
+            for step in self.plan.steps:
+                with rec.noting(step.name, self.folder):
+                    artifacts[step.name] = self._do(step, artifacts, rec)
+            rec.status = "done"
+        finally:
+            rec.ended_at = record.now()
+            rec.save(self.folder)
+            logging.getLogger("sft").removeHandler(handler)
+            handler.close()
+        return RunResult(self.folder, rec, artifacts, nothing_to_do=False)
+
+    def _do(self, step: Step, artifacts: Mapping[str, Artifact], rec: record.RunRecord) -> Artifact:
+        inputs = {name: artifacts[name].digest for name in step.needs}
+        key = step.key(inputs)
+        note = rec.step(step.name)
+        note.key, note.inputs = key, inputs
+        entry = self.store.find(step.stage, key)
+        if entry is None or is_lost(entry):
+            with self.progress.stage(step.name):
+                entry, made = self._find_or_make(step, key, inputs, artifacts)
+        else:
+            made = False
+        note.reused, note.seconds, note.path = not made, entry.manifest.seconds, str(entry.path)
+        note.output, note.files, note.facts = entry.manifest.digest, entry.manifest.files, entry.manifest.facts
+        how = f"✓ {step.name}: {entry.manifest.seconds:.1f} s" if made else f"= {step.name}: done before"
+        self.progress.say(f"{how}, {entry.path}")
+        return entry.artifact
+
+    def _find_or_make(
+        self, step: Step, key: str, inputs: Mapping[str, str], artifacts: Mapping[str, Artifact]
+    ) -> tuple[Entry, bool]:
+        """What another run made while we waited for it, else what we make; and whether we did."""
+        with self.store.lock(step.stage, key, lambda: self.progress.update("waiting: another run makes it")):
+            entry = self.store.find(step.stage, key)
+            if entry and is_lost(entry):
+                self.store.discard(entry)
+                entry = None
+            return (entry, False) if entry else (self._make(step, key, inputs, artifacts), True)
+
+    def _make(self, step: Step, key: str, inputs: Mapping[str, str], artifacts: Mapping[str, Artifact]) -> Entry:
+        out = self.store.staging(step.stage, key, resume=step.stage in _RESUMABLE)
+        log.info("%s starts in %s", step.name, out)
+        started = time.monotonic()
+        made = perform(step, self.cfg, artifacts, folder=self.folder, out=out, progress=self.progress)
+        seconds = time.monotonic() - started
+        entry = self.store.publish(key, step.stage, made, settings=step.settings, inputs=inputs, seconds=seconds)
+        log.info("%s ended after %.1f s: %s %s", step.name, seconds, entry.path, entry.manifest.digest)
+        return entry
+
+
+@contextmanager
+def _alone(folder: Path, progress: Progress) -> Iterator[None]:
+    """One process at a time writes a run's record; another one with the same settings waits, then finds it done."""
+    lock = filelock.FileLock(folder / ".lock")
+    told = False
+    while True:
+        try:
+            lock.acquire(timeout=1.0 if told else 0.0)
+            break
+        except filelock.Timeout:
+            if not told:
+                progress.say(f"the same run is at work in another process; waiting for it ({folder})")
+            told = True
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _record(cfg: RunConfig, plan: Plan, folder: Path, recipe: Path, command: Sequence[str]) -> record.RunRecord:
+    return record.begin(
+        run_id=folder.name,
+        recipe=recipe,
+        command=command,
+        config=msgspec.to_builtins(cfg),
+        gpus=machine.gpus(),
+        steps=[step.name for step in plan.steps],
+    )
+
+
+def _same(previous: record.RunRecord, have: Mapping[str, Entry]) -> bool:
+    return {step.name: step.output for step in previous.steps} == {n: e.manifest.digest for n, e in have.items()}
