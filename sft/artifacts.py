@@ -8,6 +8,7 @@ digest wherever and whenever it was made. What must count towards the digest the
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -183,6 +184,24 @@ class EvalReport(Artifact):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelPackage(Artifact):
+    """The model as it is given away, under ``model/``: weights and tokenizer as hard links to the checkpoint's, its
+    ``adapter/`` with LoRA, the model card ``README.md``, and ``sft.json``, which holds the record of what made it.
+
+    Attributes:
+        record_digest: Digest of that record.
+        signed: Whether ``model.sig`` is among the files.
+    """
+
+    record_digest: str
+    signed: bool = False
+
+    @property
+    def model_dir(self) -> Path:
+        return self.root / "model"
+
+
+@dataclass(frozen=True, kw_only=True)
 class RegisteredModel(Artifact):
     """Where a model version was registered: ``registration.json``.
 
@@ -208,6 +227,7 @@ TYPES: dict[str, type[Artifact]] = {
     "tokenize": TokenizedArtifact,
     "train": CheckpointArtifact,
     "evaluate": EvalReport,
+    "package": ModelPackage,
     "register": RegisteredModel,
 }
 """What each stage makes."""
@@ -222,10 +242,22 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def hash_files(root: Path) -> dict[str, str]:
-    """Relative POSIX path -> sha256 of every file under `root`, sorted, as an artifact's digest counts them."""
+def inode(path: Path) -> tuple[int, int]:
+    """What two names of one file have in common."""
+    facts = path.stat()
+    return facts.st_dev, facts.st_ino
+
+
+def hash_files(root: Path, known: Mapping[tuple[int, int], str] | None = None) -> dict[str, str]:
+    """Relative POSIX path -> sha256 of every file under `root`, sorted, as an artifact's digest counts them.
+
+    Args:
+        root: The artifact's folder.
+        known: Digests by inode, of files that were hashed already.
+    """
+    known = known or {}
     return {
-        relative: sha256_file(root / relative)
+        relative: known.get(inode(root / relative)) or sha256_file(root / relative)
         for relative in sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
         if relative != MANIFEST_NAME and not relative.startswith(f"{LOGS_NAME}/")
     }

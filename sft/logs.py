@@ -9,27 +9,89 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar, cast
+from urllib.parse import quote
 
-_SECRET_NAME = re.compile(r"(token|secret|password|passwd|api_?key|access_?key|credential)", re.IGNORECASE)
-_URI_USERINFO = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^/\s:@]+:[^/\s@]+@", re.IGNORECASE)
-_AUTHORIZATION = re.compile(r"(authorization['\"]?\s*[:=]\s*['\"]?(?:bearer|basic)?\s*)[^\s'\",]+", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    r"token|secret|passw(or)?d|passphrase|credential|authorization|cookie|signature|connection_?string|"
+    r"(api|access|account|private|signing|encryption|sas|auth|subscription)_?key",
+    re.IGNORECASE,
+)
+_NOT_SECRET = re.compile(
+    r"(max|min|num|new|n)_?tokens|tokens_per|token_?(id|type|accuracy)|tokenizer|(file|path|dir|ur[il])s?$",
+    re.IGNORECASE,
+)
+_URI_USERINFO = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^/\s:@'\"]*:[^/\s'\"]*@", re.IGNORECASE)
+_URI_QUERY = re.compile(r"(?P<before>[?&;](?P<name>[\w.-]+)=)[^&;\s'\"]+")
+_QUERY_SECRETS = {"sig", "key", "auth", "pwd"}
+_AUTHORIZATION = re.compile(
+    r"(?P<before>(?:proxy-)?authorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token|digest)\s+)?)[^\s'\",]+",
+    re.IGNORECASE,
+)
+_BEARER = re.compile(r"\b(?P<before>bearer\s+)[\w.~+/-]{8,}=*", re.IGNORECASE)
+_WELL_KNOWN = re.compile(
+    r"\b(hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{20,}|sk-[\w-]{20,}|"
+    r"xox[abprs]-[\w-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{16}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{10,})\b"
+)
+"""Tokens that say by their form what they are: of Hugging Face, GitHub, GitLab, OpenAI, Slack, AWS; JSON Web Tokens."""
+_SHORTEST_SECRET = 6
 MASK = "***"
+
+T = TypeVar("T")
 
 
 def is_secret_name(name: str) -> bool:
     """Whether a key or an environment variable is named like a secret."""
-    return _SECRET_NAME.search(name) is not None
+    return _SECRET_NAME.search(name) is not None and _NOT_SECRET.search(name) is None
 
 
 def redact(text: str) -> str:
-    """Text without passwords in URIs, authorization headers, or the value of any secret-named variable."""
+    """Text without a secret.
+
+    Masked are: passwords in URIs and secret-named parameters of their queries, authorization headers, tokens of a
+    well-known form, and the value of any secret-named environment variable, as it is and as a URI quotes it.
+    """
+    return _masked(text, _secrets())
+
+
+def redacted(tree: T) -> T:
+    """A tree of dictionaries and lists, each text in it redacted."""
+    return cast(T, _redacted(tree, _secrets()))
+
+
+def _redacted(tree: object, secrets: Sequence[str]) -> object:
+    match tree:
+        case str():
+            return _masked(tree, secrets)
+        case dict():
+            return {_redacted(key, secrets): _redacted(value, secrets) for key, value in tree.items()}
+        case list() | tuple():
+            return [_redacted(value, secrets) for value in tree]
+    return tree
+
+
+def _masked(text: str, secrets: Sequence[str]) -> str:
+    for value in secrets:
+        text = text.replace(value, MASK)
     text = _URI_USERINFO.sub(rf"\g<scheme>{MASK}@", text)
-    text = _AUTHORIZATION.sub(rf"\1{MASK}", text)
-    for name, value in os.environ.items():
-        if len(value) >= 6 and is_secret_name(name) and value in text:
-            text = text.replace(value, MASK)
-    return text
+    text = _URI_QUERY.sub(_masked_parameter, text)
+    text = _AUTHORIZATION.sub(rf"\g<before>{MASK}", text)
+    text = _BEARER.sub(rf"\g<before>{MASK}", text)
+    return _WELL_KNOWN.sub(MASK, text)
+
+
+def _masked_parameter(found: re.Match[str]) -> str:
+    is_secret = is_secret_name(found["name"]) or found["name"].lower() in _QUERY_SECRETS
+    return found["before"] + MASK if is_secret else found[0]
+
+
+def _secrets() -> list[str]:
+    """Values of secret-named variables, longest first: one may be a part of another."""
+    values = {v for name, value in os.environ.items() if is_secret_name(name) for v in (value, value.strip())}
+    quoted = {quote(value, safe="") for value in values}
+    return sorted((v for v in values | quoted if len(v) >= _SHORTEST_SECRET), key=len, reverse=True)
 
 
 class _Redacting(logging.Formatter):

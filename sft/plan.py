@@ -21,11 +21,12 @@ _VERSIONS_OF = {
     "tokenize": ("instructlab-training", "transformers", "tokenizers"),
     "train": ("torch", "instructlab-training", "accelerate", "transformers"),
     "evaluate": ("torch", "lm-eval", "transformers"),
+    "package": (),
     "register": (),
 }
 """Packages that change what a stage makes."""
 
-_CODE = {"dataset": 2, "model": 2, "tokenize": 2, "train": 2, "evaluate": 2, "register": 1}
+_CODE = {"dataset": 2, "model": 2, "tokenize": 2, "train": 2, "evaluate": 2, "package": 1, "register": 1}
 """Raised when our own code of a stage would make something else of the same inputs."""
 
 
@@ -126,12 +127,13 @@ def build_plan(cfg: RunConfig, world: Circumstances) -> Plan:
         scores = (*scores, "evaluate:tuned")
     else:
         left_out.append("evaluate: no eval.tasks, and eval.holdout.enabled=false")
+    steps.append(step("package", "dataset", "model", "tokenize", "train", *scores))
     if cfg.registry.kind is RegistryKind.none:
         left_out.append("register: registry=none")
     elif cfg.registry.kind is RegistryKind.kubeflow and not cfg.registry.address:
         left_out.append("register: registry.address is empty")
     else:
-        steps.append(step("register", "dataset", "model", "train", *scores))
+        steps.append(step("register", "dataset", "model", "train", *scores, "package"))
     return Plan(tuple(steps), tuple(left_out))
 
 
@@ -152,6 +154,8 @@ def _settings(stage: str, cfg: RunConfig, world: Circumstances) -> dict[str, Any
     elif stage == "evaluate":
         own = {**_plain(cfg.eval), "include_path": world.tasks_version, "device": world.device}
         del own["baseline"], own["enabled"]
+    elif stage == "package":  # it tells of the whole run
+        own = {key: value for key, value in _plain(cfg).items() if key != "run_root"}
     else:
         own = _plain(cfg.registry)
     versions = {name: world.versions.get(name, "") for name in _VERSIONS_OF[stage]}

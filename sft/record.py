@@ -19,13 +19,16 @@ from typing import Any, Literal
 
 import msgspec
 
+from sft import sealed
 from sft.errors import StageError
-from sft.logs import redact
+from sft.logs import redacted
 
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
 NAME = "run.json"
+_LASTING = ("name", "key", "started_at", "seconds", "inputs", "output", "files", "facts", "settings")
+"""What is true of a step in every run that uses its artifact."""
 Status = Literal["pending", "running", "done", "failed", "interrupted"]
 
 _PACKAGES = (
@@ -44,6 +47,7 @@ class StepRecord(msgspec.Struct, kw_only=True):
         path: Where that lies.
         files: sha256 of each of its files.
         facts: The artifact's own fields.
+        settings: What, besides the inputs, determined what it made: settings, versions of packages, the source's state.
         error: Why it failed.
     """
 
@@ -58,6 +62,7 @@ class StepRecord(msgspec.Struct, kw_only=True):
     path: str | None = None
     files: dict[str, str] = {}
     facts: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     error: str | None = None
 
 
@@ -118,10 +123,21 @@ class RunRecord(msgspec.Struct, kw_only=True):
         finally:
             self.save(folder)
 
+    def until(self, name: str) -> dict[str, Any]:
+        """This run and its steps before the one of that name, as they may leave this machine.
+
+        Secrets are masked, and folders of this machine are left out.
+        """
+        facts: dict[str, Any] = redacted(msgspec.to_builtins(self))
+        before = [step.name for step in self.steps].index(name)
+        steps = [{key: value for key, value in step.items() if key in _LASTING} for step in facts["steps"][:before]]
+        rest = {key: value for key, value in facts.items() if key not in {"status", "ended_at", "cwd"}}
+        return {**rest, "recipe": Path(self.recipe).name, "steps": steps}
+
     def save(self, folder: Path) -> None:
-        """Writes ``run.json``: a reader sees the last whole one."""
+        """Writes ``run.json`` with its own digest (`sft.sealed`): a reader sees the last whole one."""
         partial = folder / f".{NAME}.{os.getpid()}"
-        partial.write_text(redact(msgspec.json.format(msgspec.json.encode(self).decode(), indent=1)), encoding="utf-8")
+        partial.write_bytes(sealed.seal(redacted(msgspec.to_builtins(self))))
         partial.replace(folder / NAME)
 
 

@@ -14,7 +14,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,9 @@ from typing import Any
 import filelock
 import msgspec
 
-from sft.artifacts import MANIFEST_NAME, TYPES, Artifact, digest_of, hash_files
+from sft.artifacts import MANIFEST_NAME, TYPES, Artifact, digest_of, hash_files, inode, sha256_file
 from sft.errors import StoreError
+from sft.logs import redacted
 
 SCHEMA = 1
 _WAIT_SECONDS = 1.0
@@ -160,10 +161,24 @@ class Store:
         settings: Mapping[str, Any],
         inputs: Mapping[str, str],
         seconds: float,
+        shared: Iterable[Path] = (),
     ) -> Entry:
-        """Hashes what a stage made in its staging folder and moves it into place."""
-        files = hash_files(made.root)
-        builtins = msgspec.to_builtins(made, enc_hook=str)
+        """Hashes what a stage made in its staging folder and moves it into place.
+
+        Args:
+            key: Of the artifact.
+            stage: That made it.
+            made: The artifact, in its staging folder.
+            settings: What, besides the inputs, determined the key. Secrets in them are masked.
+            inputs: Digest of each input artifact by step.
+            seconds: What it took.
+            shared: Published artifacts of which files may be linked here; those are not hashed a second time.
+
+        Raises:
+            StoreError: A linked file has changed since it was published.
+        """
+        files = hash_files(made.root, _linked(made.root, shared))
+        builtins = redacted(msgspec.to_builtins(made, enc_hook=str))
         manifest = Manifest(
             schema=SCHEMA,
             stage=stage,
@@ -172,7 +187,7 @@ class Store:
             files=files,
             sizes={name: (made.root / name).stat().st_size for name in files},
             facts={name: value for name, value in builtins.items() if name not in {"root", "digest"}},
-            settings=dict(settings),
+            settings=redacted(dict(settings)),
             inputs=dict(inputs),
             seconds=round(seconds, 3),
             made_at=round(time.time(), 3),
@@ -211,6 +226,26 @@ class Store:
                 for path, _ in removed:
                     shutil.rmtree(path)
         return removed
+
+
+def _linked(folder: Path, shared: Iterable[Path]) -> dict[tuple[int, int], str]:
+    """Digests by inode of the files in `folder` that are hard links to files of published artifacts.
+
+    A file that was written to after it was published is hashed again: what its manifest says is then no longer known.
+
+    Raises:
+        StoreError: Such a file differs from its manifest.
+    """
+    links = {inode(file) for file in folder.rglob("*") if file.is_file() and file.stat().st_nlink > 1}
+    digests = {}
+    for root in shared if links else ():
+        manifest = msgspec.json.decode((root / MANIFEST_NAME).read_bytes(), type=Manifest)
+        for file, digest in ((root / name, digest) for name, digest in manifest.files.items()):
+            if inode(file) in links:
+                if file.stat().st_mtime > manifest.made_at and sha256_file(file) != digest:
+                    raise StoreError(f"{file}: changed after it was made", fix=f"rm -r {root}")
+                digests[inode(file)] = digest
+    return digests
 
 
 def _num_bytes(folder: Path) -> int:

@@ -8,7 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sft.artifacts import CheckpointArtifact, DatasetArtifact, EvalReport, ModelArtifact, RegisteredModel, Score
+from sft.artifacts import (
+    CheckpointArtifact,
+    DatasetArtifact,
+    EvalReport,
+    ModelArtifact,
+    ModelPackage,
+    RegisteredModel,
+    Score,
+)
 from sft.config.schema import RegistryConfig
 from sft.progress import Progress
 from sft.stages.register import RegisterInputs, register
@@ -66,6 +74,9 @@ def register_inputs(root: Path, *, weights: str = "weights", **changes: Any) -> 
             num_epochs=1,
             final_loss=1.0,
             world_size=2,
+        ),
+        package=ModelPackage(
+            root=root / f"package {weights}", digest=sha(f"package {weights}"), record_digest=sha("record")
         ),
         baseline=report(root / "base", 0.25, 0.0),
         report=report(root / "tuned", 0.5, 0.9375),

@@ -15,7 +15,7 @@ from sft.cli.run import split_flags
 from sft.config import compose
 from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Problem
-from sft.logs import redact
+from sft.logs import redact, redacted
 from sft.plan import Plan, build_plan
 from sft.progress import Progress
 from sft.stages import dataset, hardware, model
@@ -27,6 +27,7 @@ _GROUPS = {
     "tokenize": "training",
     "train": "training",
     "evaluate": "eval",
+    "package": "",
     "register": "registry",
 }
 """Config group of each stage."""
@@ -65,9 +66,10 @@ def _why(name: str, plan: Plan, have: Mapping[str, Entry], store: Store) -> str:
     if absent := [needed for needed in step.needs if needed not in have]:
         return f"takes what {' and '.join(absent)} will make"
     digests = {needed: have[needed].manifest.digest for needed in step.needs}
-    group = _GROUPS[step.stage]
+    prefix = f"{group}." if (group := _GROUPS[step.stage]) else ""
+    settings = redacted(msgspec.to_builtins(step.settings))  # as the store keeps them
     changes: list[list[str]] = [
-        _changes(old.settings, msgspec.to_builtins(step.settings), f"{group}.")
+        _changes(old.settings, settings, prefix)
         + [f"another {needed}" for needed in step.needs if old.inputs.get(needed) != digests[needed]]
         for old in (entry.manifest for entry in store.entries())
         if old.stage == step.stage and set(old.inputs) == set(digests)

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from sft import logs, runner
-from sft.artifacts import CheckpointArtifact, EvalReport, RegisteredModel
+from sft.artifacts import EvalReport, ModelPackage, RegisteredModel
 from sft.config import compose
 from sft.config.compose import Recipe
 from sft.errors import SftError
@@ -114,10 +114,10 @@ def tell(result: runner.RunResult, progress: Progress) -> None:
             was = f"{before.value:.4f} → " if before else ""
             error = f" ± {score.stderr:.4f}" if score.stderr is not None else ""
             progress.say(f"{score.name:<32} {was}{score.value:.4f}{error}  ({score.num_samples} samples)")
-    checkpoint, registered = made["train"], made.get("register")
+    package, registered = made["package"], made.get("register")
     progress.say(f"\nrecord      {_short(result.folder / 'run.json')}")
-    if isinstance(checkpoint, CheckpointArtifact):
-        progress.say(f"checkpoint  {_short(checkpoint.model_dir)}")
+    if isinstance(package, ModelPackage):
+        progress.say(f"model       {_short(package.model_dir)}")
     if isinstance(registered, RegisteredModel):
         progress.say(f"registered  {registered.name} version {registered.version} in {registered.address}")
 

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from sft import record
-from sft.artifacts import Artifact, CheckpointArtifact, DatasetArtifact, EvalReport, ModelArtifact, TokenizedArtifact
+from sft.artifacts import (
+    Artifact,
+    CheckpointArtifact,
+    DatasetArtifact,
+    EvalReport,
+    ModelArtifact,
+    ModelPackage,
+    TokenizedArtifact,
+)
 from sft.config.flat import flat
 from sft.config.schema import RunConfig
 from sft.plan import Step
@@ -15,6 +23,7 @@ from sft.progress import Progress
 from sft.stages.dataset import dataset
 from sft.stages.evaluate import EvaluateInputs, evaluate
 from sft.stages.model import ModelInputs, model
+from sft.stages.package import PackageInputs, package
 from sft.stages.register import RegisterInputs, register
 from sft.stages.tokenize import TokenizeInputs, tokenize
 from sft.stages.train import TrainInputs, train
@@ -23,7 +32,14 @@ A = TypeVar("A", bound=Artifact)
 
 
 def perform(
-    step: Step, cfg: RunConfig, have: Mapping[str, Artifact], *, folder: Path, out: Path, progress: Progress
+    step: Step,
+    cfg: RunConfig,
+    have: Mapping[str, Artifact],
+    *,
+    rec: record.RunRecord,
+    folder: Path,
+    out: Path,
+    progress: Progress,
 ) -> Artifact:
     """Does a step.
 
@@ -31,7 +47,8 @@ def perform(
         step: Of the plan of `cfg`.
         cfg: A checked configuration.
         have: What the earlier steps made, by name.
-        folder: Where the run's record lies.
+        rec: The run's record so far.
+        folder: Where it lies.
         out: Private staging folder.
         progress: The run's display.
 
@@ -57,6 +74,8 @@ def perform(
             return train(cfg.training, TrainInputs(model=base, tokenized=tokens, run_name=cfg.name), out, progress)
         case "evaluate:base" | "evaluate:tuned":
             return evaluate(cfg.eval, _evaluate_inputs(step.name, have), out, progress)
+        case "package":
+            return package(cfg.registry, _package_inputs(have, rec), out, progress)
         case "register":
             return register(cfg.registry, _register_inputs(cfg, folder, have), out, progress)
         case _:
@@ -74,6 +93,18 @@ def _evaluate_inputs(name: str, have: Mapping[str, Artifact]) -> EvaluateInputs:
     )
 
 
+def _package_inputs(have: Mapping[str, Artifact], rec: record.RunRecord) -> PackageInputs:
+    return PackageInputs(
+        base=pick(have, "model", ModelArtifact),
+        dataset=pick(have, "dataset", DatasetArtifact),
+        checkpoint=pick(have, "train", CheckpointArtifact),
+        baseline=pick(have, "evaluate:base", EvalReport) if "evaluate:base" in have else None,
+        report=pick(have, "evaluate:tuned", EvalReport) if "evaluate:tuned" in have else None,
+        record=rec.until("package"),
+        files=rec.step("train").files,
+    )
+
+
 def _register_inputs(cfg: RunConfig, folder: Path, have: Mapping[str, Artifact]) -> RegisterInputs:
     root = Path(cfg.run_root).absolute()
     return RegisterInputs(
@@ -82,6 +113,7 @@ def _register_inputs(cfg: RunConfig, folder: Path, have: Mapping[str, Artifact])
         base=pick(have, "model", ModelArtifact),
         dataset=pick(have, "dataset", DatasetArtifact),
         checkpoint=pick(have, "train", CheckpointArtifact),
+        package=pick(have, "package", ModelPackage),
         baseline=pick(have, "evaluate:base", EvalReport) if "evaluate:base" in have else None,
         report=pick(have, "evaluate:tuned", EvalReport) if "evaluate:tuned" in have else None,
         parameters=flat(cfg, ("model", "dataset", "training", "eval")),

@@ -105,17 +105,23 @@ class _Run:
         entry = self.store.find(step.stage, key)
         if entry is None or is_lost(entry):
             with self.progress.stage(step.name):
-                entry, made = self._find_or_make(step, key, inputs, artifacts)
+                entry, made = self._find_or_make(step, key, inputs, artifacts, rec)
         else:
             made = False
         note.reused, note.seconds, note.path = not made, entry.manifest.seconds, str(entry.path)
-        note.output, note.files, note.facts = entry.manifest.digest, entry.manifest.files, entry.manifest.facts
+        note.output, note.files = entry.manifest.digest, entry.manifest.files
+        note.facts, note.settings = entry.manifest.facts, entry.manifest.settings
         how = f"✓ {step.name}: {entry.manifest.seconds:.1f} s" if made else f"= {step.name}: done before"
         self.progress.say(f"{how}, {entry.path}")
         return entry.artifact
 
     def _find_or_make(
-        self, step: Step, key: str, inputs: Mapping[str, str], artifacts: Mapping[str, Artifact]
+        self,
+        step: Step,
+        key: str,
+        inputs: Mapping[str, str],
+        artifacts: Mapping[str, Artifact],
+        rec: record.RunRecord,
     ) -> tuple[Entry, bool]:
         """What another run made while we waited for it, else what we make; and whether we did."""
         with self.store.lock(step.stage, key, lambda: self.progress.update("waiting: another run makes it")):
@@ -123,16 +129,30 @@ class _Run:
             if entry and is_lost(entry):
                 self.store.discard(entry)
                 entry = None
-            return (entry, False) if entry else (self._make(step, key, inputs, artifacts), True)
+            return (entry, False) if entry else (self._make(step, key, inputs, artifacts, rec), True)
 
-    def _make(self, step: Step, key: str, inputs: Mapping[str, str], artifacts: Mapping[str, Artifact]) -> Entry:
+    def _make(
+        self,
+        step: Step,
+        key: str,
+        inputs: Mapping[str, str],
+        artifacts: Mapping[str, Artifact],
+        rec: record.RunRecord,
+    ) -> Entry:
         out = self.store.staging(step.stage, key, resume=step.stage in _RESUMABLE)
         log.info("%s starts in %s", step.name, out)
         started = time.monotonic()
-        made = perform(step, self.cfg, artifacts, folder=self.folder, out=out, progress=self.progress)
-        seconds = time.monotonic() - started
-        entry = self.store.publish(key, step.stage, made, settings=step.settings, inputs=inputs, seconds=seconds)
-        log.info("%s ended after %.1f s: %s %s", step.name, seconds, entry.path, entry.manifest.digest)
+        made = perform(step, self.cfg, artifacts, rec=rec, folder=self.folder, out=out, progress=self.progress)
+        entry = self.store.publish(
+            key,
+            step.stage,
+            made,
+            settings=step.settings,
+            inputs=inputs,
+            seconds=time.monotonic() - started,
+            shared=[artifacts[name].root for name in step.needs],
+        )
+        log.info("%s ended after %.1f s: %s %s", step.name, entry.manifest.seconds, entry.path, entry.manifest.digest)
         return entry
 
 

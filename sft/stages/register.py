@@ -11,7 +11,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sft.adapters.registry import DIGEST_KEY, Fact, Registration, kubeflow, mlflow
-from sft.artifacts import CheckpointArtifact, DatasetArtifact, EvalReport, ModelArtifact, RegisteredModel
+from sft.artifacts import (
+    CheckpointArtifact,
+    DatasetArtifact,
+    EvalReport,
+    ModelArtifact,
+    ModelPackage,
+    RegisteredModel,
+)
 from sft.config.schema import RegistryConfig, RegistryKind
 from sft.errors import StageError
 from sft.logs import redact
@@ -25,6 +32,7 @@ class RegisterInputs:
     Attributes:
         run_id: The run's name.
         run_record: Its ``run.json``.
+        package: The folder that is registered: the checkpoint's model with its card and record.
         baseline: Scores of the base model; None where it wasn't scored.
         report: Scores of the tuned model; None where nothing was scored.
         parameters: Settings of model, training and evaluation by dotted key, without secrets.
@@ -39,6 +47,7 @@ class RegisterInputs:
     base: ModelArtifact
     dataset: DatasetArtifact
     checkpoint: CheckpointArtifact
+    package: ModelPackage
     baseline: EvalReport | None
     report: EvalReport | None
     parameters: dict[str, str | int | float | bool]
@@ -92,7 +101,7 @@ def describe(cfg: RegistryConfig, inputs: RegisterInputs) -> Registration:
     """
     facts: dict[str, Fact | None] = {
         **inputs.parameters,
-        "uri": inputs.checkpoint.model_dir.resolve().as_uri(),
+        "uri": inputs.package.model_dir.resolve().as_uri(),
         "version": cfg.model_version,
         "author": cfg.author,
         "run_id": inputs.run_id,
@@ -116,6 +125,7 @@ def describe(cfg: RegistryConfig, inputs: RegisterInputs) -> Registration:
         "checkpoint.num_epochs": inputs.checkpoint.num_epochs,
         "checkpoint.final_loss": inputs.checkpoint.final_loss,
         "checkpoint.world_size": inputs.checkpoint.world_size,
+        "package.digest": inputs.package.digest,
         **{f"versions.{name}": version for name, version in inputs.versions.items()},
     }
     known = {name: fact for name, fact in facts.items() if fact is not None and fact != ""}

@@ -77,7 +77,7 @@ def test_the_end_says_where_everything_is_and_the_scores(done: tuple[Path, Answe
     cwd, answer = done
     places = dict(line.split(maxsplit=1) for line in answer.out.splitlines()[-3:])
     assert (cwd / places["record"]).name == "run.json"
-    assert (cwd / places["checkpoint"] / "config.json").is_file()
+    assert (cwd / places["model"] / "config.json").is_file()
     assert places["registered"].startswith("quickstart version 1 in sqlite:///")
     assert "holdout.exact_match              0.0000 → " in answer.out
 
@@ -134,7 +134,7 @@ def test_a_change_to_eval_scores_and_registers_again_only(done: tuple[Path, Answ
     answer = sft("run", "quickstart", "eval.tasks=[]", "eval.holdout.limit=50", cwd=done[0])
     assert answer.status == 0, answer.err
     made = [line.split()[1].rstrip(":") for line in answer.out.splitlines() if line.startswith("✓")]
-    assert made == ["evaluate:base", "evaluate:tuned", "register"]
+    assert made == ["evaluate:base", "evaluate:tuned", "package", "register"]
 
 
 def test_a_sweep_over_sharding_shares_data_tokens_and_the_base_score(done: tuple[Path, Answer]) -> None:

@@ -90,7 +90,7 @@ def test_a_version_carries_where_it_came_from_with_types_kept(address: str, tmp_
     assert facts["model.trust_remote_code"] == {"bool_value": False, "metadataType": "MetadataBoolValue"}
     assert facts["base_model.num_parameters"]["double_value"] == 1_543_714_304  # past the contract's nine digits
     assert (facts["base.holdout.acc"]["double_value"], facts["tuned.holdout.acc"]["double_value"]) == (0.0, 0.9375)
-    assert artifact["uri"] == inputs.checkpoint.model_dir.as_uri()
+    assert artifact["uri"] == inputs.package.model_dir.as_uri()
     assert (artifact["modelFormatName"], artifact["modelFormatVersion"]) == ("pytorch", "1.0")
     assert (artifact["modelSourceKind"], artifact["modelSourceId"]) == ("sft", "run-1")
 
@@ -146,7 +146,7 @@ def test_a_half_registered_model_is_completed_by_the_same_command(
     _, note = run_stage(cfg, inputs, tmp_path / "second")
     assert "half registered" in note
     _, [_], [artifact] = held(stand_in.url, cfg)
-    assert artifact["uri"] == inputs.checkpoint.model_dir.as_uri()
+    assert artifact["uri"] == inputs.package.model_dir.as_uri()
     assert artifact["modelSourceId"] == "run-1"
 
 

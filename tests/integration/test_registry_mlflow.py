@@ -51,7 +51,7 @@ def test_mlflow_version_has_source_tags_and_alias(speller: Speller) -> None:
     inputs, registered, _ = speller
     version = client(inputs).get_model_version_by_alias("speller", "candidate")
     assert str(version.version) == registered.version == "1"
-    assert version.source == inputs.checkpoint.model_dir.as_uri() == registered.uri
+    assert version.source == inputs.package.model_dir.as_uri() == registered.uri
     assert version.description == "spells numbers"
     expected = {
         "base_model.source": "Qwen/Qwen2.5-1.5B-Instruct",
@@ -142,7 +142,7 @@ def test_mlflow_server_gets_the_run_as_source_and_the_files_address_as_tag(tmp_p
         version = store.get_model_version("speller", registered.version)
         artifacts = [file.path for file in store.list_artifacts(version.run_id)]
     assert version.source == f"runs:/{version.run_id}"
-    assert version.tags["uri"] == inputs.checkpoint.model_dir.as_uri()
+    assert version.tags["uri"] == inputs.package.model_dir.as_uri()
     assert sorted(artifacts) == ["base", "run.json", "tuned"]
     assert (again.version, "already" in note) == (registered.version, True)
     assert (tmp_path / "out" / "logs" / "mlflow" / "log.txt").read_text() == ""

@@ -138,3 +138,30 @@ def test_four_processes_make_a_key_once(store: Store, tmp_path: Path) -> None:
     assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
     assert len(list(started.iterdir())) == 1
     assert len(store.entries()) == 1
+
+
+def share(store: Store, first: Entry) -> Entry:
+    out = store.staging("model", "k2", resume=False)
+    (out / "model.safetensors").hardlink_to(first.path / "model.safetensors")
+    made = ModelArtifact(root=out, source="scratch", revision="", external_dir=None, num_parameters=3)
+    return store.publish("k2", "model", made, settings={}, inputs={}, seconds=0.0, shared=[first.path])
+
+
+def test_a_linked_file_is_not_hashed_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = publish(store)
+    monkeypatch.delattr("sft.artifacts.sha256_file")
+    assert share(store, first).manifest.files == first.manifest.files
+
+
+def test_a_linked_file_that_was_written_to_is_an_error(store: Store) -> None:
+    first = publish(store)
+    (first.path / "model.safetensors").write_text("weighty")
+    with pytest.raises(StoreError, match=r"model\.safetensors: changed after it was made"):
+        share(store, first)
+
+
+def test_a_manifest_holds_no_secret(store: Store) -> None:
+    out = store.staging("model", "k", resume=False)
+    made = ModelArtifact(root=out, source="s3://me:canary@host", revision="", external_dir=None, num_parameters=3)
+    entry = store.publish("k", "model", made, settings={"uri": "s3://me:canary@host"}, inputs={}, seconds=0.0)
+    assert "canary" not in (entry.path / "manifest.json").read_text()

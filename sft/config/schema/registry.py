@@ -30,3 +30,8 @@ class RegistryConfig:
     description: str = ""
     model_format_name: str = "pytorch"
     model_format_version: str = "1.0"
+    sign: bool | str = False
+    """Sign the model's folder (OpenSSF model signing): path of an elliptic curve private key (PEM), or true for the one
+    that `SFT_SIGNING_KEY_FILE` names; also where nothing is registered. Needs the extra `signing`."""
+    sbom: bool = False
+    """Put a bill of materials (CycloneDX) of model, data and libraries beside the model. Needs the extra `sbom`."""

@@ -23,7 +23,7 @@ def test_the_checkpoints_digest_identifies_the_registration(tmp_path: Path) -> N
 def test_the_uri_is_absolute_and_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     relative = describe(CFG, register_inputs(Path("runs")))
-    assert relative.uri == f"file://{tmp_path}/runs/checkpoint%20weights/model"
+    assert relative.uri == f"file://{tmp_path}/runs/package%20weights/model"
 
 
 def test_scores_say_whose_they_are_and_carry_their_standard_error(tmp_path: Path) -> None:

@@ -1,0 +1,124 @@
+"""Owns the model card: ``README.md`` with front matter as the Hugging Face hub reads it.
+
+The front matter names only what the hub can resolve: a base model and datasets by their hub ids.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from sft.adapters import hub
+from sft.artifacts import DatasetArtifact, Score
+from sft.logs import redact
+
+if TYPE_CHECKING:
+    from sft.stages.package import PackageInputs
+
+CARD = "README.md"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_HYPERPARAMETERS = (
+    *("num_epochs", "effective_batch_size", "learning_rate", "lr_scheduler", "warmup_steps", "weight_decay"),
+    *("max_seq_len", "max_tokens_per_gpu", "seed"),
+)
+_LIBRARIES = ("sft", "instructlab-training", "torch", "transformers", "lm-eval")
+
+
+def card(title: str, description: str, inputs: PackageInputs) -> str:
+    """The model card.
+
+    Args:
+        title: The model's name.
+        description: What the recipe says of it; may be empty.
+        inputs: Where the model came from.
+    """
+    front = yaml.safe_dump(_front_matter(title, inputs), sort_keys=False, allow_unicode=True)
+    sections = [f"# {title}", description, _origin(inputs), *_scores(inputs), _making(inputs)]
+    return f"---\n{front}---\n\n" + "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _front_matter(title: str, inputs: PackageInputs) -> dict[str, Any]:
+    scores = inputs.report.scores if inputs.report else ()
+    facts: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["sft", "instructlab-training"],
+        "base_model": inputs.base.source if inputs.base.revision else None,
+        "base_model_relation": "finetune" if inputs.base.revision else None,
+        "datasets": _hub_datasets(inputs.dataset),
+        "metrics": sorted({score.metric for score in scores}),
+        "model-index": [{"name": title, "results": list(_results(scores))}] if scores else None,
+    }
+    return {key: value for key, value in facts.items() if value}
+
+
+def _hub_datasets(data: DatasetArtifact) -> list[str]:
+    """Those of the dataset's sources that are hub ids: their version is a commit."""
+    sources = zip(data.source.split(" and "), data.source_version.split("|"), strict=True)
+    references = [hub.parse(source) for source, version in sources if _COMMIT.fullmatch(version)]
+    return [reference.repo for reference in references if reference]
+
+
+def _results(scores: tuple[Score, ...]) -> Iterator[dict[str, Any]]:
+    for task in dict.fromkeys(score.task for score in scores):
+        yield {
+            "task": {"type": "text-generation"},
+            "dataset": {"type": task, "name": task},
+            "metrics": [{"type": s.metric, "name": s.name, "value": s.value} for s in scores if s.task == task],
+        }
+
+
+def _origin(inputs: PackageInputs) -> str:
+    base, data = inputs.base, inputs.dataset
+    revision = f" at `{base.revision}`" if base.revision else ""
+    what = "random weights" if base.source == "scratch" else f"`{base.source}`{revision}"
+    lines = [f"Fine-tuned from {what} on {data.num_train:,} conversations of `{redact(data.source)}`."]
+    if base.trust_remote_code:
+        lines.append("Code that comes with the base model was allowed to run (`model.trust_remote_code=true`).")
+    return "\n".join(lines)
+
+
+def _scores(inputs: PackageInputs) -> Iterator[str]:
+    if inputs.report is None:
+        return
+    rows = ["| score | before | after | samples |", "|---|---|---|---|"]
+    for score in inputs.report.scores:
+        before = inputs.baseline.score(score.name) if inputs.baseline else None
+        rows.append(f"| {score.name} | {_number(before)} | {_number(score)} | {score.num_samples} |")
+    yield "## Scores"
+    yield "\n".join(rows)
+
+
+def _number(score: Score | None) -> str:
+    if score is None:
+        return "–"
+    return f"{score.value:.4f}" + (f" ± {score.stderr:.4f}" if score.stderr is not None else "")
+
+
+def _making(inputs: PackageInputs) -> str:
+    record, checkpoint = inputs.record, inputs.checkpoint
+    settings = {key: record["config"]["training"][key] for key in _HYPERPARAMETERS}
+    versions = [f"{name} {record['versions'][name]}" for name in _LIBRARIES if name in record["versions"]]
+    digests = {"dataset": inputs.dataset.digest, "base model": inputs.base.digest, "checkpoint": checkpoint.digest}
+    steps = f"{checkpoint.num_steps} optimizer steps on {checkpoint.world_size} ranks"
+    facts = [
+        f"{steps}, final loss {checkpoint.final_loss:.4f}",
+        ", ".join(f"{key} {value}" for key, value in settings.items()),
+        ", ".join(versions),
+        *(f"sha256 of the {name}: `{digest}`" for name, digest in digests.items()),
+    ]
+    listed = "\n".join(f"- {fact}" for fact in facts)
+    return f"""## How it was made
+
+```sh
+{shlex.join(record["command"])}
+```
+
+makes it again where the recipe is; `sft run --from FOLDER`, with this folder, does so from its record.
+`sft verify FOLDER` checks every file against that record, `sft.json`, which holds all settings, versions and digests.
+
+{listed}"""

@@ -1,0 +1,118 @@
+"""The package stage: the model as it is given away, with its card, the record of what made it, and on request a bill of
+materials and a signature.
+
+Nothing large is written: the checkpoint's files are hard-linked, or copied where the file system has no links. What
+must be true of them is their digest, which comes from the record.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sft import sealed
+from sft.adapters import sbom, signing
+from sft.artifacts import (
+    CheckpointArtifact,
+    DatasetArtifact,
+    EvalReport,
+    ModelArtifact,
+    ModelPackage,
+    hash_files,
+    sha256_file,
+)
+from sft.config.schema import RegistryConfig
+from sft.errors import StageError
+from sft.logs import redact
+from sft.progress import Progress
+from sft.stages.card import CARD, card
+
+SCHEMA = 1
+FACTS = "sft.json"
+_NO_LINKS = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS}
+_PARTS = ("model/", "adapter/")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackageInputs:
+    """What is given away, and what the card tells of.
+
+    Attributes:
+        baseline: Scores of the base model; None where it wasn't scored.
+        report: Scores of the tuned model; None where nothing was scored.
+        record: The run up to here, without secrets.
+        files: sha256 of each of the checkpoint's files.
+    """
+
+    base: ModelArtifact
+    dataset: DatasetArtifact
+    checkpoint: CheckpointArtifact
+    baseline: EvalReport | None
+    report: EvalReport | None
+    record: Mapping[str, Any]
+    files: Mapping[str, str]
+
+
+def package(cfg: RegistryConfig, inputs: PackageInputs, out: Path, progress: Progress) -> ModelPackage:
+    """Puts the model's folder together.
+
+    Args:
+        cfg: Name and description for the card; whether to sign, and to list the materials.
+        inputs: The checkpoint, and where it came from.
+        out: Private staging folder.
+        progress: Told what was done.
+
+    Raises:
+        StageError: An extra is not installed, the key can't be used, or a file is not what the record says.
+    """
+    key = signing.private_key(cfg.sign) if cfg.sign else None
+    if cfg.sbom:
+        sbom.check_installed()
+    model = out / "model"
+    placed = {}
+    for name, digest in inputs.files.items():
+        if name.startswith(_PARTS):
+            placed[name.removeprefix("model/")] = digest
+            _place(inputs.checkpoint.root / name, model / name.removeprefix("model/"), digest)
+    (model / CARD).write_text(card(cfg.model_name, cfg.description, inputs), encoding="utf-8")
+    if cfg.sbom:
+        sbom.write(
+            model,
+            sbom.Material(name=cfg.model_name, version=cfg.model_version, sha256=inputs.checkpoint.digest),
+            base=sbom.Material(name=inputs.base.source, version=inputs.base.revision, sha256=inputs.base.digest),
+            dataset=sbom.Material(
+                name=redact(inputs.dataset.source),
+                version=redact(inputs.dataset.source_version),
+                sha256=inputs.dataset.digest,
+            ),
+            files=placed,
+        )
+    record_digest = sealed.digest_of(inputs.record)
+    own = {name: digest for name, digest in hash_files(model).items() if name not in placed}
+    facts = {"schema": SCHEMA, "record": inputs.record, "record_digest": record_digest, "files": {**placed, **own}}
+    (model / FACTS).write_bytes(sealed.seal(facts))
+    if key:
+        signing.sign(model, key)
+        progress.say(f"  signed with {key}")
+    return ModelPackage(root=out, record_digest=record_digest, signed=key is not None)
+
+
+def _place(source: Path, target: Path, digest: str) -> None:
+    """Links a file, or copies it where links can't be.
+
+    Raises:
+        StageError: The copy is not what was recorded.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.hardlink_to(source)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        shutil.copyfile(source, target)
+        if sha256_file(target) != digest:
+            raise StageError(f"{source}: is not the file that was trained; its digest is another") from None
