@@ -71,6 +71,19 @@ class StoreError(SftError):
     """The artifact store can't be read or written."""
 
 
+class VerificationError(SftError):
+    """Something is not what its record says.
+
+    Attributes:
+        problems: Each difference, in a line.
+    """
+
+    def __init__(self, what: str, problems: list[str]) -> None:
+        self.problems = tuple(problems)
+        count = "1 difference" if len(problems) == 1 else f"{len(problems)} differences"
+        super().__init__("\n".join([f"{what}: {count}", *(f"  - {p}" for p in problems)]))
+
+
 class StageError(SftError):
     """A stage failed; earlier stages stay done.
 

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TextIO, TypeVar, cast
 from urllib.parse import quote
 
 _SECRET_NAME = re.compile(
@@ -94,13 +94,34 @@ def _secrets() -> list[str]:
     return sorted((v for v in values | quoted if len(v) >= _SHORTEST_SECRET), key=len, reverse=True)
 
 
+class _Masking:
+    """A text stream that masks secrets in what is written to it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(redact(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def mask_streams() -> None:
+    """Masks secrets in all that this process prints from here on, whatever library prints it."""
+    for name in ("stdout", "stderr"):
+        if not isinstance(stream := getattr(sys, name), _Masking):
+            setattr(sys, name, _Masking(stream))
+
+
 class _Redacting(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))
 
 
 def configure(*, debug: bool) -> None:
-    """Sends warnings (with `debug`, also everything of ours) to standard error, secrets masked."""
+    """Sends warnings (with `debug`, also everything of ours) to standard error; masks secrets in all that is printed."""
+    mask_streams()
     root, ours = logging.getLogger(), logging.getLogger("sft")
     root.handlers[:] = [_to_stderr(logging.WARNING)]
     ours.handlers[:] = [_to_stderr(logging.DEBUG)] if debug else []
@@ -116,9 +137,9 @@ def _to_stderr(level: int) -> logging.Handler:
 
 
 def complain(problem: object) -> None:
-    """What went wrong, to standard error, secrets masked."""
+    """What went wrong, to standard error."""
     lead = "error: " if isinstance(problem, Exception) else "\n"
-    sys.stderr.write(f"{lead}{redact(str(problem))}\n")
+    sys.stderr.write(f"{lead}{problem}\n")
 
 
 def to_file(path: Path) -> logging.Handler:

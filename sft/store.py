@@ -29,6 +29,8 @@ from sft.logs import redacted
 
 SCHEMA = 1
 _WAIT_SECONDS = 1.0
+_CLOCK_SECONDS = 1.0
+"""How far a file's time may be behind the clock: kernels note it in steps of milliseconds."""
 
 
 class Manifest(msgspec.Struct, kw_only=True):
@@ -242,7 +244,7 @@ def _linked(folder: Path, shared: Iterable[Path]) -> dict[tuple[int, int], str]:
         manifest = msgspec.json.decode((root / MANIFEST_NAME).read_bytes(), type=Manifest)
         for file, digest in ((root / name, digest) for name, digest in manifest.files.items()):
             if inode(file) in links:
-                if file.stat().st_mtime > manifest.made_at and sha256_file(file) != digest:
+                if file.stat().st_mtime > manifest.made_at - _CLOCK_SECONDS and sha256_file(file) != digest:
                     raise StoreError(f"{file}: changed after it was made", fix=f"rm -r {root}")
                 digests[inode(file)] = digest
     return digests

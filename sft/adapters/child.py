@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.errors import SftError
-from sft.logs import redact
+from sft.logs import mask_streams, redact
 
 PARENT_PID = "SFT_PARENT_PID"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -72,6 +72,7 @@ def main(handler: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
         SystemExit: With status 1 when the handler failed.
     """
     die_with_parent()
+    mask_streams()
     folder = Path(sys.argv[1])
     request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
     try:

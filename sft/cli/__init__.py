@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from sft import __version__, logs
-from sft.errors import Preempted, SftError
+from sft.errors import ConfigError, Preempted, Problem, SftError
 
 _INTERRUPTED = 130
 _EPILOG = """\
@@ -24,6 +24,7 @@ examples:
   sft run quickstart                                 do it; the same command again continues or does nothing
   sft run my.yaml training.learning_rate=1e-5        a recipe of your own, one value changed
   sft run quickstart -m training.seed=1,2,3          one run per value; shared work is done once
+  sft verify runs/quickstart-1a2b3c4d                is everything still what the record says?
   sft data check rows.jsonl model.name_or_path=DIR   every row checked, tokens and padding counted
   sft run quickstart --cfg job                       the composed configuration (any flag of Hydra works)
 """
@@ -64,7 +65,14 @@ def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
     match options.command:
         case "run":
             from sft.cli.run import execute as run
+            from sft.cli.run import repeat
 
+            if options.again:
+                overrides = [options.recipe] if options.recipe else []
+                return repeat(options.again, [*overrides, *options.overrides], ["sft", *arguments])
+            if not options.recipe:
+                rule = "needs a recipe"
+                raise ConfigError([Problem(key="sft run", rule=rule, suggestion="`sft recipes` lists what there is")])
             return run(options.recipe, options.overrides, ["sft", *arguments])
         case "plan":
             from sft.cli.plan import execute as plan
@@ -82,6 +90,10 @@ def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
             from sft.cli.data import execute as check_data
 
             return check_data(options.uri, options.overrides, json=options.json, page=options.html)
+        case "verify":
+            from sft.cli.verify import execute as verify
+
+            return verify(options.path, options.key)
         case _:
             from sft.cli.store import execute as store
 
@@ -100,7 +112,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in {"run": "run a recipe", "plan": "show what a run would do, and why"}.items():
         command = commands.add_parser(name, help=text, description=f"{text}.")
-        command.add_argument("recipe", metavar="RECIPE", help="a name from `sft recipes`, or the path of a YAML")
+        recipe = command.add_argument("recipe", metavar="RECIPE", help="a name from `sft recipes`, or a YAML's path")
+        if name == "run":
+            recipe.nargs, recipe.required = "?", False
+            text = "in place of RECIPE: what a record says, run again; with run_root=FOLDER nothing of it is reused"
+            command.add_argument("--from", dest="again", metavar="RUN_OR_MODEL", help=text)
         rest = "key=value, group=choice, and Hydra's own flags (-m, --cfg job, --info …)"
         overrides = command.add_argument("overrides", nargs=argparse.REMAINDER, metavar="OVERRIDE", help=rest)
         overrides.required = False
@@ -112,6 +128,9 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("uri", metavar="URI", help="as in dataset.uri")
     what = "settings of dataset, model and training; with a model, tokens are counted"
     data.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=what)
+    verify = commands.add_parser("verify", help="check a run or a model against its record")
+    verify.add_argument("path", metavar="RUN_OR_MODEL", help="a run's folder, or a model's folder")
+    verify.add_argument("--key", metavar="FILE", help="public key (PEM) of who should have signed the model")
     store = commands.add_parser("store", help="list or prune the artifact store")
     store.add_argument("action", nargs="?", choices=["list", "prune"], default="list")
     store.add_argument("--run-root", default="runs", help="the folder that holds it (default: runs)")

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from sft import logs, runner
 from sft.artifacts import EvalReport, ModelPackage, RegisteredModel
+from sft.cli import again
 from sft.config import compose
 from sft.config.compose import Recipe
 from sft.errors import SftError
@@ -35,6 +36,44 @@ def execute(name_or_path: str, arguments: Sequence[str], command: Sequence[str])
         SftError: A stage failed, outside of a sweep.
     """
     recipe = compose.find_recipe(name_or_path)
+    return _run(recipe, recipe.path, arguments, command, tell)
+
+
+def repeat(path: str, arguments: Sequence[str], command: Sequence[str]) -> int:
+    """Runs what a record says, and compares.
+
+    Args:
+        path: A run's or a model's folder.
+        arguments: Overrides and flags of Hydra.
+        command: All that was typed.
+
+    Raises:
+        DataError: There is no record, or it was changed.
+        ConfigError: Before anything runs.
+        SftError: A stage failed, outside of a sweep.
+    """
+    earlier = again.find(Path(path))
+
+    def compared(result: runner.RunResult, progress: Progress) -> None:
+        tell(result, progress)
+        for line in earlier.comparison(result.record):
+            progress.say(line)
+        if result.nothing_to_do:
+            progress.say("run_root=FOLDER does all of it anew")
+
+    if changes := earlier.version_changes():
+        Progress().say(f"other versions than recorded: {', '.join(changes)}")
+    with again.recipe(earlier, split_flags(arguments)[1]) as recipe:
+        return _run(recipe, earlier.file, arguments, command, compared)
+
+
+def _run(
+    recipe: Recipe,
+    source: Path,
+    arguments: Sequence[str],
+    command: Sequence[str],
+    done: Callable[[runner.RunResult, Progress], None],
+) -> int:
     flags, overrides = split_flags(arguments)
     if {"-m", "--multirun"} & set(flags):
         compose.check_sweep(recipe, overrides)
@@ -52,13 +91,13 @@ def execute(name_or_path: str, arguments: Sequence[str], command: Sequence[str])
             if runner.follows(cfg):
                 runner.follow(cfg, progress=progress)
                 return
-            result = runner.run(cfg, recipe=recipe.path, command=command, progress=progress)
+            result = runner.run(cfg, recipe=source, command=command, progress=progress)
         except SftError as error:  # kept, as Hydra would print it in its own way; the next job goes on
             failed.append((name, error))
             if name:
                 logs.complain(error)
         else:
-            tell(result, progress)
+            done(result, progress)
 
     through_hydra(recipe, flags, [*_QUIET, *compose.as_hydra(overrides)], job)
     for name, error in failed:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from sft.config.schema import EvalConfig, ModelSource, RegistryKind, RunConfig, ScratchConfig, TrainingConfig
 from sft.errors import Problem
-from sft.logs import is_secret_name
+from sft.logs import is_secret_name, redact
 
 _MIN_SCRATCH_VOCAB = 300
 
@@ -25,6 +26,8 @@ def check(cfg: RunConfig) -> list[Problem]:
 
 def _ranges(cfg: RunConfig) -> Iterator[Problem]:
     t, d, e = cfg.training, cfg.dataset, cfg.eval
+    if "/" in cfg.name:
+        yield Problem(key="name", value=cfg.name, rule="must be without /: it names the run's folder")
     if not 0.0 < d.train_split <= 1.0:
         yield Problem(key="dataset.train_split", value=str(d.train_split), rule="must be above 0 and at most 1")
     at_least_one = {
@@ -136,6 +139,9 @@ def _scratch(cfg: ScratchConfig) -> Iterator[Problem]:
 def _eval(cfg: EvalConfig) -> Iterator[Problem]:
     if cfg.batch_size != "auto" and not (cfg.batch_size.isdigit() and int(cfg.batch_size)):
         yield Problem(key="eval.batch_size", value=cfg.batch_size, rule="must be a number above 0, or auto")
+    for name in cfg.model_args.keys() & {"pretrained", "trust_remote_code"}:
+        own = "which model is scored" if name == "pretrained" else "model.trust_remote_code"
+        yield Problem(key=f"eval.model_args.{name}", rule=f"is not for an evaluation to say: see {own}")
 
 
 def _registry(cfg: RunConfig) -> Iterator[Problem]:
@@ -151,9 +157,21 @@ def _secrets(cfg: RunConfig) -> Iterator[Problem]:
         "dataset.storage_options": cfg.dataset.storage_options,
         "training.env": cfg.training.env,
         "eval.model_args": cfg.eval.model_args,
+        "eval.gen_kwargs": cfg.eval.gen_kwargs,
     }
     for where, options in named.items():
-        for name in options:
-            if is_secret_name(name):
-                rule = "is named like a secret, and settings are recorded"
-                yield Problem(key=f"{where}.{name}", rule=rule, suggestion="put it into the environment")
+        for key, value in _leaves(options, where):
+            how = "is named like" if is_secret_name(key.rpartition(".")[2]) else "holds"
+            if how == "is named like" or redact(str(value)) != str(value):
+                rule = f"{how} a secret, and settings are recorded"
+                yield Problem(key=key, rule=rule, suggestion="put it into the environment")
+    if redact(cfg.name) != cfg.name:
+        yield Problem(key="name", rule="holds a secret, and it names the run's folder")
+
+
+def _leaves(options: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in options.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}.{name}")
+        else:
+            yield f"{prefix}.{name}", value

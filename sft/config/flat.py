@@ -8,20 +8,18 @@ from typing import Any
 import msgspec
 
 from sft.config.schema import RunConfig
-from sft.logs import redact
+from sft.logs import redacted
 
 
 def flat(cfg: RunConfig, groups: Sequence[str]) -> dict[str, str | int | float | bool]:
     """The settings of some groups by dotted key: numbers as numbers, lists and mappings as JSON, null left out."""
     tree = {name: msgspec.to_builtins(getattr(cfg, name)) for name in groups}
-    return dict(_flat(tree, ""))
+    return dict(_flat(redacted(tree), ""))
 
 
 def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str | int | float | bool]]:
     for name, value in tree.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
-        elif isinstance(value, str):
-            yield prefix + name, redact(value)
         elif value is not None:
-            yield prefix + name, value if isinstance(value, int | float) else msgspec.json.encode(value).decode()
+            yield prefix + name, value if isinstance(value, str | int | float) else msgspec.json.encode(value).decode()

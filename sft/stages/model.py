@@ -22,6 +22,7 @@ from sft.errors import StageError
 from sft.progress import Progress
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tekken.json")
+_WEIGHTS = "model.safetensors"
 FILES_NAME = "files.json"
 
 
@@ -126,11 +127,27 @@ def _check(folder: Path, cfg: ModelConfig) -> None:
     if not _has_chat_template(folder):
         fix = "use the instruct variant, or put a chat_template.jinja into a local copy of the model"
         raise StageError(f"{what}: its tokenizer has no chat template, so conversations can't be rendered", fix=fix)
-    if not any(folder.glob("*.safetensors")):
+    _check_weights(folder, what)
+
+
+def _check_weights(folder: Path, what: str) -> None:
+    """Refuses what transformers would pass over for pickled weights, which can run code.
+
+    It looks for these two names, and for no other ``*.safetensors``, before it takes ``pytorch_model.bin``.
+    """
+    index = folder / f"{_WEIGHTS}.index.json"
+    if (folder / _WEIGHTS).is_file():
+        return
+    if not index.is_file():
         raise StageError(
-            f"{what}: no *.safetensors weights in {folder}; pickled weights are not loaded, they can run code",
+            f"{what}: no {_WEIGHTS} nor {index.name} in {folder}; pickled weights are not loaded, they can run code",
             fix="convert them: AutoModelForCausalLM.from_pretrained(…).save_pretrained(…)",
         )
+    for shard in sorted(set(_read_json(index).get("weight_map", {}).values())):
+        if Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise StageError(f"{index}: names {shard}, which is no safetensors file beside it", fix="fetch it again")
+        if not (folder / shard).is_file():
+            raise StageError(f"{what}: {shard} is not there, which {index.name} names", fix="fetch it again")
 
 
 def _has_chat_template(folder: Path) -> bool:

@@ -78,7 +78,7 @@ def test_every_job_of_a_sweep_is_tried_and_the_failed_ones_are_named(tmp_path: P
     [
         (["tokenizer.json"], "no tokenizer in"),
         (["chat_template.jinja"], "no chat template"),
-        (["model.safetensors"], "no *.safetensors weights"),
+        (["model.safetensors"], "no model.safetensors nor model.safetensors.index.json"),
         (["config.json"], "no config.json"),
     ],
 )

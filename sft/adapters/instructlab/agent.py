@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from sft.adapters import child
+from sft.logs import mask_streams
 
 
 def main() -> None:
@@ -21,6 +22,7 @@ def main() -> None:
         Exception: What torchrun itself failed of, after it was written down.
     """
     child.die_with_parent()
+    mask_streams()
     os.environ[child.PARENT_PID] = str(os.getpid())
 
     from torch.distributed import run

@@ -21,6 +21,7 @@ from typing import TextIO
 
 from sft.adapters import child
 from sft.adapters.instructlab.settings import WorkerOptions
+from sft.logs import mask_streams
 
 ERRORS, STACKS = "errors", "stacks"
 SETTINGS = "settings.json"
@@ -33,6 +34,7 @@ def main() -> None:
         SystemExit: With status 1, after the error was written down.
     """
     child.die_with_parent()
+    mask_streams()
     folder = Path(sys.argv[1])
     rank = os.environ["RANK"]
     settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))

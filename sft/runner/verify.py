@@ -1,0 +1,182 @@
+"""Whether a run, or a model's folder wherever it was copied to, is still what its record says. Reads files only.
+
+A run: ``run.json`` carries its own digest; every file of every step is hashed again; each step's inputs are what
+earlier steps made; the manifests in the store, ``sft.json`` in the model's folder and the record tell the same.
+
+A model's folder: ``sft.json`` carries its own digest and that of each file. Who changes all of them is found out by the
+folder's digest, which a registry holds, or by a signature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+
+from sft import record, sealed
+from sft.adapters import signing
+from sft.artifacts import LOGS_NAME, MANIFEST_NAME, digest_of, inode, sha256_file
+from sft.errors import DataError, StageError
+from sft.stages.model import FILES_NAME
+from sft.stages.package import FACTS
+
+_TOLD_TWICE = ("key", "inputs", "files", "facts", "settings")
+"""What manifest and record both say of an artifact."""
+
+
+@dataclass
+class Verification:
+    """What was found.
+
+    Attributes:
+        what: The folder, and what it is.
+        digest: Of the model's folder, as a registry holds it; empty for a run that made none.
+        num_files: Files that were hashed.
+        problems: What is not as recorded, a line each.
+        notes: What could not be checked.
+    """
+
+    what: str
+    digest: str = ""
+    num_files: int = 0
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    _hashed: dict[tuple[int, int], str] = field(default_factory=dict)
+
+    def files(self, root: Path, recorded: Mapping[str, str], present: Iterable[str]) -> None:
+        """Compares a folder's files with their recorded digests."""
+        for name in sorted({*recorded} | {*present}):
+            file = root / name
+            if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
+                self.problems.append(f"{root}: its record names a file outside: {name}")
+            elif name not in recorded:
+                self.problems.append(f"{file}: is not in the record")
+            elif not file.is_file():
+                self.problems.append(f"{file}: is gone")
+            elif (digest := self.hash(file)) != recorded[name]:
+                self.problems.append(f"{file}: differs: its sha256 is {digest}, recorded is {recorded[name]}")
+
+    def hash(self, file: Path) -> str:
+        """A file's digest; one that is linked from several places is read once."""
+        if (key := inode(file)) not in self._hashed:
+            self._hashed[key] = sha256_file(file)
+            self.num_files += 1
+        return self._hashed[key]
+
+    def unsealed(self, file: Path) -> dict[str, Any] | None:
+        """The facts of a sealed document; None where it is not whole."""
+        self.num_files += 1
+        try:
+            return sealed.unseal(file.read_bytes())
+        except ValueError as error:
+            self.problems.append(f"{file}: {error}")
+            return None
+
+    def same(self, what: str, there: object, recorded: object) -> None:
+        """Notes where two accounts of one thing differ."""
+        if there != recorded:
+            self.problems.append(f"{what} is not what the record says")
+
+
+def verify(path: Path, *, public_key: Path | None = None) -> Verification:
+    """Checks a run or a model.
+
+    Args:
+        path: A run's folder or its ``run.json``; a model's folder or its ``sft.json``.
+        public_key: Of the key that should have signed the model.
+
+    Raises:
+        DataError: There is neither a run nor a model.
+    """
+    folder = path.parent if path.name in {record.NAME, FACTS} else path
+    if (folder / record.NAME).is_file():
+        return _run(folder, public_key)
+    for model in (folder, folder / "model"):
+        if (model / FACTS).is_file():
+            found = Verification(f"model {model}")
+            _model(found, model, public_key)
+            return found
+    raise DataError(f"{path}: neither {record.NAME} nor {FACTS} is there", fix="a run's folder, or a model's folder")
+
+
+def _run(folder: Path, public_key: Path | None) -> Verification:
+    found = Verification(f"run {folder}")
+    facts = found.unsealed(folder / record.NAME)
+    if facts is None:
+        return found
+    made = [step for step in facts["steps"] if step["output"]]
+    _chain(found, str(folder / record.NAME), made)
+    for step in made:
+        _artifact(found, folder.parent / "store" / step["name"].partition(":")[0] / step["key"], step)
+    for step in facts["steps"]:
+        if not step["output"]:
+            found.notes.append(f"{step['name']} is {step['status']}: nothing to check")
+    if package := next((step for step in made if step["name"] == "package"), None):
+        model = folder.parent / "store" / "package" / package["key"] / "model"
+        told = _model(found, model, public_key) if (model / FACTS).is_file() else None
+        if told is not None:
+            mine = {step["name"]: step for step in made}
+            for step in told["steps"]:
+                recorded = {key: mine.get(step["name"], {}).get(key) for key in ("output", *_TOLD_TWICE)}
+                found.same(f"{model / FACTS}: {step['name']}", {key: step[key] for key in recorded}, recorded)
+            found.same(f"{model / FACTS}: config", told["config"], facts["config"])
+    return found
+
+
+def _artifact(found: Verification, root: Path, step: Mapping[str, Any]) -> None:
+    """One step's artifact in the store, and where it speaks of a base model elsewhere, that too."""
+    if not root.is_dir():
+        found.problems.append(f"{root}: is gone")
+        return
+    names = (file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file())
+    found.files(root, step["files"], (n for n in names if n != MANIFEST_NAME and not n.startswith(f"{LOGS_NAME}/")))
+    try:
+        manifest = msgspec.json.decode((root / MANIFEST_NAME).read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.DecodeError) as error:
+        found.problems.append(f"{root / MANIFEST_NAME}: unreadable ({error})")
+    else:
+        told = {key: manifest.get(key) for key in ("digest", *_TOLD_TWICE)}
+        found.same(str(root / MANIFEST_NAME), told, {"digest": step["output"], **{k: step[k] for k in _TOLD_TWICE}})
+    external = step["facts"].get("external_dir")
+    if external and Path(external).is_dir() and (root / FILES_NAME).is_file():
+        recorded = msgspec.json.decode((root / FILES_NAME).read_bytes(), type=dict[str, str])
+        found.files(Path(external), recorded, ())
+    elif external:
+        found.notes.append(f"the base model is no longer at {external}: not checked")
+
+
+def _model(found: Verification, folder: Path, public_key: Path | None) -> dict[str, Any] | None:
+    """A model's folder; returns the record that it carries, None where that is broken."""
+    there = [file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if not file.is_dir()]
+    facts = found.unsealed(folder / FACTS)
+    if facts is not None:
+        found.files(folder, facts["files"], (name for name in there if name not in {FACTS, signing.SIGNATURE}))
+        found.same(f"{folder / FACTS}: record", sealed.digest_of(facts["record"]), facts["record_digest"])
+        _chain(found, str(folder / FACTS), facts["record"]["steps"])
+    found.digest = digest_of(
+        {f"model/{name}": found.hash(folder / name) for name in there if (folder / name).is_file()}
+    )
+    signed = (folder / signing.SIGNATURE).is_file()
+    if public_key and signed:
+        try:
+            signing.check(folder, public_key)
+        except StageError as error:
+            found.problems.append(error.message)
+    elif public_key:
+        found.problems.append(f"{folder}: is not signed")
+    elif signed:
+        found.notes.append(f"{folder / signing.SIGNATURE}: not checked; give the signer's public key with --key")
+    return facts["record"] if facts else None
+
+
+def _chain(found: Verification, where: str, steps: Iterable[Mapping[str, Any]]) -> None:
+    """Whether each step's digest is that of its files, and each input is what an earlier step made."""
+    outputs: dict[str, str] = {}
+    for step in steps:
+        found.same(f"{where}: {step['name']}: output", digest_of(step["files"]), step["output"])
+        inputs = {name: outputs.get(name) for name in step["inputs"]}
+        found.same(f"{where}: {step['name']}: inputs", step["inputs"], inputs)
+        outputs[step["name"]] = step["output"]
