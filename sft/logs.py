@@ -120,7 +120,7 @@ class _Redacting(logging.Formatter):
 
 
 def configure(*, debug: bool) -> None:
-    """Sends warnings (with `debug`, also everything of ours) to standard error; masks secrets in all that is printed."""
+    """Sends warnings (with `debug`, also everything of ours) to standard error; masks secrets in all that is said."""
     mask_streams()
     root, ours = logging.getLogger(), logging.getLogger("sft")
     root.handlers[:] = [_to_stderr(logging.WARNING)]

@@ -20,13 +20,6 @@ pytestmark = pytest.mark.slow
 UNSCORED = ["registry=none", "eval=none"]
 
 
-@pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Answer]:
-    """Folder and answer of ``sft run quickstart``."""
-    cwd = tmp_path_factory.mktemp("quickstart")
-    return cwd, sft("run", "quickstart", cwd=cwd)
-
-
 @pytest.fixture
 def record(done: tuple[Path, Answer]) -> dict[str, Any]:
     [path] = done[0].glob("runs/quickstart-*/run.json")
