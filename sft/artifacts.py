@@ -39,6 +39,8 @@ class DatasetArtifact(Artifact):
     Attributes:
         source: The uri it came from, without secrets.
         source_version: Commit, ETag or content digest of the source, as far as it has one.
+        source_files: sha256 of each file that was read, by its name without secrets; of a dataset of the hub, its
+            rows as they came.
         row_format: How the source spelled a conversation.
         num_rows: Input rows read, those of a separate evaluation set included.
         num_overlap: Training rows that the separate evaluation set holds too.
@@ -55,6 +57,7 @@ class DatasetArtifact(Artifact):
     num_unused: int
     num_overlap: int = 0
     row_format: str = "messages"
+    source_files: dict[str, str] = field(default_factory=dict)
 
     @property
     def num_accounted(self) -> int:

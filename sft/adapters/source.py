@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from sft.adapters import http, hub, readers, storage, synthetic
+from sft.artifacts import sha256_file
 from sft.errors import DataError
 from sft.logs import redact
 
@@ -66,7 +68,7 @@ def is_download(source: Source) -> bool:
 
 
 def files(
-    source: Source, source_version: str, folder: Path, say: Callable[[str], None]
+    source: Source, source_version: str, folder: Path, say: Callable[[str], None], digests: dict[str, str]
 ) -> Iterator[tuple[str, Iterator[readers.Batch]]]:
     """Name and rows of each file, in order.
 
@@ -75,13 +77,17 @@ def files(
         source_version: What `version` said.
         folder: For what is fetched.
         say: Told what is being done.
+        digests: Gets the sha256 of each file's bytes; they are hashed while the rows are read.
 
     Raises:
         DataError: The source can't be read.
     """
-    for name, file in _fetched(source, source_version, folder, say):
-        with storage.opened(file) as stream:
-            yield name, readers.batches(file.name, stream)
+    with ThreadPoolExecutor(1) as aside:
+        for name, file in _fetched(source, source_version, folder, say):
+            with storage.opened(file) as stream:
+                digest = aside.submit(sha256_file, Path(file.name))
+                yield name, readers.batches(file.name, stream)
+                digests[name] = digest.result()
     if _hub_reference(source.uri) is None and version(source) != source_version:  # the hub's rows are of one commit
         raise DataError(f"{source.name}: changed while it was read", fix="repeat it when nobody writes there")
 

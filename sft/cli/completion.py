@@ -9,7 +9,7 @@ from sft.cli.run import through_hydra
 from sft.config.compose import find_recipe, recipes, search_path_override
 from sft.progress import Progress
 
-_COMMANDS = ("run", "plan", "recipes", "data", "store")
+_COMMANDS = ("run", "plan", "recipes", "data", "verify", "store")
 
 
 def execute(arguments: Sequence[str]) -> int:
@@ -20,7 +20,7 @@ def execute(arguments: Sequence[str]) -> int:
         if len(words) <= 2:
             Progress().say(" ".join(_COMMANDS))
             return 0
-        if words[1] not in {"run", "plan"}:
+        if words[1] not in {"run", "plan"} or (len(words) > 3 and words[2].startswith("-")):
             return 0
         if len(words) == 3:
             Progress().say(" ".join(recipe.name for recipe in recipes()))

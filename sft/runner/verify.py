@@ -111,6 +111,12 @@ def _run(folder: Path, public_key: Path | None) -> Verification:
     _chain(found, str(folder / record.NAME), made)
     for step in made:
         _artifact(found, folder.parent / "store" / step["name"].partition(":")[0] / step["key"], step)
+    for name, digest in next((s["facts"].get("source_files", {}) for s in made if s["name"] == "dataset"), {}).items():
+        source = Path(facts["cwd"], name.removeprefix("file://"))
+        if source.is_file() and found.hash(source) != digest:
+            found.notes.append(
+                f"{source}: is no longer what the dataset was made of; the dataset itself is in the store"
+            )
     for step in facts["steps"]:
         if not step["output"]:
             found.notes.append(f"{step['name']} is {step['status']}: nothing to check")

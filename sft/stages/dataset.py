@@ -61,6 +61,7 @@ def dataset(cfg: DatasetConfig, out: Path, progress: Progress) -> DatasetArtifac
         DataError: A source can't be read; rows break rules and `dataset.on_invalid=error`; a split is empty.
     """
     fetched, versions = out / "source", []
+    digests: dict[str, str] = {}
     split = Split(
         out,
         seed=cfg.seed,
@@ -73,7 +74,8 @@ def dataset(cfg: DatasetConfig, out: Path, progress: Progress) -> DatasetArtifac
         for number, one in enumerate(sources_of(cfg)):
             versions.append(source.version(one))
             had = split.num_samples
-            checked.read(source.files(one, versions[-1], fetched / str(number), progress.update), held_out=number == 1)
+            files = source.files(one, versions[-1], fetched / str(number), progress.update, digests)
+            checked.read(files, held_out=number == 1)
             if split.num_samples == had and not checked.rejections:
                 raise DataError(f"dataset.{'eval_' * number}uri={one.name}: no row", fix="check the uri")
     if checked.rejections and (cfg.on_invalid is OnInvalid.error or not split.num_samples):
@@ -85,6 +87,7 @@ def dataset(cfg: DatasetConfig, out: Path, progress: Progress) -> DatasetArtifac
         root=out,
         source=" and ".join(one.name for one in sources_of(cfg)),
         source_version="|".join(versions),
+        source_files=digests,
         row_format=", ".join(sorted(checked.formats)),
         num_rows=checked.num_rows,
         num_rejected=len(checked.rejections),

@@ -110,6 +110,34 @@ def test_a_secret_is_not_shown_in_the_message() -> None:
     assert "hush-hush" not in problems("training.env.HF_TOKEN=hush-hush")[0]
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "dataset.storage_options.client.password=abc",
+            "dataset.storage_options.client.password: is named like a secret, and settings are recorded; "
+            "put it into the environment",
+        ),
+        (
+            "training.env.WANDB_BASE_URL=https://me:canary@host",
+            "training.env.WANDB_BASE_URL: holds a secret, and settings are recorded; put it into the environment",
+        ),
+        (
+            "eval.model_args.revision=hf_canarycanarycanarycanary",
+            "eval.model_args.revision: holds a secret, and settings are recorded; put it into the environment",
+        ),
+        ("name=hf_canarycanarycanarycanary", "name: holds a secret, and it names the run's folder"),
+        ("name=../elsewhere", "name=../elsewhere: must be without /: it names the run's folder"),
+        (
+            "eval.model_args.trust_remote_code=true",
+            "eval.model_args.trust_remote_code: is not for an evaluation to say: see model.trust_remote_code",
+        ),
+    ],
+)
+def test_what_must_not_be_recorded_or_leave_its_place_is_refused(override: str, said: str) -> None:
+    assert problems(override) == [said]
+
+
 def test_kubeflow_address_needs_a_scheme() -> None:
     [problem] = problems("registry=kubeflow", "registry.address=registry.example")
     assert "try https://registry.example" in problem

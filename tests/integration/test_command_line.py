@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from sft import __version__
+from sft import __version__, sealed
 from sft.artifacts import ModelArtifact
 from tests.command import records, sft, steps
 
@@ -95,6 +96,69 @@ def test_a_model_folder_that_lacks_something_is_refused_before_training(
     assert "try: " in answer.err
 
 
+def test_weights_that_transformers_would_pass_over_for_pickled_ones_are_refused(
+    tiny_model: ModelArtifact, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_model.model_dir, tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.rename(weights.with_name("other.safetensors"))
+    (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
+    answer = sft("run", "quickstart", "model=hub", "model.name_or_path=model", cwd=tmp_path)
+    assert answer.status == 1
+    assert "pickled weights are not loaded, they can run code" in answer.err
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("shard", "said"),
+    [
+        ("../outside.safetensors", "names ../outside.safetensors, which is no safetensors file beside it"),
+        ("model-1.bin", "names model-1.bin, which is no safetensors file beside it"),
+        ("model-1.safetensors", "model-1.safetensors is not there, which model.safetensors.index.json names"),
+    ],
+)
+def test_an_index_names_safetensors_files_beside_it_only(
+    shard: str, said: str, tiny_model: ModelArtifact, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_model.model_dir, tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.rename(tmp_path / "outside.safetensors")
+    (tmp_path / "model" / "model-1.bin").touch()
+    weights.with_name("model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+    answer = sft("run", "quickstart", "model=hub", "model.name_or_path=model", cwd=tmp_path)
+    assert answer.status == 1
+    assert said in answer.err
+
+
+def test_a_run_needs_a_recipe_or_a_record(tmp_path: Path) -> None:
+    answer = sft("run", cwd=tmp_path)
+    assert answer.status == 2
+    assert "sft run: needs a recipe; `sft recipes` lists what there is" in answer.err
+    assert "no run.json and no sft.json there" in sft("run", "--from", ".", cwd=tmp_path).err
+
+
+def test_a_record_is_repeated_with_its_settings_and_says_which_versions_differ(tmp_path: Path) -> None:
+    broken = ["model=hub", f"model.name_or_path={tmp_path}", "dataset.seed=7"]
+    assert sft("run", "quickstart", *broken, cwd=tmp_path).status == 1
+    [run] = tmp_path.glob("runs/quickstart-*")
+    facts = sealed.unseal((run / "run.json").read_bytes())
+    facts["versions"] |= {"torch": "0.1", "gone": "2"}
+    (run / "run.json").write_bytes(sealed.seal(facts))
+    again = sft("run", "--from", str(run), cwd=tmp_path)
+    assert again.status == 1  # as it failed before
+    assert "= dataset: done before" in again.out
+    assert f"other versions than recorded: gone 2 → absent, torch 0.1 → {version('torch')}\n" in again.out
+    [group] = sft("run", "--from", str(run), "eval=none", cwd=tmp_path).err.splitlines()[1:]
+    assert group == "  - eval: a record sets every value of this group; override its settings one by one"
+
+
+def test_a_record_that_was_changed_is_not_repeated(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_bytes(sealed.seal({"config": {}}).replace(b"config", b"konfig"))
+    answer = sft("run", "--from", str(tmp_path), cwd=tmp_path)
+    assert answer.status == 1
+    assert "run.json: was changed: its digest is" in answer.err
+
+
 def test_a_hub_that_is_away_is_said_in_one_line(tmp_path: Path) -> None:
     with socket.socket() as nobody:  # bound, never listening
         nobody.bind(("127.0.0.1", 0))
@@ -133,7 +197,7 @@ def test_hydra_prints_the_defaults_tree(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("sft r", "run plan recipes data store"),
+        ("sft r", "run plan recipes data verify store"),
         ("sft run q", "gsm8k quickstart"),
         ("sft run quickstart training.le", "training.learning_rate="),
         ("sft run quickstart training/fsdp=n", "training/fsdp=no_shard"),

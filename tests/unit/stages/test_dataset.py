@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sft.artifacts import DatasetArtifact
+from sft.artifacts import DatasetArtifact, sha256_file
 from sft.config.schema import DatasetConfig, OnInvalid
 from sft.errors import DataError
 from sft.progress import Progress
@@ -112,6 +112,12 @@ def test_synthetic_rows_read_back_and_never_hold_a_multiple_of_97(tmp_path: Path
 def test_a_wrong_synthetic_uri_is_an_error(tmp_path: Path, uri: str) -> None:
     with pytest.raises(DataError, match=r"dataset\.uri=synthetic"):
         dataset(DatasetConfig(uri=uri), tmp_path, Progress(quiet=True))
+
+
+def test_the_bytes_that_were_read_are_known_by_their_digest(tmp_path: Path) -> None:
+    data = make(tmp_path, [row(n) for n in range(10)])
+    file = tmp_path / "rows.jsonl"
+    assert data.source_files == {str(file): sha256_file(file)}
 
 
 def test_a_separate_evaluation_set_is_held_out_and_taken_out_of_training(tmp_path: Path) -> None:

@@ -1,0 +1,50 @@
+"""What a run read from elsewhere is checked too: the base model's files, and the source of its data."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sft.artifacts import ModelArtifact
+from sft.runner.verify import verify
+from tests.command import sft
+
+_LATER = ("evaluate:base", "train", "evaluate:tuned", "package", "register")
+ROW = json.dumps({"messages": [{"role": "user", "content": "12345"}, {"role": "assistant", "content": "one two"}]})
+
+
+@pytest.fixture
+def run(tiny_model: ModelArtifact, tmp_path: Path) -> Path:
+    """A run that was refused when it had a dataset and a model: its sample has more tokens than fit."""
+    shutil.copytree(tiny_model.model_dir, tmp_path / "model")
+    (tmp_path / "rows.jsonl").write_text(ROW + "\n")
+    settings = ["dataset=local", "dataset.uri=rows.jsonl", "dataset.train_split=1.0", "training.max_seq_len=3"]
+    answer = sft("run", "quickstart", *settings, "model=hub", "model.name_or_path=model", cwd=tmp_path)
+    assert answer.status == 1, answer.out
+    [run] = tmp_path.glob("runs/quickstart-*")
+    return run
+
+
+def test_the_base_model_and_the_source_are_compared_with_what_was_read(run: Path) -> None:
+    untouched = verify(run)
+    assert untouched.problems == []
+    assert untouched.notes == [
+        "tokenize is failed: nothing to check",
+        *(f"{name} is pending: nothing to check" for name in _LATER),
+    ]
+    root = run.parents[1]
+    weights, rows = root / "model" / "model.safetensors", root / "rows.jsonl"
+    with weights.open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"!")
+    with rows.open("a") as file:
+        file.write(ROW)
+    changed = verify(run)
+    [problem] = changed.problems
+    assert problem.startswith(f"{weights}: differs: its sha256 is")
+    assert f"{rows}: is no longer what the dataset was made of; the dataset itself is in the store" in changed.notes
+    shutil.rmtree(weights.parent)
+    assert f"the base model is no longer at {weights.parent}: not checked" in verify(run).notes
