@@ -11,6 +11,7 @@ from sft.artifacts import DatasetArtifact, TokenizedArtifact
 from sft.config import compose
 from sft.config.compose import Recipe
 from sft.config.schema import OnInvalid, RunConfig
+from sft.logs import redact
 from sft.progress import Progress
 from sft.report.data import as_html, as_json, as_text, measure
 from sft.stages import hardware
@@ -46,7 +47,7 @@ def execute(uri: str, overrides: Sequence[str], *, json: bool, page: str | None)
         padding = _padding(cfg, tokens, out) if tokens else None
         report = measure(data, tokens, padding)
     if page:
-        Path(page).write_text(as_html(report), encoding="utf-8")
+        Path(page).write_text(redact(as_html(report)), encoding="utf-8")
     Progress().say(as_json(report) if json else as_text(report))
     if page:
         progress.say(f"page: {page}")

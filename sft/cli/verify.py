@@ -22,6 +22,8 @@ def execute(path: str, key: str | None) -> int:
     if found.problems:
         raise VerificationError(found.what, found.problems)
     progress.say(f"{found.what}: {found.num_files} files, everything is as recorded")
+    if key:
+        progress.say(f"signed with the private key of {key}")
     if found.digest:
         progress.say(f"package.digest {found.digest}: a registry that holds another one holds another model")
     return 0
