@@ -70,7 +70,7 @@ def _padding(cfg: RunConfig, tokens: TokenizedArtifact, out: Path) -> dict[str, 
     request = {
         "data_file": str(tokens.data_file),
         "effective_batch_size": cfg.training.effective_batch_size,
-        "max_tokens": cfg.training.max_tokens_per_gpu,
+        "max_tokens": hardware.max_tokens(cfg.training, tokens.longest_tokens),
         "num_ranks": hardware.fit(cfg.training).num_processes,
         "seed": cfg.training.seed,
     }

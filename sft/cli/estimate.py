@@ -13,8 +13,8 @@ from typing import Any
 from sft import memory
 from sft.adapters import machine
 from sft.adapters.instructlab import cpu
-from sft.artifacts import DatasetArtifact, ModelArtifact
-from sft.config.schema import ModelSource, Precision, RunConfig
+from sft.artifacts import DatasetArtifact, ModelArtifact, TokenizedArtifact
+from sft.config.schema import ModelSource, Precision, RunConfig, TrainingConfig
 from sft.memory import Setup, Shape, Sharding
 from sft.stages import hardware
 from sft.stages.hardware import Fit
@@ -44,7 +44,7 @@ def memory_per_rank(cfg: RunConfig, have: Mapping[str, Entry]) -> Iterator[str]:
         yield f"memory     {shape}"
         return
     fit = hardware.fit(cfg.training)
-    setup = _setup(cfg, fit, shape)
+    setup = _setup(cfg, fit, shape, _longest_sample(have))
     available = _available(fit)
     where = "of a GPU" if setup.on_gpu else f"of this machine for each of {fit.num_processes}"
     yield f"memory     estimated peak per rank (docs/memory.md), {available / _GIB:.1f} GiB {where}:"
@@ -56,7 +56,7 @@ def memory_per_rank(cfg: RunConfig, have: Mapping[str, Entry]) -> Iterator[str]:
         yield f"           {sharding.value:<14}{needed / _GIB:8.1f} GiB  {fits}{chosen}"
     chosen_strategy = Sharding(fit.strategy.value)
     if memory.peak_bytes(shape, chosen_strategy, setup) > available:
-        yield f"warning    this can't fit: {_remedy(shape, chosen_strategy, setup, available)}"
+        yield f"warning    this can't fit: {_remedy(cfg.training, shape, chosen_strategy, setup, available)}"
     state = _size(memory.state_bytes(shape, setup))
     yield f"saves      {_size(memory.model_bytes(shape))} a model, {state} a full state"
 
@@ -65,10 +65,11 @@ def _too_much(budget: int) -> str:
     return f"too much; {budget:,} tokens would fit" if budget else "too much, whatever the token budget"
 
 
-def _remedy(shape: Shape, sharding: Sharding, setup: Setup, available: int) -> str:
+def _remedy(cfg: TrainingConfig, shape: Shape, sharding: Sharding, setup: Setup, available: int) -> str:
     budget = memory.largest_budget(shape, sharding, setup, available)
     if budget:
-        return f"try training.max_tokens_per_gpu={budget}"
+        shorter = f" training.max_seq_len={budget}" if budget < cfg.max_seq_len else ""
+        return f"try training.max_tokens_per_gpu={budget}{shorter}"
     if not setup.on_gpu:
         return "a GPU, training/lora=default, or a smaller model"
     full = replace(setup, gradient_checkpointing=True)
@@ -106,7 +107,12 @@ def _read(folder: Path) -> dict[str, Any] | None:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
-def _setup(cfg: RunConfig, fit: Fit, shape: Shape) -> Setup:
+def _longest_sample(have: Mapping[str, Entry]) -> int:
+    made = have["tokenize"].artifact if "tokenize" in have else None
+    return made.longest_tokens if isinstance(made, TokenizedArtifact) else 0
+
+
+def _setup(cfg: RunConfig, fit: Fit, shape: Shape, longest_sample: int) -> Setup:
     training, on_gpu = cfg.training, bool(machine.gpus())
     computes_bf16 = machine.compute_capability()[0] >= 8 if on_gpu else cpu.computes_bf16()
     bf16 = training.precision is Precision.bf16 or (training.precision is Precision.auto and computes_bf16)
@@ -114,7 +120,7 @@ def _setup(cfg: RunConfig, fit: Fit, shape: Shape) -> Setup:
     return Setup(
         ranks=fit.world_size,
         ranks_per_node=fit.num_processes,
-        max_tokens=training.max_tokens_per_gpu,
+        max_tokens=hardware.max_tokens(training, longest_sample),
         value_bytes=2 if bf16 else 4,
         gradient_checkpointing=training.gradient_checkpointing,
         cpu_offload_params=fit.cpu_offload_params,

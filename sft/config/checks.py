@@ -81,7 +81,7 @@ def _ranges(cfg: RunConfig) -> Iterator[Problem]:
 
 
 def _training(cfg: TrainingConfig) -> Iterator[Problem]:
-    if cfg.max_seq_len > cfg.max_tokens_per_gpu:
+    if cfg.max_tokens_per_gpu is not None and cfg.max_seq_len > cfg.max_tokens_per_gpu:
         yield Problem(
             key="training.max_seq_len",
             value=str(cfg.max_seq_len),

@@ -15,6 +15,8 @@ from sft.adapters.instructlab.settings import Nodes
 from sft.config.schema import LauncherConfig, Precision, ShardingStrategy, TrainingConfig
 from sft.errors import ConfigError, Problem
 
+_GPU_TOKENS, _CPU_TOKENS = 10_000, 1024
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
@@ -81,6 +83,20 @@ def fit(cfg: TrainingConfig) -> Fit:
         use_liger=liger,
         notes=tuple(notes),
     )
+
+
+def max_tokens(cfg: TrainingConfig, longest_sample: int) -> int:
+    """The token budget of a minibatch on one rank.
+
+    A GPU wants large minibatches. A CPU is as fast with small ones, which are padded less (benchmarks/RESULTS.md).
+
+    Args:
+        cfg: The training settings.
+        longest_sample: Tokens of the longest sample, refused ones included; 0 = not known yet.
+    """
+    if cfg.max_tokens_per_gpu is not None:
+        return cfg.max_tokens_per_gpu
+    return max(_GPU_TOKENS if machine.gpus() else _CPU_TOKENS, min(longest_sample, cfg.max_seq_len))
 
 
 def _strategy(cfg: TrainingConfig, num_nodes: int, num_processes: int, notes: list[str]) -> ShardingStrategy:

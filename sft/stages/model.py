@@ -78,7 +78,7 @@ def model(cfg: ModelConfig, inputs: ModelInputs, out: Path, progress: Progress) 
         source=cfg.name_or_path if revision else str(folder),
         revision=revision,
         external_dir=folder,
-        num_parameters=num_parameters(folder),
+        num_parameters=_num_parameters(folder),
         trust_remote_code=cfg.trust_remote_code,
     )
     progress.say(f"  {artifact.source}: {_millions(artifact.num_parameters)} parameters")
@@ -157,7 +157,7 @@ def _has_chat_template(folder: Path) -> bool:
     return settings.is_file() and bool(_read_json(settings).get("chat_template"))
 
 
-def num_parameters(folder: Path) -> int:
+def _num_parameters(folder: Path) -> int:
     """Elements of all tensors in a model folder, from the safetensors headers alone.
 
     Raises:

@@ -155,7 +155,7 @@ def main_args(cfg: TrainingConfig, inputs: TrainInputs, work: Path, fit: hardwar
         output_dir=str(work),
         num_epochs=cfg.num_epochs,
         effective_batch_size=cfg.effective_batch_size,
-        max_batch_len=cfg.max_tokens_per_gpu,
+        max_batch_len=hardware.max_tokens(cfg, inputs.tokenized.longest_tokens),
         learning_rate=cfg.learning_rate,
         lr_scheduler=cfg.lr_scheduler.value,
         num_warmup_steps=cfg.warmup_steps,

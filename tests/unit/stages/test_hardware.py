@@ -51,6 +51,24 @@ def test_ranks_are_as_many_as_asked_for_or_one_per_gpu(
     assert hardware.fit(cfg(launcher=launcher)).num_processes == ranks
 
 
+@pytest.mark.parametrize(
+    ("gpus", "settings", "longest", "budget"),
+    [
+        ((), {}, 0, 1024),
+        ((), {}, 3000, 3000),
+        ((), {"max_seq_len": 2000}, 3000, 2000),  # longer samples were refused
+        ((H200,), {}, 3000, 10_000),
+        ((H200,), {"max_seq_len": 20_000}, 12_000, 12_000),
+        ((), {"max_tokens_per_gpu": 77}, 50, 77),
+    ],
+)
+def test_an_automatic_token_budget_is_the_machines_and_holds_every_sample(
+    gpus: tuple[str, ...], settings: dict[str, int], longest: int, budget: int, on: Any
+) -> None:
+    on(*gpus)
+    assert hardware.max_tokens(cfg(**settings), longest) == budget
+
+
 @pytest.mark.parametrize("strategy", ShardingStrategy)
 def test_one_rank_does_not_shard(strategy: ShardingStrategy, on: Any) -> None:
     on()

@@ -1,0 +1,63 @@
+"""What a plan says of a model before anything is fetched, and of a token budget that is too much."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sft.adapters import machine
+from sft.cli import estimate
+from sft.config.schema import ModelConfig, RunConfig, TrainingConfig
+
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128_256,
+    "tie_word_embeddings": True,
+}
+COMMIT = "9213176726f574b556790deb65791e0c5aa438b6"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A hub cache with one model in it, as huggingface_hub lays it out."""
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    repo = tmp_path / "hub" / "models--org--name"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(COMMIT)
+    (repo / "snapshots" / COMMIT).mkdir(parents=True)
+    (repo / "snapshots" / COMMIT / "config.json").write_text(json.dumps(CONFIG))
+    return repo
+
+
+def lines(name: str = "org/name", revision: str | None = None, **training: int) -> list[str]:
+    cfg = RunConfig(model=ModelConfig(name_or_path=name, revision=revision), training=TrainingConfig(**training))
+    return list(estimate.memory_per_rank(cfg, {}))
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("revision", [None, "main", COMMIT])
+def test_a_model_in_the_hubs_cache_is_estimated_before_the_run(revision: str | None) -> None:
+    assert "estimated peak per rank" in lines(revision=revision)[0]
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize(("name", "revision"), [("org/other", None), ("org/name", "v2")])
+def test_a_model_that_is_not_in_the_cache_is_not_guessed(name: str, revision: str | None) -> None:
+    assert lines(name, revision) == ["memory     known once the model is here"]
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_budget_that_fits_comes_with_the_length_that_fits_into_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "host_bytes", lambda: 40 * 2**30)
+    [warning] = [line for line in lines(max_tokens_per_gpu=1_000_000) if line.startswith("warning")]
+    budget = warning.split("max_tokens_per_gpu=")[1].split()[0]
+    assert int(budget) < TrainingConfig().max_seq_len
+    assert warning.endswith(f"try training.max_tokens_per_gpu={budget} training.max_seq_len={budget}")
