@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sft.scores import Score
+
 MANIFEST_NAME = "manifest.json"
 LOGS_NAME = "logs"
 
@@ -145,45 +147,41 @@ class CheckpointArtifact(Artifact):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
-    """One number of an evaluation.
-
-    Attributes:
-        task: lm-eval task name, or ``holdout``.
-        metric: Upstream's metric name without its filter (``acc``, ``exact_match``, ``loss``).
-        value: The number.
-        stderr: Standard error of the mean; None where the metric has none.
-        num_samples: How many samples it is the mean of.
-        higher_is_better: Direction of the metric.
-    """
-
-    task: str
-    metric: str
-    value: float
-    stderr: float | None
-    num_samples: int
-    higher_is_better: bool
-
-    @property
-    def name(self) -> str:
-        return f"{self.task}.{self.metric}"
-
-
-@dataclass(frozen=True, kw_only=True)
 class EvalReport(Artifact):
     """Scores of one model: ``report.json``, lm-eval's ``results_*.json`` and ``samples_*.jsonl``.
 
     Attributes:
         model_digest: Digest of the artifact that holds the scored model.
         scores: Every number, tasks in the recipe's order, then the held-out split.
+        task_versions: lm-eval's version of each task.
+        task_data: sha256 of the documents on which each task was scored.
+        chat_template_sha256: Of the scored model's.
     """
 
     model_digest: str
     scores: tuple[Score, ...]
+    task_versions: dict[str, str] = field(default_factory=dict)
+    task_data: dict[str, str] = field(default_factory=dict)
+    chat_template_sha256: str = ""
 
     def score(self, name: str) -> Score | None:
         """The score named ``task.metric``, or None."""
         return next((s for s in self.scores if s.name == name), None)
+
+    def other_data(self, other: EvalReport) -> list[str]:
+        """Tasks whose documents were others in `other`, so that the scores don't compare."""
+        return [name for name, digest in self.task_data.items() if other.task_data.get(name, digest) != digest]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateReport(Artifact):
+    """That a model passed its gates: ``gates.json``.
+
+    Attributes:
+        passed: A line for each gate.
+    """
+
+    passed: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +228,7 @@ TYPES: dict[str, type[Artifact]] = {
     "tokenize": TokenizedArtifact,
     "train": CheckpointArtifact,
     "evaluate": EvalReport,
+    "gates": GateReport,
     "package": ModelPackage,
     "register": RegisteredModel,
 }

@@ -99,6 +99,22 @@ class StageError(SftError):
         return f"{super().__str__()}\n  log: {self.log}" if self.log else super().__str__()
 
 
+class GateError(SftError):
+    """The tuned model misses a gate: it is neither packaged nor registered.
+
+    Attributes:
+        missed: A line for each.
+    """
+
+    exit_code = 3
+
+    def __init__(self, missed: list[str]) -> None:
+        self.missed = tuple(missed)
+        count = "1 gate" if len(missed) == 1 else f"{len(missed)} gates"
+        lines = "\n".join(f"  - {line}" for line in missed)
+        super().__init__(f"the tuned model misses {count} (eval.gates), so it is not registered\n{lines}")
+
+
 class Preempted(KeyboardInterrupt):
     """The run was asked to stop and has saved its state: not a failure, and no other run of a sweep is begun.
 

@@ -21,12 +21,13 @@ _VERSIONS_OF = {
     "tokenize": ("instructlab-training", "transformers", "tokenizers"),
     "train": ("torch", "instructlab-training", "accelerate", "transformers"),
     "evaluate": ("torch", "lm-eval", "transformers"),
+    "gates": (),
     "package": (),
     "register": (),
 }
 """Packages that change what a stage makes."""
 
-_CODE = {"dataset": 2, "model": 2, "tokenize": 2, "train": 3, "evaluate": 2, "package": 1, "register": 1}
+_CODE = {"dataset": 2, "model": 2, "tokenize": 2, "train": 3, "evaluate": 3, "gates": 1, "package": 1, "register": 1}
 """Raised when our own code of a stage would make something else of the same inputs."""
 
 
@@ -94,6 +95,13 @@ class Plan:
     steps: tuple[Step, ...]
     left_out: tuple[str, ...] = ()
 
+    def reaching(self, name: str) -> Plan:
+        """Only the step of that name, and what it needs."""
+        wanted = {name}
+        for step in reversed(self.steps):
+            wanted |= set(step.needs) if step.name in wanted else set()
+        return Plan(tuple(step for step in self.steps if step.name in wanted))
+
 
 def build_plan(cfg: RunConfig, world: Circumstances) -> Plan:
     """The steps of a run.
@@ -120,11 +128,15 @@ def build_plan(cfg: RunConfig, world: Circumstances) -> Plan:
     if not cfg.eval.enabled:
         left_out.append("evaluate: eval.enabled=false")
     elif cfg.eval.tasks or cfg.eval.holdout.enabled:
+        data = ("dataset",) if cfg.eval.holdout.enabled else ()
         if cfg.eval.baseline:
-            steps.insert(-1, step("evaluate:base", "model", "dataset"))
+            steps.insert(-1, step("evaluate:base", "model", *data))
             scores = ("evaluate:base",)
-        steps.append(step("evaluate:tuned", "train", "dataset"))
+        steps.append(step("evaluate:tuned", "train", *data))
         scores = (*scores, "evaluate:tuned")
+        if cfg.eval.gates:
+            steps.append(step("gates", *scores))
+            scores = (*scores, "gates")
     else:
         left_out.append("evaluate: no eval.tasks, and eval.holdout.enabled=false")
     steps.append(step("package", "dataset", "model", "tokenize", "train", *scores))
@@ -153,7 +165,9 @@ def _settings(stage: str, cfg: RunConfig, world: Circumstances) -> dict[str, Any
         own |= {"num_processes": world.num_processes, "device": world.device}
     elif stage == "evaluate":
         own = {**_plain(cfg.eval), "include_path": world.tasks_version, "device": world.device}
-        del own["baseline"], own["enabled"]
+        del own["baseline"], own["enabled"], own["gates"]
+    elif stage == "gates":
+        own = {"gates": cfg.eval.gates}
     elif stage == "package":  # it tells of the whole run
         own = {key: value for key, value in _plain(cfg).items() if key != "run_root"}
     else:

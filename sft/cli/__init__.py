@@ -1,5 +1,5 @@
-"""Owns argv and exit codes: 0 done, 1 a stage failed, 2 the configuration is wrong, 75 stopped with its state saved
-(the same command continues), 130 interrupted.
+"""Owns argv and exit codes: 0 done, 1 a stage failed, 2 the configuration is wrong, 3 the model misses a gate, 75
+stopped with its state saved (the same command continues), 130 interrupted.
 
 Each subcommand is a module with `execute`; it is imported only when it is asked for, so that `--help` is quick.
 """
@@ -24,6 +24,7 @@ examples:
   sft run quickstart                                 do it; the same command again continues or does nothing
   sft run my.yaml training.learning_rate=1e-5        a recipe of your own, one value changed
   sft run quickstart -m training.seed=1,2,3          one run per value; shared work is done once
+  sft eval org/model eval.tasks=[gsm8k]              score a model alone
   sft verify runs/quickstart-1a2b3c4d                is everything still what the record says?
   sft data check rows.jsonl model.name_or_path=DIR   every row checked, tokens and padding counted
   sft run quickstart --cfg job                       the composed configuration (any flag of Hydra works)
@@ -37,9 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = argparse.Namespace(command="completion", debug=False)
     else:
         options = _parser().parse_args(arguments)
-    if "--debug" in getattr(options, "overrides", []):
-        options.overrides.remove("--debug")
-        options.debug = True
+    _take_flags(options)
     logs.configure(debug=options.debug)
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _terminated)
@@ -78,6 +77,10 @@ def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
             from sft.cli.plan import execute as plan
 
             return plan(options.recipe, options.overrides)
+        case "eval":
+            from sft.cli.evaluate import execute as evaluate
+
+            return evaluate(options.model, options.recipe, options.overrides, ["sft", *arguments])
         case "completion":
             from sft.cli.completion import execute as complete
 
@@ -120,6 +123,11 @@ def _parser() -> argparse.ArgumentParser:
         rest = "key=value, group=choice, and Hydra's own flags (-m, --cfg job, --info …)"
         overrides = command.add_argument("overrides", nargs=argparse.REMAINDER, metavar="OVERRIDE", help=rest)
         overrides.required = False
+    evaluate = commands.add_parser("eval", help="score a model, without training anything")
+    evaluate.add_argument("--recipe", metavar="RECIPE", help="score as this recipe does: its tasks and its dataset")
+    evaluate.add_argument("model", metavar="MODEL", help="a model's folder, or a hub id")
+    what = "settings of eval, model and dataset; with dataset.uri, its held-out split is scored"
+    evaluate.add_argument("overrides", nargs=argparse.REMAINDER, metavar="OVERRIDE", help=what)
     commands.add_parser("recipes", help="list the shipped recipes")
     data = commands.add_parser("data", help="check a dataset, without training anything")
     data.add_argument("action", choices=["check"])
@@ -136,6 +144,18 @@ def _parser() -> argparse.ArgumentParser:
     store.add_argument("--run-root", default="runs", help="the folder that holds it (default: runs)")
     store.add_argument("--dry-run", action="store_true", help="prune: only say what would go")
     return parser
+
+
+def _take_flags(options: argparse.Namespace) -> None:
+    """Flags of ours that stand among the overrides, which argparse leaves as they are."""
+    overrides = getattr(options, "overrides", [])
+    if "--debug" in overrides:
+        overrides.remove("--debug")
+        options.debug = True
+    if options.command == "eval" and "--recipe" in overrides[:-1]:
+        place = overrides.index("--recipe")
+        options.recipe = overrides[place + 1]
+        del overrides[place : place + 2]
 
 
 def _terminated(signum: int, _frame: FrameType | None) -> None:

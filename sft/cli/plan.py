@@ -27,6 +27,7 @@ _GROUPS = {
     "tokenize": "training",
     "train": "training",
     "evaluate": "eval",
+    "gates": "eval",
     "package": "",
     "register": "registry",
 }

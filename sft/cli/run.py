@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import hydra
@@ -17,8 +17,11 @@ from sft.artifacts import EvalReport, ModelPackage, RegisteredModel
 from sft.cli import again
 from sft.config import compose
 from sft.config.compose import Recipe
-from sft.errors import SftError
+from sft.config.schema import EvalBackend, RunConfig
+from sft.errors import ConfigError, Problem, SftError
 from sft.progress import Progress
+from sft.scores import change
+from sft.stages.evaluate import HOLDOUT
 
 _QUIET = ("hydra/job_logging=disabled", "hydra/hydra_logging=disabled")
 
@@ -88,6 +91,7 @@ def _run(
             progress.say(f"\n[{name}]")
         try:
             cfg = compose.to_run_config(composed, recipe)
+            _refuse_server(cfg)
             if runner.follows(cfg):
                 runner.follow(cfg, progress=progress)
                 return
@@ -130,6 +134,18 @@ def through_hydra(
     hydra.main(version_base="1.3", config_path=str(recipe.path.parent), config_name=recipe.path.stem)(job)()
 
 
+def _refuse_server(cfg: RunConfig) -> None:
+    """A server that runs already has some model, not the one that this run will train.
+
+    Raises:
+        ConfigError: It is asked for scores.
+    """
+    if cfg.eval.enabled and cfg.eval.backend is EvalBackend.local_chat_completions:
+        rule = "scores what a server has, not what this run trains"
+        value, suggestion = cfg.eval.backend.value, "score it with `sft eval` once it is served"
+        raise ConfigError([Problem(key="eval.backend", value=value, rule=rule, suggestion=suggestion)])
+
+
 def _job_name(overrides: Sequence[str]) -> str:
     """Number of a sweep's job and what it changes; empty outside of a sweep."""
     here = HydraConfig.get()
@@ -148,17 +164,30 @@ def tell(result: runner.RunResult, progress: Progress) -> None:
     base, tuned = made.get("evaluate:base"), made.get("evaluate:tuned")
     if isinstance(tuned, EvalReport):
         progress.say("")
-        for score in tuned.scores:
-            before = base.score(score.name) if isinstance(base, EvalReport) else None
-            was = f"{before.value:.4f} → " if before else ""
-            error = f" ± {score.stderr:.4f}" if score.stderr is not None else ""
-            progress.say(f"{score.name:<32} {was}{score.value:.4f}{error}  ({score.num_samples} samples)")
+        for line in score_lines(tuned, base if isinstance(base, EvalReport) else None):
+            progress.say(line)
     package, registered = made["package"], made.get("register")
     progress.say(f"\nrecord      {_short(result.folder / 'run.json')}")
     if isinstance(package, ModelPackage):
         progress.say(f"model       {_short(package.model_dir)}")
     if isinstance(registered, RegisteredModel):
         progress.say(f"registered  {registered.name} version {registered.version} in {registered.address}")
+
+
+def score_lines(after: EvalReport, before: EvalReport | None) -> Iterator[str]:
+    """A line per score: before, after, difference; then what of it is a warning."""
+    forgotten = []
+    for score in after.scores:
+        old = before.score(score.name) if before else None
+        error = f" ± {score.stderr:.4f}" if score.stderr is not None else ""
+        was, difference = (f"{old.value:.4f} → ", f"  {change(old, score)}") if old else ("", "")
+        yield f"{score.name:<32} {was}{score.value:.4f}{error}{difference}  ({score.num_samples} samples)"
+        if old and score.task != HOLDOUT and (found := change(old, score)).is_clear and not found.better:
+            forgotten.append(score.name)
+    if forgotten:
+        yield f"warning: worse than before on {', '.join(forgotten)}: the model may be forgetting what it knew"
+    for task in after.other_data(before) if before else ():
+        yield f"warning: the data of {task} changed since the base model was scored; its scores don't compare"
 
 
 def _short(path: Path) -> Path:

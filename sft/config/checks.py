@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sft.config.schema import EvalConfig, ModelSource, RegistryKind, RunConfig, ScratchConfig, TrainingConfig
+from sft.config.schema import (
+    EvalBackend,
+    EvalConfig,
+    ModelSource,
+    RegistryKind,
+    RunConfig,
+    ScratchConfig,
+    TrainingConfig,
+)
 from sft.errors import Problem
 from sft.logs import is_secret_name, redact
+from sft.scores import parse_gate
 
 _MIN_SCRATCH_VOCAB = 300
 
@@ -142,6 +151,47 @@ def _eval(cfg: EvalConfig) -> Iterator[Problem]:
     for name in cfg.model_args.keys() & {"pretrained", "trust_remote_code"}:
         own = "which model is scored" if name == "pretrained" else "model.trust_remote_code"
         yield Problem(key=f"eval.model_args.{name}", rule=f"is not for an evaluation to say: see {own}")
+    if cfg.system_instruction is not None and not cfg.apply_chat_template:
+        rule = "needs a chat template to stand in"
+        yield Problem(key="eval.system_instruction", rule=rule, suggestion="try eval.apply_chat_template=true")
+    if cfg.backend is EvalBackend.local_chat_completions:
+        yield from _served(cfg)
+    for name, rule in cfg.gates.items():
+        yield from _gate(cfg, name, rule)
+
+
+def _served(cfg: EvalConfig) -> Iterator[Problem]:
+    key, value = "eval.backend", cfg.backend.value
+    if "base_url" not in cfg.model_args:
+        suggestion = "try eval.model_args.base_url=http://localhost:8000/v1/chat/completions"
+        yield Problem(key=key, value=value, rule="needs the server's address", suggestion=suggestion)
+    if not cfg.apply_chat_template:
+        suggestion = "try eval.apply_chat_template=true"
+        yield Problem(key=key, value=value, rule="takes chats, no texts", suggestion=suggestion)
+
+
+def _gate(cfg: EvalConfig, name: str, rule: str) -> Iterator[Problem]:
+    key = f"eval.gates.{name}"
+    try:
+        gate = parse_gate(rule)
+    except ValueError as error:
+        yield Problem(key=key, value=rule, rule=str(error))
+        return
+    task, dot, metric = name.partition(".")
+    if not cfg.enabled:
+        yield Problem(key=key, value=rule, rule="nothing is scored: eval.enabled=false")
+    elif gate.from_baseline and not cfg.baseline:
+        yield Problem(key=key, value=rule, rule="needs the base model's score", suggestion="try eval.baseline=true")
+    elif not dot:
+        yield Problem(key=key, value=rule, rule="must name a score: task.metric", suggestion=f"try {name}.acc")
+    elif task == "holdout":
+        written = ("exact_match", "rouge_l", "chrf") if cfg.holdout.generate else ()
+        known = ("loss", "perplexity", "token_accuracy", *written) if cfg.holdout.enabled else ()
+        if metric not in known:
+            scores = f"it is scored for {', '.join(known) or 'nothing'}"
+            yield Problem(key=key, value=rule, rule=f"the held-out split has no such score; {scores}")
+    elif not cfg.tasks:
+        yield Problem(key=key, value=rule, rule="eval.tasks is empty", suggestion=f"try eval.tasks=[{task}]")
 
 
 def _registry(cfg: RunConfig) -> Iterator[Problem]:

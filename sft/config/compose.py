@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sft.config.checks import check
 from sft.config.diagnose import (
     diagnose,
+    dotted_name,
     free_mapping,
     is_override,
     missing,
@@ -131,12 +132,19 @@ def _as_hydra(text: str) -> str:
     key, equals, value = text.partition("=")
     if not equals or not key.replace(".", "").replace("_", "").isalnum():
         return text
+    if name := dotted_name(key):
+        mapping = key.removesuffix(f".{name}")
+        return f"++{mapping}={{{name}: {_quoted(value)}}}"
     if not is_override(text):
-        value = "'" + re.sub(r"(\\+)(?='|$)", r"\1\1", value).replace("'", r"\'") + "'"
+        value = _quoted(value)
     group = key.replace(".", "/")
     if group != key and (shipped("conf") / group).is_dir():
         return f"{group}={value}"
     return f"++{key}={value}" if free_mapping(key) else f"{key}={value}"
+
+
+def _quoted(text: str) -> str:
+    return "'" + re.sub(r"(\\+)(?='|$)", r"\1\1", text).replace("'", r"\'") + "'"
 
 
 def compose(recipe: Recipe, overrides: Sequence[str]) -> RunConfig:

@@ -121,10 +121,17 @@ def is_setting(key: str) -> bool:
 
 
 def free_mapping(key: str) -> str | None:
-    """The setting that is a mapping with keys of its own and holds `key`; None where there is none."""
+    """The setting that is a mapping with keys of its own and is or holds `key`; None where there is none."""
     parts = key.split(".")
-    heads = (".".join(parts[:count]) for count in range(1, len(parts)))
+    heads = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
     return next((head for head in heads if typing.get_origin(_hint(head)) is dict), None)
+
+
+def dotted_name(key: str) -> str | None:
+    """`holdout.loss` of `eval.gates.holdout.loss`: a name with dots in a mapping to texts; None where there is none."""
+    mapping = free_mapping(key)
+    name = key.removeprefix(f"{mapping}.")
+    return name if mapping and name != key and "." in name and typing.get_args(_hint(mapping))[1] is str else None
 
 
 def unknown(composed: DictConfig) -> list[Problem]:

@@ -26,7 +26,7 @@ def circumstances(cfg: RunConfig) -> Circumstances:
         SftError: A source is not there or can't be reached.
     """
     return Circumstances(
-        dataset_version=dataset_version(cfg.dataset),
+        dataset_version=dataset_version(cfg.dataset) if cfg.dataset.uri else "",
         model_version=model_version(cfg.model),
         tasks_version=tasks_version(cfg.eval),
         num_processes=hardware.fit(cfg.training).world_size,

@@ -12,6 +12,7 @@ from sft.artifacts import (
     CheckpointArtifact,
     DatasetArtifact,
     EvalReport,
+    GateReport,
     ModelArtifact,
     ModelPackage,
     TokenizedArtifact,
@@ -22,6 +23,7 @@ from sft.plan import Step
 from sft.progress import Progress
 from sft.stages.dataset import dataset
 from sft.stages.evaluate import EvaluateInputs, evaluate
+from sft.stages.gates import GatesInputs, gates
 from sft.stages.model import ModelInputs, model
 from sft.stages.package import PackageInputs, package
 from sft.stages.register import RegisterInputs, register
@@ -59,8 +61,7 @@ def perform(
         case "dataset":
             return dataset(cfg.dataset, out, progress)
         case "model":
-            data = pick(have, "dataset", DatasetArtifact)
-            return model(cfg.model, ModelInputs(dataset=data), out, progress)
+            return model(cfg.model, ModelInputs(dataset=_dataset(have)), out, progress)
         case "tokenize":
             data, base = pick(have, "dataset", DatasetArtifact), pick(have, "model", ModelArtifact)
             return tokenize(
@@ -74,6 +75,9 @@ def perform(
             return train(cfg.training, TrainInputs(model=base, tokenized=tokens, run_name=cfg.name), out, progress)
         case "evaluate:base" | "evaluate:tuned":
             return evaluate(cfg.eval, _evaluate_inputs(step.name, have), out, progress)
+        case "gates":
+            report = pick(have, "evaluate:tuned", EvalReport)
+            return gates(cfg.eval, GatesInputs(baseline=_baseline(have), report=report), out, progress)
         case "package":
             return package(cfg.registry, _package_inputs(have, rec), out, progress)
         case "register":
@@ -89,8 +93,16 @@ def _evaluate_inputs(name: str, have: Mapping[str, Artifact]) -> EvaluateInputs:
         model_dir=scored.model_dir,
         model_digest=scored.digest,
         trust_remote_code=base.trust_remote_code,
-        dataset=pick(have, "dataset", DatasetArtifact),
+        dataset=_dataset(have),
     )
+
+
+def _dataset(have: Mapping[str, Artifact]) -> DatasetArtifact | None:
+    return pick(have, "dataset", DatasetArtifact) if "dataset" in have else None
+
+
+def _baseline(have: Mapping[str, Artifact]) -> EvalReport | None:
+    return pick(have, "evaluate:base", EvalReport) if "evaluate:base" in have else None
 
 
 def _package_inputs(have: Mapping[str, Artifact], rec: record.RunRecord) -> PackageInputs:
@@ -98,8 +110,9 @@ def _package_inputs(have: Mapping[str, Artifact], rec: record.RunRecord) -> Pack
         base=pick(have, "model", ModelArtifact),
         dataset=pick(have, "dataset", DatasetArtifact),
         checkpoint=pick(have, "train", CheckpointArtifact),
-        baseline=pick(have, "evaluate:base", EvalReport) if "evaluate:base" in have else None,
+        baseline=_baseline(have),
         report=pick(have, "evaluate:tuned", EvalReport) if "evaluate:tuned" in have else None,
+        gates=pick(have, "gates", GateReport) if "gates" in have else None,
         record=rec.until("package"),
         files=rec.step("train").files,
     )
@@ -114,7 +127,7 @@ def _register_inputs(cfg: RunConfig, folder: Path, have: Mapping[str, Artifact])
         dataset=pick(have, "dataset", DatasetArtifact),
         checkpoint=pick(have, "train", CheckpointArtifact),
         package=pick(have, "package", ModelPackage),
-        baseline=pick(have, "evaluate:base", EvalReport) if "evaluate:base" in have else None,
+        baseline=_baseline(have),
         report=pick(have, "evaluate:tuned", EvalReport) if "evaluate:tuned" in have else None,
         parameters=flat(cfg, ("model", "dataset", "training", "eval")),
         git_commit=record.git_commit(Path.cwd()),

@@ -22,8 +22,8 @@ from sft.runner.outlook import circumstances, found, is_lost, run_folder
 from sft.runner.stages import perform
 from sft.store import Entry, Store
 
-_RESUMABLE = {"dataset", "train"}
-"""Stages that go on from what a killed try has left: a download, a full state."""
+_RESUMABLE = {"dataset", "train", "evaluate"}
+"""Stages that go on from what a killed try has left: a download, a full state, answers."""
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,9 @@ class RunResult:
     nothing_to_do: bool
 
 
-def run(cfg: RunConfig, *, recipe: Path, command: Sequence[str], progress: Progress) -> RunResult:
+def run(
+    cfg: RunConfig, *, recipe: Path, command: Sequence[str], progress: Progress, goal: str | None = None
+) -> RunResult:
     """Does what a configuration says, and nothing that is done already.
 
     Args:
@@ -52,11 +54,13 @@ def run(cfg: RunConfig, *, recipe: Path, command: Sequence[str], progress: Progr
         recipe: Where it came from.
         command: What was typed, for the record.
         progress: The run's display.
+        goal: Only this step of the plan, and what it needs; None = all.
 
     Raises:
         SftError: A stage failed. Earlier stages stay done; the same command continues.
     """
     plan = build_plan(cfg, circumstances(cfg))
+    plan = plan.reaching(goal) if goal else plan
     store = Store(Path(cfg.run_root) / "store")
     store.open()
     folder = run_folder(cfg).absolute()

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from sft.adapters import hub
-from sft.artifacts import DatasetArtifact, Score
+from sft.artifacts import DatasetArtifact
 from sft.logs import redact
+from sft.scores import Score, change
 
 if TYPE_CHECKING:
     from sft.stages.package import PackageInputs
@@ -85,12 +86,15 @@ def _origin(inputs: PackageInputs) -> str:
 def _scores(inputs: PackageInputs) -> Iterator[str]:
     if inputs.report is None:
         return
-    rows = ["| score | before | after | samples |", "|---|---|---|---|"]
+    rows = ["| score | before | after | difference | samples |", "|---|---|---|---|---|"]
     for score in inputs.report.scores:
         before = inputs.baseline.score(score.name) if inputs.baseline else None
-        rows.append(f"| {score.name} | {_number(before)} | {_number(score)} | {score.num_samples} |")
+        difference = str(change(before, score)) if before else "–"
+        rows.append(f"| {score.name} | {_number(before)} | {_number(score)} | {difference} | {score.num_samples} |")
     yield "## Scores"
     yield "\n".join(rows)
+    if inputs.gates:
+        yield "It passed these gates:\n\n" + "\n".join(f"- {line}" for line in inputs.gates.passed)
 
 
 def _number(score: Score | None) -> str:

@@ -7,15 +7,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sft.adapters import harness
 from sft.adapters.child import write_json
+from sft.adapters.evaluation import catalog
 from sft.adapters.process import run_module
-from sft.artifacts import LOGS_NAME, DatasetArtifact, EvalReport, Score, digest_of, hash_files
+from sft.artifacts import LOGS_NAME, DatasetArtifact, EvalReport, digest_of, hash_files
 from sft.config.schema import EvalConfig
 from sft.errors import ConfigError, Problem, StageError
 from sft.progress import Progress
+from sft.scores import Score
 
 REPORT_NAME = "report.json"
+HOLDOUT = "holdout"
+"""What the held-out split is called among tasks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,27 +28,42 @@ class EvaluateInputs:
     Attributes:
         model_dir: The model to score, in Hugging Face layout.
         model_digest: Digest of the artifact that holds it.
+        dataset: Whose held-out split is scored; None where `eval.holdout` is off.
     """
 
     model_dir: Path
     model_digest: str
     trust_remote_code: bool
-    dataset: DatasetArtifact
+    dataset: DatasetArtifact | None
 
 
 def tasks_version(cfg: EvalConfig) -> str:
-    """Digest of the recipe's own tasks; empty without any.
+    """Digest of the recipe's own tasks; empty without any. Imports nothing heavy.
 
     Raises:
-        ConfigError: `eval.include_path` is not a folder.
+        ConfigError: `eval.include_path` is not a folder, or a task is unknown.
     """
-    if cfg.include_path is None:
-        return ""
-    folder = Path(cfg.include_path).expanduser()
-    if not folder.is_dir():
+    folder = Path(cfg.include_path).expanduser() if cfg.include_path is not None else None
+    if folder is not None and not folder.is_dir():
         rule = f"is not a folder (relative paths start at {Path.cwd()})"
-        raise ConfigError([Problem(key="eval.include_path", value=cfg.include_path, rule=rule)])
-    return digest_of(hash_files(folder))
+        raise ConfigError([Problem(key="eval.include_path", value=str(folder), rule=rule)])
+    own = catalog.own(folder) if folder else set()
+    wanted = {"eval.tasks": cfg.tasks, "eval.gates": [name.partition(".")[0] for name in cfg.gates]}
+    others = {name for names in wanted.values() for name in names} - own - {HOLDOUT}
+    unknown = others - catalog.folders(others).keys() if others else set()
+    if problems := [
+        Problem(key=key, value=name, rule="there is no such lm-eval task", suggestion=_nearest(name, folder))
+        for key, names in wanted.items()
+        for name in names
+        if name in unknown
+    ]:
+        raise ConfigError(problems)
+    return digest_of(hash_files(folder)) if folder else ""
+
+
+def _nearest(name: str, folder: Path | None) -> str:
+    close = catalog.closest(name, folder)
+    return f"did you mean {' or '.join(close)}?" if close else "`lm-eval ls tasks` lists them"
 
 
 def evaluate(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, progress: Progress) -> EvalReport:
@@ -62,8 +80,9 @@ def evaluate(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, progress: Progr
             nothing to score where something was asked for.
     """
     folder = out / LOGS_NAME
-    state = folder / harness.PROGRESS
-    if cfg.holdout.enabled and not inputs.dataset.num_eval:
+    state = folder / "progress.json"
+    held_out = inputs.dataset.num_eval if inputs.dataset else 0
+    if cfg.holdout.enabled and not held_out:
         if not cfg.tasks:
             raise StageError(
                 "nothing to score: eval.tasks is empty, and the dataset has no held-out split",
@@ -75,14 +94,22 @@ def evaluate(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, progress: Progr
         if state.exists():
             progress.update(json.loads(state.read_text(encoding="utf-8"))["text"])
 
-    request = request_of(cfg, inputs, out, state)
-    result = run_module("sft.adapters.harness", request, folder=folder, what="evaluating", poll=poll)
+    for old in [*out.glob("results_*.json"), *out.glob("samples_*.jsonl")]:
+        old.unlink()  # of a try that was killed
+    module = "sft.adapters.evaluation.harness"
+    result = run_module(module, request_of(cfg, inputs, out, state), folder=folder, what="evaluating", poll=poll)
+    for note in result["notes"]:
+        progress.say(f"  {note}")
     report = EvalReport(
-        root=out, model_digest=inputs.model_digest, scores=tuple(Score(**score) for score in result["scores"])
+        root=out,
+        model_digest=inputs.model_digest,
+        scores=tuple(Score(**score) for score in result["scores"]),
+        task_versions={name: str(version) for name, version in result["versions"].items()},
+        task_data=result["data"],
+        chat_template_sha256=result["chat_template_sha256"],
     )
-    facts = {"model_digest": report.model_digest, "scores": [asdict(score) for score in report.scores]}
-    rest = {"task_versions": result["versions"], "chat_template_sha256": result["chat_template_sha256"]}
-    write_json(out / REPORT_NAME, facts | rest)
+    facts = {name: value for name, value in asdict(report).items() if name not in {"root", "digest"}}
+    write_json(out / REPORT_NAME, facts)
     progress.say("  " + ", ".join(f"{score.name} {score.value:.4f}" for score in report.scores))
     return report
 
@@ -90,17 +117,21 @@ def evaluate(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, progress: Progr
 def request_of(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, state: Path) -> dict[str, Any]:
     """The one place where our settings become the child's request."""
     batch_size = None if cfg.batch_size == "auto" else int(cfg.batch_size)
-    scored = cfg.holdout.enabled and inputs.dataset.num_eval > 0
-    held_out = {
-        "file": str(inputs.dataset.eval_file),
-        "generate": cfg.holdout.generate,
-        "max_new_tokens": cfg.holdout.max_new_tokens,
-        "limit": cfg.holdout.limit,
-        "batch_size": batch_size,
-        "progress": str(state),
-    }
+    held_out = None
+    if cfg.holdout.enabled and inputs.dataset and inputs.dataset.num_eval:
+        held_out = {
+            "file": str(inputs.dataset.eval_file),
+            "generate": cfg.holdout.generate,
+            "max_new_tokens": cfg.holdout.max_new_tokens,
+            "num_samples": min(cfg.holdout.limit or inputs.dataset.num_eval, inputs.dataset.num_eval),
+            "batch_size": batch_size,
+            "journal": str(state.with_name("holdout.jsonl")),
+        }
     return {
         "out": str(out),
+        "progress": str(state),
+        "cache": str(state.with_name("answers")),
+        "backend": cfg.backend.value,
         "model_dir": str(inputs.model_dir),
         "trust_remote_code": inputs.trust_remote_code,
         "tasks": cfg.tasks,
@@ -111,7 +142,8 @@ def request_of(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, state: Path) 
         "gen_kwargs": cfg.gen_kwargs,
         "model_args": cfg.model_args,
         "apply_chat_template": cfg.apply_chat_template,
+        "system_instruction": cfg.system_instruction,
         "log_samples": cfg.log_samples,
         "seed": cfg.seed,
-        "holdout": held_out if scored else None,
+        "holdout": held_out,
     }

@@ -28,9 +28,9 @@ FILES_NAME = "files.json"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInputs:
-    """What the model stage takes; the dataset only where a tokenizer is trained."""
+    """What the model stage takes: the dataset where a tokenizer is to be trained."""
 
-    dataset: DatasetArtifact
+    dataset: DatasetArtifact | None
 
 
 def source_version(cfg: ModelConfig) -> str:
@@ -64,6 +64,8 @@ def model(cfg: ModelConfig, inputs: ModelInputs, out: Path, progress: Progress) 
         StageError: A file is missing: config, tokenizer, chat template, safetensors weights.
     """
     if cfg.source is ModelSource.scratch:
+        if inputs.dataset is None:
+            raise TypeError("a model from nothing needs the dataset, for its tokenizer")
         return _scratch(cfg, inputs.dataset, out, progress)
     folder, revision = _local_folder(cfg), ""
     if folder is None:

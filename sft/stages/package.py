@@ -20,6 +20,7 @@ from sft.artifacts import (
     CheckpointArtifact,
     DatasetArtifact,
     EvalReport,
+    GateReport,
     ModelArtifact,
     ModelPackage,
     hash_files,
@@ -44,6 +45,7 @@ class PackageInputs:
     Attributes:
         baseline: Scores of the base model; None where it wasn't scored.
         report: Scores of the tuned model; None where nothing was scored.
+        gates: That it passed them; None where there are none.
         record: The run up to here, without secrets.
         files: sha256 of each of the checkpoint's files.
     """
@@ -53,6 +55,7 @@ class PackageInputs:
     checkpoint: CheckpointArtifact
     baseline: EvalReport | None
     report: EvalReport | None
+    gates: GateReport | None
     record: Mapping[str, Any]
     files: Mapping[str, str]
 

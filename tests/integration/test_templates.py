@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from sft.adapters.instructlab.data import renderer
-from sft.adapters.instructlab.masks import Renderer, TemplateError
 from sft.artifacts import ModelArtifact
+from sft.chat.template import Renderer, TemplateError
 from sft.errors import DataError
 
 pytestmark = [

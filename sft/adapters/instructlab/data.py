@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from sft.adapters import child
-from sft.adapters.instructlab.masks import NO_LOSS, STOP_FIX, Renderer, TemplateError, special_tokens, stops
+from sft.chat.template import NO_LOSS, STOP_FIX, Renderer, TemplateError, special_tokens, stops
 from sft.errors import DataError
 
 _CHECKED_ROWS = 64
@@ -122,9 +122,7 @@ def renderer(model_dir: str) -> Renderer:
             f"{model_dir}: its tokenizer has no fast version, so it is not known which characters a token covers",
             fix="take a model with a tokenizer.json",
         )
-    file = Path(model_dir) / "generation_config.json"
-    generation = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return Renderer(tokenizer, stops(tokenizer, generation))
+    return Renderer(tokenizer, stops(tokenizer, Path(model_dir)))
 
 
 def _tokenize_part(part: _Part) -> _Counts:

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
+
+
+class EvalBackend(Enum):
+    """What answers lm-eval's requests; the held-out split is always scored by transformers."""
+
+    hf = "hf"
+    vllm = "vllm"
+    local_chat_completions = "local-chat-completions"
 
 
 @dataclass(kw_only=True)
@@ -13,7 +22,7 @@ class HoldoutConfig:
     enabled: bool = True
     """Loss per answer token on the evaluation split."""
     generate: bool = True
-    """Also write each last answer greedily and count exact matches."""
+    """Also write each answer greedily and compare it: exact match, ROUGE-L, chrF."""
     max_new_tokens: int = 256
     """Longest written answer, in tokens."""
     limit: int | None = None
@@ -32,14 +41,18 @@ class EvalConfig:
     """Folder with task YAMLs of your own; relative `data_files` in them are relative to the YAML."""
     num_fewshot: int | None = None
     """null = as the task says."""
+    system_instruction: str | None = None
+    """System turn of every prompt, with `apply_chat_template`."""
     limit: int | None = None
     """First so many samples of each task; null = all. lm-eval: `limit`."""
     batch_size: str = "auto"
-    """A number, or `auto`."""
+    """A number, or `auto` = as memory allows. Halved where memory runs out."""
+    backend: EvalBackend = EvalBackend.hf
+    """`local-chat-completions`, with `sft eval` only, asks a server that already runs: `eval.model_args.base_url`."""
     gen_kwargs: dict[str, Any] = field(default_factory=dict)
     """Passed to generation tasks as they are."""
     model_args: dict[str, Any] = field(default_factory=dict)
-    """Passed to lm-eval's `hf` model as they are (`dtype`, `max_length` …)."""
+    """Passed to lm-eval's model as they are (`dtype`, `max_length` …)."""
     apply_chat_template: bool = False
     """Put each task's prompts through the model's chat template."""
     log_samples: bool = True
@@ -48,4 +61,7 @@ class EvalConfig:
     """lm-eval: random, numpy, torch and few-shot seed."""
     baseline: bool = True
     """Also score the base model, once per model, data and settings."""
+    gates: dict[str, str] = field(default_factory=dict)
+    """What the tuned model must reach to be packaged and registered: score -> `>= 0.6`, `< baseline` or
+    `>= baseline - 0.01`. One that is missed ends the run with exit code 3."""
     holdout: HoldoutConfig = field(default_factory=HoldoutConfig)

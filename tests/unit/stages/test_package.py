@@ -43,6 +43,7 @@ def inputs(tmp_path: Path) -> PackageInputs:
         checkpoint=source.checkpoint,
         baseline=source.baseline,
         report=source.report,
+        gates=None,
         record={
             "command": ["sft", "run", "my recipe.yaml"],
             "config": {"training": training},
@@ -122,7 +123,7 @@ def test_the_hub_reads_the_card(inputs: PackageInputs, tmp_path: Path) -> None:
 def test_the_card_says_scores_before_and_after_and_how_to_make_it_again(inputs: PackageInputs, tmp_path: Path) -> None:
     text = (make(CONFIG, inputs, tmp_path / "out").model_dir / "README.md").read_text()
     assert "# speller\n\nSpells numbers.\n\nFine-tuned from `Qwen/Qwen2.5-1.5B-Instruct` at `989aa79` on 80" in text
-    assert "| arc.acc | 0.2500 ± 0.1250 | 0.5000 ± 0.1250 | 9 |" in text
+    assert "| arc.acc | 0.2500 ± 0.1250 | 0.5000 ± 0.1250 | +0.2500, better | 9 |" in text
     assert "```sh\nsft run 'my recipe.yaml'\n```" in text
     assert f"- sha256 of the checkpoint: `{inputs.checkpoint.digest}`" in text
     assert "was allowed to run" not in text

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from sft.adapters import harness
-from sft.adapters.harness import scores_of
-from sft.errors import StageError
+from sft.adapters.evaluation import tasks
+from sft.adapters.evaluation.tasks import refuse_nan, scores_of
+from sft.errors import DataError, StageError
 
 
 def results(**tasks: dict[str, Any]) -> dict[str, Any]:
@@ -77,8 +77,26 @@ def test_a_task_without_a_metric_fails() -> None:
 
 
 @pytest.mark.slow
-def test_a_group_of_ones_own_may_hold_lm_evals_tasks(tmp_path: Path) -> None:
+def test_only_the_folders_of_the_tasks_asked_for_are_indexed(tmp_path: Path) -> None:
     (tmp_path / "mixed.yaml").write_text("group: mixed\ntask: [own, arc_easy]\n")
     (tmp_path / "own.yaml").write_text("task: own\ndataset_path: json\n")
-    assert harness._task_manager(["own"], str(tmp_path)).all_tasks == ["mixed", "own"]  # lm-eval's are not indexed
-    assert "arc_easy" in harness._task_manager(["mixed"], str(tmp_path)).all_tasks
+    assert tasks.task_manager(["own"], str(tmp_path)).all_tasks == ["mixed", "own"]
+    mixed = tasks.task_manager(["mixed"], str(tmp_path)).all_tasks
+    assert {"mixed", "own", "arc_easy", "arc_challenge"} <= {*mixed}
+    assert "gsm8k" not in mixed
+    mmlu = tasks.task_manager(["mmlu"], None)
+    assert "mmlu_anatomy" in mmlu.all_tasks
+    assert mmlu.task_index["mmlu"].cfg["task"]
+    with pytest.raises(DataError, match="there is no lm-eval task nonesuch"):
+        tasks.task_manager(["arc_easy", "nonesuch"], None)
+
+
+def sample(**changes: Any) -> dict[str, Any]:
+    row = {"doc_id": 7, "arguments": [("2+2=", " 4"), ("2+2=", " 5")], "resps": [[(-1.5, True)], [(-2.0, False)]]}
+    return row | changes
+
+
+def test_an_answer_that_is_not_a_number_fails_and_shows_the_sample() -> None:
+    refuse_nan({"sums": [sample()], "texts": [sample(resps=[["nan"]])]})
+    with pytest.raises(StageError, match=r"sums, sample 7: .*no number; the prompt: 2\+2="):
+        refuse_nan({"sums": [sample(), sample(resps=[[(-1.5, True)], [(math.nan, False)]])]})

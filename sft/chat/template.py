@@ -7,8 +7,10 @@ the conversation is rendered by the model's own template, and the template itsel
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from sft.errors import DataError
@@ -20,6 +22,7 @@ _BEGIN, _END = "\ue0f0", "\ue0f1"
 """Private-use characters around an assistant's content; no tokenizer ever sees them."""
 
 NO_LOSS = -100
+_SYSTEM: Message = {"role": "system", "content": "instruction"}
 _PROBE: tuple[Message, ...] = ({"role": "user", "content": "question"}, {"role": "assistant", "content": "reply"})
 STOP_FIX = (
     "the token that ends a turn in the chat template must be the tokenizer's eos_token, or among the eos_token_id of "
@@ -37,6 +40,10 @@ class Renderer:
     Args:
         tokenizer: transformers' fast tokenizer.
         stops: Texts of the tokens at which the model stops when it generates.
+
+    Attributes:
+        folds_system: The template knows no system turn (Gemma 1 and 2): it is put before the first user's text, with an
+            empty line between, as Gemma's documentation advises.
     """
 
     def __init__(self, tokenizer: Any, stops: frozenset[str]) -> None:
@@ -47,8 +54,9 @@ class Renderer:
         self._end_of_turn = re.compile(rf"(?:\s|{special})*?(?:{stop})") if stops else re.compile(r"(?!)")
         self._stop = re.compile(stop or r"(?!)")
         self._only_special = re.compile(rf"(?:{special})*")
-        self._in_parts = False
+        self._in_parts = self.folds_system = False
         self._in_parts = self._wants_parts()
+        self.folds_system = self._refuses_system()
         self._preamble = self._find_preamble()
 
     def tokenize(self, messages: Sequence[Message], tools: Any = None) -> dict[str, Any]:
@@ -58,18 +66,38 @@ class Renderer:
             TemplateError: It can't be rendered.
             DataError: No conversation can be trained with this template.
         """
-        text, spans = self.spans(messages, tools)
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ids = encoded["input_ids"]
+        ids, turns = self.turns(messages, tools)
         labels = [NO_LOSS] * len(ids)
-        remaining = iter(spans)
-        span = next(remaining, None)
-        for place, (begin, end) in enumerate(encoded["offset_mapping"]):
-            while span is not None and begin >= span[1]:
-                span = next(remaining, None)
-            if span is not None and end > span[0] and end > begin:
+        for places in turns:
+            for place in places:
                 labels[place] = ids[place]
         return {"input_ids": ids, "labels": labels, "len": len(ids)}
+
+    def turns(self, messages: Sequence[Message], tools: Any = None) -> tuple[list[int], list[list[int]]]:
+        """The token ids of a conversation, and for each assistant's turn the places of those that count.
+
+        Raises:
+            TemplateError: It can't be rendered.
+            DataError: No conversation can be trained with this template.
+        """
+        text, spans = self.spans(messages, tools)
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        turns: list[list[int]] = [[] for _ in spans]
+        turn = 0
+        for place, (begin, end) in enumerate(encoded["offset_mapping"]):
+            while turn < len(spans) and begin >= spans[turn][1]:
+                turn += 1
+            if turn < len(spans) and end > spans[turn][0] and end > begin:
+                turns[turn].append(place)
+        return encoded["input_ids"], turns
+
+    def prompt(self, messages: Sequence[Message], tools: Any = None) -> str:
+        """What the model gets to answer `messages`.
+
+        Raises:
+            TemplateError: It can't be rendered.
+        """
+        return self._render(messages, tools, generation=True)
 
     def spans(self, messages: Sequence[Message], tools: Any = None) -> tuple[str, list[Span]]:
         """The rendered conversation, and from where to where its characters count, in order.
@@ -149,6 +177,12 @@ class Renderer:
         except TemplateError:
             return True
 
+    def _refuses_system(self) -> bool:
+        try:
+            return _SYSTEM["content"] not in self._render([_SYSTEM, *_PROBE])
+        except TemplateError:
+            return True
+
     def _find_preamble(self) -> str:
         """Special tokens that stand between the generation prompt and every content: the model has to write them."""
         try:
@@ -159,7 +193,9 @@ class Renderer:
         return between if text.startswith(prompt) and self._only_special.fullmatch(between) else ""
 
     def _render(self, messages: Sequence[Message], tools: Any = None, *, generation: bool = False) -> str:
-        shown = [_parted(message) for message in messages] if self._in_parts else list(messages)
+        shown = _folded(messages) if self.folds_system else list(messages)
+        if self._in_parts:
+            shown = [_parted(message) for message in shown]
         try:
             text: str = self.tokenizer.apply_chat_template(
                 shown, tools=tools, tokenize=False, add_generation_prompt=generation
@@ -175,11 +211,12 @@ def special_tokens(tokenizer: Any) -> re.Pattern[str]:
     return re.compile("|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True)) or r"(?!)")
 
 
-def stops(tokenizer: Any, generation_config: Mapping[str, Any]) -> frozenset[str]:
+def stops(tokenizer: Any, model_dir: Path) -> frozenset[str]:
     """Texts of the tokens at which a model stops: ``eos_token``, and the ``eos_token_id`` (one or a list) of
     ``generation_config.json``. That of ``config.json`` doesn't count: the library overwrites it (model.py:479@0.16.2).
     """
-    value = generation_config.get("eos_token_id")
+    file = model_dir / "generation_config.json"
+    value = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.exists() else None
     ids = {tokenizer.eos_token_id, *(value if isinstance(value, list) else [value])} - {None}
     return frozenset(tokenizer.convert_ids_to_tokens(sorted(ids)))
 
@@ -198,6 +235,13 @@ def _marked(message: Message, *, strip: bool = False) -> Message:
 def _parted(message: Message) -> Message:
     content = message.get("content")
     return {**message, "content": [{"type": "text", "text": content}]} if content else message
+
+
+def _folded(messages: Sequence[Message]) -> list[Message]:
+    if len(messages) < 2 or messages[0]["role"] not in ("system", "developer"):
+        return list(messages)
+    system, user, *rest = messages
+    return [{**user, "content": f"{system['content']}\n\n{user['content']}"}, *rest]
 
 
 def _unmarked(text: str) -> str:

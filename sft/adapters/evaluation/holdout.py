@@ -1,0 +1,317 @@
+"""Scores conversations with a loaded model and its own chat template.
+
+Every assistant's turn counts, given all that stands before it and terminator included, exactly as training counts it;
+on request each is also written greedily and compared. Conversations are read in windows, and what is done lies in a
+journal: memory stays bounded, and a killed try goes on where it was.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from array import array
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sft.adapters.evaluation import texts
+from sft.adapters.evaluation.batches import Budget, in_batches, is_out_of_memory
+from sft.adapters.evaluation.journal import Journal
+from sft.adapters.evaluation.meter import Meter
+from sft.chat.template import Renderer, TemplateError
+from sft.errors import DataError, StageError
+
+SAMPLES = "samples_holdout.jsonl"
+_WINDOW = 4096
+"""Conversations that are in memory, sorted by length."""
+_TOKENS = {"cpu": 8192, "cuda": 65536}
+_LOGITS_BYTES = {"cpu": 1 << 30, "cuda": 8 << 30}
+"""Bounds of one batch: padded tokens, and its float32 logits, tokens x vocabulary x 4 bytes."""
+
+_SHOWN_CHARACTERS = 400
+_WRITTEN = {"exact_match", "rouge_l", "chrf"}
+_LOWER_IS_BETTER = {"loss", "perplexity"}
+METRICS = ("loss", "perplexity", "token_accuracy", "exact_match", "rouge_l", "chrf")
+
+
+@dataclass
+class Turn:
+    """One assistant's turn.
+
+    Attributes:
+        number: Its place among the messages, from 0.
+        prompt: Everything before it, with the generation prompt.
+        target: What it says, as tokens spell it, so that it compares with what the model writes.
+        places: Of its tokens in the conversation, terminator included.
+        loss: Sum over its tokens, natural logarithm.
+        num_correct: Tokens that are the most likely next one.
+        written: What the model wrote; None where nothing was generated.
+    """
+
+    number: int
+    prompt: str
+    prompt_ids: list[int]
+    target: str
+    places: list[int]
+    loss: float = math.nan
+    num_correct: int = 0
+    written: str | None = None
+
+
+@dataclass
+class Conversation:
+    """A rendered conversation; `index` is its place in the evaluation split, from 0."""
+
+    index: int
+    token_ids: list[int]
+    turns: list[Turn]
+
+
+def score(request: Mapping[str, Any], model: Any, renderer: Renderer, out: Path, meter: Meter) -> list[dict[str, Any]]:
+    """Scores the held-out split and writes `SAMPLES`, a line per assistant's turn.
+
+    Args:
+        request: ``file`` with a conversation per line, of which the first ``num_samples`` are scored; ``generate``,
+            ``max_new_tokens``, ``batch_size`` (None = as memory allows), ``journal``.
+        model: A causal language model in evaluation mode.
+        renderer: Its tokenizer and template.
+        out: Where the samples go.
+        meter: Counts conversations.
+
+    Returns:
+        The fields of a `sft.scores.Score` for each metric.
+
+    Raises:
+        DataError: A conversation can't be rendered.
+        StageError: A loss is not a number, or one conversation alone is too much for the memory.
+    """
+    kind, vocabulary = model.device.type, model.config.get_text_config().vocab_size
+    at_once = Budget(min(_TOKENS[kind], _LOGITS_BYTES[kind] // (4 * vocabulary)), request["batch_size"], meter.note)
+    written_at_once = Budget(_TOKENS[kind], request["batch_size"], meter.note)
+    compare = texts.comparisons() if request["generate"] else {}
+    pad_id = renderer.tokenizer.pad_token_id or 0
+    journal = Journal(Path(request["journal"]))
+    meter.begins("held-out", request["num_samples"], len(journal))
+    try:
+        for window in _windows(Path(request["file"]), request["num_samples"], journal):
+            conversations = [render(index, row["messages"], renderer, row.get("tools")) for index, row in window]
+            for batch in in_batches(conversations, _num_tokens, lambda some: score_loss(some, model, pad_id), at_once):
+                if request["generate"]:
+                    turns = [turn for conversation in batch for turn in conversation.turns]
+                    write_answers(turns, model, renderer, request["max_new_tokens"], written_at_once)
+                for conversation in batch:
+                    journal.add(_row(conversation, compare))
+                meter.add(len(batch))
+        found = _publish(journal, out / SAMPLES)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        fix = "lower eval.holdout.max_new_tokens, or take a machine with more memory"
+        raise StageError("eval.holdout: one conversation alone is too much for the memory", fix=fix) from error
+    finally:
+        journal.close()
+    Path(request["journal"]).unlink()
+    return found
+
+
+def _windows(file: Path, num_samples: int, journal: Journal) -> Iterator[list[tuple[int, dict[str, Any]]]]:
+    """What is still to be scored, with its place in the file."""
+    with file.open("rb") as lines:
+        rows = enumerate(itertools.islice(lines, num_samples))
+        left = ((index, line) for index, line in rows if index not in journal)
+        while window := [(index, json.loads(line)) for index, line in itertools.islice(left, _WINDOW)]:
+            yield window
+
+
+def render(index: int, messages: Sequence[dict[str, Any]], renderer: Renderer, tools: Any = None) -> Conversation:
+    """One conversation as tokens, with the places of its assistant's turns.
+
+    Raises:
+        DataError: The template can't render it, or its turns can't be told apart.
+    """
+    tokenizer = renderer.tokenizer
+    try:
+        ids, places = renderer.turns(messages, tools)
+        numbers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+        prompts = [renderer.prompt(messages[:number], tools) for number in numbers]
+    except TemplateError as error:
+        what = str(messages)[:_SHOWN_CHARACTERS]
+        raise DataError(
+            f"held-out sample {index}: {error}; the conversation: {what}",
+            fix="leave it out of the evaluation split, or use a chat template that knows such conversations",
+        ) from error
+    except DataError as error:
+        raise DataError(f"held-out sample {index}: {error.message}", fix=error.fix) from error
+    turns = [
+        Turn(
+            number=number,
+            prompt=prompt,
+            prompt_ids=tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"],
+            target=tokenizer.decode([ids[place] for place in where], skip_special_tokens=True),
+            places=where,
+        )
+        for number, prompt, where in zip(numbers, prompts, places, strict=True)
+    ]
+    return Conversation(index, ids, turns)
+
+
+def score_loss(batch: Sequence[Conversation], model: Any, pad_id: int) -> None:
+    """Fills in each turn's `loss` and `num_correct`.
+
+    Args:
+        batch: Conversations that go through the model at once.
+        model: A causal language model in evaluation mode.
+        pad_id: Token that fills short rows; it is masked and never scored.
+
+    Raises:
+        StageError: A loss is not a number.
+    """
+    import torch
+
+    longest = max(map(_num_tokens, batch))
+    ids = torch.full((len(batch), longest), pad_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, conversation in enumerate(batch):
+        ids[row, : len(conversation.token_ids)] = torch.tensor(conversation.token_ids)
+        mask[row, : len(conversation.token_ids)] = 1
+    with torch.inference_mode():
+        logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
+        for row, conversation in enumerate(batch):
+            for turn in conversation.turns:
+                _score_turn(conversation, turn, logits[row])
+
+
+def _score_turn(conversation: Conversation, turn: Turn, logits: Any) -> None:
+    import torch
+
+    places = torch.tensor(turn.places, device=logits.device)
+    targets = torch.tensor(conversation.token_ids, device=logits.device)[places]
+    predictions = logits[places - 1].float()
+    turn.loss = float(torch.nn.functional.cross_entropy(predictions, targets, reduction="sum"))
+    turn.num_correct = int((predictions.argmax(dim=-1) == targets).sum())
+    if not math.isfinite(turn.loss):
+        raise StageError(
+            f"held-out sample {conversation.index}: the loss of turn {turn.number + 1} is {turn.loss}; "
+            f"the prompt: {turn.prompt[-_SHOWN_CHARACTERS:]}",
+            fix="the model answers with what is no number: look at its weights, or at a lower precision's range",
+        )
+
+
+def write_answers(turns: Sequence[Turn], model: Any, renderer: Renderer, max_new_tokens: int, budget: Budget) -> None:
+    """Fills in each turn's `written`: greedily, up to a token at which the model stops.
+
+    Args:
+        turns: What is to be answered.
+        model: A causal language model in evaluation mode. Its generation settings are replaced, not added to: they
+            may penalise repetition (Qwen2.5-1.5B-Instruct: 1.1), and that is not greedy.
+        renderer: Its tokenizer and template.
+        max_new_tokens: Longest answer.
+        budget: How many at once.
+    """
+    import torch
+    from transformers import GenerationConfig
+
+    tokenizer = renderer.tokenizer
+    pad_id = tokenizer.pad_token_id or 0
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=tokenizer.convert_tokens_to_ids(sorted(renderer.stops)),
+        pad_token_id=pad_id,
+    )
+
+    def write(batch: list[Turn]) -> None:
+        longest = max(len(turn.prompt_ids) for turn in batch)
+        ids = torch.full((len(batch), longest), pad_id, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, turn in enumerate(batch):  # left, so that every prompt ends where writing begins
+            ids[row, longest - len(turn.prompt_ids) :] = torch.tensor(turn.prompt_ids)
+            mask[row, longest - len(turn.prompt_ids) :] = 1
+        with torch.inference_mode():
+            written = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device))
+        texts_of = tokenizer.batch_decode(written[:, longest:], skip_special_tokens=True)
+        for turn, text in zip(batch, texts_of, strict=True):
+            turn.written = text
+
+    for _ in in_batches(turns, lambda turn: len(turn.prompt_ids) + max_new_tokens, write, budget):
+        pass
+
+
+def _num_tokens(conversation: Conversation) -> int:
+    return len(conversation.token_ids)
+
+
+def _row(conversation: Conversation, compare: Mapping[str, texts.Compare]) -> dict[str, Any]:
+    """What the journal keeps of a conversation."""
+    return {"sample": conversation.index, "turns": [_turn_row(turn, compare) for turn in conversation.turns]}
+
+
+def _turn_row(turn: Turn, compare: Mapping[str, texts.Compare]) -> dict[str, Any]:
+    row = {
+        "turn": turn.number,
+        "prompt": turn.prompt,
+        "target": turn.target,
+        "answer": turn.written,
+        "num_tokens": len(turn.places),
+        "loss": turn.loss,
+        "num_correct": turn.num_correct,
+    }
+    written = turn.written or ""
+    return row | {name: metric(turn.target, written) for name, metric in compare.items()}
+
+
+def _publish(journal: Journal, file: Path) -> list[dict[str, Any]]:
+    """Writes the samples in the split's order, and takes the means on the way."""
+    sums: dict[str, tuple[array[float], array[float]]] = defaultdict(lambda: (array("d"), array("d")))
+
+    def add(metric: str, value: float, count: float) -> None:
+        values, counts = sums[metric]
+        values.append(value)
+        counts.append(count)
+
+    with file.open("w", encoding="utf-8") as lines:
+        for row in journal.in_order():
+            turns = row["turns"]
+            num_tokens = sum(turn["num_tokens"] for turn in turns)
+            add("loss", sum(turn["loss"] for turn in turns), num_tokens)
+            add("token_accuracy", sum(turn["num_correct"] for turn in turns), num_tokens)
+            for metric in _WRITTEN & turns[0].keys():
+                add(metric, sum(turn[metric] for turn in turns), len(turns))
+            for turn in turns:
+                lines.write(json.dumps({"sample": row["sample"], **turn}, ensure_ascii=False) + "\n")
+    found = {metric: mean(values, counts) for metric, (values, counts) in sums.items()}
+    loss, error = found["loss"]
+    found["perplexity"] = math.exp(loss), error and error * math.exp(loss)  # to first order (the delta method)
+    return [
+        {
+            "task": "holdout",
+            "metric": metric,
+            "value": found[metric][0],
+            "stderr": found[metric][1],
+            "num_samples": len(journal),
+            "higher_is_better": metric not in _LOWER_IS_BETTER,
+        }
+        for metric in METRICS
+        if metric in found
+    ]
+
+
+def mean(values: Sequence[float], counts: Sequence[float]) -> tuple[float, float | None]:
+    """A mean over all turns or tokens, and its standard error; None for one conversation.
+
+    Args:
+        values: Sum over each conversation.
+        counts: Turns or tokens of each conversation.
+
+    The mean is a ratio of sums over conversations; its error is that of a ratio estimator, which respects that the
+    tokens of one conversation belong together (Cochran, Sampling Techniques, 1977, eq. 6.13).
+    """
+    total, size = math.fsum(counts), len(values)
+    ratio = math.fsum(values) / total
+    if size < 2:
+        return ratio, None
+    squares = math.fsum((value - ratio * count) ** 2 for value, count in zip(values, counts, strict=True))
+    return ratio, math.sqrt(squares * size / (size - 1)) / total

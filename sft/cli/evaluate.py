@@ -1,0 +1,48 @@
+"""`sft eval`: the scores of one model, without training anything.
+
+Shares the store with runs: what one of them scored as its base model is not scored again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from sft import runner
+from sft.artifacts import EvalReport
+from sft.cli.run import score_lines
+from sft.config import compose
+from sft.config.compose import Recipe
+from sft.progress import Progress
+
+_STEP = "evaluate:base"
+
+
+def execute(model: str, recipe: str | None, overrides: Sequence[str], command: Sequence[str]) -> int:
+    """Scores a model and prints what it got.
+
+    Args:
+        model: Its folder, or a hub id.
+        recipe: Whose tasks and dataset are taken; None = the defaults, and no held-out split unless there is a dataset.
+        overrides: Settings.
+        command: All that was typed.
+
+    Raises:
+        ConfigError: A setting is wrong.
+        SftError: A stage failed.
+    """
+    base = compose.find_recipe(recipe) if recipe else Recipe(compose.shipped("conf") / "config.yaml")
+    settings = ["model=hub", f"model.name_or_path={model}", "registry=none", "eval.baseline=true", "eval.gates={}"]
+    if not recipe and not any(text.startswith("dataset") for text in overrides):
+        settings += ["dataset.uri=", "eval.holdout.enabled=false"]
+    name = re.sub(r"[^\w.-]+", "-", model).strip("-")[-40:]
+    cfg = compose.compose(base, [f"name=eval-{name}", *settings, *overrides])
+    progress = Progress()
+    result = runner.run(cfg, recipe=base.path, command=command, progress=progress, goal=_STEP)
+    report = result.artifacts[_STEP]
+    if isinstance(report, EvalReport):
+        progress.say("")
+        for line in score_lines(report, None):
+            progress.say(line)
+        progress.say(f"\nreport      {report.root}")
+    return 0

@@ -1,0 +1,238 @@
+"""Held-out scores equal what plain transformers gives, whatever the batch; errors show the sample."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sft.adapters.evaluation import holdout
+from sft.adapters.evaluation.batches import Budget, in_batches
+from sft.adapters.evaluation.holdout import Conversation
+from sft.adapters.evaluation.meter import Meter
+from sft.artifacts import ModelArtifact
+from sft.chat.template import Renderer
+from sft.errors import DataError, StageError
+
+SYSTEM = {"role": "system", "content": "spell digits"}
+CONVERSATIONS = [
+    [{"role": "user", "content": "12"}, {"role": "assistant", "content": "one two"}],
+    [SYSTEM, {"role": "user", "content": "90817"}, {"role": "assistant", "content": "nine zero eight one seven"}],
+    [
+        {"role": "user", "content": "5"},
+        {"role": "assistant", "content": "five"},
+        {"role": "user", "content": "and 66"},
+        {"role": "assistant", "content": "six six"},
+    ],
+]
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_model: ModelArtifact) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model.model_dir).eval()
+    return model, AutoTokenizer.from_pretrained(tiny_model.model_dir)
+
+
+def renderer(loaded: tuple[Any, Any], stops: frozenset[str] = frozenset({"<|im_end|>"})) -> Renderer:
+    return Renderer(loaded[1], stops)
+
+
+def rendered(loaded: tuple[Any, Any]) -> list[Conversation]:
+    return [holdout.render(index, messages, renderer(loaded)) for index, messages in enumerate(CONVERSATIONS)]
+
+
+def budget(size: int | None) -> Budget:
+    return Budget(8192, size, lambda _: None)
+
+
+def scored(loaded: tuple[Any, Any], batch_size: int | None) -> list[Conversation]:
+    model, tokenizer = loaded
+    conversations = rendered(loaded)
+    work = partial(holdout.score_loss, model=model, pad_id=tokenizer.pad_token_id)
+    done = list(in_batches(conversations, lambda c: len(c.token_ids), work, budget(batch_size)))
+    assert sum(map(len, done)) == len(conversations)
+    return conversations
+
+
+def written(loaded: tuple[Any, Any], model: Any, max_new_tokens: int, batch_size: int | None) -> list[str | None]:
+    turns = [turn for conversation in rendered(loaded) for turn in conversation.turns]
+    holdout.write_answers(turns, model, renderer(loaded), max_new_tokens, budget(batch_size))
+    return [turn.written for turn in turns]
+
+
+def plain_loss(loaded: tuple[Any, Any], messages: list[dict[str, str]]) -> tuple[float, int]:
+    """Sum over the answers' tokens by transformers' own loss, from the rendered text alone."""
+    import torch
+
+    model, tokenizer = loaded
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    encoded = tokenizer(text, return_offsets_mapping=True, return_tensors="pt", add_special_tokens=False)
+    labels = torch.full_like(encoded["input_ids"], -100)
+    for message in messages:
+        if message["role"] == "assistant":
+            turn = f"{message['content']}<|im_end|>"
+            begin = text.index(f"assistant\n{turn}") + len("assistant\n")
+            for place, (left, right) in enumerate(encoded["offset_mapping"][0].tolist()):
+                if begin <= left < right <= begin + len(turn):
+                    labels[0, place] = encoded["input_ids"][0, place]
+    count = int((labels != -100).sum())
+    with torch.inference_mode():
+        mean = model(input_ids=encoded["input_ids"], labels=labels).loss
+    return float(mean) * count, count
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 2])
+def test_loss_equals_plain_transformers_on_the_rendered_text(loaded: tuple[Any, Any], batch_size: int | None) -> None:
+    for conversation, messages in zip(scored(loaded, batch_size), CONVERSATIONS, strict=True):
+        loss, count = plain_loss(loaded, messages)
+        assert sum(len(turn.places) for turn in conversation.turns) == count
+        assert sum(turn.loss for turn in conversation.turns) / count == pytest.approx(loss / count, abs=1e-5)
+
+
+def test_every_assistant_turn_counts_with_its_terminator_and_is_asked_for_with_all_before_it(
+    loaded: tuple[Any, Any],
+) -> None:
+    tokenizer = loaded[1]
+    conversation = holdout.render(0, CONVERSATIONS[2], renderer(loaded))
+    first, second = conversation.turns
+    texts = [tokenizer.decode([conversation.token_ids[i] for i in turn.places]) for turn in conversation.turns]
+    assert texts == ["five<|im_end|>", "six six<|im_end|>"]
+    assert (first.number, second.number, first.target, second.target) == (1, 3, "five", "six six")
+    assert "five" not in first.prompt
+    assert second.prompt.endswith("five<|im_end|>\n<|im_start|>user\nand 66<|im_end|>\n<|im_start|>assistant\n")
+    assert tokenizer.decode(second.prompt_ids) == second.prompt
+
+
+def test_answers_are_greedy_whatever_the_model_folder_says(loaded: tuple[Any, Any]) -> None:
+    import copy
+
+    from transformers import GenerationConfig
+
+    told = copy.deepcopy(loaded[0])
+    told.generation_config = GenerationConfig(do_sample=True, temperature=2.0, repetition_penalty=5.0)
+    assert written(loaded, told, 12, None) == written(loaded, copy.deepcopy(loaded[0]), 12, None)
+
+
+def test_answers_do_not_depend_on_what_else_is_in_the_batch(loaded: tuple[Any, Any]) -> None:
+    together, alone = written(loaded, loaded[0], 8, None), written(loaded, loaded[0], 8, 1)
+    assert together == alone
+    assert all(together)
+
+
+def test_an_answer_ends_at_any_token_at_which_the_model_stops(loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded
+    [turn] = holdout.render(0, CONVERSATIONS[0], renderer(loaded)).turns
+    [whole] = [text for text in written(loaded, model, 12, None)[:1] if text is not None]
+    first = tokenizer.encode(whole, add_special_tokens=False)[0]
+    stop = tokenizer.convert_ids_to_tokens(first)
+    holdout.write_answers([turn], model, renderer(loaded, frozenset({stop, "<|im_end|>"})), 12, budget(None))
+    assert turn.written == tokenizer.decode([first])
+
+
+def test_error_of_a_plain_mean_is_the_textbook_one() -> None:
+    mean, error = holdout.mean([1, 0, 1], [1, 1, 1])
+    assert mean == pytest.approx(2 / 3)
+    assert error == pytest.approx(statistics.stdev([1, 0, 1]) / math.sqrt(3))
+    assert holdout.mean([1], [1]) == (1.0, None)
+
+
+def test_a_conversation_that_can_not_be_rendered_is_shown(loaded: tuple[Any, Any]) -> None:
+    tokenizer = loaded[1]
+    usual = tokenizer.chat_template
+    ready = renderer(loaded)
+    try:
+        tokenizer.chat_template = "{{ raise_exception('not today') }}"
+        with pytest.raises(DataError, match=r"held-out sample 3: .*not today; the conversation: .*90817"):
+            holdout.render(3, CONVERSATIONS[1], ready)
+    finally:
+        tokenizer.chat_template = usual
+
+
+def test_a_template_without_the_models_terminator_is_refused(loaded: tuple[Any, Any]) -> None:
+    with pytest.raises(DataError, match=r"held-out sample 5: .*no token at which the model stops"):
+        holdout.render(5, CONVERSATIONS[0], renderer(loaded, frozenset({"<|unused|>"})))
+
+
+def test_a_loss_that_is_not_a_number_fails_and_shows_the_prompt(loaded: tuple[Any, Any]) -> None:
+    import copy
+
+    broken = copy.deepcopy(loaded[0])
+    broken.model.norm.weight.data.fill_(math.nan)
+    conversation = holdout.render(4, CONVERSATIONS[0], renderer(loaded))
+    with pytest.raises(StageError, match=r"held-out sample 4: the loss of turn 2 is nan; the prompt: [\s\S]*12"):
+        holdout.score_loss([conversation], broken, 0)
+
+
+@pytest.fixture
+def request_of(tmp_path: Path) -> dict[str, Any]:
+    file = tmp_path / "eval.jsonl"
+    file.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in CONVERSATIONS))
+    rest = {"generate": True, "max_new_tokens": 4, "batch_size": 1, "journal": str(tmp_path / "journal.jsonl")}
+    return {"file": str(file), "num_samples": 3, **rest}
+
+
+def score(request: dict[str, Any], loaded: tuple[Any, Any], out: Path) -> tuple[list[dict[str, Any]], Meter]:
+    out.mkdir(exist_ok=True)
+    meter = Meter(out / "progress.json")
+    return holdout.score(request, loaded[0], renderer(loaded), out, meter), meter
+
+
+def test_a_killed_try_goes_on_after_its_last_whole_line_and_ends_the_same(
+    loaded: tuple[Any, Any], request_of: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, _ = score(request_of, loaded, tmp_path / "whole")
+    answer = holdout.write_answers
+    asked: list[int] = []
+
+    def dies_at_the_second(turns: Any, *rest: Any) -> None:
+        asked.append(len(turns))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        answer(turns, *rest)
+
+    monkeypatch.setattr(holdout, "write_answers", dies_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        score(request_of, loaded, tmp_path / "again")
+    journal = Path(request_of["journal"])
+    journal.write_bytes(journal.read_bytes() + b'{"sample": 2, "turns": [{"tur')  # cut off in the middle of a line
+    found, _ = score(request_of, loaded, tmp_path / "again")
+    assert found == expected
+    samples = [(tmp_path / name / holdout.SAMPLES).read_bytes() for name in ("whole", "again")]
+    assert samples[0] == samples[1]
+    assert len(asked) == 4  # three conversations, and the one at which it died
+    assert not journal.exists()
+
+
+def test_running_out_of_memory_halves_the_batch_says_so_and_changes_no_score(
+    loaded: tuple[Any, Any], request_of: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    expected, _ = score(request_of, loaded, tmp_path / "whole")
+    work = holdout.score_loss
+
+    def too_much(batch: Any, *rest: Any) -> None:
+        if len(batch) > 1:
+            raise torch.OutOfMemoryError("no memory")
+        work(batch, *rest)
+
+    monkeypatch.setattr(holdout, "score_loss", too_much)
+    found, meter = score({**request_of, "batch_size": 3}, loaded, tmp_path / "again")
+    assert [(s["metric"], round(s["value"], 5)) for s in found] == [
+        (s["metric"], round(s["value"], 5)) for s in expected
+    ]
+    assert [note.partition(" at once")[0] for note in meter.notes] == ["out of memory at 3 samples of up to 41 tokens"]
+
+    def always(batch: Any, *rest: Any) -> None:
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(holdout, "score_loss", always)
+    with pytest.raises(StageError, match="one conversation alone is too much for the memory"):
+        score(request_of, loaded, tmp_path / "never")
