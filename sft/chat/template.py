@@ -22,6 +22,7 @@ _BEGIN, _END = "\ue0f0", "\ue0f1"
 """Private-use characters around an assistant's content; no tokenizer ever sees them."""
 
 NO_LOSS = -100
+SYSTEM_ROLES = ("system", "developer")
 _SYSTEM: Message = {"role": "system", "content": "instruction"}
 _PROBE: tuple[Message, ...] = ({"role": "user", "content": "question"}, {"role": "assistant", "content": "reply"})
 STOP_FIX = (
@@ -193,7 +194,9 @@ class Renderer:
         return between if text.startswith(prompt) and self._only_special.fullmatch(between) else ""
 
     def _render(self, messages: Sequence[Message], tools: Any = None, *, generation: bool = False) -> str:
-        shown = _folded(messages) if self.folds_system else list(messages)
+        shown = [_as_templates_know_it(message) for message in messages]
+        if self.folds_system:
+            shown = _folded(shown)
         if self._in_parts:
             shown = [_parted(message) for message in shown]
         try:
@@ -237,8 +240,13 @@ def _parted(message: Message) -> Message:
     return {**message, "content": [{"type": "text", "text": content}]} if content else message
 
 
+def _as_templates_know_it(message: Message) -> Message:
+    """A turn that only calls tools has no content, in OpenAI's spelling: some templates write an empty one."""
+    return {**message, "content": message["content"] or None} if message.get("tool_calls") else message
+
+
 def _folded(messages: Sequence[Message]) -> list[Message]:
-    if len(messages) < 2 or messages[0]["role"] not in ("system", "developer"):
+    if len(messages) < 2 or messages[0]["role"] not in SYSTEM_ROLES:
         return list(messages)
     system, user, *rest = messages
     return [{**user, "content": f"{system['content']}\n\n{user['content']}"}, *rest]

@@ -130,7 +130,7 @@ def request_of(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, state: Path) 
     return {
         "out": str(out),
         "progress": str(state),
-        "cache": str(state.with_name("answers")),
+        "answers": str(state.with_name("answers.jsonl")),
         "backend": cfg.backend.value,
         "model_dir": str(inputs.model_dir),
         "trust_remote_code": inputs.trust_remote_code,

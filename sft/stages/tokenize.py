@@ -55,6 +55,9 @@ def tokenize(cfg: TrainingConfig, inputs: TokenizeInputs, out: Path, progress: P
         what="tokenizing",
         env={"HF_HUB_OFFLINE": "1", "TRUST_REMOTE_CODE": "1" if inputs.model.trust_remote_code else "0"},
     )
+    if folded := counts.pop("num_folded"):
+        text = "the chat template knows no system turn: it is put before the first user's text"
+        progress.say(f"  {text}, in {folded} of {inputs.dataset.num_train} samples")
     made = TokenizedArtifact(root=out, **counts)
     if made.num_samples + made.num_rejected != inputs.dataset.num_train:
         raise AssertionError(f"{inputs.dataset.num_train} samples came in, {made} holds another number")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from sft.config.compose import shipped
 from sft.config.schema import EvalConfig, HoldoutConfig
 from sft.errors import ConfigError, StageError
 from sft.progress import Progress
-from sft.stages.evaluate import EvaluateInputs, evaluate, tasks_version
+from sft.stages.evaluate import EvaluateInputs, evaluate, request_of, tasks_version
 
 pytestmark = pytest.mark.slow
 TASKS = shipped("recipes") / "tasks"
@@ -45,33 +47,53 @@ def run(cfg: EvalConfig, inputs: EvaluateInputs, out: Path) -> EvalReport:
     return evaluate(cfg, inputs, out, Progress(quiet=True))
 
 
-def test_numbers_equal_lm_evals_own_command_line(inputs: EvaluateInputs, tmp_path: Path) -> None:
-    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+def test_every_number_equals_lm_evals_own_command_line(inputs: EvaluateInputs, tmp_path: Path) -> None:
+    """A task of likelihoods and one of texts, with a system turn in the chat template."""
+    ours, theirs, own = tmp_path / "ours", tmp_path / "theirs", tmp_path / "tasks"
     ours.mkdir()
-    report = run(settings(), inputs, ours)
-    command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--device", "cpu", "--tasks", "spell_numbers"]
-    command += ["--model_args", f"pretrained={inputs.model_dir}", "--include_path", str(TASKS), "--limit", "40"]
+    shutil.copytree(TASKS, own)
+    (own / "write.yaml").write_text(OWN_TASK)
+    system = "Spell the digits."
+    changes = {"tasks": ["spell_numbers", "write"], "include_path": str(own), "system_instruction": system}
+    report = run(settings(**changes), inputs, ours)
+    command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--device", "cpu"]
+    command += ["--tasks", "spell_numbers,write", "--system_instruction", system]
+    command += ["--model_args", f"pretrained={inputs.model_dir}", "--include_path", str(own), "--limit", "40"]
     command += ["--apply_chat_template", "--output_path", str(theirs / "r.json"), "--seed", "1234"]
-    subprocess.run(command, cwd=TASKS, check=True, capture_output=True)
+    subprocess.run(command, cwd=own, check=True, capture_output=True)
     [path] = theirs.glob("r_*.json")
-    expected = json.loads(path.read_text())["results"]["spell_numbers"]
-    accuracy = report.score("spell_numbers.acc")
-    assert accuracy is not None
-    assert accuracy.num_samples == 40
-    assert (accuracy.value, accuracy.stderr) == (expected["acc,none"], expected["acc_stderr,none"])
+    expected = json.loads(path.read_text())["results"]
+    scores = [score for score in report.scores if score.task != "holdout"]
+    assert [score.name for score in scores] == ["spell_numbers.acc", "write.exact_match"]
+    for score in scores:
+        theirs_of = expected[score.task]
+        assert score.num_samples == 40
+        assert (score.value, score.stderr) == (
+            theirs_of[f"{score.metric},none"],
+            theirs_of[f"{score.metric}_stderr,none"],
+        )
 
     [results], [samples] = ours.glob("results_*.json"), ours.glob("samples_spell_numbers_*.jsonl")
-    assert json.loads(results.read_text())["results"]["spell_numbers"]["acc,none"] == accuracy.value
-    assert len(samples.read_text().splitlines()) == 40
+    assert json.loads(results.read_text())["results"]["spell_numbers"]["acc,none"] == scores[0].value
+    rows = [json.loads(line) for line in samples.read_text().splitlines()]
+    assert len(rows) == 40
+    for row in rows:
+        assert str(row["task_version"]) == report.task_versions["spell_numbers"]
+        assert row["chat_template_sha256"] == report.chat_template_sha256
+        assert {"doc", "target", "arguments", "resps", "acc"} <= row.keys()
+    assert not list((ours / "logs").glob("answers*"))  # of a try that did not end
 
 
 def test_the_held_out_split_is_scored_and_every_sample_kept(inputs: EvaluateInputs, tmp_path: Path) -> None:
     report = run(settings(tasks=[]), inputs, tmp_path)
-    assert [score.name for score in report.scores] == ["holdout.loss", "holdout.token_accuracy", "holdout.exact_match"]
+    metrics = ["loss", "perplexity", "token_accuracy", "exact_match", "rouge_l", "chrf"]
+    assert [score.name for score in report.scores] == [f"holdout.{metric}" for metric in metrics]
     assert {score.num_samples for score in report.scores} == {20}
     samples = [json.loads(line) for line in (tmp_path / "samples_holdout.jsonl").read_text().splitlines()]
+    assert [sample["sample"] for sample in samples] == list(range(20))
     mean = sum(s["loss"] for s in samples) / sum(s["num_tokens"] for s in samples)
     assert report.scores[0].value == pytest.approx(mean)
+    assert report.scores[1].value == pytest.approx(math.exp(mean))
     assert all(s["prompt"].endswith("<|im_start|>assistant\n") and s["answer"] is not None for s in samples)
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["scores"] == [dataclasses.asdict(score) for score in report.scores]
@@ -131,10 +153,73 @@ def test_model_args_mean_the_same_without_tasks(inputs: EvaluateInputs, tmp_path
     assert report.score("holdout.loss") is not None
 
 
-def test_an_unknown_task_names_the_nearest(inputs: EvaluateInputs, tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="no lm-eval task arc_easyy") as caught:
-        run(settings(tasks=["arc_easyy"]), inputs, tmp_path)
-    assert "did you mean arc_easy" in str(caught.value)
+@pytest.mark.parametrize(
+    ("changes", "key"), [({"tasks": ["arc_easyy"]}, "tasks"), ({"gates": {"arc_easyy.acc": "> 0"}}, "gates")]
+)
+def test_an_unknown_task_is_refused_at_plan_time_and_the_nearest_is_named(changes: dict[str, Any], key: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"eval\.{key}=arc_easyy: there is no such lm-eval task; did you mean arc_easy"
+    ):
+        tasks_version(settings(**changes))
+
+
+def test_a_killed_evaluation_asks_nothing_twice(inputs: EvaluateInputs, tmp_path: Path) -> None:
+    """The child is killed in the middle of the tasks' requests; the same call goes on, and the numbers are the same."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut.mkdir()
+    cfg = settings(limit=200, batch_size="1", holdout=HoldoutConfig(enabled=False))
+    expected = run(cfg, inputs, whole)
+    seen: list[int] = []
+
+    class Watching(Progress):
+        def update(self, text: str) -> None:
+            seen.extend(int(number) for number in re.findall(r"requests (\d+)/800", text))
+
+    class Killing(Watching):
+        def update(self, text: str) -> None:
+            super().update(text)
+            if seen and seen[-1] > 100:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(cfg, inputs, cut, Killing(quiet=True))
+    answered, seen[:] = seen[-1], []
+    file = cut / "logs" / "answers.jsonl"
+    file.write_bytes(file.read_bytes() + b'{"cut o')
+    assert evaluate(cfg, inputs, cut, Watching(quiet=True)).scores == expected.scores
+    assert seen[0] >= answered
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("batch_size", ["auto", 16])
+def test_running_out_of_memory_halves_the_batch_and_asks_nothing_twice(
+    batch_size: str | int, inputs: EvaluateInputs, tmp_path: Path
+) -> None:
+    import torch
+
+    from sft.adapters.evaluation import tasks
+    from sft.adapters.evaluation.meter import Meter
+
+    request = request_of(settings(batch_size="16"), inputs, tmp_path, tmp_path / "progress.json")
+    request["batch_size"] = batch_size
+    manager, model = tasks.task_manager(["spell_numbers"], str(TASKS)), tasks.load_hf(request)
+    forward, rows = model._model_call, []
+
+    def small_memory(batch: Any, **more: Any) -> Any:
+        if len(batch) > 3 and len(rows) > 20:
+            raise torch.OutOfMemoryError("no memory")
+        rows.extend(batch)
+        return forward(batch, **more)
+
+    model._model_call = small_memory
+    meter = Meter(tmp_path / "progress.json")
+    result = tasks.run(request, manager, model, tmp_path, meter, "t")
+    halved = [note.rpartition("with ")[2] for note in meter.notes]
+    assert halved == ["8 requests at once", "4 requests at once", "2 requests at once"]
+    assert len(rows) <= 160 + 16  # what a batch that failed had answered before is known
+    (tmp_path / "whole").mkdir()
+    assert result["scores"][0] == dataclasses.asdict(run(settings(), inputs, tmp_path / "whole").scores[0])
 
 
 def test_cut_weights_fail_with_their_own_error(

@@ -1,11 +1,8 @@
-"""lm-eval's tasks on a model that is loaded once. Only here: lm-eval.
-
-Answers are kept in lm-eval's own cache while it works, so that neither a killed try nor one that ran out of memory asks
-for them again.
-"""
+"""lm-eval's tasks on a model that is loaded once. Only here: lm-eval."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import math
@@ -17,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 from sft.adapters.evaluation import catalog
+from sft.adapters.evaluation.answers import Answers
 from sft.adapters.evaluation.batches import free_memory, is_out_of_memory
 from sft.adapters.evaluation.meter import Meter
 from sft.errors import DataError, StageError
@@ -63,7 +61,7 @@ def load(request: Mapping[str, Any]) -> Any:
     """The model by another backend of lm-eval.
 
     Raises:
-        StageError: It is not installed, or can't be reached.
+        StageError: It is not installed.
     """
     from lm_eval.api.registry import get_model
 
@@ -74,7 +72,8 @@ def load(request: Mapping[str, Any]) -> Any:
     try:
         return get_model(backend).create_from_arg_obj(arguments, {"batch_size": batch_size})
     except ModuleNotFoundError as error:
-        raise StageError(f"eval.backend={backend}: {error}", fix=f"pip install 'sft[{backend}]'") from error
+        extra = "vllm" if backend == "vllm" else "api"
+        raise StageError(f"eval.backend={backend}: {error}", fix=f"pip install 'sft[{extra}]'") from error
 
 
 def run(request: Mapping[str, Any], manager: Any, model: Any, out: Path, meter: Meter, template: str) -> dict[str, Any]:
@@ -98,8 +97,12 @@ def run(request: Mapping[str, Any], manager: Any, model: Any, out: Path, meter: 
     from lm_eval.loggers import EvaluationTracker
 
     tracker = EvaluationTracker(output_path=str(out / "results.json"))
-    _count(model, meter)
-    results = _evaluate(request, manager, model, tracker, meter)
+    answers = Answers(Path(request["answers"]), meter)
+    answers.watch(model)
+    try:
+        results = _evaluate(request, manager, model, tracker, meter)
+    finally:
+        answers.close()
     samples = results.pop("samples")
     refuse_nan(samples)
     scores = list(scores_of(results))
@@ -110,8 +113,7 @@ def run(request: Mapping[str, Any], manager: Any, model: Any, out: Path, meter: 
             tracker.save_results_samples(task_name=name, samples=[row | facts for row in rows])
     if not list(out.glob("results_*.json")):  # the tracker logs its failures and goes on
         raise StageError(f"lm-eval could not write its results to {out}")
-    for cache in Path(request["cache"]).parent.glob(f"{Path(request['cache']).name}_rank*.db*"):
-        cache.unlink()
+    Path(request["answers"]).unlink()
     data = {name: _digest(rows) for name, rows in samples.items()}
     return {"scores": scores, "versions": dict(results["versions"]), "data": data}
 
@@ -123,7 +125,7 @@ def _evaluate(request: Mapping[str, Any], manager: Any, model: Any, tracker: Any
     seed = request["seed"]
     while True:
         try:
-            with _data_files_beside_their_task():
+            with _data_files_beside_their_task(), _templates_compiled_once():
                 results: dict[str, Any] = simple_evaluate(
                     model=model,
                     tasks=request["tasks"],
@@ -133,7 +135,6 @@ def _evaluate(request: Mapping[str, Any], manager: Any, model: Any, tracker: Any
                     gen_kwargs=request["gen_kwargs"] or None,
                     apply_chat_template=request["apply_chat_template"],
                     system_instruction=request["system_instruction"],
-                    use_cache=request["cache"],
                     evaluation_tracker=tracker,
                     random_seed=seed,
                     numpy_random_seed=seed,
@@ -165,32 +166,6 @@ def _halve(model: Any, error: RuntimeError) -> int:
     else:
         model.batch_size_per_gpu = size
     return size
-
-
-def _count(model: Any, meter: Meter) -> None:
-    """Lets `meter` see each request that is answered: lm-eval tells its cache's hook of it."""
-
-    class Hook:
-        def __init__(self, hook: Any) -> None:
-            self._hook = hook
-
-        def add_partial(self, kind: str, request: Any, answer: Any) -> None:
-            self._hook.add_partial(kind, request, answer)
-            meter.add(1)
-
-    def counted(kind: str) -> Any:
-        answer = getattr(model, kind)
-
-        def ask(requests: list[Any], *args: Any, **kwargs: Any) -> Any:
-            meter.begins("requests", len(requests))
-            return answer(requests, *args, **kwargs)
-
-        return ask
-
-    set_hook = model.set_cache_hook
-    model.set_cache_hook = lambda hook: set_hook(Hook(hook))
-    for kind in ("loglikelihood", "loglikelihood_rolling", "generate_until"):
-        setattr(model, kind, counted(kind))
 
 
 def task_manager(names: list[str], include_path: str | None) -> Any:
@@ -266,6 +241,15 @@ def _beside(folder: Path, files: Any) -> Any:
     if isinstance(files, list):
         return [_beside(folder, name) for name in files]
     return files if "://" in files else os.fspath(folder / files)
+
+
+@contextmanager
+def _templates_compiled_once() -> Iterator[None]:
+    """utils.py:623@lm-eval 0.4.13 compiles a task's Jinja templates again for each document."""
+    from lm_eval.utils import env
+
+    with mock.patch.object(env, "from_string", functools.cache(env.from_string)):
+        yield
 
 
 def scores_of(results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from sft.adapters import child
-from sft.chat.template import NO_LOSS, STOP_FIX, Renderer, TemplateError, special_tokens, stops
+from sft.chat.template import NO_LOSS, STOP_FIX, SYSTEM_ROLES, Renderer, TemplateError, special_tokens, stops
 from sft.errors import DataError
 
 _CHECKED_ROWS = 64
@@ -56,6 +56,7 @@ class _Counts:
     num_tokens: int = 0
     num_loss_tokens: int = 0
     longest_tokens: int = 0
+    num_folded: int = 0
 
 
 def _tokenize(request: dict[str, Any]) -> Mapping[str, Any]:
@@ -94,6 +95,7 @@ def _tokenize(request: dict[str, Any]) -> Mapping[str, Any]:
             whole.num_tokens += count.num_tokens
             whole.num_loss_tokens += count.num_loss_tokens
             whole.longest_tokens = max(whole.longest_tokens, count.longest_tokens)
+            whole.num_folded += count.num_folded
     return asdict(whole)
 
 
@@ -145,6 +147,7 @@ def _tokenize_part(part: _Part) -> _Counts:
                 rejected.write(msgspec.json.encode({**facts, "row": line.decode().rstrip("\n")}) + b"\n")
                 continue
             counts.num_samples += 1
+            counts.num_folded += rendering.folds_system and sample["messages"][0]["role"] in SYSTEM_ROLES
             if counts.num_samples <= _CHECKED_ROWS:
                 check_mask(sample["messages"], row, rendering, str(part.file))
             counts.num_tokens += row["len"]
@@ -162,7 +165,7 @@ def _tokenize_sample(
         if found := special.search(message["content"]):
             return nothing, ("special-token", f"turn {place} holds {found[0]}")
     try:
-        row = rendering.tokenize([_as_template_sees(m) for m in sample["messages"]], sample.get("tools"))
+        row = rendering.tokenize(sample["messages"], sample.get("tools"))
     except TemplateError as error:
         return nothing, ("template-error", str(error))
     if row["len"] >= max_seq_len:
@@ -170,11 +173,6 @@ def _tokenize_sample(
     if row["labels"].count(NO_LOSS) == row["len"]:
         return row, ("nothing-for-the-loss", "the chat template leaves no token to count")
     return row, None
-
-
-def _as_template_sees(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A turn that only calls tools has no content, in OpenAI's spelling: some templates write an empty one."""
-    return {**message, "content": message["content"] or None if message.get("tool_calls") else message["content"]}
 
 
 def check_mask(messages: list[dict[str, Any]], row: Mapping[str, Any], rendering: Renderer, where: str) -> None:

@@ -126,3 +126,21 @@ def test_the_guard_sees_a_mask_that_is_off_by_one_token_that_is_no_white_space(
         wrong[place] = row["input_ids"][place] if label == -100 else -100
         with pytest.raises(DataError, match="the loss would count"):
             check_mask(CHAT, {**row, "labels": wrong}, rendering, "x")
+
+
+@pytest.mark.parametrize("refusal", ["{{ raise_exception('no system role') }}", ""])
+def test_a_system_turn_that_a_template_does_not_know_goes_before_the_first_users_text(
+    refusal: str, tiny_model: ModelArtifact, tmp_path: Path
+) -> None:
+    turn = TURNS.replace("BODY", "m.content").partition("%}")[2].removesuffix("{% endfor %}")
+    template = (
+        f"{{% for m in messages %}}{{% if m.role == 'system' %}}{refusal}{{% else %}}{turn}{{% endif %}}{{% endfor %}}"
+    )
+    rendering = made(template, tiny_model, tmp_path)
+    assert rendering.folds_system
+    messages = [{"role": "system", "content": "Be brief."}, *CHAT]
+    assert rendering.tokenizer.decode(rendering.tokenize(messages)["input_ids"]).startswith(
+        "<|im_start|>user\nBe brief.\n\n2 + 2<|im_end|>\n<|im_start|>assistant\n four"
+    )
+    assert counted(rendering, messages) == [" four\n<|im_end|>", "three<|im_end|>"]
+    assert not made(TURNS.replace("BODY", "m.content"), tiny_model, tmp_path / "knows").folds_system
