@@ -13,6 +13,7 @@ from sft.artifacts import EvalReport
 from sft.cli.run import score_lines
 from sft.config import compose
 from sft.config.compose import Recipe
+from sft.errors import ConfigError, Problem
 from sft.progress import Progress
 
 _STEP = "evaluate:base"
@@ -37,6 +38,9 @@ def execute(model: str, recipe: str | None, overrides: Sequence[str], command: S
         settings += ["dataset.uri=", "eval.holdout.enabled=false"]
     name = re.sub(r"[^\w.-]+", "-", model).strip("-")[-40:]
     cfg = compose.compose(base, [f"name=eval-{name}", *settings, *overrides])
+    if not cfg.eval.tasks and not cfg.eval.holdout.enabled:
+        suggestion = "name a task, or a dataset.uri whose held-out split is scored"
+        raise ConfigError([Problem(key="eval.tasks", rule="nothing to score", suggestion=suggestion)])
     progress = Progress()
     result = runner.run(cfg, recipe=base.path, command=command, progress=progress, goal=_STEP)
     report = result.artifacts[_STEP]

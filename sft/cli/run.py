@@ -142,7 +142,7 @@ def _refuse_server(cfg: RunConfig) -> None:
     """
     if cfg.eval.enabled and cfg.eval.backend is EvalBackend.local_chat_completions:
         rule = "scores what a server has, not what this run trains"
-        value, suggestion = cfg.eval.backend.value, "score it with `sft eval` once it is served"
+        value, suggestion = cfg.eval.backend.name, "score it with `sft eval` once it is served"
         raise ConfigError([Problem(key="eval.backend", value=value, rule=rule, suggestion=suggestion)])
 
 

@@ -161,7 +161,7 @@ def _eval(cfg: EvalConfig) -> Iterator[Problem]:
 
 
 def _served(cfg: EvalConfig) -> Iterator[Problem]:
-    key, value = "eval.backend", cfg.backend.value
+    key, value = "eval.backend", cfg.backend.name
     if "base_url" not in cfg.model_args:
         suggestion = "try eval.model_args.base_url=http://localhost:8000/v1/chat/completions"
         yield Problem(key=key, value=value, rule="needs the server's address", suggestion=suggestion)

@@ -95,6 +95,12 @@ def test_a_missing_recipe_file_is_named() -> None:
         ("training.effective_batch_size=1", "at least the 2 processes"),
         ("model.scratch.num_key_value_heads=3", "must divide"),
         ("eval.batch_size=many", "or auto"),
+        ("eval.gates.holdout.loss=0.5", "is no comparison: '>= 0.6', '< baseline' or '>= baseline - 0.01'"),
+        (
+            "eval.gates.holdout.bleu=> 0.5",
+            "no such score; it is scored for loss, perplexity",
+        ),
+        ("eval.gates.spell_numbers=> 0.5", "must name a score: task.metric; try spell_numbers.acc"),
         ("training.learning_rate=-1", "must not be negative"),
         ("training.env.HF_TOKEN=abc", "named like a secret"),
         ("dataset.storage_options.secret=abc", "named like a secret"),
@@ -104,6 +110,16 @@ def test_a_rule_across_fields_names_the_key(override: str, rule: str) -> None:
     [problem] = problems(override)
     assert override.partition("=")[0] in problem
     assert rule in problem
+
+
+def test_what_needs_a_chat_template_says_so() -> None:
+    server = ["eval.backend=local_chat_completions", "eval.system_instruction=short"]
+    assert problems(*server, "eval.apply_chat_template=false") == [
+        "eval.system_instruction: needs a chat template to stand in; try eval.apply_chat_template=true",
+        "eval.backend=local_chat_completions: needs the server's address; "
+        "try eval.model_args.base_url=http://localhost:8000/v1/chat/completions",
+        "eval.backend=local_chat_completions: takes chats, no texts; try eval.apply_chat_template=true",
+    ]
 
 
 def test_a_secret_is_not_shown_in_the_message() -> None:

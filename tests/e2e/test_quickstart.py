@@ -130,6 +130,36 @@ def test_a_change_to_eval_scores_and_registers_again_only(done: tuple[Path, Answ
     assert made == ["evaluate:base", "evaluate:tuned", "package", "register"]
 
 
+def test_a_missed_gate_keeps_the_model_from_the_registry_and_exits_with_3(done: tuple[Path, Answer]) -> None:
+    gates = ["eval.gates.holdout.loss=< baseline", "eval.gates.spell_numbers.acc=>= baseline + 0.95"]
+    answer = sft("run", "quickstart", *gates, cwd=done[0])
+    assert answer.status == 3
+    assert "✓" not in answer.out  # nothing is scored again for a gate
+    assert "the tuned model misses 1 gate (eval.gates), so it is not registered" in answer.err
+    assert "not >= baseline + 0.95 = 1." in answer.err
+    [record] = [one for one in records(done[0] / "runs") if one["config"]["eval"]["gates"]]
+    found = {name: step["status"] for name, step in steps(record).items()}
+    assert (found["gates"], found["package"], found["register"]) == ("failed", "pending", "pending")
+    passing = sft("run", "quickstart", "eval.gates.spell_numbers.acc=>= baseline", "registry=none", cwd=done[0])
+    assert passing.status == 0, passing.err
+    [card] = [path for path in done[0].glob("runs/store/package/*/model/README.md") if "passed" in path.read_text()]
+    assert "- spell_numbers.acc is" in card.read_text()
+
+
+def test_a_model_alone_is_scored_as_a_recipe_does(done: tuple[Path, Answer]) -> None:
+    model = done[1].out.partition("\nmodel ")[2].split()[0]
+    overrides = ["eval.holdout.limit=20", "eval.tasks=[]"]
+    answer = sft("eval", model, *overrides, "--recipe", "quickstart", cwd=done[0])
+    assert answer.status == 0, answer.err
+    [loss] = [line for line in answer.out.splitlines() if line.startswith("holdout.loss")]
+    assert float(loss.split()[1]) < 0.5
+    assert "(20 samples)" in loss
+    assert "train" not in answer.out
+    nothing = sft("eval", model, "eval.tasks=[]", cwd=done[0])
+    assert nothing.status == 2
+    assert "nothing to score" in nothing.err
+
+
 def test_a_sweep_over_sharding_shares_data_tokens_and_the_base_score(done: tuple[Path, Answer]) -> None:
     sweep = ["-m", "training.fsdp.sharding_strategy=FULL_SHARD,SHARD_GRAD_OP", "training.num_epochs=1"]
     before = {record["run_id"] for record in records(done[0] / "runs")}

@@ -48,7 +48,7 @@ class EvalConfig:
     batch_size: str = "auto"
     """A number, or `auto` = as memory allows. Halved where memory runs out."""
     backend: EvalBackend = EvalBackend.hf
-    """`local-chat-completions`, with `sft eval` only, asks a server that already runs: `eval.model_args.base_url`."""
+    """`local_chat_completions`, with `sft eval` only, asks a server that already runs: `eval.model_args.base_url`."""
     gen_kwargs: dict[str, Any] = field(default_factory=dict)
     """Passed to generation tasks as they are."""
     model_args: dict[str, Any] = field(default_factory=dict)
