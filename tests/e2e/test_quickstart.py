@@ -147,7 +147,7 @@ def test_a_missed_gate_keeps_the_model_from_the_registry_and_exits_with_3(done: 
 
 
 def test_a_model_alone_is_scored_as_a_recipe_does(done: tuple[Path, Answer]) -> None:
-    model = done[1].out.partition("\nmodel ")[2].split()[0]
+    model = done[1].out.partition("\nmodel       ")[2].split()[0]
     overrides = ["eval.holdout.limit=20", "eval.tasks=[]"]
     answer = sft("eval", model, *overrides, "--recipe", "quickstart", cwd=done[0])
     assert answer.status == 0, answer.err
