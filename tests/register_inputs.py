@@ -15,10 +15,10 @@ from sft.artifacts import (
     ModelArtifact,
     ModelPackage,
     RegisteredModel,
-    Score,
 )
 from sft.config.schema import RegistryConfig
 from sft.progress import Progress
+from sft.scores import Score
 from sft.stages.register import RegisterInputs, register
 
 
@@ -80,6 +80,7 @@ def register_inputs(root: Path, *, weights: str = "weights", **changes: Any) -> 
         ),
         baseline=report(root / "base", 0.25, 0.0),
         report=report(root / "tuned", 0.5, 0.9375),
+        gates=None,
         parameters={"training.learning_rate": 5e-6, "training.num_epochs": 1, "model.trust_remote_code": False},
         git_commit="0123abc",
         versions={"torch": "2.13.0"},

@@ -105,6 +105,10 @@ def _baseline(have: Mapping[str, Artifact]) -> EvalReport | None:
     return pick(have, "evaluate:base", EvalReport) if "evaluate:base" in have else None
 
 
+def _gates(have: Mapping[str, Artifact]) -> GateReport | None:
+    return pick(have, "gates", GateReport) if "gates" in have else None
+
+
 def _package_inputs(have: Mapping[str, Artifact], rec: record.RunRecord) -> PackageInputs:
     return PackageInputs(
         base=pick(have, "model", ModelArtifact),
@@ -112,7 +116,7 @@ def _package_inputs(have: Mapping[str, Artifact], rec: record.RunRecord) -> Pack
         checkpoint=pick(have, "train", CheckpointArtifact),
         baseline=_baseline(have),
         report=pick(have, "evaluate:tuned", EvalReport) if "evaluate:tuned" in have else None,
-        gates=pick(have, "gates", GateReport) if "gates" in have else None,
+        gates=_gates(have),
         record=rec.until("package"),
         files=rec.step("train").files,
     )
@@ -129,6 +133,7 @@ def _register_inputs(cfg: RunConfig, folder: Path, have: Mapping[str, Artifact])
         package=pick(have, "package", ModelPackage),
         baseline=_baseline(have),
         report=pick(have, "evaluate:tuned", EvalReport) if "evaluate:tuned" in have else None,
+        gates=_gates(have),
         parameters=flat(cfg, ("model", "dataset", "training", "eval")),
         git_commit=record.git_commit(Path.cwd()),
         versions=record.versions(),

@@ -15,11 +15,12 @@ from sft.artifacts import (
     CheckpointArtifact,
     DatasetArtifact,
     EvalReport,
+    GateReport,
     ModelArtifact,
     ModelPackage,
     RegisteredModel,
 )
-from sft.config.schema import RegistryConfig, RegistryKind
+from sft.config.schema import OnConflict, RegistryConfig, RegistryKind
 from sft.errors import StageError
 from sft.logs import redact
 from sft.progress import Progress
@@ -35,6 +36,7 @@ class RegisterInputs:
         package: The folder that is registered: the checkpoint's model with its card and record.
         baseline: Scores of the base model; None where it wasn't scored.
         report: Scores of the tuned model; None where nothing was scored.
+        gates: That it passed them; None where there are none.
         parameters: Settings of model, training and evaluation by dotted key, without secrets.
         git_commit: Commit of the code; None outside a repository.
         versions: Version of each library that matters, by its name.
@@ -50,6 +52,7 @@ class RegisterInputs:
     package: ModelPackage
     baseline: EvalReport | None
     report: EvalReport | None
+    gates: GateReport | None
     parameters: dict[str, str | int | float | bool]
     git_commit: str | None
     versions: dict[str, str]
@@ -75,7 +78,14 @@ def register(cfg: RegistryConfig, inputs: RegisterInputs, out: Path, progress: P
         done = mlflow.register(registration, _tracking_run(inputs), address=address, folder=out / "logs" / "mlflow")
     elif cfg.kind is RegistryKind.kubeflow and cfg.address:
         address = cfg.address
-        done = kubeflow.register(registration, address=address, port=cfg.port, folder=out / "logs" / "kubeflow")
+        done = kubeflow.register(
+            registration,
+            address=address,
+            port=cfg.port,
+            folder=out / "logs" / "kubeflow",
+            ca=Path(cfg.ca).expanduser() if cfg.ca else None,
+            next_version=cfg.on_conflict is OnConflict.next_version,
+        )
     else:
         raise ValueError(f"registry={cfg.kind.value} without an address registers nothing")
     progress.say(f"  {done.note}")
@@ -126,6 +136,7 @@ def describe(cfg: RegistryConfig, inputs: RegisterInputs) -> Registration:
         "checkpoint.final_loss": inputs.checkpoint.final_loss,
         "checkpoint.world_size": inputs.checkpoint.world_size,
         "package.digest": inputs.package.digest,
+        "gates": "; ".join(inputs.gates.passed) if inputs.gates else None,
         **{f"versions.{name}": version for name, version in inputs.versions.items()},
     }
     known = {name: fact for name, fact in facts.items() if fact is not None and fact != ""}

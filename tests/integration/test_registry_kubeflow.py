@@ -17,7 +17,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from sft.config.schema import RegistryConfig, RegistryKind
+from sft.artifacts import GateReport
+from sft.config.schema import OnConflict, RegistryConfig, RegistryKind
 from sft.errors import StageError
 from tests.register_inputs import register_inputs, report, run_stage, sha, written
 from tests.servers.model_registry import DROP, ModelRegistryServer
@@ -77,7 +78,8 @@ def test_the_stand_in_notices_what_breaks_the_contract(contract_file: Path) -> N
 
 def test_a_version_carries_where_it_came_from_with_types_kept(address: str, tmp_path: Path) -> None:
     cfg = kubeflow(address)
-    inputs = register_inputs(tmp_path)
+    gates = GateReport(root=tmp_path, passed=("holdout.acc is 0.9375: > 0.5",))
+    inputs = register_inputs(tmp_path, gates=gates)
     registered, note = run_stage(cfg, inputs, tmp_path / "out")
 
     model, [version], [artifact] = held(address, cfg)
@@ -85,6 +87,7 @@ def test_a_version_carries_where_it_came_from_with_types_kept(address: str, tmp_
     assert (version["name"], version["author"], version["description"]) == ("1.0.0", "ada", "spells numbers")
     facts = version["customProperties"]
     assert facts["checkpoint.digest"]["string_value"] == inputs.checkpoint.digest
+    assert facts["gates"]["string_value"] == "holdout.acc is 0.9375: > 0.5"
     assert facts["dataset.num_train"] == {"int_value": "80", "metadataType": "MetadataIntValue"}
     assert facts["training.learning_rate"] == {"double_value": 5e-6, "metadataType": "MetadataDoubleValue"}
     assert facts["model.trust_remote_code"] == {"bool_value": False, "metadataType": "MetadataBoolValue"}
@@ -135,7 +138,7 @@ def test_a_half_registered_model_is_completed_by_the_same_command(
     stand_in: ModelRegistryServer, tmp_path: Path
 ) -> None:
     cfg, inputs = kubeflow(stand_in.url), register_inputs(tmp_path)
-    stand_in.fail("POST", "artifacts", 500)
+    stand_in.fail("POST", "artifacts", 500, 500, 500, 500)
     with pytest.raises(StageError, match="HTTP 500") as failed:
         run_stage(cfg, inputs, tmp_path / "first")
     assert stand_in.url in str(failed.value)
@@ -150,16 +153,30 @@ def test_a_half_registered_model_is_completed_by_the_same_command(
     assert artifact["modelSourceId"] == "run-1"
 
 
-def test_a_connection_that_breaks_between_the_calls_is_survived_by_the_same_command(
-    stand_in: ModelRegistryServer, tmp_path: Path
+@pytest.mark.parametrize("fault", [DROP, 503])
+def test_a_server_that_fails_between_the_calls_is_asked_again(
+    fault: int, stand_in: ModelRegistryServer, tmp_path: Path
 ) -> None:
-    cfg, inputs = kubeflow(stand_in.url), register_inputs(tmp_path)
-    stand_in.fail("POST", "model_versions", DROP)
-    with pytest.raises(StageError, match="can't be reached") as failed:
-        run_stage(cfg, inputs, tmp_path / "first")
-    assert stand_in.url in str(failed.value)
-    run_stage(cfg, inputs, tmp_path / "second")
+    cfg = kubeflow(stand_in.url)
+    stand_in.fail("POST", "model_versions", fault)
+    stand_in.fail("POST", "artifacts", fault)
+    run_stage(cfg, register_inputs(tmp_path), tmp_path / "out")
     _, [_], [_] = held(stand_in.url, cfg)
+
+
+def test_a_label_that_another_checkpoint_has_is_counted_up_where_that_is_asked_for(
+    address: str, tmp_path: Path
+) -> None:
+    cfg = kubeflow(address, on_conflict=OnConflict.next_version)
+    run_stage(cfg, register_inputs(tmp_path), tmp_path / "first")
+    other = register_inputs(tmp_path, weights="other")
+    registered, note = run_stage(cfg, other, tmp_path / "second")
+    assert (registered.version, registered.metadata["version"]) == ("1.0.1", "1.0.1")
+    again, note = run_stage(cfg, other, tmp_path / "third")
+    assert again.version == "1.0.1"
+    assert "the same checkpoint is" in note
+    _, versions, _ = held(address, cfg)
+    assert [version["name"] for version in versions] == ["1.0.0", "1.0.1"]
 
 
 def test_a_conflict_with_another_registration_is_looked_at_again(stand_in: ModelRegistryServer, tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import asdict
+import re
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +30,20 @@ _ADDRESS = "SFT_REGISTRY_ADDRESS"
 _TOKEN_FILE = "KF_PIPELINES_SA_TOKEN_PATH"  # as the client reads it, model_registry/_client.py:66@0.3.18
 _POD_TOKEN_FILE = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 _LARGEST_INT = 999_999_999  # MetadataIntValue's pattern has nine digits; larger counts go as doubles
+_WAITS = (0.5, 1.0, 2.0)
+"""Seconds before each further try, when the server fails or can't be reached."""
 _LATER = "earlier stages are done, the same command registers later"
 
 
-def register(registration: Registration, *, address: str, port: int, folder: Path) -> Registered:
+def register(
+    registration: Registration,
+    *,
+    address: str,
+    port: int,
+    folder: Path,
+    ca: Path | None = None,
+    next_version: bool = False,
+) -> Registered:
     """Registers the version, completes a half registered one, or finds it there.
 
     Args:
@@ -39,13 +51,20 @@ def register(registration: Registration, *, address: str, port: int, folder: Pat
         address: ``http://`` or ``https://`` address of the server.
         port: Its port, unless `address` has one.
         folder: For the child's request, result and log.
+        ca: PEM of the authority that signed the server's certificate; None = the system's.
+        next_version: Whether a label that another checkpoint has is counted up.
 
     Raises:
         StageError: The version exists with another checkpoint, the server refused or can't be reached.
     """
     result = run_module(
         __name__,
-        {"registration": asdict(registration), "port": port},
+        {
+            "registration": asdict(registration),
+            "port": port,
+            "ca": ca and str(ca),
+            "next_version": next_version,
+        },
         folder=folder,
         what="registering with Kubeflow",
         env={_ADDRESS: address.rstrip("/")},  # not in the request: a file keeps that, and it may hold a password
@@ -59,12 +78,17 @@ def _handle(request: dict[str, Any]) -> dict[str, Any]:
     from mr_openapi import exceptions as api
 
     address, registration = os.environ[_ADDRESS], Registration(**request["registration"])
+    waits = iter(_WAITS)
     try:
-        client = _connect(address, request["port"], registration.author)
-        try:
-            return asdict(_register(client, registration))
-        except (api.ConflictException, StoreError):  # someone else added it between our look and our call: look again
-            return asdict(_register(client, registration))
+        while True:
+            try:
+                client = _connect(address, request["port"], registration.author, request["ca"])
+                return asdict(_register(client, registration, next_version=request["next_version"]))
+            # A conflict: someone else added it between our look and our call. Each try looks at what is there first.
+            except (api.ConflictException, StoreError, api.ServiceException, aiohttp.ClientError, TimeoutError):
+                if (seconds := next(waits, None)) is None:
+                    raise
+                time.sleep(seconds)
     except (api.UnauthorizedException, api.ForbiddenException) as error:
         message = f"the model registry at {address} refused the token (HTTP {error.status})"
         raise StageError(message, fix=f"set {TOKEN} to a token for that server; {_LATER}") from error
@@ -77,7 +101,7 @@ def _handle(request: dict[str, Any]) -> dict[str, Any]:
         raise StageError(message, fix=f"check registry.address and registry.port; {_LATER}") from error
 
 
-def _connect(address: str, port: int, author: str) -> ModelRegistry:
+def _connect(address: str, port: int, author: str, ca: str | None) -> ModelRegistry:
     from model_registry import ModelRegistry
     from mr_openapi.exceptions import NotFoundException
 
@@ -85,7 +109,7 @@ def _connect(address: str, port: int, author: str) -> ModelRegistry:
     if is_secure and not token:
         raise StageError(f"the model registry at {address} needs a token", fix=f"set {TOKEN}")
     try:
-        return ModelRegistry(address, port, author=author, is_secure=is_secure, user_token=token)
+        return ModelRegistry(address, port, author=author, is_secure=is_secure, user_token=token, custom_ca=ca)
     except NotFoundException as error:
         raise StageError(
             f"{address} has no model registry at {error.reason or 'the path asked for'}",
@@ -107,10 +131,14 @@ def _token() -> str | None:
         raise StageError(f"the token file {file} can't be read: {error.strerror}", fix=f"set {TOKEN}") from error
 
 
-def _register(client: ModelRegistry, registration: Registration) -> Registered:
+def _register(client: ModelRegistry, registration: Registration, *, next_version: bool) -> Registered:
     name, label = registration.name, registration.version
-    facts = {key: _number(value) for key, value in (registration.facts | registration.scores).items()}
     version = client.get_model_version(name, label) if client.get_registered_model(name) else None
+    while next_version and version and (version.custom_properties or {}).get(DIGEST_KEY) != registration.digest:
+        label = _counted_up(label)
+        version = client.get_model_version(name, label)
+    registration = replace(registration, version=label, facts=registration.facts | {"version": label})
+    facts = {key: _number(value) for key, value in (registration.facts | registration.scores).items()}
     if version is None:
         client.register_model(
             name,
@@ -134,7 +162,7 @@ def _complete(client: ModelRegistry, version: ModelVersion, registration: Regist
         raise StageError(
             f"registry.model_version={label}: {name} has that version already, of another checkpoint "
             f"({held.get(DIGEST_KEY, 'not registered by sft')}; this one is {registration.digest})",
-            fix="choose a new registry.model_version",
+            fix="choose a new registry.model_version, or registry.on_conflict=next_version",
         )
     note = f"the same checkpoint is {name} version {label} already"
     if client.get_model_artifact(name, label) is None:
@@ -149,6 +177,15 @@ def _complete(client: ModelRegistry, version: ModelVersion, registration: Regist
         client.update(version)
         note += "; its scores were brought up to date"
     return Registered(version=label, note=note, facts=held)
+
+
+def _counted_up(label: str) -> str:
+    """The label with its last number one higher; ``-2`` after a label without one."""
+    numbers = list(re.finditer(r"\d+", label))
+    if not numbers:
+        return f"{label}-2"
+    last = numbers[-1]
+    return f"{label[: last.start()]}{int(last[0]) + 1}{label[last.end() :]}"
 
 
 def _artifact(registration: Registration) -> dict[str, str]:

@@ -12,7 +12,7 @@ from sft.config.schema.dataset import ColumnsConfig, DatasetConfig, DatasetForma
 from sft.config.schema.eval import EvalBackend, EvalConfig, HoldoutConfig
 from sft.config.schema.launcher import LauncherConfig, LauncherKind
 from sft.config.schema.model import ModelConfig, ModelSource, ScratchConfig
-from sft.config.schema.registry import RegistryConfig, RegistryKind
+from sft.config.schema.registry import OnConflict, RegistryConfig, RegistryKind
 from sft.config.schema.training import (
     FsdpConfig,
     LoraConfig,
@@ -38,6 +38,7 @@ __all__ = [
     "LrScheduler",
     "ModelConfig",
     "ModelSource",
+    "OnConflict",
     "OnInvalid",
     "Precision",
     "RegistryConfig",

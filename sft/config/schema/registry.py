@@ -14,6 +14,13 @@ class RegistryKind(Enum):
     kubeflow = "kubeflow"
 
 
+class OnConflict(Enum):
+    """What becomes of a version label that another model has already."""
+
+    error = "error"
+    next_version = "next_version"
+
+
 @dataclass(kw_only=True)
 class RegistryConfig:
     """Registration of the tuned model with its provenance."""
@@ -23,10 +30,14 @@ class RegistryConfig:
     """Kubeflow: server address with scheme, empty = skip. MLflow: tracking URI, empty = SQLite in the run root."""
     port: int = 8080
     """Port of the Kubeflow server."""
+    ca: str | None = None
+    """PEM file of the authority that signed the certificate of a Kubeflow server with `https://`."""
     author: str = "pipeline"
     model_name: str = "sft-model"
     model_version: str = "1.0.0"
     """Version label. MLflow numbers its versions itself and carries this one as a tag."""
+    on_conflict: OnConflict = OnConflict.error
+    """Kubeflow: when another model has `model_version`, refuse, or count its last number up to a free one."""
     description: str = ""
     model_format_name: str = "pytorch"
     model_format_version: str = "1.0"
