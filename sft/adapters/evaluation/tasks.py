@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import itertools
-import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from sft.adapters.evaluation import catalog
 from sft.adapters.evaluation.answers import Answers
 from sft.adapters.evaluation.batches import free_memory, is_out_of_memory
 from sft.adapters.evaluation.meter import Meter
+from sft.adapters.evaluation.results import digest_of_documents, refuse_nan, scores_of
 from sft.errors import DataError, StageError
 
 _LARGEST_BATCH = {"cpu": 16, "cuda": 64}
@@ -114,7 +112,7 @@ def run(request: Mapping[str, Any], manager: Any, model: Any, out: Path, meter: 
     if not list(out.glob("results_*.json")):  # the tracker logs its failures and goes on
         raise StageError(f"lm-eval could not write its results to {out}")
     Path(request["answers"]).unlink()
-    data = {name: _digest(rows) for name, rows in samples.items()}
+    data = {name: digest_of_documents(rows) for name, rows in samples.items()}
     return {"scores": scores, "versions": dict(results["versions"]), "data": data}
 
 
@@ -250,76 +248,3 @@ def _templates_compiled_once() -> Iterator[None]:
 
     with mock.patch.object(env, "from_string", functools.cache(env.from_string)):
         yield
-
-
-def scores_of(results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every number in lm-eval's results, as the fields of `sft.scores.Score`.
-
-    The first filter of a metric gives the plain name, as in ``exact_match``; a further one keeps lm-eval's
-    ``exact_match,flexible-extract``.
-
-    Raises:
-        StageError: A task has no metric, or a metric is not a finite number.
-    """
-    for task, metrics in results["results"].items():
-        seen: set[str] = set()
-        for key, value in metrics.items():
-            metric, comma, _ = key.partition(",")
-            if not comma or metric.endswith("_stderr"):
-                continue
-            if not isinstance(value, int | float) or not math.isfinite(value):
-                raise StageError(f"eval.tasks: {task} gave {value!r} for {key}")
-            stderr = metrics.get(f"{metric}_stderr,{key.partition(',')[2]}")
-            yield {
-                "task": task,
-                "metric": key if metric in seen else metric,
-                "value": float(value),
-                "stderr": float(stderr) if isinstance(stderr, int | float) and math.isfinite(stderr) else None,
-                "num_samples": _num_samples(task, results),
-                "higher_is_better": results["higher_is_better"].get(task, {}).get(metric) is not False,
-            }
-            seen.add(metric)
-        if not seen and task not in results.get("group_subtasks", {}):
-            raise StageError(f"eval.tasks: {task} gave no metric; its results: {dict(metrics)}")
-
-
-def refuse_nan(samples: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
-    """Looks through the answers: a likelihood that is not a number still gives an accuracy.
-
-    Raises:
-        StageError: There is one; it shows the sample.
-    """
-    for task, rows in samples.items():
-        for row in rows:
-            if any(isinstance(number, float) and math.isnan(number) for number in _numbers(row["resps"])):
-                prompt = str(next(iter(_texts(row["arguments"])), ""))[-_SHOWN_CHARACTERS:]
-                fix = "look at the model's weights, or at a lower precision's range"
-                raise StageError(
-                    f"eval.tasks: {task}, sample {row['doc_id']}: the model answers with what is no number; "
-                    f"the prompt: {prompt}",
-                    fix=fix,
-                )
-
-
-def _numbers(answer: Any) -> Iterator[Any]:
-    if isinstance(answer, list | tuple):
-        for part in answer:
-            yield from _numbers(part)
-    else:
-        yield answer
-
-
-def _texts(arguments: Any) -> Iterator[str]:
-    return (text for text in _numbers(list(itertools.chain(*arguments))) if isinstance(text, str))
-
-
-def _num_samples(task: str, results: Mapping[str, Any]) -> int:
-    if task in results["n-samples"]:
-        return int(results["n-samples"][task]["effective"])
-    return sum(_num_samples(subtask, results) for subtask in results["group_subtasks"][task])
-
-
-def _digest(rows: Iterable[Mapping[str, Any]]) -> str:
-    """sha256 of lm-eval's digests of a task's documents, in their order."""
-    lines = sorted({(row["doc_id"], row["doc_hash"]) for row in rows})
-    return hashlib.sha256("\n".join(f"{number} {digest}" for number, digest in lines).encode()).hexdigest()

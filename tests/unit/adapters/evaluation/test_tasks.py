@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sft.adapters.evaluation import tasks
-from sft.adapters.evaluation.tasks import refuse_nan, scores_of
+from sft.adapters.evaluation.results import refuse_nan, scores_of
 from sft.errors import DataError, StageError
 
 
