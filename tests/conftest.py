@@ -1,10 +1,12 @@
-"""One small dataset and one small model for every test that trains or scores; made once per session."""
+"""One small dataset and one small model for every test that trains or scores, made once per session; a browser."""
 
 from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +15,10 @@ from sft.config.schema import DatasetConfig, ModelConfig, ModelSource, ScratchCo
 from sft.progress import Progress
 from sft.stages.dataset import dataset
 from sft.stages.model import ModelInputs, model
+from tests.browser import opened
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 NUM_TRAIN = 200
@@ -42,3 +48,10 @@ def tiny_model(tiny_data: DatasetArtifact, tmp_path_factory: pytest.TempPathFact
     shape = ScratchConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, vocab_size=400)
     cfg = ModelConfig(source=ModelSource.scratch, scratch=shape)
     return model(cfg, ModelInputs(dataset=tiny_data), out, Progress(quiet=True))
+
+
+@pytest.fixture
+def browser() -> Iterator[Page]:
+    """An empty page of a real Chromium. One per test: Playwright's loop would hinder other tests' asyncio."""
+    with opened() as page:
+        yield page

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,6 +17,9 @@ from sft.errors import StageError
 from sft.stages.register import RegisterInputs
 from tests.register_inputs import register_inputs, report, run_stage, sha, written
 from tests.servers.mlflow import tracking_server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 # MLflow 3.17.2 asks SQLAlchemy 2.1 for something it deprecates; only seen where a test reads the store itself.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -153,3 +156,15 @@ def test_mlflow_server_that_is_away_is_named_without_its_password(tmp_path: Path
     with pytest.raises(StageError, match="MLflow at http") as failed:
         run_stage(mlflow(address=away), register_inputs(tmp_path), tmp_path / "out")
     assert "canary" not in str(failed.value) + written(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_mlflows_page_shows_the_version_and_its_digest(tmp_path: Path, browser: Page) -> None:
+    inputs = register_inputs(tmp_path)
+    with tracking_server(tmp_path / "server") as address:
+        registered, _ = run_stage(mlflow(address=address), inputs, tmp_path / "out")
+        browser.goto(f"{address}/#/models/speller/versions/{registered.version}")
+        browser.get_by_text(inputs.checkpoint.digest).first.wait_for()
+        page = browser.locator("body").inner_text()
+    assert "speller" in page
+    assert f"Version {registered.version}" in page
