@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -232,3 +234,21 @@ def test_a_server_that_is_away_fails_this_stage_with_its_address(tmp_path: Path)
     with pytest.raises(StageError, match=r"http://127\.0\.0\.1:9 can't be reached") as failed:
         run_stage(kubeflow("http://127.0.0.1:9"), register_inputs(tmp_path), tmp_path / "out")
     assert "the same command registers later" in str(failed.value)
+
+
+def test_a_server_of_a_private_authority_is_trusted_with_its_certificate_alone(
+    contract_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    monkeypatch.setenv("MODEL_REGISTRY_TOKEN", TOKEN)
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    make += ["-addext", "subjectAltName=IP:127.0.0.1", "-out", str(certificate), "-keyout", str(key)]
+    subprocess.run(make, check=True, capture_output=True)
+    with ModelRegistryServer(contract_file, token=TOKEN, certificate=(certificate, key)) as server:
+        with pytest.raises(StageError, match=r"can't be reached.*certificate"):
+            run_stage(kubeflow(server.url), register_inputs(tmp_path), tmp_path / "refused")
+        run_stage(kubeflow(server.url, ca=str(certificate)), register_inputs(tmp_path), tmp_path / "out")
+    assert len(server.rows["model_artifacts"]) == 1
+    assert server.violations == []

@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import json
 import re
+import ssl
 import threading
 import time
 from collections import defaultdict, deque
@@ -46,6 +47,7 @@ class ModelRegistryServer(ThreadingHTTPServer):
     """Serves one API version to whoever has the token, from memory.
 
     Attributes:
+        url: Where it is.
         violations: What broke the contract, either side.
         requests: (method, last word of the path, status) of every request, in order.
         rows: Collection -> id -> row.
@@ -53,8 +55,16 @@ class ModelRegistryServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, contract_file: Path, *, token: str, api: str = "v1") -> None:
+    def __init__(
+        self, contract_file: Path, *, token: str, api: str = "v1", certificate: tuple[Path, Path] | None = None
+    ) -> None:
+        """Starts to listen; `certificate` is files of certificate and key, for TLS."""
         super().__init__(("127.0.0.1", 0), _Handler)
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*certificate)
+            self.socket = context.wrap_socket(self.socket, server_side=True)
+        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.server_port}"
         self.openapi, self.token, self.api = contract(contract_file), token, api
         self.violations: list[str] = []
         self.requests: list[tuple[str, str, int]] = []
@@ -62,10 +72,6 @@ class ModelRegistryServer(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self._faults: dict[tuple[str, str], deque[int]] = defaultdict(deque)
         self._ids = itertools.count(1)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
 
     def __enter__(self) -> ModelRegistryServer:
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
