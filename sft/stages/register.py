@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -154,8 +155,22 @@ def describe(cfg: RegistryConfig, inputs: RegisterInputs) -> Registration:
         uri=str(facts["uri"]),
         facts=known,
         scores=scores,
-        source_id=inputs.run_id,
+        run_id=inputs.run_id,
+        origin=_origin(cfg, inputs.run_id),
     )
+
+
+def _origin(cfg: RegistryConfig, run_id: str) -> dict[str, str]:
+    origin = {
+        "model_source_kind": cfg.source_kind,
+        "model_source_class": cfg.source_class,
+        "model_source_group": cfg.source_group or platform.node(),
+        "model_source_id": cfg.source_id or run_id,
+        "model_source_name": cfg.source_name or cfg.model_name,
+        "storage_key": cfg.storage_key,
+        "storage_path": cfg.storage_path,
+    }
+    return {name: value for name, value in origin.items() if value}
 
 
 def _scores(which: str, report: EvalReport | None) -> dict[str, float]:

@@ -252,3 +252,15 @@ def test_a_server_of_a_private_authority_is_trusted_with_its_certificate_alone(
         run_stage(kubeflow(server.url, ca=str(certificate)), register_inputs(tmp_path), tmp_path / "out")
     assert len(server.rows["model_artifacts"]) == 1
     assert server.violations == []
+
+
+def test_the_source_and_the_storage_of_the_recipe_reach_the_artifact(
+    stand_in: ModelRegistryServer, tmp_path: Path
+) -> None:
+    source = {"kind": "kfp", "class": "pipelinerun", "group": "team-a", "id": "run-7", "name": "nightly"}
+    storage = {"storage_key": "minio-secret", "storage_path": "models/speller"}
+    cfg = kubeflow(stand_in.url, **{f"source_{key}": value for key, value in source.items()}, **storage)
+    run_stage(cfg, register_inputs(tmp_path), tmp_path / "out")
+    [artifact] = stand_in.rows["model_artifacts"].values()
+    assert {key: artifact[f"modelSource{key.capitalize()}"] for key in source} == source
+    assert (artifact["storageKey"], artifact["storagePath"]) == tuple(storage.values())

@@ -25,7 +25,8 @@ class Registration:
         uri: Where the model files are.
         facts: Where the model came from, by dotted key; holds `DIGEST_KEY`. Numbers are finite.
         scores: What the model scored, by dotted key; brought up to date when the version exists already.
-        source_id: The run that made the model.
+        run_id: The run that made the model.
+        origin: Kubeflow's `model_source_*` and `storage_*`, by those names.
     """
 
     name: str
@@ -37,7 +38,8 @@ class Registration:
     uri: str
     facts: dict[str, Fact]
     scores: dict[str, float]
-    source_id: str
+    run_id: str
+    origin: dict[str, str]
 
     @property
     def digest(self) -> str:

@@ -7,7 +7,6 @@ there first and only adds what is missing; it may be repeated after any failure.
 from __future__ import annotations
 
 import os
-import platform
 import re
 import time
 from dataclasses import asdict, replace
@@ -192,11 +191,7 @@ def _artifact(registration: Registration) -> dict[str, str]:
     return {
         "model_format_name": registration.format_name,
         "model_format_version": registration.format_version,
-        "model_source_kind": "sft",
-        "model_source_class": "run",
-        "model_source_group": platform.node(),
-        "model_source_id": registration.source_id,
-        "model_source_name": registration.name,
+        **registration.origin,
     }
 
 

@@ -155,7 +155,7 @@ def _tracked(client: MlflowClient, registration: Registration, run: TrackingRun,
     found = client.get_experiment_by_name(registration.name)
     root = Path(run.artifact_root, _key(registration.name)).as_uri() if local else None
     experiment = found.experiment_id if found else client.create_experiment(registration.name, artifact_location=root)
-    tags = {"mlflow.user": registration.author, "sft.run_id": registration.source_id}
+    tags = {"mlflow.user": registration.author, "sft.run_id": registration.run_id}
     run_id = client.create_run(experiment, run_name=run.name, tags=tags).info.run_id
     try:
         now = int(time.time() * 1000)

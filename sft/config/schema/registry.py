@@ -41,6 +41,19 @@ class RegistryConfig:
     description: str = ""
     model_format_name: str = "pytorch"
     model_format_version: str = "1.0"
+    source_kind: str = "sft"
+    """Kubeflow: what made the model, the client's `model_source_kind`; likewise the next four."""
+    source_class: str = "run"
+    source_group: str | None = None
+    """Null = this machine's name."""
+    source_id: str | None = None
+    """Null = the run's name."""
+    source_name: str | None = None
+    """Null = `model_name`."""
+    storage_key: str | None = None
+    """Kubeflow: name of the secret that opens the model's storage; null = not said."""
+    storage_path: str | None = None
+    """Kubeflow: the model's path within that storage; null = not said."""
     sign: bool | str = False
     """Sign the model's folder (OpenSSF model signing): path of an elliptic curve private key (PEM), or true for the one
     that `SFT_SIGNING_KEY_FILE` names; also where nothing is registered. Needs the extra `signing`."""
