@@ -1,0 +1,101 @@
+"""The image's recipe and the manifests: what they promise can be read from them. No cluster, no build."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sft.config.compose import compose, find_recipe
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+CONTAINERFILE = (ROOT / "Containerfile").read_text(encoding="utf-8")
+
+
+def built(overlay: str) -> list[dict[str, Any]]:
+    """What kustomize makes of an overlay."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not installed")
+    command = ["kubectl", "kustomize", str(DEPLOY / overlay)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    return list(yaml.safe_load_all(answer.stdout))
+
+
+def manifests() -> list[dict[str, Any]]:
+    files = sorted(DEPLOY.rglob("*.yaml"))
+    assert len(files) >= 7
+    return [found for file in files for found in yaml.safe_load_all(file.read_text(encoding="utf-8"))]
+
+
+def of_kind(kind: str, among: list[dict[str, Any]]) -> dict[str, Any]:
+    [found] = [manifest for manifest in among if manifest.get("kind") == kind]
+    return found
+
+
+def test_hadolint_has_nothing_to_say_of_the_containerfile() -> None:
+    linter = Path(sys.executable).with_name("hadolint")
+    if not linter.is_file():
+        pytest.skip("hadolint is not installed")
+    answer = subprocess.run([linter, str(ROOT / "Containerfile")], capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stdout) == (0, "")
+
+
+def test_the_image_runs_without_root_under_any_id_in_group_0() -> None:
+    final = CONTAINERFILE.rpartition("\nFROM ")[2]
+    [user] = re.findall(r"^USER (.+)$", final, re.MULTILINE)
+    assert user == "1001:0"
+    assert "chmod g=u /workspace" in final
+    assert "HOME=/workspace" in final
+
+
+def test_every_file_that_the_image_copies_is_let_into_the_build() -> None:
+    let_in = set(re.findall(r"^!(\S+)$", (ROOT / ".containerignore").read_text(encoding="utf-8"), re.MULTILINE))
+    copied = {name for line in re.findall(r"^COPY (?!--from)(.+)$", CONTAINERFILE, re.M) for name in line.split()[:-1]}
+    assert copied == let_in
+    assert all((ROOT / name).exists() for name in copied)
+
+
+@pytest.mark.parametrize("overlay", ["base", "kubernetes"])
+def test_an_overlay_is_a_run_as_a_job_on_the_volume(overlay: str) -> None:
+    made = built(overlay)
+    pod = of_kind("Job", made)["spec"]["template"]["spec"]
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert volumes["workspace"]["persistentVolumeClaim"]["claimName"] == "sft-workspace"
+    assert volumes["recipe"]["configMap"]["name"] == of_kind("ConfigMap", made)["metadata"]["name"]
+    assert pod["containers"][0]["image"] == "sft:0.1.0"
+    assert ("fsGroup" in pod["securityContext"]) is (overlay == "kubernetes")
+
+
+def test_the_jobs_recipe_composes_and_keeps_everything_on_the_volume() -> None:
+    cfg = compose(find_recipe(str(DEPLOY / "base" / "recipe.yaml")), [])
+    assert cfg.run_root == "/workspace/runs"
+
+
+def test_the_job_gives_up_nothing_it_does_not_need() -> None:
+    pod = of_kind("Job", manifests())["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["automountServiceAccountToken"] is False
+    assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
+def test_rights_name_their_verbs_and_resources() -> None:
+    rules = of_kind("Role", manifests())["rules"]
+    named = [name for rule in rules for key in ("apiGroups", "resources", "verbs") for name in rule[key]]
+    assert "*" not in named
+    assert "secrets" not in named
+
+
+def test_manifests_name_secrets_and_hold_none() -> None:
+    for manifest in manifests():
+        if manifest.get("kind") == "Secret":
+            assert set(manifest["stringData"].values()) == {""}
+    env = of_kind("Job", manifests())["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert all("value" not in variable for variable in env)
