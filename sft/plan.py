@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from sft.config.schema import ModelSource, RegistryKind, RunConfig
+from sft.errors import ConfigError, Problem
 
 _VERSIONS_OF = {
     "dataset": (),
@@ -95,9 +96,18 @@ class Plan:
     steps: tuple[Step, ...]
     left_out: tuple[str, ...] = ()
 
-    def reaching(self, name: str) -> Plan:
-        """Only the step of that name, and what it needs."""
-        wanted = {name}
+    def reaching(self, goal: str) -> Plan:
+        """Only the step of that name, or every step of that stage, and what they need.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        wanted = {step.name for step in self.steps if goal in {step.name, step.stage}}
+        if not wanted:
+            left_out = next((line for line in self.left_out if line.startswith(f"{goal}: ")), None)
+            suggestion = f"left out is {left_out}" if left_out else None
+            rule = f"no such step; there are {', '.join(step.name for step in self.steps)}"
+            raise ConfigError([Problem(key=goal, rule=rule, suggestion=suggestion)])
         for step in reversed(self.steps):
             wanted |= set(step.needs) if step.name in wanted else set()
         return Plan(tuple(step for step in self.steps if step.name in wanted))
@@ -165,7 +175,7 @@ def _settings(stage: str, cfg: RunConfig, world: Circumstances) -> dict[str, Any
         own |= {"num_processes": world.num_processes, "device": world.device}
     elif stage == "evaluate":
         own = {**_plain(cfg.eval), "include_path": world.tasks_version, "device": world.device}
-        del own["baseline"], own["enabled"], own["gates"]
+        del own["baseline"], own["enabled"], own["gates"], own["verbosity"]
     elif stage == "gates":
         own = {"gates": cfg.eval.gates}
     elif stage == "package":  # it tells of the whole run

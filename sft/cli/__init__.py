@@ -24,9 +24,11 @@ examples:
   sft run quickstart                                 do it; the same command again continues or does nothing
   sft run my.yaml training.learning_rate=1e-5        a recipe of your own, one value changed
   sft run quickstart -m training.seed=1,2,3          one run per value; shared work is done once
+  sft run quickstart --until train                   only what makes the weights; later the rest
   sft eval org/model eval.tasks=[gsm8k]              score a model alone
   sft verify runs/quickstart-1a2b3c4d                is everything still what the record says?
   sft data check rows.jsonl model.name_or_path=DIR   every row checked, tokens and padding counted
+  sft export kfp my.yaml                             a pipeline.yaml for Kubeflow Pipelines
   sft run quickstart --cfg job                       the composed configuration (any flag of Hydra works)
 """
 
@@ -68,11 +70,11 @@ def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
 
             if options.again:
                 overrides = [options.recipe] if options.recipe else []
-                return repeat(options.again, [*overrides, *options.overrides], ["sft", *arguments])
+                return repeat(options.again, [*overrides, *options.overrides], ["sft", *arguments], options.until)
             if not options.recipe:
                 rule = "needs a recipe"
                 raise ConfigError([Problem(key="sft run", rule=rule, suggestion="`sft recipes` lists what there is")])
-            return run(options.recipe, options.overrides, ["sft", *arguments])
+            return run(options.recipe, options.overrides, ["sft", *arguments], options.until)
         case "plan":
             from sft.cli.plan import execute as plan
 
@@ -81,6 +83,10 @@ def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
             from sft.cli.evaluate import execute as evaluate
 
             return evaluate(options.model, options.recipe, options.overrides, ["sft", *arguments])
+        case "export":
+            from sft.cli import export
+
+            return export.kfp(options)
         case "completion":
             from sft.cli.completion import execute as complete
 
@@ -120,6 +126,8 @@ def _parser() -> argparse.ArgumentParser:
             recipe.nargs, recipe.required = "?", False
             text = "in place of RECIPE: what a record says, run again; with run_root=FOLDER nothing of it is reused"
             command.add_argument("--from", dest="again", metavar="RUN_OR_MODEL", help=text)
+            text = "only this step or stage (`sft plan` lists them), and what it needs"
+            command.add_argument("--until", metavar="STEP", help=text)
         rest = "key=value, group=choice, and Hydra's own flags (-m, --cfg job, --info …)"
         overrides = command.add_argument("overrides", nargs=argparse.REMAINDER, metavar="OVERRIDE", help=rest)
         overrides.required = False
@@ -136,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("uri", metavar="URI", help="as in dataset.uri")
     what = "settings of dataset, model and training; with a model, tokens are counted"
     data.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=what)
+    _add_export(commands.add_parser("export", help="write a recipe as what another system runs"))
     verify = commands.add_parser("verify", help="check a run or a model against its record")
     verify.add_argument("path", metavar="RUN_OR_MODEL", help="a run's folder, or a model's folder")
     verify.add_argument("--key", metavar="FILE", help="public key (PEM) of who should have signed the model")
@@ -146,16 +155,36 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    systems = parser.add_subparsers(dest="system", required=True, metavar="SYSTEM")
+    text = "a pipeline for Kubeflow Pipelines, with the recipe's values as defaults"
+    kfp = systems.add_parser("kfp", help=text, description=f"{text}.", argument_default=argparse.SUPPRESS)
+    kfp.add_argument("recipe", metavar="RECIPE", help="a name from `sft recipes`, or a YAML's path")
+    kfp.add_argument("--output", metavar="FILE", default="pipeline.yaml", help="default: pipeline.yaml")
+    kfp.add_argument("--image", help="image with sft in it")
+    kfp.add_argument("--workspace-size", metavar="SIZE", help="of the tasks' volume, as in 50Gi")
+    text = "of that volume, once for each (default: ReadWriteMany)"
+    kfp.add_argument("--access-mode", dest="access_modes", metavar="MODE", action="append", help=text)
+    kfp.add_argument("--storage-class", metavar="CLASS", help="of that volume (default: the cluster's)")
+    kfp.add_argument("--gpus", type=int, help="of a task that trains or scores (default: 1)")
+    text = "nodes of these tasks, once for each label"
+    kfp.add_argument("--node-selector", metavar="LABEL=VALUE", action="append", help=text)
+    kfp.add_argument("--caching", action="store_true", help="let KFP skip a task whose inputs it knows")
+    for secret in ("minio", "hf", "kubernetes"):
+        kfp.add_argument(f"--{secret}-secret", metavar="NAME", help="name of that secret")
+
+
 def _take_flags(options: argparse.Namespace) -> None:
     """Flags of ours that stand among the overrides, which argparse leaves as they are."""
     overrides = getattr(options, "overrides", [])
     if "--debug" in overrides:
         overrides.remove("--debug")
         options.debug = True
-    if options.command == "eval" and "--recipe" in overrides[:-1]:
-        place = overrides.index("--recipe")
-        options.recipe = overrides[place + 1]
-        del overrides[place : place + 2]
+    for command, flag in (("eval", "recipe"), ("run", "until")):
+        if options.command == command and f"--{flag}" in overrides[:-1]:
+            place = overrides.index(f"--{flag}")
+            setattr(options, flag, overrides[place + 1])
+            del overrides[place : place + 2]
 
 
 def _terminated(signum: int, _frame: FrameType | None) -> None:

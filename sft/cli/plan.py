@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from sft import runner
+from sft import record, runner
 from sft.cli import estimate
 from sft.cli.run import split_flags
 from sft.config import compose
@@ -46,7 +46,7 @@ def execute(name_or_path: str, arguments: Sequence[str]) -> int:
     cfg = compose.compose(compose.find_recipe(name_or_path), overrides)
     plan = build_plan(cfg, runner.circumstances(cfg))
     store = Store(Path(cfg.run_root) / "store")
-    have = runner.found(plan, store)
+    have = runner.found(plan, store, record.load(runner.run_folder(cfg)))
     progress = Progress()
     progress.say(redact(yaml.safe_dump(msgspec.to_builtins(cfg), sort_keys=False, allow_unicode=True)))
     for step in plan.steps:

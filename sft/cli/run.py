@@ -26,29 +26,31 @@ from sft.stages.evaluate import HOLDOUT
 _QUIET = ("hydra/job_logging=disabled", "hydra/hydra_logging=disabled")
 
 
-def execute(name_or_path: str, arguments: Sequence[str], command: Sequence[str]) -> int:
+def execute(name_or_path: str, arguments: Sequence[str], command: Sequence[str], until: str | None) -> int:
     """Runs a recipe, or each job of a sweep over it; goes on after a failed job of a sweep.
 
     Args:
         name_or_path: The recipe.
         arguments: Overrides and flags of Hydra.
         command: All that was typed.
+        until: Only this step or stage, and what it needs; None = the whole run.
 
     Raises:
         ConfigError: Before anything runs.
         SftError: A stage failed, outside of a sweep.
     """
     recipe = compose.find_recipe(name_or_path)
-    return _run(recipe, recipe.path, arguments, command, tell)
+    return _run(recipe, recipe.path, arguments, command, until, tell)
 
 
-def repeat(path: str, arguments: Sequence[str], command: Sequence[str]) -> int:
+def repeat(path: str, arguments: Sequence[str], command: Sequence[str], until: str | None) -> int:
     """Runs what a record says, and compares.
 
     Args:
         path: A run's or a model's folder.
         arguments: Overrides and flags of Hydra.
         command: All that was typed.
+        until: As in `execute`.
 
     Raises:
         DataError: There is no record, or it was changed.
@@ -67,7 +69,7 @@ def repeat(path: str, arguments: Sequence[str], command: Sequence[str]) -> int:
     if changes := earlier.version_changes():
         Progress().say(f"other versions than recorded: {', '.join(changes)}")
     with again.recipe(earlier, split_flags(arguments)[1]) as recipe:
-        return _run(recipe, earlier.file, arguments, command, compared)
+        return _run(recipe, earlier.file, arguments, command, until, compared)
 
 
 def _run(
@@ -75,6 +77,7 @@ def _run(
     source: Path,
     arguments: Sequence[str],
     command: Sequence[str],
+    until: str | None,
     done: Callable[[runner.RunResult, Progress], None],
 ) -> int:
     flags, overrides = split_flags(arguments)
@@ -93,9 +96,9 @@ def _run(
             cfg = compose.to_run_config(composed, recipe)
             _refuse_server(cfg)
             if runner.follows(cfg):
-                runner.follow(cfg, progress=progress)
+                runner.follow(cfg, progress=progress, goal=until)
                 return
-            result = runner.run(cfg, recipe=source, command=command, progress=progress)
+            result = runner.run(cfg, recipe=source, command=command, progress=progress, goal=until)
         except SftError as error:  # kept, as Hydra would print it in its own way; the next job goes on
             failed.append((name, error))
             if name:
@@ -166,7 +169,7 @@ def tell(result: runner.RunResult, progress: Progress) -> None:
         progress.say("")
         for line in score_lines(tuned, base if isinstance(base, EvalReport) else None):
             progress.say(line)
-    package, registered = made["package"], made.get("register")
+    package, registered = made.get("package"), made.get("register")
     progress.say(f"\nrecord      {_short(result.folder / 'run.json')}")
     if isinstance(package, ModelPackage):
         progress.say(f"model       {_short(package.model_dir)}")

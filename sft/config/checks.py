@@ -195,7 +195,11 @@ def _gate(cfg: EvalConfig, name: str, rule: str) -> Iterator[Problem]:
 
 
 def _registry(cfg: RunConfig) -> Iterator[Problem]:
-    address = cfg.registry.address
+    address, uri = cfg.registry.address, cfg.registry.uri
+    if uri and cfg.registry.kind is RegistryKind.mlflow:
+        yield Problem(
+            key="registry.uri", value=uri, rule="is for a Kubeflow registry; MLflow is told where the model is"
+        )
     if cfg.registry.kind is RegistryKind.kubeflow and address and not address.startswith(("http://", "https://")):
         rule = "must start with http:// or https://"
         yield Problem(key="registry.address", value=address, rule=rule, suggestion=f"try https://{address}")

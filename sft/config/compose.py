@@ -5,7 +5,6 @@ Does not own what is wrong with a configuration: that is `sft.config.diagnose` a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from sft.config.diagnose import (
     sweep_values,
     unknown,
 )
+from sft.config.original import quoted, translated
 from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Problem
 
@@ -120,7 +120,8 @@ def prepare(recipe: Recipe) -> None:
 
 
 def as_hydra(overrides: Sequence[str]) -> list[str]:
-    """Overrides as Hydra wants them: a group by its path, a new key of a free mapping with ``++``, quotes where needed.
+    """Overrides as Hydra wants them: a group by its path, a new key of a free mapping with ``++``, quotes where needed,
+    a setting in place of the original pipeline's name for it.
 
     So `training.fsdp=full_shard` chooses a group, `training.env.NCCL_DEBUG=INFO` adds a key, and a uri with
     a query needs no second pair of quotes.
@@ -129,22 +130,19 @@ def as_hydra(overrides: Sequence[str]) -> list[str]:
 
 
 def _as_hydra(text: str) -> str:
+    text = translated(text)
     key, equals, value = text.partition("=")
     if not equals or not key.replace(".", "").replace("_", "").isalnum():
         return text
     if name := dotted_name(key):
         mapping = key.removesuffix(f".{name}")
-        return f"++{mapping}={{{name}: {_quoted(value)}}}"
+        return f"++{mapping}={{{name}: {quoted(value)}}}"
     if not is_override(text):
-        value = _quoted(value)
+        value = quoted(value)
     group = key.replace(".", "/")
     if group != key and (shipped("conf") / group).is_dir():
         return f"{group}={value}"
     return f"++{key}={value}" if free_mapping(key) else f"{key}={value}"
-
-
-def _quoted(text: str) -> str:
-    return "'" + re.sub(r"(\\+)(?='|$)", r"\1\1", text).replace("'", r"\'") + "'"
 
 
 def compose(recipe: Recipe, overrides: Sequence[str]) -> RunConfig:

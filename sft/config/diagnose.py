@@ -21,6 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sft.config.original import PARAMETERS
 from sft.config.schema import RunConfig
 from sft.errors import Problem
 
@@ -167,7 +168,8 @@ def _leaf_problem(key: str, value: Any) -> Problem | None:
     if isinstance(value, str) and "${" in value:
         return None  # an interpolation: known only once composed
     if not is_setting(key):
-        return Problem(key=key, value=_shown(value), rule="no such setting", suggestion=nearest(key, schema_keys()))
+        known = PARAMETERS if key.startswith("phase_") else schema_keys()
+        return Problem(key=key, value=_shown(value), rule="no such setting", suggestion=nearest(key, known))
     try:
         OmegaConf.update(OmegaConf.structured(RunConfig), key, value, merge=True, force_add=True)
     except OmegaConfBaseException as error:

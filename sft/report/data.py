@@ -13,6 +13,7 @@ import msgspec
 from sft.artifacts import DatasetArtifact, TokenizedArtifact
 from sft.chat.rejected import Rejected, Rejections
 from sft.chat.sample import RULES
+from sft.report.page import PAGE
 
 _BAR = 40
 
@@ -166,7 +167,7 @@ def as_html(report: DataReport) -> str:
         }
         sections += [_table("Tokens", facts), _bars("Samples by tokens, up to", tokens.histogram)]
     title = html.escape(f"{report.source}: {report.rows['all']:,} rows, format {report.format}")
-    return _PAGE.format(title=title, body="\n".join(sections))
+    return PAGE.format(title=title, body="\n".join(sections))
 
 
 def _table(title: str, rows: Mapping[str, Any]) -> str:
@@ -186,24 +187,3 @@ def _bars(title: str, counts: Mapping[int, int]) -> str:
         for bound, count in counts.items()
     )
     return f"<h2>{html.escape(title)}</h2><table>{cells}</table>"
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
-table {{ border-collapse: collapse; }}
-th, td {{ text-align: left; padding: .2rem 1rem .2rem 0; vertical-align: top; font-weight: normal; }}
-td {{ font-variant-numeric: tabular-nums; }}
-meter {{ width: 20rem; }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-{body}
-</body>
-</html>
-"""

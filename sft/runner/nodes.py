@@ -23,17 +23,22 @@ def follows(cfg: RunConfig) -> bool:
     return hardware.fit(cfg.training).nodes.rank > 0
 
 
-def follow(cfg: RunConfig, *, progress: Progress) -> None:
+def follow(cfg: RunConfig, *, progress: Progress, goal: str | None = None) -> None:
     """What a node does that is not the first: waits for node 0's data and model, and trains with it.
 
     Args:
         cfg: A checked configuration, the same as on node 0 but for `training.launcher.node_rank`.
         progress: The run's display.
+        goal: As in `sft.runner.run`: without training there is nothing to take part in.
 
     Raises:
+        ConfigError: There is no such step.
         SftError: The training failed.
     """
     plan = build_plan(cfg, circumstances(cfg))
+    if goal and all(step.name != "train" for step in plan.reaching(goal).steps):
+        progress.say("nothing to do for this node: node 0 does not train")
+        return
     store = Store(Path(cfg.run_root) / "store")
     store.open()
     steps = {step.name: step for step in plan.steps}

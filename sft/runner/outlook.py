@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -11,12 +13,16 @@ from sft import record
 from sft.adapters import machine
 from sft.artifacts import RegisteredModel
 from sft.config.schema import RunConfig
-from sft.plan import Circumstances, Plan
+from sft.logs import redacted
+from sft.plan import Circumstances, Plan, Step
 from sft.stages import hardware
 from sft.stages.dataset import source_version as dataset_version
 from sft.stages.evaluate import tasks_version
 from sft.stages.model import source_version as model_version
 from sft.store import Entry, Store
+
+_OF_A_MACHINE = {"device", "num_processes"}
+"""Settings of a step that its machine makes, not the recipe."""
 
 
 def circumstances(cfg: RunConfig) -> Circumstances:
@@ -36,22 +42,50 @@ def circumstances(cfg: RunConfig) -> Circumstances:
 
 
 def run_folder(cfg: RunConfig) -> Path:
-    """``<run_root>/<name>-<digest of the settings>``: the same settings have the same folder."""
+    """``<run_root>/<name>-<digest of the settings>``: the same settings have the same folder, wherever things lie."""
     settings = {key: value for key, value in msgspec.to_builtins(cfg).items() if key != "run_root"}
+    del settings["registry"]["uri"]
     digest = hashlib.sha256(msgspec.json.encode(settings, order="deterministic")).hexdigest()[:8]
     return Path(cfg.run_root) / f"{cfg.name}-{digest}"
 
 
-def found(plan: Plan, store: Store) -> dict[str, Entry]:
-    """What the store has of a plan. A step is looked up only where all its inputs are known."""
+def found(plan: Plan, store: Store, previous: record.RunRecord | None = None) -> dict[str, Entry]:
+    """What the store has of a plan. A step is looked up only where all its inputs are known.
+
+    Args:
+        plan: Of a run.
+        store: Of its run root.
+        previous: What that run did so far.
+    """
     entries: dict[str, Entry] = {}
     for step in plan.steps:
         if all(name in entries for name in step.needs):
-            key = step.key({name: entries[name].manifest.digest for name in step.needs})
-            entry = store.find(step.stage, key)
+            digests = {name: entries[name].manifest.digest for name in step.needs}
+            entry = look_up(step, digests, store, previous)
             if entry and not is_lost(entry):
                 entries[step.name] = entry
     return entries
+
+
+def look_up(step: Step, digests: Mapping[str, str], store: Store, previous: record.RunRecord | None) -> Entry | None:
+    """A step's artifact: made with these settings and inputs on a machine like this one, or on any by this very run.
+
+    A run that goes on elsewhere, as the tasks of a pipeline do, takes what it made; a GPU's work is not done again
+    because the next task has none.
+    """
+    entry = store.find(step.stage, step.key(digests))
+    note = next((note for note in previous.steps if note.name == step.name and note.key), None) if previous else None
+    if entry or note is None or note.key is None:
+        return entry
+    made = store.find(step.stage, note.key)
+    if made is None or made.manifest.inputs != digests:
+        return None
+    settings = redacted(msgspec.to_builtins(step.settings))  # as the store keeps them
+    return made if _anywhere(made.manifest.settings) == _anywhere(settings) else None
+
+
+def _anywhere(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in _OF_A_MACHINE}
 
 
 def is_lost(entry: Entry) -> bool:

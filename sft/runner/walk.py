@@ -18,7 +18,7 @@ from sft.artifacts import Artifact
 from sft.config.schema import RunConfig
 from sft.plan import Plan, Step, build_plan
 from sft.progress import Progress
-from sft.runner.outlook import circumstances, found, is_lost, run_folder
+from sft.runner.outlook import circumstances, found, is_lost, look_up, run_folder
 from sft.runner.stages import perform
 from sft.store import Entry, Store
 
@@ -54,9 +54,10 @@ def run(
         recipe: Where it came from.
         command: What was typed, for the record.
         progress: The run's display.
-        goal: Only this step of the plan, and what it needs; None = all.
+        goal: Only this step or stage of the plan, and what it needs; None = all.
 
     Raises:
+        ConfigError: There is no such step.
         SftError: A stage failed. Earlier stages stay done; the same command continues.
     """
     plan = build_plan(cfg, circumstances(cfg))
@@ -66,14 +67,14 @@ def run(
     folder = run_folder(cfg).absolute()
     folder.mkdir(exist_ok=True)
     with _alone(folder, progress), store.in_use():
-        have = found(plan, store)
         previous = record.load(folder)
+        have = found(plan, store, previous)
         if previous and previous.status == "done" and len(have) == len(plan.steps) and _same(previous, have):
             artifacts = {name: entry.artifact for name, entry in have.items()}
             return RunResult(folder, previous, artifacts, nothing_to_do=True)
         for line in plan.left_out:
             progress.say(f"- {line}")
-        return _Run(cfg, plan, store, folder, progress).walk(_record(cfg, plan, folder, recipe, command))
+        return _Run(cfg, plan, store, folder, progress, previous).walk(_record(cfg, plan, folder, recipe, command))
 
 
 @dataclass
@@ -85,6 +86,7 @@ class _Run:
     store: Store
     folder: Path
     progress: Progress
+    previous: record.RunRecord | None
 
     def walk(self, rec: record.RunRecord) -> RunResult:
         handler = logs.to_file(self.folder / "run.log")
@@ -106,12 +108,13 @@ class _Run:
         key = step.key(inputs)
         note = rec.step(step.name)
         note.key, note.inputs = key, inputs
-        entry = self.store.find(step.stage, key)
+        entry = look_up(step, inputs, self.store, self.previous)
         if entry is None or is_lost(entry):
             with self.progress.stage(step.name):
                 entry, made = self._find_or_make(step, key, inputs, artifacts, rec)
         else:
             made = False
+        note.key = entry.manifest.key
         note.reused, note.seconds, note.path = not made, entry.manifest.seconds, str(entry.path)
         note.output, note.files = entry.manifest.digest, entry.manifest.files
         note.facts, note.settings = entry.manifest.facts, entry.manifest.settings
@@ -191,4 +194,6 @@ def _record(cfg: RunConfig, plan: Plan, folder: Path, recipe: Path, command: Seq
 
 
 def _same(previous: record.RunRecord, have: Mapping[str, Entry]) -> bool:
-    return {step.name: step.output for step in previous.steps} == {n: e.manifest.digest for n, e in have.items()}
+    """Whether a record tells of all of this, and perhaps of more."""
+    recorded = {step.name: step.output for step in previous.steps}
+    return all(recorded.get(name) == entry.manifest.digest for name, entry in have.items())

@@ -144,6 +144,7 @@ def request_of(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, state: Path) 
         "apply_chat_template": cfg.apply_chat_template,
         "system_instruction": cfg.system_instruction,
         "log_samples": cfg.log_samples,
+        "verbosity": cfg.verbosity.value,
         "seed": cfg.seed,
         "holdout": held_out,
     }

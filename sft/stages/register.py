@@ -112,7 +112,7 @@ def describe(cfg: RegistryConfig, inputs: RegisterInputs) -> Registration:
     """
     facts: dict[str, Fact | None] = {
         **inputs.parameters,
-        "uri": inputs.package.model_dir.resolve().as_uri(),
+        "uri": cfg.uri or inputs.package.model_dir.resolve().as_uri(),
         "version": cfg.model_version,
         "author": cfg.author,
         "run_id": inputs.run_id,

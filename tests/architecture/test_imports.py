@@ -12,7 +12,7 @@ import pytest
 from sft.config.compose import recipes, shipped
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "transformers", "datasets", "lm_eval", "mlflow", "numpy", "pyarrow", "instructlab", "fsspec")
+HEAVY = ("torch", "transformers", "datasets", "lm_eval", "mlflow", "numpy", "pyarrow", "instructlab", "fsspec", "kfp")
 
 
 def loaded(*arguments: str, cwd: Path) -> set[str]:

@@ -154,6 +154,12 @@ def test_what_must_not_be_recorded_or_leave_its_place_is_refused(override: str, 
     assert problems(override) == [said]
 
 
+def test_another_place_for_the_model_is_for_kubeflow_only() -> None:
+    assert problems("registry=mlflow", "registry.uri=s3://models/m") == [
+        "registry.uri=s3://models/m: is for a Kubeflow registry; MLflow is told where the model is"
+    ]
+
+
 def test_kubeflow_address_needs_a_scheme() -> None:
     [problem] = problems("registry=kubeflow", "registry.address=registry.example")
     assert "try https://registry.example" in problem

@@ -197,8 +197,8 @@ def test_hydra_prints_the_defaults_tree(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("sft r", "run plan recipes data verify store"),
-        ("sft run q", "gsm8k quickstart"),
+        ("sft r", "run plan export recipes data verify store"),
+        ("sft run q", "gsm8k kfp quickstart"),
         ("sft run quickstart training.le", "training.learning_rate="),
         ("sft run quickstart training/fsdp=n", "training/fsdp=no_shard"),
     ],
@@ -279,3 +279,23 @@ def test_a_plan_that_can_not_fit_says_so_and_what_would(tmp_path: Path) -> None:
     assert "warning" not in small
     assert "fits, up to" in next(line for line in small.splitlines() if "<- chosen" in line)
     assert "full state" in small
+
+
+def test_a_run_in_parts_ends_as_one_record_and_a_part_of_it_takes_nothing_back(tmp_path: Path) -> None:
+    unscored = ["eval=none", "registry=none", "training.num_epochs=1", "dataset.max_samples=100"]
+    for until, made in (("dataset", 1), ("tokenize", 3)):
+        answer = sft("run", "quickstart", *unscored, "--until", until, cwd=tmp_path)
+        assert answer.status == 0, answer.err
+        [record] = records(tmp_path / "runs")
+        assert (record["status"], len(record["steps"])) == ("done", made)
+    assert steps(record)["dataset"]["reused"]
+    again = sft("run", "quickstart", *unscored, "--until", "dataset", cwd=tmp_path)
+    assert "nothing to do" in again.out
+    assert records(tmp_path / "runs") == [record]
+
+
+def test_a_part_that_is_not_in_the_plan_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    answer = sft("run", "quickstart", "--until", "training", cwd=tmp_path)
+    assert answer.status == 2
+    assert "training: no such step; there are dataset, model, tokenize, evaluate:base, train" in answer.err
+    assert not (tmp_path / "runs").exists()

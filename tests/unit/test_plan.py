@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from sft.config.compose import compose, find_recipe
+from sft.errors import ConfigError
 from sft.plan import Circumstances, Plan, build_plan
 
 WORLD = Circumstances(
@@ -101,3 +102,24 @@ def test_an_equal_dataset_under_another_uri_changes_nothing_downstream() -> None
     by_name = {step.name: step for step in second.steps}
     for step in first.steps[1:4]:
         assert step.key(digests) == by_name[step.name].key(digests)
+
+
+@pytest.mark.parametrize(
+    ("goal", "reached"),
+    [
+        ("dataset", ["dataset"]),
+        ("train", ["dataset", "model", "tokenize", "train"]),
+        ("evaluate", ["dataset", "model", "tokenize", "evaluate:base", "train", "evaluate:tuned"]),
+    ],
+)
+def test_a_goal_is_a_step_or_a_stage_and_takes_only_what_it_needs(goal: str, reached: list[str]) -> None:
+    assert names(plan().reaching(goal)) == reached
+
+
+def test_a_goal_that_the_recipe_leaves_out_says_why() -> None:
+    with pytest.raises(ConfigError) as refused:
+        plan("eval=none").reaching("evaluate")
+    assert str(refused.value).splitlines()[1] == (
+        "  - evaluate: no such step; there are dataset, model, tokenize, train, package, register; "
+        "left out is evaluate: eval.enabled=false"
+    )

@@ -26,6 +26,7 @@ def _evaluate(request: dict[str, Any]) -> Mapping[str, Any]:
     hf = request["backend"] == "hf"
     manager = model = None
     if request["tasks"]:
+        tasks.set_up_log(request["verbosity"])
         manager = tasks.task_manager(request["tasks"], request["include_path"])  # a wrong name shows before a long load
         model = tasks.load_hf(request) if hf else tasks.load(request)
     elif hf and request["model_args"]:  # they mean what lm-eval makes of them, with tasks or without

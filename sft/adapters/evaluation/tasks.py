@@ -23,6 +23,13 @@ _LOGITS_BYTES = {"cpu": 1 << 30, "cuda": 8 << 30}
 _SHOWN_CHARACTERS = 400
 
 
+def set_up_log(level: str) -> None:
+    """lm-eval's log goes where the child's goes, from a level on."""
+    from lm_eval.utils import setup_logging
+
+    setup_logging(level)
+
+
 def load_hf(request: Mapping[str, Any]) -> Any:
     """The model under lm-eval's hands, by transformers.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sft.config.schema.dataset import ColumnsConfig, DatasetConfig, DatasetFormat, OnInvalid
-from sft.config.schema.eval import EvalBackend, EvalConfig, HoldoutConfig
+from sft.config.schema.eval import EvalBackend, EvalConfig, HoldoutConfig, Verbosity
 from sft.config.schema.launcher import LauncherConfig, LauncherKind
 from sft.config.schema.model import ModelConfig, ModelSource, ScratchConfig
 from sft.config.schema.registry import OnConflict, RegistryConfig, RegistryKind
@@ -49,6 +49,7 @@ __all__ = [
     "Tracker",
     "TrackingConfig",
     "TrainingConfig",
+    "Verbosity",
 ]
 
 

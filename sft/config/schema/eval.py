@@ -15,6 +15,15 @@ class EvalBackend(Enum):
     local_chat_completions = "local-chat-completions"
 
 
+class Verbosity(Enum):
+    """Level of lm-eval's log."""
+
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+
+
 @dataclass(kw_only=True)
 class HoldoutConfig:
     """Scoring of the evaluation split with the model's own chat template."""
@@ -57,6 +66,8 @@ class EvalConfig:
     """Put each task's prompts through the model's chat template."""
     log_samples: bool = True
     """Keep every sample with prompt, target and answer."""
+    verbosity: Verbosity = Verbosity.INFO
+    """How much lm-eval writes to the stage's log."""
     seed: int = 1234
     """lm-eval: random, numpy, torch and few-shot seed."""
     baseline: bool = True

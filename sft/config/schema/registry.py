@@ -30,6 +30,8 @@ class RegistryConfig:
     """Kubeflow: server address with scheme, empty = skip. MLflow: tracking URI, empty = SQLite in the run root."""
     port: int = 8080
     """Port of the Kubeflow server."""
+    uri: str | None = None
+    """Kubeflow: where the model's folder will be served from, when something carries it there; null = where it is."""
     ca: str | None = None
     """PEM file of the authority that signed the certificate of a Kubeflow server with `https://`."""
     author: str = "pipeline"

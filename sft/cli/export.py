@@ -1,0 +1,43 @@
+"""`sft export`: a recipe as what another system runs."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from sft.config.compose import find_recipe
+from sft.errors import ConfigError, Problem, SftError
+from sft.progress import Progress
+
+
+def kfp(options: argparse.Namespace) -> int:
+    """Writes a recipe's pipeline for Kubeflow Pipelines.
+
+    Args:
+        options: ``recipe``, ``output``, and of `sft.pipeline.Cluster` what was given.
+
+    Raises:
+        ConfigError: The recipe or an option is wrong.
+        SftError: kfp is not installed.
+    """
+    try:
+        from sft.pipeline import Cluster, write
+    except ModuleNotFoundError as error:
+        raise SftError(f"sft export kfp: {error}", fix="pip install 'sft[kfp]'") from error
+    given: dict[str, Any] = {f.name: getattr(options, f.name) for f in fields(Cluster) if hasattr(options, f.name)}
+    if "access_modes" in given:
+        given["access_modes"] = tuple(given["access_modes"])
+    if "node_selector" in given:
+        given["node_selector"] = dict(_label(text) for text in given["node_selector"])
+    write(find_recipe(options.recipe), Cluster(**given), Path(options.output))
+    Progress().say(options.output)
+    return 0
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError([Problem(key="--node-selector", value=text, rule="must be LABEL=VALUE")])
+    return name, value
