@@ -183,7 +183,7 @@ def _model(found: Verification, folder: Path, trusted: signing.Trusted | None) -
 def _chain(found: Verification, where: str, steps: Iterable[Mapping[str, Any]]) -> None:
     """Whether each step's digest is that of its files, and each input is what an earlier step made.
 
-    ``register:kubeflow``, a second registration, has taken what an ``upload:kubeflow`` made, where there is one.
+    ``register:2``, a second registration, has taken what an ``upload:2`` made, where there is one.
     """
     outputs: dict[str, str] = {}
     for step in steps:

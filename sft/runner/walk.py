@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -88,7 +89,7 @@ def register_again(cfg: RunConfig, *, folder: Path, progress: Progress) -> RunRe
 
     Args:
         cfg: The run's own settings, but for its registry.
-        folder: Of the run. Its record tells of this too: a second registration as ``register:<kind>``.
+        folder: Of the run. Its record tells of this too: a second registration as ``register:2``.
         progress: The run's display.
 
     Raises:
@@ -111,7 +112,7 @@ def register_again(cfg: RunConfig, *, folder: Path, progress: Progress) -> RunRe
         if absent := [step.name for step in made if step.name not in have]:
             what = f"{folder}: its {' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not there"
             raise DataError(what, fix="finish the run first: its command goes on")
-        before, suffix = rec.status, _suffix(later, rec, cfg.registry.kind.value)
+        before, suffix = rec.status, _suffix(later, rec)
         known = {note.name for note in rec.steps}
         rec.steps += [record.StepRecord(name=name) for s in later if (name := s.name + suffix) not in known]
         try:
@@ -125,11 +126,12 @@ def register_again(cfg: RunConfig, *, folder: Path, progress: Progress) -> RunRe
         return result
 
 
-def _suffix(steps: Sequence[Step], rec: record.RunRecord, kind: str) -> str:
-    """What keeps steps apart, by name, from others like them of which the record tells."""
+def _suffix(steps: Sequence[Step], rec: record.RunRecord) -> str:
+    """What keeps steps apart, by name, from others like them of which the record tells: ``:2``, ``:3``."""
     noted = {note.name: note.settings for note in rec.steps if note.status == "done"}
-    others = [s for s in steps if noted.get(s.name) not in (None, redacted(msgspec.to_builtins(s.settings)))]
-    return f":{kind}" if others else ""
+    wanted = {step.name: redacted(msgspec.to_builtins(step.settings)) for step in steps}
+    suffixes = itertools.chain([""], (f":{number}" for number in itertools.count(2)))
+    return next(s for s in suffixes if all(noted.get(n + s) in (None, settings) for n, settings in wanted.items()))
 
 
 @dataclass

@@ -68,7 +68,7 @@ def test_an_earlier_run_is_registered_here_and_elsewhere_and_its_record_tells_of
     assert second.status == 0, second.err
     record = record_of(unregistered)
     assert record["status"] == "done"
-    assert [step["name"] for step in record["steps"]][-3:] == ["package", "register", "register:kubeflow"]
+    assert [step["name"] for step in record["steps"]][-3:] == ["package", "register", "register:2"]
     assert steps(record)["register"]["facts"]["name"] == "speller"
     verified = sft("verify", run, cwd=root)
     assert verified.status == 0, verified.err
