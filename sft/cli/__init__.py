@@ -17,6 +17,7 @@ from sft import __version__, logs
 from sft.errors import ConfigError, Preempted, Problem, SftError
 
 _INTERRUPTED = 130
+_ACCESS_MODES = ("ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod")
 _EPILOG = """\
 examples:
   sft recipes                                        what there is to start from
@@ -186,7 +187,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     kfp.add_argument("--image", help="image with sft in it")
     kfp.add_argument("--workspace-size", metavar="SIZE", help="of the tasks' volume, as in 50Gi")
     text = "of that volume, once for each (default: ReadWriteMany)"
-    kfp.add_argument("--access-mode", dest="access_modes", metavar="MODE", action="append", help=text)
+    kfp.add_argument("--access-mode", dest="access_modes", choices=_ACCESS_MODES, action="append", help=text)
     kfp.add_argument("--storage-class", metavar="CLASS", help="of that volume (default: the cluster's)")
     kfp.add_argument("--gpus", type=int, help="of a task that trains or scores (default: 1)")
     text = "nodes of these tasks, once for each label"
