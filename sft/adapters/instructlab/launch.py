@@ -58,14 +58,37 @@ def launch(
         RankLost: A rank was killed, hung or lost its connection.
         StageError: A rank failed; the message is the first one's own error.
     """
-    nodes = settings.nodes
-    if nodes.rank == 0:
-        for folder in (ERRORS, STACKS):
-            shutil.rmtree(logs / folder, ignore_errors=True)
-            (logs / folder).mkdir(parents=True)
-        for note in (STOP, STOPPED, RESUMED, UNTRACKED):
-            (logs / note).unlink(missing_ok=True)
+    if settings.nodes.rank == 0:
+        clear(logs)
         write_json(logs / SETTINGS, {"main": asdict(main), "options": asdict(options)})
+    attend(main, settings, logs=logs, watch=watch, say=say)
+
+
+def clear(logs: Path) -> None:
+    """Takes away what an earlier try has noted, and makes room for this one's notes."""
+    for folder in (ERRORS, STACKS):
+        shutil.rmtree(logs / folder, ignore_errors=True)
+        (logs / folder).mkdir(parents=True)
+    for note in (STOP, STOPPED, RESUMED, UNTRACKED):
+        (logs / note).unlink(missing_ok=True)
+
+
+def attend(
+    main: MainArgs,
+    settings: LaunchSettings,
+    *,
+    logs: Path,
+    watch: Callable[[Live], None],
+    say: Callable[[str], None],
+) -> None:
+    """A node's ranks, from torchrun's start to its end. The settings lie in `logs` already; else as `launch`.
+
+    Raises:
+        Preempted: The run was asked to stop, and its state is saved.
+        RankLost: A rank was killed, hung or lost its connection.
+        StageError: A rank failed.
+    """
+    nodes = settings.nodes
     worker = ["-m", "sft.adapters.instructlab.worker", str(logs)]
     agent = [sys.executable, "-m", "sft.adapters.instructlab.agent", str(logs / ERRORS / _agent_file(nodes))]
     log = logs / (f"train_{nodes.rank}.log" if nodes.rank else "train.log")
@@ -175,6 +198,8 @@ def _failure(errors: Path, nodes: Nodes, status: int, log: Path) -> StageError:
         error = torchrun["error"]
         if _says(error["message"], _PORT_TAKEN):
             error["fix"] = "another port in training.launcher.rendezvous"
+        elif _says(error["message"], _LOST_CONNECTION):
+            return RankLost(f"torchrun failed: {error['type']}: {error['message']}", log=log)
         return failure(error, what="torchrun", log=log)
     return StageError(f"training failed: torchrun {ended(status)}; its last lines:\n{tail(log)}", log=log)
 
