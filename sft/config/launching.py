@@ -114,7 +114,9 @@ def _labels(cfg: LauncherConfig) -> Iterator[Problem]:
         for key, value in getattr(cfg, where).items():
             name = key.rpartition("/")[2]
             if len(name) > 63 or not _LABEL_KEY.match(key):
-                yield Problem(key=f"{_KEY}.{where}", value=key, rule="must be NAME or DOMAIN/NAME of at most 63 characters")
+                yield Problem(
+                    key=f"{_KEY}.{where}", value=key, rule="must be NAME or DOMAIN/NAME of at most 63 characters"
+                )
             elif where != "annotations" and (len(value) > 63 or not _LABEL_VALUE.match(value)):
                 rule = "must be letters, digits, -, _ and ., at most 63 of them"
                 yield Problem(key=f"{_KEY}.{where}.{key}", value=value, rule=rule)

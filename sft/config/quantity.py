@@ -1,4 +1,4 @@
-"""Kubernetes quantities: `4`, `500m`, `64Gi`. Format: kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity."""
+"""Kubernetes quantities: `4`, `500m`, `64Gi`. Format: "Quantity" among the API's common definitions."""
 
 from __future__ import annotations
 

@@ -15,11 +15,12 @@ import msgspec
 from sft import logs, record
 from sft.adapters import machine
 from sft.artifacts import Artifact
-from sft.config.schema import RunConfig
+from sft.config.schema import LauncherKind, RunConfig
 from sft.plan import Plan, Step, build_plan
 from sft.progress import Progress
 from sft.runner.outlook import circumstances, found, is_lost, look_up, run_folder
 from sft.runner.stages import perform
+from sft.stages import trainjob
 from sft.store import Entry, Store
 
 _RESUMABLE = {"dataset", "train", "evaluate"}
@@ -45,7 +46,13 @@ class RunResult:
 
 
 def run(
-    cfg: RunConfig, *, recipe: Path, command: Sequence[str], progress: Progress, goal: str | None = None
+    cfg: RunConfig,
+    *,
+    recipe: Path,
+    command: Sequence[str],
+    progress: Progress,
+    goal: str | None = None,
+    detach: bool = False,
 ) -> RunResult:
     """Does what a configuration says, and nothing that is done already.
 
@@ -55,9 +62,11 @@ def run(
         command: What was typed, for the record.
         progress: The run's display.
         goal: Only this step or stage of the plan, and what it needs; None = all.
+        detach: Whether the run ends once its training is at work on a cluster.
 
     Raises:
         ConfigError: There is no such step.
+        Detached: The cluster trains.
         SftError: A stage failed. Earlier stages stay done; the same command continues.
     """
     plan = build_plan(cfg, circumstances(cfg))
@@ -74,7 +83,11 @@ def run(
             return RunResult(folder, previous, artifacts, nothing_to_do=True)
         for line in plan.left_out:
             progress.say(f"- {line}")
-        return _Run(cfg, plan, store, folder, progress, previous).walk(_record(cfg, plan, folder, recipe, command))
+        is_to_train = any(step.name == "train" for step in plan.steps) and "train" not in have
+        if is_to_train and cfg.training.launcher.kind is LauncherKind.kubeflow:
+            trainjob.check_cluster(cfg.training, folder.name, progress)
+        one = _Run(cfg, plan, store, folder, progress, previous, detach)
+        return one.walk(_record(cfg, plan, folder, recipe, command))
 
 
 @dataclass
@@ -87,6 +100,7 @@ class _Run:
     folder: Path
     progress: Progress
     previous: record.RunRecord | None
+    detach: bool
 
     def walk(self, rec: record.RunRecord) -> RunResult:
         handler = logs.to_file(self.folder / "run.log")
@@ -149,7 +163,16 @@ class _Run:
         out = self.store.staging(step.stage, key, resume=step.stage in _RESUMABLE)
         log.info("%s starts in %s", step.name, out)
         started = time.monotonic()
-        made = perform(step, self.cfg, artifacts, rec=rec, folder=self.folder, out=out, progress=self.progress)
+        made = perform(
+            step,
+            self.cfg,
+            artifacts,
+            rec=rec,
+            folder=self.folder,
+            out=out,
+            progress=self.progress,
+            detach=self.detach,
+        )
         entry = self.store.publish(
             key,
             step.stage,

@@ -100,9 +100,7 @@ def _fit_here(cfg: TrainingConfig) -> Fit:
     used = len(gpus) if wanted is None else min(wanted, len(gpus))
     processes = cfg.launcher.procs_per_worker or max(1, used)
     if gpus and processes > len(gpus):
-        notes.append(
-            f"training.launcher.procs_per_worker={processes}: more than the {len(gpus)} GPUs; NCCL refuses"
-        )
+        notes.append(f"training.launcher.procs_per_worker={processes}: more than the {len(gpus)} GPUs; NCCL refuses")
     nodes = _nodes(cfg.launcher)
     strategy = _strategy(cfg, nodes.num, processes, notes, on_gpu=bool(gpus))
     offload = cfg.fsdp.cpu_offload_params and bool(gpus)

@@ -1,9 +1,9 @@
 """One node of a training in a pod: ``python -m sft.adapters.instructlab.pod LOGS``.
 
 Does what `launch` does on a machine, with the settings that the orchestrator saved on the shared volume and the place
-among the nodes that Kubeflow's torch runtime says in ``PET_*``. How it ended is in ``LOGS/ended/node_N.json`` and in the
-exit status; the kubelet starts the container again after any status but 0, and the training goes on from its last full
-state, unless it ended of an error of its own: then each further start ends at once with the same words.
+among the nodes that Kubeflow's torch runtime says in ``PET_*``. How it ended is in ``LOGS/ended/node_N.json`` and in
+the exit status; the kubelet starts the container again after any status but 0, and the training goes on from its last
+full state, unless it ended of an error of its own: then each further start ends at once with the same words.
 """
 
 from __future__ import annotations

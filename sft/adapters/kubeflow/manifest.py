@@ -1,7 +1,7 @@
 """A TrainJob of ``trainer.kubeflow.org/v1alpha1`` as Kubernetes takes it. Pure: a frozen dataclass in, a mapping out.
 
 Volumes, labels, nodes and the pods' rights go through ``runtimePatches`` (Kubeflow Trainer 2.2 and later), the
-environment through ``spec.trainer.env``: the trainer's webhook refuses environment in a patch of the container ``node``.
+environment through ``spec.trainer.env``: the trainer's webhook refuses it in a patch of the container ``node``.
 """
 
 from __future__ import annotations
