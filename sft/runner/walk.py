@@ -16,6 +16,7 @@ from sft import logs, record
 from sft.adapters import machine
 from sft.artifacts import Artifact
 from sft.config.schema import LauncherKind, RunConfig
+from sft.errors import Detached
 from sft.plan import Plan, Step, build_plan
 from sft.progress import Progress
 from sft.runner.outlook import circumstances, found, is_lost, look_up, run_folder
@@ -87,7 +88,10 @@ def run(
         if is_to_train and cfg.training.launcher.kind is LauncherKind.kubeflow:
             trainjob.check_cluster(cfg.training, folder.name, progress)
         one = _Run(cfg, plan, store, folder, progress, previous, detach)
-        return one.walk(_record(cfg, plan, folder, recipe, command))
+        try:
+            return one.walk(_record(cfg, plan, folder, recipe, command))
+        except Detached as left:
+            raise Detached(f"{left}; `sft attach {folder}` comes back to it") from left
 
 
 @dataclass

@@ -11,6 +11,7 @@ from typing import Any
 
 from sft.adapters import hub
 from sft.adapters.instructlab import pod
+from sft.adapters.instructlab.pod import Verdict
 from sft.adapters.instructlab.settings import MainArgs, WorkerOptions
 from sft.adapters.kubeflow import job
 from sft.adapters.kubeflow.cluster import Access, connect
@@ -98,9 +99,9 @@ def train_in_pods(cfg: TrainingConfig, task: Task, display: Display, *, detach: 
     """
     cluster = connect(_access(cfg.launcher), lambda _: None)  # what there is to say of it was said at the start
     asked = _job(cfg, run_id=task.run_id, key=task.key, logs=task.logs)
-    name = job.begin(cluster, asked, logs=task.logs, prepare=lambda: _save(cfg, task), display=display)
+    name = job.begin(cluster, asked, logs=task.logs, prepare=lambda: _prepare(cfg, task), display=display)
     if detach:
-        raise Detached(f"TrainJob {name} goes on by itself; `sft attach` with the run's folder comes back to it")
+        raise Detached(f"TrainJob {name} goes on by itself")
     Stay(
         cluster,
         asked,
@@ -120,11 +121,14 @@ def export(cfg: TrainingConfig, task: Task) -> dict[str, Any]:
     """
     made = manifest(_job(cfg, run_id=task.run_id, key=task.key, logs=task.logs))
     check(made)
-    _save(cfg, task)
+    if any(end.verdict is Verdict.failed for end in pod.endings(task.logs)):
+        pod.forget(task.logs)  # not else: a job of this training may be at work
+    pod.save(task.logs, task.main, task.options, cfg.env)
     return made
 
 
-def _save(cfg: TrainingConfig, task: Task) -> None:
+def _prepare(cfg: TrainingConfig, task: Task) -> None:
+    pod.forget(task.logs)
     pod.save(task.logs, task.main, task.options, cfg.env)
 
 

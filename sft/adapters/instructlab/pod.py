@@ -62,6 +62,13 @@ class Ended:
     fix: str | None
 
 
+def forget(logs: Path) -> None:
+    """Takes away what an earlier job has noted. None may be at work."""
+    clear(logs)
+    for note in (logs / ENDED).glob("*"):
+        note.unlink()
+
+
 def save(logs: Path, main: MainArgs, options: WorkerOptions, env: Mapping[str, str]) -> None:
     """What every node reads, written by the orchestrator before there is any.
 
@@ -71,15 +78,12 @@ def save(logs: Path, main: MainArgs, options: WorkerOptions, env: Mapping[str, s
         options: What it hard-codes, has wrong or has not.
         env: Added to every rank's environment.
     """
-    clear(logs)
-    for note in (logs / ENDED).glob("*"):
-        note.unlink()
     content = {"main": asdict(main), "options": asdict(options), "env": dict(env), "versions": _versions()}
     write_json(logs / SETTINGS, content)
 
 
 def endings(logs: Path) -> list[Ended]:
-    """How nodes have ended since `save`, the first first; a node that started again has none."""
+    """How nodes have ended since `forget`, the first first; a node that started again has none."""
     notes = [json.loads(path.read_text(encoding="utf-8")) for path in (logs / ENDED).glob("node_*.json")]
     notes.sort(key=lambda note: float(note["time"]))
     return [Ended(n["node"], Verdict[n["verdict"]], n["message"], n["fix"]) for n in notes]
