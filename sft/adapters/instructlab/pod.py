@@ -24,9 +24,9 @@ from typing import Any
 from sft import __version__
 from sft.adapters.child import write_json
 from sft.adapters.instructlab.launch import attend, clear
-from sft.adapters.instructlab.loop import FINISHED
+from sft.adapters.instructlab.loop import FINISHED, STOP, STOPPED
 from sft.adapters.instructlab.settings import LaunchSettings, MainArgs, Nodes, WorkerOptions
-from sft.adapters.instructlab.view import Live, RankLost
+from sft.adapters.instructlab.view import Live, RankLost, last_change
 from sft.adapters.instructlab.worker import SETTINGS
 from sft.errors import Preempted, SftError, StageError
 from sft.logs import mask_streams, redact
@@ -36,6 +36,9 @@ STEP = "step "
 """How the lines begin that say no more than ``metrics.jsonl`` does."""
 
 _SAY_EVERY_SECONDS = 30.0
+_SAVING_SECONDS = 60.0
+"""A state that is being saved grows at least once in this time."""
+_SIGHT_SECONDS = 5.0
 _PACKAGES = ("torch", "instructlab-training", "accelerate", "transformers")
 """That make the weights: the pods must have those that the run's record names."""
 _PET = ("PET_NNODES", "PET_NPROC_PER_NODE", "PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT")
@@ -125,6 +128,7 @@ def _train(logs: Path, node: int) -> None:
         return
     _check_versions(saved["versions"])
     if node == 0:
+        _let_others_save(logs)
         clear(logs)
     (logs / ENDED / f"node_{node}.json").unlink(missing_ok=True)
     attend(
@@ -134,6 +138,27 @@ def _train(logs: Path, node: int) -> None:
         watch=_Telling(is_first=node == 0).watch,
         say=lambda text: _tell(text.strip()),
     )
+    if not _appears(logs / FINISHED):
+        # Node 0 may have begun anew by now, and have taken the note of the stop away.
+        raise Preempted("stopped before the end; the training goes on when all nodes have begun again")
+
+
+def _let_others_save(logs: Path) -> None:
+    """Waits for a state that is being saved: of a pod that is told to stop, the cluster makes another at once."""
+    while (logs / STOP).exists() and not (logs / STOPPED).exists():
+        if time.time() - last_change(logs.parent) > _SAVING_SECONDS:
+            return
+        time.sleep(1.0)
+
+
+def _appears(file: Path) -> bool:
+    """Whether a file is there, or comes into sight: clients of NFS see a new one late."""
+    deadline = time.monotonic() + _SIGHT_SECONDS
+    while not file.exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.5)
+    return True
 
 
 def _settings(saved: Mapping[str, Any]) -> LaunchSettings:
