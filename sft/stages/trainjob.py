@@ -15,8 +15,9 @@ from sft.adapters.instructlab.pod import Verdict
 from sft.adapters.instructlab.settings import MainArgs, WorkerOptions
 from sft.adapters.kubeflow import job
 from sft.adapters.kubeflow.cluster import Access, connect
-from sft.adapters.kubeflow.job import Display, Stay
+from sft.adapters.kubeflow.job import Display
 from sft.adapters.kubeflow.manifest import TrainJob, check, manifest
+from sft.adapters.kubeflow.stay import Stay
 from sft.config.schema import LauncherConfig, LauncherKind, ModelSource, RunConfig, TrainingConfig
 from sft.errors import ConfigError, Detached, Problem
 from sft.progress import Progress

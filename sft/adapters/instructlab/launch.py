@@ -80,8 +80,17 @@ def attend(
     logs: Path,
     watch: Callable[[Live], None],
     say: Callable[[str], None],
+    check: Callable[[], None] = lambda: None,
 ) -> None:
-    """A node's ranks, from torchrun's start to its end. The settings lie in `logs` already; else as `launch`.
+    """A node's ranks, from torchrun's start to its end.
+
+    Args:
+        main: What the library gets.
+        settings: The processes.
+        logs: As in `launch`; the ranks' settings lie there already.
+        watch: Called now and then with what is to be seen.
+        say: Called with a line that is worth keeping.
+        check: Called now and then; what it raises ends the ranks.
 
     Raises:
         Preempted: The run was asked to stop, and its state is saved.
@@ -93,12 +102,17 @@ def attend(
     agent = [sys.executable, "-m", "sft.adapters.instructlab.agent", str(logs / ERRORS / _agent_file(nodes))]
     log = logs / (f"train_{nodes.rank}.log" if nodes.rank else "train.log")
     view = View(logs, main.num_epochs, settings.stall_timeout_seconds, watch, say)
+
+    def look() -> None:
+        view.look()
+        check()
+
     with _saving_when_asked(logs / STOP, say) as asked:
         status = supervise(
             [*agent, *_torchrun(settings, logs), *worker],
             log=log,
             env=_environment(settings, main),
-            poll=view.look,
+            poll=look,
             poll_seconds=0.5,
         )
     if status != 0:

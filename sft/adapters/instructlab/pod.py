@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -23,10 +24,11 @@ from typing import Any
 
 from sft import __version__
 from sft.adapters.child import write_json
+from sft.adapters.instructlab.gather import FOLDER, Gathering
 from sft.adapters.instructlab.launch import attend, clear
-from sft.adapters.instructlab.loop import FINISHED, STOP, STOPPED
+from sft.adapters.instructlab.loop import FINISHED
 from sft.adapters.instructlab.settings import LaunchSettings, MainArgs, Nodes, WorkerOptions
-from sft.adapters.instructlab.view import Live, RankLost, last_change
+from sft.adapters.instructlab.view import Live, RankLost
 from sft.adapters.instructlab.worker import SETTINGS
 from sft.errors import Preempted, SftError, StageError
 from sft.logs import mask_streams, redact
@@ -36,9 +38,9 @@ STEP = "step "
 """How the lines begin that say no more than ``metrics.jsonl`` does."""
 
 _SAY_EVERY_SECONDS = 30.0
-_SAVING_SECONDS = 60.0
-"""A state that is being saved grows at least once in this time."""
 _SIGHT_SECONDS = 5.0
+"""How long a file of another node may take to be seen."""
+
 _PACKAGES = ("torch", "instructlab-training", "accelerate", "transformers")
 """That make the weights: the pods must have those that the run's record names."""
 _PET = ("PET_NNODES", "PET_NPROC_PER_NODE", "PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT")
@@ -68,8 +70,8 @@ class Ended:
 def forget(logs: Path) -> None:
     """Takes away what an earlier job has noted. None may be at work."""
     clear(logs)
-    for note in (logs / ENDED).glob("*"):
-        note.unlink()
+    for folder in (ENDED, FOLDER):
+        shutil.rmtree(logs / folder, ignore_errors=True)
 
 
 def save(logs: Path, main: MainArgs, options: WorkerOptions, env: Mapping[str, str]) -> None:
@@ -121,34 +123,28 @@ def _train(logs: Path, node: int) -> None:
     except OSError as error:
         fix = "training.launcher.fs_group, or a volume that the pods' user may use"
         raise StageError(f"{logs / SETTINGS} can't be read: {error.strerror}", fix=fix) from error
-    if own := next((end for end in endings(logs) if end.verdict is Verdict.failed), None):
-        raise StageError(own.message, fix=own.fix)
+    _check_others(logs)
     if (logs / FINISHED).exists():
         _tell("the training is done")
         return
     _check_versions(saved["versions"])
+    settings = _settings(saved)
+    gathering = Gathering(logs, node, settings.nodes.num)
+    gathering.wait(lambda: _check_others(logs), _tell)
     if node == 0:
-        _let_others_save(logs)
         clear(logs)
     (logs / ENDED / f"node_{node}.json").unlink(missing_ok=True)
     attend(
         MainArgs(**saved["main"]),
-        _settings(saved),
+        settings,
         logs=logs,
+        check=gathering.check,
         watch=_Telling(is_first=node == 0).watch,
         say=lambda text: _tell(text.strip()),
     )
     if not _appears(logs / FINISHED):
         # Node 0 may have begun anew by now, and have taken the note of the stop away.
         raise Preempted("stopped before the end; the training goes on when all nodes have begun again")
-
-
-def _let_others_save(logs: Path) -> None:
-    """Waits for a state that is being saved: of a pod that is told to stop, the cluster makes another at once."""
-    while (logs / STOP).exists() and not (logs / STOPPED).exists():
-        if time.time() - last_change(logs.parent) > _SAVING_SECONDS:
-            return
-        time.sleep(1.0)
 
 
 def _appears(file: Path) -> bool:
@@ -159,6 +155,16 @@ def _appears(file: Path) -> bool:
             return False
         time.sleep(0.5)
     return True
+
+
+def _check_others(logs: Path) -> None:
+    """Whether this node has anything to do.
+
+    Raises:
+        StageError: Another one has failed of what would come again.
+    """
+    if own := next((end for end in endings(logs) if end.verdict is Verdict.failed), None):
+        raise StageError(own.message, fix=own.fix)
 
 
 def _settings(saved: Mapping[str, Any]) -> LaunchSettings:

@@ -232,7 +232,8 @@ def connect(access: Access, say: Callable[[str], None]) -> Cluster:
     settings = client.Configuration()
     settings.retries = False  # who calls decides, and says so
     server, token = os.environ.get(SERVER, "").strip(), os.environ.get(TOKEN, "").strip()
-    file = Path(os.environ.get("KUBECONFIG", "").partition(os.pathsep)[0] or "~/.kube/config").expanduser()
+    files = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())  # the client reads it on import
+    file = Path(files.partition(os.pathsep)[0])
     namespace = access.namespace
     if server or token:
         if not (server and token):
@@ -245,8 +246,8 @@ def connect(access: Access, say: Callable[[str], None]) -> Cluster:
         settings.ssl_ca_cert = access.ca or (str(own) if own.is_file() else None)
     elif file.is_file():
         try:
-            config.load_kube_config(client_configuration=settings)
-            context = config.list_kube_config_contexts()[1]["context"]
+            config.load_kube_config(files, client_configuration=settings)
+            context = config.list_kube_config_contexts(files)[1]["context"]
         except config.ConfigException as error:
             raise StageError(f"{file}: {error}", fix=f"another KUBECONFIG, or {SERVER} and {TOKEN}") from error
         namespace = namespace or context.get("namespace")

@@ -20,8 +20,8 @@ from tests.servers.kubernetes.contract import Contract, webhook
 from tests.servers.kubernetes.controller import Controller, Faults, Job, free_port
 from tests.servers.kubernetes.pods import JOBSET
 
-DROP = 0
-"""A fault: the connection breaks after the request arrived."""
+DROP, LOSE = 0, -1
+"""Faults: the connection breaks when the request has arrived; or when it was done, so that the answer is lost."""
 
 GROUP = "trainer.kubeflow.org"
 _TRAINJOBS = re.compile(rf"^/apis/{GROUP}/v1alpha1/namespaces/(?P<namespace>[^/]+)/trainjobs(?:/(?P<name>[^/]+))?$")
@@ -122,21 +122,25 @@ class KubernetesServer(ThreadingHTTPServer):
         plural, name = found.get("plural") or "trainjobs", found["name"]
         resource = "pods/log" if plural == "pods" and name else plural
         verb = _VERBS.get(method) or ("get" if name else "list")
-        if fault := self._faults[verb, resource]:
-            status = fault.popleft()
-            return _status(status, "InternalError", "etcdserver: request timed out")
+        fault = self._faults[verb, resource].popleft() if self._faults[verb, resource] else None
+        if fault is not None and fault != LOSE:
+            return _status(fault, "InternalError", "etcdserver: request timed out")
         group = GROUP if plural == "trainjobs" else ""
         if found["namespace"] != self.namespace or not self._grants(group, resource, verb):
             what = f'User "sft" cannot {verb} resource "{resource}" in API group "{group}"'
             where_to = f'in the namespace "{found["namespace"]}"'
             return _status(403, "Forbidden", f"{resource} is forbidden: {what} {where_to}")
         self.used.add((verb, resource))
+        given = self._do(verb, resource, name, query, body or {})
+        return (DROP, "") if fault == LOSE else given
+
+    def _do(self, verb: str, resource: str, name: str, query: dict[str, str], body: Object) -> Answer:
         with self.controller.lock:
             match verb, resource:
                 case "list", "trainjobs":
                     return _list("TrainJobList", [j.object for j in self.controller.jobs.values()], query)
                 case "create", "trainjobs":
-                    return self._create(body or {}, query)
+                    return self._create(body, query)
                 case "delete", "trainjobs":
                     return self._delete(name)
                 case "list", "pods":
@@ -248,4 +252,4 @@ def wait_until(condition: Any, seconds: float = 60.0) -> None:
         time.sleep(0.05)
 
 
-__all__ = ["DROP", "JOBSET", "KubernetesServer", "wait_until"]
+__all__ = ["DROP", "JOBSET", "LOSE", "KubernetesServer", "wait_until"]
