@@ -131,6 +131,7 @@ def test_a_preempted_pod_saves_its_state_and_the_training_goes_on_from_there(sto
     assert [row["step"] for row in rows(story.there.root)] == list(range(1, STEPS + 1))
 
 
+@pytest.mark.exhaustive
 def test_the_record_and_the_weights_are_those_of_two_nodes_that_nothing_happened_to(
     story: Story, tmp_path: Path
 ) -> None:
@@ -174,6 +175,7 @@ def prepared(story: Story) -> Iterator[Site]:
     shutil.rmtree(with_data)
 
 
+@pytest.mark.exhaustive
 def test_a_job_that_somebody_else_applied_is_the_runs_own(prepared: Site) -> None:
     settings = [*command(prepared)[1:], "training.seed=7", "training.num_epochs=1"]
     exported = sft("export", "trainjob", *settings, cwd=prepared.root, **prepared.environment)
@@ -184,6 +186,7 @@ def test_a_job_that_somebody_else_applied_is_the_runs_own(prepared: Site) -> Non
     assert f"goes on with TrainJob {yaml.safe_load(exported.out)['metadata']['name']}" in answer.out
 
 
+@pytest.mark.exhaustive
 def test_ctrl_c_asks_once_and_then_takes_the_job_away(prepared: Site) -> None:
     before = set(prepared.jobs())
     watcher = run(prepared, *command(prepared), "training.seed=8")

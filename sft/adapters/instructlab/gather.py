@@ -40,16 +40,18 @@ class Gathering:
         self._own = uuid.uuid4().hex
         self._group: dict[str, str] = {}
 
-    def wait(self, look: Callable[[], None], tell: Callable[[str], None]) -> None:
-        """Returns when all nodes are ready; node 0 has been told first.
+    def wait(self, look: Callable[[], None], tell: Callable[[str], None], clear: Callable[[], None]) -> None:
+        """Returns when all nodes are ready.
 
         Args:
             look: Called now and then; what it raises ends the wait.
             tell: Takes a line that says who is waited for.
+            clear: Called on node 0 when all are ready, before any begins: takes the last group's notes away.
         """
         if self._node == 0:
             self._let_others_save()
         if self._num == 1:
+            clear()
             return
         self._folder.mkdir(exist_ok=True)
         own = self._folder / f"node_{self._node}.json"
@@ -58,13 +60,16 @@ class Gathering:
         else:
             write_json(own, {"id": self._own})
         told = ""
-        while not self._is_complete():
-            if (text := self._waits_for()) != told:
-                tell(text)
-                told = text
-            look()
-            time.sleep(_LOOK_SECONDS)
-        own.unlink(missing_ok=True)
+        try:
+            while not self._is_complete(clear):
+                if (text := self._waits_for()) != told:
+                    tell(text)
+                    told = text
+                look()
+                time.sleep(_LOOK_SECONDS)
+        finally:
+            if self._ready().get(str(self._node)) == self._own:  # else another pod has taken this one's place
+                own.unlink()
 
     def check(self) -> None:
         """Whether the group is still that which began.
@@ -78,12 +83,13 @@ class Gathering:
         if again:
             raise RankLost(f"node {again[0]} was lost and is ready again")
 
-    def _is_complete(self) -> bool:
+    def _is_complete(self, clear: Callable[[], None]) -> bool:
         if self._node == 0:
             ready = self._ready()
             if len(ready) < self._num - 1:
                 return False
             self._group = ready
+            clear()
             write_json(self._folder / _GROUP, ready)
             return True
         try:

@@ -57,6 +57,10 @@ class Verdict(Enum):
     """An error of its own: the next time would end like this one."""
 
 
+class _Done(Exception):
+    """Nothing is left to do."""
+
+
 @dataclass(frozen=True)
 class Ended:
     """A node's own words about its end."""
@@ -106,6 +110,8 @@ def main() -> None:
     logs, node = Path(sys.argv[1]), int(os.environ.get("PET_NODE_RANK", "0"))
     try:
         _train(logs, node)
+    except _Done:
+        _tell("the training is done")
     except Preempted as error:
         _end(logs, node, Verdict.preempted, StageError(str(error)))
     except RankLost as error:
@@ -124,15 +130,10 @@ def _train(logs: Path, node: int) -> None:
         fix = "training.launcher.fs_group, or a volume that the pods' user may use"
         raise StageError(f"{logs / SETTINGS} can't be read: {error.strerror}", fix=fix) from error
     _check_others(logs)
-    if (logs / FINISHED).exists():
-        _tell("the training is done")
-        return
     _check_versions(saved["versions"])
     settings = _settings(saved)
     gathering = Gathering(logs, node, settings.nodes.num)
-    gathering.wait(lambda: _check_others(logs), _tell)
-    if node == 0:
-        clear(logs)
+    gathering.wait(lambda: _check_others(logs), _tell, lambda: clear(logs))
     (logs / ENDED / f"node_{node}.json").unlink(missing_ok=True)
     attend(
         MainArgs(**saved["main"]),
@@ -162,7 +163,10 @@ def _check_others(logs: Path) -> None:
 
     Raises:
         StageError: Another one has failed of what would come again.
+        _Done: The training is done.
     """
+    if (logs / FINISHED).exists():
+        raise _Done
     if own := next((end for end in endings(logs) if end.verdict is Verdict.failed), None):
         raise StageError(own.message, fix=own.fix)
 
