@@ -153,6 +153,15 @@ def test_the_record_and_the_weights_are_those_of_two_nodes_that_nothing_happened
     assert steps(here)["train"]["output"] == steps(pods)["train"]["output"]
 
 
+def test_the_clusters_token_is_on_no_page_of_the_run(story: Story) -> None:
+    if story.there.server is None:
+        pytest.skip("a kubeconfig's token is not the test's to look for")
+    told = [story.left.out + story.left.err + story.back.out + story.back.err]
+    told += [path.read_text(errors="replace") for path in story.there.root.rglob("*") if path.is_file()]
+    assert len(told) > 20
+    assert not any(story.there.server.token in text for text in told)
+
+
 def test_a_run_needs_no_more_rights_than_the_manifests_give(story: Story) -> None:
     if story.there.server is None:
         pytest.skip("a real cluster does not say what was used")
@@ -172,6 +181,7 @@ def prepared(story: Story) -> Iterator[Site]:
     yield Site(with_data, story.there.environment, story.there.settings, story.there.server)
     for name in set(story.there.jobs()) - set(story.jobs[-1]):
         story.there.delete(name)
+    wait_until(lambda: set(story.there.jobs()) == set(story.jobs[-1]))
     shutil.rmtree(with_data)
 
 
@@ -204,4 +214,32 @@ def test_ctrl_c_asks_once_and_then_takes_the_job_away(prepared: Site) -> None:
     rest, _ = watcher.communicate(timeout=60)
     assert watcher.returncode == 130, said + rest
     assert "Traceback" not in said + rest
+    assert set(prepared.jobs()) == before
+
+
+@pytest.mark.exhaustive
+def test_a_node_that_is_killed_comes_back_and_all_go_on_together(prepared: Site) -> None:
+    if prepared.server is None:
+        pytest.skip("a container of a real cluster is not the test's to kill")
+    before = set(prepared.jobs())
+    settings = ["training.seed=9", "training.num_epochs=2", "training.checkpoint_every_steps=2"]
+    watcher = run(prepared, *command(prepared), *settings)
+    wait_until(lambda: len(rows(prepared.root)) >= 4, 120)
+    [name] = set(prepared.jobs()) - before
+    prepared.server.controller.kill(name, 1, "Error")
+    said, _ = watcher.communicate(timeout=200)
+    assert watcher.returncode == 0, said
+    assert re.search(r"node 1: begins again, which ended with status 137", said), said
+    assert re.search(r"node 0: goes on after step \d+", said), said
+    assert [row["step"] for row in rows(prepared.root)] == list(range(1, 25))
+
+
+@pytest.mark.exhaustive
+def test_an_error_that_would_come_again_ends_the_job_with_the_nodes_own_words(prepared: Site) -> None:
+    before = set(prepared.jobs())
+    answer = sft(*command(prepared), "training.learning_rate=1e30", cwd=prepared.root, **prepared.environment)
+    assert answer.status == 1, answer.out
+    assert re.search(r"TrainJob sft-quickstart-\S+, node \d: training failed: .* is (nan|inf) at step", answer.err)
+    assert "a lower training.learning_rate" in answer.err
+    assert "Traceback" not in answer.err
     assert set(prepared.jobs()) == before

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,8 +25,9 @@ from sft.adapters.kubeflow.cluster import Access, Cluster, TokenRefused, connect
 from sft.adapters.kubeflow.job import Display
 from sft.adapters.kubeflow.manifest import TrainJob
 from sft.adapters.kubeflow.stay import Stay
-from sft.errors import ConfigError, Preempted, StageError
+from sft.errors import ConfigError, Preempted, SftError, StageError
 from tests.cluster import ROLE, contracts
+from tests.command import sft
 from tests.servers.kubernetes import KubernetesServer
 from tests.servers.kubernetes.server import DROP, LOSE, wait_until
 
@@ -426,6 +428,18 @@ def test_a_pod_finds_its_own_cluster_and_namespace(
     assert connect(replace(ACCESS, namespace=None), seen.lines.append).namespace == "sft"
 
 
+@pytest.mark.parametrize("package", ["kubernetes", "kubeflow_trainer_api"])
+def test_a_client_that_is_not_installed_is_told_with_its_command(
+    package: str, server: KubernetesServer, tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(SftError, match=package) as caught:
+        job.reach(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
+    assert caught.value.fix == "pip install 'sft[kubeflow]'"
+
+
 def test_half_an_environment_and_none_at_all_are_refused(
     tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -440,3 +454,43 @@ def test_half_an_environment_and_none_at_all_are_refused(
     monkeypatch.setenv("KUBERNETES_AUTH_TOKEN", "canary")
     with pytest.raises(ConfigError, match="must be said where neither"):
         connect(replace(ACCESS, namespace=None), seen.lines.append)
+
+
+def pods_settings(folder: Path) -> list[str]:
+    """What the quickstart needs to train in pods, of which a folder is the volume."""
+    launcher = ["gpus_per_worker=0", "procs_per_worker=1", "namespace=sft", f"mount_path={folder}"]
+    return ["training/launcher=kubeflow", *(f"training.launcher.{setting}" for setting in launcher)]
+
+
+def test_a_run_asks_the_cluster_before_it_does_anything(server: KubernetesServer, tmp_path: Path) -> None:
+    answer = sft("run", "quickstart", *pods_settings(tmp_path), "training.launcher.runtime=nosuch", cwd=tmp_path)
+    assert answer.status == 1
+    assert "ClusterTrainingRuntime must be created" in answer.err
+    assert "Traceback" not in answer.err
+    assert list((tmp_path / "runs" / "store").glob("[!.]*")) == []
+
+
+def test_a_part_of_a_run_that_does_not_train_needs_no_cluster(tmp_path: Path) -> None:
+    settings = [*pods_settings(tmp_path), "dataset.max_samples=100"]
+    away = {"KUBECONFIG": str(tmp_path / "nosuch"), "KUBERNETES_SERVER_URL": "", "KUBERNETES_AUTH_TOKEN": ""}
+    answer = sft("run", "quickstart", "--until", "dataset", *settings, cwd=tmp_path, **away)
+    assert answer.status == 0, answer.err
+    early = sft("export", "trainjob", "quickstart", *settings, cwd=tmp_path, **away)
+    assert early.status == 1
+    assert "the pods take what model and tokenize will make, which is not done yet" in early.err
+    assert "--until tokenize" in early.err
+
+
+def test_attach_and_detach_are_for_runs_that_a_cluster_trains(tmp_path: Path) -> None:
+    answer = sft("run", "quickstart", "--detach", cwd=tmp_path)
+    assert answer.status == 2
+    assert "--detach: is for a run that a cluster trains; add training/launcher=kubeflow" in answer.err
+    swept = sft("run", "quickstart", "--detach", "-m", "training.seed=1,2", cwd=tmp_path)
+    assert "--detach: is for one run" in swept.err
+    here = ["run", "quickstart", "--until", "dataset", "dataset.max_samples=100"]
+    assert sft(*here, cwd=tmp_path).status == 0
+    [folder] = tmp_path.glob("runs/quickstart-*")
+    attached = sft("attach", str(folder), cwd=tmp_path)
+    assert attached.status == 2
+    assert "trains with torchrun, where it was begun: its own command goes on with it" in attached.err
+    assert sft("export", "trainjob", "quickstart", cwd=tmp_path).status == 2

@@ -262,7 +262,7 @@ def connect(access: Access, say: Callable[[str], None]) -> Cluster:
         raise ConfigError([Problem(key="training.launcher.namespace", value="null", rule=rule)])
     if not access.verify_tls and settings.host.startswith("https://"):
         _without_verifying(settings, say)
-    settings.proxy = _proxy(settings.host)
+    settings.proxy = settings.proxy or _proxy(settings.host)  # a kubeconfig may name its own
     return Cluster(client.ApiClient(settings), namespace)
 
 

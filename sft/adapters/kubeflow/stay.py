@@ -6,8 +6,13 @@ The job is the cluster's and goes on without this process. Only an error that wo
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 from sft.adapters.instructlab import pod
@@ -60,7 +65,6 @@ class Stay:
         self._cluster, self._job, self._name, self._logs = cluster, job, name, logs
         self._num_epochs, self._display = num_epochs, display
         self._start_by = time.monotonic() + (start_timeout_seconds or float("inf"))
-        self._asked_at = float("-inf")
         self._events_at = float("-inf")
         self._events: list[sights.Event] = []
         self._pods: dict[int, Pod] = {}
@@ -79,32 +83,43 @@ class Stay:
             RankLost: The job failed in a way that may go well the next time.
             StageError: The job failed, or is gone.
         """
-        while True:
+        with self._asking_before_the_end():
             try:
-                if self._look():
-                    return
-                time.sleep(POLL_SECONDS)
+                while not self._look():
+                    time.sleep(POLL_SECONDS)
             except TokenRefused as error:
                 raise StageError(f"{error.message}; TrainJob {self._name} goes on by itself", fix=error.fix) from error
             except Unreachable as error:
                 what = f"{error.message}; TrainJob {self._name} goes on by itself"
                 raise Unreachable(what, fix="the same command goes on with it") from error
-            except Preempted:
-                raise
             except KeyboardInterrupt as error:
-                self._interrupted(error)
+                if error.args:  # a signal that is no Ctrl-C: this pod is drained, or this machine goes down
+                    what = f"{error.args[0]}: TrainJob {self._name} goes on by itself; the same command goes on with it"
+                    raise Preempted(what) from error
+                self._display.say(f"  deletes TrainJob {self._name}: its pods save their state first")
+                remove(self._cluster, self._job.key, self._name, self._display)
+                raise
 
-    def _interrupted(self, error: KeyboardInterrupt) -> None:
-        if error.args:  # a signal that is no Ctrl-C: this pod is drained, or this machine goes down
-            what = f"{error.args[0]}: TrainJob {self._name} goes on by itself; the same command goes on with it"
-            raise Preempted(what) from error
-        if time.monotonic() - self._asked_at < _AGAIN_SECONDS:
-            self._display.say(f"  deletes TrainJob {self._name}: its pods save their state first")
-            remove(self._cluster, self._job.key, self._name, self._display)
-            raise error
-        self._asked_at = time.monotonic()
-        again = f"Ctrl-C again within {_AGAIN_SECONDS:.0f} seconds deletes it"
-        self._display.say(f"  TrainJob {self._name} is at work; {again} (`sft run --detach` leaves it to itself)")
+    @contextmanager
+    def _asking_before_the_end(self) -> Iterator[None]:
+        """While the block runs, a first Ctrl-C only says what a second one does."""
+        asked_at = float("-inf")
+
+        def ask(_number: int, _frame: FrameType | None) -> None:
+            nonlocal asked_at
+            if time.monotonic() - asked_at < _AGAIN_SECONDS:
+                raise KeyboardInterrupt
+            asked_at = time.monotonic()
+            again = f"Ctrl-C again within {_AGAIN_SECONDS:.0f} seconds deletes it"
+            self._display.say(f"  TrainJob {self._name} is at work; {again} (`sft run --detach` leaves it to itself)")
+
+        is_main = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGINT, ask) if is_main else None
+        try:
+            yield
+        finally:
+            if is_main:
+                signal.signal(signal.SIGINT, before)
 
     def _look(self) -> bool:
         """Looks once; whether the training is done."""
