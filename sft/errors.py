@@ -123,3 +123,13 @@ class Preempted(KeyboardInterrupt):
     """
 
     exit_code = 75
+
+
+class Detached(Preempted):
+    """The run was told to leave its training to the cluster: nothing failed, and the rest of it is for later.
+
+    Attributes:
+        exit_code: 0, as this is what was asked for.
+    """
+
+    exit_code = 0

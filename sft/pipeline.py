@@ -22,7 +22,7 @@ from sft import __version__
 from sft.config import compose
 from sft.config.compose import Recipe
 from sft.config.original import PARAMETERS
-from sft.config.schema import RunConfig
+from sft.config.schema import LauncherKind, RunConfig
 from sft.errors import ConfigError, Problem
 from sft.logs import redact
 from sft.progress import Progress
@@ -39,10 +39,11 @@ class Cluster:
 
     Attributes:
         image: With `sft` in it: the Containerfile's.
-        workspace_size: Of the volume that the tasks share, for as long as a run lasts.
+        workspace_size: Of the volume that the tasks share, for as long as a run lasts. With a TrainJob they share the
+            recipe's own (`training.launcher.pvc`), which stays, and this and the next two say nothing.
         access_modes: Of that volume.
         storage_class: Of that volume; None = the cluster's default.
-        gpus: GPUs of a task that trains or scores; 0 = none.
+        gpus: GPUs of a task that trains or scores; 0 = none. A task that waits for a TrainJob takes none.
         node_selector: Labels of the nodes that such a task may run on.
         caching: Whether KFP may skip a task whose inputs it knows. The workspace of another run is gone by then, so
             later tasks do the work again.
@@ -79,13 +80,18 @@ def dataset(
     phase_02_train_man_tokens: int,
     phase_02_train_man_workers: int,
     phase_02_train_man_gpu: int,
+    phase_02_train_opt_annotations: str,
+    phase_02_train_opt_cpu: str,
     phase_02_train_opt_env_vars: str,
     phase_02_train_opt_fsdp_sharding: str,
+    phase_02_train_opt_labels: str,
     phase_02_train_opt_learning_rate: float,
     phase_02_train_opt_lr_scheduler: str,
     phase_02_train_opt_lr_warmup: int,
     phase_02_train_opt_max_seq_len: int,
+    phase_02_train_opt_memory: str,
     phase_02_train_opt_num_procs: str,
+    phase_02_train_opt_runtime: str,
     phase_02_train_opt_save_epoch: bool,
     phase_02_train_opt_save_full_state: bool,
     phase_02_train_opt_save_samples: int,
@@ -170,8 +176,13 @@ def pipeline_of(recipe: Recipe, cluster: Cluster) -> BaseComponent:
     cfg, is_open = _composed(recipe)
     given = recipe.name if recipe in compose.recipes() else f"{recipe.name}:\n{_portable_text(recipe)}"
 
+    launcher = cfg.training.launcher
+    in_pods = launcher.kind is LauncherKind.kubeflow
+
     def tasks(*channels: Any) -> None:
-        shared = {"recipe": given, "workspace": dsl.WORKSPACE_PATH_PLACEHOLDER}
+        # The pods of a TrainJob can't see KFP's workspace, whose claim has another name in each run.
+        workspace = launcher.mount_path if in_pods else dsl.WORKSPACE_PATH_PLACEHOLDER
+        shared = {"recipe": given, "workspace": workspace}
         data = dataset(**shared, **dict(zip(PARAMETERS, channels, strict=True)))
         later = {**shared, "overrides": data.outputs["Output"]}
         trained = training(**later).after(data)
@@ -179,7 +190,9 @@ def pipeline_of(recipe: Recipe, cluster: Cluster) -> BaseComponent:
         registered = registry(**later).after(scored)
         for task in (data, trained, scored, registered):
             _equip(task, cluster)
-        if cfg.training.launcher.kind.name == "kubeflow":
+            if in_pods:
+                kubernetes.mount_pvc(task, pvc_name=launcher.pvc, mount_path=launcher.mount_path)
+        if in_pods:
             kubernetes.use_secret_as_env(trained, cluster.kubernetes_secret, _KUBERNETES)
         else:
             _speed_up(trained, cluster)
@@ -192,6 +205,8 @@ def pipeline_of(recipe: Recipe, cluster: Cluster) -> BaseComponent:
             *(f"    {parameter.name}: {parameter.key}" for parameter in PARAMETERS.values()),
         ]
     )
+    if in_pods:
+        return dsl.pipeline(name="sft")(tasks)
     patch: dict[str, Any] = {"accessModes": list(cluster.access_modes)}
     if cluster.storage_class:
         patch["storageClassName"] = cluster.storage_class

@@ -55,7 +55,8 @@ class Circumstances:
         model_version: State of the base model: file times, commit.
         tasks_version: Digest of the recipe's own lm-eval tasks.
         num_processes: Ranks that train.
-        device: ``cpu`` or the GPU's name.
+        device: ``cpu`` or the GPU's name, of this machine.
+        training_device: The same of what trains, which may be a cluster.
         versions: Package -> version.
     """
 
@@ -64,6 +65,7 @@ class Circumstances:
     tasks_version: str
     num_processes: int
     device: str
+    training_device: str
     versions: Mapping[str, str]
 
 
@@ -176,7 +178,7 @@ def _settings(stage: str, cfg: RunConfig, world: Circumstances) -> dict[str, Any
         own = {"max_seq_len": cfg.training.max_seq_len, "on_invalid": cfg.dataset.on_invalid.value}
     elif stage == "train":
         own = {key: value for key, value in _plain(cfg.training).items() if key not in _NOT_IN_THE_WEIGHTS}
-        own |= {"num_processes": world.num_processes, "device": world.device}
+        own |= {"num_processes": world.num_processes, "device": world.training_device}
     elif stage == "evaluate":
         own = {**_plain(cfg.eval), "include_path": world.tasks_version, "device": world.device}
         del own["baseline"], own["enabled"], own["gates"], own["verbosity"]

@@ -6,6 +6,7 @@ so that `datasets` never loads into the orchestrator. Code that lies in a reposi
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -49,6 +50,20 @@ def parse(uri: str) -> Reference | None:
     """The reference in ``hf://org/name[:config][@revision]`` or a bare ``org/name``; None where it is none."""
     match = _REFERENCE.match(uri)
     return Reference(match["repo"], match["config"], match["revision"]) if match else None
+
+
+def cache() -> Path:
+    """Where the hub's client keeps copies (huggingface_hub's "Manage your cache"), without importing it."""
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))
+    return Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+
+
+def cached_model(repo: str, revision: str | None) -> Path:
+    """Where the copy of a model lies, if there is one."""
+    folder = cache() / f"models--{repo.replace('/', '--')}"
+    reference = folder / "refs" / (revision or "main")
+    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision or "main"
+    return folder / "snapshots" / commit
 
 
 def commit_of(repo: str, revision: str | None, *, kind: str) -> str:

@@ -32,6 +32,7 @@ examples:
   sft models                                         what is registered, with scores
   sft data check rows.jsonl model.name_or_path=DIR   every row checked, tokens and padding counted
   sft export kfp my.yaml                             a pipeline.yaml for Kubeflow Pipelines
+  sft run my.yaml training/launcher=kubeflow --detach   train on a cluster; `sft attach RUN` comes back
   sft run quickstart --cfg job                       the composed configuration (any flag of Hydra works)
 """
 
@@ -77,7 +78,11 @@ def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
             if not options.recipe:
                 rule = "needs a recipe"
                 raise ConfigError([Problem(key="sft run", rule=rule, suggestion="`sft recipes` lists what there is")])
-            return run(options.recipe, options.overrides, ["sft", *arguments], options.until)
+            return run(options.recipe, options.overrides, ["sft", *arguments], options.until, detach=options.detach)
+        case "attach":
+            from sft.cli.run import attach
+
+            return attach(options.run, ["sft", *arguments])
         case "plan":
             from sft.cli.plan import execute as plan
 
@@ -89,7 +94,7 @@ def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
         case "export":
             from sft.cli import export
 
-            return export.kfp(options)
+            return export.trainjob(options) if options.system == "trainjob" else export.kfp(options)
         case "register":
             from sft.cli.register import execute as register
 
@@ -139,9 +144,13 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--from", dest="again", metavar="RUN_OR_MODEL", help=text)
             text = "only this step or stage (`sft plan` lists them), and what it needs"
             command.add_argument("--until", metavar="STEP", help=text)
+            text = "end once the TrainJob is there, and leave it to itself (training/launcher=kubeflow)"
+            command.add_argument("--detach", action="store_true", help=text)
         rest = "key=value, group=choice, and Hydra's own flags (-m, --cfg job, --info …)"
         overrides = command.add_argument("overrides", nargs=argparse.REMAINDER, metavar="OVERRIDE", help=rest)
         overrides.required = False
+    attach = commands.add_parser("attach", help="come back to a run that a cluster trains")
+    attach.add_argument("run", metavar="RUN", help="the run's folder")
     evaluate = commands.add_parser("eval", help="score a model, without training anything")
     evaluate.add_argument("--recipe", metavar="RECIPE", help="score as this recipe does: its tasks and its dataset")
     evaluate.add_argument("model", metavar="MODEL", help="a model's folder, or a hub id")
@@ -180,6 +189,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
     systems = parser.add_subparsers(dest="system", required=True, metavar="SYSTEM")
+    text = "the TrainJob that a run would make (training/launcher=kubeflow), printed as YAML"
+    job = systems.add_parser("trainjob", help=text, description=f"{text}.")
+    job.add_argument("recipe", metavar="RECIPE", help="a name from `sft recipes`, or a YAML's path")
+    job.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as of `sft run`")
     text = "a pipeline for Kubeflow Pipelines, with the recipe's values as defaults"
     kfp = systems.add_parser("kfp", help=text, description=f"{text}.", argument_default=argparse.SUPPRESS)
     kfp.add_argument("recipe", metavar="RECIPE", help="a name from `sft recipes`, or a YAML's path")
@@ -203,6 +216,9 @@ def _take_flags(options: argparse.Namespace) -> None:
     if "--debug" in overrides:
         overrides.remove("--debug")
         options.debug = True
+    if options.command == "run" and "--detach" in overrides:
+        overrides.remove("--detach")
+        options.detach = True
     for command, flag in (("eval", "recipe"), ("run", "until")):
         if options.command == command and f"--{flag}" in overrides[:-1]:
             place = overrides.index(f"--{flag}")

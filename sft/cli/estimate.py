@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from sft import memory
-from sft.adapters import machine
+from sft.adapters import hub, machine
 from sft.adapters.instructlab import cpu
 from sft.artifacts import DatasetArtifact, ModelArtifact, TokenizedArtifact
-from sft.config.schema import ModelSource, Precision, RunConfig, TrainingConfig
+from sft.config.quantity import amount
+from sft.config.schema import LauncherKind, ModelSource, Precision, RunConfig, TrainingConfig
 from sft.memory import Setup, Shape, Sharding
 from sft.stages import hardware
 from sft.stages.hardware import Fit
@@ -45,20 +45,31 @@ def memory_per_rank(cfg: RunConfig, have: Mapping[str, Entry]) -> Iterator[str]:
         return
     fit = hardware.fit(cfg.training)
     setup = _setup(cfg, fit, shape, _longest_sample(have))
-    available = _available(fit)
-    where = "of a GPU" if setup.on_gpu else f"of this machine for each of {fit.num_processes}"
-    yield f"memory     estimated peak per rank (docs/memory.md), {available / _GIB:.1f} GiB {where}:"
+    available = _available(cfg.training, fit)
+    yield f"memory     estimated peak per rank (docs/memory.md), {_where(cfg.training, fit, available)}:"
     for sharding in Sharding if setup.ranks > 1 else [Sharding.NO_SHARD]:
         needed = memory.peak_bytes(shape, sharding, setup)
-        budget = memory.largest_budget(shape, sharding, setup, available)
-        fits = f"fits, up to {budget:,} tokens" if needed <= available else _too_much(budget)
+        fits = ""
+        if available is not None:
+            budget = memory.largest_budget(shape, sharding, setup, available)
+            fits = f"  fits, up to {budget:,} tokens" if needed <= available else f"  {_too_much(budget)}"
         chosen = "  <- chosen" if sharding.value == fit.strategy.value else ""
-        yield f"           {sharding.value:<14}{needed / _GIB:8.1f} GiB  {fits}{chosen}"
+        yield f"           {sharding.value:<14}{needed / _GIB:8.1f} GiB{fits}{chosen}"
     chosen_strategy = Sharding(fit.strategy.value)
-    if memory.peak_bytes(shape, chosen_strategy, setup) > available:
+    if available is not None and memory.peak_bytes(shape, chosen_strategy, setup) > available:
         yield f"warning    this can't fit: {_remedy(cfg.training, shape, chosen_strategy, setup, available)}"
     state = _size(memory.state_bytes(shape, setup))
     yield f"saves      {_size(memory.model_bytes(shape))} a model, {state} a full state"
+
+
+def _where(cfg: TrainingConfig, fit: Fit, available: int | None) -> str:
+    """Which memory, and how much of it a rank has."""
+    if available is None:
+        return "of a GPU of the cluster, whose memory is not known here"
+    gib, in_pods = f"{available / _GIB:.1f} GiB", cfg.launcher.kind is LauncherKind.kubeflow
+    if hardware.num_gpus(cfg.launcher):
+        return f"{gib} of a GPU"
+    return f"{gib} of {'a pod' if in_pods else 'this machine'} for each of {fit.num_processes}"
 
 
 def _too_much(budget: int) -> str:
@@ -87,19 +98,10 @@ def _shape(cfg: RunConfig, have: Mapping[str, Entry]) -> Shape | str:
         config = {"model_type": "qwen2", "tie_word_embeddings": True, **asdict(cfg.model.scratch)}
     else:
         folder = Path(cfg.model.name_or_path).expanduser()
-        config = _read(folder if folder.is_dir() else _cached(cfg.model.name_or_path, cfg.model.revision))
+        config = _read(folder if folder.is_dir() else hub.cached_model(cfg.model.name_or_path, cfg.model.revision))
     if config is None:
         return "known once the model is here"
     return memory.shape_of(config) or f"not known for the architecture {config.get('model_type')}"
-
-
-def _cached(repo: str, revision: str | None) -> Path:
-    """Where the hub's client keeps a copy of a model, if it has one (huggingface_hub's "Manage your cache")."""
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))
-    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser() / f"models--{repo.replace('/', '--')}"
-    reference = cache / "refs" / (revision or "main")
-    commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision or "main"
-    return cache / "snapshots" / commit
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
@@ -113,8 +115,11 @@ def _longest_sample(have: Mapping[str, Entry]) -> int:
 
 
 def _setup(cfg: RunConfig, fit: Fit, shape: Shape, longest_sample: int) -> Setup:
-    training, on_gpu = cfg.training, bool(machine.gpus())
-    computes_bf16 = machine.compute_capability()[0] >= 8 if on_gpu else cpu.computes_bf16()
+    training, on_gpu = cfg.training, bool(hardware.num_gpus(cfg.training.launcher))
+    if training.launcher.kind is LauncherKind.kubeflow:
+        computes_bf16 = on_gpu  # a cluster's GPUs do; of its CPUs nothing is known, and fp32 takes more
+    else:
+        computes_bf16 = machine.compute_capability()[0] >= 8 if on_gpu else cpu.computes_bf16()
     bf16 = training.precision is Precision.bf16 or (training.precision is Precision.auto and computes_bf16)
     adapters = memory.num_adapter_parameters(shape, training.lora.rank)
     return Setup(
@@ -129,8 +134,10 @@ def _setup(cfg: RunConfig, fit: Fit, shape: Shape, longest_sample: int) -> Setup
     )
 
 
-def _available(fit: Fit) -> int:
-    """Bytes for one rank: a GPU's, or its share of what the host has left."""
+def _available(cfg: TrainingConfig, fit: Fit) -> int | None:
+    """Bytes for one rank: a GPU's, or its share of what the host has left or the pod gets; None = not known here."""
+    if cfg.launcher.kind is LauncherKind.kubeflow:
+        return None if hardware.num_gpus(cfg.launcher) else int(amount(cfg.launcher.memory)) // fit.num_processes
     return machine.gpu_bytes() if machine.gpus() else machine.host_bytes() // fit.num_processes
 
 

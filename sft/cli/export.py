@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from sft.config.compose import find_recipe
+import yaml
+
+from sft import runner
+from sft.config.compose import compose, find_recipe
 from sft.errors import ConfigError, Problem, SftError
 from sft.progress import Progress
 
@@ -33,6 +37,22 @@ def kfp(options: argparse.Namespace) -> int:
         given["node_selector"] = dict(_label(text) for text in given["node_selector"])
     write(find_recipe(options.recipe), Cluster(**given), Path(options.output))
     Progress().say(options.output)
+    return 0
+
+
+def trainjob(options: argparse.Namespace) -> int:
+    """Prints the TrainJob that a run would make, for a repository whose manifests something else applies.
+
+    Args:
+        options: ``recipe`` and ``overrides``.
+
+    Raises:
+        ConfigError: The recipe is wrong, or trains in no TrainJob.
+        SftError: The steps before the training are not done.
+    """
+    cfg = compose(find_recipe(options.recipe), options.overrides)
+    made = runner.train_job(cfg, Progress(quiet=True))
+    sys.stdout.write(yaml.safe_dump(made, sort_keys=False, allow_unicode=True))
     return 0
 
 

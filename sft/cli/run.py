@@ -17,7 +17,7 @@ from sft.artifacts import EvalReport, ModelPackage, RegisteredModel
 from sft.cli import again
 from sft.config import compose
 from sft.config.compose import Recipe
-from sft.config.schema import EvalBackend, RunConfig
+from sft.config.schema import EvalBackend, LauncherKind, RunConfig
 from sft.errors import ConfigError, Problem, SftError
 from sft.progress import Progress
 from sft.scores import change
@@ -26,7 +26,9 @@ from sft.stages.evaluate import HOLDOUT
 _QUIET = ("hydra/job_logging=disabled", "hydra/hydra_logging=disabled")
 
 
-def execute(name_or_path: str, arguments: Sequence[str], command: Sequence[str], until: str | None) -> int:
+def execute(
+    name_or_path: str, arguments: Sequence[str], command: Sequence[str], until: str | None, *, detach: bool = False
+) -> int:
     """Runs a recipe, or each job of a sweep over it; goes on after a failed job of a sweep.
 
     Args:
@@ -34,13 +36,37 @@ def execute(name_or_path: str, arguments: Sequence[str], command: Sequence[str],
         arguments: Overrides and flags of Hydra.
         command: All that was typed.
         until: Only this step or stage, and what it needs; None = the whole run.
+        detach: Whether the run ends once a cluster trains.
 
     Raises:
         ConfigError: Before anything runs.
+        Detached: A cluster trains.
         SftError: A stage failed, outside of a sweep.
     """
     recipe = compose.find_recipe(name_or_path)
-    return _run(recipe, recipe.path, arguments, command, until, tell)
+    return _run(recipe, recipe.path, arguments, command, until, tell, detach=detach)
+
+
+def attach(path: str, command: Sequence[str]) -> int:
+    """Goes on with a run that a cluster trains, as its own command would, from wherever this one is called.
+
+    Args:
+        path: The run's folder.
+        command: All that was typed.
+
+    Raises:
+        DataError: There is no record, or it was changed.
+        ConfigError: The run trains on its own machine.
+        SftError: A stage failed.
+    """
+    earlier = again.find(Path(path))
+    kind = earlier.facts["config"]["training"]["launcher"]["kind"]
+    if kind != LauncherKind.kubeflow.value:
+        rule = f"trains with {kind}, where it was begun: its own command goes on with it"
+        raise ConfigError([Problem(key=f"sft attach {path}", rule=rule)])
+    os.chdir(earlier.facts["cwd"])
+    with again.recipe(earlier, ()) as recipe:
+        return _run(recipe, Path(earlier.facts["recipe"]), (), command, None, tell)
 
 
 def repeat(path: str, arguments: Sequence[str], command: Sequence[str], until: str | None) -> int:
@@ -79,9 +105,13 @@ def _run(
     command: Sequence[str],
     until: str | None,
     done: Callable[[runner.RunResult, Progress], None],
+    *,
+    detach: bool = False,
 ) -> int:
     flags, overrides = split_flags(arguments)
     if {"-m", "--multirun"} & set(flags):
+        if detach:
+            raise ConfigError([Problem(key="--detach", rule="is for one run: a sweep waits for each of its jobs")])
         compose.check_sweep(recipe, overrides)
     else:
         compose.compose(recipe, overrides)
@@ -95,10 +125,13 @@ def _run(
         try:
             cfg = compose.to_run_config(composed, recipe)
             _refuse_server(cfg)
+            if detach and cfg.training.launcher.kind is not LauncherKind.kubeflow:
+                rule = "is for a run that a cluster trains"
+                raise ConfigError([Problem(key="--detach", rule=rule, suggestion="add training/launcher=kubeflow")])
             if runner.follows(cfg):
                 runner.follow(cfg, progress=progress, goal=until)
                 return
-            result = runner.run(cfg, recipe=source, command=command, progress=progress, goal=until)
+            result = runner.run(cfg, recipe=source, command=command, progress=progress, goal=until, detach=detach)
         except SftError as error:  # kept, as Hydra would print it in its own way; the next job goes on
             failed.append((name, error))
             if name:

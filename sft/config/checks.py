@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from sft.config.launching import check_launcher
 from sft.config.schema import (
     EvalBackend,
     EvalConfig,
@@ -113,25 +114,7 @@ def _training(cfg: TrainingConfig) -> Iterator[Problem]:
             rule="must name a layer; null takes every projection",
             suggestion="try null",
         )
-    launcher = cfg.launcher
-    if launcher.rendezvous is not None and not launcher.rendezvous.rpartition(":")[2].isdigit():
-        yield Problem(
-            key="training.launcher.rendezvous",
-            value=launcher.rendezvous,
-            rule="must be host:port",
-            suggestion=f"try {launcher.rendezvous}:29500",
-        )
-    if launcher.node_rank is not None and not 0 <= launcher.node_rank < launcher.num_workers:
-        rule = f"must be one of 0 to {launcher.num_workers - 1}, with training.launcher.num_workers nodes"
-        yield Problem(key="training.launcher.node_rank", value=str(launcher.node_rank), rule=rule)
-    procs = launcher.num_workers * (launcher.procs_per_worker or 1)
-    if cfg.effective_batch_size < procs:
-        yield Problem(
-            key="training.effective_batch_size",
-            value=str(cfg.effective_batch_size),
-            rule=f"must be at least the {procs} processes, or some rank has nothing to do",
-            suggestion=f"try {procs}",
-        )
+    yield from check_launcher(cfg)
 
 
 def _scratch(cfg: ScratchConfig) -> Iterator[Problem]:
@@ -218,6 +201,8 @@ def _secrets(cfg: RunConfig) -> Iterator[Problem]:
     named = {
         "dataset.storage_options": cfg.dataset.storage_options,
         "training.env": cfg.training.env,
+        "training.launcher.labels": cfg.training.launcher.labels,
+        "training.launcher.annotations": cfg.training.launcher.annotations,
         "eval.model_args": cfg.eval.model_args,
         "eval.gen_kwargs": cfg.eval.gen_kwargs,
     }

@@ -15,7 +15,7 @@ from sft.artifacts import RegisteredModel
 from sft.config.schema import RunConfig
 from sft.logs import redacted
 from sft.plan import Circumstances, Plan, Step
-from sft.stages import hardware
+from sft.stages import hardware, trainjob
 from sft.stages.dataset import source_version as dataset_version
 from sft.stages.evaluate import tasks_version
 from sft.stages.model import source_version as model_version
@@ -29,14 +29,17 @@ def circumstances(cfg: RunConfig) -> Circumstances:
     """What the plan can't know by itself: the state of the sources, versions, the machine.
 
     Raises:
+        ConfigError: The pods of a TrainJob would not see what they need.
         SftError: A source is not there or can't be reached.
     """
+    trainjob.check_volume(cfg)
     return Circumstances(
         dataset_version=dataset_version(cfg.dataset) if cfg.dataset.uri else "",
         model_version=model_version(cfg.model),
         tasks_version=tasks_version(cfg.eval),
         num_processes=hardware.fit(cfg.training).world_size,
         device=machine.device(),
+        training_device=hardware.device(cfg.training.launcher),
         versions=record.versions(),
     )
 

@@ -42,6 +42,7 @@ def perform(
     folder: Path,
     out: Path,
     progress: Progress,
+    detach: bool = False,
 ) -> Artifact:
     """Does a step.
 
@@ -53,6 +54,7 @@ def perform(
         folder: Where it lies.
         out: Private staging folder.
         progress: The run's display.
+        detach: Whether a training that is another's to do is left to itself.
 
     Raises:
         SftError: The stage failed.
@@ -71,8 +73,8 @@ def perform(
                 progress,
             )
         case "train":
-            base, tokens = pick(have, "model", ModelArtifact), pick(have, "tokenize", TokenizedArtifact)
-            return train(cfg.training, TrainInputs(model=base, tokenized=tokens, run_name=cfg.name), out, progress)
+            inputs = train_inputs(cfg, have, run_id=rec.run_id, key=rec.step(step.name).key or "", detach=detach)
+            return train(cfg.training, inputs, out, progress)
         case "evaluate:base" | "evaluate:tuned":
             return evaluate(cfg.eval, _evaluate_inputs(step.name, have), out, progress)
         case "gates":
@@ -84,6 +86,20 @@ def perform(
             return register(cfg.registry, _register_inputs(cfg, folder, have, rec), out, progress)
         case _:
             raise AssertionError(f"no stage for step {step.name}")
+
+
+def train_inputs(
+    cfg: RunConfig, have: Mapping[str, Artifact], *, run_id: str, key: str, detach: bool = False
+) -> TrainInputs:
+    """What the training takes of the earlier steps."""
+    return TrainInputs(
+        model=pick(have, "model", ModelArtifact),
+        tokenized=pick(have, "tokenize", TokenizedArtifact),
+        run_name=cfg.name,
+        run_id=run_id,
+        key=key,
+        detach=detach,
+    )
 
 
 def _evaluate_inputs(name: str, have: Mapping[str, Artifact]) -> EvaluateInputs:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,13 +16,13 @@ import msgspec
 from sft import logs, record
 from sft.adapters import machine
 from sft.artifacts import Artifact
-from sft.config.schema import RunConfig
-from sft.errors import DataError
-from sft.logs import redacted
-from sft.plan import NOWHERE, Plan, Step, build_plan
+from sft.config.schema import LauncherKind, RunConfig
+from sft.errors import Detached
+from sft.plan import Plan, Step, build_plan
 from sft.progress import Progress
 from sft.runner.outlook import circumstances, found, is_lost, look_up, run_folder
 from sft.runner.stages import perform
+from sft.stages import trainjob
 from sft.stages.package import check_means
 from sft.store import Entry, Store
 
@@ -50,7 +49,13 @@ class RunResult:
 
 
 def run(
-    cfg: RunConfig, *, recipe: Path, command: Sequence[str], progress: Progress, goal: str | None = None
+    cfg: RunConfig,
+    *,
+    recipe: Path,
+    command: Sequence[str],
+    progress: Progress,
+    goal: str | None = None,
+    detach: bool = False,
 ) -> RunResult:
     """Does what a configuration says, and nothing that is done already.
 
@@ -60,9 +65,11 @@ def run(
         command: What was typed, for the record.
         progress: The run's display.
         goal: Only this step or stage of the plan, and what it needs; None = all.
+        detach: Whether the run ends once its training is at work on a cluster.
 
     Raises:
         ConfigError: There is no such step.
+        Detached: The cluster trains.
         SftError: A stage failed. Earlier stages stay done; the same command continues.
     """
     plan = build_plan(cfg, circumstances(cfg))
@@ -71,7 +78,7 @@ def run(
     store.open()
     folder = run_folder(cfg).absolute()
     folder.mkdir(exist_ok=True)
-    with _alone(folder, progress), store.in_use():
+    with alone(folder, progress), store.in_use():
         previous = record.load(folder)
         have = found(plan, store, previous)
         if previous and previous.status == "done" and len(have) == len(plan.steps) and _same(previous, have):
@@ -81,61 +88,18 @@ def run(
             check_means(cfg.registry)  # what will lack at the end is missed before anything is trained
         for line in plan.left_out:
             progress.say(f"- {line}")
-        return _Run(cfg, plan, store, folder, progress, previous).walk(_record(cfg, plan, folder, recipe, command))
-
-
-def register_again(cfg: RunConfig, *, folder: Path, progress: Progress) -> RunResult:
-    """Does what a plan has after the package, for a run that has made one.
-
-    Args:
-        cfg: The run's own settings, but for its registry.
-        folder: Of the run. Its record tells of this too: a second registration as ``register:2``.
-        progress: The run's display.
-
-    Raises:
-        DataError: There is no run in the folder, or it has made no model.
-        SftError: A stage failed; the record's status stays.
-    """
-    store = Store(folder.parent / "store")
-    store.open()
-    with _alone(folder, progress), store.in_use():
-        rec = record.load(folder)
-        if rec is None:
-            raise DataError(f"{folder}: no {record.NAME} there", fix="a run's folder")
-        entries = {
-            s.name: store.find(s.name.partition(":")[0], s.key) for s in rec.steps if s.key and s.status == "done"
-        }
-        have = {name: entry.artifact for name, entry in entries.items() if entry}
-        plan = build_plan(cfg, replace(NOWHERE, versions=rec.versions))
-        names = [step.name for step in plan.steps]
-        made, later = plan.steps[: names.index("package") + 1], plan.steps[names.index("package") + 1 :]
-        if absent := [step.name for step in made if step.name not in have]:
-            what = f"{folder}: its {' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not there"
-            raise DataError(what, fix="finish the run first: its command goes on")
-        before, suffix = rec.status, _suffix(later, rec)
-        known = {note.name for note in rec.steps}
-        rec.steps += [record.StepRecord(name=name) for s in later if (name := s.name + suffix) not in known]
+        is_to_train = any(step.name == "train" for step in plan.steps) and "train" not in have
+        if is_to_train and cfg.training.launcher.kind is LauncherKind.kubeflow:
+            trainjob.check_cluster(cfg.training, folder.name, progress)
+        one = Walk(cfg, plan, store, folder, progress, previous, detach)
         try:
-            result = _Run(cfg, Plan(later), store, folder, progress, rec, suffix).walk(rec, have)
-        except BaseException:
-            rec.status = before
-            rec.save(folder)
-            raise
-        rec.status = "done" if all(step.status == "done" for step in rec.steps) else before
-        rec.save(folder)
-        return result
-
-
-def _suffix(steps: Sequence[Step], rec: record.RunRecord) -> str:
-    """What keeps steps apart, by name, from others like them of which the record tells: ``:2``, ``:3``."""
-    noted = {note.name: note.settings for note in rec.steps if note.status == "done"}
-    wanted = {step.name: redacted(msgspec.to_builtins(step.settings)) for step in steps}
-    suffixes = itertools.chain([""], (f":{number}" for number in itertools.count(2)))
-    return next(s for s in suffixes if all(noted.get(n + s) in (None, settings) for n, settings in wanted.items()))
+            return one.walk(_record(cfg, plan, folder, recipe, command))
+        except Detached as left:
+            raise Detached(f"{left}; `sft attach {folder}` comes back to it") from left
 
 
 @dataclass
-class _Run:
+class Walk:
     """One walk through a plan."""
 
     cfg: RunConfig
@@ -144,6 +108,7 @@ class _Run:
     folder: Path
     progress: Progress
     previous: record.RunRecord | None
+    detach: bool = False
     suffix: str = ""
     """Of its steps' names in the record."""
 
@@ -208,7 +173,16 @@ class _Run:
         out = self.store.staging(step.stage, key, resume=step.stage in _RESUMABLE)
         log.info("%s starts in %s", step.name, out)
         started = time.monotonic()
-        made = perform(step, self.cfg, artifacts, rec=rec, folder=self.folder, out=out, progress=self.progress)
+        made = perform(
+            step,
+            self.cfg,
+            artifacts,
+            rec=rec,
+            folder=self.folder,
+            out=out,
+            progress=self.progress,
+            detach=self.detach,
+        )
         entry = self.store.publish(
             key,
             step.stage,
@@ -223,7 +197,7 @@ class _Run:
 
 
 @contextmanager
-def _alone(folder: Path, progress: Progress) -> Iterator[None]:
+def alone(folder: Path, progress: Progress) -> Iterator[None]:
     """One process at a time writes a run's record; another one with the same settings waits, then finds it done."""
     lock = filelock.FileLock(folder / ".lock")
     told = False

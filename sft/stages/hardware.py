@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from sft.adapters import machine
 from sft.adapters.instructlab import cpu
 from sft.adapters.instructlab.settings import Nodes
-from sft.config.schema import LauncherConfig, Precision, ShardingStrategy, TrainingConfig
+from sft.config.launching import num_processes
+from sft.config.schema import LauncherConfig, LauncherKind, Precision, ShardingStrategy, TrainingConfig
 from sft.errors import ConfigError, Problem
 
 _GPU_TOKENS, _CPU_TOKENS = 10_000, 1024
@@ -20,10 +21,10 @@ _GPU_TOKENS, _CPU_TOKENS = 10_000, 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """How a training runs on this machine.
+    """How a training runs, on this machine or in the pods of a TrainJob.
 
     Attributes:
-        num_processes: Ranks on this machine.
+        num_processes: Ranks on one machine.
         nodes: The machines that train together, and which one this is.
         strategy: FSDP's.
         cpu_offload_params: Whether parameters wait in host memory.
@@ -45,11 +46,51 @@ class Fit:
 
 
 def fit(cfg: TrainingConfig) -> Fit:
-    """How `cfg` runs here. Looks at the driver, installed packages and ``PET_*``; imports nothing heavy.
+    """How `cfg` runs. Looks at the driver, installed packages and ``PET_*``; imports nothing heavy.
 
     Raises:
         ConfigError: It is not said where the other nodes are, or which one this is.
     """
+    return _fit_pods(cfg) if cfg.launcher.kind is LauncherKind.kubeflow else _fit_here(cfg)
+
+
+def num_gpus(cfg: LauncherConfig) -> int:
+    """GPUs of a machine that trains: what a TrainJob asks for, or what is here."""
+    return (cfg.gpus_per_worker or 0) if cfg.kind is LauncherKind.kubeflow else len(machine.gpus())
+
+
+def device(cfg: LauncherConfig) -> str:
+    """What trains: ``cpu``, the first GPU's name, or, of a TrainJob, that it is some GPU of the cluster."""
+    if cfg.kind is LauncherKind.torchrun:
+        return machine.device()
+    return "kubeflow-gpu" if num_gpus(cfg) else "cpu"
+
+
+def _fit_pods(cfg: TrainingConfig) -> Fit:
+    """Of a TrainJob only what the configuration says is known; its pods' machines and packages are not."""
+    launcher, notes = cfg.launcher, list[str]()
+    gpus, processes = num_gpus(launcher), num_processes(launcher)
+    offload = cfg.fsdp.cpu_offload_params and bool(gpus)
+    if cfg.fsdp.cpu_offload_params and not gpus:
+        notes.append("training.fsdp.cpu_offload_params=true: without a GPU, parameters are in host memory anyway")
+    liger = cfg.use_liger and bool(gpus)
+    if cfg.use_liger:
+        notes.append(
+            "training.use_liger=true: training.launcher.image must have liger-kernel (EXTRAS=liger)"
+            if gpus
+            else "training.use_liger=true: it needs a GPU; trains without"
+        )
+    return Fit(
+        num_processes=processes,
+        nodes=Nodes(num=launcher.num_workers),
+        strategy=_strategy(cfg, launcher.num_workers, processes, notes, on_gpu=bool(gpus)),
+        cpu_offload_params=offload,
+        use_liger=liger,
+        notes=tuple(notes),
+    )
+
+
+def _fit_here(cfg: TrainingConfig) -> Fit:
     gpus = machine.gpus()
     notes: list[str] = []
     wanted = cfg.launcher.gpus_per_worker
@@ -57,13 +98,11 @@ def fit(cfg: TrainingConfig) -> Fit:
         instead = f"trains on {len(gpus)}" if gpus else "trains on the CPU"
         notes.append(f"training.launcher.gpus_per_worker={wanted}: {len(gpus)} are here; {instead}")
     used = len(gpus) if wanted is None else min(wanted, len(gpus))
-    num_processes = cfg.launcher.procs_per_worker or max(1, used)
-    if gpus and num_processes > len(gpus):
-        notes.append(
-            f"training.launcher.procs_per_worker={num_processes}: more than the {len(gpus)} GPUs; NCCL refuses"
-        )
+    processes = cfg.launcher.procs_per_worker or max(1, used)
+    if gpus and processes > len(gpus):
+        notes.append(f"training.launcher.procs_per_worker={processes}: more than the {len(gpus)} GPUs; NCCL refuses")
     nodes = _nodes(cfg.launcher)
-    strategy = _strategy(cfg, nodes.num, num_processes, notes)
+    strategy = _strategy(cfg, nodes.num, processes, notes, on_gpu=bool(gpus))
     offload = cfg.fsdp.cpu_offload_params and bool(gpus)
     if cfg.fsdp.cpu_offload_params and not gpus:
         notes.append("training.fsdp.cpu_offload_params=true: without a GPU, parameters are in host memory anyway")
@@ -76,7 +115,7 @@ def fit(cfg: TrainingConfig) -> Fit:
     elif cfg.precision is Precision.bf16 and not cpu.computes_bf16():
         notes.append("training.precision=bf16: this CPU emulates it, slowly; auto takes fp32")
     return Fit(
-        num_processes=num_processes,
+        num_processes=processes,
         nodes=nodes,
         strategy=strategy,
         cpu_offload_params=offload,
@@ -96,10 +135,12 @@ def max_tokens(cfg: TrainingConfig, longest_sample: int) -> int:
     """
     if cfg.max_tokens_per_gpu is not None:
         return cfg.max_tokens_per_gpu
-    return max(_GPU_TOKENS if machine.gpus() else _CPU_TOKENS, min(longest_sample, cfg.max_seq_len))
+    return max(_GPU_TOKENS if num_gpus(cfg.launcher) else _CPU_TOKENS, min(longest_sample, cfg.max_seq_len))
 
 
-def _strategy(cfg: TrainingConfig, num_nodes: int, num_processes: int, notes: list[str]) -> ShardingStrategy:
+def _strategy(
+    cfg: TrainingConfig, num_nodes: int, num_ranks: int, notes: list[str], *, on_gpu: bool
+) -> ShardingStrategy:
     """The sharding strategy that does what the recipe's name promises.
 
     FSDP1 finds a node's size by counting CUDA devices (torch/distributed/fsdp/_init_utils.py). With one or none per
@@ -107,15 +148,15 @@ def _strategy(cfg: TrainingConfig, num_nodes: int, num_processes: int, notes: li
     over the ranks: each trains a model of its own. So HYBRID_SHARD reaches torch only where it can do more.
     """
     wanted = cfg.fsdp.sharding_strategy
-    if num_nodes * num_processes == 1:
+    if num_nodes * num_ranks == 1:
         instead, why = ShardingStrategy.NO_SHARD, "one rank has nothing to shard over"
     elif wanted is not ShardingStrategy.HYBRID_SHARD:
         return wanted
     elif num_nodes == 1:
         instead, why = ShardingStrategy.FULL_SHARD, "on one node it is the same as FULL_SHARD"
-    elif num_processes == 1:
+    elif num_ranks == 1:
         instead, why = ShardingStrategy.NO_SHARD, "with one rank on each node it is the same as NO_SHARD"
-    elif not machine.gpus():
+    elif not on_gpu:
         instead, why = ShardingStrategy.FULL_SHARD, "torch shards inside a node only on GPUs"
     else:
         return wanted

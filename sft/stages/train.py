@@ -11,17 +11,19 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sft.adapters.instructlab import launch
 from sft.adapters.instructlab.loop import FINISHED, METRICS
 from sft.adapters.instructlab.lora import ADAPTER
 from sft.adapters.instructlab.settings import LaunchSettings, MainArgs, WorkerOptions
 from sft.adapters.instructlab.view import Live, RankLost
+from sft.adapters.kubeflow.job import Display
 from sft.artifacts import LOGS_NAME, CheckpointArtifact, ModelArtifact, TokenizedArtifact
-from sft.config.schema import TrainingConfig
+from sft.config.schema import LauncherKind, TrainingConfig
 from sft.errors import StageError
 from sft.progress import Progress
-from sft.stages import hardware
+from sft.stages import hardware, trainjob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +32,17 @@ class TrainInputs:
 
     Attributes:
         run_name: What experiment trackers call the run; determines nothing.
+        run_id: Of the run, and
+        key: of this step in the store: how a TrainJob is found again. They determine nothing.
+        detach: Whether a TrainJob is left to itself once it is there.
     """
 
     model: ModelArtifact
     tokenized: TokenizedArtifact
     run_name: str = ""
+    run_id: str = ""
+    key: str = ""
+    detach: bool = False
 
 
 def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progress) -> CheckpointArtifact:
@@ -47,7 +55,7 @@ def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progres
         progress: The run's display.
 
     Raises:
-        Preempted: SIGTERM or SIGUSR1 came; the state is saved.
+        Preempted: SIGTERM or SIGUSR1 came; the state is saved, or the TrainJob goes on by itself.
         StageError: A rank failed, rows were lost, or the loss is not a number.
     """
     logs, work, model_dir = out / LOGS_NAME, out / "work", out / "model"
@@ -96,6 +104,24 @@ def _train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, work: Path, prog
         progress.say(f"  {note}")
     for restart in range(cfg.max_restarts + 1):
         try:
+            _try(cfg, inputs, out / LOGS_NAME, work, fit, progress)
+        except RankLost as lost:
+            if restart == cfg.max_restarts:
+                raise
+            progress.say(f"  {lost.message}\n  restart {restart + 1} of {cfg.max_restarts}")
+        else:
+            return
+
+
+def _try(
+    cfg: TrainingConfig, inputs: TrainInputs, logs: Path, work: Path, fit: hardware.Fit, progress: Progress
+) -> None:
+    display = Display(watch=lambda live: progress.update(_line(live)), update=progress.update, say=progress.say)
+    match cfg.launcher.kind:
+        case LauncherKind.kubeflow:
+            logs.mkdir(exist_ok=True)
+            trainjob.train_in_pods(cfg, task(cfg, inputs, logs, work), display, detach=inputs.detach)
+        case LauncherKind.torchrun:
             launch.launch(
                 main_args(cfg, inputs, work, fit),
                 worker_options(cfg, inputs),
@@ -105,16 +131,32 @@ def _train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, work: Path, prog
                     env=dict(cfg.env),
                     stall_timeout_seconds=cfg.stall_timeout_seconds,
                 ),
-                logs=out / LOGS_NAME,
-                watch=lambda live: progress.update(_line(live)),
-                say=progress.say,
+                logs=logs,
+                watch=display.watch,
+                say=display.say,
             )
-        except RankLost as lost:
-            if restart == cfg.max_restarts:
-                raise
-            progress.say(f"  {lost.message}\n  restart {restart + 1} of {cfg.max_restarts}")
-        else:
-            return
+
+
+def task(cfg: TrainingConfig, inputs: TrainInputs, logs: Path, work: Path) -> trainjob.Task:
+    """What the pods of a TrainJob do."""
+    return trainjob.Task(
+        run_id=inputs.run_id,
+        key=inputs.key,
+        main=main_args(cfg, inputs, work, hardware.fit(cfg)),
+        options=worker_options(cfg, inputs),
+        logs=logs,
+    )
+
+
+def manifest(cfg: TrainingConfig, inputs: TrainInputs, out: Path) -> dict[str, Any]:
+    """The TrainJob of this training, for somebody else to create; its pods find their settings in `out`.
+
+    Raises:
+        SftError: Kubeflow's models refuse it.
+    """
+    logs = out / LOGS_NAME
+    logs.mkdir(exist_ok=True)
+    return trainjob.export(cfg, task(cfg, inputs, logs, out / "work"))
 
 
 def _line(live: Live) -> str:

@@ -12,7 +12,11 @@ import pytest
 from sft.config.compose import recipes, shipped
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "transformers", "datasets", "lm_eval", "mlflow", "numpy", "pyarrow", "instructlab", "fsspec", "kfp")
+HEAVY = (
+    *("torch", "transformers", "datasets", "lm_eval", "mlflow", "numpy", "pyarrow", "instructlab", "fsspec", "kfp"),
+    *("kubernetes", "kubeflow_trainer_api", "pydantic"),
+)
+ON_A_CLUSTER = ["training/launcher=kubeflow", "training.launcher.gpus_per_worker=0"]
 
 
 def loaded(*arguments: str, cwd: Path) -> set[str]:
@@ -29,6 +33,11 @@ def loaded(*arguments: str, cwd: Path) -> set[str]:
 @pytest.mark.parametrize("arguments", [["recipes"], ["store"], ["plan", "quickstart"]], ids=lambda a: a[0])
 def test_looking_loads_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     assert loaded(*arguments, cwd=tmp_path) == set()
+
+
+def test_planning_a_trainjob_loads_no_client(tmp_path: Path) -> None:
+    settings = [*ON_A_CLUSTER, f"training.launcher.mount_path={tmp_path}"]
+    assert loaded("plan", "quickstart", *settings, cwd=tmp_path) == set()
 
 
 def test_help_does_not_load_hydra(tmp_path: Path) -> None:

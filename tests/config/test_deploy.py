@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from sft.config.compose import compose, find_recipe
+from sft.stages.trainjob import check_volume
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -76,6 +77,25 @@ def test_an_overlay_is_a_run_as_a_job_on_the_volume(overlay: str) -> None:
 def test_the_jobs_recipe_composes_and_keeps_everything_on_the_volume() -> None:
     cfg = compose(find_recipe(str(DEPLOY / "base" / "recipe.yaml")), [])
     assert cfg.run_root == "/workspace/runs"
+
+
+def test_a_run_that_trains_in_a_trainjob_may_use_the_api_and_asks_for_no_gpu_itself() -> None:
+    made = built("trainjob")
+    pod = of_kind("Job", made)["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is True
+    assert "nvidia.com/gpu" not in pod["containers"][0]["resources"]["limits"]
+    [account] = [subject["name"] for subject in of_kind("RoleBinding", made)["subjects"]]
+    assert pod["serviceAccountName"] == account
+
+
+def test_the_trainjobs_recipe_keeps_all_that_its_pods_need_on_the_jobs_volume(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = compose(find_recipe(str(DEPLOY / "trainjob" / "recipe.yaml")), [])
+    monkeypatch.setenv("HF_HOME", "/workspace/.cache/huggingface")  # the image's HOME is /workspace
+    check_volume(cfg)
+    pod = of_kind("Job", manifests())["spec"]["template"]["spec"]
+    mounts = {m["name"]: m["mountPath"] for m in pod["containers"][0]["volumeMounts"]}
+    [claim] = [v["persistentVolumeClaim"]["claimName"] for v in pod["volumes"] if v["name"] == "workspace"]
+    assert (cfg.training.launcher.pvc, cfg.training.launcher.mount_path) == (claim, mounts["workspace"])
 
 
 def test_the_job_gives_up_nothing_it_does_not_need() -> None:

@@ -14,7 +14,7 @@ from sft.config.compose import compose, find_recipe, recipes, shipped
 
 GOLDEN = Path(__file__).parent / "golden"
 NEEDS = ["dataset.uri=data.jsonl"]
-OPEN = {"kfp"}
+OPEN = {"kfp", "kfp-pod"}
 """Recipes that leave to the command line where the data is."""
 RECIPES = [recipe.path for recipe in recipes()]
 GROUP_FILES = sorted(path for path in shipped("conf").rglob("*.yaml") if path.name != "config.yaml")

@@ -14,6 +14,7 @@ from kfp import components, local
 
 from sft.config.compose import find_recipe
 from sft.pipeline import Cluster, write
+from tests.cluster import site
 from tests.servers.model_registry import ModelRegistryServer
 
 OWN = """
@@ -31,6 +32,21 @@ registry:
   description: it's "ours", all of it
 """
 TOKEN = "canary-registry-token"
+IN_PODS = """
+# Trains in a TrainJob.
+defaults:
+  - config
+  - override /dataset: synthetic
+  - override /model: scratch
+  - override /training/launcher: kubeflow
+  - override /eval: none
+  - _self_
+dataset: {{max_samples: 200}}
+training:
+  effective_batch_size: 50
+  max_seq_len: 256
+  launcher: {{num_workers: 2, gpus_per_worker: 0, cpu: "1", memory: 2Gi, namespace: sft, mount_path: {volume}}}
+"""
 
 
 def run(recipe: str, folder: Path, **parameters: Any) -> Path:
@@ -89,6 +105,24 @@ def test_later_tasks_take_what_earlier_ones_made(outputs: Path) -> None:
     assert recorded["dataset"] == metadata(outputs, "dataset", "data")["digest"]
     assert recorded["train"] == metadata(outputs, "training", "model")["digest"]
     assert facts["record"]["config"]["training"]["effective_batch_size"] == 32
+
+
+@pytest.mark.exhaustive
+def test_a_recipe_that_trains_in_a_trainjob_does_so_from_its_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("kubernetes")
+    volume, recipe = tmp_path / "volume", tmp_path / "pods.yaml"
+    volume.mkdir()
+    recipe.write_text(IN_PODS.format(volume=volume), encoding="utf-8")
+    with site("stand-in", volume) as there:
+        for name, value in there.environment.items():
+            monkeypatch.setenv(name, value)
+        left = run(str(recipe), tmp_path, phase_02_train_man_workers=2, phase_02_train_opt_memory="3Gi")
+        [job] = there.jobs().values()
+    assert job["spec"]["trainer"]["resourcesPerNode"]["limits"]["memory"] == "3Gi"
+    assert metadata(left, "training", "metrics")["num_epochs"] == 1
+    assert (left / "registry" / "model" / "model.safetensors").is_file()
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 
 from sft.adapters import machine
 from sft.cli import estimate
-from sft.config.schema import ModelConfig, RunConfig, TrainingConfig
+from sft.config.schema import LauncherConfig, LauncherKind, ModelConfig, RunConfig, TrainingConfig
 
 CONFIG = {
     "model_type": "llama",
@@ -61,3 +61,25 @@ def test_a_budget_that_fits_comes_with_the_length_that_fits_into_it(monkeypatch:
     budget = warning.split("max_tokens_per_gpu=")[1].split()[0]
     assert int(budget) < TrainingConfig().max_seq_len
     assert warning.endswith(f"try training.max_tokens_per_gpu={budget} training.max_seq_len={budget}")
+
+
+def in_pods(**launcher: object) -> list[str]:
+    pods = LauncherConfig(kind=LauncherKind.kubeflow, num_workers=4, **launcher)  # type: ignore[arg-type]
+    cfg = RunConfig(model=ModelConfig(name_or_path="org/name"), training=TrainingConfig(launcher=pods))
+    return list(estimate.memory_per_rank(cfg, {}))
+
+
+@pytest.mark.usefixtures("cache")
+def test_of_a_clusters_gpus_it_is_not_guessed_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "gpus", lambda: ())
+    first, *strategies, saves = in_pods(gpus_per_worker=1)
+    assert first.endswith("of a GPU of the cluster, whose memory is not known here:")
+    assert len(strategies) == 4
+    assert not any("fits" in line or "too much" in line for line in strategies)
+    assert saves.startswith("saves")
+
+
+@pytest.mark.usefixtures("cache")
+def test_ranks_on_a_pods_cpus_share_its_memory() -> None:
+    lines = in_pods(gpus_per_worker=0, procs_per_worker=2, memory="64Gi")
+    assert lines[0].endswith("32.0 GiB of a pod for each of 2:")

@@ -22,7 +22,7 @@ GOLDEN = Path(__file__).parents[1] / "config" / "golden" / "pipeline.yaml"
 TASKS = ["dataset", "evaluation", "registry", "training"]
 
 
-def compiled(folder: Path, recipe: str = "kfp", **settings: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def compiled(folder: Path, recipe: str = "kfp-pod", **settings: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The pipeline's spec and what Kubernetes is told for each task."""
     path = folder / "pipeline.yaml"
     write(find_recipe(recipe), Cluster(**settings), path)
@@ -60,14 +60,19 @@ def test_the_first_task_takes_every_parameter_of_the_table() -> None:
 
 
 def test_defaults_are_the_originals_and_only_the_data_is_asked_for(tmp_path: Path) -> None:
-    found = defaults(compiled(tmp_path)[0])
+    found = defaults(compiled(tmp_path, "kfp")[0])
     assert [name for name, value in found.items() if value is None] == ["phase_01_dataset_man_data_uri"]
     told = {
         "phase_01_dataset_man_data_split": 0.9,
         "phase_01_dataset_opt_subset": 0,
         "phase_02_train_man_batch": 128,
         "phase_02_train_man_tokens": 10000,
+        "phase_02_train_man_workers": 4,
         "phase_02_train_man_gpu": 1,
+        "phase_02_train_opt_cpu": "4",
+        "phase_02_train_opt_memory": "64Gi",
+        "phase_02_train_opt_labels": "",
+        "phase_02_train_opt_runtime": "torch-distributed",
         "phase_02_train_opt_num_procs": "auto",
         "phase_02_train_opt_env_vars": "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True,NCCL_DEBUG=INFO,"
         "INSTRUCTLAB_NCCL_TIMEOUT_MS=600000",
@@ -137,6 +142,27 @@ def test_secrets_are_named_never_held_and_may_be_absent(tmp_path: Path) -> None:
     for name in TASKS:
         found = {secret["secretName"]: secret["optional"] for secret in tasks[name]["secretAsEnv"]}
         assert found == {"s3-secret": True, "hf-token": True}
+
+
+def test_with_a_trainjob_the_training_task_has_the_clusters_credentials_and_no_gpu(tmp_path: Path) -> None:
+    spec, tasks = compiled(tmp_path, "kfp", kubernetes_secret="trainer")
+    secrets = {name: {s["secretName"]: s["optional"] for s in tasks[name]["secretAsEnv"]} for name in TASKS}
+    assert secrets["training"] == {"minio-secret": True, "hf-token": True, "trainer": False}
+    assert [name for name in TASKS if "trainer" in secrets[name]] == ["training"]
+    variables = {pair["envVar"]: pair["secretKey"] for pair in tasks["training"]["secretAsEnv"][-1]["keyToEnv"]}
+    assert variables == {"KUBERNETES_SERVER_URL": "server_url", "KUBERNETES_AUTH_TOKEN": "auth_token"}
+    gpus = [name for name, facts in containers(spec).items() if "accelerator" in facts.get("resources", {})]
+    assert gpus == ["evaluation"]
+
+
+def test_with_a_trainjob_the_tasks_share_the_volume_of_its_pods(tmp_path: Path) -> None:
+    spec, tasks = compiled(tmp_path, "kfp")
+    for name in TASKS:
+        [mount] = tasks[name]["pvcMount"]
+        assert (mount["constant"], mount["mountPath"]) == ("sft-workspace", "/workspace")
+        given = spec["root"]["dag"]["tasks"][name]["inputs"]["parameters"]["workspace"]
+        assert given == {"runtimeValue": {"constant": "/workspace"}}
+    assert "pipelineConfig" not in (tmp_path / "pipeline.yaml").read_text(encoding="utf-8")
 
 
 def test_no_task_installs_anything_or_carries_an_implementation(tmp_path: Path) -> None:

@@ -12,7 +12,13 @@ from sft.errors import ConfigError
 from sft.plan import Circumstances, Plan, build_plan
 
 WORLD = Circumstances(
-    dataset_version="1", model_version="", tasks_version="t", num_processes=2, device="cpu", versions={"torch": "2"}
+    dataset_version="1",
+    model_version="",
+    tasks_version="t",
+    num_processes=2,
+    device="cpu",
+    training_device="cpu",
+    versions={"torch": "2"},
 )
 
 TOLD = ["package", "register"]

@@ -58,24 +58,61 @@ def launch(
         RankLost: A rank was killed, hung or lost its connection.
         StageError: A rank failed; the message is the first one's own error.
     """
-    nodes = settings.nodes
-    if nodes.rank == 0:
-        for folder in (ERRORS, STACKS):
-            shutil.rmtree(logs / folder, ignore_errors=True)
-            (logs / folder).mkdir(parents=True)
-        for note in (STOP, STOPPED, RESUMED, UNTRACKED):
-            (logs / note).unlink(missing_ok=True)
+    if settings.nodes.rank == 0:
+        clear(logs)
         write_json(logs / SETTINGS, {"main": asdict(main), "options": asdict(options)})
+    attend(main, settings, logs=logs, watch=watch, say=say)
+
+
+def clear(logs: Path) -> None:
+    """Takes away what an earlier try has noted, and makes room for this one's notes."""
+    for folder in (ERRORS, STACKS):
+        shutil.rmtree(logs / folder, ignore_errors=True)
+        (logs / folder).mkdir(parents=True)
+    for note in (STOP, STOPPED, RESUMED, UNTRACKED):
+        (logs / note).unlink(missing_ok=True)
+
+
+def attend(
+    main: MainArgs,
+    settings: LaunchSettings,
+    *,
+    logs: Path,
+    watch: Callable[[Live], None],
+    say: Callable[[str], None],
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """A node's ranks, from torchrun's start to its end.
+
+    Args:
+        main: What the library gets.
+        settings: The processes.
+        logs: As in `launch`; the ranks' settings lie there already.
+        watch: Called now and then with what is to be seen.
+        say: Called with a line that is worth keeping.
+        check: Called now and then; what it raises ends the ranks.
+
+    Raises:
+        Preempted: The run was asked to stop, and its state is saved.
+        RankLost: A rank was killed, hung or lost its connection.
+        StageError: A rank failed.
+    """
+    nodes = settings.nodes
     worker = ["-m", "sft.adapters.instructlab.worker", str(logs)]
     agent = [sys.executable, "-m", "sft.adapters.instructlab.agent", str(logs / ERRORS / _agent_file(nodes))]
     log = logs / (f"train_{nodes.rank}.log" if nodes.rank else "train.log")
     view = View(logs, main.num_epochs, settings.stall_timeout_seconds, watch, say)
+
+    def look() -> None:
+        view.look()
+        check()
+
     with _saving_when_asked(logs / STOP, say) as asked:
         status = supervise(
             [*agent, *_torchrun(settings, logs), *worker],
             log=log,
             env=_environment(settings, main),
-            poll=view.look,
+            poll=look,
             poll_seconds=0.5,
         )
     if status != 0:
@@ -175,6 +212,8 @@ def _failure(errors: Path, nodes: Nodes, status: int, log: Path) -> StageError:
         error = torchrun["error"]
         if _says(error["message"], _PORT_TAKEN):
             error["fix"] = "another port in training.launcher.rendezvous"
+        elif _says(error["message"], _LOST_CONNECTION):
+            return RankLost(f"torchrun failed: {error['type']}: {error['message']}", log=log)
         return failure(error, what="torchrun", log=log)
     return StageError(f"training failed: torchrun {ended(status)}; its last lines:\n{tail(log)}", log=log)
 

@@ -106,7 +106,7 @@ class View:
 
     def _check(self) -> None:
         """Whether any file of the run has changed lately."""
-        quiet = time.time() - max(_last_change(self._logs.parent), self._began_at)
+        quiet = time.time() - max(last_change(self._logs.parent), self._began_at)
         if quiet < self._timeout:
             self._next_check = time.monotonic() + self._timeout - quiet
             return
@@ -127,7 +127,7 @@ class View:
         return "\n".join(f"  {path.stem.replace('_', ' ')}: {_innermost(path)}" for path in files)
 
 
-def _last_change(folder: Path) -> float:
+def last_change(folder: Path) -> float:
     """Newest modification time of a file in the folder, in seconds since the epoch; stacks don't count."""
     newest = 0.0
     for path in folder.rglob("*"):

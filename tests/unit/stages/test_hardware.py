@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from sft.adapters import machine
 from sft.adapters.instructlab import cpu
 from sft.adapters.instructlab.settings import Nodes
-from sft.config.schema import FsdpConfig, LauncherConfig, Precision, ShardingStrategy, TrainingConfig
+from sft.config.schema import FsdpConfig, LauncherConfig, LauncherKind, Precision, ShardingStrategy, TrainingConfig
 from sft.errors import ConfigError
 from sft.stages import hardware
 
@@ -165,3 +166,43 @@ def test_a_node_is_told_by_the_recipe_or_by_the_environment(on: Any, monkeypatch
     for name, value in {"NODE_RANK": "1", "MASTER_ADDR": "job-0", "MASTER_PORT": "29400"}.items():
         monkeypatch.setenv(f"PET_{name}", value)
     assert hardware.fit(blank).nodes == Nodes(num=2, rank=1, rendezvous="job-0:29400")
+
+
+POD = LauncherConfig(kind=LauncherKind.kubeflow, num_workers=4, gpus_per_worker=2)
+
+
+def test_a_trainjobs_ranks_and_device_come_from_the_configuration_alone(on: Any) -> None:
+    on()
+    fit = hardware.fit(cfg(launcher=POD))
+    assert (fit.num_processes, fit.world_size, fit.nodes.rank) == (2, 8, 0)
+    assert hardware.device(POD) == "kubeflow-gpu"
+    assert hardware.max_tokens(cfg(launcher=POD), 0) == 10_000
+
+
+def test_a_trainjob_without_gpus_is_one_of_cpus_whatever_this_machine_has(on: Any) -> None:
+    on(H200)
+    launcher = replace(POD, gpus_per_worker=0)
+    assert hardware.fit(cfg(launcher=launcher)).world_size == 4
+    assert hardware.device(launcher) == "cpu"
+    assert hardware.max_tokens(cfg(launcher=launcher), 0) == 1024
+
+
+def test_a_trainjob_shards_inside_its_pods_where_they_have_gpus(on: Any) -> None:
+    on()
+    hybrid = FsdpConfig(sharding_strategy=ShardingStrategy.HYBRID_SHARD)
+    assert hardware.fit(cfg(launcher=POD, fsdp=hybrid)).strategy is ShardingStrategy.HYBRID_SHARD
+    one = replace(POD, gpus_per_worker=1)
+    assert hardware.fit(cfg(launcher=one, fsdp=hybrid)).strategy is ShardingStrategy.NO_SHARD
+
+
+def test_what_an_image_must_have_is_said(on: Any) -> None:
+    on()
+    assert "training.launcher.image must have liger-kernel" in notes(cfg(launcher=POD, use_liger=True))
+
+
+def test_ranks_of_a_trainjob_are_not_those_of_the_pod_that_asks_for_it(
+    on: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on()
+    monkeypatch.setenv("PET_NODE_RANK", "3")
+    assert hardware.fit(cfg(launcher=POD)).nodes.rank == 0

@@ -1,0 +1,177 @@
+"""A TrainJob of ``trainer.kubeflow.org/v1alpha1`` as Kubernetes takes it. Pure: a frozen dataclass in, a mapping out.
+
+Volumes, labels, nodes and the pods' rights go through ``runtimePatches`` (Kubeflow Trainer 2.2 and later), the
+environment through ``spec.trainer.env``: the trainer's webhook refuses it in a patch of the container ``node``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sft.errors import SftError
+
+GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
+KEY_LABEL, RUN_LABEL = "sft/key", "sft/run"
+"""What a job makes, by its key in the store; and the run that began it."""
+
+JOBSET_LABEL, INDEX_LABEL = "jobset.sigs.k8s.io/jobset-name", "batch.kubernetes.io/job-completion-index"
+CONTAINER = "node"
+
+_MANAGER = "sft/launcher"
+_GRACE_SECONDS = 600
+"""What a pod has to save its state once it is told to stop."""
+_LONGEST_NAME = 50  # pods of <job>-node-0-<index> have it as a host name, of 63 characters
+_KEY_CHARACTERS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """What a run asks of the cluster.
+
+    Attributes:
+        run: The run's id.
+        key: Of its training step in the store.
+        namespace: None = the client's.
+        command: Of each pod, arguments included.
+        cpu: Of a pod, a quantity.
+        memory: Of a pod, a quantity.
+        gpus: Of a pod.
+        secrets: Secret -> its keys that become environment variables.
+    """
+
+    run: str
+    key: str
+    namespace: str | None
+    runtime: str
+    image: str
+    command: tuple[str, ...]
+    num_nodes: int
+    procs_per_node: int
+    cpu: str
+    memory: str
+    gpus: int
+    pvc: str
+    mount_path: str
+    env: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: tuple[Mapping[str, str], ...] = ()
+    service_account: str | None = None
+    image_pull_secrets: tuple[str, ...] = ()
+    fs_group: int | None = None
+
+    @property
+    def name(self) -> str:
+        """``sft-<run>-<key>``, as a host name may be; the same for the same result."""
+        slug = re.sub("[^a-z0-9]+", "-", self.run.lower())[: _LONGEST_NAME - len("sft--") - _KEY_CHARACTERS].strip("-")
+        return "-".join(part for part in ("sft", slug, self.key[:_KEY_CHARACTERS]) if part)
+
+
+def manifest(job: TrainJob) -> dict[str, Any]:
+    """The object to be created."""
+    own = {"app.kubernetes.io/managed-by": "sft", RUN_LABEL: label_value(job.run), KEY_LABEL: job.key}
+    metadata: dict[str, Any] = {"name": job.name}
+    if job.namespace:
+        metadata["namespace"] = job.namespace
+    metadata["labels"] = {**job.labels, **own}
+    if job.annotations:
+        metadata["annotations"] = dict(job.annotations)
+    return {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": "TrainJob",
+        "metadata": metadata,
+        "spec": {
+            "runtimeRef": {"apiGroup": GROUP, "kind": "ClusterTrainingRuntime", "name": job.runtime},
+            "trainer": _trainer(job),
+            "runtimePatches": [{"manager": _MANAGER, "trainingRuntimeSpec": _patch(job, own)}],
+        },
+    }
+
+
+def label_value(text: str) -> str:
+    """Text as a label's value may be."""
+    return re.sub("[^A-Za-z0-9_.-]+", "-", text)[-63:].strip("-_.")
+
+
+def check(made: Mapping[str, Any]) -> None:
+    """Holds a manifest to the models of Kubeflow's own API package.
+
+    Raises:
+        SftError: The package is not installed, or its models refuse it.
+    """
+    try:
+        from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob
+    except ModuleNotFoundError as error:
+        raise SftError(f"training.launcher.kind=kubeflow: {error}", fix="pip install 'sft[kubeflow]'") from error
+    from pydantic import ValidationError
+
+    try:
+        TrainerV1alpha1TrainJob.from_dict(dict(made))
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise SftError(f"the TrainJob does not fit Kubeflow's models: {problems}") from error
+
+
+def _trainer(job: TrainJob) -> dict[str, Any]:
+    resources = {"cpu": job.cpu, "memory": job.memory}
+    if job.gpus:
+        resources["nvidia.com/gpu"] = str(job.gpus)
+    plain: list[dict[str, Any]] = [{"name": name, "value": _literal(value)} for name, value in job.env.items()]
+    secret = [
+        {"name": key, "valueFrom": {"secretKeyRef": {"name": name, "key": key}}}
+        for name, keys in job.secrets.items()
+        for key in keys
+    ]
+    trainer: dict[str, Any] = {
+        "image": job.image,
+        "command": [_literal(word) for word in job.command],
+        "numNodes": job.num_nodes,
+        "numProcPerNode": job.procs_per_node,
+        "resourcesPerNode": {"requests": resources, "limits": dict(resources)},
+    }
+    return trainer | ({"env": [*plain, *secret]} if plain or secret else {})
+
+
+def _literal(text: str) -> str:
+    """Text in which the kubelet replaces nothing: it would put a variable's value for ``$(NAME)``."""
+    return text.replace("$(", "$$(")
+
+
+def _patch(job: TrainJob, own: Mapping[str, str]) -> dict[str, Any]:
+    security: dict[str, Any] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    if job.fs_group is not None:
+        security["fsGroup"] = job.fs_group
+    mounts = {"workspace": job.mount_path, "shm": "/dev/shm"}
+    pod: dict[str, Any] = {
+        "containers": [
+            {
+                "name": CONTAINER,
+                "volumeMounts": [{"name": name, "mountPath": path} for name, path in mounts.items()],
+                "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+            }
+        ],
+        "volumes": [
+            {"name": "workspace", "persistentVolumeClaim": {"claimName": job.pvc}},
+            {"name": "shm", "emptyDir": {"medium": "Memory"}},  # NCCL's; a container's own has 64 MB
+        ],
+        "securityContext": security,
+        "terminationGracePeriodSeconds": _GRACE_SECONDS,
+    }
+    if job.node_selector:
+        pod["nodeSelector"] = dict(job.node_selector)
+    if job.tolerations:
+        pod["tolerations"] = [dict(toleration) for toleration in job.tolerations]
+    if job.service_account:
+        pod["serviceAccountName"] = job.service_account
+    if job.image_pull_secrets:
+        pod["imagePullSecrets"] = [{"name": name} for name in job.image_pull_secrets]
+    metadata: dict[str, Any] = {"labels": {**job.labels, **own}}
+    if job.annotations:
+        metadata["annotations"] = dict(job.annotations)
+    node = {"name": CONTAINER, "template": {"spec": {"template": {"metadata": metadata, "spec": pod}}}}
+    return {"template": {"spec": {"replicatedJobs": [node]}}}

@@ -1,0 +1,32 @@
+"""Kubernetes quantities: `4`, `500m`, `64Gi`. Format: "Quantity" among the API's common definitions."""
+
+from __future__ import annotations
+
+import re
+
+_FORM = re.compile(r"^(?P<number>\d+(?:\.\d+)?|\.\d+)(?P<suffix>m|[kMGTPE]|[KMGTPE]i|[eE][+-]?\d+)?$")
+_POWERS = "KMGTPE"
+
+
+def is_quantity(text: str) -> bool:
+    """Whether a text is an amount above 0."""
+    return _FORM.match(text) is not None and amount(text) > 0
+
+
+def amount(text: str) -> float:
+    """What a quantity says, in cores or bytes.
+
+    Raises:
+        ValueError: It is none.
+    """
+    found = _FORM.match(text)
+    if found is None:
+        raise ValueError(f"{text!r} is no quantity")
+    number, suffix = float(found["number"]), found["suffix"] or ""
+    if suffix == "m":
+        return number / 1000
+    if suffix.endswith("i"):
+        return float(number * 1024 ** (_POWERS.index(suffix[0]) + 1))
+    if suffix[:1] in {"e", "E"} and len(suffix) > 1:
+        return float(number * 10 ** int(suffix[1:]))
+    return float(number * 1000 ** (_POWERS.index(suffix.upper()) + 1)) if suffix else number

@@ -1,0 +1,169 @@
+"""The training stage in the pods of a Kubeflow TrainJob: our settings as the job's, and what it asks of the volume.
+
+What is trained, and how, is `sft.stages.train`'s to say. The pods see nothing of this machine but the shared volume.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sft.adapters import hub
+from sft.adapters.instructlab import pod
+from sft.adapters.instructlab.pod import Verdict
+from sft.adapters.instructlab.settings import MainArgs, WorkerOptions
+from sft.adapters.kubeflow import job
+from sft.adapters.kubeflow.cluster import Access, connect
+from sft.adapters.kubeflow.job import Display
+from sft.adapters.kubeflow.manifest import TrainJob, check, manifest
+from sft.adapters.kubeflow.stay import Stay
+from sft.config.schema import LauncherConfig, LauncherKind, ModelSource, RunConfig, TrainingConfig
+from sft.errors import ConfigError, Detached, Problem
+from sft.progress import Progress
+from sft.stages import hardware
+
+_NO_KEY = "0" * 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One training as its pods do it.
+
+    Attributes:
+        run_id: Of the run that asks for it.
+        key: Of what it makes, in the store.
+        main: What the library gets.
+        options: What it hard-codes, has wrong or has not.
+        logs: The run's folder for logs, on the shared volume.
+    """
+
+    run_id: str
+    key: str
+    main: MainArgs
+    options: WorkerOptions
+    logs: Path
+
+
+def check_volume(cfg: RunConfig) -> None:
+    """Whether what the pods need lies on the volume that they share with this process.
+
+    Raises:
+        ConfigError: It doesn't.
+    """
+    launcher, problems = cfg.training.launcher, list[Problem]()
+    if launcher.kind is not LauncherKind.kubeflow:
+        return
+    mount = Path(launcher.mount_path)
+    rule = f"must lie under training.launcher.mount_path={mount}, where the pods see the volume {launcher.pvc}"
+    if not _is_under(Path(cfg.run_root), mount):
+        suggestion = f"mount the volume at {mount} here too, and say run_root={mount}/runs"
+        problems.append(Problem(key="run_root", value=cfg.run_root, rule=rule, suggestion=suggestion))
+    if cfg.model.source is ModelSource.pretrained:
+        folder = Path(cfg.model.name_or_path).expanduser()
+        if not folder.is_dir() and not _is_under(hub.cache(), mount):
+            suggestion = f"set HF_HOME={mount}/huggingface: the model from the hub is kept there"
+            problems.append(Problem(key="HF_HOME", value=str(hub.cache()), rule=rule, suggestion=suggestion))
+        elif folder.is_dir() and not _is_under(folder, mount):
+            suggestion = f"copy it to {mount}/models"
+            problems.append(
+                Problem(key="model.name_or_path", value=cfg.model.name_or_path, rule=rule, suggestion=suggestion)
+            )
+    if problems:
+        raise ConfigError(problems)
+
+
+def check_cluster(cfg: TrainingConfig, run_id: str, progress: Progress) -> None:
+    """Asks the cluster whether it would take the TrainJob, before anything is done that costs.
+
+    Raises:
+        ConfigError: No cluster is named.
+        SftError: It can't be reached, or would not take it.
+    """
+    asked = _job(cfg, run_id=run_id, key=_NO_KEY, logs=Path(cfg.launcher.mount_path))
+    job.reach(connect(_access(cfg.launcher), progress.say), asked)
+
+
+def train_in_pods(cfg: TrainingConfig, task: Task, display: Display, *, detach: bool) -> None:
+    """Trains to the end, in the TrainJob that is at work already where there is one.
+
+    Args:
+        cfg: The training settings.
+        task: What the pods do.
+        display: Where what is seen goes.
+        detach: Whether the job is left to itself once it is there.
+
+    Raises:
+        Detached: It is.
+        Preempted: This process was asked to end; the job goes on.
+        StageError: The job failed, or the cluster refuses it.
+    """
+    cluster = connect(_access(cfg.launcher), lambda _: None)  # what there is to say of it was said at the start
+    asked = _job(cfg, run_id=task.run_id, key=task.key, logs=task.logs)
+    name = job.begin(cluster, asked, logs=task.logs, prepare=lambda: _prepare(cfg, task), display=display)
+    if detach:
+        raise Detached(f"TrainJob {name} goes on by itself")
+    Stay(
+        cluster,
+        asked,
+        name,
+        logs=task.logs,
+        num_epochs=cfg.num_epochs,
+        start_timeout_seconds=cfg.launcher.start_timeout_seconds,
+        display=display,
+    ).until_the_end()
+
+
+def export(cfg: TrainingConfig, task: Task) -> dict[str, Any]:
+    """The TrainJob that a run would make, for somebody else to create; its pods' settings are put on the volume.
+
+    Raises:
+        SftError: Kubeflow's models refuse it.
+    """
+    made = manifest(_job(cfg, run_id=task.run_id, key=task.key, logs=task.logs))
+    check(made)
+    if any(end.verdict is Verdict.failed for end in pod.endings(task.logs)):
+        pod.forget(task.logs)  # not else: a job of this training may be at work
+    pod.save(task.logs, task.main, task.options, cfg.env)
+    return made
+
+
+def _prepare(cfg: TrainingConfig, task: Task) -> None:
+    pod.forget(task.logs)
+    pod.save(task.logs, task.main, task.options, cfg.env)
+
+
+def _job(cfg: TrainingConfig, *, run_id: str, key: str, logs: Path) -> TrainJob:
+    launcher, fit = cfg.launcher, hardware.fit(cfg)
+    return TrainJob(
+        run=run_id,
+        key=key,
+        namespace=launcher.namespace,
+        runtime=launcher.runtime,
+        image=launcher.image,
+        command=("python", "-m", "sft.adapters.instructlab.pod", str(logs)),
+        num_nodes=fit.nodes.num,
+        procs_per_node=fit.num_processes,
+        cpu=launcher.cpu,
+        memory=launcher.memory,
+        gpus=hardware.num_gpus(launcher),
+        pvc=launcher.pvc,
+        mount_path=launcher.mount_path,
+        env=dict(cfg.env),
+        secrets={name: tuple(keys) for name, keys in launcher.secrets.items()},
+        labels=dict(launcher.labels),
+        annotations=dict(launcher.annotations),
+        node_selector=dict(launcher.node_selector),
+        tolerations=tuple(dict(toleration) for toleration in launcher.tolerations),
+        service_account=launcher.service_account,
+        image_pull_secrets=tuple(launcher.image_pull_secrets),
+        fs_group=launcher.fs_group,
+    )
+
+
+def _access(cfg: LauncherConfig) -> Access:
+    return Access(namespace=cfg.namespace, verify_tls=cfg.verify_tls, ca=cfg.ca)
+
+
+def _is_under(path: Path, folder: Path) -> bool:
+    return path.expanduser().resolve().is_relative_to(folder.resolve())

@@ -1,0 +1,116 @@
+"""Rules of `training.launcher`, and of what a TrainJob makes of other settings."""
+
+from __future__ import annotations
+
+import pytest
+
+from sft.config.compose import compose, find_recipe
+from sft.config.quantity import amount, is_quantity
+from sft.errors import ConfigError
+
+CPU = ["training/launcher=kubeflow", "training.launcher.gpus_per_worker=0"]
+
+
+def problems(*overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        compose(find_recipe("quickstart"), overrides)
+    return [str(problem) for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.launcher.cpu=four", "training.launcher.cpu=four: must be a Kubernetes quantity, like 4 or 500m"),
+        ("training.launcher.memory=64GB", "training.launcher.memory=64GB: must be a Kubernetes quantity, like 64Gi"),
+        ("training.launcher.memory='0'", "training.launcher.memory=0: must be a Kubernetes quantity, like 64Gi"),
+        ("training.launcher.mount_path=work", "training.launcher.mount_path=work: must be an absolute path"),
+        (
+            "training.launcher.pvc=My_Claim",
+            "training.launcher.pvc=My_Claim: must be a Kubernetes name: lower case letters, digits, - and .",
+        ),
+        (
+            "training.launcher.node_rank=0",
+            "training.launcher.node_rank=0: is for the TrainJob's runtime to say",
+        ),
+        ("training.env.PET_NNODES=2", "training.env.PET_NNODES: is for the TrainJob's runtime to set"),
+        ("training.env={A-B: x}", "training.env.A-B: is no name of an environment variable"),
+        (
+            "training.launcher.secrets={s: [not-a-variable]}",
+            "training.launcher.secrets=not-a-variable: must be a key that can name an environment variable",
+        ),
+        (
+            "training.launcher.secrets={s: [A], t: [A]}",
+            "training.launcher.secrets=A: is said twice: each variable has one source",
+        ),
+        (
+            "training.launcher.labels={sft/key: x}",
+            "training.launcher.labels=sft/key: is how sft finds its TrainJob again",
+        ),
+        (
+            "training.launcher.labels={a: 'b c'}",
+            "training.launcher.labels.a=b c: must be letters, digits, -, _ and ., at most 63 of them",
+        ),
+        (
+            "training.launcher.tolerations=[{effect: Never}]",
+            "training.launcher.tolerations.0={effect: Never}: must be made of key, operator (Exists, Equal), value and "
+            "effect (NoSchedule, …)",
+        ),
+        (
+            "training.effective_batch_size=7",
+            "training.effective_batch_size=7: must be at least the 8 processes, or some rank has nothing to do; try 8",
+        ),
+    ],
+)
+def test_a_wrong_setting_of_a_trainjob_is_named(override: str, said: str) -> None:
+    assert problems(*CPU, override) == [said]
+
+
+def test_a_trainjob_says_how_many_gpus_it_asks_for() -> None:
+    assert problems(*CPU, "training.launcher.gpus_per_worker=null") == [
+        "training.launcher.gpus_per_worker=null: must be said: a TrainJob asks for its GPUs; "
+        "try 1, or 0 to train on CPUs"
+    ]
+
+
+def test_more_ranks_than_gpus_are_refused_before_nccl_does() -> None:
+    assert problems("training/launcher=kubeflow") == [
+        "training.launcher.procs_per_worker=2: must be at most the pod's 1 GPUs: NCCL refuses more; try 1, or null"
+    ]
+
+
+def test_a_trainjobs_setting_does_nothing_in_silence_on_this_machine() -> None:
+    assert problems("training.launcher.memory=96Gi", "training.launcher.labels={a: b}") == [
+        "training.launcher.memory=96Gi: is for a TrainJob, and this run trains here; choose "
+        "training/launcher=kubeflow, or leave it out",
+        "training.launcher.labels={'a': 'b'}: is for a TrainJob, and this run trains here; choose "
+        "training/launcher=kubeflow, or leave it out",
+    ]
+
+
+def test_a_full_configuration_of_a_trainjob_composes() -> None:
+    cfg = compose(
+        find_recipe("quickstart"),
+        [
+            *CPU,
+            "training.launcher.secrets={wandb-key: [WANDB_API_KEY]}",
+            "training.launcher.labels={kueue.x-k8s.io/queue-name: team}",
+            "training.launcher.tolerations=[{key: nvidia.com/gpu, operator: Exists}]",
+            "training.launcher.image_pull_secrets=[pull]",
+        ],
+    )
+    assert cfg.training.launcher.num_workers == 4
+    assert cfg.training.launcher.secrets == {"wandb-key": ["WANDB_API_KEY"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("4", 4), ("500m", 0.5), ("64Gi", 64 * 2**30), ("1k", 1000), ("1.5G", 1.5e9), ("2e3", 2000), ("3E", 3e18)],
+)
+def test_a_quantity_is_what_kubernetes_reads_in_it(text: str, number: float) -> None:
+    assert is_quantity(text)
+    assert amount(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "-1", "0", "4 ", "1,5", "64GB", "Gi", "1K i"])
+def test_what_is_no_quantity_is_none(text: str) -> None:
+    assert not is_quantity(text)

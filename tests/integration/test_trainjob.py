@@ -1,0 +1,496 @@
+"""What can go wrong between a run and its TrainJob, on the stand-in cluster. The pods run a line of Python here; that
+they train is `tests/e2e/test_trainjob.py`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytest.importorskip("kubernetes")
+from sft.adapters.instructlab.view import RankLost
+from sft.adapters.kubeflow import cluster, job
+from sft.adapters.kubeflow.cluster import Access, Cluster, TokenRefused, connect
+from sft.adapters.kubeflow.job import Display
+from sft.adapters.kubeflow.manifest import TrainJob
+from sft.adapters.kubeflow.stay import Stay
+from sft.errors import ConfigError, Preempted, SftError, StageError
+from tests.cluster import ROLE, contracts
+from tests.command import sft
+from tests.servers.kubernetes import KubernetesServer
+from tests.servers.kubernetes.server import DROP, LOSE, wait_until
+
+ACCESS = Access(namespace="sft", verify_tls=True, ca=None)
+DONE = "import pathlib; pathlib.Path('finished.json').write_text('{}')"
+SLEEP = "import time; print('at work', flush=True); time.sleep(60)"
+
+
+@dataclass
+class Seen:
+    """What a person would have read."""
+
+    lines: list[str] = field(default_factory=list)
+    on_line: Callable[[str], object] = lambda _: None
+
+    def display(self) -> Display:
+        return Display(watch=lambda _: None, update=lambda text: self._say(f"({text})"), say=self._say)
+
+    def _say(self, text: str) -> None:
+        self.lines.append(text)
+        self.on_line(text)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+
+@pytest.fixture
+def seen() -> Seen:
+    return Seen()
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesServer]:
+    monkeypatch.setattr(job, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr("sft.adapters.kubeflow.stay.POLL_SECONDS", 0.05)
+    secrets = {"wandb": {"WANDB_API_KEY": "canary-wandb-key"}}
+    volumes = {"sft-workspace": tmp_path}
+    with KubernetesServer(contracts(), ROLE, volumes=volumes, home=tmp_path, secrets=secrets) as one:
+        for name, value in one.environment.items():
+            monkeypatch.setenv(name, value)
+        yield one
+
+
+def asked(folder: Path, script: str, **changes: Any) -> TrainJob:
+    """A job of two pods that run a script."""
+    plain = TrainJob(
+        run="quickstart-1a2b3c4d",
+        key="0123456789abcdef0123",
+        namespace=None,
+        runtime="torch-distributed",
+        image="sft:test",
+        command=("python", "-c", script),
+        num_nodes=2,
+        procs_per_node=1,
+        cpu="1",
+        memory="1Gi",
+        gpus=0,
+        pvc="sft-workspace",
+        mount_path=str(folder),
+    )
+    return replace(plain, **changes)
+
+
+def begin(wanted: TrainJob, folder: Path, seen: Seen) -> tuple[Cluster, str]:
+    there = connect(ACCESS, seen.lines.append)
+    prepare = lambda: (folder / "finished.json").unlink(missing_ok=True)  # noqa: E731
+    return there, job.begin(there, wanted, logs=folder, prepare=prepare, display=seen.display())
+
+
+def stay(wanted: TrainJob, folder: Path, seen: Seen, start_timeout_seconds: int | None = None) -> str:
+    """Begins a job and stays to its end; its name."""
+    there, name = begin(wanted, folder, seen)
+    one = Stay(
+        there,
+        wanted,
+        name,
+        logs=folder,
+        num_epochs=1,
+        start_timeout_seconds=start_timeout_seconds,
+        display=seen.display(),
+    )
+    one.until_the_end()
+    return name
+
+
+def test_a_job_is_watched_to_its_end_with_what_its_pods_say(
+    server: KubernetesServer, tmp_path: Path, seen: Seen
+) -> None:
+    script = f"import os; print('I am', os.environ['PET_NODE_RANK'], os.environ['WANDB_API_KEY'][:6]); {DONE}"
+    name = stay(asked(tmp_path, script, secrets={"wandb": ("WANDB_API_KEY",)}), tmp_path, seen)
+    assert "  node 0: I am 0 canary" in seen.lines
+    assert "  node 1: I am 1 canary" in seen.lines
+    assert "canary-wandb-key" not in yaml.safe_dump(server.created)
+    assert list(server.jobs()) == [name]
+
+
+def test_what_cant_begin_is_ended_with_its_last_lines_and_uses_every_right_of_the_role(
+    server: KubernetesServer, tmp_path: Path, seen: Seen
+) -> None:
+    with pytest.raises(StageError, match="status 1") as caught:
+        stay(asked(tmp_path, "import nosuchpackage"), tmp_path, seen)
+    assert "No module named 'nosuchpackage'" in caught.value.message
+    assert not isinstance(caught.value, RankLost)
+    assert server.jobs() == {}
+    [rules] = [one["rules"] for one in yaml.safe_load_all(ROLE.read_text()) if one["kind"] == "Role"]
+    assert server.used == {(v, r) for rule in rules for r in rule["resources"] for v in rule["verbs"]}
+
+
+def test_a_pod_out_of_memory_is_named_with_the_setting_and_may_be_tried_again(
+    server: KubernetesServer, tmp_path: Path, seen: Seen
+) -> None:
+    server.faults.backoff_limit = 0
+    wanted = asked(tmp_path, SLEEP)
+    killer = threading.Thread(
+        target=lambda: (
+            wait_until(lambda: any("node 1: at work" in line for line in seen.lines)),
+            server.controller.kill(wanted.name, 1),
+        )
+    )
+    killer.start()
+    with pytest.raises(RankLost, match=r"node 1 had more than its memory \(OOMKilled\)") as caught:
+        stay(wanted, tmp_path, seen)
+    killer.join()
+    assert "training.launcher.memory" in str(caught.value.fix)
+
+
+def test_a_job_without_a_place_waits_with_the_reason_and_begins_when_there_is_one(
+    server: KubernetesServer, tmp_path: Path, seen: Seen
+) -> None:
+    why = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+    server.faults.unschedulable[1] = why
+    waits = f"(1 of 2 pods run; node 1 waits: Unschedulable: {why})"
+
+    seen.on_line = lambda line: server.faults.unschedulable.clear() if line == waits else None
+    stay(asked(tmp_path, f"import time; time.sleep(0.5); {DONE}"), tmp_path, seen)
+    assert waits in seen.lines
+    assert any(line.endswith(f"FailedScheduling: {why}") for line in seen.lines)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"image": "nosuch:1"}, "ImagePullBackOff"),
+        ({"secrets": {"nosuch": ("KEY",)}}, 'CreateContainerConfigError: secret "nosuch" not found'),
+        ({"pvc": "nosuch"}, 'persistentvolumeclaim "nosuch" not found'),
+    ],
+)
+def test_a_job_that_does_not_begin_in_time_is_ended_with_the_reason(
+    changes: dict[str, Any], said: str, server: KubernetesServer, tmp_path: Path, seen: Seen
+) -> None:
+    if "image" in changes:
+        server.faults.image_errors = {0: "manifest unknown", 1: "manifest unknown"}
+    with pytest.raises(StageError, match="has not begun") as caught:
+        stay(asked(tmp_path, DONE, **changes), tmp_path, seen, start_timeout_seconds=1)
+    assert said in caught.value.message
+    assert server.jobs() == {}
+
+
+def test_a_suspended_job_waits_for_its_queue(server: KubernetesServer, tmp_path: Path, seen: Seen) -> None:
+    server.faults.suspended = True
+    seen.on_line = lambda line: setattr(server.faults, "suspended", not line.startswith("(suspended"))
+    stay(asked(tmp_path, DONE), tmp_path, seen)
+    assert "(suspended: a queue, or a person, lets it begin)" in seen.lines
+
+
+def test_a_token_that_expires_leaves_the_job_and_a_new_one_goes_on_with_it(
+    server: KubernetesServer, tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = asked(tmp_path, f"import time; print('at work', flush=True); time.sleep(3); {DONE}")
+    seen.on_line = lambda line: setattr(server, "token", "canary-new-token") if "at work" in line else None
+    with pytest.raises(StageError, match=r"token \(HTTP 401\); it may have expired; TrainJob .* goes on") as caught:
+        stay(wanted, tmp_path, seen)
+    assert "then the same command" in str(caught.value.fix)
+    assert "canary" not in str(caught.value)
+    monkeypatch.setenv("KUBERNETES_AUTH_TOKEN", server.token)
+    seen.on_line = lambda _: None
+    name = stay(wanted, tmp_path, seen)
+    assert f"  goes on with TrainJob {name} in namespace sft" in seen.lines
+    assert len(server.created) == 1
+
+
+def test_a_server_that_fails_now_and_then_is_asked_again(server: KubernetesServer, tmp_path: Path, seen: Seen) -> None:
+    server.fail("list", "trainjobs", 503, DROP)
+    server.fail("create", "trainjobs", 500)
+    server.fail("list", "pods", DROP, 429)
+    server.fail("get", "pods/log", 500)
+    stay(asked(tmp_path, DONE), tmp_path, seen)
+    assert seen.text.count("asks again") >= 5
+    assert len(server.created) == 1
+
+
+def test_a_created_job_whose_answer_was_lost_is_not_made_twice(
+    server: KubernetesServer, tmp_path: Path, seen: Seen
+) -> None:
+    server.fail("create", "trainjobs", LOSE)
+    stay(asked(tmp_path, DONE), tmp_path, seen)
+    assert len(server.created) == len(server.jobs()) == 1
+
+
+def test_a_job_of_that_name_that_is_anothers_is_left_alone(
+    server: KubernetesServer, tmp_path: Path, seen: Seen
+) -> None:
+    wanted = asked(tmp_path, SLEEP)
+    there, name = begin(wanted, tmp_path, seen)
+    del server.jobs()[name].object["metadata"]["labels"]["sft/key"]
+    with pytest.raises(StageError, match="that is not this run's"):
+        begin(wanted, tmp_path, seen)
+    assert list(server.jobs()) == [name]
+    there.delete(name)
+
+
+def test_a_job_that_somebody_deletes_is_said(server: KubernetesServer, tmp_path: Path, seen: Seen) -> None:
+    wanted = asked(tmp_path, SLEEP)
+    seen.on_line = lambda line: server.controller.delete(wanted.name) if "node 0: at work" in line else None
+    with pytest.raises(StageError, match="was deleted by somebody else"):
+        stay(wanted, tmp_path, seen)
+
+
+def test_a_failed_job_is_taken_away_before_its_like_begins(
+    server: KubernetesServer, tmp_path: Path, seen: Seen
+) -> None:
+    server.faults.backoff_limit = 0
+    with pytest.raises(StageError, match="ended with status 3"):
+        stay(asked(tmp_path, "raise SystemExit(3)"), tmp_path, seen)
+    stay(asked(tmp_path, DONE), tmp_path, seen)
+    assert len(server.created) == 2
+    assert len(server.jobs()) == 1
+
+
+def test_a_signal_to_this_process_leaves_the_job(server: KubernetesServer, tmp_path: Path, seen: Seen) -> None:
+    def told(line: str) -> None:
+        if "at work" in line:
+            raise KeyboardInterrupt("SIGTERM")  # as the command line's handler does
+
+    seen.on_line = told
+    wanted = asked(tmp_path, SLEEP)
+    with pytest.raises(Preempted, match=r"SIGTERM: TrainJob .* goes on by itself"):
+        stay(wanted, tmp_path, seen)
+    assert list(server.jobs()) == [wanted.name]
+
+
+def test_ctrl_c_asks_and_a_second_one_deletes_the_job(server: KubernetesServer, tmp_path: Path, seen: Seen) -> None:
+    def press() -> None:
+        for told in ("at work", "Ctrl-C again"):
+            wait_until(lambda told=told: told in seen.text)  # type: ignore[misc]
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        stay(asked(tmp_path, SLEEP), tmp_path, seen)
+    thread.join()
+    assert server.jobs() == {}
+
+
+def test_a_new_job_begins_only_when_no_pod_of_the_old_one_writes(
+    server: KubernetesServer, tmp_path: Path, seen: Seen
+) -> None:
+    lingering = (
+        "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), sys.exit(3)));"
+        "print('at work', flush=True); time.sleep(60)"
+    )
+    there, name = begin(asked(tmp_path, lingering), tmp_path, seen)
+    [one] = server.jobs().values()
+    wait_until(lambda: len(one.pods) == 2 and all(pod.process for pod in one.pods))
+    time.sleep(0.3)
+    processes = [pod.process for pod in one.pods]
+    job.remove(there, "0123456789abcdef0123", name, seen.display())
+    assert all(process and process.poll() is not None for process in processes)
+    assert server.jobs() == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"runtime": "nosuch"}, "specified ClusterTrainingRuntime must be created before the TrainJob"),
+        ({"env": {"PET_NNODES": "3"}}, "must not have reserved envs"),
+        ({"namespace": "elsewhere"}, "the namespace of the provided object"),
+    ],
+)
+def test_what_the_cluster_would_refuse_is_known_before_anything_runs(
+    changes: dict[str, Any], said: str, server: KubernetesServer, tmp_path: Path, seen: Seen
+) -> None:
+    with pytest.raises(StageError, match=said):
+        job.reach(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE, **changes))
+    assert server.created == []
+
+
+def test_asking_whether_it_would_be_taken_makes_no_job(server: KubernetesServer, tmp_path: Path, seen: Seen) -> None:
+    job.reach(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
+    assert server.created == []
+    assert server.jobs() == {}
+
+
+def test_an_older_trainer_is_named(tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    without = frozenset({"runtimePatches"})
+    with KubernetesServer(contracts(), ROLE, volumes={}, home=tmp_path, without=without) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(StageError, match=r"has no spec\.runtimePatches: its Kubeflow Trainer is too old") as caught:
+            job.reach(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
+    assert caught.value.fix == "Kubeflow Trainer 2.2 or later"
+    assert server.violations == []
+
+
+def test_a_right_that_is_missing_is_named_with_the_manifest_that_gives_it(
+    tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    role = tmp_path / "role.yaml"
+    role.write_text(ROLE.read_text().replace("[create, list, delete]", "[list, delete]"))
+    with KubernetesServer(contracts(), role, volumes={}, home=tmp_path) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(StageError, match="not allowed to create trainjobs in namespace sft") as caught:
+            job.reach(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
+    assert "deploy/base/rbac.yaml" in str(caught.value.fix)
+
+
+def test_a_wrong_token_is_said_without_the_token(
+    server: KubernetesServer, tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBERNETES_AUTH_TOKEN", "canary-wrong-token")
+    with pytest.raises(TokenRefused) as caught:
+        job.reach(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
+    assert "canary" not in str(caught.value)
+
+
+def test_a_server_that_is_away_is_named(tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "_FIRST_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setenv("KUBERNETES_SERVER_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("KUBERNETES_AUTH_TOKEN", "canary-cluster-token")
+    with pytest.raises(StageError, match=r"http://127\.0\.0\.1:9 can't be reached"):
+        job.reach(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
+
+
+def test_a_certificate_must_be_trusted_unless_a_person_says_otherwise(
+    tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    make += ["-addext", "subjectAltName=IP:127.0.0.1", "-out", str(certificate), "-keyout", str(key)]
+    subprocess.run(make, check=True, capture_output=True)
+    wanted = asked(tmp_path, DONE)
+    with KubernetesServer(contracts(), ROLE, volumes={}, home=tmp_path, certificate=(certificate, key)) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(job, "_FIRST_PATIENCE_SECONDS", 0.0)
+        with pytest.raises(StageError, match="certificate") as caught:
+            job.reach(connect(ACCESS, seen.lines.append), wanted)
+        assert "training.launcher.ca" in str(caught.value.fix)
+        job.reach(connect(replace(ACCESS, ca=str(certificate)), seen.lines.append), wanted)
+        assert seen.lines == []
+        job.reach(connect(replace(ACCESS, verify_tls=False), seen.lines.append), wanted)
+        assert "whoever answers as" in seen.text
+
+
+def kubeconfig(server: KubernetesServer, folder: Path) -> Path:
+    file = folder / "kubeconfig"
+    content = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "here",
+        "contexts": [{"name": "here", "context": {"cluster": "it", "user": "me", "namespace": "sft"}}],
+        "clusters": [{"name": "it", "cluster": {"server": server.url}}],
+        "users": [{"name": "me", "user": {"token": server.token}}],
+    }
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def test_a_kubeconfig_says_server_token_and_namespace(
+    server: KubernetesServer, tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in server.environment:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig(server, tmp_path)))
+    there = connect(replace(ACCESS, namespace=None), seen.lines.append)
+    assert there.namespace == "sft"
+    job.reach(there, asked(tmp_path, DONE))
+
+
+def test_a_pod_finds_its_own_cluster_and_namespace(
+    server: KubernetesServer, tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in server.environment:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nosuch"))
+    account = tmp_path / "account"
+    account.mkdir()
+    (account / "token").write_text(server.token)
+    (account / "namespace").write_text("sft\n")
+    monkeypatch.setattr(cluster, "_POD", account)
+    loaded = lambda client_configuration: setattr(client_configuration, "host", server.url)  # noqa: E731
+    monkeypatch.setattr("kubernetes.config.load_incluster_config", loaded)  # it reads /var/run alone
+    assert connect(replace(ACCESS, namespace=None), seen.lines.append).namespace == "sft"
+
+
+@pytest.mark.parametrize("package", ["kubernetes", "kubeflow_trainer_api"])
+def test_a_client_that_is_not_installed_is_told_with_its_command(
+    package: str, server: KubernetesServer, tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(SftError, match=package) as caught:
+        job.reach(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
+    assert caught.value.fix == "pip install 'sft[kubeflow]'"
+
+
+def test_half_an_environment_and_none_at_all_are_refused(
+    tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nosuch"))
+    monkeypatch.delenv("KUBERNETES_AUTH_TOKEN", raising=False)
+    monkeypatch.delenv("KUBERNETES_SERVER_URL", raising=False)
+    with pytest.raises(ConfigError, match="no cluster is named"):
+        connect(ACCESS, seen.lines.append)
+    monkeypatch.setenv("KUBERNETES_SERVER_URL", "https://cluster.example")
+    with pytest.raises(ConfigError, match="KUBERNETES_AUTH_TOKEN: is needed too"):
+        connect(ACCESS, seen.lines.append)
+    monkeypatch.setenv("KUBERNETES_AUTH_TOKEN", "canary")
+    with pytest.raises(ConfigError, match="must be said where neither"):
+        connect(replace(ACCESS, namespace=None), seen.lines.append)
+
+
+def pods_settings(folder: Path) -> list[str]:
+    """What the quickstart needs to train in pods, of which a folder is the volume."""
+    launcher = ["gpus_per_worker=0", "procs_per_worker=1", "namespace=sft", f"mount_path={folder}"]
+    return ["training/launcher=kubeflow", *(f"training.launcher.{setting}" for setting in launcher)]
+
+
+def test_a_run_asks_the_cluster_before_it_does_anything(server: KubernetesServer, tmp_path: Path) -> None:
+    answer = sft("run", "quickstart", *pods_settings(tmp_path), "training.launcher.runtime=nosuch", cwd=tmp_path)
+    assert answer.status == 1
+    assert "ClusterTrainingRuntime must be created" in answer.err
+    assert "Traceback" not in answer.err
+    assert list((tmp_path / "runs" / "store").glob("[!.]*")) == []
+
+
+def test_a_part_of_a_run_that_does_not_train_needs_no_cluster(tmp_path: Path) -> None:
+    settings = [*pods_settings(tmp_path), "dataset.max_samples=100"]
+    away = {"KUBECONFIG": str(tmp_path / "nosuch"), "KUBERNETES_SERVER_URL": "", "KUBERNETES_AUTH_TOKEN": ""}
+    answer = sft("run", "quickstart", "--until", "dataset", *settings, cwd=tmp_path, **away)
+    assert answer.status == 0, answer.err
+    early = sft("export", "trainjob", "quickstart", *settings, cwd=tmp_path, **away)
+    assert early.status == 1
+    assert "the pods take what model and tokenize will make, which is not done yet" in early.err
+    assert "--until tokenize" in early.err
+
+
+def test_attach_and_detach_are_for_runs_that_a_cluster_trains(tmp_path: Path) -> None:
+    answer = sft("run", "quickstart", "--detach", cwd=tmp_path)
+    assert answer.status == 2
+    assert "--detach: is for a run that a cluster trains; add training/launcher=kubeflow" in answer.err
+    swept = sft("run", "quickstart", "--detach", "-m", "training.seed=1,2", cwd=tmp_path)
+    assert "--detach: is for one run" in swept.err
+    here = ["run", "quickstart", "--until", "dataset", "dataset.max_samples=100"]
+    assert sft(*here, cwd=tmp_path).status == 0
+    [folder] = tmp_path.glob("runs/quickstart-*")
+    attached = sft("attach", str(folder), cwd=tmp_path)
+    assert attached.status == 2
+    assert "trains with torchrun, where it was begun: its own command goes on with it" in attached.err
+    assert sft("export", "trainjob", "quickstart", cwd=tmp_path).status == 2
