@@ -69,7 +69,9 @@ class Circumstances:
     versions: Mapping[str, str]
 
 
-NOWHERE = Circumstances(dataset_version="", model_version="", tasks_version="", num_processes=0, device="", versions={})
+NOWHERE = Circumstances(
+    dataset_version="", model_version="", tasks_version="", num_processes=0, device="", training_device="", versions={}
+)
 """For steps that depend on nothing of it: what comes after the package."""
 
 
