@@ -16,6 +16,7 @@ from sft.artifacts import (
     ModelArtifact,
     ModelPackage,
     TokenizedArtifact,
+    UploadedModel,
 )
 from sft.config.flat import flat
 from sft.config.schema import RunConfig
@@ -29,6 +30,7 @@ from sft.stages.package import PackageInputs, package
 from sft.stages.register import RegisterInputs, register
 from sft.stages.tokenize import TokenizeInputs, tokenize
 from sft.stages.train import TrainInputs, train
+from sft.stages.upload import UploadInputs, upload
 
 A = TypeVar("A", bound=Artifact)
 
@@ -80,6 +82,10 @@ def perform(
             return gates(cfg.eval, GatesInputs(baseline=_baseline(have), report=report), out, progress)
         case "package":
             return package(cfg.registry, _package_inputs(have, rec), out, progress)
+        case "upload":
+            package_files = rec.step("package").files
+            inputs = UploadInputs(package=pick(have, "package", ModelPackage), files=package_files)
+            return upload(cfg.registry, inputs, out, progress)
         case "register":
             return register(cfg.registry, _register_inputs(cfg, folder, have), out, progress)
         case _:
@@ -131,6 +137,7 @@ def _register_inputs(cfg: RunConfig, folder: Path, have: Mapping[str, Artifact])
         dataset=pick(have, "dataset", DatasetArtifact),
         checkpoint=pick(have, "train", CheckpointArtifact),
         package=pick(have, "package", ModelPackage),
+        uploaded=pick(have, "upload", UploadedModel) if "upload" in have else None,
         baseline=_baseline(have),
         report=pick(have, "evaluate:tuned", EvalReport) if "evaluate:tuned" in have else None,
         gates=_gates(have),

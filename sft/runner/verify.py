@@ -22,6 +22,7 @@ from sft.artifacts import LOGS_NAME, MANIFEST_NAME, digest_of, inode, sha256_fil
 from sft.errors import DataError, StageError
 from sft.stages.model import FILES_NAME
 from sft.stages.package import FACTS
+from sft.stages.upload import UPLOAD
 
 _TOLD_TWICE = ("key", "inputs", "files", "facts", "settings")
 """What manifest and record both say of an artifact."""
@@ -120,13 +121,15 @@ def _run(folder: Path, public_key: Path | None) -> Verification:
     for step in facts["steps"]:
         if not step["output"]:
             found.notes.append(f"{step['name']} is {step['status']}: nothing to check")
-    if package := next((step for step in made if step["name"] == "package"), None):
+    steps = {step["name"]: step for step in made}
+    if upload := steps.get("upload"):
+        _uploaded(found, folder.parent / "store" / "upload" / upload["key"] / UPLOAD, steps["package"]["files"])
+    if package := steps.get("package"):
         model = folder.parent / "store" / "package" / package["key"] / "model"
         told = _model(found, model, public_key) if (model / FACTS).is_file() else None
         if told is not None:
-            mine = {step["name"]: step for step in made}
             for step in told["steps"]:
-                recorded = {key: mine.get(step["name"], {}).get(key) for key in ("output", *_TOLD_TWICE)}
+                recorded = {key: steps.get(step["name"], {}).get(key) for key in ("output", *_TOLD_TWICE)}
                 found.same(f"{model / FACTS}: {step['name']}", {key: step[key] for key in recorded}, recorded)
             found.same(f"{model / FACTS}: config", told["config"], facts["config"])
     return found
@@ -152,6 +155,13 @@ def _artifact(found: Verification, root: Path, step: Mapping[str, Any]) -> None:
         found.files(Path(external), recorded, ())
     elif external:
         found.notes.append(f"the base model is no longer at {external}: not checked")
+
+
+def _uploaded(found: Verification, file: Path, packaged: Mapping[str, str]) -> None:
+    """Whether what was uploaded is what was packaged. Who uploaded compared it there; this asks no server."""
+    if file.is_file():  # else it is said to be gone
+        told = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+        found.same(str(file), {f"model/{name}": digest for name, digest in told["files"].items()}, dict(packaged))
 
 
 def _model(found: Verification, folder: Path, public_key: Path | None) -> dict[str, Any] | None:

@@ -22,8 +22,8 @@ from sft.runner.outlook import circumstances, found, is_lost, look_up, run_folde
 from sft.runner.stages import perform
 from sft.store import Entry, Store
 
-_RESUMABLE = {"dataset", "train", "evaluate"}
-"""Stages that go on from what a killed try has left: a download, a full state, answers."""
+_RESUMABLE = {"dataset", "train", "evaluate", "upload"}
+"""Stages that go on from what a killed try has left: a download, a full state, answers, parts of a file."""
 
 log = logging.getLogger(__name__)
 

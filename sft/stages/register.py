@@ -20,6 +20,7 @@ from sft.artifacts import (
     ModelArtifact,
     ModelPackage,
     RegisteredModel,
+    UploadedModel,
 )
 from sft.config.schema import OnConflict, RegistryConfig, RegistryKind
 from sft.errors import StageError
@@ -35,6 +36,7 @@ class RegisterInputs:
         run_id: The run's name.
         run_record: Its ``run.json``.
         package: The folder that is registered: the checkpoint's model with its card and record.
+        uploaded: Where that folder was brought; None where it stays.
         baseline: Scores of the base model; None where it wasn't scored.
         report: Scores of the tuned model; None where nothing was scored.
         gates: That it passed them; None where there are none.
@@ -51,6 +53,7 @@ class RegisterInputs:
     dataset: DatasetArtifact
     checkpoint: CheckpointArtifact
     package: ModelPackage
+    uploaded: UploadedModel | None
     baseline: EvalReport | None
     report: EvalReport | None
     gates: GateReport | None
@@ -112,7 +115,7 @@ def describe(cfg: RegistryConfig, inputs: RegisterInputs) -> Registration:
     """
     facts: dict[str, Fact | None] = {
         **inputs.parameters,
-        "uri": cfg.uri or inputs.package.model_dir.resolve().as_uri(),
+        "uri": inputs.uploaded.uri if inputs.uploaded else cfg.uri or inputs.package.model_dir.resolve().as_uri(),
         "version": cfg.model_version,
         "author": cfg.author,
         "run_id": inputs.run_id,

@@ -32,6 +32,9 @@ class RegistryConfig:
     """Port of the Kubeflow server."""
     uri: str | None = None
     """Kubeflow: where the model's folder will be served from, when something carries it there; null = where it is."""
+    upload: str | None = None
+    """Where the model's folder goes before it is registered, also where nothing is: `s3://bucket/prefix`,
+    `oci://host[:port]/repository[:tag]`, `hf://org/name`; null = nowhere. What is registered is the place there."""
     ca: str | None = None
     """PEM file of the authority that signed the certificate of a Kubeflow server with `https://`."""
     author: str = "pipeline"
