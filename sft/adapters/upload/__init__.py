@@ -114,8 +114,8 @@ def run(module: str, upload: Upload, *, uri: str, folder: Path, told: Told) -> U
     sent.unlink(missing_ok=True)
 
     def poll() -> None:
-        count = (sent.read_text(encoding="utf-8") if sent.exists() else "") or "0"
-        told(f"{int(count) / _MIB:,.1f} MiB sent, {total:,.1f} MiB in all")
+        count = sent.read_text(encoding="utf-8") if sent.exists() else ""
+        told((f"{int(count) / _MIB:,.1f} MiB sent, " if count else "") + f"{total:,.1f} MiB in all")
 
     result = run_module(
         module,

@@ -67,9 +67,8 @@ class Repository:
         self.host, self.name = host, name
         plain = _is_here(host) or os.environ.get(PLAIN_HTTP, "").lower() in {"1", "true", "yes"}
         self._root = f"{'http' if plain else 'https'}://{_HUB_API if host == _HUB else host}"
-        self._pool = urllib3.PoolManager(
-            timeout=_TIMEOUT, blocksize=_BLOCK_BYTES, retries=urllib3.Retry(total=None, connect=0, read=0, redirect=5)
-        )
+        once = urllib3.Retry(total=None, connect=0, read=0, redirect=5, status=0, other=0)  # `_patiently` asks again
+        self._pool = urllib3.PoolManager(timeout=_TIMEOUT, blocksize=_BLOCK_BYTES, retries=once)
         self._login: Login = login(host)
         self._authorization: str | None = None
 

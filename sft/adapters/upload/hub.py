@@ -131,7 +131,7 @@ def _in_our_words(repo: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, RuntimeError, errors.HTTPError) as error:  # type: ignore[attr-defined]
         status = _status(error)
-        said = " ".join(str(getattr(error, "server_message", None) or error).split())
+        said = _said(error)
         if status in {401, 403, 404}:
             message = f"the hub does not let us write {repo} ({status}: {said})"
             fix = f"set HF_TOKEN to a token that may write there, and make it below a name that exists; {LATER}"
@@ -141,8 +141,14 @@ def _in_our_words(repo: str) -> Iterator[None]:
         if isinstance(error, errors.HTTPError | errors.OfflineModeIsEnabled):  # type: ignore[attr-defined]
             message = f"the hub can't be reached ({type(error).__name__}: {said})"
             raise StageError(message, fix=f"check the network, HF_ENDPOINT and HF_HUB_OFFLINE; {LATER}") from error
-        cause = f": {' '.join(str(error.__cause__).split())}" if error.__cause__ else ""
+        cause = f": {_said(error.__cause__)}" if error.__cause__ else ""
         raise StageError(f"{said}{cause}", fix=LATER) from error
+
+
+def _said(error: BaseException) -> str:
+    """The hub's own words where it has some, else the client's, without where to read about statuses."""
+    words = " ".join(str(getattr(error, "server_message", None) or error).split())
+    return words.partition(" For more information")[0] or type(error).__name__
 
 
 def _status(error: BaseException) -> int | None:

@@ -249,7 +249,7 @@ def _in_our_words(model: Upload) -> Iterator[None]:
     except exceptions.SSLError as error:
         fix = "set AWS_CA_BUNDLE to the authority's certificate if you trust it"
         raise StageError(f"the server's certificate does not verify: {error}", fix=fix) from error
-    except exceptions.HTTPClientError as error:
+    except (exceptions.ConnectionError, exceptions.HTTPClientError) as error:
         raise StageError(f"the server can't be reached: {error}", fix=_ENDPOINT) from error
     except exceptions.BotoCoreError as error:
         raise StageError(str(error), fix=_ENDPOINT) from error
