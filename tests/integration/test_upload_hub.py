@@ -33,7 +33,8 @@ def taking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 def download(uri: str, target: Path) -> Path:
     """The files of a uri, by the hub's client in a process of its own."""
     repo, _, commit = uri.removeprefix("hf://").partition("@")
-    fetch = "import sys, huggingface_hub as h; h.snapshot_download(sys.argv[1], revision=sys.argv[2], local_dir=sys.argv[3])"
+    fetch = "import sys; from huggingface_hub import snapshot_download as get; _, a, b, c = sys.argv; "
+    fetch += "get(a, revision=b, local_dir=c)"
     subprocess.run([sys.executable, "-c", fetch, repo, commit, str(target)], check=True, capture_output=True)
     return target
 

@@ -151,8 +151,8 @@ class Repository:
             return self._pool.request(method, url, headers={**headers, **known}, body=body, redirect=body is None)
         except MaxRetryError as error:
             if isinstance(error.reason, SSLError):
-                fix = f"set SSL_CERT_FILE to the authority's certificate; {PLAIN_HTTP}=true where there is no TLS"
-                message = f"the registry {self.host}: its certificate does not verify ({error.reason})"
+                fix = f"set SSL_CERT_FILE to the authority that you trust; {PLAIN_HTTP}=true where there is no TLS"
+                message = f"the registry {self.host}: TLS fails ({error.reason})"
                 raise StageError(message, fix=fix) from error
             raise _Again(f"can't be reached ({type(error.reason).__name__})") from error
         except (HTTPError, OSError) as error:
