@@ -24,6 +24,8 @@ from sft.stages.model import FILES_NAME
 from sft.stages.package import FACTS
 from sft.stages.upload import UPLOAD
 
+_OF_THE_HUB = (".gitattributes", ".cache/huggingface/")
+"""What the hub and its client put beside a model's files."""
 _TOLD_TWICE = ("key", "inputs", "files", "facts", "settings")
 """What manifest and record both say of an artifact."""
 
@@ -166,7 +168,8 @@ def _uploaded(found: Verification, file: Path, packaged: Mapping[str, str]) -> N
 
 def _model(found: Verification, folder: Path, public_key: Path | None) -> dict[str, Any] | None:
     """A model's folder; returns the record that it carries, None where that is broken."""
-    there = [file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if not file.is_dir()]
+    names = (file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if not file.is_dir())
+    there = [name for name in names if not name.startswith(_OF_THE_HUB)]
     facts = found.unsealed(folder / FACTS)
     if facts is not None:
         found.files(folder, facts["files"], (name for name in there if name not in {FACTS, signing.SIGNATURE}))

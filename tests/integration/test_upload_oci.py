@@ -163,6 +163,25 @@ def test_a_wrong_login_is_said_at_once(
     assert "canary" not in str(failed.value) + written(tmp_path / "out")
 
 
+@pytest.mark.parametrize("way", ["password", "identity token"])
+def test_a_token_is_fetched_for_what_is_done(way: str, tmp_path: Path) -> None:
+    packaged = package(tmp_path / "package")
+    (tmp_path / "docker").mkdir()
+    known = base64.b64encode(f"{oci.USERNAME}:{oci.PASSWORD}".encode()).decode()
+    auth = {"auth": known} if way == "password" else {"identitytoken": oci.PASSWORD}
+    with oci.Tokens(tmp_path).serving() as tokens, oci.registry(tmp_path / "registry", tokens=tokens) as host:
+        (tmp_path / "docker" / "config.json").write_text(json.dumps({"auths": {host: {"auth": "eDp5"}}}))
+        with pytest.raises(StageError, match="doesn't take the login: its token server answers 401"):
+            bring(f"oci://{host}/org/speller", packaged, tmp_path / "out")
+        tokens.asked.clear()
+        (tmp_path / "docker" / "config.json").write_text(json.dumps({"auths": {host: auth}}))
+        _, told = bring(f"oci://{host}/org/speller", packaged, tmp_path / "out")
+    assert "uploaded 6 of 6 files" in told
+    assert tokens.asked == [(way, "repository:org/speller:pull"), (way, "repository:org/speller:pull,push")]
+    everything = written(tmp_path / "out")
+    assert not [secret for secret in (oci.PASSWORD, known, "eyJ") if secret in everything]
+
+
 @pytest.mark.slow
 def test_a_registry_that_is_away_is_named(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"the registry 127\.0\.0\.1:9 can't be reached"):
