@@ -31,7 +31,9 @@ _HUB, _HUB_API = "docker.io", "registry-1.docker.io"
 _WAITS = (0.5, 1.0, 2.0)
 """Seconds before each further try, when the registry fails or can't be reached."""
 _BLOCK_BYTES = 1 << 18
-_TIMEOUT = urllib3.Timeout(connect=10.0, read=120.0)
+_TIMEOUT = urllib3.Timeout(connect=10.0, read=60.0)
+_BLOB_TIMEOUT = urllib3.Timeout(connect=10.0, read=900.0)
+"""A registry answers when it has hashed a blob and put it where it keeps it."""
 _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
 T = TypeVar("T")
 
@@ -148,7 +150,14 @@ class Repository:
         ours = urlsplit(url).netloc == urlsplit(self._root).netloc  # a storage behind it is told nothing
         known = {"Authorization": self._authorization} if ours and self._authorization else {}
         try:
-            return self._pool.request(method, url, headers={**headers, **known}, body=body, redirect=body is None)
+            return self._pool.request(
+                method,
+                url,
+                headers={**headers, **known},
+                body=body,
+                redirect=body is None,
+                timeout=_BLOB_TIMEOUT if isinstance(body, _Counted) else _TIMEOUT,
+            )
         except MaxRetryError as error:
             if isinstance(error.reason, SSLError):
                 fix = f"set SSL_CERT_FILE to the authority that you trust; {PLAIN_HTTP}=true where there is no TLS"
