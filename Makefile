@@ -1,12 +1,13 @@
 # make quickstart   install into .venv and run the main job end to end
 # make test         install what the tests need and run them
 # make test-exhaustive   the minutes-long ones
+# make test-gpu     those that need a CUDA device
 VENV ?= .venv
 PYTHON ?= python3
 PIP := $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-exhaustive check format bench constraints clean
+.PHONY: quickstart test test-exhaustive test-gpu check format bench constraints clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/sft run quickstart
@@ -16,6 +17,9 @@ test: $(VENV)/.installed-dev
 
 test-exhaustive: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m exhaustive
+
+test-gpu: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m gpu
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

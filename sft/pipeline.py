@@ -165,13 +165,10 @@ def pipeline_of(recipe: Recipe, cluster: Cluster) -> BaseComponent:
         cluster: What Kubernetes gives the tasks.
 
     Raises:
-        ConfigError: The recipe is wrong, or holds a secret.
+        ConfigError: The recipe is wrong, holds a secret, or refers to files beside it.
     """
     cfg, is_open = _composed(recipe)
-    given = recipe.name if recipe in compose.recipes() else f"{recipe.name}:\n{recipe.path.read_text(encoding='utf-8')}"
-    if redact(given) != given:
-        rule = "holds a secret, and its text goes into the pipeline"
-        raise ConfigError([Problem(key=str(recipe.path), rule=rule, suggestion="put it into a Kubernetes secret")])
+    given = recipe.name if recipe in compose.recipes() else f"{recipe.name}:\n{_portable_text(recipe)}"
 
     def tasks(*channels: Any) -> None:
         shared = {"recipe": given, "workspace": dsl.WORKSPACE_PATH_PLACEHOLDER}
@@ -201,6 +198,20 @@ def pipeline_of(recipe: Recipe, cluster: Cluster) -> BaseComponent:
     volume = dsl.KubernetesWorkspaceConfig(pvcSpecPatch=patch)
     workspace = dsl.WorkspaceConfig(size=cluster.workspace_size, kubernetes=volume)
     return dsl.pipeline(name="sft", pipeline_config=dsl.PipelineConfig(workspace=workspace))(tasks)
+
+
+def _portable_text(recipe: Recipe) -> str:
+    """What a recipe's file says, where that is all that a pod needs and may be read by whoever sees the pipeline."""
+    text = recipe.path.read_text(encoding="utf-8")
+    problems = []
+    if redact(text) != text:
+        problems.append(("holds a secret, and its text goes into the pipeline", "put it into a Kubernetes secret"))
+    if "${recipe_dir:" in text:
+        suggestion = "put them into the image or onto a volume, and name them by their path there"
+        problems.append(("refers to files beside it (${recipe_dir:}), which don't go into the pipeline", suggestion))
+    if problems:
+        raise ConfigError([Problem(key=str(recipe.path), rule=rule, suggestion=fix) for rule, fix in problems])
+    return text
 
 
 def _composed(recipe: Recipe) -> tuple[RunConfig, bool]:

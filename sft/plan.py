@@ -78,6 +78,10 @@ class Circumstances:
     versions: Mapping[str, str]
 
 
+NOWHERE = Circumstances(dataset_version="", model_version="", tasks_version="", num_processes=0, device="", versions={})
+"""For steps that depend on nothing of it: what comes after the package."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """One stage of a run.

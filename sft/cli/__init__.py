@@ -17,6 +17,7 @@ from sft import __version__, logs
 from sft.errors import ConfigError, Preempted, Problem, SftError
 
 _INTERRUPTED = 130
+_ACCESS_MODES = ("ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod")
 _EPILOG = """\
 examples:
   sft recipes                                        what there is to start from
@@ -27,6 +28,8 @@ examples:
   sft run quickstart --until train                   only what makes the weights; later the rest
   sft eval org/model eval.tasks=[gsm8k]              score a model alone
   sft verify runs/quickstart-1a2b3c4d                is everything still what the record says?
+  sft register runs/my-1a2b3c4d registry=mlflow      its model, registered now
+  sft models                                         what is registered, with scores
   sft data check rows.jsonl model.name_or_path=DIR   every row checked, tokens and padding counted
   sft export kfp my.yaml                             a pipeline.yaml for Kubeflow Pipelines
   sft run quickstart --cfg job                       the composed configuration (any flag of Hydra works)
@@ -87,6 +90,14 @@ def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
             from sft.cli import export
 
             return export.kfp(options)
+        case "register":
+            from sft.cli.register import execute as register
+
+            return register(options.run, options.overrides)
+        case "models":
+            from sft.cli.models import execute as models
+
+            return models(options.name, options.overrides, json=options.json)
         case "completion":
             from sft.cli.completion import execute as complete
 
@@ -102,7 +113,7 @@ def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
         case "verify":
             from sft.cli.verify import execute as verify
 
-            return verify(options.path, options.key)
+            return verify(options.path, options.key, options.identity, options.issuer)
         case _:
             from sft.cli.store import execute as store
 
@@ -148,6 +159,18 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="check a run or a model against its record")
     verify.add_argument("path", metavar="RUN_OR_MODEL", help="a run's folder, or a model's folder")
     verify.add_argument("--key", metavar="FILE", help="public key (PEM) of who should have signed the model")
+    text = "who should have signed it through Sigstore: an e-mail address, a workflow's URL"
+    verify.add_argument("--identity", metavar="WHO", help=text)
+    verify.add_argument("--issuer", metavar="URL", help="identity provider that vouches for that")
+    register = commands.add_parser("register", help="register the model of an earlier run")
+    register.add_argument("run", metavar="RUN", help="the run's folder")
+    what = "settings of registry, in place of the run's own"
+    register.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=what)
+    models = commands.add_parser("models", help="list what is registered, with scores")
+    models.add_argument("--name", metavar="MODEL", help="only its versions")
+    models.add_argument("--json", action="store_true", help="print JSON, with every fact")
+    what = "settings of registry that say which one, and run_root; default: MLflow in the run root"
+    models.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=what)
     store = commands.add_parser("store", help="list or prune the artifact store")
     store.add_argument("action", nargs="?", choices=["list", "prune"], default="list")
     store.add_argument("--run-root", default="runs", help="the folder that holds it (default: runs)")
@@ -164,7 +187,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     kfp.add_argument("--image", help="image with sft in it")
     kfp.add_argument("--workspace-size", metavar="SIZE", help="of the tasks' volume, as in 50Gi")
     text = "of that volume, once for each (default: ReadWriteMany)"
-    kfp.add_argument("--access-mode", dest="access_modes", metavar="MODE", action="append", help=text)
+    kfp.add_argument("--access-mode", dest="access_modes", choices=_ACCESS_MODES, action="append", help=text)
     kfp.add_argument("--storage-class", metavar="CLASS", help="of that volume (default: the cluster's)")
     kfp.add_argument("--gpus", type=int, help="of a task that trains or scores (default: 1)")
     text = "nodes of these tasks, once for each label"

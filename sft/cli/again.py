@@ -72,8 +72,13 @@ def find(path: Path) -> Earlier:
 
 
 @contextmanager
-def recipe(earlier: Earlier, overrides: Sequence[str]) -> Iterator[Recipe]:
+def recipe(earlier: Earlier, overrides: Sequence[str], groups: Sequence[str] = ()) -> Iterator[Recipe]:
     """A recipe of every recorded setting, for as long as the block lasts.
+
+    Args:
+        earlier: The run.
+        overrides: What is typed besides.
+        groups: Whose settings are to be used, where not all are.
 
     Raises:
         ConfigError: The record masks a secret that `overrides` don't give again, or they choose a group, which a recipe
@@ -84,7 +89,7 @@ def recipe(earlier: Earlier, overrides: Sequence[str]) -> Iterator[Recipe]:
     problems = [
         Problem(key=key, rule=f"was masked in {earlier.file}", suggestion=f"give it again: {key}=…")
         for key in _masked(config)
-        if key not in given
+        if key not in given and (not groups or key.partition(".")[0] in groups)
     ]
     problems += [
         Problem(key=key, rule="a record sets every value of this group", suggestion="override its settings one by one")

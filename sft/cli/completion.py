@@ -9,7 +9,7 @@ from sft.cli.run import through_hydra
 from sft.config.compose import find_recipe, recipes, search_path_override
 from sft.progress import Progress
 
-_COMMANDS = ("run", "plan", "export", "recipes", "data", "verify", "store")
+_COMMANDS = ("run", "plan", "eval", "export", "recipes", "data", "verify", "register", "models", "store")
 
 
 def execute(arguments: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from sft.logs import is_secret_name, redact
 from sft.scores import parse_gate
 
 _MIN_SCRATCH_VOCAB = 300
+_PVC = re.compile(r"[a-z0-9][-.a-z0-9]*:/.+")
 
 
 def check(cfg: RunConfig) -> list[Problem]:
@@ -209,6 +211,12 @@ def _registry(cfg: RunConfig) -> Iterator[Problem]:
         yield Problem(
             key="registry.uri", value=uri, rule="is for a Kubeflow registry; MLflow is told where the model is"
         )
+    if (pvc := cfg.registry.pvc) is not None and not _PVC.fullmatch(pvc):
+        suggestion = "try sft-workspace:/workspace"
+        yield Problem(key="registry.pvc", value=pvc, rule="must be claim:/mount/path", suggestion=suggestion)
+    if cfg.registry.pvc and uri:
+        rule = "says where the model is, and so does registry.pvc; one of them"
+        yield Problem(key="registry.uri", value=uri, rule=rule)
     if cfg.registry.kind is RegistryKind.kubeflow and address and not address.startswith(("http://", "https://")):
         rule = "must start with http:// or https://"
         yield Problem(key="registry.address", value=address, rule=rule, suggestion=f"try https://{address}")

@@ -8,6 +8,6 @@ from __future__ import annotations
 
 from sft.runner.nodes import follow, follows
 from sft.runner.outlook import circumstances, found, run_folder
-from sft.runner.walk import RunResult, run
+from sft.runner.walk import RunResult, register_again, run
 
-__all__ = ["RunResult", "circumstances", "follow", "follows", "found", "run", "run_folder"]
+__all__ = ["RunResult", "circumstances", "follow", "follows", "found", "register_again", "run", "run_folder"]

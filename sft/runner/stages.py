@@ -27,7 +27,7 @@ from sft.stages.evaluate import EvaluateInputs, evaluate
 from sft.stages.gates import GatesInputs, gates
 from sft.stages.model import ModelInputs, model
 from sft.stages.package import PackageInputs, package
-from sft.stages.register import RegisterInputs, register
+from sft.stages.register import RegisterInputs, embedded_mlflow, register
 from sft.stages.tokenize import TokenizeInputs, tokenize
 from sft.stages.train import TrainInputs, train
 from sft.stages.upload import UploadInputs, upload
@@ -87,7 +87,7 @@ def perform(
             inputs = UploadInputs(package=pick(have, "package", ModelPackage), files=package_files)
             return upload(cfg.registry, inputs, out, progress)
         case "register":
-            return register(cfg.registry, _register_inputs(cfg, folder, have), out, progress)
+            return register(cfg.registry, _register_inputs(cfg, folder, have, rec), out, progress)
         case _:
             raise AssertionError(f"no stage for step {step.name}")
 
@@ -128,7 +128,9 @@ def _package_inputs(have: Mapping[str, Artifact], rec: record.RunRecord) -> Pack
     )
 
 
-def _register_inputs(cfg: RunConfig, folder: Path, have: Mapping[str, Artifact]) -> RegisterInputs:
+def _register_inputs(
+    cfg: RunConfig, folder: Path, have: Mapping[str, Artifact], rec: record.RunRecord
+) -> RegisterInputs:
     root = Path(cfg.run_root).absolute()
     return RegisterInputs(
         run_id=folder.name,
@@ -137,14 +139,14 @@ def _register_inputs(cfg: RunConfig, folder: Path, have: Mapping[str, Artifact])
         dataset=pick(have, "dataset", DatasetArtifact),
         checkpoint=pick(have, "train", CheckpointArtifact),
         package=pick(have, "package", ModelPackage),
-        uploaded=pick(have, "upload", UploadedModel) if "upload" in have else None,
+        uploaded=pick(have, "upload", UploadedModel) if cfg.registry.upload is not None else None,
         baseline=_baseline(have),
         report=pick(have, "evaluate:tuned", EvalReport) if "evaluate:tuned" in have else None,
         gates=_gates(have),
         parameters=flat(cfg, ("model", "dataset", "training", "eval")),
-        git_commit=record.git_commit(Path.cwd()),
-        versions=record.versions(),
-        mlflow_uri=f"sqlite:///{root / 'mlflow.db'}",
+        git_commit=rec.git_commit,
+        versions=rec.versions,
+        mlflow_uri=f"sqlite:///{embedded_mlflow(root)}",
         mlflow_artifacts=root / "mlflow-artifacts",
     )
 

@@ -84,28 +84,28 @@ class Verification:
             self.problems.append(f"{what} is not what the record says")
 
 
-def verify(path: Path, *, public_key: Path | None = None) -> Verification:
+def verify(path: Path, *, trusted: signing.Trusted | None = None) -> Verification:
     """Checks a run or a model.
 
     Args:
         path: A run's folder or its ``run.json``; a model's folder or its ``sft.json``.
-        public_key: Of the key that should have signed the model.
+        trusted: Who should have signed the model.
 
     Raises:
         DataError: There is neither a run nor a model.
     """
     folder = path.parent if path.name in {record.NAME, FACTS} else path
     if (folder / record.NAME).is_file():
-        return _run(folder, public_key)
+        return _run(folder, trusted)
     for model in (folder, folder / "model"):
         if (model / FACTS).is_file():
             found = Verification(f"model {model}")
-            _model(found, model, public_key)
+            _model(found, model, trusted)
             return found
     raise DataError(f"{path}: neither {record.NAME} nor {FACTS} is there", fix="a run's folder, or a model's folder")
 
 
-def _run(folder: Path, public_key: Path | None) -> Verification:
+def _run(folder: Path, trusted: signing.Trusted | None) -> Verification:
     found = Verification(f"run {folder}")
     facts = found.unsealed(folder / record.NAME)
     if facts is None:
@@ -124,11 +124,12 @@ def _run(folder: Path, public_key: Path | None) -> Verification:
         if not step["output"]:
             found.notes.append(f"{step['name']} is {step['status']}: nothing to check")
     steps = {step["name"]: step for step in made}
-    if upload := steps.get("upload"):
-        _uploaded(found, folder.parent / "store" / "upload" / upload["key"] / UPLOAD, steps["package"]["files"])
+    for step in made:
+        if step["name"].partition(":")[0] == "upload":
+            _uploaded(found, folder.parent / "store" / "upload" / step["key"] / UPLOAD, steps["package"]["files"])
     if package := steps.get("package"):
         model = folder.parent / "store" / "package" / package["key"] / "model"
-        told = _model(found, model, public_key) if (model / FACTS).is_file() else None
+        told = _model(found, model, trusted) if (model / FACTS).is_file() else None
         if told is not None:
             for step in told["steps"]:
                 recorded = {key: steps.get(step["name"], {}).get(key) for key in ("output", *_TOLD_TWICE)}
@@ -166,7 +167,7 @@ def _uploaded(found: Verification, file: Path, packaged: Mapping[str, str]) -> N
         found.same(str(file), {f"model/{name}": digest for name, digest in told["files"].items()}, dict(packaged))
 
 
-def _model(found: Verification, folder: Path, public_key: Path | None) -> dict[str, Any] | None:
+def _model(found: Verification, folder: Path, trusted: signing.Trusted | None) -> dict[str, Any] | None:
     """A model's folder; returns the record that it carries, None where that is broken."""
     names = (file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if not file.is_dir())
     there = [name for name in names if not name.startswith(_OF_THE_HUB)]
@@ -179,23 +180,29 @@ def _model(found: Verification, folder: Path, public_key: Path | None) -> dict[s
         {f"model/{name}": found.hash(folder / name) for name in there if (folder / name).is_file()}
     )
     signed = (folder / signing.SIGNATURE).is_file()
-    if public_key and signed:
+    if trusted and signed:
         try:
-            signing.check(folder, public_key)
+            signing.check(folder, trusted)
         except StageError as error:
             found.problems.append(error.message)
-    elif public_key:
+    elif trusted:
         found.problems.append(f"{folder}: is not signed")
     elif signed:
-        found.notes.append(f"{folder / signing.SIGNATURE}: not checked; give the signer's public key with --key")
+        found.notes.append(
+            f"{folder / signing.SIGNATURE}: not checked; say who signs: --key, or --identity and --issuer"
+        )
     return facts["record"] if facts else None
 
 
 def _chain(found: Verification, where: str, steps: Iterable[Mapping[str, Any]]) -> None:
-    """Whether each step's digest is that of its files, and each input is what an earlier step made."""
+    """Whether each step's digest is that of its files, and each input is what an earlier step made.
+
+    ``register:2``, a second registration, has taken what an ``upload:2`` made, where there is one.
+    """
     outputs: dict[str, str] = {}
     for step in steps:
         found.same(f"{where}: {step['name']}: output", digest_of(step["files"]), step["output"])
-        inputs = {name: outputs.get(name) for name in step["inputs"]}
+        suffix = "".join(step["name"].partition(":")[1:])
+        inputs = {name: outputs.get(name + suffix, outputs.get(name)) for name in step["inputs"]}
         found.same(f"{where}: {step['name']}: inputs", step["inputs"], inputs)
         outputs[step["name"]] = step["output"]

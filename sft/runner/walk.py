@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import filelock
 import msgspec
@@ -16,10 +18,13 @@ from sft import logs, record
 from sft.adapters import machine
 from sft.artifacts import Artifact
 from sft.config.schema import RunConfig
-from sft.plan import Plan, Step, build_plan
+from sft.errors import DataError
+from sft.logs import redacted
+from sft.plan import NOWHERE, Plan, Step, build_plan
 from sft.progress import Progress
 from sft.runner.outlook import circumstances, found, is_lost, look_up, run_folder
 from sft.runner.stages import perform
+from sft.stages.package import check_means
 from sft.store import Entry, Store
 
 _RESUMABLE = {"dataset", "train", "evaluate", "upload"}
@@ -72,9 +77,61 @@ def run(
         if previous and previous.status == "done" and len(have) == len(plan.steps) and _same(previous, have):
             artifacts = {name: entry.artifact for name, entry in have.items()}
             return RunResult(folder, previous, artifacts, nothing_to_do=True)
+        if any(step.name == "package" for step in plan.steps) and "package" not in have:
+            check_means(cfg.registry)  # what will lack at the end is missed before anything is trained
         for line in plan.left_out:
             progress.say(f"- {line}")
         return _Run(cfg, plan, store, folder, progress, previous).walk(_record(cfg, plan, folder, recipe, command))
+
+
+def register_again(cfg: RunConfig, *, folder: Path, progress: Progress) -> RunResult:
+    """Does what a plan has after the package, for a run that has made one.
+
+    Args:
+        cfg: The run's own settings, but for its registry.
+        folder: Of the run. Its record tells of this too: a second registration as ``register:2``.
+        progress: The run's display.
+
+    Raises:
+        DataError: There is no run in the folder, or it has made no model.
+        SftError: A stage failed; the record's status stays.
+    """
+    store = Store(folder.parent / "store")
+    store.open()
+    with _alone(folder, progress), store.in_use():
+        rec = record.load(folder)
+        if rec is None:
+            raise DataError(f"{folder}: no {record.NAME} there", fix="a run's folder")
+        entries = {
+            s.name: store.find(s.name.partition(":")[0], s.key) for s in rec.steps if s.key and s.status == "done"
+        }
+        have = {name: entry.artifact for name, entry in entries.items() if entry}
+        plan = build_plan(cfg, replace(NOWHERE, versions=rec.versions))
+        names = [step.name for step in plan.steps]
+        made, later = plan.steps[: names.index("package") + 1], plan.steps[names.index("package") + 1 :]
+        if absent := [step.name for step in made if step.name not in have]:
+            what = f"{folder}: its {' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not there"
+            raise DataError(what, fix="finish the run first: its command goes on")
+        before, suffix = rec.status, _suffix(later, rec)
+        known = {note.name for note in rec.steps}
+        rec.steps += [record.StepRecord(name=name) for s in later if (name := s.name + suffix) not in known]
+        try:
+            result = _Run(cfg, Plan(later), store, folder, progress, rec, suffix).walk(rec, have)
+        except BaseException:
+            rec.status = before
+            rec.save(folder)
+            raise
+        rec.status = "done" if all(step.status == "done" for step in rec.steps) else before
+        rec.save(folder)
+        return result
+
+
+def _suffix(steps: Sequence[Step], rec: record.RunRecord) -> str:
+    """What keeps steps apart, by name, from others like them of which the record tells: ``:2``, ``:3``."""
+    noted = {note.name: note.settings for note in rec.steps if note.status == "done"}
+    wanted = {step.name: redacted(msgspec.to_builtins(step.settings)) for step in steps}
+    suffixes = itertools.chain([""], (f":{number}" for number in itertools.count(2)))
+    return next(s for s in suffixes if all(noted.get(n + s) in (None, settings) for n, settings in wanted.items()))
 
 
 @dataclass
@@ -87,13 +144,15 @@ class _Run:
     folder: Path
     progress: Progress
     previous: record.RunRecord | None
+    suffix: str = ""
+    """Of its steps' names in the record."""
 
-    def walk(self, rec: record.RunRecord) -> RunResult:
+    def walk(self, rec: record.RunRecord, have: Mapping[str, Artifact] = MappingProxyType({})) -> RunResult:
         handler = logs.to_file(self.folder / "run.log")
-        artifacts: dict[str, Artifact] = {}
+        artifacts = dict(have)
         try:
             for step in self.plan.steps:
-                with rec.noting(step.name, self.folder):
+                with rec.noting(step.name + self.suffix, self.folder):
                     artifacts[step.name] = self._do(step, artifacts, rec)
             rec.status = "done"
         finally:
@@ -106,7 +165,7 @@ class _Run:
     def _do(self, step: Step, artifacts: Mapping[str, Artifact], rec: record.RunRecord) -> Artifact:
         inputs = {name: artifacts[name].digest for name in step.needs}
         key = step.key(inputs)
-        note = rec.step(step.name)
+        note = rec.step(step.name + self.suffix)
         note.key, note.inputs = key, inputs
         entry = look_up(step, inputs, self.store, self.previous)
         if entry is None or is_lost(entry):

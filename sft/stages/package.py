@@ -60,6 +60,17 @@ class PackageInputs:
     files: Mapping[str, str]
 
 
+def check_means(cfg: RegistryConfig) -> signing.Signer | None:
+    """Who is to sign; None = nobody. Asked before anything is trained, too: a key is missed early.
+
+    Raises:
+        StageError: An extra is not installed, or there is neither key nor identity to sign with.
+    """
+    if cfg.sbom:
+        sbom.check_installed()
+    return signing.signer(cfg.sign)
+
+
 def package(cfg: RegistryConfig, inputs: PackageInputs, out: Path, progress: Progress) -> ModelPackage:
     """Puts the model's folder together.
 
@@ -72,9 +83,7 @@ def package(cfg: RegistryConfig, inputs: PackageInputs, out: Path, progress: Pro
     Raises:
         StageError: An extra is not installed, the key can't be used, or a file is not what the record says.
     """
-    key = signing.private_key(cfg.sign) if cfg.sign else None
-    if cfg.sbom:
-        sbom.check_installed()
+    signer = check_means(cfg)
     model = out / "model"
     placed = {}
     for name, digest in inputs.files.items():
@@ -98,10 +107,10 @@ def package(cfg: RegistryConfig, inputs: PackageInputs, out: Path, progress: Pro
     own = {name: digest for name, digest in hash_files(model).items() if name not in placed}
     facts = {"schema": SCHEMA, "record": inputs.record, "record_digest": record_digest, "files": {**placed, **own}}
     (model / FACTS).write_bytes(sealed.seal(facts))
-    if key:
-        signing.sign(model, key)
-        progress.say(f"  signed with {key}")
-    return ModelPackage(root=out, record_digest=record_digest, signed=key is not None)
+    if signer:
+        signing.sign(model, signer)
+        progress.say(f"  signed with {signer}")
+    return ModelPackage(root=out, record_digest=record_digest, signed=signer is not None)
 
 
 def _place(source: Path, target: Path, digest: str) -> None:

@@ -10,6 +10,7 @@ import math
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from sft.adapters.registry import DIGEST_KEY, Fact, Registration, kubeflow, mlflow
 from sft.artifacts import (
@@ -64,6 +65,11 @@ class RegisterInputs:
     mlflow_artifacts: Path
 
 
+def embedded_mlflow(run_root: Path) -> Path:
+    """The database of the registry that needs no server."""
+    return run_root.absolute() / "mlflow.db"
+
+
 def register(cfg: RegistryConfig, inputs: RegisterInputs, out: Path, progress: Progress) -> RegisteredModel:
     """Registers the checkpoint and writes ``registration.json``; a checkpoint registered already is found again.
 
@@ -115,7 +121,7 @@ def describe(cfg: RegistryConfig, inputs: RegisterInputs) -> Registration:
     """
     facts: dict[str, Fact | None] = {
         **inputs.parameters,
-        "uri": inputs.uploaded.uri if inputs.uploaded else cfg.uri or inputs.package.model_dir.resolve().as_uri(),
+        "uri": _place(cfg, inputs),
         "version": cfg.model_version,
         "author": cfg.author,
         "run_id": inputs.run_id,
@@ -161,6 +167,27 @@ def describe(cfg: RegistryConfig, inputs: RegisterInputs) -> Registration:
         run_id=inputs.run_id,
         origin=_origin(cfg, inputs.run_id),
     )
+
+
+def _place(cfg: RegistryConfig, inputs: RegisterInputs) -> str:
+    """Where the model's folder is: where it was uploaded to, where the recipe says, or where it was made."""
+    if inputs.uploaded:
+        return inputs.uploaded.uri
+    return cfg.uri or _address(cfg.pvc, inputs.package.model_dir.resolve())
+
+
+def _address(pvc: str | None, folder: Path) -> str:
+    """A folder as others find it: on a volume, or by its path on this machine.
+
+    Raises:
+        StageError: It is not on that volume.
+    """
+    if pvc is None:
+        return folder.as_uri()
+    claim, _, mount = pvc.partition(":")
+    if not folder.is_relative_to(mount):
+        raise StageError(f"registry.pvc={pvc}: the model is not there but in {folder}", fix=f"run_root={mount}/runs")
+    return f"pvc://{claim}/{quote(folder.relative_to(mount).as_posix())}"
 
 
 def _origin(cfg: RegistryConfig, run_id: str) -> dict[str, str]:

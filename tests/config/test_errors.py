@@ -160,6 +160,13 @@ def test_another_place_for_the_model_is_for_kubeflow_only() -> None:
     ]
 
 
+@pytest.mark.parametrize("pvc", ["sft-workspace", "sft-workspace:runs", ":/workspace"])
+def test_a_volume_is_a_claim_and_where_it_is_mounted(pvc: str) -> None:
+    assert problems(f"registry.pvc={pvc}") == [
+        f"registry.pvc={pvc}: must be claim:/mount/path; try sft-workspace:/workspace"
+    ]
+
+
 def test_kubeflow_address_needs_a_scheme() -> None:
     [problem] = problems("registry=kubeflow", "registry.address=registry.example")
     assert "try https://registry.example" in problem

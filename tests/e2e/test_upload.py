@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,11 @@ from tests.command import Answer, sft
 from tests.servers import rclone
 
 pytestmark = pytest.mark.slow
+
+
+def _read(file: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(file.read_text())
+    return content
 
 
 def test_a_run_uploads_its_model_and_registers_the_place(done: tuple[Path, Answer], tmp_path: Path) -> None:
@@ -38,11 +44,8 @@ def test_a_run_uploads_its_model_and_registers_the_place(done: tuple[Path, Answe
     assert {file.relative_to(there): file.read_bytes() for file in there.rglob("*") if file.is_file()} == {
         file.relative_to(model): file.read_bytes() for file in model.rglob("*") if file.is_file()
     }
-    [registration] = [
-        told
-        for file in tmp_path.glob("runs/store/register/*/registration.json")
-        if (told := json.loads(file.read_text()))["name"] == "placed"
-    ]
+    registrations = map(_read, tmp_path.glob("runs/store/register/*/registration.json"))
+    [registration] = [one for one in registrations if one["name"] == "placed"]
     assert (registration["version"], registration["uri"], registration["metadata"]["uri"]) == ("1", uri, uri)
     assert again.out.startswith("nothing to do: ")
     written = [file.read_bytes() for file in (tmp_path / "runs").rglob("*") if file.is_file()]
@@ -53,5 +56,12 @@ def test_a_run_uploads_its_model_and_registers_the_place(done: tuple[Path, Answe
     alone = sft("verify", str(there), cwd=tmp_path)
     assert alone.status == 0, alone.err
     [told] = tmp_path.glob("runs/store/upload/*/upload.json")
+    here = sft("register", str(run), "registry.upload=null", "registry.model_name=here", cwd=tmp_path)
+    assert here.status == 0, here.err
+    addresses = {
+        one["name"]: one["uri"] for one in map(_read, tmp_path.glob("runs/store/register/*/registration.json"))
+    }
+    assert addresses["placed"] == uri
+    assert addresses["here"] == model.as_uri()
     told.write_text(told.read_text().replace('"sft.json": "', '"sft.json": "0'))
     assert f"{told} is not what the record says" in sft("verify", str(run), cwd=tmp_path).err

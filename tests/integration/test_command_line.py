@@ -197,7 +197,7 @@ def test_hydra_prints_the_defaults_tree(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("sft r", "run plan export recipes data verify store"),
+        ("sft r", "run plan eval export recipes data verify register models store"),
         ("sft run q", "gsm8k kfp quickstart"),
         ("sft run quickstart training.le", "training.learning_rate="),
         ("sft run quickstart training/fsdp=n", "training/fsdp=no_shard"),

@@ -111,6 +111,13 @@ def test_a_recipe_with_a_secret_in_its_text_is_not_compiled(tmp_path: Path) -> N
         compiled(tmp_path, str(mine))
 
 
+def test_a_recipe_that_needs_files_beside_it_is_not_compiled(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("# Mine.\ndefaults: [config, _self_]\ndataset: {uri: '${recipe_dir:}/rows.jsonl'}\n")
+    with pytest.raises(ConfigError, match=r"refers to files beside it \(\$\{recipe_dir:\}\)"):
+        compiled(tmp_path, str(mine))
+
+
 def test_what_is_settled_at_compile_time_is_on_volume_and_tasks(tmp_path: Path) -> None:
     settings = {"gpus": 2, "node_selector": {"gpu": "h200"}, "caching": True, "image": "quay.io/us/sft:1"}
     spec, tasks = compiled(tmp_path, storage_class="fast", workspace_size="1Ti", **settings)
@@ -143,6 +150,7 @@ def test_no_task_installs_anything_or_carries_an_implementation(tmp_path: Path) 
     [
         (["nosuch"], "nosuch: no such recipe"),
         (["kfp", "--node-selector", "gpu"], "--node-selector=gpu: must be LABEL=VALUE"),
+        (["kfp", "--access-mode", "Many"], "invalid choice: 'Many'"),
     ],
 )
 def test_a_wrong_export_is_refused_and_writes_nothing(arguments: list[str], said: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a registry is told and what it answers. ``mlflow`` and ``kubeflow`` each have one function, ``register``.
+"""What a registry is told and what it answers. ``mlflow`` and ``kubeflow`` each have ``register`` and ``models``.
 
 Both work in a child process, because either library takes seconds to import, and both may be repeated: a
 checkpoint that is registered already is found by its digest.
@@ -58,4 +58,23 @@ class Registered:
 
     version: str
     note: str
+    facts: dict[str, Fact]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedModel:
+    """A model version as a registry lists it.
+
+    Attributes:
+        aliases: Names that point at it, where the registry has such.
+        uri: Where its files are; empty where the registry doesn't say.
+        registered_at: Milliseconds since the epoch.
+        facts: Everything that the registry holds of it, by dotted key; MLflow's are all text.
+    """
+
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    uri: str
+    registered_at: int
     facts: dict[str, Fact]

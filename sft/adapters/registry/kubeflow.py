@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft.adapters import child
 from sft.adapters.process import run_module
-from sft.adapters.registry import DIGEST_KEY, Fact, Registered, Registration
+from sft.adapters.registry import DIGEST_KEY, Fact, ListedModel, Registered, Registration
 from sft.errors import StageError
 
 if TYPE_CHECKING:
@@ -71,16 +72,35 @@ def register(
     return Registered(**result)
 
 
+def models(name: str | None, *, address: str, port: int, folder: Path, ca: Path | None = None) -> list[ListedModel]:
+    """Every registered version.
+
+    Args:
+        name: Only of this model; None = all.
+        address: As in `register`; likewise the others.
+
+    Raises:
+        StageError: The server refused or can't be reached.
+    """
+    request = {"list": name, "port": port, "ca": ca and str(ca)}
+    what, env = "asking the model registry", {_ADDRESS: address.rstrip("/")}
+    return [ListedModel(**m) for m in run_module(__name__, request, folder=folder, what=what, env=env)["models"]]
+
+
 def _handle(request: dict[str, Any]) -> dict[str, Any]:
     import aiohttp
     from model_registry.exceptions import StoreError
     from mr_openapi import exceptions as api
 
-    address, registration = os.environ[_ADDRESS], Registration(**request["registration"])
+    address = os.environ[_ADDRESS]
     waits = iter(_WAITS)
     try:
         while True:
             try:
+                if "list" in request:
+                    client = _connect(address, request["port"], "sft", request["ca"])
+                    return {"models": list(_listed(client, request["list"]))}
+                registration = Registration(**request["registration"])
                 client = _connect(address, request["port"], registration.author, request["ca"])
                 return asdict(_register(client, registration, next_version=request["next_version"]))
             # A conflict: someone else added it between our look and our call. Each try looks at what is there first.
@@ -182,6 +202,23 @@ def _complete(client: ModelRegistry, version: ModelVersion, registration: Regist
         client.update(version)
         note += "; its scores were brought up to date" if outdated else ""
     return Registered(version=label, note=note, facts=held)
+
+
+def _listed(client: ModelRegistry, name: str | None) -> Iterator[dict[str, Any]]:
+    names = [model.name for model in client.get_registered_models() if name in {None, model.name}]
+    for model in names:
+        for version in client.get_model_versions(model):
+            artifact = client.get_model_artifact(model, version.name)
+            yield asdict(
+                ListedModel(
+                    name=model,
+                    version=version.name,
+                    aliases=(),
+                    uri=(artifact.uri if artifact else None) or "",
+                    registered_at=int(version.create_time_since_epoch or 0),
+                    facts=dict(version.custom_properties or {}),
+                )
+            )
 
 
 def _counted_up(label: str) -> str:

@@ -13,14 +13,14 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft.adapters import child
 from sft.adapters.process import run_module
-from sft.adapters.registry import DIGEST_KEY, Registered, Registration
+from sft.adapters.registry import DIGEST_KEY, ListedModel, Registered, Registration
 from sft.errors import StageError
 
 if TYPE_CHECKING:
@@ -83,13 +83,32 @@ def register(registration: Registration, run: TrackingRun, *, address: str, fold
     return Registered(**result)
 
 
+def models(name: str | None, *, address: str, folder: Path) -> list[ListedModel]:
+    """Every registered version, newest first.
+
+    Args:
+        name: Only of this model; None = all.
+        address: Tracking URI.
+        folder: For the child's request, result and log.
+
+    Raises:
+        StageError: MLflow refused or can't be reached.
+    """
+    result = run_module(
+        __name__, {"list": name}, folder=folder, what="asking MLflow", env={**_ENVIRONMENT, _ADDRESS: address}
+    )
+    return [ListedModel(**model) for model in result["models"]]
+
+
 def _handle(request: dict[str, Any]) -> dict[str, Any]:
     from mlflow.exceptions import MlflowException
 
     address = os.environ[_ADDRESS]
-    registration, run = Registration(**request["registration"]), TrackingRun(**request["run"])
     try:
         with _locked(address):
+            if "list" in request:
+                return {"models": list(_listed(request["list"], address))}
+            registration, run = Registration(**request["registration"]), TrackingRun(**request["run"])
             return asdict(_register(registration, run, address))
     except MlflowException as error:
         raise StageError(
@@ -176,6 +195,36 @@ def _tracked(client: MlflowClient, registration: Registration, run: TrackingRun,
         client.set_terminated(run_id, "FAILED")
         raise
     client.set_terminated(run_id)
+
+
+def _listed(name: str | None, address: str) -> Iterator[dict[str, Any]]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=address, registry_uri=address)
+    aliases = {model.name: model.aliases for model in _pages(client.search_registered_models)}
+    chosen = f"name = '{name}'" if name else ""
+    for version in _pages(lambda **page: client.search_model_versions(chosen, **page)):
+        pointing = [alias for alias, number in aliases[version.name].items() if str(number) == str(version.version)]
+        yield asdict(
+            ListedModel(
+                name=version.name,
+                version=str(version.version),
+                aliases=tuple(pointing),
+                uri=version.tags.get("uri", version.source or ""),
+                registered_at=version.creation_timestamp,
+                facts=dict(version.tags),
+            )
+        )
+
+
+def _pages(ask: Callable[..., Any]) -> Iterator[Any]:
+    """All items of a listing that comes in pages."""
+    token = None
+    while True:
+        page = ask(page_token=token)
+        yield from page
+        if not (token := page.token):
+            return
 
 
 def _points(curve: Path) -> Iterator[tuple[str, float, int]]:

@@ -35,6 +35,9 @@ class RegistryConfig:
     upload: str | None = None
     """Where the model's folder goes before it is registered, also where nothing is: `s3://bucket/prefix`,
     `oci://host[:port]/repository[:tag]`, `hf://org/name`; null = nowhere. What is registered is the place there."""
+    pvc: str | None = None
+    """`claim:/mount/path` of the volume that holds `run_root`: a model there is registered as `pvc://claim/…`, which
+    other pods understand; null = by its path on this machine."""
     ca: str | None = None
     """PEM file of the authority that signed the certificate of a Kubeflow server with `https://`."""
     author: str = "pipeline"
@@ -60,7 +63,8 @@ class RegistryConfig:
     storage_path: str | None = None
     """Kubeflow: the model's path within that storage; null = not said."""
     sign: bool | str = False
-    """Sign the model's folder (OpenSSF model signing): path of an elliptic curve private key (PEM), or true for the one
-    that `SFT_SIGNING_KEY_FILE` names; also where nothing is registered. Needs the extra `signing`."""
+    """Sign the model's folder (OpenSSF model signing): path of an elliptic curve private key (PEM), true for the one
+    that `SFT_SIGNING_KEY_FILE` names, or `sigstore` for a signature without a key; also where nothing is registered.
+    Needs the extra `signing`."""
     sbom: bool = False
     """Put a bill of materials (CycloneDX) of model, data and libraries beside the model. Needs the extra `sbom`."""

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from sft import sealed
+from sft.adapters.signing import Trusted
 from sft.artifacts import ModelPackage, hash_files
 from sft.config.schema import RegistryConfig
 from sft.errors import StageError
@@ -151,10 +152,10 @@ def test_a_signed_folder_is_known_by_its_key_alone(
         monkeypatch.setenv("SFT_SIGNING_KEY_PASSWORD", password)
     made = make(replace(CONFIG, sign=True), inputs, tmp_path / "out")
     assert made.signed
-    assert verify(made.model_dir, public_key=public).problems == []
-    assert "not checked; give the signer's public key" in verify(made.model_dir).notes[0]
+    assert verify(made.model_dir, trusted=Trusted(public)).problems == []
+    assert "not checked; say who signs: --key" in verify(made.model_dir).notes[0]
     _, other = key_pair(tmp_path, "other")
-    [problem] = verify(made.model_dir, public_key=other).problems
+    [problem] = verify(made.model_dir, trusted=Trusted(other)).problems
     assert "not a signature of this folder by" in problem
 
 
@@ -169,14 +170,14 @@ def test_a_forged_record_is_known_by_the_signature(inputs: PackageInputs, tmp_pa
     unsigned = verify(folder)
     assert unsigned.problems == []
     assert unsigned.digest != before  # which a registry holds
-    [problem] = verify(folder, public_key=public).problems
+    [problem] = verify(folder, trusted=Trusted(public)).problems
     assert "sft.json" in problem
 
 
 def test_an_unsigned_folder_is_not_passed_off_as_signed(inputs: PackageInputs, tmp_path: Path) -> None:
     _, public = key_pair(tmp_path)
     made = make(CONFIG, inputs, tmp_path / "out")
-    assert verify(made.root, public_key=public).problems == [f"{made.model_dir}: is not signed"]
+    assert verify(made.root, trusted=Trusted(public)).problems == [f"{made.model_dir}: is not signed"]
 
 
 @pytest.mark.parametrize(
@@ -185,16 +186,41 @@ def test_an_unsigned_folder_is_not_passed_off_as_signed(inputs: PackageInputs, t
         (True, "SFT_SIGNING_KEY_FILE is not set"),
         ("nowhere.pem", "no private key at nowhere.pem"),
         ("bad.pem", "can't sign"),
+        ("sigstore", "SIGSTORE_ID_TOKEN is not set, and no CI system offers one"),
     ],
 )
 def test_a_key_that_can_not_be_used_is_said(
     inputs: PackageInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sign: bool | str, said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("SFT_SIGNING_KEY_FILE", raising=False)
+    for name in ("SFT_SIGNING_KEY_FILE", "SIGSTORE_ID_TOKEN", "GITHUB_ACTIONS"):
+        monkeypatch.delenv(name, raising=False)
     Path("bad.pem").write_text("no key")
     with pytest.raises(StageError, match=said):
         make(replace(CONFIG, sign=sign), inputs, tmp_path / "out")
+
+
+def test_a_signature_without_a_key_says_what_sigstore_said_and_hides_the_token(
+    inputs: PackageInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGSTORE_ID_TOKEN", "canary.identity.token")
+    for name in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody answers
+    monkeypatch.setenv("HOME", str(tmp_path))  # nothing cached
+    with pytest.raises(StageError, match="an identity that Sigstore certifies can't sign") as refused:
+        make(replace(CONFIG, sign="sigstore"), inputs, tmp_path / "out")
+    assert "canary" not in str(refused.value)
+    assert not (tmp_path / "out" / "model" / "model.sig").exists()
+
+
+def test_a_key_is_no_identity(inputs: PackageInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    private, _ = key_pair(tmp_path)
+    made = make(replace(CONFIG, sign=str(private)), inputs, tmp_path / "out")
+    for name in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    [problem] = verify(made.model_dir, trusted=Trusted(None, "ada@example.org", "https://issuer.example")).problems
+    assert "not a signature of this folder by ada@example.org" in problem
 
 
 @pytest.mark.parametrize("option", ["sign", "sbom"])

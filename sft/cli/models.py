@@ -1,0 +1,84 @@
+"""`sft models`: what a registry holds, with the scores of each version."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import msgspec
+
+from sft.adapters.registry import Fact, ListedModel, kubeflow, mlflow
+from sft.config import compose
+from sft.config.compose import Recipe
+from sft.config.schema import RegistryConfig, RegistryKind
+from sft.errors import ConfigError, Problem
+from sft.logs import redacted
+from sft.progress import Progress
+from sft.stages.register import embedded_mlflow
+
+_TUNED, _STDERR = "tuned.", "_stderr"
+
+
+def execute(name: str | None, overrides: Sequence[str], *, json: bool) -> int:
+    """Prints every version, newest first.
+
+    Args:
+        name: Only of this model; None = all.
+        overrides: Which registry: settings of the group `registry`, and `run_root`; without any, the embedded MLflow.
+        json: Print JSON, with all facts.
+
+    Raises:
+        ConfigError: A setting is wrong, or names no registry.
+        StageError: The registry refused or can't be reached.
+    """
+    asked = ["dataset.uri=", *([] if any(o.startswith("registry=") for o in overrides) else ["registry=mlflow"])]
+    cfg = compose.compose(Recipe(compose.shipped("conf") / "config.yaml"), [*asked, *overrides])
+    found = sorted(_ask(name, cfg.registry, Path(cfg.run_root)), key=lambda model: -model.registered_at)
+    progress = Progress()
+    if json:
+        listed = msgspec.json.encode(redacted([asdict(model) for model in found]))
+        progress.say(msgspec.json.format(listed, indent=1).decode())
+        return 0
+    if not found:
+        progress.say(f"no model {name} is registered there" if name else "no model is registered there")
+    for model in found:
+        for line in _lines(model):
+            progress.say(line)
+    return 0
+
+
+def _ask(name: str | None, cfg: RegistryConfig, run_root: Path) -> list[ListedModel]:
+    with tempfile.TemporaryDirectory(prefix="sft-models-") as folder:
+        if cfg.kind is RegistryKind.mlflow:
+            address, database = cfg.address, embedded_mlflow(run_root)
+            if not address and not database.is_file():  # asking would make it
+                return []
+            return mlflow.models(name, address=address or f"sqlite:///{database}", folder=Path(folder))
+        if cfg.kind is RegistryKind.kubeflow and cfg.address:
+            ca = Path(cfg.ca).expanduser() if cfg.ca else None
+            return kubeflow.models(name, address=cfg.address, port=cfg.port, folder=Path(folder), ca=ca)
+    suggestion = "registry=mlflow, or registry=kubeflow registry.address=https://…"
+    raise ConfigError([Problem(key="registry", rule="names no registry to ask", suggestion=suggestion)])
+
+
+def _lines(model: ListedModel) -> Iterator[str]:
+    made = time.strftime("%Y-%m-%d %H:%M", time.localtime(model.registered_at / 1000))
+    aliases = "".join(f" @{alias}" for alias in model.aliases)
+    run = f"  run {model.facts['run_id']}" if "run_id" in model.facts else ""
+    yield f"{model.name} {model.version}{aliases}  {made}{run}"
+    if model.uri:
+        yield f"  {model.uri}"
+    for key in model.facts:
+        if key.startswith(_TUNED) and not key.endswith(_STDERR):
+            score = key.removeprefix(_TUNED)
+            before, error = model.facts.get(f"base.{score}"), model.facts.get(key + _STDERR)
+            was = f"{_number(before)} → " if before is not None else ""
+            yield f"  {score:<30} {was}{_number(model.facts[key])}{f' ± {_number(error)}' if error is not None else ''}"
+
+
+def _number(value: Fact | None) -> str:
+    """MLflow keeps numbers as text."""
+    return f"{float(value):.4f}" if value is not None else ""
