@@ -203,6 +203,21 @@ class ModelPackage(Artifact):
 
 
 @dataclass(frozen=True, kw_only=True)
+class UploadedModel(Artifact):
+    """A model's folder somewhere else: ``upload.json``, with the uri and the sha256 of each file.
+
+    Attributes:
+        uri: Of these very files: what is uploaded later has another one.
+        num_files: Files there.
+        num_bytes: Their sum.
+    """
+
+    uri: str
+    num_files: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class RegisteredModel(Artifact):
     """Where a model version was registered: ``registration.json``.
 
@@ -230,6 +245,7 @@ TYPES: dict[str, type[Artifact]] = {
     "evaluate": EvalReport,
     "gates": GateReport,
     "package": ModelPackage,
+    "upload": UploadedModel,
     "register": RegisteredModel,
 }
 """What each stage makes."""

@@ -24,11 +24,22 @@ _VERSIONS_OF = {
     "evaluate": ("torch", "lm-eval", "transformers"),
     "gates": (),
     "package": (),
+    "upload": (),
     "register": (),
 }
 """Packages that change what a stage makes."""
 
-_CODE = {"dataset": 2, "model": 2, "tokenize": 3, "train": 3, "evaluate": 3, "gates": 1, "package": 1, "register": 1}
+_CODE = {
+    "dataset": 2,
+    "model": 2,
+    "tokenize": 3,
+    "train": 3,
+    "evaluate": 3,
+    "gates": 1,
+    "package": 1,
+    "upload": 1,
+    "register": 1,
+}
 """Raised when our own code of a stage would make something else of the same inputs."""
 
 
@@ -158,12 +169,16 @@ def build_plan(cfg: RunConfig, world: Circumstances) -> Plan:
     else:
         left_out.append("evaluate: no eval.tasks, and eval.holdout.enabled=false")
     steps.append(step("package", "dataset", "model", "tokenize", "train", *scores))
+    uploaded: tuple[str, ...] = ()
+    if cfg.registry.upload is not None:
+        steps.append(step("upload", "package"))
+        uploaded = ("upload",)
     if cfg.registry.kind is RegistryKind.none:
         left_out.append("register: registry=none")
     elif cfg.registry.kind is RegistryKind.kubeflow and not cfg.registry.address:
         left_out.append("register: registry.address is empty")
     else:
-        steps.append(step("register", "dataset", "model", "train", *scores, "package"))
+        steps.append(step("register", "dataset", "model", "train", *scores, "package", *uploaded))
     return Plan(tuple(steps), tuple(left_out))
 
 
@@ -188,6 +203,8 @@ def _settings(stage: str, cfg: RunConfig, world: Circumstances) -> dict[str, Any
         own = {"gates": cfg.eval.gates}
     elif stage == "package":  # it tells of the whole run
         own = {key: value for key, value in _plain(cfg).items() if key != "run_root"}
+    elif stage == "upload":
+        own = {"upload": cfg.registry.upload}
     else:
         own = _plain(cfg.registry)
     versions = {name: world.versions.get(name, "") for name in _VERSIONS_OF[stage]}

@@ -78,6 +78,7 @@ def register_inputs(root: Path, *, weights: str = "weights", **changes: Any) -> 
         package=ModelPackage(
             root=root / f"package {weights}", digest=sha(f"package {weights}"), record_digest=sha("record")
         ),
+        uploaded=None,
         baseline=report(root / "base", 0.25, 0.0),
         report=report(root / "tuned", 0.5, 0.9375),
         gates=None,

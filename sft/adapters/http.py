@@ -1,4 +1,4 @@
-"""Owns downloads over HTTP(S): resumable, retried, checked. Only here: urllib3.
+"""Owns downloads over HTTP(S): resumable, retried, checked. urllib3 otherwise only for OCI registries.
 
 What has arrived lies in ``<target>.part``, what it is a part of in ``<target>.part.json``; ``target`` appears whole.
 """

@@ -1,4 +1,5 @@
-"""Owns the Hugging Face hub: what a reference points at, and fetching it. Only here: huggingface_hub, datasets.
+"""Owns the Hugging Face hub: what a reference points at, and fetching it. Only here: datasets; huggingface_hub
+also in `sft.adapters.upload.hub`.
 
 `commit_of` and `fetch_model` import huggingface_hub when called; the rows of a dataset are written by a child process,
 so that `datasets` never loads into the orchestrator. Code that lies in a repository is never run here.

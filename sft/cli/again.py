@@ -17,7 +17,7 @@ from sft.errors import ConfigError, DataError, Problem
 from sft.logs import MASK
 from sft.stages.package import FACTS
 
-_OF_THIS_RUN = {"package", "register"}
+_OF_THIS_RUN = {"package", "upload", "register"}
 """Steps that tell of one run, with its name and times: no other one makes the same."""
 
 

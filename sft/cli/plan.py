@@ -29,6 +29,7 @@ _GROUPS = {
     "evaluate": "eval",
     "gates": "eval",
     "package": "",
+    "upload": "registry",
     "register": "registry",
 }
 """Config group of each stage."""

@@ -39,9 +39,11 @@ def execute(path: str, overrides: Sequence[str]) -> int:
     ]
     with again.recipe(earlier, settings, groups=(_GROUP,)) as recipe:
         cfg = compose.compose(recipe, settings)
-    if cfg.registry.kind is RegistryKind.none:
+    if cfg.registry.kind is RegistryKind.none and cfg.registry.upload is None:
         suggestion = "registry=mlflow, or registry=kubeflow registry.address=https://…"
-        raise ConfigError([Problem(key=_GROUP, rule="names no registry", suggestion=suggestion)])
+        raise ConfigError(
+            [Problem(key=_GROUP, rule="names no registry, and registry.upload no place", suggestion=suggestion)]
+        )
     folder = earlier.file.parent
     progress = Progress()
     tell(runner.register_again(replace(cfg, run_root=str(folder.parent)), folder=folder, progress=progress), progress)

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from sft import logs, runner
-from sft.artifacts import EvalReport, ModelPackage, RegisteredModel
+from sft.artifacts import EvalReport, ModelPackage, RegisteredModel, UploadedModel
 from sft.cli import again
 from sft.config import compose
 from sft.config.compose import Recipe
@@ -202,10 +202,12 @@ def tell(result: runner.RunResult, progress: Progress) -> None:
         progress.say("")
         for line in score_lines(tuned, base if isinstance(base, EvalReport) else None):
             progress.say(line)
-    package, registered = made.get("package"), made.get("register")
+    package, uploaded, registered = made.get("package"), made.get("upload"), made.get("register")
     progress.say(f"\nrecord      {_short(result.folder / 'run.json')}")
     if isinstance(package, ModelPackage):
         progress.say(f"model       {_short(package.model_dir)}")
+    if isinstance(uploaded, UploadedModel):
+        progress.say(f"uploaded    {uploaded.uri}")
     if isinstance(registered, RegisteredModel):
         progress.say(f"registered  {registered.name} version {registered.version} in {registered.address}")
 

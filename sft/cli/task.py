@@ -83,7 +83,7 @@ def registry(recipe: str, overrides: Sequence[str], workspace: str, made: Output
     """The model as it is given away, in the registry where the recipe names one."""
     found = _begin(recipe, workspace)
     cfg = compose.compose(found, overrides)
-    if cfg.registry.kind is RegistryKind.kubeflow:
+    if cfg.registry.kind is RegistryKind.kubeflow and cfg.registry.upload is None:
         overrides = [*overrides, f"registry.uri={hydra_text(made.uri)}"]
     have = _run(found, overrides, None)
     package = pick(have, "package", ModelPackage)

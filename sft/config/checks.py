@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from sft.config import destination
 from sft.config.launching import check_launcher
 from sft.config.schema import (
     EvalBackend,
@@ -180,7 +181,15 @@ def _gate(cfg: EvalConfig, name: str, rule: str) -> Iterator[Problem]:
 
 
 def _registry(cfg: RunConfig) -> Iterator[Problem]:
-    address, uri = cfg.registry.address, cfg.registry.uri
+    address, uri, upload = cfg.registry.address, cfg.registry.uri, cfg.registry.upload
+    if upload is not None:
+        try:
+            destination.parse(upload)
+        except ValueError as error:
+            yield Problem(key="registry.upload", value=redact(upload), rule=str(error))
+        if uri:
+            rule = "is where registry.upload has brought the model, or where something else does: not both"
+            yield Problem(key="registry.uri", value=uri, rule=rule, suggestion="try registry.uri=null")
     if uri and cfg.registry.kind is RegistryKind.mlflow:
         yield Problem(
             key="registry.uri", value=uri, rule="is for a Kubeflow registry; MLflow is told where the model is"

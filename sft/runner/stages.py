@@ -16,6 +16,7 @@ from sft.artifacts import (
     ModelArtifact,
     ModelPackage,
     TokenizedArtifact,
+    UploadedModel,
 )
 from sft.config.flat import flat
 from sft.config.schema import RunConfig
@@ -29,6 +30,7 @@ from sft.stages.package import PackageInputs, package
 from sft.stages.register import RegisterInputs, embedded_mlflow, register
 from sft.stages.tokenize import TokenizeInputs, tokenize
 from sft.stages.train import TrainInputs, train
+from sft.stages.upload import UploadInputs, upload
 
 A = TypeVar("A", bound=Artifact)
 
@@ -82,6 +84,9 @@ def perform(
             return gates(cfg.eval, GatesInputs(baseline=_baseline(have), report=report), out, progress)
         case "package":
             return package(cfg.registry, _package_inputs(have, rec), out, progress)
+        case "upload":
+            packed = UploadInputs(package=pick(have, "package", ModelPackage), files=rec.step("package").files)
+            return upload(cfg.registry, packed, out, progress)
         case "register":
             return register(cfg.registry, _register_inputs(cfg, folder, have, rec), out, progress)
         case _:
@@ -149,6 +154,7 @@ def _register_inputs(
         dataset=pick(have, "dataset", DatasetArtifact),
         checkpoint=pick(have, "train", CheckpointArtifact),
         package=pick(have, "package", ModelPackage),
+        uploaded=pick(have, "upload", UploadedModel) if cfg.registry.upload is not None else None,
         baseline=_baseline(have),
         report=pick(have, "evaluate:tuned", EvalReport) if "evaluate:tuned" in have else None,
         gates=_gates(have),

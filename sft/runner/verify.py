@@ -22,7 +22,10 @@ from sft.artifacts import LOGS_NAME, MANIFEST_NAME, digest_of, inode, sha256_fil
 from sft.errors import DataError, StageError
 from sft.stages.model import FILES_NAME
 from sft.stages.package import FACTS
+from sft.stages.upload import UPLOAD
 
+_OF_THE_HUB = (".gitattributes", ".cache/huggingface/")
+"""What the hub and its client put beside a model's files."""
 _TOLD_TWICE = ("key", "inputs", "files", "facts", "settings")
 """What manifest and record both say of an artifact."""
 
@@ -120,13 +123,16 @@ def _run(folder: Path, trusted: signing.Trusted | None) -> Verification:
     for step in facts["steps"]:
         if not step["output"]:
             found.notes.append(f"{step['name']} is {step['status']}: nothing to check")
-    if package := next((step for step in made if step["name"] == "package"), None):
+    steps = {step["name"]: step for step in made}
+    for step in made:
+        if step["name"].partition(":")[0] == "upload":
+            _uploaded(found, folder.parent / "store" / "upload" / step["key"] / UPLOAD, steps["package"]["files"])
+    if package := steps.get("package"):
         model = folder.parent / "store" / "package" / package["key"] / "model"
         told = _model(found, model, trusted) if (model / FACTS).is_file() else None
         if told is not None:
-            mine = {step["name"]: step for step in made}
             for step in told["steps"]:
-                recorded = {key: mine.get(step["name"], {}).get(key) for key in ("output", *_TOLD_TWICE)}
+                recorded = {key: steps.get(step["name"], {}).get(key) for key in ("output", *_TOLD_TWICE)}
                 found.same(f"{model / FACTS}: {step['name']}", {key: step[key] for key in recorded}, recorded)
             found.same(f"{model / FACTS}: config", told["config"], facts["config"])
     return found
@@ -154,9 +160,17 @@ def _artifact(found: Verification, root: Path, step: Mapping[str, Any]) -> None:
         found.notes.append(f"the base model is no longer at {external}: not checked")
 
 
+def _uploaded(found: Verification, file: Path, packaged: Mapping[str, str]) -> None:
+    """Whether what was uploaded is what was packaged. Who uploaded compared it there; this asks no server."""
+    if file.is_file():  # else it is said to be gone
+        told = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+        found.same(str(file), {f"model/{name}": digest for name, digest in told["files"].items()}, dict(packaged))
+
+
 def _model(found: Verification, folder: Path, trusted: signing.Trusted | None) -> dict[str, Any] | None:
     """A model's folder; returns the record that it carries, None where that is broken."""
-    there = [file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if not file.is_dir()]
+    names = (file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if not file.is_dir())
+    there = [name for name in names if not name.startswith(_OF_THE_HUB)]
     facts = found.unsealed(folder / FACTS)
     if facts is not None:
         found.files(folder, facts["files"], (name for name in there if name not in {FACTS, signing.SIGNATURE}))

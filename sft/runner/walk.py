@@ -26,8 +26,8 @@ from sft.stages import trainjob
 from sft.stages.package import check_means
 from sft.store import Entry, Store
 
-_RESUMABLE = {"dataset", "train", "evaluate"}
-"""Stages that go on from what a killed try has left: a download, a full state, answers."""
+_RESUMABLE = {"dataset", "train", "evaluate", "upload"}
+"""Stages that go on from what a killed try has left: a download, a full state, answers, parts of a file."""
 
 log = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ from sft.artifacts import (
     ModelArtifact,
     ModelPackage,
     RegisteredModel,
+    UploadedModel,
 )
 from sft.config.schema import OnConflict, RegistryConfig, RegistryKind
 from sft.errors import StageError
@@ -36,6 +37,7 @@ class RegisterInputs:
         run_id: The run's name.
         run_record: Its ``run.json``.
         package: The folder that is registered: the checkpoint's model with its card and record.
+        uploaded: Where that folder was brought; None where it stays.
         baseline: Scores of the base model; None where it wasn't scored.
         report: Scores of the tuned model; None where nothing was scored.
         gates: That it passed them; None where there are none.
@@ -52,6 +54,7 @@ class RegisterInputs:
     dataset: DatasetArtifact
     checkpoint: CheckpointArtifact
     package: ModelPackage
+    uploaded: UploadedModel | None
     baseline: EvalReport | None
     report: EvalReport | None
     gates: GateReport | None
@@ -118,7 +121,7 @@ def describe(cfg: RegistryConfig, inputs: RegisterInputs) -> Registration:
     """
     facts: dict[str, Fact | None] = {
         **inputs.parameters,
-        "uri": cfg.uri or _address(cfg.pvc, inputs.package.model_dir.resolve()),
+        "uri": _place(cfg, inputs),
         "version": cfg.model_version,
         "author": cfg.author,
         "run_id": inputs.run_id,
@@ -164,6 +167,13 @@ def describe(cfg: RegistryConfig, inputs: RegisterInputs) -> Registration:
         run_id=inputs.run_id,
         origin=_origin(cfg, inputs.run_id),
     )
+
+
+def _place(cfg: RegistryConfig, inputs: RegisterInputs) -> str:
+    """Where the model's folder is: where it was uploaded to, where the recipe says, or where it was made."""
+    if inputs.uploaded:
+        return inputs.uploaded.uri
+    return cfg.uri or _address(cfg.pvc, inputs.package.model_dir.resolve())
 
 
 def _address(pvc: str | None, folder: Path) -> str:

@@ -209,3 +209,18 @@ def test_every_value_of_a_sweep_is_checked_before_any_runs() -> None:
         "training.num_epochs",
         "training/fsdp",
     ]
+
+
+def test_a_password_in_a_place_to_upload_to_is_refused_and_not_shown() -> None:
+    assert problems("registry.upload='oci://ada:canary@ghcr.io/org/x'") == [
+        "registry.upload=oci://***@ghcr.io/org/x: holds a secret, and settings are recorded; "
+        "a login comes from the environment"
+    ]
+
+
+def test_a_model_is_uploaded_or_served_from_elsewhere_not_both() -> None:
+    both = ["registry=kubeflow", "registry.uri=s3://other/x", "registry.upload=s3://bucket/x"]
+    assert problems(*both) == [
+        "registry.uri=s3://other/x: is where registry.upload has brought the model, or where something else does: "
+        "not both; try registry.uri=null"
+    ]

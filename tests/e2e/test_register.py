@@ -99,7 +99,10 @@ def test_what_can_not_be_registered_is_said(root: Path, unregistered: Path, tmp_
     run = str(unregistered)
     for arguments, said in (
         ((run, "training.seed=1"), "training.seed=1: is not for `sft register`: the model is made already"),
-        ((run,), "registry: names no registry; registry=mlflow, or registry=kubeflow registry.address=https://…"),
+        (
+            (run,),
+            "registry: names no registry, and registry.upload no place; registry=mlflow, or registry=kubeflow registry.address=https://…",
+        ),
         ((str(tmp_path),), "no run.json and no sft.json there"),
     ):
         answer = sft("register", *arguments, cwd=root)

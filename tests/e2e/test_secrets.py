@@ -29,6 +29,8 @@ CANARIES = {
     "MLFLOW_TRACKING_PASSWORD": "canary-mlflow",
     "WANDB_API_KEY": "canary-wandb",
     "SFT_SIGNING_KEY_PASSWORD": "canary-signing",
+    "OCI_USERNAME": "me",
+    "OCI_PASSWORD": "canary-oci",
     "REGISTRY_PASSWORD": "canary-p@ssword",
 }
 RECIPE = """\
@@ -161,6 +163,13 @@ NOBODY = "127.0.0.1:9"
             1,
             "can't be reached",
         ),
+        (["run", "recipe.yaml", "registry.upload=oci://{away}/org/x"], {}, 1, "can't be reached"),
+        (
+            ["run", "recipe.yaml", "registry.upload=s3://bucket/x"],
+            {"AWS_MAX_ATTEMPTS": "1", "AWS_ENDPOINT_URL": f"http://me:canary-uri@{NOBODY}"},
+            1,
+            "can't be reached",
+        ),
         (["run", "recipe.yaml", "name=wrong-key"], {"SFT_SIGNING_KEY_PASSWORD": "canary-wrong"}, 1, "can't sign"),
         (
             [
@@ -183,7 +192,7 @@ NOBODY = "127.0.0.1:9"
             "is named like a secret",
         ),
     ],
-    ids=["dump", "plan", "login", "debug", "s3", "hub", "key", "kubeflow", "refused"],
+    ids=["dump", "plan", "login", "debug", "s3", "hub", "oci upload", "s3 upload", "key", "kubeflow", "refused"],
 )
 def test_no_secret_comes_out_of(
     planted: Planted, arguments: list[str], environment: dict[str, str], status: int, said: str

@@ -19,7 +19,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from sft.artifacts import GateReport
+from sft.artifacts import GateReport, UploadedModel
 from sft.config.schema import OnConflict, RegistryConfig, RegistryKind
 from sft.errors import StageError
 from tests.register_inputs import register_inputs, report, run_stage, sha, written
@@ -264,3 +264,17 @@ def test_the_source_and_the_storage_of_the_recipe_reach_the_artifact(
     [artifact] = stand_in.rows["model_artifacts"].values()
     assert {key: artifact[f"modelSource{key.capitalize()}"] for key in source} == source
     assert (artifact["storageKey"], artifact["storagePath"]) == tuple(storage.values())
+
+
+def test_what_is_registered_is_where_the_model_was_uploaded_to_also_later(address: str, tmp_path: Path) -> None:
+    cfg, inputs = kubeflow(address), register_inputs(tmp_path)
+    run_stage(cfg, inputs, tmp_path / "out")
+    _, _, [here] = held(address, cfg)
+    assert here["uri"] == inputs.package.model_dir.as_uri()
+    place = "oci://host/org/speller@sha256:" + "0" * 64
+    uploaded = UploadedModel(root=tmp_path, uri=place, num_files=1, num_bytes=1)
+    registered, note = run_stage(cfg, register_inputs(tmp_path, uploaded=uploaded), tmp_path / "later")
+    _, [version], [there] = held(address, cfg)
+    assert (there["uri"], registered.uri, version["customProperties"]["uri"]["string_value"]) == (place, place, place)
+    assert f"already; it is at {place} now" in note
+    assert run_stage(cfg, register_inputs(tmp_path, uploaded=uploaded), tmp_path / "same")[1].endswith(" already")

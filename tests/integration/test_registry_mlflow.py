@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sft.artifacts import RegisteredModel
+from sft.artifacts import RegisteredModel, UploadedModel
 from sft.config.schema import RegistryConfig, RegistryKind
 from sft.errors import StageError
 from sft.stages.register import RegisterInputs
@@ -124,6 +124,21 @@ def test_mlflow_registrations_at_once_make_one_store_and_a_version_per_checkpoin
         versions = dict(zip(runs, pool.map(one, runs), strict=True))
     assert versions["a1"] == versions["a2"] != versions["b"]
     assert sorted({versions["a1"], versions["b"]}) == ["1", "2"]
+
+
+def test_mlflow_is_told_where_the_model_was_uploaded_to_also_later(speller: Speller) -> None:
+    inputs, _, root = speller
+    places = {"s3": "s3://bucket/models/0123", "oci": "oci://host/org/speller@sha256:00", "hf": "hf://org/speller@00"}
+    for weights, place in places.items():
+        uploaded = UploadedModel(root=root, uri=place, num_files=1, num_bytes=1)
+        placed = register_inputs(root / "runs", weights=weights, uploaded=uploaded)
+        registered, _ = run_stage(mlflow(model_name="placed"), placed, root / weights)
+        version = client(inputs).get_model_version("placed", registered.version)
+        assert (registered.uri, version.source, version.tags["uri"]) == (place, place, place)
+    _, note = run_stage(mlflow(model_name="placed"), replace(placed, uploaded=None), root / "moved")
+    here = placed.package.model_dir.as_uri()
+    assert note.endswith(f"already; its tag uri says that it is at {here} now")
+    assert client(inputs).get_model_version("placed", registered.version).tags["uri"] == here
 
 
 def test_mlflow_refuses_a_bad_model_name_in_its_own_words(speller: Speller) -> None:

@@ -41,7 +41,9 @@ class Revision:
         return sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file())
 
     def digest(self, name: str) -> str:
-        return hashlib.sha1((self.folder / name).read_bytes()).hexdigest()
+        """Git's name of a file's content."""
+        content = (self.folder / name).read_bytes()
+        return hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
 
     def entry(self, name: str) -> dict[str, Any]:
         """A file or folder as the tree's listing has it."""
@@ -90,13 +92,18 @@ class Repo:
 
 
 @contextmanager
-def serving(repos: dict[str, Repo]) -> Iterator[str]:
-    """Serves repositories by name; gives the endpoint for ``HF_ENDPOINT``."""
+def serving(repos: dict[str, Repo], handler: type[Handler] | None = None) -> Iterator[str]:
+    """Serves repositories by name; gives the endpoint for ``HF_ENDPOINT``.
 
-    class Handler(_Handler):
+    Args:
+        repos: Repository by ``org/name``.
+        handler: Answers more than a hub that is only read from.
+    """
+
+    class Serving(handler or Handler):  # type: ignore[misc]
         served = repos
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Serving)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
@@ -107,7 +114,7 @@ def serving(repos: dict[str, Repo]) -> Iterator[str]:
         thread.join()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     served: dict[str, Repo]
 
@@ -185,9 +192,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         self.wfile.write(content[begin:end])
 
-    def send_json(self, content: object) -> None:
+    def send_json(self, content: object, status: int = 200) -> None:
         text = json.dumps(content).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from urllib.parse import urlsplit
+
+Damages = Mapping[str, tuple[bytes, bytes]]
 
 
 class Wire:
@@ -15,10 +18,12 @@ class Wire:
     Attributes:
         endpoint: Its address on this side.
         num_bytes: What has come back, headers and all.
+        num_bytes_there: What has gone there.
     """
 
-    def __init__(self, server: str, cut_after: int | None, away_seconds: float) -> None:
-        self.num_bytes = 0
+    def __init__(self, server: str, cut_after: int | None, away_seconds: float, damages: Damages) -> None:
+        self.num_bytes = self.num_bytes_there = 0
+        self._damages = damages
         self._server_port = urlsplit(server).port
         self._cut_after = cut_after
         self._away_seconds = away_seconds
@@ -51,13 +56,16 @@ class Wire:
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await _read(reader):
-            writer.write(data)
+            self.num_bytes_there += len(data)
+            writer.write(data.replace(*self._damages.get("there", (b"\0", b"\0"))))
+            with contextlib.suppress(ConnectionError):
+                await writer.drain()  # no faster than the server takes it
         writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await _read(reader):
             self.num_bytes += len(data)
-            writer.write(data)
+            writer.write(data.replace(*self._damages.get("back", (b"\0", b"\0"))))
             if self._cut_after is not None and self.num_bytes >= self._cut_after:
                 self._cut_after = None
                 await self.close()
@@ -77,18 +85,21 @@ async def _read(reader: asyncio.StreamReader) -> bytes:
 
 
 @contextmanager
-def wire(server: str, *, cut_after: int | None = None, away_seconds: float = 0.0) -> Iterator[Wire]:
+def wire(
+    server: str, *, cut_after: int | None = None, away_seconds: float = 0.0, damages: Damages | None = None
+) -> Iterator[Wire]:
     """A wire that is cut once.
 
     Args:
         server: The server's address.
         cut_after: Bytes that come back before it breaks; None = it holds.
         away_seconds: How long nobody answers then.
+        damages: Bytes that become others on their way ``there`` or ``back``; as many, and few enough to come together.
     """
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    one = Wire(server, cut_after, away_seconds)
+    one = Wire(server, cut_after, away_seconds, damages or {})
 
     asyncio.run_coroutine_threadsafe(one.open(), loop).result()
     try:

@@ -88,6 +88,29 @@ def test_a_change_runs_again_only_what_depends_on_it(override: str, again: list[
     assert changed(override) == again
 
 
+UPLOAD = "registry.upload=s3://bucket/models"
+
+
+@pytest.mark.parametrize(("registry", "registers"), [("mlflow", True), ("none", False)])
+def test_an_upload_comes_between_package_and_registration(registry: str, registers: bool) -> None:
+    made = plan(f"registry={registry}", UPLOAD)
+    assert names(made)[-3 + (not registers) :] == ["package", "upload", *(["register"] if registers else [])]
+    by_name = {step.name: step for step in made.steps}
+    assert by_name["upload"].needs == ("package",)
+    assert not registers or "upload" in by_name["register"].needs
+    assert "upload" not in names(plan())
+
+
+def test_an_upload_depends_on_the_package_and_the_place_only() -> None:
+    [before, other, described] = [
+        next(step for step in plan(UPLOAD, *more).steps if step.name == "upload")
+        for more in ([], ["registry.upload=s3://bucket/others"], ["registry.description=x", "registry=none"])
+    ]
+    assert before.key({"package": "p"}) == described.key({"package": "p"})
+    assert before.key({"package": "p"}) != before.key({"package": "q"})
+    assert before.key({"package": "p"}) != other.key({"package": "p"})
+
+
 @pytest.mark.parametrize(
     ("fact", "value", "first"),
     [

@@ -184,17 +184,23 @@ def _complete(client: ModelRegistry, version: ModelVersion, registration: Regist
             fix="choose a new registry.model_version, or registry.on_conflict=next_version",
         )
     note = f"the same checkpoint is {name} version {label} already"
-    if client.get_model_artifact(name, label) is None:
+    artifact = client.get_model_artifact(name, label)
+    if artifact is None:
         # Private, and the only way to add what `register_model` left out (model_registry/_client.py:231@0.3.18).
         add = client._register_model_artifact(version, name, registration.uri, **_artifact(registration))
         client.async_runner(add)
         note = f"completed {name} version {label}, which was half registered"
+    elif artifact.uri != registration.uri:
+        artifact.uri = registration.uri
+        client.update(artifact)
+        note += f"; it is at {registration.uri} now"
     outdated = {key: value for key, value in registration.scores.items() if held.get(key) != value}
-    if outdated:
-        held |= outdated
+    moved: dict[str, Fact] = {"uri": registration.uri} if held.get("uri") != registration.uri else {}
+    if outdated or moved:
+        held |= outdated | moved
         version.custom_properties = held
         client.update(version)
-        note += "; its scores were brought up to date"
+        note += "; its scores were brought up to date" if outdated else ""
     return Registered(version=label, note=note, facts=held)
 
 

@@ -2,7 +2,8 @@
 
 The weights stay where they are. A SQLite store records their ``file://`` address as the version's source; a
 tracking server refuses paths of another machine (mlflow/server/handlers.py:3158@3.17.2), so there the source
-is the run, and the tag ``uri`` says where the weights are.
+is the run, and the tag ``uri`` says where the weights are. A version's source can't be changed, so the tag also says
+where a model has gone that was registered before.
 """
 
 from __future__ import annotations
@@ -140,11 +141,13 @@ def _register(registration: Registration, run: TrackingRun, address: str) -> Reg
     same = client.search_model_versions(f"tags.`{DIGEST_KEY}` = '{registration.digest}'")
     if version := next((v for v in same if v.name == registration.name), None):
         outdated = {name: value for name, value in scores.items() if version.tags.get(name) != value}
-        for name, value in outdated.items():
+        moved = {"uri": registration.uri} if version.tags.get("uri") != registration.uri else {}
+        for name, value in (outdated | moved).items():
             client.set_model_version_tag(version.name, version.version, name, value)
-        tags = version.tags | outdated
+        tags = version.tags | outdated | moved
         note = f"the same checkpoint is {version.name} version {version.version} already"
         note += "; its scores were brought up to date" if outdated else ""
+        note += f"; its tag uri says that it is at {registration.uri} now" if moved else ""
     else:
         try:
             client.create_registered_model(registration.name)

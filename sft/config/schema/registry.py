@@ -32,6 +32,9 @@ class RegistryConfig:
     """Port of the Kubeflow server."""
     uri: str | None = None
     """Kubeflow: where the model's folder will be served from, when something carries it there; null = where it is."""
+    upload: str | None = None
+    """Where the model's folder goes before it is registered, also where nothing is: `s3://bucket/prefix`,
+    `oci://host[:port]/repository[:tag]`, `hf://org/name`; null = nowhere. What is registered is the place there."""
     pvc: str | None = None
     """`claim:/mount/path` of the volume that holds `run_root`: a model there is registered as `pvc://claim/…`, which
     other pods understand; null = by its path on this machine."""

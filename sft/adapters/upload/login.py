@@ -1,0 +1,98 @@
+"""Who we are to an OCI registry: the environment, else what ``docker login`` has kept. Sends nothing."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sft.errors import StageError
+
+USERNAME, PASSWORD = "OCI_USERNAME", "OCI_PASSWORD"
+_HUB = "docker.io"
+_HUB_KEY = "https://index.docker.io/v1/"
+_TOKEN_USER = "<token>"  # https://github.com/docker/docker-credential-helpers: the secret is an identity token
+
+
+@dataclass(frozen=True, kw_only=True)
+class Login:
+    """A name and a password, or a token that a token server takes in their place."""
+
+    username: str = ""
+    password: str = field(default="", repr=False)
+    identity_token: str = field(default="", repr=False)
+
+    @property
+    def header(self) -> str | None:
+        """``Authorization`` of the basic kind."""
+        if not self.username:
+            return None
+        return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
+
+
+def login(host: str) -> Login:
+    """What is known for a registry; an empty login where nothing is.
+
+    Raises:
+        StageError: Docker's file can't be read, or its helper fails.
+    """
+    if os.environ.get(USERNAME):
+        return Login(username=os.environ[USERNAME], password=os.environ.get(PASSWORD, ""))
+    file = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
+    if not file.is_file():
+        return Login()
+    try:
+        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return _inline(config, host) or _from_helper(config, host) or Login()
+    except (OSError, ValueError, AttributeError) as error:  # never with the text: it holds passwords
+        message = f"{file} can't be read as Docker's configuration ({type(error).__name__})"
+        raise StageError(message, fix=f"docker login {host}, or set {USERNAME} and {PASSWORD}") from error
+
+
+def _keys(host: str) -> tuple[str, ...]:
+    """How a registry may be named in Docker's file."""
+    return (host, f"https://{host}", f"http://{host}", *((_HUB_KEY,) if host == _HUB else ()))
+
+
+def _inline(config: Mapping[str, Any], host: str) -> Login | None:
+    auths = {key.rstrip("/") if key != _HUB_KEY else key: found for key, found in config.get("auths", {}).items()}
+    found = next((auths[key] for key in _keys(host) if auths.get(key)), None)
+    if not found:
+        return None
+    if token := found.get("identitytoken"):
+        return Login(identity_token=token)
+    if found.get("auth"):
+        try:
+            username, _, password = base64.b64decode(found["auth"]).decode().partition(":")
+        except binascii.Error as error:
+            raise ValueError("auth is not base64") from error
+        return Login(username=username, password=password)
+    if found.get("username"):
+        return Login(username=found["username"], password=found.get("password", ""))
+    return None
+
+
+def _from_helper(config: Mapping[str, Any], host: str) -> Login | None:
+    helpers = config.get("credHelpers", {})
+    key = next((key for key in _keys(host) if key in helpers), _HUB_KEY if host == _HUB else host)
+    helper = helpers.get(key) or config.get("credsStore")
+    if not helper:
+        return None
+    program = f"docker-credential-{helper}"
+    try:
+        done = subprocess.run([program, "get"], input=key, capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        message = f"Docker's configuration names {program}, which fails ({type(error).__name__})"
+        raise StageError(message, fix=f"install it, or set {USERNAME} and {PASSWORD}") from error
+    if done.returncode:  # it has none
+        return None
+    found = json.loads(done.stdout)
+    if found["Username"] == _TOKEN_USER:
+        return Login(identity_token=found["Secret"])
+    return Login(username=found["Username"], password=found["Secret"])

@@ -1,0 +1,79 @@
+"""The upload stage: the model's folder goes to a bucket, an OCI registry or the hub, and is compared there with its
+record.
+
+Does not own how (`sft.adapters.upload`). Nothing that was uploaded is ever overwritten or taken away by a later model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import assert_never
+
+from sft.adapters.upload import Upload, hub, oci, s3
+from sft.artifacts import ModelPackage, UploadedModel
+from sft.config.destination import Scheme, parse
+from sft.config.schema import RegistryConfig
+from sft.progress import Progress
+from sft.stages.package import FACTS
+
+UPLOAD = "upload.json"
+_PREFIX = "model/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class UploadInputs:
+    """What is uploaded.
+
+    Attributes:
+        package: The model's folder.
+        files: sha256 of each of the package's files, as they were recorded.
+    """
+
+    package: ModelPackage
+    files: Mapping[str, str]
+
+
+def upload(cfg: RegistryConfig, inputs: UploadInputs, out: Path, progress: Progress) -> UploadedModel:
+    """Uploads the model's folder and writes ``upload.json``; what is there already is not sent.
+
+    Args:
+        cfg: Where to; `upload` is set, or there is no stage. Name and version of the model.
+        inputs: The folder.
+        out: Private staging folder; what a killed try has left in it is gone on with.
+        progress: Told how far it is.
+
+    Raises:
+        StageError: The destination refuses, can't be reached, or something else has arrived there.
+    """
+    if cfg.upload is None:
+        raise ValueError("registry.upload=null uploads nothing")
+    destination = parse(cfg.upload)
+    names = sorted((name.removeprefix(_PREFIX) for name in inputs.files), key=lambda name: (name == FACTS, name))
+    model = Upload(
+        host=destination.host,
+        path=destination.path,
+        tag=destination.tag,
+        folder=str(inputs.package.model_dir),
+        files={name: inputs.files[_PREFIX + name] for name in names},
+        digest=inputs.package.digest,
+        name=cfg.model_name,
+        version=cfg.model_version,
+    )
+    folder = out / "logs" / "upload"
+    match destination.scheme:
+        case Scheme.s3:
+            bring = s3.upload
+        case Scheme.oci:
+            bring = oci.upload
+        case Scheme.hf:
+            bring = hub.upload
+        case never:
+            assert_never(never)
+    done = bring(model, folder=folder, told=progress.update)
+    progress.say(f"  {done.note}")
+    told = {"uri": done.uri, "files": model.files}
+    (out / UPLOAD).write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return UploadedModel(root=out, uri=done.uri, num_files=len(names), num_bytes=sum(map(model.size, names)))
