@@ -46,11 +46,11 @@ def rows(root: Path) -> list[dict[str, Any]]:
     return []
 
 
-def run(there: Site, *arguments: str) -> subprocess.Popen[str]:
+def run(there: Site, *arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
     """A process of its own, whose lines can be read when it has ended."""
     return subprocess.Popen(
         [sys.executable, "-u", "-m", "sft", *arguments],
-        cwd=there.root,
+        cwd=cwd or there.root,
         env={**os.environ, **there.environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -69,6 +69,7 @@ class Story:
     Attributes:
         there: Where.
         left: What ``sft run --detach`` said.
+        attached: What ``sft attach`` said, from another folder, until it was killed.
         orphaned_at: Steps done when the process that stayed with the job was killed.
         preempted_at: Steps done when a pod was taken away.
         back: What the command said that came back.
@@ -77,6 +78,7 @@ class Story:
 
     there: Site
     left: Answer
+    attached: Answer
     orphaned_at: int
     preempted_at: int
     back: Answer
@@ -97,22 +99,31 @@ def story(there: Site) -> Story:
     [name] = jobs[0]
     found = re.search(r"`sft attach (\S+)`", left.err)
     assert found, left.err
-    watcher = run(there, "attach", found[1])
+    elsewhere = there.root / "elsewhere"
+    elsewhere.mkdir()
+    watcher = run(there, "attach", found[1], cwd=elsewhere)
     wait_until(lambda: len(rows(there.root)) >= 3, 120)
     watcher.kill()
-    watcher.communicate()
+    attached, _ = watcher.communicate()
     orphaned_at = len(rows(there.root))
     wait_until(lambda: len(rows(there.root)) >= orphaned_at + 5, 60)
     jobs.append(list(there.jobs()))
     there.preempt(name, 1)
     preempted_at = len(rows(there.root))
     back = sft(*command(there), cwd=there.root, **there.environment)
-    return Story(there, left, orphaned_at, preempted_at, back, (*jobs, list(there.jobs())))
+    was = Answer(watcher.returncode, attached, "")
+    return Story(there, left, was, orphaned_at, preempted_at, back, (*jobs, list(there.jobs())))
 
 
 def test_a_run_that_is_left_alone_says_how_to_come_back(story: Story) -> None:
     assert "goes on by itself" in story.left.err
     assert "Traceback" not in story.left.err
+
+
+def test_attach_comes_back_from_wherever_it_is_called(story: Story) -> None:
+    assert story.attached.status == -signal.SIGKILL, story.attached.out
+    assert "goes on with TrainJob" in story.attached.out
+    assert "= tokenize: done before" in story.attached.out
 
 
 def test_a_job_goes_on_without_the_process_that_stayed_with_it(story: Story) -> None:
