@@ -72,6 +72,8 @@ def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
             from sft.cli.run import execute as run
             from sft.cli.run import repeat
 
+            if options.again and options.detach:
+                raise ConfigError([Problem(key="--detach", rule="is not for --from, which waits to compare")])
             if options.again:
                 overrides = [options.recipe] if options.recipe else []
                 return repeat(options.again, [*overrides, *options.overrides], ["sft", *arguments], options.until)

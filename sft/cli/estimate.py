@@ -37,6 +37,16 @@ def steps(cfg: RunConfig, have: Mapping[str, Entry]) -> Iterator[str]:
     yield f"steps      {total} = {per_epoch} per epoch x {cfg.training.num_epochs} of {of}"
 
 
+def place(cfg: RunConfig) -> Iterator[str]:
+    """Where the training runs, where that is not here."""
+    launcher = cfg.training.launcher
+    if launcher.kind is LauncherKind.kubeflow:
+        gpus = hardware.num_gpus(launcher)
+        each = "1 GPU" if gpus == 1 else f"{gpus} GPUs" if gpus else f"{launcher.cpu} CPUs"
+        pods = f"{launcher.num_workers} pods x {each}, {launcher.memory} of memory"
+        yield f"trains     in a TrainJob: {pods}, {launcher.image}, runtime {launcher.runtime}"
+
+
 def memory_per_rank(cfg: RunConfig, have: Mapping[str, Entry]) -> Iterator[str]:
     """A line per sharding strategy: what a rank needs, whether it fits, the largest token budget that would."""
     shape = _shape(cfg, have)

@@ -99,7 +99,7 @@ def _shown(value: object) -> str:
 
 
 def _facts(cfg: RunConfig, have: Mapping[str, Entry]) -> list[str]:
-    facts = list(estimate.steps(cfg, have))
+    facts = [*estimate.steps(cfg, have), *estimate.place(cfg)]
     wanted = []
     if "dataset" not in have and (what := dataset.download(cfg.dataset)):
         wanted.append(what)

@@ -12,11 +12,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from sft import logs, runner
+from sft import logs, record, runner
 from sft.artifacts import EvalReport, ModelPackage, RegisteredModel, UploadedModel
 from sft.cli import again
 from sft.config import compose
 from sft.config.compose import Recipe
+from sft.config.original import hydra_text
 from sft.config.schema import EvalBackend, LauncherKind, RunConfig
 from sft.errors import ConfigError, Problem, SftError
 from sft.progress import Progress
@@ -60,13 +61,17 @@ def attach(path: str, command: Sequence[str]) -> int:
         SftError: A stage failed.
     """
     earlier = again.find(Path(path))
+    if earlier.file.name != record.NAME:
+        raise ConfigError([Problem(key=f"sft attach {path}", rule="needs a run's folder, not a model's")])
     kind = earlier.facts["config"]["training"]["launcher"]["kind"]
     if kind != LauncherKind.kubeflow.value:
         rule = f"trains with {kind}, where it was begun: its own command goes on with it"
         raise ConfigError([Problem(key=f"sft attach {path}", rule=rule)])
-    os.chdir(earlier.facts["cwd"])
-    with again.recipe(earlier, ()) as recipe:
-        return _run(recipe, Path(earlier.facts["recipe"]), (), command, None, tell)
+    root = [f"run_root={hydra_text(str(earlier.file.parent.parent))}"]
+    if Path(earlier.facts["cwd"]).is_dir():  # what the recipe says may be relative to it; the run's folder is not
+        os.chdir(earlier.facts["cwd"])
+    with again.recipe(earlier, root) as recipe:
+        return _run(recipe, Path(earlier.facts["recipe"]), root, command, None, tell)
 
 
 def repeat(path: str, arguments: Sequence[str], command: Sequence[str], until: str | None) -> int:

@@ -19,7 +19,7 @@ from sft.artifacts import (
     UploadedModel,
 )
 from sft.config.flat import flat
-from sft.config.schema import RunConfig
+from sft.config.schema import LauncherKind, RunConfig
 from sft.plan import Step
 from sft.progress import Progress
 from sft.stages.dataset import dataset
@@ -163,7 +163,15 @@ def _register_inputs(
         versions=rec.versions,
         mlflow_uri=f"sqlite:///{embedded_mlflow(root)}",
         mlflow_artifacts=root / "mlflow-artifacts",
+        volume=_volume(cfg),
     )
+
+
+def _volume(cfg: RunConfig) -> str | None:
+    """``claim:/mount/path`` of the volume that the run root lies on, as far as the recipe says."""
+    launcher = cfg.training.launcher
+    on_cluster = launcher.kind is LauncherKind.kubeflow
+    return cfg.registry.pvc or (f"{launcher.pvc}:{launcher.mount_path}" if on_cluster else None)
 
 
 def pick(have: Mapping[str, Artifact], name: str, kind: type[A]) -> A:

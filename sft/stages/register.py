@@ -46,6 +46,7 @@ class RegisterInputs:
         versions: Version of each library that matters, by its name.
         mlflow_uri: Tracking URI when `registry.address` is empty.
         mlflow_artifacts: Artifact folder of a SQLite tracking store.
+        volume: ``claim:/mount/path`` of the volume that the package lies on; None where it is this machine's.
     """
 
     run_id: str
@@ -63,6 +64,7 @@ class RegisterInputs:
     versions: dict[str, str]
     mlflow_uri: str
     mlflow_artifacts: Path
+    volume: str | None = None
 
 
 def embedded_mlflow(run_root: Path) -> Path:
@@ -173,20 +175,20 @@ def _place(cfg: RegistryConfig, inputs: RegisterInputs) -> str:
     """Where the model's folder is: where it was uploaded to, where the recipe says, or where it was made."""
     if inputs.uploaded:
         return inputs.uploaded.uri
-    return cfg.uri or _address(cfg.pvc, inputs.package.model_dir.resolve())
+    return cfg.uri or _address(inputs.volume, inputs.package.model_dir.resolve())
 
 
-def _address(pvc: str | None, folder: Path) -> str:
+def _address(volume: str | None, folder: Path) -> str:
     """A folder as others find it: on a volume, or by its path on this machine.
 
     Raises:
         StageError: It is not on that volume.
     """
-    if pvc is None:
+    if volume is None:
         return folder.as_uri()
-    claim, _, mount = pvc.partition(":")
+    claim, _, mount = volume.partition(":")
     if not folder.is_relative_to(mount):
-        raise StageError(f"registry.pvc={pvc}: the model is not there but in {folder}", fix=f"run_root={mount}/runs")
+        raise StageError(f"registry.pvc={volume}: the model is not there but in {folder}", fix=f"run_root={mount}/runs")
     return f"pvc://{claim}/{quote(folder.relative_to(mount).as_posix())}"
 
 

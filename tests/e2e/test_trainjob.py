@@ -46,11 +46,11 @@ def rows(root: Path) -> list[dict[str, Any]]:
     return []
 
 
-def run(there: Site, *arguments: str) -> subprocess.Popen[str]:
+def run(there: Site, *arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
     """A process of its own, whose lines can be read when it has ended."""
     return subprocess.Popen(
         [sys.executable, "-u", "-m", "sft", *arguments],
-        cwd=there.root,
+        cwd=cwd or there.root,
         env={**os.environ, **there.environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -69,6 +69,7 @@ class Story:
     Attributes:
         there: Where.
         left: What ``sft run --detach`` said.
+        attached: What ``sft attach`` said, from another folder, until it was killed.
         orphaned_at: Steps done when the process that stayed with the job was killed.
         preempted_at: Steps done when a pod was taken away.
         back: What the command said that came back.
@@ -77,6 +78,7 @@ class Story:
 
     there: Site
     left: Answer
+    attached: Answer
     orphaned_at: int
     preempted_at: int
     back: Answer
@@ -97,22 +99,31 @@ def story(there: Site) -> Story:
     [name] = jobs[0]
     found = re.search(r"`sft attach (\S+)`", left.err)
     assert found, left.err
-    watcher = run(there, "attach", found[1])
-    wait_until(lambda: len(rows(there.root)) >= 3, 120)
+    elsewhere = there.root / "elsewhere"
+    elsewhere.mkdir()
+    watcher = run(there, "attach", found[1], cwd=elsewhere)
+    wait_until(lambda: len(rows(there.root)) >= 3, 300)
     watcher.kill()
-    watcher.communicate()
+    attached, _ = watcher.communicate()
     orphaned_at = len(rows(there.root))
-    wait_until(lambda: len(rows(there.root)) >= orphaned_at + 5, 60)
+    wait_until(lambda: len(rows(there.root)) >= orphaned_at + 5, 120)
     jobs.append(list(there.jobs()))
     there.preempt(name, 1)
     preempted_at = len(rows(there.root))
     back = sft(*command(there), cwd=there.root, **there.environment)
-    return Story(there, left, orphaned_at, preempted_at, back, (*jobs, list(there.jobs())))
+    was = Answer(watcher.returncode, attached, "")
+    return Story(there, left, was, orphaned_at, preempted_at, back, (*jobs, list(there.jobs())))
 
 
 def test_a_run_that_is_left_alone_says_how_to_come_back(story: Story) -> None:
     assert "goes on by itself" in story.left.err
     assert "Traceback" not in story.left.err
+
+
+def test_attach_comes_back_from_wherever_it_is_called(story: Story) -> None:
+    assert story.attached.status == -signal.SIGKILL, story.attached.out
+    assert "goes on with TrainJob" in story.attached.out
+    assert "= tokenize: done before" in story.attached.out
 
 
 def test_a_job_goes_on_without_the_process_that_stayed_with_it(story: Story) -> None:
@@ -200,8 +211,8 @@ def test_a_job_that_somebody_else_applied_is_the_runs_own(prepared: Site) -> Non
 def test_ctrl_c_asks_once_and_then_takes_the_job_away(prepared: Site) -> None:
     before = set(prepared.jobs())
     watcher = run(prepared, *command(prepared), "training.seed=8")
-    wait_until(lambda: set(prepared.jobs()) - before, 60)
-    wait_until(lambda: rows(prepared.root), 120)
+    wait_until(lambda: set(prepared.jobs()) - before, 120)
+    wait_until(lambda: rows(prepared.root), 300)
     watcher.send_signal(signal.SIGINT)
     assert watcher.stdout is not None
     said = ""
@@ -211,7 +222,7 @@ def test_ctrl_c_asks_once_and_then_takes_the_job_away(prepared: Site) -> None:
         said += line
     assert set(prepared.jobs()) - before, "the first Ctrl-C only asks"
     watcher.send_signal(signal.SIGINT)
-    rest, _ = watcher.communicate(timeout=60)
+    rest, _ = watcher.communicate(timeout=200)
     assert watcher.returncode == 130, said + rest
     assert "Traceback" not in said + rest
     assert set(prepared.jobs()) == before
@@ -224,7 +235,7 @@ def test_a_node_that_is_killed_comes_back_and_all_go_on_together(prepared: Site)
     before = set(prepared.jobs())
     settings = ["training.seed=9", "training.num_epochs=2", "training.checkpoint_every_steps=2"]
     watcher = run(prepared, *command(prepared), *settings)
-    wait_until(lambda: len(rows(prepared.root)) >= 4, 120)
+    wait_until(lambda: len(rows(prepared.root)) >= 4, 300)
     [name] = set(prepared.jobs()) - before
     prepared.server.controller.kill(name, 1, "Error")
     said, _ = watcher.communicate(timeout=200)

@@ -83,3 +83,10 @@ def test_of_a_clusters_gpus_it_is_not_guessed_what_fits(monkeypatch: pytest.Monk
 def test_ranks_on_a_pods_cpus_share_its_memory() -> None:
     lines = in_pods(gpus_per_worker=0, procs_per_worker=2, memory="64Gi")
     assert lines[0].endswith("32.0 GiB of a pod for each of 2:")
+
+
+def test_a_plan_says_where_a_trainjob_trains() -> None:
+    pods = LauncherConfig(kind=LauncherKind.kubeflow, num_workers=4, gpus_per_worker=2, image="sft:1")
+    told = list(estimate.place(RunConfig(training=TrainingConfig(launcher=pods))))
+    assert told == ["trains     in a TrainJob: 4 pods x 2 GPUs, 64Gi of memory, sft:1, runtime torch-distributed"]
+    assert list(estimate.place(RunConfig())) == []

@@ -23,7 +23,7 @@ CONTAINER = "node"
 _MANAGER = "sft/launcher"
 _GRACE_SECONDS = 600
 """What a pod has to save its state once it is told to stop."""
-_LONGEST_NAME = 50  # pods of <job>-node-0-<index> have it as a host name, of 63 characters
+_LONGEST_NAME = 45  # JobSet refuses a job whose pods, <job>-node-0-<index>-abcde, have more than 63 characters
 _KEY_CHARACTERS = 10
 
 

@@ -37,7 +37,7 @@ class RegistryConfig:
     `oci://host[:port]/repository[:tag]`, `hf://org/name`; null = nowhere. What is registered is the place there."""
     pvc: str | None = None
     """`claim:/mount/path` of the volume that holds `run_root`: a model there is registered as `pvc://claim/…`, which
-    other pods understand; null = by its path on this machine."""
+    other pods understand; null = that of a TrainJob, else the path on this machine."""
     ca: str | None = None
     """PEM file of the authority that signed the certificate of a Kubeflow server with `https://`."""
     author: str = "pipeline"

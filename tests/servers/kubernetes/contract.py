@@ -17,6 +17,7 @@ Object = dict[str, Any]
 
 _RESERVED = {"PET_NNODES", "PET_NPROC_PER_NODE", "PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT"}
 _WITHOUT_ENV = {"node", "dataset-initializer", "model-initializer"}
+_DOMAIN_PATH = re.compile(r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9/._~%!$&'()*+,;=:-]+$")
 _URI = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://.+$")
 
 _RULES: dict[str, Callable[[Any], bool]] = {
@@ -111,10 +112,15 @@ def webhook(job: Object, runtimes: dict[str, Object]) -> list[str]:
     if runtime is None:
         return ["spec.runtimeRef: specified ClusterTrainingRuntime must be created before the TrainJob"]
     found = []
+    longest_pod = f"{job['metadata']['name']}-node-0-{spec.get('trainer', {}).get('numNodes', 1) - 1}-abcde"
+    if len(longest_pod) > 63:  # JobSet's webhook, when the controller makes the JobSet
+        found.append("JobSet name is too long, pod names generated for this JobSet will exceed 63 characters")
     if reserved := sorted({e["name"] for e in spec.get("trainer", {}).get("env", [])} & _RESERVED):
         found.append(f"spec.trainer.env: must not have reserved envs, invalid envs configured: {reserved}")
     jobs = {r["name"]: r["template"]["spec"]["template"]["spec"] for r in _replicated(runtime["spec"])}
     for patch in spec.get("runtimePatches", []):
+        if not _DOMAIN_PATH.match(patch["manager"]):
+            found.append("spec.runtimePatches.manager: must be a domain-prefixed path (such as acme.io/foo)")
         for replicated in _replicated(patch.get("trainingRuntimeSpec", {})):
             if replicated["name"] not in jobs:
                 found.append("spec.runtimePatches: must not have replicated job that doesn't exist in the runtime")

@@ -27,15 +27,11 @@ def test_the_uri_is_absolute_and_escaped(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_model_on_a_volume_has_the_volumes_address(tmp_path: Path) -> None:
-    on_volume = replace(CFG, pvc=f"sft-workspace:{tmp_path}")
-    assert (
-        describe(on_volume, register_inputs(tmp_path / "runs")).uri
-        == "pvc://sft-workspace/runs/package%20weights/model"
-    )
-    with pytest.raises(
-        StageError, match=r"the model is not there but in .* try: run_root=/workspace/runs".replace(" try", "\n  try")
-    ):
-        describe(replace(CFG, pvc="sft-workspace:/workspace"), register_inputs(tmp_path))
+    inputs = register_inputs(tmp_path / "runs", volume=f"sft-workspace:{tmp_path}")
+    assert describe(CFG, inputs).uri == "pvc://sft-workspace/runs/package%20weights/model"
+    elsewhere = register_inputs(tmp_path, volume="sft-workspace:/workspace")
+    with pytest.raises(StageError, match=r"the model is not there but in .*\n  try: run_root=/workspace/runs"):
+        describe(CFG, elsewhere)
 
 
 def test_scores_say_whose_they_are_and_carry_their_standard_error(tmp_path: Path) -> None:

@@ -122,14 +122,21 @@ def test_kubeflows_models_refuse_a_number_where_a_name_belongs() -> None:
     [
         ("quickstart-1a2b3c4d", "sft-quickstart-1a2b3c4d-0123456789"),
         ("Ünder_Score.42-1a2b3c4d", "sft-nder-score-42-1a2b3c4d-0123456789"),
-        ("x" * 200, f"sft-{'x' * 35}-0123456789"),
+        ("x" * 200, f"sft-{'x' * 30}-0123456789"),
         ("日本", "sft-0123456789"),
     ],
 )
 def test_a_name_is_a_host_name_with_room_for_its_pods(run: str, name: str) -> None:
     made = replace(LEAST, run=run).name
     assert made == name
-    assert len(f"{made}-node-0-9999") <= 63
+    assert len(f"{made}-node-0-9999-abcde") <= 63
+
+
+def test_the_stand_in_refuses_a_name_that_leaves_no_room_for_a_pods() -> None:
+    runtime = yaml.safe_load((contracts() / "torch-distributed.runtime.yaml").read_text(encoding="utf-8"))
+    made = manifest(FULL)
+    made["metadata"]["name"] = "s" * 50
+    assert "pod names" in " ".join(webhook(made, {"torch-distributed": runtime}))
 
 
 def test_values_of_secrets_are_nowhere_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
