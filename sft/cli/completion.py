@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from sft.cli.run import through_hydra
+from sft.cli.hydra import through_hydra
 from sft.config.compose import find_recipe, recipes, search_path_override
 from sft.progress import Progress
 
-_COMMANDS = ("run", "plan", "export", "recipes", "data", "verify", "store")
+_COMMANDS = ("run", "plan", "export", "recipes", "data", "compare", "verify", "store")
 
 
 def execute(arguments: Sequence[str]) -> int:

@@ -61,6 +61,27 @@ def memory_per_rank(cfg: RunConfig, have: Mapping[str, Entry]) -> Iterator[str]:
     yield f"saves      {_size(memory.model_bytes(shape))} a model, {state} a full state"
 
 
+def lacking(cfg: RunConfig, num_at_once: int = 1) -> str | None:
+    """Why a training can't fit by the estimate; None where it fits, or where that is not known yet.
+
+    On several machines without GPUs it is not known: each has other memory to spare, and all must judge alike.
+
+    Args:
+        cfg: A checked configuration.
+        num_at_once: Runs that share this machine's memory.
+    """
+    shape, fit = _shape(cfg, {}), hardware.fit(cfg.training)
+    if isinstance(shape, str) or (fit.nodes.num > 1 and not machine.gpus()):
+        return None
+    setup, sharding = _setup(cfg, fit, shape, 0), Sharding(fit.strategy.value)
+    available = _available(fit) // (1 if setup.on_gpu else num_at_once)
+    needed = memory.peak_bytes(shape, sharding, setup)
+    if needed <= available:
+        return None
+    remedy = _remedy(cfg.training, shape, sharding, setup, available)
+    return f"needs {needed / _GIB:.1f} GiB per rank by the estimate, there are {available / _GIB:.1f}; {remedy}"
+
+
 def _too_much(budget: int) -> str:
     return f"too much; {budget:,} tokens would fit" if budget else "too much, whatever the token budget"
 

@@ -11,7 +11,7 @@ import yaml
 
 from sft import record, runner
 from sft.cli import estimate
-from sft.cli.run import split_flags
+from sft.cli.hydra import split_flags
 from sft.config import compose
 from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Problem

@@ -1,13 +1,13 @@
 """Owns a run: walks the plan, takes from the store what is there, makes the rest, and keeps the record.
 
 ``outlook`` says what a run will find, ``walk`` does it, ``stages`` maps artifacts to each stage's inputs, ``nodes`` is
-what the other machines of a training do.
+what the other machines of a training do; ``sweep`` is what is kept of many runs that were one question.
 """
 
 from __future__ import annotations
 
 from sft.runner.nodes import follow, follows
-from sft.runner.outlook import circumstances, found, run_folder
-from sft.runner.walk import RunResult, run
+from sft.runner.outlook import circumstances, found, run_folder, work_of
+from sft.runner.walk import RunResult, is_at_work, run
 
-__all__ = ["RunResult", "circumstances", "follow", "follows", "found", "run", "run_folder"]
+__all__ = ["RunResult", "circumstances", "follow", "follows", "found", "is_at_work", "run", "run_folder", "work_of"]
