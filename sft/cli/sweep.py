@@ -56,7 +56,7 @@ def sweep(
     planned = not found.samples and found.launcher in _HERE
     points = _judged(found, configs, until, parts) if planned else []
     progress = Progress()
-    for line in _outlook(found, points):
+    for line in _outlook(found, points, len(configs), folder):
         progress.say(line)
     job = Job(
         recipe=found.recipe,
@@ -146,9 +146,11 @@ def _judged(found: Sweep, configs: Sequence[RunConfig], until: str | None, parts
     return points
 
 
-def _outlook(found: Sweep, points: Sequence[Point]) -> list[str]:
-    if not points:
-        return [f"sweep of {', '.join(found.varied)} by {found.sweeper}"]
+def _outlook(found: Sweep, points: Sequence[Point], num_points: int, folder: Path) -> list[str]:
+    if found.samples:
+        return [f"{found.sweeper} looks at {', '.join(found.varied)}"]
+    if found.launcher not in _HERE:
+        return [f"sweep of {num_points} points; what each says lies in {folder}/submitit"]
     left_out = [point for point in points if point.status != "pending"]
     total = f"sweep of {len(points)} points"
     if not left_out:
@@ -181,6 +183,8 @@ def _launch(found: Sweep, job: Job) -> None:
         finally:
             for pickled in (job.folder / "submitit").glob("*/*.pkl"):  # they hold the overrides in clear
                 pickled.unlink()
+            if (literal := job.folder / "submitit" / "%j").is_dir():  # submitit makes it and never uses it
+                literal.rmdir()
 
 
 def _ended(points: Sequence[Point], progress: Progress) -> int:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 _LOG_RATIO = 20.0
 _MOST_NAMES = 8
 _NUM_TICKS = 5
+_LEAST_ROOM = 0.02
+"""Part of a value on either side, so that what is the same but for noise looks the same."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ def of_numbers(values: Sequence[float], *, margin: float = 0.06) -> Axis:
     if low > 0 and high / low >= _LOG_RATIO:
         room = (high / low) ** margin
         return Axis(low / room, high * room, is_log=True)
-    room = (high - low) * margin or abs(high) * 0.1 or 1.0
+    room = max((high - low) * margin, abs(high) * _LEAST_ROOM if high - low < abs(high) * _LEAST_ROOM else 0.0)
+    room = room or 1.0
     return Axis(low - room if low < 0 or low - room > 0 else 0.0, high + room)
 
 

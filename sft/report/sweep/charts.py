@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from sft.report.sweep.axes import Axis, number, of_numbers, of_texts
 from sft.report.sweep.rows import Comparison, Row
-from sft.report.sweep.text import memory_text, number_text, short_keys, time_text
+from sft.report.sweep.text import memory_text, number_text, short_keys, time_text, value_text
 
 _RAMP = ((29, 78, 216), (118, 134, 168), (217, 119, 6))
 """From the best run to the worst: blue, grey, amber; told apart also by the colour-blind."""
@@ -79,7 +79,7 @@ def pareto(found: Comparison, *, by_memory: bool) -> str:
 
 def _points(found: Comparison, key: str) -> str:
     rows = done(found)
-    where = of_texts([row.values[key] for row in rows])
+    where = of_texts(_texts(rows, key))
     values = of_numbers([row.objective or 0.0 for row in rows])
     marks = []
     for row in reversed(rows):
@@ -91,7 +91,7 @@ def _points(found: Comparison, key: str) -> str:
 
 
 def _heat_map(found: Comparison, first: str, second: str) -> str:
-    across, down = (of_texts([row.values[key] for row in found.rows]) for key in (first, second))
+    across, down = (of_texts(_texts(found.rows, key)) for key in (first, second))
     across, down = (Axis(names=tuple(name for _, name in axis.ticks())) for axis in (across, down))
     height = max(_TOP + _BOTTOM + 64 * len(down.names), 200)
     left = min(220, max(_LEFT, 18 + 8 * max(len(_cut(name)) for name in down.names)))
@@ -130,7 +130,7 @@ def _heat_map(found: Comparison, first: str, second: str) -> str:
 
 def _parallel(found: Comparison, keys: Sequence[str]) -> str:
     rows = done(found)
-    axes = [of_texts([row.values.get(key, "") for row in rows]) for key in keys]
+    axes = [of_texts(_texts(rows, key)) for key in keys]
     values = of_numbers([row.objective or 0.0 for row in rows], margin=0.02)
     names = [*short_keys(keys).values(), found.objective]
     left, right = 90, 90
@@ -159,7 +159,7 @@ def _mark(found: Comparison, row: Row, shape: str) -> str:
     """A run's mark: coloured by its place among all, with all that is known of it when it is pointed at."""
     rows = done(found)
     place = rows.index(row) / max(1, len(rows) - 1) if row in rows else 1.0
-    facts = [f"{row.number}: {' '.join(f'{key}={value}' for key, value in row.values.items())}"]
+    facts = [f"{row.number}: {' '.join(f'{key}={value_text(row, key)}' for key in row.values)}"]
     facts.append(f"{found.objective} {number_text(row.objective)}" if row.objective is not None else row.status)
     facts += [text for text in (time_text(row.seconds), memory_text(row.memory_bytes)) if text]
     best = " best" if row.is_best else ""
@@ -189,10 +189,10 @@ def _axes(across: Axis, up: Axis, across_name: str, up_name: str, width: int = _
     parts.append(f'<line class="axis" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{bottom}" y2="{bottom}"/>')
     middle = (_LEFT + width - _RIGHT) / 2
     parts.append(
-        f'<text class="title" text-anchor="middle" x="{middle}" y="{_HEIGHT - 10}">{_escaped(across_name)}</text>'
+        f'<text class="title" text-anchor="middle" x="{middle}" y="{_HEIGHT - 10}">{html.escape(across_name)}</text>'
     )
     place = f'transform="translate(16 {(_TOP + bottom) / 2}) rotate(-90)"'
-    return [*parts, f'<text class="title" text-anchor="middle" {place}>{_escaped(up_name)}</text>']
+    return [*parts, f'<text class="title" text-anchor="middle" {place}>{html.escape(up_name)}</text>']
 
 
 def _chart(axes: Sequence[str], marks: Sequence[str], what: str, width: int = _WIDTH, height: int = _HEIGHT) -> str:
@@ -212,6 +212,11 @@ def _beats(other: Row, row: Row, found: Comparison, *, by_memory: bool) -> bool:
     sign = -1 if found.higher_is_better else 1
     mine, its = ((sign * (one.objective or 0.0), _cost(one, by_memory=by_memory) or 0.0) for one in (row, other))
     return its != mine and its[0] <= mine[0] and its[1] <= mine[1]
+
+
+def _texts(rows: Sequence[Row], key: str) -> list[str]:
+    """Values of a setting, in the order of the runs' numbers."""
+    return [row.values.get(key, "") for row in sorted(rows, key=lambda row: row.number)]
 
 
 def _value(axis: Axis, text: str) -> float | str:

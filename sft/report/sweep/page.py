@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from sft.report.sweep import charts
 from sft.report.sweep.rows import TRAIN_LOSS, Comparison, Row
-from sft.report.sweep.text import BEST, memory_text, number_text, short_keys, time_text
+from sft.report.sweep.text import BEST, memory_text, number_text, short_keys, time_text, value_text
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -60,7 +60,7 @@ tr.best td {{ font-weight: 600; }}
 i {{ display: inline-block; width: .7rem; height: .7rem; border-radius: 50%; margin-right: .4rem; }}
 .up {{ color: var(--good); }} .down, .failed {{ color: var(--bad); }}
 td small, .why {{ color: var(--muted); font-weight: 400; }}
-.why {{ white-space: normal; }}
+.why div {{ white-space: pre-wrap; max-width: 55rem; }}
 .ramp {{ display: inline-block; width: 6rem; height: .6rem; border-radius: 3px; vertical-align: middle;
   background: linear-gradient(90deg, {ramp}); }}
 @media (max-width: 44rem) {{ .two {{ grid-template-columns: 1fr; }} }}
@@ -125,7 +125,7 @@ def _facts(found: Comparison) -> str:
     best = next((row for row in found.rows if row.is_best), None)
     if best is not None:
         names = short_keys(found.keys)
-        values = ", ".join(f"{names[key]} {value}" for key, value in best.values.items())
+        values = ", ".join(f"{names[key]} {value_text(best, key)}" for key in found.keys)
         facts.append((f"{BEST} {number_text(best.objective)}", f"best {found.objective}, run {best.number}: {values}"))
         cell = best.scores.get(found.objective)
         if cell and cell.change is not None:
@@ -148,7 +148,8 @@ def _facts(found: Comparison) -> str:
 
 def _table(found: Comparison) -> str:
     names = short_keys(found.keys)
-    heads = ["", "#", *names.values(), *found.score_names, TRAIN_LOSS, "tokens/s", "memory", "time", "status"]
+    first, rest = _objective_first(found)
+    heads = ["", "#", *names.values(), *first, TRAIN_LOSS, "tokens/s", "memory", "time", "status", *rest]
     head = "".join(f"<th>{html.escape(name)}</th>" for name in heads)
     rows = "".join(_row(found, row, len(heads)) for row in found.rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
@@ -160,17 +161,26 @@ def _row(found: Comparison, row: Row, num_columns: int) -> str:
     if row in drawn:
         dot = f'<i style="background:{charts.colour(drawn.index(row) / max(1, len(drawn) - 1))}"></i>'
     cells = [f"{dot}{BEST if row.is_best else ''}", str(row.number)]
-    cells += [html.escape(row.values.get(key, "")) for key in found.keys]
-    cells += [_score(row, name) for name in found.score_names]
+    cells += [html.escape(value_text(row, key)) for key in found.keys]
+    first, rest = _objective_first(found)
+    cells += [_score(row, name) for name in first]
     speed = "" if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}"
     status = f'<span class="{html.escape(row.status)}">{html.escape(row.status)}</span>'
     cells += [number_text(row.train_loss), speed, memory_text(row.memory_bytes), time_text(row.seconds), status]
+    cells += [_score(row, name) for name in rest]
     best = ' class="best"' if row.is_best else ""
     line = f'<tr{best} data-n="{row.number}">{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
     if row.reason:
         reason = html.escape(row.reason)
-        line += f'<tr data-n="{row.number}"><td></td><td class="why" colspan="{num_columns - 1}">{reason}</td></tr>'
+        cell = f'<td class="why" colspan="{num_columns - 1}"><div>{reason}</div></td>'
+        line += f'<tr data-n="{row.number}"><td></td>{cell}</tr>'
     return line
+
+
+def _objective_first(found: Comparison) -> tuple[list[str], list[str]]:
+    """The objective, where it is a score, and the other scores."""
+    names = found.score_names
+    return [name for name in names if name == found.objective], [name for name in names if name != found.objective]
 
 
 def _score(row: Row, name: str) -> str:

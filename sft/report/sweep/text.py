@@ -9,10 +9,12 @@ from typing import Any
 
 import msgspec
 
+from sft.report.sweep.axes import is_number, number
 from sft.report.sweep.rows import TRAIN_LOSS, Comparison, Row
 
 _MOST_SCORES = 3
 _WIDEST = 28
+_LONG_NUMBER = 8
 BEST = "★"
 
 
@@ -38,7 +40,7 @@ def as_text(found: Comparison) -> str:
         [
             BEST if row.is_best else "",
             str(row.number),
-            *(_cut(row.values.get(key, "")) for key in keys),
+            *(_cut(value_text(row, key)) for key in keys),
             *(score_text(row, name) for name in scores),
             number_text(row.train_loss),
             "" if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}",
@@ -78,6 +80,12 @@ def as_json(found: Comparison) -> str:
     for row in tree["rows"]:
         del row["curve"]
     return msgspec.json.format(msgspec.json.encode(tree).decode(), indent=1)
+
+
+def value_text(row: Row, key: str) -> str:
+    """A setting's value; a number that a sampler took from an interval to four digits."""
+    text = row.values.get(key, "")
+    return number(float(text)) if len(text) > _LONG_NUMBER and is_number(text) else text
 
 
 def score_text(row: Row, name: str) -> str:
