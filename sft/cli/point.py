@@ -29,6 +29,7 @@ from sft.cli.again import Earlier
 from sft.config import compose
 from sft.config.compose import Recipe
 from sft.config.schema import EvalBackend, RunConfig
+from sft.config.sweep import UNTRAINED
 from sft.errors import ConfigError, Problem, SftError, StageError
 from sft.progress import Progress
 from sft.runner import sweep as kept
@@ -139,7 +140,9 @@ class Job:
         try:
             refuse_server(cfg)
             result = runner.run(cfg, recipe=self.source, command=self.command, progress=progress, goal=self.until)
-            point.objective = score(result.artifacts, self.objective, self.higher_is_better if self.samples else None)
+            if self.until not in UNTRAINED:
+                direction = self.higher_is_better if self.samples else None
+                point.objective = score(result.artifacts, self.objective, direction)
         except SftError as error:
             self._failed(point, error)
             return None
@@ -155,7 +158,8 @@ class Job:
         self._ended(point)
         for line in self.earlier.comparison(result.record) if self.earlier else ():
             progress.say(line)
-        progress.say(f"{self.objective} {point.objective:.4f}")
+        if point.objective is not None:
+            progress.say(f"{self.objective} {point.objective:.4f}")
         return point.objective
 
     def _left_out(self, point: Point, progress: Progress) -> float | None:

@@ -20,7 +20,7 @@ from sft.cli.compare import answer
 from sft.cli.hydra import QUIET, through_hydra
 from sft.cli.point import Job, Origin, judge
 from sft.config.schema import RunConfig
-from sft.config.sweep import Sweep, check, is_better_when_higher, objective
+from sft.config.sweep import UNTRAINED, Sweep, check, is_better_when_higher, objective
 from sft.errors import ConfigError, Preempted, Problem, SftError
 from sft.progress import Progress
 from sft.runner import sweep as kept
@@ -50,6 +50,8 @@ def sweep(
     """
     configs = check(found)
     name = objective(configs[0], until)
+    if found.samples and until in UNTRAINED:
+        raise ConfigError([Problem(key="--until", value=until, rule="a sampler needs the score of a training")])
     found, parts = _told(found, configs[0], name)
     engine = [found.sweeper, *(text for text in found.own if "sweeper" in text)] if found.samples else []
     folder = kept.folder_of(configs[0], found.varied, engine).absolute()

@@ -25,7 +25,10 @@ from sft.config.original import PARAMETERS
 from sft.config.schema import RunConfig
 from sft.errors import Problem
 
-_EXTRAS = ("joblib", "submitit", "optuna")
+_EXTRAS = {
+    "hydra/launcher": {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit"},
+    "hydra/sweeper": {"optuna": "optuna"},
+}
 """Plugins of Hydra's that have an extra of ours."""
 _NOT_SETTINGS = {"defaults", "hydra"}
 _KIND = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
@@ -79,13 +82,14 @@ def missing_extra(error: Exception) -> Problem | None:
     """What to install, where a launcher or a sweeper of Hydra's is not there; None for any other error."""
     file = error.missing_cfg_file if isinstance(error, MissingConfigException) else None
     group, _, choice = (file or "").rpartition("/")
-    if group not in {"hydra/launcher", "hydra/sweeper"}:
+    if group not in _EXTRAS:
         return None
-    extra = next((name for name in _EXTRAS if choice.startswith(name)), None)
-    if extra is None:
-        rule = f"no such {group.removeprefix('hydra/')}"
-        return Problem(key=group, value=choice, rule=rule, suggestion=f"there are basic, {', '.join(_EXTRAS)}")
-    return Problem(key=group, value=choice, rule="is not installed", suggestion=f"pip install 'sft[{extra}]'")
+    extras = _EXTRAS[group]
+    if choice in extras:
+        fix = f"pip install 'sft[{extras[choice]}]'"
+        return Problem(key=group, value=choice, rule="is not installed", suggestion=fix)
+    rule = f"must be one of {', '.join(['basic', *extras])}"
+    return Problem(key=group, value=choice, rule=rule, suggestion=nearest(choice, extras))
 
 
 def missing(composed: DictConfig) -> list[Problem]:
@@ -120,6 +124,11 @@ def is_override(text: str) -> bool:
     except HydraException:
         return False
     return True
+
+
+def is_whole_number(key: str) -> bool:
+    """Whether a setting takes nothing but whole numbers."""
+    return _hint(key) is int
 
 
 def is_setting(key: str) -> bool:

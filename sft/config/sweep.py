@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sft.config import compose
 from sft.config.compose import Recipe
-from sft.config.diagnose import is_override, missing_extra
+from sft.config.diagnose import is_override, is_whole_number, missing_extra
 from sft.config.schema import LauncherKind, RunConfig
 from sft.errors import ConfigError, Problem
 
@@ -30,6 +30,9 @@ _LOWER_IS_BETTER = {
     "loss", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score", "ter", "mse",
 }  # fmt: skip
 """Metrics of ours and of lm-eval's that are better when they are smaller."""
+
+UNTRAINED = {"dataset", "model", "tokenize", "evaluate:base"}
+"""Steps that end before there is anything to compare."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +100,10 @@ def read(recipe: Recipe, overrides: Sequence[str], *, asked: bool) -> Sweep | No
     texts = compose.as_hydra(overrides)
     own = tuple(text for text in texts if text.lstrip("+~").startswith(("hydra.", "hydra/")))
     rest = [text for text in texts if text not in own]
+    _refuse_broken(own)
+    if varied := [override for override in map(_parsed, own) if override.is_sweep_override()]:
+        rule = "Hydra's own settings can't vary"
+        raise ConfigError([Problem(key=one.get_key_element(), value=_text(one), rule=rule) for one in varied])
     try:
         hydra = _hydra(recipe, own)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
@@ -161,7 +168,7 @@ def objective(cfg: RunConfig, until: str | None) -> str:
     Raises:
         ConfigError: That score is never made.
     """
-    scored = until not in {"dataset", "model", "tokenize", "evaluate:base", "train"} and cfg.eval.enabled
+    scored = until not in {*UNTRAINED, "train"} and cfg.eval.enabled
     held_out = scored and cfg.eval.holdout.enabled and cfg.dataset.train_split < 1.0
     name = cfg.sweep.objective
     if name is None:
@@ -223,9 +230,9 @@ def _unsweepable(sweep: Sweep) -> Iterator[Problem]:
         elif not sweep.samples and not override.is_discrete_sweep():
             rule, suggestion = "an interval needs a sampler", "add hydra/sweeper=optuna"
             yield Problem(key=key, value=_text(override), rule=rule, suggestion=suggestion)
-    for override in map(_parsed, sweep.own):
-        if override.is_sweep_override():
-            yield Problem(key=override.get_key_element(), value=_text(override), rule="Hydra's own settings can't vary")
+        elif is_whole_number(key) and _is_fractional(override.value()):
+            suggestion = "write int(interval(…))"
+            yield Problem(key=key, value=_text(override), rule="must be whole numbers", suggestion=suggestion)
 
 
 def _refuse_broken(overrides: Sequence[str]) -> None:
@@ -241,6 +248,11 @@ def _refuse_broken(overrides: Sequence[str]) -> None:
 def _parsed(text: str) -> Override:
     override: Override = OverridesParser.create().parse_override(text)
     return override
+
+
+def _is_fractional(value: object) -> bool:
+    """Whether a sampler would take any number of an interval, as Hydra has it unless it is told `int`."""
+    return isinstance(value, IntervalSweep) and float in {type(value.start), type(value.end)}
 
 
 def _text(override: Override) -> str:

@@ -197,8 +197,8 @@ def test_hydra_prints_the_defaults_tree(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("sft r", "run plan export recipes data verify store"),
-        ("sft run q", "gsm8k kfp quickstart"),
+        ("sft r", "run plan export recipes data compare verify store"),
+        ("sft run q", "fsdp_sweep gsm8k kfp quickstart quickstart_fsdp_sweep"),
         ("sft run quickstart training.le", "training.learning_rate="),
         ("sft run quickstart training/fsdp=n", "training/fsdp=no_shard"),
     ],

@@ -61,3 +61,19 @@ def test_a_budget_that_fits_comes_with_the_length_that_fits_into_it(monkeypatch:
     budget = warning.split("max_tokens_per_gpu=")[1].split()[0]
     assert int(budget) < TrainingConfig().max_seq_len
     assert warning.endswith(f"try training.max_tokens_per_gpu={budget} training.max_seq_len={budget}")
+
+
+@pytest.mark.parametrize(("tokens", "num_at_once", "fits"), [(1000, 1, True), (1000, 64, False), (10**7, 1, False)])
+def test_what_a_point_lacks_is_said_with_what_would_fit(
+    cache: Path, tokens: int, num_at_once: int, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "gpus", tuple)
+    monkeypatch.setattr(machine, "host_bytes", lambda: 64 << 30)
+    cfg = RunConfig(model=ModelConfig(name_or_path="org/name"), training=TrainingConfig(max_tokens_per_gpu=tokens))
+    lack = estimate.lacking(cfg, num_at_once)
+    assert (lack is None) is fits
+    assert fits or "GiB per rank by the estimate, there are" in str(lack)
+
+
+def test_a_model_that_is_not_here_yet_lacks_nothing(cache: Path) -> None:
+    assert estimate.lacking(RunConfig(model=ModelConfig(name_or_path="org/other"))) is None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 _LOG_RATIO = 20.0
 _MOST_NAMES = 8
+_LONGEST_NUMBER = 8
 _NUM_TICKS = 5
 _LEAST_ROOM = 0.02
 """Part of a value on either side, so that what is the same but for noise looks the same."""
@@ -63,7 +64,7 @@ def of_texts(texts: Sequence[str]) -> Axis:
     distinct = list(dict.fromkeys(texts))
     if not all(is_number(text) for text in distinct):
         return Axis(names=tuple(distinct))
-    if len(distinct) <= _MOST_NAMES:
+    if len(distinct) <= _MOST_NAMES and max(map(len, distinct)) <= _LONGEST_NUMBER:
         return Axis(names=tuple(sorted(distinct, key=float)))
     return of_numbers([float(text) for text in distinct], margin=0.0)
 

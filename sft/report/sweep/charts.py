@@ -43,8 +43,8 @@ def curves(found: Comparison) -> str:
     rows = [row for row in found.rows if len(row.curve) > 1]
     if not rows:
         return ""
-    steps = of_numbers([step for row in rows for step, _ in row.curve], margin=0.0)
-    steps = Axis(steps.low, steps.high)
+    every = [step for row in rows for step, _ in row.curve]
+    steps = Axis(min(every), max(every))
     losses = of_numbers([loss for row in rows for _, loss in row.curve], margin=0.03)
     marks = []
     for row in reversed(rows):
@@ -135,14 +135,14 @@ def _parallel(found: Comparison, keys: Sequence[str]) -> str:
     names = [*short_keys(keys).values(), found.objective]
     left, right = 90, 90
     at = [left + place * (_WIDTH - left - right) / len(keys) for place in range(len(keys) + 1)]
-    parts = []
+    parts, ticks = [], []
     for place, (axis, name) in enumerate(zip([*axes, values], names, strict=True)):
         x, is_last = at[place], place == len(keys)
         parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP + 14}" y2="{_HEIGHT - _BOTTOM}"/>')
         parts.append(f'<text class="title" text-anchor="middle" x="{x:.1f}" y="{_HEIGHT - 18}">{_escaped(name)}</text>')
         anchor, gap = ("start", 9) if is_last else ("end", -9)
-        parts += [
-            f'<text class="tick" text-anchor="{anchor}" x="{x + gap:.1f}" y="{_inner(position) + 4:.1f}">'
+        ticks += [
+            f'<text class="tick over" text-anchor="{anchor}" x="{x + gap:.1f}" y="{_inner(position) + 4:.1f}">'
             f"{_escaped(text)}</text>"
             for position, text in axis.ticks()
         ]
@@ -152,7 +152,7 @@ def _parallel(found: Comparison, keys: Sequence[str]) -> str:
         heights.append(values.place(row.objective or 0.0))
         line = " ".join(f"{x:.1f},{_inner(height):.1f}" for x, height in zip(at, heights, strict=True))
         marks.append(_mark(found, row, f'<polyline class="line" points="{line}"/>'))
-    return _chart(parts, marks, f"Settings of every run and its {found.objective}")
+    return _chart(parts, [*marks, *ticks], f"Settings of every run and its {found.objective}")
 
 
 def _mark(found: Comparison, row: Row, shape: str) -> str:

@@ -41,6 +41,7 @@ section {{ padding: 1rem 1.2rem; margin-top: 1rem; }}
 .two {{ display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; }}
 svg {{ width: 100%; height: auto; display: block; font: 12px system-ui, sans-serif; }}
 .tick {{ fill: var(--muted); }} .title {{ fill: var(--ink); font-weight: 600; }} .label {{ fill: var(--muted); }}
+.over {{ paint-order: stroke; stroke: var(--card); stroke-width: 4px; pointer-events: none; }}
 .grid {{ stroke: var(--rule); }} .axis {{ stroke: var(--muted); }}
 .line {{ fill: none; stroke: var(--c); stroke-width: 1.8; stroke-linejoin: round; opacity: .75; }}
 .best .line {{ stroke-width: 3.2; opacity: 1; }}
