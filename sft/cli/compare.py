@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from sft.errors import SftError
 from sft.progress import Progress
 from sft.report.sweep import page, text
 from sft.report.sweep.rows import compare
@@ -25,12 +26,16 @@ def execute(folders: Sequence[str], *, by: str | None, csv: bool, json: bool, ht
     Raises:
         DataError: There is no run.
         ConfigError: No run has the score that `by` names.
+        SftError: The page can't be written.
     """
     found = compare([Path(folder) for folder in folders], by)
     progress = Progress()
     progress.say(text.as_csv(found) if csv else text.as_json(found) if json else text.as_text(found))
     if html:
-        Path(html).write_text(page.as_html(found), encoding="utf-8")
+        try:
+            Path(html).write_text(page.as_html(found), encoding="utf-8")
+        except OSError as error:
+            raise SftError(f"--html {html}: {error.strerror}", fix="a file in a folder that is there") from error
         if not (csv or json):
             progress.say(f"page: {html}")
     return 0

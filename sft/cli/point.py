@@ -209,7 +209,7 @@ def judge(point: Point, cfg: RunConfig, until: str | None, others: Sequence[Poin
         why = "; ".join(note for note in hardware.fit(cfg.training).notes if note.startswith(keys))
         point.status, point.twin = "same", twin.number
         point.reason = f"the same work as point {twin.number}" + (f" ({why})" if why else "")
-    elif lack := estimate.lacking(cfg, num_at_once):
+    elif until not in UNTRAINED and (lack := estimate.lacking(cfg, num_at_once)):
         point.status, point.reason = "skipped", lack
 
 
