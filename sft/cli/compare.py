@@ -53,6 +53,11 @@ def answer(sweep: Path, progress: Progress) -> None:
         return
     progress.say(text.as_text(found))
     target = sweep / PAGE
-    target.write_text(page.as_html(found), encoding="utf-8")
     here = Path.cwd()
-    progress.say(f"page  {target.relative_to(here) if target.is_relative_to(here) else target}")
+    shown = target.relative_to(here) if target.is_relative_to(here) else target
+    try:
+        target.write_text(page.as_html(found), encoding="utf-8")
+    except OSError as error:  # the points are done, or have said why not
+        progress.say(f"page  {shown} can't be written: {error.strerror}")
+    else:
+        progress.say(f"page  {shown}")

@@ -14,6 +14,8 @@ from sft.config import compose
 from sft.config.compose import Recipe
 
 QUIET = ("hydra/job_logging=disabled", "hydra/hydra_logging=disabled")
+SWEEPS = {"-m", "--multirun"}
+"""Flags that ask for a sweep."""
 
 
 def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -123,8 +123,7 @@ class Job:
         if judged and point.status != "pending":  # it has been said
             return None
         if cfg.sweep.skip_infeasible and point.status == "pending":
-            others = () if judged else kept.points(self.folder)
-            judge(point, cfg, self.until, others, self._at_once)
+            judge(point, cfg, self.until, () if judged else self._others(), self._at_once)
         total = f"/{len(self.points)}" if self.points else ""
         progress.say(f"\n[{number}{total}: {' '.join(f'{key}={value}' for key, value in values.items())}]")
         if point.status in {"skipped", "same"}:
@@ -184,6 +183,11 @@ class Job:
         """What varies, as Hydra gives it to this point."""
         given = (text.lstrip("+").partition("=") for text in HydraConfig.get().overrides.task)
         return {key: value for key, _, value in given if key in self.varied}
+
+    def _others(self) -> list[Point]:
+        """Points that may do this one's work; a sampler waits for a score, so of those only the ones that have ended."""
+        points = kept.points(self.folder)
+        return [point for point in points if point.status in {"done", "failed"}] if self.samples else points
 
     @property
     def _at_once(self) -> int:

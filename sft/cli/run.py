@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from sft import runner
 from sft.artifacts import EvalReport, ModelPackage, RegisteredModel
 from sft.cli import again
-from sft.cli.hydra import QUIET, split_flags, through_hydra
+from sft.cli.hydra import QUIET, SWEEPS, split_flags, through_hydra
 from sft.cli.point import refuse_server
 from sft.cli.sweep import sweep
 from sft.config import compose
@@ -20,8 +20,6 @@ from sft.errors import SftError
 from sft.progress import Progress
 from sft.scores import change
 from sft.stages.evaluate import HOLDOUT
-
-_SWEEPS = {"-m", "--multirun"}
 
 
 def execute(name_or_path: str, arguments: Sequence[str], command: Sequence[str], until: str | None) -> int:
@@ -71,8 +69,8 @@ def _run(
     earlier: again.Earlier | None = None,
 ) -> int:
     flags, overrides = split_flags(arguments)
-    asked = bool(_SWEEPS & set(flags))
-    flags = [flag for flag in flags if flag not in _SWEEPS]
+    asked = bool(SWEEPS & set(flags))
+    flags = [flag for flag in flags if flag not in SWEEPS]
     found = sweeps.read(recipe, overrides, asked=asked)
     if found and not flags:
         return sweep(found, source=source, command=command, until=until, earlier=earlier)

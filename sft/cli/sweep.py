@@ -55,8 +55,7 @@ def sweep(
     found, parts = _told(found, configs[0], name)
     engine = [found.sweeper, *(text for text in found.own if "sweeper" in text)] if found.samples else []
     folder = kept.folder_of(configs[0], found.varied, engine).absolute()
-    planned = not found.samples and found.launcher in _HERE
-    points = _judged(found, configs, until, parts) if planned else []
+    points = _judged(found, configs, until, parts) if _is_planned(found) else []
     progress = Progress()
     for line in _outlook(found, points, len(configs), folder):
         progress.say(line)
@@ -112,6 +111,25 @@ def sweep(
         progress.say("")
         answer(folder, progress)
     return _ended(kept.points(folder), progress)
+
+
+def outlook(found: Sweep, configs: Sequence[RunConfig]) -> list[str]:
+    """What a sweep would do, for a plan: how many points, and which of them not.
+
+    Args:
+        found: The sweep.
+        configs: Its points.
+
+    Raises:
+        ConfigError: Its objective is never made, or there are fewer GPUs than points at once.
+    """
+    found, parts = _told(found, configs[0], objective(configs[0], None))
+    points = _judged(found, configs, None, parts) if _is_planned(found) else []
+    return _outlook(found, points, len(configs), Path(configs[0].run_root, "sweeps"))
+
+
+def _is_planned(found: Sweep) -> bool:
+    return not found.samples and found.launcher in _HERE
 
 
 def _told(found: Sweep, cfg: RunConfig, name: str) -> tuple[Sweep, Slots | None]:

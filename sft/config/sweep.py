@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sft.config import compose
+from sft.config.checks import holdout_metrics
 from sft.config.compose import Recipe
 from sft.config.diagnose import is_override, is_whole_number, missing_extra
 from sft.config.schema import LauncherKind, RunConfig
@@ -173,12 +174,15 @@ def objective(cfg: RunConfig, until: str | None) -> str:
     name = cfg.sweep.objective
     if name is None:
         return "holdout.loss" if held_out else "train.loss"
-    task, dot, _ = name.partition(".")
+    task, dot, metric = name.partition(".")
     key, rule, fix = "sweep.objective", "", None
     if not dot:
         rule, fix = "must name a score: task.metric", f"try {name}.acc"
     elif name != "train.loss" and not scored:
         rule, fix = "nothing is scored", "try train.loss"
+    elif task == "holdout" and not (held_out and metric in holdout_metrics(cfg.eval)):
+        scores = ", ".join(holdout_metrics(cfg.eval)) if held_out else "nothing"
+        rule = f"the held-out split has no such score; it is scored for {scores}"
     elif task not in {"train", "holdout"} and not cfg.eval.tasks:
         rule, fix = "eval.tasks is empty", f"try eval.tasks=[{task}]"
     elif task == "train" and name != "train.loss":

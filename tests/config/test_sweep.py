@@ -155,6 +155,8 @@ def test_the_objective_is_asked_for_or_a_loss(overrides: list[str], until: str |
         (["sweep.objective=loss"], None, "sweep.objective=loss: must name a score: task.metric; try loss.acc"),
         (["sweep.objective=holdout.loss", "eval=none"], None, "nothing is scored; try train.loss"),
         (["sweep.objective=holdout.loss"], "train", "nothing is scored; try train.loss"),
+        (["sweep.objective=holdout.chrf", "eval.holdout.generate=false"], None, "for loss, perplexity, token_accuracy"),
+        (["sweep.objective=holdout.loss", "dataset.train_split=1.0"], None, "it is scored for nothing"),
         (["sweep.objective=train.acc"], None, "the training has no such score; try train.loss"),
         (["sweep.objective=arc_easy.acc", "eval.tasks=[]"], None, "eval.tasks is empty; try eval.tasks=[arc_easy]"),
     ],
