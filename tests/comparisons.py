@@ -23,7 +23,9 @@ def comparison(num_runs: int, num_keys: int) -> Comparison:
     values = list(itertools.islice(itertools.cycle(grid), num_runs))
     rows = [row(number, dict(zip(keys, one, strict=True))) for number, one in enumerate(values, 1)]
     rows[0].is_best = True
-    return Comparison(title="numbers", objective="holdout.loss", higher_is_better=False, keys=keys, rows=rows)
+    return Comparison(
+        title="numbers", is_sweep=True, objective="holdout.loss", higher_is_better=False, keys=keys, rows=rows
+    )
 
 
 def row(number: int, values: Mapping[str, str], status: str = "done", reason: str | None = None) -> Row:

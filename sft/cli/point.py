@@ -122,7 +122,7 @@ class Job:
         judged = bool(self.points)
         if judged and point.status != "pending":  # it has been said
             return None
-        if cfg.sweep.skip_infeasible and point.status == "pending":
+        if cfg.sweep.skip_infeasible and not (judged and self.slots):  # beside others, free memory says nothing
             judge(point, cfg, self.until, () if judged else self._others(), self._at_once)
         total = f"/{len(self.points)}" if self.points else ""
         progress.say(f"\n[{number}{total}: {' '.join(f'{key}={value}' for key, value in values.items())}]")
@@ -185,7 +185,7 @@ class Job:
         return {key: value for key, _, value in given if key in self.varied}
 
     def _others(self) -> list[Point]:
-        """Points that may do this one's work; a sampler waits for a score, so of those only the ones that have ended."""
+        """Points that may do this one's work: all; for a sampler, which waits for a score, those that have ended."""
         points = kept.points(self.folder)
         return [point for point in points if point.status in {"done", "failed"}] if self.samples else points
 

@@ -145,7 +145,7 @@ def test_a_point_that_fails_is_reported_and_the_same_command_runs_only_it(joblib
     assert "the loss is nan" in page
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive), signal.SIGTERM])
 def test_a_sweep_that_is_stopped_begins_no_other_point(number: signal.Signals, tmp_path: Path) -> None:
     sweep = start("run", "quickstart", "-m", "training.seed=1,2", *SMALL, *LONG, cwd=tmp_path)
     wait_for(lambda: trainings(tmp_path))
@@ -157,6 +157,7 @@ def test_a_sweep_that_is_stopped_begins_no_other_point(number: signal.Signals, t
     assert not at_work(tmp_path)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_outlives_a_sweep(launcher: str, number: signal.Signals, tmp_path: Path) -> None:

@@ -150,7 +150,8 @@ def _facts(found: Comparison) -> str:
 def _table(found: Comparison) -> str:
     names = short_keys(found.keys)
     first, rest = _objective_first(found)
-    heads = ["", "#", *names.values(), *first, TRAIN_LOSS, "tokens/s", "memory", "time", "status", *rest]
+    named = [] if found.is_sweep else ["run"]
+    heads = ["", "#", *named, *names.values(), *first, TRAIN_LOSS, "tokens/s", "memory", "time", "status", *rest]
     head = "".join(f"<th>{html.escape(name)}</th>" for name in heads)
     rows = "".join(_row(found, row, len(heads)) for row in found.rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
@@ -162,6 +163,7 @@ def _row(found: Comparison, row: Row, num_columns: int) -> str:
     if row in drawn:
         dot = f'<i style="background:{charts.colour(drawn.index(row) / max(1, len(drawn) - 1))}"></i>'
     cells = [f"{dot}{BEST if row.is_best else ''}", str(row.number)]
+    cells += [] if found.is_sweep else [html.escape(row.run)]
     cells += [html.escape(value_text(row, key)) for key in found.keys]
     first, rest = _objective_first(found)
     cells += [_score(row, name) for name in first]

@@ -79,9 +79,11 @@ class Comparison(msgspec.Struct, kw_only=True):
         title: What they are.
         keys: What varied.
         objective: The score that they are sorted by.
+        is_sweep: Whether they are the points of one sweep; else the name of its folder says which run is meant.
     """
 
     title: str
+    is_sweep: bool
     objective: str
     higher_is_better: bool
     keys: list[str]
@@ -116,7 +118,8 @@ def compare(folders: Sequence[Path], by: str | None = None) -> Comparison:
                 continue
             rows.append(row)
             configs.append(config)
-    if len(sweeps) == 1 and len(folders) == 1:
+    is_sweep = len(sweeps) == 1 and len(folders) == 1
+    if is_sweep:
         title, keys = sweeps[0].name, list(sweeps[0].varied)
     else:
         title = ", ".join(dict.fromkeys(str(config.get("name", "run")) for config in configs))
@@ -135,7 +138,9 @@ def compare(folders: Sequence[Path], by: str | None = None) -> Comparison:
     rows.sort(key=lambda row: (*_rank(row, higher), row.number))
     if len([row for row in rows if row.objective is not None]) > 1 and rows[0].status == "done":
         rows[0].is_best = True
-    return Comparison(title=title, objective=objective, higher_is_better=higher, keys=keys, rows=rows)
+    return Comparison(
+        title=title, is_sweep=is_sweep, objective=objective, higher_is_better=higher, keys=keys, rows=rows
+    )
 
 
 def _rank(row: Row, higher: bool) -> tuple[bool, float]:

@@ -35,11 +35,13 @@ def as_text(found: Comparison) -> str:
     keys = short_keys(found.keys)
     scores = [name for name in found.score_names if name == found.objective or not name.startswith("holdout.")]
     scores = scores[:_MOST_SCORES]
-    head = ["", "#", *keys.values(), *scores, TRAIN_LOSS, "tokens/s", "memory", "time", "status"]
+    named = [] if found.is_sweep else ["run"]
+    head = ["", "#", *named, *keys.values(), *scores, TRAIN_LOSS, "tokens/s", "memory", "time", "status"]
     cells = [
         [
             BEST if row.is_best else "",
             str(row.number),
+            *(row.run for _ in named),
             *(_cut(value_text(row, key)) for key in keys),
             *(score_text(row, name) for name in scores),
             number_text(row.train_loss),

@@ -101,9 +101,9 @@ def odd() -> dict[str, Comparison]:
     infinite = comparison(2, 1)
     infinite.rows[1].curve = [(1, 1e30), (2, 1e-30)]
     unscored = Comparison(
-        title="x", objective="train.loss", higher_is_better=False, keys=[], rows=comparison(2, 1).rows
+        title="x", is_sweep=False, objective="train.loss", higher_is_better=False, keys=[], rows=comparison(2, 1).rows
     )
-    empty = Comparison(title="x", objective="train.loss", higher_is_better=False, keys=[], rows=[])
+    empty = Comparison(title="x", is_sweep=False, objective="train.loss", higher_is_better=False, keys=[], rows=[])
     return {"failed": nothing, "alone": alone, "same": same, "wide": infinite, "unscored": unscored, "empty": empty}
 
 
