@@ -187,7 +187,9 @@ def _launch(found: Sweep, job: Job) -> None:
         SftError: A launcher's process was killed.
     """
     with tempfile.TemporaryDirectory(prefix="sft-sweep-") as scratch:  # Hydra's own copies, with all overrides in clear
-        own = [f"hydra.sweep.dir={scratch}", "hydra.sweeper.params=null"]
+        own = [f"hydra.sweep.dir={scratch}"]
+        if found.is_written:
+            own.append("hydra.sweeper.params=null")  # they are among the overrides by now, as Hydra wants them
         if found.launcher.startswith("submitit"):
             own.append(f"hydra.launcher.submitit_folder='{job.folder}/submitit/%j'")
         try:

@@ -46,6 +46,7 @@ class Sweep:
         launcher: Hydra's, by name: ``basic`` runs the points here, one after the other.
         overrides: All of them as Hydra wants them, those that vary among them; none of Hydra's own settings.
         own: Overrides of Hydra's own settings.
+        is_written: Whether the recipe says what varies.
         num_jobs: Points at once, where the launcher is told.
         direction: What the sampler was told, ``minimize`` or ``maximize``; empty where nobody said.
     """
@@ -55,6 +56,7 @@ class Sweep:
     launcher: str
     overrides: tuple[str, ...]
     own: tuple[str, ...]
+    is_written: bool = False
     num_jobs: int | None = None
     direction: str = ""
 
@@ -125,6 +127,7 @@ def read(recipe: Recipe, overrides: Sequence[str], *, asked: bool) -> Sweep | No
         launcher=launcher,
         overrides=(*written, *rest),
         own=own,
+        is_written=bool(params),
         num_jobs=hydra.launcher.n_jobs if launcher == "joblib" else None,
         direction=_said(recipe, own, "direction"),
     )

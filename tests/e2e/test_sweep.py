@@ -158,6 +158,27 @@ def test_a_sweep_that_is_stopped_begins_no_other_point(number: signal.Signals, t
 
 
 @pytest.mark.exhaustive
+def test_a_killed_sweep_loses_only_the_point_at_work_and_that_one_resumes(tmp_path: Path) -> None:
+    whole = ["dataset.max_samples=2000", "training.num_epochs=6", "training.effective_batch_size=32"]
+    command = ["run", "quickstart", "-m", "training.seed=1,2", *whole, "eval=none", "registry=none"]
+    sweep = start(*command, cwd=tmp_path)
+    wait_for(lambda: list(tmp_path.glob("runs/store/train/*")))
+    wait_for(lambda: list(tmp_path.glob("runs/store/.staging/train-*/work/full_state/step_*")))
+    sweep.kill()
+    sweep.communicate()
+    wait_for(lambda: not at_work(tmp_path), 15)
+    assert statuses(tmp_path) == ["done", "running"]
+    [swept] = tmp_path.glob("runs/sweeps/*")
+    rows = json.loads(sft("compare", str(swept), "--json", cwd=tmp_path).out)["rows"]
+    assert [row["status"] for row in rows] == ["done", "interrupted"]
+    answer = sft(*command, cwd=tmp_path)
+    assert answer.status == 0, answer.err
+    assert answer.out.count("goes on after step") == answer.out.count("✓ train") == 1
+    assert "goes on after step" in answer.out.partition("[2/2")[2]
+    assert statuses(tmp_path) == ["done", "done"]
+
+
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_outlives_a_sweep(launcher: str, number: signal.Signals, tmp_path: Path) -> None:
