@@ -66,6 +66,8 @@ class Circumstances:
         model_version: State of the base model: file times, commit.
         tasks_version: Digest of the recipe's own lm-eval tasks.
         num_processes: Ranks that train.
+        as_run: Training settings as they are where they are trained, by dotted key, where they may differ from the
+            recipe's.
         device: ``cpu`` or the GPU's name, of this machine.
         training_device: The same of what trains, which may be a cluster.
         versions: Package -> version.
@@ -78,6 +80,7 @@ class Circumstances:
     device: str
     training_device: str
     versions: Mapping[str, str]
+    as_run: Mapping[str, Any] = field(default_factory=dict)
 
 
 NOWHERE = Circumstances(
@@ -195,6 +198,8 @@ def _settings(stage: str, cfg: RunConfig, world: Circumstances) -> dict[str, Any
         own = {"max_seq_len": cfg.training.max_seq_len, "on_invalid": cfg.dataset.on_invalid.value}
     elif stage == "train":
         own = {key: value for key, value in _plain(cfg.training).items() if key not in _NOT_IN_THE_WEIGHTS}
+        for key, value in world.as_run.items():
+            _put(own, key, value)
         own |= {"num_processes": world.num_processes, "device": world.training_device}
     elif stage == "evaluate":
         own = {**_plain(cfg.eval), "include_path": world.tasks_version, "device": world.device}
@@ -202,13 +207,20 @@ def _settings(stage: str, cfg: RunConfig, world: Circumstances) -> dict[str, Any
     elif stage == "gates":
         own = {"gates": cfg.eval.gates}
     elif stage == "package":  # it tells of the whole run
-        own = {key: value for key, value in _plain(cfg).items() if key != "run_root"}
+        own = {key: value for key, value in _plain(cfg).items() if key not in {"run_root", "sweep"}}
     elif stage == "upload":
         own = {"upload": cfg.registry.upload}
     else:
         own = _plain(cfg.registry)
     versions = {name: world.versions.get(name, "") for name in _VERSIONS_OF[stage]}
     return {**own, "code": _CODE[stage], "versions": versions}
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    *groups, name = key.split(".")
+    for group in groups:
+        tree = tree[group]
+    tree[name] = value
 
 
 def _plain(group: Any) -> dict[str, Any]:

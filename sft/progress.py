@@ -18,10 +18,17 @@ _PLAIN_EVERY_SECONDS = 10.0
 class Progress:
     """One display for a whole run. Stages call `update`; the runner calls the rest."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, label: str = "") -> None:
+        """A display.
+
+        Args:
+            quiet: Says nothing.
+            label: Leads each line, where several runs share the output; then there is no live count.
+        """
         from rich.console import Console
 
         self.console: Console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self._label = label
         self._status: Status | None = None
         self._title = ""
         self._last_plain_at = 0.0
@@ -30,7 +37,7 @@ class Progress:
     def stage(self, title: str) -> Iterator[None]:
         """Shows that `title` is at work until the block ends."""
         self._title, self._last_plain_at = title, time.monotonic()
-        if self.console.is_terminal:
+        if self.console.is_terminal and not self._label:
             with self.console.status(f"[bold]{title}[/bold]") as self._status:
                 yield
             self._status = None
@@ -48,4 +55,6 @@ class Progress:
 
     def say(self, text: str) -> None:
         """One line that stays."""
+        if self._label:
+            text = "\n".join(f"{self._label} {line}" for line in text.strip("\n").splitlines())
         self.console.print(text, markup=False)

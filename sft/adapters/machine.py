@@ -24,6 +24,16 @@ def gpus() -> tuple[str, ...]:
     return tuple(names[int(c)] if c.isdigit() and int(c) < len(names) else names[0] for c in chosen) if names else ()
 
 
+def use_gpus(visible: str | None) -> None:
+    """This process and its children see only these GPUs from here on; None = all."""
+    if visible is None:
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible
+    for known in (gpus, compute_capability, gpu_bytes):
+        known.cache_clear()
+
+
 def device() -> str:
     """``cpu``, or the first GPU's name."""
     return gpus()[0] if gpus() else "cpu"

@@ -25,6 +25,7 @@ examples:
   sft run quickstart                                 do it; the same command again continues or does nothing
   sft run my.yaml training.learning_rate=1e-5        a recipe of your own, one value changed
   sft run quickstart -m training.seed=1,2,3          one run per value; shared work is done once
+  sft compare runs/sweeps/quickstart-1a2b3c4d        that sweep's table again; any runs side by side
   sft run quickstart --until train                   only what makes the weights; later the rest
   sft eval org/model eval.tasks=[gsm8k]              score a model alone
   sft verify runs/quickstart-1a2b3c4d                is everything still what the record says?
@@ -117,6 +118,11 @@ def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
             from sft.cli.data import execute as check_data
 
             return check_data(options.uri, options.overrides, json=options.json, page=options.html)
+        case "compare":
+            from sft.cli.compare import execute as compare
+
+            formats = {"csv": options.csv, "json": options.json}
+            return compare(options.folders, by=options.by, html=options.html, **formats)
         case "verify":
             from sft.cli.verify import execute as verify
 
@@ -166,6 +172,12 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("uri", metavar="URI", help="as in dataset.uri")
     what = "settings of dataset, model and training; with a model, tokens are counted"
     data.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=what)
+    compare = commands.add_parser("compare", help="put runs side by side: what varied, scores, speed, memory, time")
+    compare.add_argument("folders", nargs="+", metavar="DIR", help="a run's folder, a sweep's folder, or a run root")
+    compare.add_argument("--by", metavar="SCORE", help="sort by it: task.metric, or train.loss (default: the sweep's)")
+    compare.add_argument("--csv", action="store_true", help="print CSV")
+    compare.add_argument("--json", action="store_true", help="print JSON")
+    compare.add_argument("--html", metavar="FILE", help="also write a page")
     _add_export(commands.add_parser("export", help="write a recipe as what another system runs"))
     verify = commands.add_parser("verify", help="check a run or a model against its record")
     verify.add_argument("path", metavar="RUN_OR_MODEL", help="a run's folder, or a model's folder")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from sft.cli.run import through_hydra
+from sft.cli.hydra import through_hydra
 from sft.config.compose import find_recipe, recipes, search_path_override
 from sft.progress import Progress
 
-_COMMANDS = ("run", "plan", "eval", "export", "recipes", "data", "verify", "register", "models", "store")
+_COMMANDS = (
+    *("run", "plan", "eval", "attach", "export", "recipes", "data", "compare"),
+    *("verify", "register", "models", "store"),
+)
 
 
 def execute(arguments: Sequence[str]) -> int:

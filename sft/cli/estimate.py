@@ -82,6 +82,31 @@ def _where(cfg: TrainingConfig, fit: Fit, available: int | None) -> str:
     return f"{gib} of {'a pod' if in_pods else 'this machine'} for each of {fit.num_processes}"
 
 
+def lacking(cfg: RunConfig, num_at_once: int = 1) -> str | None:
+    """Why a training can't fit by the estimate; None where it fits, or where that is not known yet.
+
+    On several machines without GPUs it is not known: each has other memory to spare, and all must judge alike.
+
+    Args:
+        cfg: A checked configuration.
+        num_at_once: Runs that share this machine's memory.
+    """
+    shape, fit = _shape(cfg, {}), hardware.fit(cfg.training)
+    in_pods = cfg.training.launcher.kind is LauncherKind.kubeflow
+    if isinstance(shape, str) or (fit.nodes.num > 1 and not in_pods and not machine.gpus()):
+        return None
+    setup, sharding = _setup(cfg, fit, shape, 0), Sharding(fit.strategy.value)
+    available = _available(cfg.training, fit)
+    if available is None:
+        return None
+    available //= 1 if setup.on_gpu or in_pods else num_at_once
+    needed = memory.peak_bytes(shape, sharding, setup)
+    if needed <= available:
+        return None
+    remedy = _remedy(cfg.training, shape, sharding, setup, available)
+    return f"needs {needed / _GIB:.1f} GiB per rank by the estimate, there are {available / _GIB:.1f}; {remedy}"
+
+
 def _too_much(budget: int) -> str:
     return f"too much; {budget:,} tokens would fit" if budget else "too much, whatever the token budget"
 

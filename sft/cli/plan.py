@@ -11,8 +11,10 @@ import yaml
 
 from sft import record, runner
 from sft.cli import estimate
-from sft.cli.run import split_flags
+from sft.cli.hydra import SWEEPS, split_flags
+from sft.cli.sweep import outlook
 from sft.config import compose
+from sft.config import sweep as sweeps
 from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Problem
 from sft.logs import redact, redacted
@@ -36,15 +38,19 @@ _GROUPS = {
 
 
 def execute(name_or_path: str, arguments: Sequence[str]) -> int:
-    """Prints the plan of one run.
+    """Prints the plan of one run; of a sweep, of its first point, and what of the others would run.
 
     Raises:
-        ConfigError: The configuration is wrong, or asks for a sweep.
+        ConfigError: The configuration is wrong.
     """
     flags, overrides = split_flags(arguments)
-    if flags:
-        raise ConfigError([Problem(key=" ".join(flags), rule="sft plan takes overrides only; flags go to sft run")])
-    cfg = compose.compose(compose.find_recipe(name_or_path), overrides)
+    if others := [flag for flag in flags if flag not in SWEEPS]:
+        rule = "sft plan takes overrides and -m only; flags go to sft run"
+        raise ConfigError([Problem(key=" ".join(others), rule=rule)])
+    recipe = compose.find_recipe(name_or_path)
+    found = sweeps.read(recipe, overrides, asked=bool(flags))
+    points = sweeps.check(found) if found else [compose.compose(recipe, overrides)]
+    cfg = points[0]
     plan = build_plan(cfg, runner.circumstances(cfg))
     store = Store(Path(cfg.run_root) / "store")
     have = runner.found(plan, store, record.load(runner.run_folder(cfg)))
@@ -59,6 +65,8 @@ def execute(name_or_path: str, arguments: Sequence[str]) -> int:
         progress.say(f"{stage:<16}left out  {why}")
     progress.say("")
     for line in _facts(cfg, have):
+        progress.say(line)
+    for line in outlook(found, points) if found else ():
         progress.say(line)
     return 0
 

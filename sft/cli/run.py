@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import hydra
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from sft import logs, record, runner
+from sft import record, runner
 from sft.artifacts import EvalReport, ModelPackage, RegisteredModel, UploadedModel
 from sft.cli import again
+from sft.cli.hydra import QUIET, SWEEPS, split_flags, through_hydra
+from sft.cli.point import refuse_server
+from sft.cli.sweep import sweep
 from sft.config import compose
+from sft.config import sweep as sweeps
 from sft.config.compose import Recipe
 from sft.config.original import hydra_text
-from sft.config.schema import EvalBackend, LauncherKind, RunConfig
+from sft.config.schema import LauncherKind
 from sft.errors import ConfigError, Problem, SftError
 from sft.progress import Progress
 from sft.scores import change
 from sft.stages.evaluate import HOLDOUT
-
-_QUIET = ("hydra/job_logging=disabled", "hydra/hydra_logging=disabled")
 
 
 def execute(
@@ -45,7 +43,7 @@ def execute(
         SftError: A stage failed, outside of a sweep.
     """
     recipe = compose.find_recipe(name_or_path)
-    return _run(recipe, recipe.path, arguments, command, until, tell, detach=detach)
+    return _run(recipe, recipe.path, arguments, command, until, detach=detach)
 
 
 def attach(path: str, command: Sequence[str]) -> int:
@@ -71,7 +69,7 @@ def attach(path: str, command: Sequence[str]) -> int:
     if Path(earlier.facts["cwd"]).is_dir():  # what the recipe says may be relative to it; the run's folder is not
         os.chdir(earlier.facts["cwd"])
     with again.recipe(earlier, root) as recipe:
-        return _run(recipe, Path(earlier.facts["recipe"]), root, command, None, tell)
+        return _run(recipe, Path(earlier.facts["recipe"]), root, command, None)
 
 
 def repeat(path: str, arguments: Sequence[str], command: Sequence[str], until: str | None) -> int:
@@ -89,18 +87,10 @@ def repeat(path: str, arguments: Sequence[str], command: Sequence[str], until: s
         SftError: A stage failed, outside of a sweep.
     """
     earlier = again.find(Path(path))
-
-    def compared(result: runner.RunResult, progress: Progress) -> None:
-        tell(result, progress)
-        for line in earlier.comparison(result.record):
-            progress.say(line)
-        if result.nothing_to_do:
-            progress.say("run_root=FOLDER does all of it anew")
-
     if changes := earlier.version_changes():
         Progress().say(f"other versions than recorded: {', '.join(changes)}")
     with again.recipe(earlier, split_flags(arguments)[1]) as recipe:
-        return _run(recipe, earlier.file, arguments, command, until, compared)
+        return _run(recipe, earlier.file, arguments, command, until, earlier)
 
 
 def _run(
@@ -109,27 +99,27 @@ def _run(
     arguments: Sequence[str],
     command: Sequence[str],
     until: str | None,
-    done: Callable[[runner.RunResult, Progress], None],
+    earlier: again.Earlier | None = None,
     *,
     detach: bool = False,
 ) -> int:
     flags, overrides = split_flags(arguments)
-    if {"-m", "--multirun"} & set(flags):
-        if detach:
-            raise ConfigError([Problem(key="--detach", rule="is for one run: a sweep waits for each of its jobs")])
-        compose.check_sweep(recipe, overrides)
-    else:
+    asked = bool(SWEEPS & set(flags))
+    flags = [flag for flag in flags if flag not in SWEEPS]
+    found = sweeps.read(recipe, overrides, asked=asked)
+    if found and detach:
+        raise ConfigError([Problem(key="--detach", rule="is for one run: a sweep waits for each of its points")])
+    if found and not flags:
+        return sweep(found, source=source, command=command, until=until, earlier=earlier)
+    if not found:
         compose.compose(recipe, overrides)
-    progress = Progress()
-    failed: list[tuple[str, SftError]] = []
+    failed: list[SftError] = []
 
     def job(composed: DictConfig) -> None:
-        name = _job_name(overrides)
-        if name:
-            progress.say(f"\n[{name}]")
+        progress = Progress()
         try:
             cfg = compose.to_run_config(composed, recipe)
-            _refuse_server(cfg)
+            refuse_server(cfg)
             if detach and cfg.training.launcher.kind is not LauncherKind.kubeflow:
                 rule = "is for a run that a cluster trains"
                 raise ConfigError([Problem(key="--detach", rule=rule, suggestion="add training/launcher=kubeflow")])
@@ -137,64 +127,19 @@ def _run(
                 runner.follow(cfg, progress=progress, goal=until)
                 return
             result = runner.run(cfg, recipe=source, command=command, progress=progress, goal=until, detach=detach)
-        except SftError as error:  # kept, as Hydra would print it in its own way; the next job goes on
-            failed.append((name, error))
-            if name:
-                logs.complain(error)
-        else:
-            done(result, progress)
+        except SftError as error:  # kept, as Hydra would print it in its own way
+            failed.append(error)
+            return
+        tell(result, progress)
+        for line in earlier.comparison(result.record) if earlier else ():
+            progress.say(line)
+        if earlier and result.nothing_to_do:
+            progress.say("run_root=FOLDER does all of it anew")
 
-    through_hydra(recipe, flags, [*_QUIET, *compose.as_hydra(overrides)], job)
-    for name, error in failed:
-        if not name:
-            raise error
-        progress.say(f"failed: {name}")
-    return 1 if failed else 0
-
-
-def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Hydra's flags with their values, and the overrides."""
-    from hydra._internal.utils import get_args_parser
-
-    parsed, unknown = get_args_parser().parse_known_args(list(arguments))
-    overrides = [*parsed.overrides, *unknown]
-    flags = list(arguments)
-    for override in overrides:
-        flags.remove(override)
-    return flags, overrides
-
-
-def through_hydra(
-    recipe: Recipe, flags: Sequence[str], overrides: Sequence[str], job: Callable[[DictConfig], None]
-) -> None:
-    """Hands flags and overrides to Hydra, which composes the recipe and calls `job`."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors and exits by itself
-    compose.prepare(recipe)
-    GlobalHydra.instance().clear()
-    sys.argv[1:] = [*flags, *compose.defaults_of(recipe), *overrides]
-    hydra.main(version_base="1.3", config_path=str(recipe.path.parent), config_name=recipe.path.stem)(job)()
-
-
-def _refuse_server(cfg: RunConfig) -> None:
-    """A server that runs already has some model, not the one that this run will train.
-
-    Raises:
-        ConfigError: It is asked for scores.
-    """
-    if cfg.eval.enabled and cfg.eval.backend is EvalBackend.local_chat_completions:
-        rule = "scores what a server has, not what this run trains"
-        value, suggestion = cfg.eval.backend.name, "score it with `sft eval` once it is served"
-        raise ConfigError([Problem(key="eval.backend", value=value, rule=rule, suggestion=suggestion)])
-
-
-def _job_name(overrides: Sequence[str]) -> str:
-    """Number of a sweep's job and what it changes; empty outside of a sweep."""
-    here = HydraConfig.get()
-    if here.mode is None or here.mode.name != "MULTIRUN":
-        return ""
-    fixed = {*compose.as_hydra(overrides), *(text for text in here.overrides.task if text.startswith("++name="))}
-    swept = [text.lstrip("+") for text in here.overrides.task if text not in fixed]
-    return f"{here.job.num + 1}: {' '.join(swept) or 'as it is'}"
+    through_hydra(recipe, [*flags, "--multirun"] if found else flags, [*QUIET, *compose.as_hydra(overrides)], job)
+    for error in failed:
+        raise error
+    return 0
 
 
 def tell(result: runner.RunResult, progress: Progress) -> None:

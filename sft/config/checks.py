@@ -171,13 +171,18 @@ def _gate(cfg: EvalConfig, name: str, rule: str) -> Iterator[Problem]:
     elif not dot:
         yield Problem(key=key, value=rule, rule="must name a score: task.metric", suggestion=f"try {name}.acc")
     elif task == "holdout":
-        written = ("exact_match", "rouge_l", "chrf") if cfg.holdout.generate else ()
-        known = ("loss", "perplexity", "token_accuracy", *written) if cfg.holdout.enabled else ()
+        known = holdout_metrics(cfg)
         if metric not in known:
             scores = f"it is scored for {', '.join(known) or 'nothing'}"
             yield Problem(key=key, value=rule, rule=f"the held-out split has no such score; {scores}")
     elif not cfg.tasks:
         yield Problem(key=key, value=rule, rule="eval.tasks is empty", suggestion=f"try eval.tasks=[{task}]")
+
+
+def holdout_metrics(cfg: EvalConfig) -> tuple[str, ...]:
+    """What the held-out split is scored for."""
+    written = ("exact_match", "rouge_l", "chrf") if cfg.holdout.generate else ()
+    return ("loss", "perplexity", "token_accuracy", *written) if cfg.holdout.enabled else ()
 
 
 def _registry(cfg: RunConfig) -> Iterator[Problem]:

@@ -29,7 +29,6 @@ from sft.config.diagnose import (
     nearest,
     override_problems,
     recipe_problems,
-    sweep_values,
     unknown,
 )
 from sft.config.original import quoted, translated
@@ -158,27 +157,6 @@ def compose(recipe: Recipe, overrides: Sequence[str]) -> RunConfig:
         problems = diagnose(recipe.path, shipped("conf"), overrides, error)
         raise ConfigError([*problems, *_beyond(recipe, overrides)]) from error
     return to_run_config(composed, recipe)
-
-
-def check_sweep(recipe: Recipe, overrides: Sequence[str]) -> None:
-    """Composes each swept value once, the others at their first, before any job runs.
-
-    Raises:
-        ConfigError: With every problem there is.
-    """
-    values = [sweep_values(text) for text in as_hydra(overrides)]
-    first = [choices[0] for choices in values]
-    jobs = [first] + [
-        [*first[:place], other, *first[place + 1 :]] for place, choices in enumerate(values) for other in choices[1:]
-    ]
-    problems: dict[str, Problem] = {}
-    for job in jobs:
-        try:
-            compose(recipe, job)
-        except ConfigError as error:
-            problems |= {str(problem): problem for problem in error.problems}
-    if problems:
-        raise ConfigError(list(problems.values()))
 
 
 def to_run_config(composed: DictConfig, recipe: Recipe) -> RunConfig:

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -25,6 +25,11 @@ from sft.config.original import PARAMETERS
 from sft.config.schema import RunConfig
 from sft.errors import Problem
 
+_EXTRAS = {
+    "hydra/launcher": {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit"},
+    "hydra/sweeper": {"optuna": "optuna"},
+}
+"""Plugins of Hydra's that have an extra of ours."""
 _NOT_SETTINGS = {"defaults", "hydra"}
 _KIND = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _HOW_TO_SET = {
@@ -35,6 +40,8 @@ _HOW_TO_SET = {
 def diagnose(recipe: Path, conf: Path, overrides: Sequence[str], error: Exception) -> list[Problem]:
     """Every problem of a composition that failed with `error`; at least one."""
     problems = recipe_problems(recipe)
+    if problem := missing_extra(error):
+        problems.append(problem)
     for text in overrides:
         problems += override_problems(text, conf)
     return problems or [Problem(key=recipe.name, rule=" ".join(str(error).split()))]
@@ -71,6 +78,20 @@ def override_problems(text: str, conf: Path) -> list[Problem]:
     return [problem] if problem else []
 
 
+def missing_extra(error: Exception) -> Problem | None:
+    """What to install, where a launcher or a sweeper of Hydra's is not there; None for any other error."""
+    file = error.missing_cfg_file if isinstance(error, MissingConfigException) else None
+    group, _, choice = (file or "").rpartition("/")
+    if group not in _EXTRAS:
+        return None
+    extras = _EXTRAS[group]
+    if choice in extras:
+        fix = f"pip install 'sft[{extras[choice]}]'"
+        return Problem(key=group, value=choice, rule="is not installed", suggestion=fix)
+    rule = f"must be one of {', '.join(['basic', *extras])}"
+    return Problem(key=group, value=choice, rule=rule, suggestion=nearest(choice, extras))
+
+
 def missing(composed: DictConfig) -> list[Problem]:
     """A problem for every value that only a person can supply and has not."""
     return [
@@ -105,15 +126,9 @@ def is_override(text: str) -> bool:
     return True
 
 
-def sweep_values(text: str) -> list[str]:
-    """The overrides that one override of a sweep stands for; itself where it is none, or can't be listed."""
-    try:
-        override = OverridesParser.create().parse_override(text)
-        if override.is_sweep_override():
-            return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()] or [text]
-    except (HydraException, TypeError):  # not an override, or an interval: compose says so
-        pass
-    return [text]
+def is_whole_number(key: str) -> bool:
+    """Whether a setting takes nothing but whole numbers."""
+    return _hint(key) is int
 
 
 def is_setting(key: str) -> bool:

@@ -2,7 +2,7 @@
 
 ``outlook`` says what a run will find, ``walk`` does it, ``later`` registers what it made again, ``stages`` maps
 artifacts to each stage's inputs, ``nodes`` is what the other machines of a training do, ``handover`` a training for
-somebody else to begin.
+somebody else to begin; ``sweep`` is what is kept of many runs that were one question.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 from sft.runner.handover import train_job
 from sft.runner.later import register_again
 from sft.runner.nodes import follow, follows
-from sft.runner.outlook import circumstances, found, run_folder
-from sft.runner.walk import RunResult, run
+from sft.runner.outlook import circumstances, found, run_folder, work_of
+from sft.runner.walk import RunResult, is_at_work, run
 
 __all__ = [
     "RunResult",
@@ -19,8 +19,10 @@ __all__ = [
     "follow",
     "follows",
     "found",
+    "is_at_work",
     "register_again",
     "run",
     "run_folder",
     "train_job",
+    "work_of",
 ]

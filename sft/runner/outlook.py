@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,14 @@ from sft.adapters import machine
 from sft.artifacts import RegisteredModel
 from sft.config.schema import RunConfig
 from sft.logs import redacted
-from sft.plan import Circumstances, Plan, Step
+from sft.plan import Circumstances, Plan, Step, build_plan
 from sft.stages import hardware, trainjob
 from sft.stages.dataset import source_version as dataset_version
 from sft.stages.evaluate import tasks_version
 from sft.stages.model import source_version as model_version
 from sft.store import Entry, Store
 
-_OF_A_MACHINE = {"device", "num_processes"}
+_OF_A_MACHINE = {"device", "num_processes", "fsdp", "use_liger"}
 """Settings of a step that its machine makes, not the recipe."""
 
 
@@ -33,20 +34,56 @@ def circumstances(cfg: RunConfig) -> Circumstances:
         SftError: A source is not there or can't be reached.
     """
     trainjob.check_volume(cfg)
-    return Circumstances(
+    return replace(
+        _here(cfg),
         dataset_version=dataset_version(cfg.dataset) if cfg.dataset.uri else "",
         model_version=model_version(cfg.model),
         tasks_version=tasks_version(cfg.eval),
-        num_processes=hardware.fit(cfg.training).world_size,
+        versions=record.versions(),
+    )
+
+
+def work_of(cfg: RunConfig, goal: str | None = None) -> str:
+    """A digest of what a run would do here: two configurations with the same one are the same work.
+
+    So on one rank all sharding strategies are one. What a package tells of its run, and the state of the sources, which
+    all points of a sweep share, don't count.
+
+    Args:
+        cfg: A checked configuration.
+        goal: As in `sft.runner.run`.
+
+    Raises:
+        ConfigError: There is no such step.
+    """
+    plan = build_plan(cfg, _here(cfg))
+    steps = (plan.reaching(goal) if goal else plan).steps
+    work = [[step.name, step.settings] for step in steps if step.stage != "package"]
+    return hashlib.sha256(msgspec.json.encode(work, order="deterministic")).hexdigest()[:20]
+
+
+def _here(cfg: RunConfig) -> Circumstances:
+    """Only the machine, which is asked for in no time."""
+    fit = hardware.fit(cfg.training)
+    return Circumstances(
+        dataset_version="",
+        model_version="",
+        tasks_version="",
+        num_processes=fit.world_size,
         device=machine.device(),
         training_device=hardware.device(cfg.training.launcher),
-        versions=record.versions(),
+        versions={},
+        as_run={
+            "fsdp.sharding_strategy": fit.strategy.value,
+            "fsdp.cpu_offload_params": fit.cpu_offload_params,
+            "use_liger": fit.use_liger,
+        },
     )
 
 
 def run_folder(cfg: RunConfig) -> Path:
     """``<run_root>/<name>-<digest of the settings>``: the same settings have the same folder, wherever things lie."""
-    settings = {key: value for key, value in msgspec.to_builtins(cfg).items() if key != "run_root"}
+    settings = {key: value for key, value in msgspec.to_builtins(cfg).items() if key not in {"run_root", "sweep"}}
     del settings["registry"]["uri"]
     digest = hashlib.sha256(msgspec.json.encode(settings, order="deterministic")).hexdigest()[:8]
     return Path(cfg.run_root) / f"{cfg.name}-{digest}"

@@ -215,12 +215,21 @@ def alone(folder: Path, progress: Progress) -> Iterator[None]:
         lock.release()
 
 
+def is_at_work(folder: Path) -> bool:
+    """Whether a process works on the run of a folder: a record that says so may be of one that was killed."""
+    try:
+        with filelock.FileLock(folder / ".lock").acquire(timeout=0.0):
+            return False
+    except filelock.Timeout:
+        return True
+
+
 def _record(cfg: RunConfig, plan: Plan, folder: Path, recipe: Path, command: Sequence[str]) -> record.RunRecord:
     return record.begin(
         run_id=folder.name,
         recipe=recipe,
         command=command,
-        config=msgspec.to_builtins(cfg),
+        config={name: value for name, value in msgspec.to_builtins(cfg).items() if name != "sweep"},
         gpus=machine.gpus(),
         steps=[step.name for step in plan.steps],
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sft.config.compose import check_sweep, compose, find_recipe
+from sft.config.compose import compose, find_recipe
 from sft.errors import ConfigError
 
 
@@ -198,16 +198,6 @@ def test_a_value_that_hydra_can_not_parse_is_taken_as_text(uri: str) -> None:
 def test_several_values_without_a_sweep_say_how_to_sweep() -> None:
     assert problems("training.seed=1,2") == [
         "training.seed=1,2: several values are a sweep; add -m, or [1,2] for a list"
-    ]
-
-
-def test_every_value_of_a_sweep_is_checked_before_any_runs() -> None:
-    with pytest.raises(ConfigError) as caught:
-        check_sweep(find_recipe("quickstart"), ["training.num_epochs=1,0,x", "training.fsdp=full_shard,none"])
-    assert [problem.key for problem in caught.value.problems] == [
-        "training.num_epochs",
-        "training.num_epochs",
-        "training/fsdp",
     ]
 
 

@@ -90,3 +90,19 @@ def test_a_plan_says_where_a_trainjob_trains() -> None:
     told = list(estimate.place(RunConfig(training=TrainingConfig(launcher=pods))))
     assert told == ["trains     in a TrainJob: 4 pods x 2 GPUs, 64Gi of memory, sft:1, runtime torch-distributed"]
     assert list(estimate.place(RunConfig())) == []
+
+
+@pytest.mark.parametrize(("tokens", "num_at_once", "fits"), [(1000, 1, True), (1000, 64, False), (10**7, 1, False)])
+def test_what_a_point_lacks_is_said_with_what_would_fit(
+    cache: Path, tokens: int, num_at_once: int, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "gpus", tuple)
+    monkeypatch.setattr(machine, "host_bytes", lambda: 64 << 30)
+    cfg = RunConfig(model=ModelConfig(name_or_path="org/name"), training=TrainingConfig(max_tokens_per_gpu=tokens))
+    lack = estimate.lacking(cfg, num_at_once)
+    assert (lack is None) is fits
+    assert fits or "GiB per rank by the estimate, there are" in str(lack)
+
+
+def test_a_model_that_is_not_here_yet_lacks_nothing(cache: Path) -> None:
+    assert estimate.lacking(RunConfig(model=ModelConfig(name_or_path="org/other"))) is None

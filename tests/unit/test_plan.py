@@ -152,3 +152,14 @@ def test_a_goal_that_the_recipe_leaves_out_says_why() -> None:
         "  - evaluate: no such step; there are dataset, model, tokenize, train, package, register; "
         "left out is evaluate: eval.enabled=false"
     )
+
+
+@pytest.mark.parametrize("asked", ["full_shard", "shard_grad_op", "hybrid_shard", "no_shard"])
+def test_what_a_machine_makes_the_same_is_the_same_work(asked: str) -> None:
+    one_rank = dataclasses.replace(WORLD, num_processes=1, as_run={"fsdp.sharding_strategy": "NO_SHARD"})
+    assert keys(plan(f"training.fsdp={asked}", world=one_rank))["train"] == keys(plan(world=one_rank))["train"]
+
+
+@pytest.mark.parametrize("override", ["sweep.objective=train.loss", "sweep.skip_infeasible=false"])
+def test_what_a_sweep_looks_for_changes_nothing_of_a_run(override: str) -> None:
+    assert changed(override) == []

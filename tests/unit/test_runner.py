@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import filelock
 import pytest
 
 from sft import record, runner
+from sft.adapters import machine
 from sft.artifacts import CheckpointArtifact, RegisteredModel
 from sft.config.compose import compose, find_recipe
 from sft.plan import Plan, Step
@@ -57,3 +59,50 @@ def test_a_run_goes_on_elsewhere_with_what_it_made_and_another_run_does_not(
     previous.step("train").key = key
     assert ("train" in runner.found(Plan((here,)), store, previous)) is is_found
     assert "train" not in runner.found(Plan((here,)), store)
+
+
+def test_what_a_sweep_looks_for_changes_no_folder() -> None:
+    recipe = find_recipe("quickstart")
+    looking = compose(recipe, ["sweep.objective=train.loss", "sweep.skip_infeasible=false"])
+    assert runner.run_folder(looking) == runner.run_folder(compose(recipe, []))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "is_same"),
+    [
+        (["training.fsdp=hybrid_shard"], True),  # on one machine
+        (["training.fsdp.cpu_offload_params=true"], True),  # without a GPU
+        (["training.launcher.procs_per_worker=1", "training.fsdp=no_shard"], False),
+        (["training.fsdp=no_shard"], False),
+        (["training.seed=7"], False),
+        (["registry.model_name=other"], False),
+        (["training.stall_timeout_seconds=9"], True),
+        (["name=other"], True),
+    ],
+)
+def test_work_is_the_same_where_no_step_would_make_anything_else(
+    overrides: list[str], is_same: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "gpus", tuple)
+    recipe = find_recipe("quickstart")
+    assert (runner.work_of(compose(recipe, overrides)) == runner.work_of(compose(recipe, []))) is is_same
+
+
+def test_on_one_rank_all_strategies_are_one_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "gpus", tuple)
+    recipe, alone = find_recipe("quickstart"), "training.launcher.procs_per_worker=1"
+    strategies = ("full_shard", "shard_grad_op", "hybrid_shard", "no_shard")
+    assert len({runner.work_of(compose(recipe, [alone, f"training.fsdp={name}"])) for name in strategies}) == 1
+
+
+def test_only_what_is_to_be_reached_counts_as_work() -> None:
+    recipe = find_recipe("quickstart")
+    configs = [compose(recipe, [f"eval.limit={limit}"]) for limit in (1, 2)]
+    assert len({runner.work_of(cfg) for cfg in configs}) == 2
+    assert len({runner.work_of(cfg, "train") for cfg in configs}) == 1
+
+
+def test_a_run_that_was_killed_is_not_at_work(tmp_path: Path) -> None:
+    assert not runner.is_at_work(tmp_path)
+    with filelock.FileLock(tmp_path / ".lock"):
+        assert runner.is_at_work(tmp_path)

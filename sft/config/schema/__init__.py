@@ -13,6 +13,7 @@ from sft.config.schema.eval import EvalBackend, EvalConfig, HoldoutConfig, Verbo
 from sft.config.schema.launcher import LauncherConfig, LauncherKind
 from sft.config.schema.model import ModelConfig, ModelSource, ScratchConfig
 from sft.config.schema.registry import OnConflict, RegistryConfig, RegistryKind
+from sft.config.schema.sweep import SweepConfig
 from sft.config.schema.training import (
     FsdpConfig,
     LoraConfig,
@@ -46,6 +47,7 @@ __all__ = [
     "RunConfig",
     "ScratchConfig",
     "ShardingStrategy",
+    "SweepConfig",
     "Tracker",
     "TrackingConfig",
     "TrainingConfig",
@@ -66,3 +68,4 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     registry: RegistryConfig = field(default_factory=RegistryConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)

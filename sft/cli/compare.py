@@ -1,0 +1,63 @@
+"""`sft compare`: runs side by side, as a table, as CSV or JSON, and as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sft.errors import SftError
+from sft.progress import Progress
+from sft.report.sweep import page, text
+from sft.report.sweep.rows import compare
+
+PAGE = "report.html"
+
+
+def execute(folders: Sequence[str], *, by: str | None, csv: bool, json: bool, html: str | None) -> int:
+    """Compares runs.
+
+    Args:
+        folders: Of runs, of sweeps, or run roots.
+        by: The score to sort by.
+        csv: Print CSV.
+        json: Print JSON.
+        html: A page to write.
+
+    Raises:
+        DataError: There is no run.
+        ConfigError: No run has the score that `by` names.
+        SftError: The page can't be written.
+    """
+    found = compare([Path(folder) for folder in folders], by)
+    progress = Progress()
+    progress.say(text.as_csv(found) if csv else text.as_json(found) if json else text.as_text(found))
+    if html:
+        try:
+            Path(html).write_text(page.as_html(found), encoding="utf-8")
+        except OSError as error:
+            raise SftError(f"--html {html}: {error.strerror}", fix="a file in a folder that is there") from error
+        if not (csv or json):
+            progress.say(f"page: {html}")
+    return 0
+
+
+def answer(sweep: Path, progress: Progress) -> None:
+    """The end of a sweep: its table, and its page beside its points.
+
+    Args:
+        sweep: The sweep's folder.
+        progress: Its display.
+    """
+    found = compare([sweep])
+    if not found.rows:
+        return
+    progress.say(text.as_text(found))
+    target = sweep / PAGE
+    here = Path.cwd()
+    shown = target.relative_to(here) if target.is_relative_to(here) else target
+    try:
+        target.write_text(page.as_html(found), encoding="utf-8")
+    except OSError as error:  # the points are done, or have said why not
+        progress.say(f"page  {shown} can't be written: {error.strerror}")
+    else:
+        progress.say(f"page  {shown}")

@@ -1,0 +1,177 @@
+"""What is a sweep, what varies in it, and what is refused before any point runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sft.config.compose import Recipe, compose, find_recipe
+from sft.config.sweep import Sweep, check, is_better_when_higher, objective, read
+from sft.errors import ConfigError
+
+QUICKSTART = find_recipe("quickstart")
+STRATEGIES = find_recipe("quickstart_fsdp_sweep")
+OPTUNA = find_recipe("quickstart_optuna")
+
+
+def sweep(recipe: Recipe, *overrides: str) -> Sweep:
+    found = read(recipe, overrides, asked=True)
+    assert found is not None
+    return found
+
+
+def problems(recipe: Recipe, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        check(sweep(recipe, *overrides))
+    return [str(problem) for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "asked", "is_sweep"),
+    [
+        (QUICKSTART, [], False, False),
+        (QUICKSTART, ["training.seed=1,2"], True, True),
+        (QUICKSTART, ["training.seed=1,2", "hydra.mode=MULTIRUN"], False, True),
+        (STRATEGIES, [], False, True),
+        (STRATEGIES, [], True, True),
+        (STRATEGIES, ["hydra.mode=RUN"], False, False),
+        (OPTUNA, [], False, True),
+    ],
+)
+def test_a_sweep_is_asked_for_or_written_in_the_recipe(
+    recipe: Recipe, overrides: list[str], asked: bool, is_sweep: bool
+) -> None:
+    assert (read(recipe, overrides, asked=asked) is not None) is is_sweep
+
+
+def test_points_come_in_hydras_order_groups_and_settings_alike() -> None:
+    found = sweep(QUICKSTART, "training.fsdp=full_shard,no_shard", "training.seed=1,2", "training.num_epochs=3")
+    assert found.varied == {"training/fsdp": "full_shard,no_shard", "training.seed": "1,2"}
+    assert found.points()[1] == ["training/fsdp=full_shard", "training.seed=2", "training.num_epochs=3"]
+    assert [cfg.training.seed for cfg in check(found)] == [1, 2, 1, 2]
+
+
+def test_the_command_line_takes_the_place_of_the_recipes_values() -> None:
+    found = sweep(STRATEGIES, "training.fsdp.sharding_strategy=NO_SHARD", "training.seed=1,2")
+    assert found.varied == {"training.seed": "1,2"}
+    assert {cfg.training.fsdp.sharding_strategy.name for cfg in check(found)} == {"NO_SHARD"}
+
+
+def test_a_recipes_values_are_checked_as_typed_ones_are(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "defaults: [quickstart, _self_]\n"
+        f"hydra:\n  searchpath: ['file://{QUICKSTART.path.parent}']\n"
+        "  sweeper:\n    params:\n      training.fsdp: full_shard,none\n      training.lerning_rate: 1,2\n"
+    )
+    found = problems(Recipe(path))
+    assert any(problem.startswith("training/fsdp=none: must be one of full_shard") for problem in found)
+    assert "training.lerning_rate=1: no such setting; did you mean training.learning_rate?" in found
+
+
+def test_every_value_of_a_sweep_is_checked_before_any_runs() -> None:
+    found = problems(QUICKSTART, "training.num_epochs=1,0,x", "training.fsdp=full_shard,none")
+    assert {problem.partition("=")[0] for problem in found} == {"training.num_epochs", "training/fsdp"}
+    assert len(found) == 3
+
+
+def test_rules_across_fields_are_checked_for_every_combination() -> None:
+    both = ["training.max_seq_len=100,300", "training.max_tokens_per_gpu=200,400"]
+    assert problems(QUICKSTART, *both) == [
+        "training.max_seq_len=300: a sample must fit into training.max_tokens_per_gpu=200; try training.max_seq_len=200"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ([], "-m: nothing varies; try training.learning_rate=1e-5,5e-6"),
+        (["training.learning_rate=interval(1e-5,1e-3)"], "an interval needs a sampler; add hydra/sweeper=optuna"),
+        (["training/fsdp=glob(*)"], "training/fsdp=glob(*): the choices must be named"),
+        (["training.seed=1,2", "hydra.job.chdir=true,false"], "Hydra's own settings can't vary"),
+        (["training.seed=1,2", "hydra/launcher=jobilb"], "hydra/launcher=jobilb: must be one of basic, joblib"),
+        (["training.seed=1,2", "hydra/sweeper=optna"], "hydra/sweeper=optna: must be one of basic, optuna; did you"),
+    ],
+)
+def test_what_can_not_be_swept_is_refused(overrides: list[str], said: str) -> None:
+    assert any(said in problem for problem in problems(QUICKSTART, *overrides))
+
+
+def test_a_launcher_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hydra.errors import MissingConfigException
+
+    from sft.config.diagnose import missing_extra
+
+    error = MissingConfigException("…", missing_cfg_file="hydra/launcher/submitit_slurm")
+    assert str(missing_extra(error)) == "hydra/launcher=submitit_slurm: is not installed; pip install 'sft[submitit]'"
+    assert missing_extra(MissingConfigException("…", missing_cfg_file="training/fsdp/x")) is None
+
+
+def test_the_ends_of_an_interval_are_checked() -> None:
+    found = problems(
+        OPTUNA, "training.learning_rate=interval(-1e-3, 1e-2)", "training.effective_batch_size=choice(1,64)"
+    )
+    assert found == [
+        "training.learning_rate=-0.001: must not be negative",
+        "training.effective_batch_size=1: must be at least the 2 processes, or some rank has nothing to do; try 2",
+    ] or sorted(found) == sorted(
+        [
+            "training.learning_rate=-0.001: must not be negative",
+            "training.effective_batch_size=1: must be at least the 2 processes, or some rank has nothing to do; try 2",
+        ]
+    )
+
+
+def test_an_interval_of_a_whole_number_says_how_to_write_one() -> None:
+    found = problems(OPTUNA, "training.warmup_steps=interval(0, 5)")
+    assert found == ["training.warmup_steps=interval(0, 5): must be whole numbers; write int(interval(…))"]
+
+
+def test_one_node_of_several_can_not_sample() -> None:
+    nodes = [f"training.launcher.{one}" for one in ("num_workers=2", "node_rank=0", "rendezvous=a:1")]
+    assert problems(OPTUNA, *nodes) == [
+        "hydra/sweeper=optuna: only the first of several nodes has the scores that a sampler needs; sweep a grid"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "until", "name"),
+    [
+        ([], None, "holdout.loss"),
+        (["eval=none"], None, "train.loss"),
+        (["dataset.train_split=1.0"], None, "train.loss"),
+        ([], "train", "train.loss"),
+        (["sweep.objective=arc_easy.acc", "eval.tasks=[arc_easy]"], None, "arc_easy.acc"),
+    ],
+)
+def test_the_objective_is_asked_for_or_a_loss(overrides: list[str], until: str | None, name: str) -> None:
+    assert objective(compose(QUICKSTART, overrides), until) == name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "until", "said"),
+    [
+        (["sweep.objective=loss"], None, "sweep.objective=loss: must name a score: task.metric; try loss.acc"),
+        (["sweep.objective=holdout.loss", "eval=none"], None, "nothing is scored; try train.loss"),
+        (["sweep.objective=holdout.loss"], "train", "nothing is scored; try train.loss"),
+        (["sweep.objective=holdout.chrf", "eval.holdout.generate=false"], None, "for loss, perplexity, token_accuracy"),
+        (["sweep.objective=holdout.loss", "dataset.train_split=1.0"], None, "it is scored for nothing"),
+        (["sweep.objective=train.acc"], None, "the training has no such score; try train.loss"),
+        (["sweep.objective=arc_easy.acc", "eval.tasks=[]"], None, "eval.tasks is empty; try eval.tasks=[arc_easy]"),
+    ],
+)
+def test_an_objective_that_is_never_made_is_refused(overrides: list[str], until: str | None, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        objective(compose(QUICKSTART, overrides), until)
+    assert said in str(caught.value)
+
+
+def test_a_losses_direction_is_down_and_an_accuracys_is_up() -> None:
+    assert not is_better_when_higher("holdout.loss")
+    assert is_better_when_higher("arc_easy.acc_norm")
+
+
+def test_what_somebody_said_of_the_direction_is_known() -> None:
+    assert sweep(OPTUNA).direction == ""
+    assert sweep(OPTUNA, "hydra.sweeper.direction=maximize").direction == "maximize"
