@@ -198,7 +198,7 @@ def test_hydra_prints_the_defaults_tree(tmp_path: Path) -> None:
     ("line", "offered"),
     [
         ("sft r", "run plan export recipes data verify store"),
-        ("sft run q", "gsm8k kfp quickstart"),
+        ("sft run q", "gsm8k kfp-pod kfp quickstart"),
         ("sft run quickstart training.le", "training.learning_rate="),
         ("sft run quickstart training/fsdp=n", "training/fsdp=no_shard"),
     ],
