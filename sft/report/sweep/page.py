@@ -28,7 +28,7 @@ _PAGE = """<!doctype html>
 }}
 * {{ box-sizing: border-box; }}
 body {{ font: 15px/1.5 system-ui, sans-serif; margin: 0; background: var(--back); color: var(--ink); }}
-main {{ max-width: 62rem; margin: 0 auto; padding: 2rem 1rem 4rem; }}
+main {{ max-width: 68rem; margin: 0 auto; padding: 2rem 1rem 4rem; }}
 h1 {{ font-size: 1.6rem; margin: 0; }}
 h2 {{ font-size: 1.05rem; margin: 0 0 .15rem; }}
 p {{ margin: 0 0 .6rem; color: var(--muted); }}
