@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from sft.adapters import http, hub, readers, storage, synthetic
+from sft.adapters.hub.rows import fetch_rows
 from sft.artifacts import sha256_file
 from sft.errors import DataError
 from sft.logs import redact
@@ -101,7 +102,7 @@ def _fetched(
         synthetic.write(source.uri, made)
         yield source.name, storage.find(str(made), {})[0]
     elif reference := _hub_reference(source.uri):
-        fetched = hub.fetch_rows(reference, source_version, source.split, folder, lambda done: say(_bytes(done, None)))
+        fetched = fetch_rows(reference, source_version, source.split, folder, lambda done: say(_bytes(done, None)))
         yield source.name, storage.find(str(fetched), {})[0]
     elif storage.scheme(source.uri) in _HTTP:
         target = folder / (PurePosixPath(unquote(urlsplit(source.uri).path)).name or "index")

@@ -10,14 +10,12 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from array import array
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sft.adapters.evaluation import texts
+from sft.adapters.evaluation import texts, totals
 from sft.adapters.evaluation.batches import Budget, in_batches, is_out_of_memory
 from sft.adapters.evaluation.journal import Journal
 from sft.adapters.evaluation.meter import Meter
@@ -32,9 +30,6 @@ _LOGITS_BYTES = {"cpu": 1 << 30, "cuda": 8 << 30}
 """Bounds of one batch: padded tokens, and its float32 logits, tokens x vocabulary x 4 bytes."""
 
 _SHOWN_CHARACTERS = 400
-_WRITTEN = {"exact_match", "rouge_l", "chrf"}
-_LOWER_IS_BETTER = {"loss", "perplexity"}
-METRICS = ("loss", "perplexity", "token_accuracy", "exact_match", "rouge_l", "chrf")
 
 
 @dataclass
@@ -105,7 +100,7 @@ def score(request: Mapping[str, Any], model: Any, renderer: Renderer, out: Path,
                 for conversation in batch:
                     journal.add(_row(conversation, compare))
                 meter.add(len(batch))
-        found = _publish(journal, out / SAMPLES)
+        found = totals.publish(journal, out / SAMPLES)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -261,57 +256,3 @@ def _turn_row(turn: Turn, compare: Mapping[str, texts.Compare]) -> dict[str, Any
     }
     written = turn.written or ""
     return row | {name: metric(turn.target, written) for name, metric in compare.items()}
-
-
-def _publish(journal: Journal, file: Path) -> list[dict[str, Any]]:
-    """Writes the samples in the split's order, and takes the means on the way."""
-    sums: dict[str, tuple[array[float], array[float]]] = defaultdict(lambda: (array("d"), array("d")))
-
-    def add(metric: str, value: float, count: float) -> None:
-        values, counts = sums[metric]
-        values.append(value)
-        counts.append(count)
-
-    with file.open("w", encoding="utf-8") as lines:
-        for row in journal.in_order():
-            turns = row["turns"]
-            num_tokens = sum(turn["num_tokens"] for turn in turns)
-            add("loss", sum(turn["loss"] for turn in turns), num_tokens)
-            add("token_accuracy", sum(turn["num_correct"] for turn in turns), num_tokens)
-            for metric in _WRITTEN & turns[0].keys():
-                add(metric, sum(turn[metric] for turn in turns), len(turns))
-            for turn in turns:
-                lines.write(json.dumps({"sample": row["sample"], **turn}, ensure_ascii=False) + "\n")
-    found = {metric: mean(values, counts) for metric, (values, counts) in sums.items()}
-    loss, error = found["loss"]
-    found["perplexity"] = math.exp(loss), error and error * math.exp(loss)  # to first order (the delta method)
-    return [
-        {
-            "task": "holdout",
-            "metric": metric,
-            "value": found[metric][0],
-            "stderr": found[metric][1],
-            "num_samples": len(journal),
-            "higher_is_better": metric not in _LOWER_IS_BETTER,
-        }
-        for metric in METRICS
-        if metric in found
-    ]
-
-
-def mean(values: Sequence[float], counts: Sequence[float]) -> tuple[float, float | None]:
-    """A mean over all turns or tokens, and its standard error; None for one conversation.
-
-    Args:
-        values: Sum over each conversation.
-        counts: Turns or tokens of each conversation.
-
-    The mean is a ratio of sums over conversations; its error is that of a ratio estimator, which respects that the
-    tokens of one conversation belong together (Cochran, Sampling Techniques, 1977, eq. 6.13).
-    """
-    total, size = math.fsum(counts), len(values)
-    ratio = math.fsum(values) / total
-    if size < 2:
-        return ratio, None
-    squares = math.fsum((value - ratio * count) ** 2 for value, count in zip(values, counts, strict=True))
-    return ratio, math.sqrt(squares * size / (size - 1)) / total

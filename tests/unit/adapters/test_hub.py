@@ -13,6 +13,7 @@ import pytest
 
 from sft.adapters import hub
 from sft.adapters.hub import Reference
+from sft.adapters.hub import rows as rows_of_hub
 from sft.errors import DataError
 
 
@@ -43,19 +44,19 @@ def test_a_reference_names_repository_config_and_revision(uri: str, reference: R
     ],
 )
 def test_the_training_split_is_read_or_the_only_one(present: list[str], chosen: str) -> None:
-    assert hub.chosen("split", "org/name", None, present) == chosen
+    assert rows_of_hub.chosen("split", "org/name", None, present) == chosen
 
 
 def test_a_wished_split_goes_before_the_usual_one() -> None:
-    assert hub.chosen("split", "org/name", "test", ["train", "test"]) == "test"
+    assert rows_of_hub.chosen("split", "org/name", "test", ["train", "test"]) == "test"
 
 
 @pytest.mark.parametrize(("what", "fix"), [("config", r"dataset\.uri=hf://org/name:a"), ("split", r"dataset\.split=a")])
 def test_where_it_is_not_clear_all_are_listed_with_what_to_write(what: str, fix: str) -> None:
     with pytest.raises(DataError, match=rf"several {what}s: a, b\n  try: {fix}"):
-        hub.chosen(what, "org/name", None, ["a", "b"])
+        rows_of_hub.chosen(what, "org/name", None, ["a", "b"])
     with pytest.raises(DataError, match=f"has no {what} c but a, b"):
-        hub.chosen(what, "org/name", "c", ["a", "b"])
+        rows_of_hub.chosen(what, "org/name", "c", ["a", "b"])
 
 
 def test_json_files_are_read_as_they_are_written_whatever_their_names_say(tmp_path: Path) -> None:
@@ -65,14 +66,14 @@ def test_json_files_are_read_as_they_are_written_whatever_their_names_say(tmp_pa
     (tmp_path / "c.json").write_bytes(b'[{"text": "2020-01-01"}, {"text": "01"}]')
     (tmp_path / "d.jsonl.gz").write_bytes(gzip.compress(lines))
     for name in ("a.jsonl", "b.json", "c.json", "d.jsonl.gz"):
-        assert b"".join(hub.as_written([str(tmp_path / name)])) == lines
+        assert b"".join(rows_of_hub.as_written([str(tmp_path / name)])) == lines
 
 
 def test_times_of_any_precision_are_written_as_iso_text(tmp_path: Path) -> None:
     when = datetime(2020, 1, 2, 3, 4, 5)
     columns = {unit: pa.array([when, None], pa.timestamp(unit)) for unit in ("s", "ns")}
     rows = datasets.Dataset(pa.table(columns)).to_iterable_dataset()
-    written = [json.loads(line) for line in hub.encoded("org/name", rows)]
+    written = [json.loads(line) for line in rows_of_hub.encoded("org/name", rows)]
     assert written == [dict.fromkeys(columns, "2020-01-02T03:04:05"), dict.fromkeys(columns)]
 
 
@@ -80,4 +81,4 @@ def test_times_of_any_precision_are_written_as_iso_text(tmp_path: Path) -> None:
 def test_a_column_that_json_can_not_hold_is_named(value: object) -> None:
     rows = datasets.Dataset(pa.table({"good": ["text"], "bad": [value]})).to_iterable_dataset()
     with pytest.raises(DataError, match=r"org/name: column bad holds .*, which JSON can't"):
-        list(hub.encoded("org/name", rows))
+        list(rows_of_hub.encoded("org/name", rows))
