@@ -114,7 +114,7 @@ def test_a_killed_upload_does_not_send_again_what_was_whole(host: str, tmp_path:
         before = way.num_bytes_there
         assert before < 80 * MIB
         _, told = bring(uri, packaged, tmp_path / "out")
-        assert way.num_bytes_there - before < 41 * MIB
+        assert way.num_bytes_there - before < 60 * MIB  # one of the files, and what was still on its way
     assert "uploaded 2 of 3 files" in told
 
 
@@ -177,7 +177,8 @@ def test_a_token_is_fetched_for_what_is_done(way: str, tmp_path: Path) -> None:
         (tmp_path / "docker" / "config.json").write_text(json.dumps({"auths": {host: auth}}))
         _, told = bring(f"oci://{host}/org/speller", packaged, tmp_path / "out")
     assert "uploaded 6 of 6 files" in told
-    assert tokens.asked == [(way, "repository:org/speller:pull"), (way, "repository:org/speller:pull,push")]
+    asked = [(by, scope.rpartition(":")[0], set(scope.rpartition(":")[2].split(","))) for by, scope in tokens.asked]
+    assert asked == [(way, "repository:org/speller", {"pull"}), (way, "repository:org/speller", {"pull", "push"})]
     everything = written(tmp_path / "out")
     assert not [secret for secret in (oci.PASSWORD, known, "eyJ") if secret in everything]
 

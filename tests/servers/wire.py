@@ -40,7 +40,8 @@ class Wire:
         """Breaks every connection off and refuses new ones."""
         self._listener.close()
         for end in self._ends:
-            end.transport.abort()
+            if not end.is_closing():
+                end.transport.abort()
 
     async def stop(self) -> None:
         """Closes for good."""
