@@ -160,6 +160,7 @@ def test_a_model_alone_is_scored_as_a_recipe_does(done: tuple[Path, Answer]) -> 
     assert "nothing to score" in nothing.err
 
 
+@pytest.mark.exhaustive
 def test_a_sweep_over_sharding_shares_data_tokens_and_the_base_score(done: tuple[Path, Answer]) -> None:
     sweep = ["-m", "training.fsdp.sharding_strategy=FULL_SHARD,SHARD_GRAD_OP", "training.num_epochs=1"]
     before = {record["run_id"] for record in records(done[0] / "runs")}
@@ -175,6 +176,7 @@ def test_a_sweep_over_sharding_shares_data_tokens_and_the_base_score(done: tuple
     assert losses[0] == pytest.approx(losses[1], abs=1e-3)
 
 
+@pytest.mark.exhaustive
 def test_preempted_and_killed_it_goes_on_to_the_same_weights(done: tuple[Path, Answer], started: Path) -> None:
     whole = "runs/store/.staging/train-*/*/full_state/step_{}"  # 43 steps an epoch
     run = start("run", "quickstart", *UNSCORED, cwd=started)

@@ -106,6 +106,7 @@ def test_jobs_of_submitit_tell_through_files_and_leave_no_pickles(joblib: tuple[
     assert left == {".out", ".err"}
 
 
+@pytest.mark.exhaustive
 def test_optuna_gets_the_objective_and_the_same_command_does_nothing_twice(joblib: tuple[Path, Answer]) -> None:
     cwd = joblib[0]
     command = ["run", "quickstart_optuna", *SMALL, "hydra.sweeper.n_trials=2", "sweep.objective=train.loss"]
