@@ -12,6 +12,7 @@ from tests.command import records, sft, steps
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.exhaustive
 def test_gsm8k_is_learned_scored_and_registered(tmp_path: Path) -> None:
     if "SFT_TEST_DATA" not in os.environ:
         pytest.skip("SFT_TEST_DATA is not set")

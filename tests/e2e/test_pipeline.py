@@ -125,6 +125,7 @@ def test_a_recipe_that_trains_in_a_trainjob_does_so_from_its_task(
     assert (left / "registry" / "model" / "model.safetensors").is_file()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_recipe_of_ones_own_ends_in_the_registry_as_the_model_that_kfp_keeps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

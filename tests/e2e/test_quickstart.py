@@ -123,6 +123,7 @@ def test_the_same_command_again_does_nothing_and_says_so(done: tuple[Path, Answe
     assert state() == before
 
 
+@pytest.mark.exhaustive
 def test_a_change_to_eval_scores_and_registers_again_only(done: tuple[Path, Answer]) -> None:
     answer = sft("run", "quickstart", "eval.tasks=[]", "eval.holdout.limit=50", cwd=done[0])
     assert answer.status == 0, answer.err
@@ -208,6 +209,7 @@ def weights_of(root: Path) -> str:
     return sha256_file(files[0])
 
 
+@pytest.mark.exhaustive
 def test_the_same_command_twice_at_once_trains_once(started: Path) -> None:
     command = ["run", "quickstart", *UNSCORED, "training.num_epochs=1"]
     first, second = start(*command, cwd=started), start(*command, cwd=started)

@@ -203,6 +203,7 @@ def test_no_secret_comes_out_of(
     assert planted.leaks(answer) == []
 
 
+@pytest.mark.exhaustive
 def test_a_run_is_repeated_from_its_record_once_its_secrets_are_given_again(planted: Planted) -> None:
     run = min(planted.cwd.glob("runs/recipe-*/run.json"), key=lambda file: file.stat().st_mtime)
     lacking = planted.sft("run", "--from", str(run), "run_root=again")

@@ -128,6 +128,7 @@ def test_optuna_gets_the_objective_and_the_same_command_does_nothing_twice(jobli
     assert "Traceback" not in wrong.err
 
 
+@pytest.mark.exhaustive
 def test_a_point_that_fails_is_reported_and_the_same_command_runs_only_it(joblib: tuple[Path, Answer]) -> None:
     cwd = joblib[0]
     rates = "training.learning_rate=1e38,5e-3"
@@ -146,7 +147,8 @@ def test_a_point_that_fails_is_reported_and_the_same_command_runs_only_it(joblib
     assert "the loss is nan" in page
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive), signal.SIGTERM])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_sweep_that_is_stopped_begins_no_other_point(number: signal.Signals, tmp_path: Path) -> None:
     sweep = start("run", "quickstart", "-m", "training.seed=1,2", *SMALL, *LONG, cwd=tmp_path)
     wait_for(lambda: trainings(tmp_path))

@@ -47,6 +47,7 @@ def run(cfg: EvalConfig, inputs: EvaluateInputs, out: Path) -> EvalReport:
     return evaluate(cfg, inputs, out, Progress(quiet=True))
 
 
+@pytest.mark.exhaustive
 def test_every_number_equals_lm_evals_own_command_line(inputs: EvaluateInputs, tmp_path: Path) -> None:
     """A task of likelihoods and one of texts, with a system turn in the chat template."""
     ours, theirs, own = tmp_path / "ours", tmp_path / "theirs", tmp_path / "tasks"
@@ -163,6 +164,7 @@ def test_an_unknown_task_is_refused_at_plan_time_and_the_nearest_is_named(change
         tasks_version(settings(**changes))
 
 
+@pytest.mark.exhaustive
 def test_a_killed_evaluation_asks_nothing_twice(inputs: EvaluateInputs, tmp_path: Path) -> None:
     """The child is killed in the middle of the tasks' requests; the same call goes on, and the numbers are the same."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"

@@ -109,6 +109,7 @@ def test_without_the_hub_and_without_a_cache_the_error_says_what_is_missing(
     assert "without it the hub must be within reach" in str(caught.value)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("endpoint")
 def test_a_task_whose_data_changed_is_known_by_its_digest(
     repos: dict[str, Repo], tiny_model: ModelArtifact, tmp_path: Path
@@ -134,6 +135,7 @@ metric_list: [{metric: exact_match}]
 """
 
 
+@pytest.mark.exhaustive
 def test_a_model_behind_a_server_answers_as_the_same_model_does_here(
     tiny_model: ModelArtifact, home: Path, tmp_path: Path
 ) -> None:

@@ -126,6 +126,7 @@ def test_mlflow_registrations_at_once_make_one_store_and_a_version_per_checkpoin
     assert sorted({versions["a1"], versions["b"]}) == ["1", "2"]
 
 
+@pytest.mark.exhaustive
 def test_mlflow_is_told_where_the_model_was_uploaded_to_also_later(speller: Speller) -> None:
     inputs, _, root = speller
     places = {"s3": "s3://bucket/models/0123", "oci": "oci://host/org/speller@sha256:00", "hf": "hf://org/speller@00"}

@@ -64,6 +64,7 @@ def test_a_killed_parent_takes_all_ranks_along_and_the_run_continues_to_the_same
     assert curve(out) == curve(trained.root)
 
 
+@pytest.mark.exhaustive
 def test_a_run_killed_in_the_middle_of_an_epoch_goes_on_from_its_last_step(
     train_inputs: TrainInputs, trained: CheckpointArtifact, out: Path
 ) -> None:
@@ -80,6 +81,7 @@ def test_a_run_killed_in_the_middle_of_an_epoch_goes_on_from_its_last_step(
     assert curve(out) == curve(trained.root)
 
 
+@pytest.mark.exhaustive
 def test_a_preempted_run_saves_in_the_middle_of_an_epoch_and_says_so(
     train_inputs: TrainInputs, trained: CheckpointArtifact, out: Path
 ) -> None:
@@ -112,6 +114,7 @@ def test_a_killed_rank_is_named(train_inputs: TrainInputs, out: Path) -> None:
     assert "training.max_tokens_per_gpu" in str(caught.value.fix)
 
 
+@pytest.mark.exhaustive
 def test_a_lost_rank_is_made_up_for_as_often_as_the_recipe_says(
     train_inputs: TrainInputs, trained: CheckpointArtifact, out: Path
 ) -> None:

@@ -52,9 +52,10 @@ def test_one_rank_without_sharding_gives_the_same_curve_as_two_with(
     assert losses(tmp_path / "one") == pytest.approx(losses(trained.root), abs=1e-3)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "strategy",
-    [ShardingStrategy.FULL_SHARD, pytest.param(ShardingStrategy.NO_SHARD, marks=pytest.mark.exhaustive)],
+    [ShardingStrategy.FULL_SHARD, ShardingStrategy.NO_SHARD],
 )
 def test_lora_keeps_its_adapter_beside_a_merged_model_that_answers_the_same(
     strategy: ShardingStrategy, train_inputs: TrainInputs, tmp_path: Path
@@ -110,6 +111,7 @@ def test_a_layer_that_the_model_has_not_is_named(train_inputs: TrainInputs, tmp_
     assert "q_proj" in str(caught.value.fix)
 
 
+@pytest.mark.exhaustive
 def test_validation_scores_samples_that_are_not_trained_with_the_same_loss_on_any_number_of_ranks(
     train_inputs: TrainInputs, tmp_path: Path
 ) -> None:
@@ -134,6 +136,7 @@ def test_validation_scores_samples_that_are_not_trained_with_the_same_loss_on_an
     )
 
 
+@pytest.mark.exhaustive
 def test_models_on_the_way_stay_where_a_recipe_asks_for_them_and_trackers_see_every_step_once(
     train_inputs: TrainInputs, tmp_path: Path
 ) -> None:
