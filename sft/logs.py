@@ -120,13 +120,16 @@ class _Redacting(logging.Formatter):
 
 
 def configure(*, debug: bool) -> None:
-    """Sends warnings (with `debug`, also everything of ours) to standard error; masks secrets in all that is said."""
+    """Sends others' warnings to standard error, with `debug` all of ours too; masks secrets in all that is said.
+
+    What ours would say without `debug`, a person is told in other words; a run's log has it.
+    """
     mask_streams()
     root, ours = logging.getLogger(), logging.getLogger("sft")
     root.handlers[:] = [_to_stderr(logging.WARNING)]
-    ours.handlers[:] = [_to_stderr(logging.DEBUG)] if debug else []
+    ours.handlers[:] = [_to_stderr(logging.DEBUG) if debug else logging.NullHandler()]
     ours.setLevel(logging.DEBUG if debug else logging.WARNING)
-    ours.propagate = not debug
+    ours.propagate = False
 
 
 def _to_stderr(level: int) -> logging.Handler:

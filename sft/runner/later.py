@@ -49,11 +49,13 @@ def register_again(cfg: RunConfig, *, folder: Path, progress: Progress) -> RunRe
             raise DataError(what, fix="finish the run first: its command goes on")
         before, suffix = rec.status, _suffix(later, rec)
         known = {note.name for note in rec.steps}
-        rec.steps += [record.StepRecord(name=name) for s in later if (name := s.name + suffix) not in known]
+        added = [record.StepRecord(name=name) for s in later if (name := s.name + suffix) not in known]
+        rec.steps += added
         try:
             result = Walk(cfg, Plan(later), store, folder, progress, rec, suffix=suffix).walk(rec, have)
         except BaseException:
             rec.status = before
+            rec.steps = [note for note in rec.steps if note.status != "pending" or note not in added]
             rec.save(folder)
             raise
         rec.status = "done" if all(step.status == "done" for step in rec.steps) else before

@@ -92,7 +92,10 @@ def test_a_registry_that_is_away_leaves_the_run_as_it_was(root: Path, unregister
     answer = sft("register", str(unregistered), "registry=kubeflow", address, cwd=root, MODEL_REGISTRY_TOKEN=TOKEN)
     assert answer.status == 1
     assert "can't be reached" in answer.err
-    assert record_of(unregistered)["status"] == before == "done"
+    assert "Traceback" not in answer.err
+    record = record_of(unregistered)
+    assert record["status"] == before == "done"
+    assert {step["status"] for step in record["steps"]} == {"done", "failed"}
 
 
 def test_what_can_not_be_registered_is_said(root: Path, unregistered: Path, tmp_path: Path) -> None:
