@@ -300,3 +300,12 @@ def test_a_part_that_is_not_in_the_plan_is_refused_before_anything_runs(tmp_path
     assert answer.status == 2
     assert "training: no such step; there are dataset, model, tokenize, evaluate:base, train" in answer.err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_stage_that_fails_shows_its_traceback_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    answer = sft("eval", "./model", "eval.tasks=[arc_easy]", cwd=tmp_path)
+    assert answer.status == 1
+    assert answer.err.startswith("error: model.name_or_path=./model: no tokenizer in ")
+    assert "Traceback" in sft("--debug", "eval", "./model", "eval.tasks=[arc_easy]", cwd=tmp_path).err
