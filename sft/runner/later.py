@@ -10,11 +10,14 @@ from pathlib import Path
 import msgspec
 
 from sft import record
+from sft.artifacts import ModelPackage
 from sft.config.schema import RunConfig
-from sft.errors import DataError
+from sft.errors import DataError, VerificationError
 from sft.logs import redacted
 from sft.plan import NOWHERE, Plan, Step, build_plan
 from sft.progress import Progress
+from sft.runner.stages import pick
+from sft.runner.verify import verify
 from sft.runner.walk import RunResult, Walk, alone
 from sft.store import Store
 
@@ -29,6 +32,7 @@ def register_again(cfg: RunConfig, *, folder: Path, progress: Progress) -> RunRe
 
     Raises:
         DataError: There is no run in the folder, or it has made no model.
+        VerificationError: The model is no longer what the run has made.
         SftError: A stage failed; the record's status stays.
     """
     store = Store(folder.parent / "store")
@@ -47,6 +51,7 @@ def register_again(cfg: RunConfig, *, folder: Path, progress: Progress) -> RunRe
         if absent := [step.name for step in made if step.name not in have]:
             what = f"{folder}: its {' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not there"
             raise DataError(what, fix="finish the run first: its command goes on")
+        _check_unchanged(pick(have, "package", ModelPackage), rec)
         before, suffix = rec.status, _suffix(later, rec)
         known = {note.name for note in rec.steps}
         added = [record.StepRecord(name=name) for s in later if (name := s.name + suffix) not in known]
@@ -61,6 +66,15 @@ def register_again(cfg: RunConfig, *, folder: Path, progress: Progress) -> RunRe
         rec.status = "done" if all(step.status == "done" for step in rec.steps) else before
         rec.save(folder)
         return result
+
+
+def _check_unchanged(package: ModelPackage, rec: record.RunRecord) -> None:
+    """Hashes the model again: time has passed since it was made, and what is registered must be what was recorded."""
+    found = verify(package.model_dir)
+    if not found.problems and found.digest != rec.step("package").output:
+        found.problems.append(f"{package.model_dir}: its digest is {found.digest}, not what the run's record says")
+    if found.problems:
+        raise VerificationError(found.what, found.problems)
 
 
 def _suffix(steps: Sequence[Step], rec: record.RunRecord) -> str:

@@ -98,6 +98,31 @@ def test_a_registry_that_is_away_leaves_the_run_as_it_was(root: Path, unregister
     assert {step["status"] for step in record["steps"]} == {"done", "failed"}
 
 
+def test_a_model_that_was_changed_since_it_was_made_is_not_registered(
+    root: Path, unregistered: Path, tmp_path: Path
+) -> None:
+    subprocess.run(["cp", "-a", root / "runs", tmp_path], check=True)
+    run = tmp_path / "runs" / unregistered.name
+    before = (run / "run.json").read_bytes()
+    weights = (
+        tmp_path
+        / "runs"
+        / "store"
+        / "package"
+        / steps(record_of(run))["package"]["key"]
+        / "model"
+        / "model.safetensors"
+    )
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    answer = sft("register", str(run), "registry=mlflow", "registry.model_name=tampered", cwd=tmp_path)
+    assert answer.status == 1
+    assert "model.safetensors: differs: its sha256 is" in answer.err
+    assert (run / "run.json").read_bytes() == before
+    assert "tampered" not in sft("models", cwd=tmp_path).out
+
+
 def test_what_can_not_be_registered_is_said(root: Path, unregistered: Path, tmp_path: Path) -> None:
     run = str(unregistered)
     for arguments, said in (
