@@ -16,7 +16,7 @@ from sft.config.launching import num_processes
 from sft.config.schema import LauncherConfig, LauncherKind, Precision, ShardingStrategy, TrainingConfig
 from sft.errors import ConfigError, Problem
 
-_GPU_TOKENS, _CPU_TOKENS = 10_000, 1024
+_GPU_TOKENS, _CPU_TOKENS = 10_000, 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +127,7 @@ def _fit_here(cfg: TrainingConfig) -> Fit:
 def max_tokens(cfg: TrainingConfig, longest_sample: int) -> int:
     """The token budget of a minibatch on one rank.
 
-    A GPU wants large minibatches. A CPU is as fast with small ones, which are padded less (benchmarks/RESULTS.md).
+    A GPU wants large minibatches. A CPU is as fast with small ones (benchmarks/RESULTS.md).
 
     Args:
         cfg: The training settings.

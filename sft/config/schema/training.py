@@ -86,8 +86,8 @@ class TrainingConfig:
     effective_batch_size: int = 128
     """Samples per optimizer step over all ranks; minibatches are packed below `max_tokens_per_gpu`."""
     max_tokens_per_gpu: int | None = None
-    """Token budget of one minibatch on one rank, padding included. null = 10,000 on a GPU, 1024 on a CPU, where more
-    only adds padding; and never less than the longest sample. Upstream: `max_batch_len`."""
+    """Token budget of one minibatch on one rank, padding included. null = 10,000 on a GPU, 2048 on a CPU, where more
+    takes memory and is no faster; and never less than the longest sample. Upstream: `max_batch_len`."""
     max_seq_len: int = 8192
     """A sample of this many tokens or more does not fit: it is refused before training."""
     learning_rate: float = 5e-6

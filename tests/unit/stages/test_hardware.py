@@ -55,7 +55,7 @@ def test_ranks_are_as_many_as_asked_for_or_one_per_gpu(
 @pytest.mark.parametrize(
     ("gpus", "settings", "longest", "budget"),
     [
-        ((), {}, 0, 1024),
+        ((), {}, 0, 2048),
         ((), {}, 3000, 3000),
         ((), {"max_seq_len": 2000}, 3000, 2000),  # longer samples were refused
         ((H200,), {}, 3000, 10_000),
@@ -184,7 +184,7 @@ def test_a_trainjob_without_gpus_is_one_of_cpus_whatever_this_machine_has(on: An
     launcher = replace(POD, gpus_per_worker=0)
     assert hardware.fit(cfg(launcher=launcher)).world_size == 4
     assert hardware.device(launcher) == "cpu"
-    assert hardware.max_tokens(cfg(launcher=launcher), 0) == 1024
+    assert hardware.max_tokens(cfg(launcher=launcher), 0) == 2048
 
 
 def test_a_trainjob_shards_inside_its_pods_where_they_have_gpus(on: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,33 +16,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
 ]
-
-
-@pytest.mark.parametrize("num_ranks", [2, 3, 8])
-def test_ranks_get_equal_numbers_of_minibatches_and_every_sample_once(num_ranks: int) -> None:
-    from instructlab.training.padded_batch_packer import batch_lengths_to_minibatches_padded as upstream
-
-    numbers = random.Random(0)
-    unequal = 0
-    for _ in range(100):
-        lengths = [numbers.randint(5, 120) for _ in range(numbers.randint(1, 40))]
-        packs = [
-            [pack(lengths, 128, num_ranks, rank) for rank in range(num_ranks)]
-            for pack in (upstream, fixes.even_counts(upstream))
-        ]
-        unequal += len({len(batches) for batches in packs[0]}) > 1
-        assert len({len(batches) for batches in packs[1]}) == 1
-        samples = [i for batches in packs[1] for batch in batches for i in batch if i != -1]
-        assert sorted(samples) == list(range(len(lengths)))
-    assert unequal > 10  # what deadlocks without the mend
-
-
-def test_validation_tokens_count_once_however_many_ranks_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch.distributed as dist
-
-    monkeypatch.setattr(dist, "get_world_size", lambda: 4)
-    compute = fixes.counted_once(lambda: {"val_loss": 0.5, "val_num_tokens": 400})
-    assert compute() == {"val_loss": 2.0, "val_num_tokens": 100}
 
 
 def test_noise_is_added_to_each_samples_embeddings_while_training_and_never_when_scoring() -> None:
