@@ -130,7 +130,7 @@ def with_trackers() -> None:
 
 
 def cache_compiled_packer() -> None:
-    """batch_packer.py:14@0.16.2: the packer for flash attention is compiled anew in every process, seconds before step 1.
+    """batch_packer.py:14@0.16.2: the packer for flash attention is compiled anew in every process, for seconds.
 
     Turns on numba's own cache on disk, where it finds a folder to write. Can go when upstream says
     ``@njit(cache=True)``.

@@ -108,7 +108,7 @@ def compute_loss(model: Any, taken: Minibatch, world_size: int, num_counted: int
 
 
 def validation_loss(model: Any, loader: Any, device: Any) -> dict[str, Any]:
-    """In the place of `compute_validation_loss` (main_ds.py:95@0.16.2): trap 3, its loss is too small by the world size.
+    """In the place of `compute_validation_loss` (main_ds.py:95@0.16.2): trap 3, too small by the world size.
 
     Args:
         model: The library's; it is in training mode afterwards.

@@ -1,4 +1,4 @@
-"""How a batch is divided: whole, within the budget, evenly over the ranks, and never dearer than the library does it."""
+"""How a batch is divided: whole, within the budget, evenly over the ranks, and no dearer than the library does it."""
 
 from __future__ import annotations
 
