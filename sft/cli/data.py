@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from sft.adapters.process import run_module
+from sft.adapters.instructlab.packing import padding_share
 from sft.artifacts import DatasetArtifact, TokenizedArtifact
 from sft.config import compose
 from sft.config.compose import Recipe
@@ -44,7 +44,7 @@ def execute(uri: str, overrides: Sequence[str], *, json: bool, page: str | None)
         tokens = None
         if any(text.startswith("model") for text in overrides):
             tokens = _tokens(cfg, data, out)
-        padding = _padding(cfg, tokens, out) if tokens else None
+        padding = _padding(cfg, tokens) if tokens else None
         report = measure(data, tokens, padding)
     if page:
         Path(page).write_text(redact(as_html(report)), encoding="utf-8")
@@ -66,12 +66,11 @@ def _tokens(cfg: RunConfig, data: DatasetArtifact, out: Path) -> TokenizedArtifa
     return tokenize(cfg.training, inputs, _made(out / "tokens"), quiet)
 
 
-def _padding(cfg: RunConfig, tokens: TokenizedArtifact, out: Path) -> dict[str, int]:
-    request = {
-        "data_file": str(tokens.data_file),
-        "effective_batch_size": cfg.training.effective_batch_size,
-        "max_tokens": hardware.max_tokens(cfg.training, tokens.longest_tokens),
-        "num_ranks": hardware.fit(cfg.training).num_processes,
-        "seed": cfg.training.seed,
-    }
-    return run_module("sft.adapters.instructlab.packing", request, folder=out / "packing", what="counting padding")
+def _padding(cfg: RunConfig, tokens: TokenizedArtifact) -> float:
+    return padding_share(
+        tokens.data_file,
+        batch_size=cfg.training.effective_batch_size,
+        max_tokens=hardware.max_tokens(cfg.training, tokens.longest_tokens),
+        num_ranks=hardware.fit(cfg.training).num_processes,
+        seed=cfg.training.seed,
+    )

@@ -59,13 +59,13 @@ class DataReport(msgspec.Struct, kw_only=True):
         return sum(self.rules.values())
 
 
-def measure(data: DatasetArtifact, tokens: TokenizedArtifact | None, padding: Mapping[str, Any] | None) -> DataReport:
+def measure(data: DatasetArtifact, tokens: TokenizedArtifact | None, padding: float | None) -> DataReport:
     """Reads what the stages made, a line at a time.
 
     Args:
         data: The checked dataset.
         tokens: Its tokens, where a model was given.
-        padding: What `sft.adapters.instructlab.packing` counted.
+        padding: Share of padding in what a training computes, where a model was given.
     """
     roles: Counter[str] = Counter()
     turns: Counter[int] = Counter()
@@ -94,11 +94,11 @@ def measure(data: DatasetArtifact, tokens: TokenizedArtifact | None, padding: Ma
         rejected=[str(row) for row in rejections.first],
         roles=dict(roles.most_common()),
         turns=dict(sorted(turns.items())),
-        tokens=_tokens(tokens, padding) if tokens and padding else None,
+        tokens=_tokens(tokens, padding) if tokens and padding is not None else None,
     )
 
 
-def _tokens(tokens: TokenizedArtifact, padding: Mapping[str, Any]) -> Tokens:
+def _tokens(tokens: TokenizedArtifact, padding: float) -> Tokens:
     histogram: Counter[int] = Counter()
     for row in _lines(tokens.data_file):
         histogram[1 << (row["len"] - 1).bit_length()] += 1
@@ -107,7 +107,7 @@ def _tokens(tokens: TokenizedArtifact, padding: Mapping[str, Any]) -> Tokens:
         loss_share=tokens.num_loss_tokens / tokens.num_tokens,
         longest=tokens.longest_tokens,
         histogram=dict(sorted(histogram.items())),
-        padding_share=1 - padding["num_tokens"] / padding["num_padded_tokens"],
+        padding_share=padding,
     )
 
 

@@ -18,11 +18,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
+from sft.adapters.instructlab.minibatches import NO_TARGET, Minibatch
+
 PLACES = 128
 """The number of rows of logits is a multiple of this, for the reasons of `minibatches.LENGTHS`."""
-_NO_TARGET = -100
-
-Minibatch = dict[str, Any]
 
 
 @contextmanager
@@ -58,13 +57,13 @@ def inputs(minibatch: Minibatch, model: Any, device: Any) -> Minibatch:
     """
     import torch
 
-    targets = torch.nn.functional.pad(minibatch["labels"][:, 1:], (0, 1), value=_NO_TARGET).flatten()
-    (places,) = torch.nonzero(targets != _NO_TARGET, as_tuple=True)
+    targets = torch.nn.functional.pad(minibatch["labels"][:, 1:], (0, 1), value=NO_TARGET).flatten()
+    (places,) = torch.nonzero(targets != NO_TARGET, as_tuple=True)
     more = max(PLACES, -(-len(places) // PLACES) * PLACES) - len(places)
     taken = {
         "input_ids": minibatch["input_ids"],
         "places": torch.nn.functional.pad(places, (0, more)),
-        "targets": torch.nn.functional.pad(targets[places], (0, more), value=_NO_TARGET),
+        "targets": torch.nn.functional.pad(targets[places], (0, more), value=NO_TARGET),
     }
     if "position_ids" in minibatch:
         taken["position_ids"] = minibatch["position_ids"]

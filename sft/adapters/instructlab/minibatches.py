@@ -17,12 +17,14 @@ LENGTHS = 32
 each shape that it has not met, which cost a sixth of a training; and a GPU's tensor cores like multiples."""
 OVERHEAD = 350
 """What a minibatch costs beyond its tokens, in tokens: FSDP casts and reduces every parameter for each, work that grows
-with a model as a token's does. From the step times of token budgets 1024, 2048 and 4096 on a CPU; a GPU's bandwidth and
-speed come to about as much."""
+with a model as a token's does. From the step times of token budgets 1024, 2048 and 4096 on a CPU; by arithmetic a GPU's
+bandwidth and speed come to about as much; not measured."""
 NOTHING = [-1]
 """The library's minibatch of a dummy sample, which has no loss token."""
 
-_NO_TARGET = -100
+NO_TARGET = -100
+"""The label of a token that does not count."""
+
 Minibatch = dict[str, Any]
 
 
@@ -62,21 +64,35 @@ def pack(
     Returns:
         Indices into `lengths`; `NOTHING` where there is none left for this rank.
     """
-
-    def size(minibatch: list[int]) -> int:
-        return padded_length(lengths[minibatch[0]], max_tokens) * len(minibatch)
-
-    found = _divided(lengths, max_tokens, max_batch_size)
-    while len(found) % num_ranks and len(largest := max(found, key=lambda m: (len(m) > 1, size(m)))) > 1:
-        found.remove(largest)
-        found += [largest[: len(largest) // 2], largest[len(largest) // 2 :]]
-    found.sort(key=size, reverse=True)
+    found = division(lengths, max_tokens, num_ranks, max_batch_size)
     mine = found[rank::num_ranks]
     return mine + [NOTHING] * (-(-len(found) // num_ranks) - len(mine))
 
 
-def _divided(lengths: Sequence[int], max_tokens: int, max_samples: int) -> list[list[int]]:
-    """The cheapest division into minibatches, padding and `OVERHEAD` counted; each one's longest sample comes first.
+def division(lengths: Sequence[int], max_tokens: int, num_ranks: int, max_samples: int = 64) -> list[list[int]]:
+    """All ranks' minibatches, large ones first, and in each the longest sample first. Arguments as of `pack`.
+
+    There are a multiple of `num_ranks`, as long as one can be halved.
+    """
+
+    def size(minibatch: list[int]) -> int:
+        return num_padded(minibatch, lengths, max_tokens)
+
+    found = _cheapest(lengths, max_tokens, max_samples)
+    while len(found) % num_ranks and (several := [minibatch for minibatch in found if len(minibatch) > 1]):
+        largest = max(several, key=size)
+        found.remove(largest)
+        found += [largest[: len(largest) // 2], largest[len(largest) // 2 :]]
+    return sorted(found, key=size, reverse=True)
+
+
+def num_padded(minibatch: Sequence[int], lengths: Sequence[int], max_tokens: int) -> int:
+    """Tokens of one of `division`'s minibatches, padding included."""
+    return padded_length(lengths[minibatch[0]], max_tokens) * len(minibatch)
+
+
+def _cheapest(lengths: Sequence[int], max_tokens: int, max_samples: int) -> list[list[int]]:
+    """The division with the least padding and `OVERHEAD` on one rank.
 
     Some cheapest division takes the samples in the order of their length, so only its cuts are sought, by dynamic
     programming: at most len(lengths) x max_samples steps.
@@ -110,7 +126,7 @@ def padding_to(max_tokens: int, collate: Callable[..., Minibatch]) -> Callable[.
         minibatch = collate(samples, num_counted, pad_token_id)
         num_rows, length = minibatch["input_ids"].shape
         more = padded_length(length, max_tokens) - length
-        for name, value in (("input_ids", pad_token_id), ("labels", _NO_TARGET), ("attention_mask", 0)):
+        for name, value in (("input_ids", pad_token_id), ("labels", NO_TARGET), ("attention_mask", 0)):
             minibatch[name] = pad(minibatch[name], (0, more), value=value)
         return {**minibatch, "total_length": num_rows * (length + more)}
 

@@ -1,17 +1,13 @@
-"""How much of a training is padding: the packer on the lengths that it will get. A child process:
-``python -m sft.adapters.instructlab.packing``."""
+"""How much of a training will be padding: the lengths that it will get, divided as it divides them."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from sft.adapters import child
-from sft.adapters.instructlab.minibatches import NOTHING, pack, padded_length
+from sft.adapters.instructlab.minibatches import division, num_padded
 
 _MAX_BATCHES = 200
 
@@ -20,25 +16,23 @@ class _Row(msgspec.Struct):
     len: int
 
 
-def _padding(request: dict[str, Any]) -> Mapping[str, Any]:
-    """Child. Request: ``data_file``, ``effective_batch_size``, ``max_tokens``, ``num_ranks``, ``seed``.
+def padding_share(data_file: Path, *, batch_size: int, max_tokens: int, num_ranks: int, seed: int) -> float:
+    """Share of what is computed that is padding, over at most 200 batches drawn like an epoch's.
 
-    Returns ``num_tokens`` and ``num_padded_tokens`` over at most 200 batches drawn like an epoch's.
+    Args:
+        data_file: JSON Lines with a ``len`` in tokens, at least one row.
+        batch_size: Samples per optimizer step.
+        max_tokens: Budget of a minibatch, padding included.
+        num_ranks: Those that share a batch.
+        seed: Of the order of samples.
     """
     decode = msgspec.json.Decoder(_Row).decode
-    with Path(request["data_file"]).open("rb") as lines:
+    with data_file.open("rb") as lines:
         lengths = [decode(line).len for line in lines]
-    random.Random(request["seed"]).shuffle(lengths)
-    size, budget, num_tokens, num_padded = request["effective_batch_size"], request["max_tokens"], 0, 0
-    for begin in range(0, min(len(lengths), _MAX_BATCHES * size), size):
-        batch = lengths[begin : begin + size]
+    random.Random(seed).shuffle(lengths)
+    num_tokens = num_computed = 0
+    for begin in range(0, min(len(lengths), _MAX_BATCHES * batch_size), batch_size):
+        batch = lengths[begin : begin + batch_size]
         num_tokens += sum(batch)
-        for rank in range(request["num_ranks"]):
-            for indices in pack(batch, budget, request["num_ranks"], rank):
-                if indices != NOTHING:
-                    num_padded += padded_length(batch[indices[0]], budget) * len(indices)
-    return {"num_tokens": num_tokens, "num_padded_tokens": num_padded}
-
-
-if __name__ == "__main__":
-    child.main(_padding)
+        num_computed += sum(num_padded(found, batch, max_tokens) for found in division(batch, max_tokens, num_ranks))
+    return 1 - num_tokens / num_computed

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from sft.adapters.child import write_json
-from sft.adapters.instructlab.launch import _failure, checkpoint
-from sft.adapters.instructlab.settings import Nodes
+from sft.adapters.instructlab.launch import _environment, _failure, checkpoint
+from sft.adapters.instructlab.settings import LaunchSettings, Nodes
 from sft.adapters.instructlab.view import RankLost
 from sft.errors import StageError
 
@@ -63,3 +64,19 @@ def test_what_may_go_well_the_next_time_is_told_from_what_will_not(
     error = fail(tmp_path, ranks={0: (1.0, message)}, statuses={0: 1})
     assert isinstance(error, RankLost) == lost
     assert fix in str(error.fix)
+
+
+def test_malloc_takes_huge_pages_unless_the_machine_or_the_recipe_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    main: Any = SimpleNamespace(output_dir="out", trust_remote_code=False)
+
+    def tunables(env: dict[str, str]) -> str:
+        settings = LaunchSettings(num_processes=1, nodes=Nodes(), env=env, stall_timeout_seconds=1)
+        return _environment(settings, main)["GLIBC_TUNABLES"]
+
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    assert tunables({}) == "glibc.malloc.hugetlb=1"
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")
+    assert tunables({}) == "glibc.malloc.arena_max=2"
+    assert tunables({"GLIBC_TUNABLES": ""}) == ""

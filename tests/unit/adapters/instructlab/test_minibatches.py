@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
+from pathlib import Path
 
 import pytest
 
 from sft.adapters.instructlab import minibatches
 from sft.adapters.instructlab.minibatches import NOTHING, OVERHEAD, pack, padded_length
+from sft.adapters.instructlab.packing import padding_share
 
 pytestmark = [
     # Warned while the library and what it pulls in are imported.
@@ -102,3 +105,18 @@ def test_a_minibatch_is_padded_on_the_right_and_says_its_length() -> None:
     assert made["attention_mask"].tolist() == [[1, 1, 1] + [0] * 29, [1] + [0] * 31]
     assert made["total_length"] == 64
     assert made["num_samples"] == 1  # the library's: those with a loss token
+
+
+def test_padding_is_foretold_as_training_pads(tmp_path: Path) -> None:
+    lengths = lengths_of(1, num_samples=70, longest=500)
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"len": length}) + "\n" for length in lengths), encoding="utf-8")
+    for num_ranks in (1, 3):
+        random.Random(7).shuffle(shuffled := list(lengths))
+        computed = 0
+        for begin in range(0, len(shuffled), 32):
+            batch = shuffled[begin : begin + 32]
+            every = [pack(batch, 1024, num_ranks, rank) for rank in range(num_ranks)]
+            computed += sum(tokens(minibatch, batch, 1024) for minibatch in itertools.chain.from_iterable(every))
+        found = padding_share(data, batch_size=32, max_tokens=1024, num_ranks=num_ranks, seed=7)
+        assert found == pytest.approx(1 - sum(lengths) / computed)
