@@ -1,7 +1,8 @@
 """How many bytes a rank needs at its peak, from a model's shape alone. Pure arithmetic; nothing is measured here.
 
 Formula and sources: docs/memory.md. It is for FSDP1 as instructlab-training drives it: fp32 master weights, gradients
-and AdamW moments, forward and backward in bf16 or fp32, and a loss that needs every logit.
+and AdamW moments, forward and backward in bf16 or fp32, and logits for every token, the most that there can be: only
+loss tokens have them.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import Any
 
 _GPU_OVERHEAD = 1_500_000_000
 """CUDA context, NCCL buffers, allocator slack. Not calibrated."""
-_CPU_OVERHEAD = 750_000_000
-"""The interpreter with torch and transformers loaded; measured by benchmarks/memory.py."""
+_CPU_OVERHEAD = 550_000_000
+"""The interpreter with torch and transformers loaded; fitted to what benchmarks/memory.py measures."""
 
 _CPU_COPIES = 8
 """Bytes per parameter: the model as it is loaded and as it is gathered, in fp32. malloc keeps what FSDP frees, so that

@@ -186,7 +186,7 @@ def test_adapters_are_counted_as_peft_does() -> None:
 
 def test_on_a_cpu_sharding_does_not_lower_the_peak() -> None:
     here = replace(EIGHT, on_gpu=False)
-    assert {fixed_bytes(qwen(), sharding, here) for sharding in Sharding} == {24 * COUNT + 750_000_000}
+    assert {fixed_bytes(qwen(), sharding, here) for sharding in Sharding} == {24 * COUNT + 550_000_000}
 
 
 def test_checkpoints_are_fp32_weights_and_the_moments_of_what_is_trained() -> None:
