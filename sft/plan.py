@@ -33,7 +33,7 @@ _CODE = {
     "dataset": 2,
     "model": 2,
     "tokenize": 3,
-    "train": 3,
+    "train": 4,
     "evaluate": 3,
     "gates": 1,
     "package": 1,

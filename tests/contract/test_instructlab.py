@@ -51,6 +51,7 @@ SIGNATURES = {
     f"{IL}.utils:add_noisy_embeddings": "model noise_alpha",
     f"{IL}.utils:save_fsdp_lora_model": "args model tokenizer accelerator output_dir",
     f"{IL}.model:Model._enable_gradient_checkpointing_if_supported": "self",
+    f"{IL}.model:Model._post_model_init": "self",
     f"{IL}.model:Model.supports_flash_attention": "device_id",
     f"{IL}.batch_loss_manager:BatchLossManager.__init__": "self model accelerator world_size local_rank "
     "callback_manager",

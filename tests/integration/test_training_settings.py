@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sft.artifacts import CheckpointArtifact
-from sft.config.schema import FsdpConfig, LauncherConfig, LoraConfig, ShardingStrategy, Tracker, TrackingConfig
+from sft.config.schema import (
+    FsdpConfig,
+    LauncherConfig,
+    LoraConfig,
+    Precision,
+    ShardingStrategy,
+    Tracker,
+    TrackingConfig,
+)
 from sft.errors import StageError
 from sft.progress import Progress
 from sft.stages.train import TrainInputs, train
@@ -50,6 +60,34 @@ def test_one_rank_without_sharding_gives_the_same_curve_as_two_with(
 ) -> None:
     made(tmp_path / "one", train_inputs, launcher=LauncherConfig(procs_per_worker=1))
     assert losses(tmp_path / "one") == pytest.approx(losses(trained.root), abs=1e-3)
+
+
+@pytest.mark.parametrize("precision", [Precision.fp32, pytest.param(Precision.bf16, marks=pytest.mark.exhaustive)])
+def test_a_checkpoint_in_bf16_is_trained_as_the_same_weights_in_fp32_are(
+    precision: Precision, train_inputs: TrainInputs, tmp_path: Path
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    trained = {}
+    for stored in (torch.bfloat16, torch.float32):
+        folder = tmp_path / str(stored)
+        shutil.copytree(train_inputs.model.model_dir, folder / "base")
+        base = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.bfloat16)
+        base.to(stored).save_pretrained(folder / "base")
+        inputs = replace(train_inputs, model=replace(train_inputs.model, root=folder / "base"))
+        checkpoint = made(
+            folder / "out",
+            inputs,
+            precision=precision,
+            num_epochs=1,
+            learning_rate=1e-4,  # its steps vanish where weights are bf16
+            launcher=LauncherConfig(procs_per_worker=1),
+        )
+        config = json.loads((checkpoint.model_dir / "config.json").read_text())
+        assert config["dtype"] == str(stored).removeprefix("torch.")  # who loads it gets what the base model is
+        trained[stored] = weights(checkpoint), losses(checkpoint.root)
+    assert trained[torch.bfloat16] == trained[torch.float32]
 
 
 @pytest.mark.exhaustive

@@ -22,8 +22,11 @@ _TRACKERS = ("mlflow", "wandb")
 def options(*, mixed_precision: str, num_workers: int, gradient_checkpointing: bool) -> Iterator[None]:
     """Sets what the library hard-codes: bf16, 8 loader workers, gradient checkpointing.
 
+    Trap 22: weights are loaded in the precision that the checkpoint has, mostly bf16, and only mixed precision makes
+    the trained ones fp32 (accelerate). So without it, fp32 was bf16 throughout, the optimizer's steps included.
+
     Args:
-        mixed_precision: accelerate's name: ``bf16`` or ``no``.
+        mixed_precision: accelerate's name: ``bf16``, or ``no`` to compute in fp32.
         num_workers: Data loader processes per rank.
         gradient_checkpointing: Whether activations are recomputed in the backward pass.
     """
@@ -37,9 +40,17 @@ def options(*, mixed_precision: str, num_workers: int, gradient_checkpointing: b
     def with_workers(*args: Any, **kwargs: Any) -> Any:  # main_ds.py:645
         return make_loader(*args, **{**kwargs, "num_workers": num_workers})
 
+    finish_model = model.Model._post_model_init
+
+    def in_fp32(self: Any) -> None:  # model.py:634, before there are adapters
+        self.model.float()
+        finish_model(self)
+
     with ExitStack() as patches:
         patches.enter_context(mock.patch.object(accelerator, "TransformersAccel", with_precision))
         patches.enter_context(mock.patch.object(main_ds, "get_data_loader", with_workers))
+        if mixed_precision == "no":
+            patches.enter_context(mock.patch.object(model.Model, "_post_model_init", in_fp32))
         if not gradient_checkpointing:
             name = "_enable_gradient_checkpointing_if_supported"
             patches.enter_context(mock.patch.object(model.Model, name))

@@ -63,7 +63,7 @@ def trainable(*, adapted_model: str, gradient_checkpointing: bool) -> Iterator[N
 
 
 def _save(args: Any, model: Any, tokenizer: Any, accelerator: Any, output_dir: Path) -> None:
-    """The adapter, and a copy of the base model in fp32 with the adapter merged in.
+    """The adapter in fp32, and a copy of the base model, in the precision it is stored in, with the adapter merged in.
 
     Memory: one copy of the model on the main process's host.
     """
