@@ -3,7 +3,8 @@
 `Model.compute_loss` (model.py:493@0.16.2) passes the labels to the model, which computes a loss that nobody reads, and
 then takes the logits of every token, padding included, though only labelled ones enter the loss. Here the head sees
 only the places that predict one: less memory (a token's logits in fp32 are four times the vocabulary in bytes) and less
-work, for the same loss and gradients.
+work, for the same loss and gradients. And their gradient is written over them while they are at hand, where torch keeps
+the log-softmax and makes two more tensors of that size.
 
 A minibatch is padded on the right only, where no token of a causal model looks, so its mask changes nothing but makes
 attention slower: torch's fastest kernels take none.
@@ -13,13 +14,17 @@ All of it can go when upstream does the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 from unittest import mock
 
 from sft.adapters.instructlab.minibatches import NO_TARGET, Minibatch
+from sft.errors import StageError
 
+AT_A_TIME = 2**18
+"""Logits that a CPU goes over at a time: as many as its cache holds."""
 PLACES = 128
 """The number of rows of logits is a multiple of this, for the reasons of `minibatches.LENGTHS`."""
 
@@ -84,8 +89,10 @@ def compute_loss(model: Any, taken: Minibatch, world_size: int, num_counted: int
     Returns:
         The loss to go back from, ``sum of the cross-entropies x world_size / num_counted``, and the library's
         `ModelLosses` with the sum.
+
+    Raises:
+        StageError: The model does not take its logits from one call of its output layer.
     """
-    import torch
     from instructlab.training.type_definitions import ModelLosses
 
     places, targets = taken["places"], taken["targets"]
@@ -96,7 +103,12 @@ def compute_loss(model: Any, taken: Minibatch, world_size: int, num_counted: int
     given = {name: value for name, value in taken.items() if name not in ("places", "targets")}
     with model.get_output_embeddings().register_forward_pre_hook(keep_places):
         output = model(**given, use_cache=False)
-    summed = torch.nn.functional.cross_entropy(output.logits.flatten(0, -2), targets, reduction="sum")
+    logits = output.logits.flatten(0, -2)
+    if len(logits) != len(targets):
+        architecture = type(model.module).__name__
+        rule = f"{architecture}: its logits don't come from one call of its output layer, which the loss relies on"
+        raise StageError(rule, fix="a model of another architecture")
+    summed = cross_entropy()(logits.float(), targets)
     scaled, router = summed * world_size / num_counted, None
     if model.is_gpt_oss or model.is_granitemoehybrid:  # those whose routers upstream trains
         router = getattr(output, "aux_loss", None)
@@ -104,6 +116,40 @@ def compute_loss(model: Any, taken: Minibatch, world_size: int, num_counted: int
         router = router.float()
         scaled = scaled + router
     return scaled, ModelLosses(main_loss=summed, aux_loss=router)
+
+
+@cache
+def cross_entropy() -> Callable[[Any, Any], Any]:
+    """What `torch.nn.functional.cross_entropy` sums up, of logits that nobody needs afterwards.
+
+    It takes logits of shape (places, vocabulary) in fp32, which it overwrites, and targets of shape (places,), some of
+    which may be `NO_TARGET`. Where the logits are needed once more in the backward pass, autograd refuses that.
+    """
+    import torch
+
+    class CrossEntropy(torch.autograd.Function):  # type: ignore[misc]
+        @staticmethod
+        def forward(ctx: Any, logits: Any, targets: Any) -> Any:
+            num_places, vocabulary = logits.shape
+            at_a_time = max(1, AT_A_TIME // vocabulary) if logits.device.type == "cpu" else max(1, num_places)
+            summed = logits.new_zeros(())
+            for part, target in zip(logits.split(at_a_time), targets.split(at_a_time), strict=True):
+                counts = (target != NO_TARGET).to(part.dtype).unsqueeze(1)
+                wanted = target.clamp(min=0).unsqueeze(1)
+                part -= part.amax(1, keepdim=True)
+                of_wanted = part.gather(1, wanted)
+                over_all = part.exp_().sum(1, keepdim=True)
+                summed += ((over_all.log() - of_wanted) * counts).sum()
+                part.mul_(counts / over_all).scatter_add_(1, wanted, -counts)
+            ctx.gradient = logits
+            return summed
+
+        @staticmethod
+        def backward(ctx: Any, outer: Any) -> Any:
+            gradient, ctx.gradient = ctx.gradient, None
+            return gradient.mul_(outer), None
+
+    return CrossEntropy.apply  # type: ignore[no-any-return]
 
 
 def validation_loss(model: Any, loader: Any, device: Any) -> dict[str, Any]:

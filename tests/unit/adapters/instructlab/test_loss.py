@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sft.adapters.instructlab import loss
+from sft.errors import StageError
 
 pytestmark = [
     # Warned while the library and what it pulls in are imported.
@@ -101,6 +102,37 @@ def test_loss_and_every_gradient_are_the_librarys(architecture: str) -> None:
     assert ours.keys() == theirs.keys()
     for name, gradient in ours.items():
         assert torch.allclose(gradient, theirs[name], rtol=1e-3, atol=1e-6), name
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_the_cross_entropy_and_its_gradient_are_torchs(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(loss, "AT_A_TIME", 3 * VOCABULARY)  # 10 rows are three times 3, and 1
+    logits = (torch.randn(10, VOCABULARY, generator=torch.Generator().manual_seed(0)) * scale).requires_grad_()
+    targets = torch.tensor([5, -100, 0, 96, -100, 7, 8, 9, -100, 10])
+    expected = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+    (theirs,) = torch.autograd.grad(expected * 3, logits)
+    found = loss.cross_entropy()(logits * 1, targets)
+    (ours,) = torch.autograd.grad(found * 3, logits)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    assert ours[[1, 4, 8]].eq(0).all()
+
+
+def test_logits_that_are_needed_again_are_not_overwritten_in_silence() -> None:
+    import torch
+
+    logits = torch.randn(4, VOCABULARY, requires_grad=True).exp()  # its own backward pass takes its result
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.cross_entropy()(logits, torch.tensor([1, 2, 3, 4])).backward()
+
+
+def test_a_model_that_takes_its_logits_otherwise_is_named() -> None:
+    model, minibatch = wrapped("qwen2"), padded()
+    model.model.forward = lambda **_: SimpleNamespace(logits=minibatch["input_ids"].new_zeros(1, 2, VOCABULARY))
+    with pytest.raises(StageError, match="Qwen2ForCausalLM: its logits"):
+        loss.compute_loss(model, loss.inputs(minibatch, model, "cpu"), 1, 5)
 
 
 def test_samples_in_one_row_give_the_librarys_loss_too() -> None:
