@@ -18,6 +18,7 @@ from pathlib import Path
 
 from sft import memory
 from sft.memory import Setup, Sharding
+from sft.shape import Shape, shape_of
 
 SHAPES = {
     "weights": {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8, "vocab_size": 1000},
@@ -29,8 +30,8 @@ SAMPLES = {"weights": 16, "deep": 32, "logits": 96}  # two steps each; enough to
 CASES = [(1, "NO_SHARD"), (2, "FULL_SHARD"), (2, "SHARD_GRAD_OP"), (2, "NO_SHARD")]
 
 
-def peak(folder: Path, kind: str, ranks: int, strategy: str, precision: str) -> tuple[int, memory.Shape]:
-    """Bytes of the largest rank, and the model's shape."""
+def peak(folder: Path, kind: str, ranks: int, strategy: str, precision: str) -> tuple[int, Shape, float]:
+    """Bytes of the largest rank, the model's shape, and the part of the tokens that counts for the loss."""
     settings = [f"model.scratch.{key}={value}" for key, value in SHAPES[kind].items()]
     settings += [
         "model.scratch.num_attention_heads=4",
@@ -52,12 +53,14 @@ def peak(folder: Path, kind: str, ranks: int, strategy: str, precision: str) -> 
     subprocess.run(argv, cwd=folder, check=True, stdout=subprocess.DEVNULL)
     (record,) = sorted(folder.glob("runs/*/run.json"), key=lambda path: path.stat().st_mtime)[-1:]
     steps = {step["name"]: Path(step["path"]) for step in json.loads(record.read_text(encoding="utf-8"))["steps"]}
-    rows = (steps["train"] / "logs" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (steps["train"] / "logs" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    loss_share = sum(row["num_loss_tokens"] for row in rows) / sum(row["num_tokens"] for row in rows)
     config = json.loads((steps["model"] / "config.json").read_text(encoding="utf-8"))
-    shape = memory.shape_of(config)
+    shape = shape_of(config)
     if shape is None:
         raise SystemExit("the model's shape is not known")
-    return max(json.loads(row)["memory_bytes"] for row in rows), shape
+    return max(row["memory_bytes"] for row in rows), shape, loss_share
 
 
 def main() -> None:
@@ -67,11 +70,12 @@ def main() -> None:
         for kind in SHAPES:
             for ranks, strategy in CASES:
                 for precision in ("fp32", "bf16") if strategy == "FULL_SHARD" else ("fp32",):
-                    measured, shape = peak(Path(name), kind, ranks, strategy, precision)
+                    measured, shape, loss_share = peak(Path(name), kind, ranks, strategy, precision)
                     setup = Setup(
                         ranks=ranks,
                         ranks_per_node=ranks,
                         max_tokens=TOKENS[kind],
+                        loss_share=loss_share,
                         value_bytes=4 if precision == "fp32" else 2,
                         gradient_checkpointing=False,
                     )

@@ -15,7 +15,8 @@ from sft.adapters.instructlab import cpu
 from sft.artifacts import DatasetArtifact, ModelArtifact, TokenizedArtifact
 from sft.config.quantity import amount
 from sft.config.schema import LauncherKind, ModelSource, Precision, RunConfig, TrainingConfig
-from sft.memory import Setup, Shape, Sharding
+from sft.memory import Setup, Sharding
+from sft.shape import Shape, num_adapter_parameters, shape_of
 from sft.stages import hardware
 from sft.stages.hardware import Fit
 from sft.store import Entry
@@ -54,7 +55,7 @@ def memory_per_rank(cfg: RunConfig, have: Mapping[str, Entry]) -> Iterator[str]:
         yield f"memory     {shape}"
         return
     fit = hardware.fit(cfg.training)
-    setup = _setup(cfg, fit, shape, _longest_sample(have))
+    setup = _setup(cfg, fit, shape, _tokenized(have))
     available = _available(cfg.training, fit)
     yield f"memory     estimated peak per rank (docs/memory.md), {_where(cfg.training, fit, available)}:"
     for sharding in Sharding if setup.ranks > 1 else [Sharding.NO_SHARD]:
@@ -95,7 +96,7 @@ def lacking(cfg: RunConfig, num_at_once: int = 1) -> str | None:
     in_pods = cfg.training.launcher.kind is LauncherKind.kubeflow
     if isinstance(shape, str) or (fit.nodes.num > 1 and not in_pods and not machine.gpus()):
         return None
-    setup, sharding = _setup(cfg, fit, shape, 0), Sharding(fit.strategy.value)
+    setup, sharding = _setup(cfg, fit, shape, None), Sharding(fit.strategy.value)
     available = _available(cfg.training, fit)
     if available is None:
         return None
@@ -136,7 +137,7 @@ def _shape(cfg: RunConfig, have: Mapping[str, Entry]) -> Shape | str:
         config = _read(folder if folder.is_dir() else hub.cached_model(cfg.model.name_or_path, cfg.model.revision))
     if config is None:
         return "known once the model is here"
-    return memory.shape_of(config) or f"not known for the architecture {config.get('model_type')}"
+    return shape_of(config) or f"not known for the architecture {config.get('model_type')}"
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
@@ -144,27 +145,29 @@ def _read(folder: Path) -> dict[str, Any] | None:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
-def _longest_sample(have: Mapping[str, Entry]) -> int:
+def _tokenized(have: Mapping[str, Entry]) -> TokenizedArtifact | None:
     made = have["tokenize"].artifact if "tokenize" in have else None
-    return made.longest_tokens if isinstance(made, TokenizedArtifact) else 0
+    return made if isinstance(made, TokenizedArtifact) else None
 
 
-def _setup(cfg: RunConfig, fit: Fit, shape: Shape, longest_sample: int) -> Setup:
+def _setup(cfg: RunConfig, fit: Fit, shape: Shape, tokens: TokenizedArtifact | None) -> Setup:
     training, on_gpu = cfg.training, bool(hardware.num_gpus(cfg.training.launcher))
     if training.launcher.kind is LauncherKind.kubeflow:
         computes_bf16 = on_gpu  # a cluster's GPUs do; of its CPUs nothing is known, and fp32 takes more
     else:
         computes_bf16 = machine.compute_capability()[0] >= 8 if on_gpu else cpu.computes_bf16()
     bf16 = training.precision is Precision.bf16 or (training.precision is Precision.auto and computes_bf16)
-    adapters = memory.num_adapter_parameters(shape, training.lora.rank)
+    adapters = num_adapter_parameters(shape, training.lora.rank)
     return Setup(
         ranks=fit.world_size,
         ranks_per_node=fit.num_processes,
-        max_tokens=hardware.max_tokens(training, longest_sample),
+        max_tokens=hardware.max_tokens(training, tokens.longest_tokens if tokens else 0),
+        loss_share=tokens.num_loss_tokens / tokens.num_tokens if tokens else 1.0,
         value_bytes=2 if bf16 else 4,
         gradient_checkpointing=training.gradient_checkpointing,
         cpu_offload_params=fit.cpu_offload_params,
         num_trained=adapters if training.lora.rank else None,
+        adapter_dropout=training.lora.dropout > 0,
         on_gpu=on_gpu,
     )
 

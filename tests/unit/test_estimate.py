@@ -56,7 +56,7 @@ def test_a_model_that_is_not_in_the_cache_is_not_guessed(name: str, revision: st
 
 @pytest.mark.usefixtures("cache")
 def test_a_budget_that_fits_comes_with_the_length_that_fits_into_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "host_bytes", lambda: 40 * 2**30)
+    monkeypatch.setattr(machine, "host_bytes", lambda: 28 * 2**30)
     [warning] = [line for line in lines(max_tokens_per_gpu=1_000_000) if line.startswith("warning")]
     budget = warning.split("max_tokens_per_gpu=")[1].split()[0]
     assert int(budget) < TrainingConfig().max_seq_len

@@ -1,4 +1,4 @@
-"""The memory estimate: it counts as transformers and autograd do, and moves as FSDP's documentation says."""
+"""The memory estimate: it counts as transformers and autograd do; benchmarks/simulated_memory.py has FSDP's part."""
 
 from __future__ import annotations
 
@@ -11,20 +11,16 @@ from typing import Any
 import pytest
 
 from sft.memory import (
-    FAMILIES,
+    GPU_OVERHEAD,
     Setup,
-    Shape,
     Sharding,
-    activations,
-    bytes_per_token,
-    fixed_bytes,
     largest_budget,
     model_bytes,
-    num_adapter_parameters,
+    moments,
     peak_bytes,
-    shape_of,
     state_bytes,
 )
+from sft.shape import FAMILIES, Shape, activations, num_adapter_parameters, shape_of
 
 QWEN = {  # config.json of Qwen2.5-1.5B-Instruct, as far as it matters here
     "model_type": "qwen2",
@@ -149,35 +145,62 @@ def test_more_sharding_needs_less() -> None:
     order = (Sharding.FULL_SHARD, Sharding.SHARD_GRAD_OP, Sharding.HYBRID_SHARD, Sharding.NO_SHARD)
     needed = [peak_bytes(qwen(), sharding, replace(EIGHT, ranks_per_node=2)) for sharding in order]
     assert needed == sorted(needed)
-    assert needed[-1] - needed[0] == 14 * COUNT  # 16 bytes a parameter, and an eighth of them
     small = replace(EIGHT, max_tokens=1)
-    assert peak_bytes(qwen(), Sharding.NO_SHARD, small) == 20 * COUNT + 1_500_000_000  # AdamW's step
+    assert peak_bytes(qwen(), Sharding.NO_SHARD, small) == 20 * COUNT + GPU_OVERHEAD  # AdamW's step
 
 
-def test_a_token_costs_the_loss_or_a_layer_and_what_the_backward_pass_keeps() -> None:
-    logits, inputs = 18 * 151_936, 2 * 1536 * 28
-    layer = activations(qwen(), 2)
+def test_a_token_costs_what_its_moment_holds() -> None:
+    inputs, layer, ffn = 2 * 1536 * 28, activations(qwen(), 2), 2 * 2 * 8960
     assert layer == 2 * 6 * 1536 + 2 * (2 * (1536 + 256) + 2 * 1536 + 4 * 8960)
-    assert bytes_per_token(qwen(), EIGHT) == inputs + logits
-    assert bytes_per_token(replace(qwen(), vocab_size=1000), EIGHT) == inputs + layer + 4000
-    assert bytes_per_token(qwen(), replace(EIGHT, gradient_checkpointing=False)) == 28 * layer + logits
+    per_token = {name: moment.per_token for name, moment in moments(qwen(), Sharding.FULL_SHARD, EIGHT).items()}
+    logits = {"loss": inputs + 6 * 151_936, "head": inputs + 2 * 151_936}
+    assert per_token == {**logits, "layer": inputs + layer + ffn, "embedding": 0, "step": 0}
+    half = moments(qwen(), Sharding.FULL_SHARD, replace(EIGHT, loss_share=0.5))
+    assert half["loss"].per_token == inputs + 3 * 151_936
+    kept = moments(qwen(), Sharding.FULL_SHARD, replace(EIGHT, gradient_checkpointing=False))
+    assert kept["layer"].per_token == 28 * layer + ffn
+    capped = moments(replace(qwen(), capped=True), Sharding.FULL_SHARD, EIGHT)
+    assert capped["loss"].per_token == inputs + 8 * 151_936
 
 
-def test_the_largest_budget_is_the_last_that_fits() -> None:
-    available = 80 * 2**30
-    budget = largest_budget(qwen(), Sharding.FULL_SHARD, EIGHT, available)
-    assert peak_bytes(qwen(), Sharding.FULL_SHARD, replace(EIGHT, max_tokens=budget)) <= available
-    assert peak_bytes(qwen(), Sharding.FULL_SHARD, replace(EIGHT, max_tokens=budget + 1)) > available
-    assert largest_budget(qwen(), Sharding.NO_SHARD, EIGHT, 2**30) == 0
+@pytest.mark.parametrize("share", [0.01, 1.0])
+def test_the_largest_budget_is_the_last_that_fits(share: float) -> None:
+    available, setup = 80 * 2**30, replace(EIGHT, loss_share=share)
+    budget = largest_budget(qwen(), Sharding.FULL_SHARD, setup, available)
+    assert peak_bytes(qwen(), Sharding.FULL_SHARD, replace(setup, max_tokens=budget)) <= available
+    assert peak_bytes(qwen(), Sharding.FULL_SHARD, replace(setup, max_tokens=budget + 1)) > available
+    assert largest_budget(qwen(), Sharding.NO_SHARD, setup, 2**30) == 0
 
 
 def test_adapters_and_offloading_take_the_optimizer_off_the_device() -> None:
-    everything = fixed_bytes(qwen(), Sharding.FULL_SHARD, EIGHT)
-    adapters = fixed_bytes(qwen(), Sharding.FULL_SHARD, replace(EIGHT, num_trained=8_000_000))
-    reduced = 2 * (qwen().per_layer + qwen().num_root)
-    assert everything - adapters == 12 * COUNT // 8 - 12_000_000 + reduced
-    offloaded = replace(EIGHT, cpu_offload_params=True)
-    assert everything - fixed_bytes(qwen(), Sharding.FULL_SHARD, offloaded) == 2 * COUNT
+    def fixed(setup: Setup) -> int:
+        return moments(qwen(), Sharding.FULL_SHARD, setup)["loss"].fixed
+
+    adapters = replace(EIGHT, num_trained=8_000_000)
+    assert fixed(EIGHT) - fixed(adapters) == 12 * COUNT // 8 - 12_000_000
+    assert fixed(EIGHT) - fixed(replace(EIGHT, cpu_offload_params=True)) == 2 * COUNT
+
+
+def test_frozen_weights_stay_as_they_are_stored_unless_the_arithmetic_is_fp32() -> None:
+    def states(stored_bytes: int, value_bytes: int) -> int:
+        shape = replace(qwen(), stored_bytes=stored_bytes)
+        setup = replace(EIGHT, num_trained=8_000_000, value_bytes=value_bytes)
+        return moments(shape, Sharding.NO_SHARD, setup)["step"].fixed - 16 * 8_000_000 - GPU_OVERHEAD
+
+    assert (states(2, 2), states(4, 2), states(2, 4)) == (2 * COUNT, 4 * COUNT, 4 * COUNT)
+    assert qwen().stored_bytes == 4
+    stored = shape_of({**QWEN, "torch_dtype": "bfloat16"})
+    assert stored is not None
+    assert stored.stored_bytes == 2
+
+
+def test_adapters_with_dropout_keep_what_they_dropped() -> None:
+    adapters = replace(EIGHT, num_trained=8_000_000, gradient_checkpointing=False)
+    kept = [
+        moments(qwen(), Sharding.FULL_SHARD, replace(adapters, adapter_dropout=dropout))["layer"].per_token
+        for dropout in (False, True)
+    ]
+    assert kept[1] - kept[0] == 28 * 3 * (3 * 1536 + 1536 + 2 * 1536 + 8960)  # a value and a mask
 
 
 def test_adapters_are_counted_as_peft_does() -> None:
@@ -186,7 +209,9 @@ def test_adapters_are_counted_as_peft_does() -> None:
 
 def test_on_a_cpu_sharding_does_not_lower_the_peak() -> None:
     here = replace(EIGHT, on_gpu=False)
-    assert {fixed_bytes(qwen(), sharding, here) for sharding in Sharding} == {24 * COUNT + 550_000_000}
+    fixed = {sharding: moments(qwen(), sharding, here)["loss"].fixed for sharding in Sharding}
+    assert fixed.pop(Sharding.NO_SHARD) == 20 * COUNT + 620_000_000  # saved where they lie
+    assert set(fixed.values()) == {24 * COUNT + 620_000_000}
 
 
 def test_checkpoints_are_fp32_weights_and_the_moments_of_what_is_trained() -> None:

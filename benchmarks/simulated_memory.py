@@ -1,0 +1,276 @@
+"""Peaks of a GPU's memory, counted on tensors without data, against the estimate of `sft plan`. Needs no GPU.
+
+    python benchmarks/simulated_memory.py [--layers 28]
+
+Two optimizer steps of two minibatches each go through what a rank runs: the library's model and `Accelerator`, FSDP
+over a group whose other ranks are pretended, our loss, backward pass and AdamW. Every tensor is a fake one (torch's
+`FakeTensorMode`), of which only the size exists, and every storage is counted from its making to its end, as
+``torch.cuda.max_memory_allocated`` counts on a GPU. What that leaves out: CUDA's context and NCCL's buffers, what the
+allocator rounds up, workspaces of kernels, and how far a GPU's kernels take other memory than a CPU's. The shape is
+that of Qwen2.5-1.5B; ``--layers`` makes it smaller. Asked for, of measured peaks: within 15%.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import warnings
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from sft import memory
+from sft.adapters.instructlab import cpu, fixes, lora, loss
+from sft.shape import num_adapter_parameters, shape_of
+
+# huggingface.co/Qwen/Qwen2.5-1.5B-Instruct/blob/main/config.json
+SHAPE = {
+    "model_type": "qwen2",
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32768,
+    "vocab_size": 151936,
+    "tie_word_embeddings": True,
+}
+SAMPLE_TOKENS, LORA_RANK = 256, 16
+
+
+@dataclass(frozen=True)
+class Case:
+    """How one rank trains; `stored` is the checkpoint's precision."""
+
+    strategy: str = "FULL_SHARD"
+    ranks: int = 8
+    precision: str = "bf16"
+    recomputes: bool = True
+    num_tokens: int = 10_240
+    loss_share: float = 0.5
+    adapters: bool = False
+    stored: str = "bfloat16"
+
+    @property
+    def num_places(self) -> int:
+        """Tokens with logits."""
+        return int(self.num_tokens * self.loss_share) // loss.PLACES * loss.PLACES
+
+
+CASES = (
+    Case("NO_SHARD", 1),
+    Case("NO_SHARD", 1, loss_share=0.05),
+    Case("NO_SHARD", 1, recomputes=False),
+    Case("NO_SHARD", 1, precision="fp32"),
+    Case("NO_SHARD", 1, adapters=True),
+    Case("NO_SHARD", 1, adapters=True, loss_share=0.05),
+    Case("NO_SHARD", 1, adapters=True, stored="float32"),
+    Case("FULL_SHARD", 2),
+    Case("FULL_SHARD", 8),
+    Case("FULL_SHARD", 8, loss_share=0.05),
+    Case("FULL_SHARD", 8, num_tokens=1024),
+    Case("FULL_SHARD", 8, recomputes=False),
+    Case("FULL_SHARD", 8, precision="fp32"),
+    Case("FULL_SHARD", 8, adapters=True, recomputes=False),
+    Case("SHARD_GRAD_OP", 8),
+    Case("NO_SHARD", 8),
+)
+
+
+class Counted(TorchDispatchMode):
+    """Bytes of all storages that live, and the most that there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self._sizes:
+                    self._sizes[storage._cdata] = 0
+                    weakref.finalize(storage, self._forget, storage._cdata)
+                self.resized(storage, storage.nbytes())
+        return result
+
+    def resized(self, storage: Any, num_bytes: int) -> None:
+        """Takes a storage's new size, if it is one that counts."""
+        if storage._cdata in self._sizes:
+            self.now += num_bytes - self._sizes[storage._cdata]
+            self._sizes[storage._cdata] = num_bytes
+            self.peak = max(self.peak, self.now)
+
+    def _forget(self, storage: int) -> None:
+        self.now -= self._sizes.pop(storage)
+
+
+@contextmanager
+def counted() -> Iterator[Counted]:
+    """Counts until the block ends; FSDP frees and takes memory by resizing storages, which is no operation."""
+    resize, mode = torch.UntypedStorage.resize_, Counted()
+
+    def resize_(storage: Any, num_bytes: int) -> None:
+        resize(storage, num_bytes)
+        mode.resized(storage, num_bytes)
+
+    with mock.patch.object(torch.UntypedStorage, "resize_", resize_), mode:
+        yield mode
+
+
+@contextmanager
+def pretended_ranks(num_ranks: int) -> Iterator[None]:
+    """Rank 0 of a group whose collectives do nothing."""
+    from accelerate.state import AcceleratorState, PartialState
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    sizes = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks)}
+    with mock.patch.dict(os.environ, {**sizes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}):
+        dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=num_ranks)
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+            AcceleratorState._reset_state()
+            PartialState._reset_state()
+
+
+def on_the_meta_device(config: Mapping[str, Any], case: Case) -> Any:
+    """The library's model, as it makes it of a checkpoint."""
+    from instructlab.training.config import DistributedBackend
+    from instructlab.training.model import CausalLMModel
+    from peft import LoraConfig
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model = CausalLMModel.__new__(CausalLMModel)
+    model.distributed_framework, model.lora_config = DistributedBackend.FSDP, None
+    model.is_gpt_oss = model.is_granitemoehybrid = False
+    model.reconcile_tokenizer = lambda: None
+    if case.adapters:
+        model.lora_config = LoraConfig(r=LORA_RANK, lora_alpha=32, lora_dropout=0.1, task_type="CAUSAL_LM")
+    with torch.device("meta"):
+        loaded = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=getattr(torch, case.stored))
+        model.model = loaded
+        model._post_model_init()
+    model._enable_gradient_checkpointing_if_supported()
+    return model
+
+
+def materialise(module: torch.nn.Module) -> None:
+    """Puts tensors of the current mode into the places of those on the meta device; tied ones stay tied."""
+    made: dict[int, tuple[Any, Any]] = {}
+
+    def like(tensor: Any) -> Any:
+        if id(tensor) not in made:
+            new = torch.empty(tensor.shape, dtype=tensor.dtype)
+            is_parameter = isinstance(tensor, torch.nn.Parameter)
+            made[id(tensor)] = tensor, torch.nn.Parameter(new, tensor.requires_grad) if is_parameter else new
+        return made[id(tensor)][1]
+
+    for part in module.modules():
+        for held in (part._parameters, part._buffers, vars(part)):
+            for name, tensor in list(held.items()):
+                if isinstance(tensor, torch.Tensor) and tensor.is_meta:
+                    held[name] = like(tensor)
+
+
+def counted_peak(config: Mapping[str, Any], case: Case) -> int:
+    """Bytes of one rank at its peak, from the first optimizer step's end to the second's."""
+    from instructlab.training.accelerator import Accelerator
+    from instructlab.training.config import DistributedBackend
+    from instructlab.training.model import setup_optimizer
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    mixed = "bf16" if case.precision == "bf16" else "no"
+    with ExitStack() as stack:
+        stack.enter_context(pretended_ranks(case.ranks))
+        stack.enter_context(cpu.as_accelerator())
+        stack.enter_context(mock.patch.object(loss, "AT_A_TIME", case.num_places * config["vocab_size"]))  # as on a GPU
+        stack.enter_context(fixes.options(mixed_precision=mixed, num_workers=0, gradient_checkpointing=case.recomputes))
+        if case.adapters:
+            stack.enter_context(lora.trainable(adapted_model="", gradient_checkpointing=case.recomputes))
+        model = on_the_meta_device(config, case)
+        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        seen = stack.enter_context(counted())
+        materialise(model.model)
+        accelerator = Accelerator(
+            model=model,
+            samples_per_gpu=1,
+            grad_accum=1,
+            train_loader=[None],
+            save_samples=0,
+            distributed_framework=DistributedBackend.FSDP,
+            fsdp_sharding_strategy=case.strategy,
+        )
+        optimizer = setup_optimizer(model=model, cpu_offload=False, name=None, learning_rate=1e-4)
+        for group in optimizer.param_groups:
+            group["foreach"] = True  # torch's choice on a GPU
+        model.train()
+        for _ in range(2):
+            seen.peak = 0
+            for _ in range(2):
+                places = torch.zeros(case.num_places, dtype=torch.long)
+                ids = torch.zeros(case.num_tokens // SAMPLE_TOKENS, SAMPLE_TOKENS, dtype=torch.long)
+                taken = {"input_ids": ids, "places": places, "targets": places.clone()}
+                scaled, _ = loss.compute_loss(model, taken, case.ranks, case.num_tokens)
+                accelerator.accelerator.backward(scaled)
+                del scaled
+            accelerator.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+        return seen.peak
+
+
+def estimated_peak(config: Mapping[str, Any], case: Case) -> int:
+    """What `sft.memory` says of the same, without its allowance for CUDA's context."""
+    shape = shape_of({**config, "dtype": case.stored})
+    if shape is None:
+        raise SystemExit("sft.shape does not know this architecture")
+    setup = memory.Setup(
+        ranks=case.ranks,
+        ranks_per_node=case.ranks,
+        max_tokens=case.num_tokens,
+        loss_share=case.num_places / case.num_tokens,
+        value_bytes=2 if case.precision == "bf16" else 4,
+        gradient_checkpointing=case.recomputes,
+        num_trained=num_adapter_parameters(shape, LORA_RANK) if case.adapters else None,
+        adapter_dropout=True,
+        on_gpu=True,
+    )
+    return memory.peak_bytes(shape, memory.Sharding(case.strategy), setup) - memory.GPU_OVERHEAD
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=SHAPE["num_hidden_layers"])
+    num_layers = parser.parse_args().layers
+    warnings.simplefilter("ignore")
+    config = {**SHAPE, "num_hidden_layers": num_layers}
+    print(f"python benchmarks/simulated_memory.py --layers {num_layers}")
+    print(
+        f"{'strategy':<14}{'ranks':>5} {'precision':<10}{'checkpoint':<11}{'trains':<9}{'recomputes':<11}"
+        f"{'tokens':>7}{'for the loss':>13}{'counted':>12}{'estimated':>12}{'ratio':>7}"
+    )
+    for case in CASES:
+        peak, estimate = counted_peak(config, case), estimated_peak(config, case)
+        print(
+            f"{case.strategy:<14}{case.ranks:>5} {case.precision:<10}{case.stored:<11}"
+            f"{'adapters' if case.adapters else 'all':<9}{'yes' if case.recomputes else 'no':<11}"
+            f"{case.num_tokens:>7}{case.loss_share:>13.0%}{peak / 2**30:>8.2f} GiB{estimate / 2**30:>8.2f} GiB"
+            f"{estimate / peak:>7.2f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""A model's shape, as far as memory depends on it, from its ``config.json``: parameters, widths, activations.
+
+Pure arithmetic; nothing is loaded. Formulas and sources: docs/memory.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """How the architectures of one ``model_type`` differ from Llama's.
+
+    Attributes:
+        num_norms: Norms in a layer.
+        norm_bias: Whether a norm has a bias.
+        norms_in_fp32: Whether a norm multiplies in fp32 before it returns to the precision of its input.
+        head_norms: Whether queries and keys are normalised, one head's width each.
+        qkv_bias: Whether queries, keys and values have a bias; None = ``attention_bias`` says it, of the output too.
+        gated: Whether the feed-forward part has a gate (three matrices) or not (two, with biases).
+        tied: Head and embedding are one matrix, unless ``tie_word_embeddings`` says otherwise.
+        capped: Logits go through a tanh, unless ``final_logit_softcapping`` says otherwise.
+        head_dim: Where the config doesn't say it; 0 = ``hidden_size / num_attention_heads``.
+        experts: Names of the number of experts and of the width of one; None = one feed-forward part.
+    """
+
+    num_norms: int = 2
+    norm_bias: bool = False
+    norms_in_fp32: bool = False
+    head_norms: bool = False
+    qkv_bias: bool | None = None
+    gated: bool = True
+    tied: bool = False
+    capped: bool = False
+    head_dim: int = 0
+    experts: tuple[tuple[str, ...], str] | None = None
+
+
+FAMILIES = {
+    "llama": Family(),
+    "mistral": Family(qkv_bias=False),
+    "mixtral": Family(qkv_bias=False, experts=(("num_local_experts",), "intermediate_size")),
+    "qwen2": Family(qkv_bias=True),
+    "qwen3": Family(head_norms=True, head_dim=128),
+    "qwen3_moe": Family(head_norms=True, experts=(("num_experts", "num_local_experts"), "moe_intermediate_size")),
+    "gemma": Family(tied=True, norms_in_fp32=True, head_dim=256),
+    "gemma2": Family(tied=True, capped=True, norms_in_fp32=True, head_dim=256, num_norms=4),
+    "gemma3_text": Family(tied=True, norms_in_fp32=True, head_dim=256, num_norms=4, head_norms=True),
+    "phi3": Family(qkv_bias=False),
+    "granite": Family(),
+    "smollm3": Family(tied=True),
+    "gpt_neox": Family(gated=False, norm_bias=True),
+}
+"""The architectures whose parameters are counted exactly; tests/unit/test_memory.py compares with transformers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What of a model's shape memory depends on; widths are numbers of features.
+
+    Attributes:
+        num_parameters: Tied weights counted once, every expert.
+        num_root: Those outside of the layers: embeddings, head, last norm.
+        query_width: Of all query heads.
+        key_width: Of all key heads; values have the same.
+        ffn_width: Feed-forward features that a token goes through, of all `num_active` experts.
+        num_active: Experts that a token is sent to; 1 where there are none.
+        tied: Head and embedding are one matrix.
+        capped: Logits go through a tanh.
+        stored_bytes: Of a weight in the checkpoint.
+    """
+
+    family: Family
+    num_parameters: int
+    num_root: int
+    num_layers: int
+    hidden_size: int
+    vocab_size: int
+    query_width: int
+    key_width: int
+    ffn_width: int
+    num_active: int
+    tied: bool
+    capped: bool
+    stored_bytes: int
+
+    @property
+    def per_layer(self) -> int:
+        """Parameters of one layer, FSDP's unit."""
+        return (self.num_parameters - self.num_root) // self.num_layers
+
+
+def shape_of(config: Mapping[str, Any]) -> Shape | None:
+    """The shape that a ``config.json`` tells; None where its architecture is not in `FAMILIES`.
+
+    Args:
+        config: Parsed ``config.json`` of a causal language model.
+    """
+    family = FAMILIES.get(config["model_type"]) if "model_type" in config else None
+    if family is None or config.get("mlp_only_layers") or config.get("decoder_sparse_step", 1) != 1:
+        return None
+    hidden, layers, vocab = (config[key] for key in ("hidden_size", "num_hidden_layers", "vocab_size"))
+    heads, inner = config["num_attention_heads"], config["intermediate_size"]
+    head_dim = config.get("head_dim") or family.head_dim or hidden // heads
+    queries, keys = head_dim * heads, head_dim * (config.get("num_key_value_heads") or heads)
+
+    bias = family.qkv_bias
+    with_bias = config.get("attention_bias", not family.gated) if bias is None else bias
+    attention = hidden * (2 * queries + 2 * keys) + (2 * head_dim if family.head_norms else 0)
+    attention += with_bias * (queries + 2 * keys + (hidden if bias is None else 0))
+    active, ffn = 1, hidden * inner * (3 if family.gated else 2)
+    if family.experts:
+        numbers, width = family.experts
+        num_experts = next(config[name] for name in numbers if name in config)
+        inner, active = config[width], config["num_experts_per_tok"]
+        ffn = num_experts * 3 * hidden * inner + num_experts * hidden  # and the router
+    elif config.get("mlp_bias") or not family.gated:
+        ffn += hidden + inner * (2 if family.gated else 1)
+    norm = hidden * (2 if family.norm_bias else 1)
+    tied = config.get("tie_word_embeddings", family.tied)
+    root = vocab * hidden * (1 if tied else 2) + norm
+    stored = config.get("dtype") or config.get("torch_dtype")
+    return Shape(
+        family=family,
+        num_parameters=root + layers * (attention + ffn + family.num_norms * norm),
+        num_root=root,
+        num_layers=layers,
+        hidden_size=hidden,
+        vocab_size=vocab,
+        query_width=queries,
+        key_width=keys,
+        ffn_width=inner * active,
+        num_active=active,
+        tied=tied,
+        capped=bool(config.get("final_logit_softcapping", family.capped)),
+        stored_bytes=2 if stored in {"bfloat16", "float16"} else 4,
+    )
+
+
+def num_adapter_parameters(shape: Shape, rank: int) -> int:
+    """Parameters of LoRA (arXiv:2106.09685) on every projection: `rank` rows and columns each."""
+    widths = 2 * (shape.query_width + shape.key_width) + (3 if shape.family.gated else 2) * shape.ffn_width
+    num_projections = 7 if shape.family.gated else 6
+    return rank * shape.num_layers * (widths + num_projections * shape.hidden_size)
+
+
+def activations(shape: Shape, value_bytes: int) -> int:
+    """Bytes per token that autograd keeps of one layer until its backward pass; no attention matrix (sdpa, flash).
+
+    Counted as in arXiv:2205.05198, section 4, for the layers of `FAMILIES`; tests compare it with what autograd saves.
+    """
+    family, hidden = shape.family, shape.hidden_size
+    attention = shape.query_width + shape.key_width
+    normalised = family.num_norms * hidden + (attention if family.head_norms else 0)
+    # RMSNorm keeps its input in fp32 and what it multiplies with its weight; LayerNorm its input alone.
+    of_norm = value_bytes if family.norm_bias else 8 if family.norms_in_fp32 else 4 + value_bytes
+    matrices = 2 * attention + 2 * hidden + (4 if family.gated else 2) * shape.ffn_width
+    if family.experts:
+        matrices += 2 * hidden * shape.num_active
+    return normalised * of_norm + value_bytes * matrices
