@@ -26,23 +26,12 @@ import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from utilisation import SHAPE
 
 from sft import memory
 from sft.adapters.instructlab import cpu, fixes, lora, loss
 from sft.shape import num_adapter_parameters, shape_of
 
-# huggingface.co/Qwen/Qwen2.5-1.5B-Instruct/blob/main/config.json
-SHAPE = {
-    "model_type": "qwen2",
-    "hidden_size": 1536,
-    "intermediate_size": 8960,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 12,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 32768,
-    "vocab_size": 151936,
-    "tie_word_embeddings": True,
-}
 SAMPLE_TOKENS, LORA_RANK = 256, 16
 
 
@@ -255,7 +244,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=SHAPE["num_hidden_layers"])
     num_layers = parser.parse_args().layers
     warnings.simplefilter("ignore")
-    config = {**SHAPE, "num_hidden_layers": num_layers}
+    config = {**SHAPE, "model_type": "qwen2", "num_hidden_layers": num_layers}
     print(f"python benchmarks/simulated_memory.py --layers {num_layers}")
     print(
         f"{'strategy':<14}{'ranks':>5} {'precision':<10}{'checkpoint':<11}{'trains':<9}{'recomputes':<11}"

@@ -6,9 +6,8 @@ NEEDS A GPU AND HAS NOT BEEN RUN on one. Trains a few steps on GSM8K (without ``
 made-up samples) with every sharding strategy that the GPUs allow: one GPU has nothing to shard over, so that is
 NO_SHARD; HYBRID_SHARD on one node is FULL_SHARD. Model FLOPs utilisation is PaLM's (arXiv:2204.02311, appendix B):
 per token ``6 N + 12 L H T`` operations, with N parameters, L layers, width H and samples of T tokens, recomputed
-activations not counted, by what the GPUs do in dense bf16. Memory is the most that torch has
-allocated on any rank, so the estimate of `sft.memory` leaves out its allowance for CUDA's context; asked for: within
-15%.
+activations not counted, by what the GPUs do in dense bf16. Memory is the most that torch has allocated on any rank, so
+the estimate of `sft.memory` leaves out its allowance for CUDA's context; asked for: within 15%.
 """
 
 from __future__ import annotations

@@ -89,9 +89,9 @@ def moments(shape: Shape, sharding: Sharding, setup: Setup) -> dict[str, Moment]
         fixed = _state_bytes(shape, Sharding.NO_SHARD, setup) + copies + _CPU_OVERHEAD
         return {"loss": Moment(fixed, at_loss), "layer": Moment(fixed, at_layer)}
     fixed, gathered = _state_bytes(shape, sharding, setup) + GPU_OVERHEAD, _gathered(shape, sharding, setup)
-    of_head, of_layer = (
-        (0, 0) if setup.num_trained else (value * shape.vocab_size * shape.hidden_size, value * shape.per_layer)
-    )
+    of_head = of_layer = 0  # gradients before they are reduced
+    if setup.num_trained is None:
+        of_head, of_layer = value * shape.vocab_size * shape.hidden_size, value * shape.per_layer
     root = min(gathered, value * shape.num_root)
     return {
         "loss": Moment(fixed + gathered, at_loss),
@@ -168,5 +168,4 @@ def _activations(shape: Shape, setup: Setup) -> int:
 
 def _logit_bytes(shape: Shape, setup: Setup) -> int:
     """Of one token's: in fp32, over which their gradient is written, and the same once more where they are bf16."""
-    rounded = setup.value_bytes if setup.value_bytes == 2 else 0
-    return (4 + rounded + (setup.value_bytes if shape.capped else 0)) * shape.vocab_size
+    return (4 + 2 * (setup.value_bytes == 2) + setup.value_bytes * shape.capped) * shape.vocab_size

@@ -131,7 +131,7 @@ def cross_entropy() -> Callable[[Any, Any], Any]:
         @staticmethod
         def forward(ctx: Any, logits: Any, targets: Any) -> Any:
             num_places, vocabulary = logits.shape
-            at_a_time = max(1, AT_A_TIME // vocabulary) if logits.device.type == "cpu" else max(1, num_places)
+            at_a_time = max(1, AT_A_TIME // vocabulary) if logits.device.type == "cpu" else num_places
             summed = logits.new_zeros(())
             for part, target in zip(logits.split(at_a_time), targets.split(at_a_time), strict=True):
                 counts = (target != NO_TARGET).to(part.dtype).unsqueeze(1)
