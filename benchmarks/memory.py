@@ -16,9 +16,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from sft import memory
-from sft.memory import Setup, Sharding
-from sft.shape import Shape, shape_of
+from sft.planning import memory
+from sft.planning.memory import Setup, Sharding
+from sft.planning.model_shape import Shape, shape_of
 
 SHAPES = {
     "weights": {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8, "vocab_size": 1000},

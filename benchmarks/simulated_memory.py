@@ -28,9 +28,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from utilisation import SHAPE
 
-from sft import memory
-from sft.adapters.instructlab import cpu, fixes, lora, loss
-from sft.shape import num_adapter_parameters, shape_of
+from sft.adapters.instructlab.rank import cpu, fixes, lora, loss
+from sft.planning import memory
+from sft.planning.model_shape import num_adapter_parameters, shape_of
 
 SAMPLE_TOKENS, LORA_RANK = 256, 16
 
@@ -221,10 +221,10 @@ def counted_peak(config: Mapping[str, Any], case: Case) -> int:
 
 
 def estimated_peak(config: Mapping[str, Any], case: Case) -> int:
-    """What `sft.memory` says of the same, without its allowance for CUDA's context."""
+    """What `sft.planning.memory` says of the same, without its allowance for CUDA's context."""
     shape = shape_of({**config, "dtype": case.stored})
     if shape is None:
-        raise SystemExit("sft.shape does not know this architecture")
+        raise SystemExit("sft.planning.model_shape does not know this architecture")
     setup = memory.Setup(
         ranks=case.ranks,
         ranks_per_node=case.ranks,

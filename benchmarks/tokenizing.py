@@ -37,12 +37,12 @@ def prepare(folder: Path, num_rows: int) -> None:
 
 def stage(folder: Path, out: Path) -> None:
     """This project's stage."""
-    from sft.adapters.process import run_module
+    from sft.adapters.os.process import run_module
 
     request = {"model_dir": str(folder / "model"), "train_file": str(folder / "data" / "train.jsonl")}
     request |= {"target": str(out / "data.jsonl"), "rejected": str(out / "rejected.jsonl")}
     run_module(
-        "sft.adapters.instructlab.data", {**request, "max_seq_len": 4096}, folder=out / "logs", what="tokenizing"
+        "sft.adapters.instructlab.loss_masks", {**request, "max_seq_len": 4096}, folder=out / "logs", what="tokenizing"
     )
 
 

@@ -33,8 +33,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sft.adapters import machine
-from sft.adapters.instructlab.cpu import computes_bf16
+from sft.adapters.os import machine
+from sft.adapters.os.machine import cpu_computes_bf16
 
 BATCH_SIZE, LEARNING_RATE, MAX_TOKENS, WARM_UP_STEPS = 32, 1e-3, 1024, 2
 SHAPE = {
@@ -278,7 +278,7 @@ def sides(folder: Path) -> list[Side]:
             run_training_side(folder),
         ]
     found = []
-    for precision in ("bf16", "fp32") if computes_bf16() else ("fp32",):
+    for precision in ("bf16", "fp32") if cpu_computes_bf16() else ("fp32",):
         found.append(sft_side(folder, precision))
         found.append(trl_side(folder, precision, 8, 1, **GROUPED))
         found.append(sft_side(folder, precision, f"training.launcher.procs_per_worker={CORES}"))

@@ -7,7 +7,7 @@ made-up samples) with every sharding strategy that the GPUs allow: one GPU has n
 NO_SHARD; HYBRID_SHARD on one node is FULL_SHARD. Model FLOPs utilisation is PaLM's (arXiv:2204.02311, appendix B):
 per token ``6 N + 12 L H T`` operations, with N parameters, L layers, width H and samples of T tokens, recomputed
 activations not counted, by what the GPUs do in dense bf16. Memory is the most that torch has allocated on any rank, so
-the estimate of `sft.memory` leaves out its allowance for CUDA's context; asked for: within 15%.
+the estimate of `sft.planning.memory` leaves out its allowance for CUDA's context; asked for: within 15%.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from sft import memory
-from sft.adapters import machine
-from sft.shape import shape_of
+from sft.adapters.os import machine
+from sft.planning import memory
+from sft.planning.model_shape import shape_of
 
 # huggingface.co/Qwen/Qwen2.5-1.5B-Instruct/blob/main/config.json
 SHAPE = {
@@ -94,7 +94,7 @@ def main() -> None:
         model = prepare(Path(name))
         shape = shape_of(json.loads((model / "config.json").read_text(encoding="utf-8")))
         if shape is None:
-            raise SystemExit("sft.shape does not know this architecture")
+            raise SystemExit("sft.planning.model_shape does not know this architecture")
         for strategy in strategies:
             rows = steady_rows(Path(name), model, strategy)
             tokens, seconds = sum(row["num_tokens"] for row in rows), sum(row["seconds"] for row in rows)

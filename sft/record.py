@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from sft import sealed
+from sft import self_hashed_json
 from sft.errors import StageError
 from sft.logs import redacted
 
@@ -135,9 +135,9 @@ class RunRecord(msgspec.Struct, kw_only=True):
         return {**rest, "recipe": Path(self.recipe).name, "steps": steps}
 
     def save(self, folder: Path) -> None:
-        """Writes ``run.json`` with its own digest (`sft.sealed`): a reader sees the last whole one."""
+        """Writes ``run.json`` with its own digest (`sft.self_hashed_json`): a reader sees the last whole one."""
         partial = folder / f".{NAME}.{os.getpid()}"
-        partial.write_bytes(sealed.seal(redacted(msgspec.to_builtins(self))))
+        partial.write_bytes(self_hashed_json.seal(redacted(msgspec.to_builtins(self))))
         partial.replace(folder / NAME)
 
 

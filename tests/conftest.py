@@ -16,7 +16,7 @@ from sft.config.schema import DatasetConfig, ModelConfig, ModelSource, ScratchCo
 from sft.progress import Progress
 from sft.stages.dataset import dataset
 from sft.stages.model import ModelInputs, model
-from tests.browser import opened
+from tests.support.browser import opened
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

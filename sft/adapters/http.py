@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import urllib3
 from urllib3.exceptions import HTTPError, MaxRetryError, SSLError
 
-from sft.adapters.child import write_json
+from sft.adapters.os.child import write_json
 from sft.errors import DataError
 from sft.logs import redact
 

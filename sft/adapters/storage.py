@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from sft.adapters.child import write_json
+from sft.adapters.os.child import write_json
 from sft.adapters.readers import supported
 from sft.errors import DataError
 from sft.logs import redact

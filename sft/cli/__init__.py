@@ -7,16 +7,13 @@ Each subcommand is a module with `execute`; it is imported only when it is asked
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
 
-from sft import __version__, logs
-from sft.errors import ConfigError, Preempted, Problem, SftError
+from sft import __version__
+from sft.adapters.os.command import run_command
+from sft.errors import ConfigError, Problem
 
-_INTERRUPTED = 130
 _ACCESS_MODES = ("ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod")
 _EPILOG = """\
 examples:
@@ -46,25 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         options = _parser().parse_args(arguments)
     _take_flags(options)
-    logs.configure(debug=options.debug)
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, _terminated)
-    try:
-        return _execute(options, arguments)
-    except SftError as error:
-        if options.debug:
-            raise
-        logs.complain(error)
-        return error.exit_code
-    except Preempted as stopped:
-        logs.complain(str(stopped))
-        return stopped.exit_code
-    except KeyboardInterrupt:
-        logs.complain("interrupted; the same command continues")
-        return _INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: `sft plan … | head`
-        return 0
+    return run_command(lambda: _execute(options, arguments), debug=options.debug)
 
 
 def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
@@ -238,8 +217,3 @@ def _take_flags(options: argparse.Namespace) -> None:
             place = overrides.index(f"--{flag}")
             setattr(options, flag, overrides[place + 1])
             del overrides[place : place + 2]
-
-
-def _terminated(signum: int, _frame: FrameType | None) -> None:
-    """Ends a run as Ctrl-C does: children are taken down, the record says so. Training itself saves its state first."""
-    raise KeyboardInterrupt(signal.Signals(signum).name)

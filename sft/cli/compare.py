@@ -7,8 +7,8 @@ from pathlib import Path
 
 from sft.errors import SftError
 from sft.progress import Progress
-from sft.report.sweep import page, text
-from sft.report.sweep.rows import compare
+from sft.report.comparison import page, text
+from sft.report.comparison.rows import compare
 
 PAGE = "report.html"
 

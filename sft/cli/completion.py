@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from sft.cli.hydra import through_hydra
 from sft.config.compose import find_recipe, recipes, search_path_override
+from sft.config.hydra_app import through_hydra
 from sft.progress import Progress
 
 _COMMANDS = (

@@ -12,9 +12,9 @@ from sft.config import compose
 from sft.config.compose import Recipe
 from sft.config.schema import OnInvalid, RunConfig
 from sft.logs import redact
+from sft.planning import resources
 from sft.progress import Progress
 from sft.report.data import as_html, as_json, as_text, measure
-from sft.stages import hardware
 from sft.stages.dataset import dataset
 from sft.stages.model import ModelInputs, model
 from sft.stages.tokenize import TokenizeInputs, tokenize
@@ -70,7 +70,7 @@ def _padding(cfg: RunConfig, tokens: TokenizedArtifact) -> float:
     return padding_share(
         tokens.data_file,
         batch_size=cfg.training.effective_batch_size,
-        max_tokens=hardware.max_tokens(cfg.training, tokens.longest_tokens),
-        num_ranks=hardware.fit(cfg.training).num_processes,
+        max_tokens=resources.max_tokens(cfg.training, tokens.longest_tokens),
+        num_ranks=resources.fit(cfg.training).num_processes,
         seed=cfg.training.seed,
     )

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 from sft import runner
 from sft.artifacts import EvalReport
-from sft.cli.run import score_lines
 from sft.config import compose
 from sft.config.compose import Recipe
 from sft.errors import ConfigError, Problem
 from sft.progress import Progress
+from sft.report.run import score_lines
 
 _STEP = "evaluate:base"
 

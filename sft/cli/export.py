@@ -20,14 +20,14 @@ def kfp(options: argparse.Namespace) -> int:
     """Writes a recipe's pipeline for Kubeflow Pipelines.
 
     Args:
-        options: ``recipe``, ``output``, and of `sft.pipeline.Cluster` what was given.
+        options: ``recipe``, ``output``, and of `sft.kfp.pipeline.Cluster` what was given.
 
     Raises:
         ConfigError: The recipe or an option is wrong.
         SftError: kfp is not installed.
     """
     try:
-        from sft.pipeline import Cluster, write
+        from sft.kfp.pipeline import Cluster, write
     except ModuleNotFoundError as error:
         raise SftError(f"sft export kfp: {error}", fix="pip install 'sft[kfp]'") from error
     given: dict[str, Any] = {f.name: getattr(options, f.name) for f in fields(Cluster) if hasattr(options, f.name)}

@@ -10,18 +10,18 @@ import msgspec
 import yaml
 
 from sft import record, runner
-from sft.cli import estimate
-from sft.cli.hydra import SWEEPS, split_flags
-from sft.cli.sweep import outlook
 from sft.config import compose
-from sft.config import sweep as sweeps
+from sft.config.hydra_app import SWEEPS, split_flags
 from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Problem
 from sft.logs import redact, redacted
-from sft.plan import Plan, build_plan
+from sft.planning import estimate, resources
+from sft.planning.plan import Plan, build_plan
 from sft.progress import Progress
-from sft.stages import dataset, hardware, model
+from sft.stages import dataset, model
 from sft.store import Entry, Store
+from sft.sweep import spec as sweeps
+from sft.sweep.run import outlook
 
 _GROUPS = {
     "dataset": "dataset",
@@ -107,13 +107,14 @@ def _shown(value: object) -> str:
 
 
 def _facts(cfg: RunConfig, have: Mapping[str, Entry]) -> list[str]:
-    facts = [*estimate.steps(cfg, have), *estimate.place(cfg)]
+    artifacts = {name: entry.artifact for name, entry in have.items()}
+    facts = [*estimate.steps(cfg, artifacts), *estimate.place(cfg)]
     wanted = []
     if "dataset" not in have and (what := dataset.download(cfg.dataset)):
         wanted.append(what)
     if "model" not in have and (what := model.download(cfg.model)):
         wanted.append(what)
     facts.append(f"downloads  {', '.join(wanted) or 'nothing'}")
-    facts += estimate.memory_per_rank(cfg, have)
+    facts += estimate.memory_per_rank(cfg, artifacts)
     facts.append(f"run        {runner.run_folder(cfg)}")
-    return [*facts, *(f"note       {note}" for note in hardware.fit(cfg.training).notes)]
+    return [*facts, *(f"note       {note}" for note in resources.fit(cfg.training).notes)]

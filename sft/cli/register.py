@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from sft import runner
-from sft.cli import again
-from sft.cli.run import tell
 from sft.config import compose
 from sft.config.schema import RegistryKind
 from sft.errors import ConfigError, Problem
 from sft.progress import Progress
+from sft.report.run import summary
+from sft.runner import rerun
 
 _GROUP = "registry"
 
@@ -32,12 +32,12 @@ def execute(path: str, overrides: Sequence[str]) -> int:
     if others := [text for text in overrides if text.partition("=")[0].split(".")[0] != _GROUP]:
         rule = "is not for `sft register`: the model is made already"
         raise ConfigError([Problem(key=text, rule=rule, suggestion="settings of registry only") for text in others])
-    earlier = again.find(Path(path))
+    earlier = rerun.find(Path(path))
     # A choice of the group is its kind and nothing else (conf/registry), and what the run says of it stays.
     settings = [
         text.replace(f"{_GROUP}=", f"{_GROUP}.kind=") if text.startswith(f"{_GROUP}=") else text for text in overrides
     ]
-    with again.recipe(earlier, settings, groups=(_GROUP,)) as recipe:
+    with rerun.recipe(earlier, settings, groups=(_GROUP,)) as recipe:
         cfg = compose.compose(recipe, settings)
     if cfg.registry.kind is RegistryKind.none and cfg.registry.upload is None:
         suggestion = "registry=mlflow, or registry=kubeflow registry.address=https://…"
@@ -46,5 +46,7 @@ def execute(path: str, overrides: Sequence[str]) -> int:
         )
     folder = earlier.file.parent
     progress = Progress()
-    tell(runner.register_again(replace(cfg, run_root=str(folder.parent)), folder=folder, progress=progress), progress)
+    cfg = replace(cfg, run_root=str(folder.parent))
+    for line in summary(runner.register_again(cfg, folder=folder, progress=progress)):
+        progress.say(line)
     return 0

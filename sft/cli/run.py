@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from sft import record, runner
-from sft.artifacts import EvalReport, ModelPackage, RegisteredModel, UploadedModel
-from sft.cli import again
-from sft.cli.hydra import QUIET, SWEEPS, split_flags, through_hydra
-from sft.cli.point import refuse_server
-from sft.cli.sweep import sweep
+from sft.cli.compare import answer
 from sft.config import compose
-from sft.config import sweep as sweeps
 from sft.config.compose import Recipe
-from sft.config.original import hydra_text
+from sft.config.hydra_app import QUIET, SWEEPS, split_flags, through_hydra
+from sft.config.kfp_parameters import hydra_text
 from sft.config.schema import LauncherKind
 from sft.errors import ConfigError, Problem, SftError
 from sft.progress import Progress
-from sft.scores import change
-from sft.stages.evaluate import HOLDOUT
+from sft.report.run import summary
+from sft.runner import rerun
+from sft.sweep import spec as sweeps
+from sft.sweep.point import refuse_server
+from sft.sweep.run import sweep
 
 
 def execute(
@@ -58,7 +57,7 @@ def attach(path: str, command: Sequence[str]) -> int:
         ConfigError: The run trains on its own machine.
         SftError: A stage failed.
     """
-    earlier = again.find(Path(path))
+    earlier = rerun.find(Path(path))
     if earlier.file.name != record.NAME:
         raise ConfigError([Problem(key=f"sft attach {path}", rule="needs a run's folder, not a model's")])
     kind = earlier.facts["config"]["training"]["launcher"]["kind"]
@@ -68,7 +67,7 @@ def attach(path: str, command: Sequence[str]) -> int:
     root = [f"run_root={hydra_text(str(earlier.file.parent.parent))}"]
     if Path(earlier.facts["cwd"]).is_dir():  # what the recipe says may be relative to it; the run's folder is not
         os.chdir(earlier.facts["cwd"])
-    with again.recipe(earlier, root) as recipe:
+    with rerun.recipe(earlier, root) as recipe:
         return _run(recipe, Path(earlier.facts["recipe"]), root, command, None)
 
 
@@ -86,10 +85,10 @@ def repeat(path: str, arguments: Sequence[str], command: Sequence[str], until: s
         ConfigError: Before anything runs.
         SftError: A stage failed, outside of a sweep.
     """
-    earlier = again.find(Path(path))
+    earlier = rerun.find(Path(path))
     if changes := earlier.version_changes():
         Progress().say(f"other versions than recorded: {', '.join(changes)}")
-    with again.recipe(earlier, split_flags(arguments)[1]) as recipe:
+    with rerun.recipe(earlier, split_flags(arguments)[1]) as recipe:
         return _run(recipe, earlier.file, arguments, command, until, earlier)
 
 
@@ -99,7 +98,7 @@ def _run(
     arguments: Sequence[str],
     command: Sequence[str],
     until: str | None,
-    earlier: again.Earlier | None = None,
+    earlier: rerun.Earlier | None = None,
     *,
     detach: bool = False,
 ) -> int:
@@ -110,7 +109,7 @@ def _run(
     if found and detach:
         raise ConfigError([Problem(key="--detach", rule="is for one run: a sweep waits for each of its points")])
     if found and not flags:
-        return sweep(found, source=source, command=command, until=until, earlier=earlier)
+        return sweep(found, source=source, command=command, until=until, earlier=earlier, on_end=answer)
     if not found:
         compose.compose(recipe, overrides)
     failed: list[SftError] = []
@@ -130,7 +129,8 @@ def _run(
         except SftError as error:  # kept, as Hydra would print it in its own way
             failed.append(error)
             return
-        tell(result, progress)
+        for line in summary(result):
+            progress.say(line)
         for line in earlier.comparison(result.record) if earlier else ():
             progress.say(line)
         if earlier and result.nothing_to_do:
@@ -140,44 +140,3 @@ def _run(
     for error in failed:
         raise error
     return 0
-
-
-def tell(result: runner.RunResult, progress: Progress) -> None:
-    """The end of a run: where everything is, and the scores before and after."""
-    made = result.artifacts
-    if result.nothing_to_do:
-        progress.say(f"nothing to do: this run was done at {result.record.ended_at}")
-    base, tuned = made.get("evaluate:base"), made.get("evaluate:tuned")
-    if isinstance(tuned, EvalReport):
-        progress.say("")
-        for line in score_lines(tuned, base if isinstance(base, EvalReport) else None):
-            progress.say(line)
-    package, uploaded, registered = made.get("package"), made.get("upload"), made.get("register")
-    progress.say(f"\nrecord      {_short(result.folder / 'run.json')}")
-    if isinstance(package, ModelPackage):
-        progress.say(f"model       {_short(package.model_dir)}")
-    if isinstance(uploaded, UploadedModel):
-        progress.say(f"uploaded    {uploaded.uri}")
-    if isinstance(registered, RegisteredModel):
-        progress.say(f"registered  {registered.name} version {registered.version} in {registered.address}")
-
-
-def score_lines(after: EvalReport, before: EvalReport | None) -> Iterator[str]:
-    """A line per score: before, after, difference; then what of it is a warning."""
-    forgotten = []
-    for score in after.scores:
-        old = before.score(score.name) if before else None
-        error = f" ± {score.stderr:.4f}" if score.stderr is not None else ""
-        was, difference = (f"{old.value:.4f} → ", f"  {change(old, score)}") if old else ("", "")
-        yield f"{score.name:<32} {was}{score.value:.4f}{error}{difference}  ({score.num_samples} samples)"
-        if old and score.task != HOLDOUT and (found := change(old, score)).is_clear and not found.better:
-            forgotten.append(score.name)
-    if forgotten:
-        yield f"warning: worse than before on {', '.join(forgotten)}: the model may be forgetting what it knew"
-    for task in after.other_data(before) if before else ():
-        yield f"warning: the data of {task} changed since the base model was scored; its scores don't compare"
-
-
-def _short(path: Path) -> Path:
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path

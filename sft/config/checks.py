@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sft.config import destination
-from sft.config.launching import check_launcher
+from sft.config import upload_uri
+from sft.config.launcher_checks import check_launcher
 from sft.config.schema import (
     EvalBackend,
     EvalConfig,
@@ -189,7 +189,7 @@ def _registry(cfg: RunConfig) -> Iterator[Problem]:
     address, uri, upload = cfg.registry.address, cfg.registry.uri, cfg.registry.upload
     if upload is not None:
         try:
-            destination.parse(upload)
+            upload_uri.parse(upload)
         except ValueError as error:
             yield Problem(key="registry.upload", value=redact(upload), rule=str(error))
         if uri:

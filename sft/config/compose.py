@@ -31,7 +31,7 @@ from sft.config.diagnose import (
     recipe_problems,
     unknown,
 )
-from sft.config.original import quoted, translated
+from sft.config.kfp_parameters import quoted, translated
 from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Problem
 

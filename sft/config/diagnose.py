@@ -21,7 +21,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sft.config.original import PARAMETERS
+from sft.config.kfp_parameters import PARAMETERS
 from sft.config.schema import RunConfig
 from sft.errors import Problem
 

@@ -7,11 +7,11 @@ somebody else to begin; ``sweep`` is what is kept of many runs that were one que
 
 from __future__ import annotations
 
-from sft.runner.handover import train_job
-from sft.runner.later import register_again
-from sft.runner.nodes import follow, follows
-from sft.runner.outlook import circumstances, found, run_folder, work_of
-from sft.runner.walk import RunResult, is_at_work, run
+from sft.runner.execute import RunResult, is_at_work, run
+from sft.runner.export_trainjob import train_job
+from sft.runner.reregister import register_again
+from sft.runner.status import circumstances, found, run_folder, work_of
+from sft.runner.worker_node import follow, follows
 
 __all__ = [
     "RunResult",

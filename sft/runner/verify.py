@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from sft import record, sealed
+from sft import record, self_hashed_json
 from sft.adapters import signing
 from sft.artifacts import LOGS_NAME, MANIFEST_NAME, digest_of, inode, sha256_file
 from sft.errors import DataError, StageError
@@ -73,7 +73,7 @@ class Verification:
         """The facts of a sealed document; None where it is not whole."""
         self.num_files += 1
         try:
-            return sealed.unseal(file.read_bytes())
+            return self_hashed_json.unseal(file.read_bytes())
         except ValueError as error:
             self.problems.append(f"{file}: {error}")
             return None
@@ -174,7 +174,7 @@ def _model(found: Verification, folder: Path, trusted: signing.Trusted | None) -
     facts = found.unsealed(folder / FACTS)
     if facts is not None:
         found.files(folder, facts["files"], (name for name in there if name not in {FACTS, signing.SIGNATURE}))
-        found.same(f"{folder / FACTS}: record", sealed.digest_of(facts["record"]), facts["record_digest"])
+        found.same(f"{folder / FACTS}: record", self_hashed_json.digest_of(facts["record"]), facts["record_digest"])
         _chain(found, str(folder / FACTS), facts["record"]["steps"])
     found.digest = digest_of(
         {f"model/{name}": found.hash(folder / name) for name in there if (folder / name).is_file()}

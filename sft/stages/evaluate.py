@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sft.adapters.child import write_json
-from sft.adapters.evaluation import catalog
-from sft.adapters.process import run_module
+from sft.adapters.evaluation import task_index
+from sft.adapters.os.child import write_json
+from sft.adapters.os.process import run_module
 from sft.artifacts import LOGS_NAME, DatasetArtifact, EvalReport, digest_of, hash_files
 from sft.config.schema import EvalConfig
 from sft.errors import ConfigError, Problem, StageError
@@ -47,10 +47,10 @@ def tasks_version(cfg: EvalConfig) -> str:
     if folder is not None and not folder.is_dir():
         rule = f"is not a folder (relative paths start at {Path.cwd()})"
         raise ConfigError([Problem(key="eval.include_path", value=str(folder), rule=rule)])
-    own = catalog.own(folder) if folder else set()
+    own = task_index.own(folder) if folder else set()
     wanted = {"eval.tasks": cfg.tasks, "eval.gates": [name.partition(".")[0] for name in cfg.gates]}
     others = {name for names in wanted.values() for name in names} - own - {HOLDOUT}
-    unknown = others - catalog.folders(others).keys() if others else set()
+    unknown = others - task_index.folders(others).keys() if others else set()
     if problems := [
         Problem(key=key, value=name, rule="there is no such lm-eval task", suggestion=_nearest(name, folder))
         for key, names in wanted.items()
@@ -62,7 +62,7 @@ def tasks_version(cfg: EvalConfig) -> str:
 
 
 def _nearest(name: str, folder: Path | None) -> str:
-    close = catalog.closest(name, folder)
+    close = task_index.closest(name, folder)
     return f"did you mean {' or '.join(close)}?" if close else "`lm-eval ls tasks` lists them"
 
 
@@ -96,7 +96,7 @@ def evaluate(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, progress: Progr
 
     for old in [*out.glob("results_*.json"), *out.glob("samples_*.jsonl")]:
         old.unlink()  # of a try that was killed
-    module = "sft.adapters.evaluation.harness"
+    module = "sft.adapters.evaluation.worker"
     result = run_module(module, request_of(cfg, inputs, out, state), folder=folder, what="evaluating", poll=poll)
     for note in result["notes"]:
         progress.say(f"  {note}")

@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
-from sft.adapters.child import write_json
+from sft.adapters.os.child import write_json
 from sft.artifacts import EvalReport, GateReport
 from sft.config.schema import EvalConfig
 from sft.errors import GateError, StageError

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from sft.adapters import hub, storage
-from sft.adapters.child import write_json
-from sft.adapters.process import run_module
+from sft.adapters.os.child import write_json
+from sft.adapters.os.process import run_module
 from sft.artifacts import LOGS_NAME, DatasetArtifact, ModelArtifact, sha256_file
 from sft.config.schema import ModelConfig, ModelSource
 from sft.errors import StageError
@@ -90,7 +90,7 @@ def model(cfg: ModelConfig, inputs: ModelInputs, out: Path, progress: Progress) 
 def _scratch(cfg: ModelConfig, data: DatasetArtifact, out: Path, progress: Progress) -> ModelArtifact:
     request: dict[str, Any] = {"train_file": str(data.train_file), "target": str(out)}
     request["shape"] = dataclasses.asdict(cfg.scratch)
-    made = run_module("sft.adapters.scratch", request, folder=out / LOGS_NAME / "scratch", what="making the model")
+    made = run_module("sft.adapters.random_model", request, folder=out / LOGS_NAME / "scratch", what="making the model")
     progress.say(f"  {_millions(made['num_parameters'])} random weights, vocabulary of {made['vocab_size']}")
     return ModelArtifact(
         root=out, source="scratch", revision="", external_dir=None, num_parameters=made["num_parameters"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sft import sealed
+from sft import self_hashed_json
 from sft.adapters import sbom, signing
 from sft.artifacts import (
     CheckpointArtifact,
@@ -30,7 +30,7 @@ from sft.config.schema import RegistryConfig
 from sft.errors import StageError
 from sft.logs import redact
 from sft.progress import Progress
-from sft.stages.card import CARD, card
+from sft.stages.model_card import CARD, card
 
 SCHEMA = 1
 FACTS = "sft.json"
@@ -103,10 +103,10 @@ def package(cfg: RegistryConfig, inputs: PackageInputs, out: Path, progress: Pro
             ),
             files=placed,
         )
-    record_digest = sealed.digest_of(inputs.record)
+    record_digest = self_hashed_json.digest_of(inputs.record)
     own = {name: digest for name, digest in hash_files(model).items() if name not in placed}
     facts = {"schema": SCHEMA, "record": inputs.record, "record_digest": record_digest, "files": {**placed, **own}}
-    (model / FACTS).write_bytes(sealed.seal(facts))
+    (model / FACTS).write_bytes(self_hashed_json.seal(facts))
     if signer:
         signing.sign(model, signer)
         progress.say(f"  signed with {signer}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from sft.adapters.process import run_module
+from sft.adapters.os.process import run_module
 from sft.artifacts import LOGS_NAME, DatasetArtifact, ModelArtifact, TokenizedArtifact
 from sft.chat.rejected import Rejected, Rejections
 from sft.config.schema import OnInvalid, TrainingConfig
@@ -43,7 +43,7 @@ def tokenize(cfg: TrainingConfig, inputs: TokenizeInputs, out: Path, progress: P
     folder = out / LOGS_NAME
     progress.update(f"{inputs.dataset.num_train:,} samples")
     counts = run_module(
-        "sft.adapters.instructlab.data",
+        "sft.adapters.instructlab.loss_masks",
         {
             "model_dir": str(inputs.model.model_dir),
             "train_file": str(inputs.dataset.train_file),

@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sft.adapters.instructlab import launch
-from sft.adapters.instructlab.loop import FINISHED, METRICS
-from sft.adapters.instructlab.lora import ADAPTER
+from sft.adapters.instructlab import torchrun
+from sft.adapters.instructlab.layout import ADAPTER, FINISHED, METRICS
+from sft.adapters.instructlab.monitor import Live, RankLost
 from sft.adapters.instructlab.settings import LaunchSettings, MainArgs, WorkerOptions
-from sft.adapters.instructlab.view import Live, RankLost
 from sft.adapters.kubeflow.job import Display
 from sft.artifacts import LOGS_NAME, CheckpointArtifact, ModelArtifact, TokenizedArtifact
 from sft.config.schema import LauncherKind, TrainingConfig
 from sft.errors import StageError
+from sft.planning import resources
 from sft.progress import Progress
-from sft.stages import hardware, trainjob
+from sft.stages import trainjob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +66,11 @@ def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progres
         rows = finished["num_rows"] + finished["num_validation_rows"]
         if rows != inputs.tokenized.num_samples:
             raise StageError(f"the trainer saw {rows} rows, but the training split has {inputs.tokenized.num_samples}")
-        _publish(launch.checkpoint(work, finished["samples_seen"]), inputs.model.model_dir, out)
+        _publish(torchrun.checkpoint(work, finished["samples_seen"]), inputs.model.model_dir, out)
     if work.exists():
         shutil.rmtree(work)
     metrics = [json.loads(line) for line in (logs / METRICS).read_text(encoding="utf-8").splitlines()]
-    ranks = hardware.fit(cfg).world_size
+    ranks = resources.fit(cfg).world_size
     progress.say(f"  {len(metrics)} steps on {ranks} ranks, loss {metrics[0]['loss']:.4f} → {metrics[-1]['loss']:.4f}")
     return CheckpointArtifact(
         root=out,
@@ -99,7 +99,7 @@ def join(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progress
 
 def _train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, work: Path, progress: Progress) -> None:
     """Trains, and goes on after the loss of a rank as often as the recipe says."""
-    fit = hardware.fit(cfg)
+    fit = resources.fit(cfg)
     for note in fit.notes:
         progress.say(f"  {note}")
     for restart in range(cfg.max_restarts + 1):
@@ -114,7 +114,7 @@ def _train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, work: Path, prog
 
 
 def _try(
-    cfg: TrainingConfig, inputs: TrainInputs, logs: Path, work: Path, fit: hardware.Fit, progress: Progress
+    cfg: TrainingConfig, inputs: TrainInputs, logs: Path, work: Path, fit: resources.Fit, progress: Progress
 ) -> None:
     display = Display(watch=lambda live: progress.update(_line(live)), update=progress.update, say=progress.say)
     match cfg.launcher.kind:
@@ -122,7 +122,7 @@ def _try(
             logs.mkdir(exist_ok=True)
             trainjob.train_in_pods(cfg, task(cfg, inputs, logs, work), display, detach=inputs.detach)
         case LauncherKind.torchrun:
-            launch.launch(
+            torchrun.launch(
                 main_args(cfg, inputs, work, fit),
                 worker_options(cfg, inputs),
                 LaunchSettings(
@@ -142,7 +142,7 @@ def task(cfg: TrainingConfig, inputs: TrainInputs, logs: Path, work: Path) -> tr
     return trainjob.Task(
         run_id=inputs.run_id,
         key=inputs.key,
-        main=main_args(cfg, inputs, work, hardware.fit(cfg)),
+        main=main_args(cfg, inputs, work, resources.fit(cfg)),
         options=worker_options(cfg, inputs),
         logs=logs,
     )
@@ -187,7 +187,7 @@ def _publish(final: Path, base: Path, out: Path) -> None:
     final.rename(out / "model")
 
 
-def main_args(cfg: TrainingConfig, inputs: TrainInputs, work: Path, fit: hardware.Fit) -> MainArgs:
+def main_args(cfg: TrainingConfig, inputs: TrainInputs, work: Path, fit: resources.Fit) -> MainArgs:
     """Our settings as the library's."""
     modules = cfg.lora.target_modules
     return MainArgs(
@@ -197,7 +197,7 @@ def main_args(cfg: TrainingConfig, inputs: TrainInputs, work: Path, fit: hardwar
         output_dir=str(work),
         num_epochs=cfg.num_epochs,
         effective_batch_size=cfg.effective_batch_size,
-        max_batch_len=hardware.max_tokens(cfg, inputs.tokenized.longest_tokens),
+        max_batch_len=resources.max_tokens(cfg, inputs.tokenized.longest_tokens),
         learning_rate=cfg.learning_rate,
         lr_scheduler=cfg.lr_scheduler.value,
         num_warmup_steps=cfg.warmup_steps,

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from sft.adapters import hub
-from sft.adapters.instructlab import pod
-from sft.adapters.instructlab.pod import Verdict
+from sft.adapters.instructlab import pod_entrypoint
+from sft.adapters.instructlab.pod_entrypoint import Verdict
 from sft.adapters.instructlab.settings import MainArgs, WorkerOptions
 from sft.adapters.kubeflow import job
 from sft.adapters.kubeflow.cluster import Access, connect
 from sft.adapters.kubeflow.job import Display
 from sft.adapters.kubeflow.manifest import TrainJob, check, manifest
-from sft.adapters.kubeflow.stay import Stay
+from sft.adapters.kubeflow.watch import Stay
 from sft.config.schema import LauncherConfig, LauncherKind, ModelSource, RunConfig, TrainingConfig
 from sft.errors import ConfigError, Detached, Problem
+from sft.planning import resources
 from sft.progress import Progress
-from sft.stages import hardware
 
 _NO_KEY = "0" * 20
 
@@ -122,31 +122,31 @@ def export(cfg: TrainingConfig, task: Task) -> dict[str, Any]:
     """
     made = manifest(_job(cfg, run_id=task.run_id, key=task.key, logs=task.logs))
     check(made)
-    if any(end.verdict is Verdict.failed for end in pod.endings(task.logs)):
-        pod.forget(task.logs)  # not else: a job of this training may be at work
-    pod.save(task.logs, task.main, task.options, cfg.env)
+    if any(end.verdict is Verdict.failed for end in pod_entrypoint.endings(task.logs)):
+        pod_entrypoint.forget(task.logs)  # not else: a job of this training may be at work
+    pod_entrypoint.save(task.logs, task.main, task.options, cfg.env)
     return made
 
 
 def _prepare(cfg: TrainingConfig, task: Task) -> None:
-    pod.forget(task.logs)
-    pod.save(task.logs, task.main, task.options, cfg.env)
+    pod_entrypoint.forget(task.logs)
+    pod_entrypoint.save(task.logs, task.main, task.options, cfg.env)
 
 
 def _job(cfg: TrainingConfig, *, run_id: str, key: str, logs: Path) -> TrainJob:
-    launcher, fit = cfg.launcher, hardware.fit(cfg)
+    launcher, fit = cfg.launcher, resources.fit(cfg)
     return TrainJob(
         run=run_id,
         key=key,
         namespace=launcher.namespace,
         runtime=launcher.runtime,
         image=launcher.image,
-        command=("python", "-m", "sft.adapters.instructlab.pod", str(logs)),
+        command=("python", "-m", "sft.adapters.instructlab.pod_entrypoint", str(logs)),
         num_nodes=fit.nodes.num,
         procs_per_node=fit.num_processes,
         cpu=launcher.cpu,
         memory=launcher.memory,
-        gpus=hardware.num_gpus(launcher),
+        gpus=resources.num_gpus(launcher),
         pvc=launcher.pvc,
         mount_path=launcher.mount_path,
         env=dict(cfg.env),

@@ -14,8 +14,8 @@ from typing import assert_never
 
 from sft.adapters.upload import Upload, hub, oci, s3
 from sft.artifacts import ModelPackage, UploadedModel
-from sft.config.destination import Scheme, parse
 from sft.config.schema import RegistryConfig
+from sft.config.upload_uri import Scheme, parse
 from sft.progress import Progress
 from sft.stages.package import FACTS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sft.config.compose import compose, find_recipe
-from sft.config.quantity import amount, is_quantity
+from sft.config.k8s_quantity import amount, is_quantity
 from sft.errors import ConfigError
 
 CPU = ["training/launcher=kubeflow", "training.launcher.gpus_per_worker=0"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sft.config.compose import compose, find_recipe
-from sft.config.original import PARAMETERS, hydra_text
+from sft.config.kfp_parameters import PARAMETERS, hydra_text
 from sft.errors import ConfigError
 
 URI = "phase_01_dataset_man_data_uri=rows.jsonl"

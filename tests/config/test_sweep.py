@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from sft.config.compose import Recipe, compose, find_recipe
-from sft.config.sweep import Sweep, check, is_better_when_higher, objective, read
 from sft.errors import ConfigError
+from sft.sweep.spec import Sweep, check, is_better_when_higher, objective, read
 
 QUICKSTART = find_recipe("quickstart")
 STRATEGIES = find_recipe("quickstart_fsdp_sweep")

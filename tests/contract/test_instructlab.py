@@ -102,7 +102,7 @@ def test_every_setting_that_main_reads_is_one_of_ours() -> None:
 def test_upstreams_padded_packer_still_leaves_ranks_with_unequal_numbers_of_minibatches() -> None:
     pack = named(f"{IL}.padded_batch_packer:batch_lengths_to_minibatches_padded")
     counts = {len(pack([100, 100, 100], 128, 2, rank)) for rank in range(2)}
-    assert len(counts) > 1, "trap 11 is mended upstream: see sft/adapters/instructlab/minibatches.py"
+    assert len(counts) > 1, "trap 11 is mended upstream: see sft/adapters/instructlab/rank/minibatches.py"
 
 
 def test_the_packer_is_compiled_functions_without_a_cache_of_their_own() -> None:
@@ -110,12 +110,14 @@ def test_the_packer_is_compiled_functions_without_a_cache_of_their_own() -> None
 
     packer = import_module(f"{IL}.batch_packer")
     assert [v for v in vars(packer).values() if isinstance(v, Dispatcher)]
-    assert "cache=True" not in inspect.getsource(packer), "upstream caches it: fixes.cache_compiled_packer can go"
+    assert "cache=True" not in inspect.getsource(packer), (
+        "upstream caches it: rank/fixes.py cache_compiled_packer can go"
+    )
 
 
 def test_the_loss_is_still_taken_from_the_logits_of_every_token() -> None:
     source = inspect.getsource(named(f"{IL}.model:Model.compute_loss"))
-    assert "shift_logits = logits[..., :-1, :].contiguous()" in source, "see sft/adapters/instructlab/loss.py"
+    assert "shift_logits = logits[..., :-1, :].contiguous()" in source, "see sft/adapters/instructlab/rank/loss.py"
 
 
 def test_a_padded_minibatch_is_padded_on_the_right() -> None:
@@ -137,7 +139,7 @@ def test_the_loop_goes_through_the_places_where_ours_stands() -> None:
         "save_checkpoint(",
     ]
     at = [source.rindex(place) for place in places]
-    assert at == sorted(at), "the order of a step has changed: see sft/adapters/instructlab/loop.py"
+    assert at == sorted(at), "the order of a step has changed: see sft/adapters/instructlab/rank/loop.py"
     main = inspect.getsource(named(f"{IL}.main_ds:main"))
     assert main.index("get_data_loader(") < main.index("load_latest_full_state(") < main.rindex("train(")
 
@@ -161,7 +163,9 @@ def test_liger_is_a_model_class() -> None:
 def test_torch_forms_the_groups_of_hybrid_sharding_by_counting_devices_and_drops_those_of_one() -> None:
     source = inspect.getsource(import_module("torch.distributed.fsdp._init_utils"))
     assert "new_subgroups(num_devices_per_node)" in source
-    assert "if state.world_size == 1:" in source, "torch takes shard groups of one rank otherwise now: see hardware.py"
+    assert "if state.world_size == 1:" in source, (
+        "torch takes shard groups of one rank otherwise now: see planning/resources.py"
+    )
 
 
 def test_main_asks_for_cuda_only_where_the_cpu_stand_in_answers() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import Answer, sft
+from tests.support.command import Answer, sft
 
 
 @pytest.fixture(scope="session")

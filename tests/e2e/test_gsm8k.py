@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import records, sft, steps
+from tests.support.command import records, sft, steps
 
 pytestmark = pytest.mark.slow
 

@@ -13,9 +13,9 @@ pytest.importorskip("kfp")
 from kfp import components, local
 
 from sft.config.compose import find_recipe
-from sft.pipeline import Cluster, write
-from tests.cluster import site
+from sft.kfp.pipeline import Cluster, write
 from tests.servers.model_registry import ModelRegistryServer
+from tests.support.cluster import site
 
 OWN = """
 # A recipe that no image has.

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from sft.artifacts import sha256_file
-from tests.command import Answer, records, sft, start, steps
+from tests.support.command import Answer, records, sft, start, steps
 
 pytestmark = pytest.mark.slow
 UNSCORED = ["registry=none", "eval=none"]

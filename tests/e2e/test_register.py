@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.command import Answer, sft, steps
 from tests.servers.model_registry import ModelRegistryServer
+from tests.support.command import Answer, sft, steps
 
 pytestmark = pytest.mark.slow
 TOKEN = "canary-token-77e1c2"

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from sft.artifacts import sha256_file
-from tests.command import Answer, sft, start
 from tests.servers.http import Resource, serving
+from tests.support.command import Answer, sft, start
 
 pytestmark = pytest.mark.slow
 
@@ -132,7 +132,7 @@ def test_a_run_that_succeeds_lets_no_secret_out(planted: Planted) -> None:
 
 
 def test_no_process_has_a_secret_among_its_arguments(planted: Planted) -> None:
-    assert any("sft.adapters.instructlab.worker" in arguments for arguments in planted.arguments)
+    assert any("sft.adapters.instructlab.rank.worker" in arguments for arguments in planted.arguments)
     assert [arguments for arguments in planted.arguments if "canary" in arguments] == []
 
 

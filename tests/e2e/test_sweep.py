@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from sft import sealed
-from tests.command import Answer, records, sft, start, steps
+from sft import self_hashed_json
+from tests.support.command import Answer, records, sft, start, steps
 
 pytestmark = pytest.mark.slow
 SMALL = [
@@ -26,7 +26,7 @@ LONG = ["training.num_epochs=400", "training.full_state_at_epoch=false", "eval=n
 
 def points(root: Path, name: str = "*") -> list[dict[str, Any]]:
     files = sorted(root.glob(f"runs/sweeps/{name}/points/*.json"))
-    return [sealed.unseal(path.read_bytes()) for path in files]
+    return [self_hashed_json.unseal(path.read_bytes()) for path in files]
 
 
 def statuses(root: Path, name: str = "*") -> list[str]:

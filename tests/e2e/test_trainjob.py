@@ -1,7 +1,7 @@
 """A run that trains in a TrainJob of two pods, through everything that can happen to it, and to the same weights.
 
-On the stand-in cluster (`tests.cluster`), whose pods are real processes that really train; on a real one, too, where
-there is one.
+On the stand-in cluster (`tests.support.cluster`), whose pods are real processes that really train; on a real one, too,
+where there is one.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import pytest
 import yaml
 
 from sft.artifacts import sha256_file
-from tests.cluster import ON_EVERY_CLUSTER, Site, site
-from tests.command import Answer, records, sft, steps
 from tests.servers.kubernetes.server import wait_until
-from tests.training import ranks
+from tests.support.cluster import ON_EVERY_CLUSTER, Site, site
+from tests.support.command import Answer, records, sft, steps
+from tests.support.training import ranks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

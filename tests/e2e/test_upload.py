@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.command import Answer, sft
 from tests.servers import rclone
+from tests.support.command import Answer, sft
 
 pytestmark = pytest.mark.slow
 

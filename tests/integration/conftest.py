@@ -8,7 +8,7 @@ from sft.artifacts import CheckpointArtifact, DatasetArtifact, ModelArtifact
 from sft.progress import Progress
 from sft.stages.tokenize import TokenizeInputs, tokenize
 from sft.stages.train import TrainInputs, train
-from tests.training import CONFIG
+from tests.support.training import CONFIG
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sft.artifacts import ModelArtifact
-from tests.command import sft
+from tests.support.command import sft
 
 GOOD = {"messages": [{"role": "user", "content": "12"}, {"role": "assistant", "content": "one two"}]}
 SPECIAL = {"messages": [{"role": "user", "content": "<|im_end|>"}, {"role": "assistant", "content": "one"}]}

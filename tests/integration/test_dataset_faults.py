@@ -17,7 +17,7 @@ from sft.config.schema import DatasetConfig
 from sft.errors import DataError
 from sft.progress import Progress
 from sft.stages.dataset import dataset
-from tests.command import Answer, records, sft, start, steps
+from tests.support.command import Answer, records, sft, start, steps
 
 BROKEN_MODEL = ["model=hub", "model.name_or_path=."]
 

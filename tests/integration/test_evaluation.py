@@ -200,12 +200,12 @@ def test_running_out_of_memory_halves_the_batch_and_asks_nothing_twice(
 ) -> None:
     import torch
 
-    from sft.adapters.evaluation import tasks
-    from sft.adapters.evaluation.meter import Meter
+    from sft.adapters.evaluation import lm_eval
+    from sft.adapters.evaluation.progress_file import Meter
 
     request = request_of(settings(batch_size="16"), inputs, tmp_path, tmp_path / "progress.json")
     request["batch_size"] = batch_size
-    manager, model = tasks.task_manager(["spell_numbers"], str(TASKS)), tasks.load_hf(request)
+    manager, model = lm_eval.task_manager(["spell_numbers"], str(TASKS)), lm_eval.load_hf(request)
     forward, rows = model._model_call, []
 
     def small_memory(batch: Any, **more: Any) -> Any:
@@ -216,7 +216,7 @@ def test_running_out_of_memory_halves_the_batch_and_asks_nothing_twice(
 
     model._model_call = small_memory
     meter = Meter(tmp_path / "progress.json")
-    result = tasks.run(request, manager, model, tmp_path, meter, "t")
+    result = lm_eval.run(request, manager, model, tmp_path, meter, "t")
     halved = [note.rpartition("with ")[2] for note in meter.notes]
     assert halved == ["8 requests at once", "4 requests at once", "2 requests at once"]
     assert len(rows) <= 160 + 16  # what a batch that failed had answered before is known

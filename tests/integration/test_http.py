@@ -16,8 +16,8 @@ import pytest
 from sft.adapters import http
 from sft.adapters.http import Patience
 from sft.errors import DataError
-from tests.command import records, sft, steps
 from tests.servers.http import Resource, serving
+from tests.support.command import records, sft, steps
 
 CONTENT = random.Random(0).randbytes(1_000_000)
 QUICK = Patience(connect_seconds=2, stall_seconds=0.3, tries=3, backoff_seconds=0.01)

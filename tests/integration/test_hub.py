@@ -17,9 +17,9 @@ import pyarrow.parquet
 import pytest
 
 from sft.artifacts import ModelArtifact
-from tests.command import Answer, records, sft, steps
 from tests.servers import hub
 from tests.servers.hub import AWAY, Repo
+from tests.support.command import Answer, records, sft, steps
 
 COLUMNS = ["dataset.format=prompt_completion", "dataset.columns.prompt=question", "dataset.columns.completion=answer"]
 FEW_ROWS = ["dataset.uri=synthetic://spell-numbers?rows=30"]

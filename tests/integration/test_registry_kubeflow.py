@@ -22,8 +22,8 @@ import pytest
 from sft.artifacts import GateReport, UploadedModel
 from sft.config.schema import OnConflict, RegistryConfig, RegistryKind
 from sft.errors import StageError
-from tests.register_inputs import register_inputs, report, run_stage, sha, written
 from tests.servers.model_registry import DROP, ModelRegistryServer
+from tests.support.register_inputs import register_inputs, report, run_stage, sha, written
 
 TOKEN = "canary-token-5d41402a"
 

@@ -15,8 +15,8 @@ from sft.artifacts import RegisteredModel, UploadedModel
 from sft.config.schema import RegistryConfig, RegistryKind
 from sft.errors import StageError
 from sft.stages.register import RegisterInputs
-from tests.register_inputs import register_inputs, report, run_stage, sha, written
 from tests.servers.mlflow import tracking_server
+from tests.support.register_inputs import register_inputs, report, run_stage, sha, written
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -20,9 +20,9 @@ from sft.config.schema import DatasetConfig
 from sft.errors import DataError
 from sft.progress import Progress
 from sft.stages.dataset import dataset
-from tests.command import records, sft, steps
 from tests.servers import rclone
 from tests.servers.wire import wire
+from tests.support.command import records, sft, steps
 
 # botocore and aiobotocore leave what closes itself to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from sft import sealed
-from tests.command import Answer, records, sft
+from sft import self_hashed_json
+from tests.support.command import Answer, records, sft
 
 UNTIL = ["--until", "dataset"]
 ROWS = ["dataset.uri=synthetic://spell-numbers?rows=20"]
@@ -19,7 +19,7 @@ ROWS = ["dataset.uri=synthetic://spell-numbers?rows=20"]
 
 def points(root: Path) -> list[dict[str, Any]]:
     files = sorted(root.glob("runs/sweeps/*/points/*.json"))
-    return [sealed.unseal(path.read_bytes()) for path in files]
+    return [self_hashed_json.unseal(path.read_bytes()) for path in files]
 
 
 def statuses(root: Path) -> list[str]:

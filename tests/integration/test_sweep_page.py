@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sft.report.sweep.page import as_html
-from tests.comparisons import comparison, row
+from sft.report.comparison.page import as_html
+from tests.support.comparisons import comparison, row
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -12,7 +12,7 @@ from sft.artifacts import CheckpointArtifact, TokenizedArtifact
 from sft.errors import StageError
 from sft.progress import Progress
 from sft.stages.train import TrainInputs, train
-from tests.training import BATCH, CONFIG, EPOCHS, RATE, STEPS_PER_EPOCH, WARMUP, metrics
+from tests.support.training import BATCH, CONFIG, EPOCHS, RATE, STEPS_PER_EPOCH, WARMUP, metrics
 
 pytestmark = pytest.mark.slow
 

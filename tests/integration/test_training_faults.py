@@ -18,7 +18,7 @@ from sft.artifacts import CheckpointArtifact
 from sft.errors import Preempted, StageError
 from sft.progress import Progress
 from sft.stages.train import TrainInputs, train
-from tests.training import (
+from tests.support.training import (
     CONFIG,
     EPOCHS,
     STEPS_PER_EPOCH,
@@ -132,7 +132,7 @@ def act_here():
     {act}
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name == "sft.adapters.instructlab.lora" and os.environ.get("RANK") in {ranks}:
+        if name == "sft.adapters.instructlab.rank.lora" and os.environ.get("RANK") in {ranks}:
             act_here()
 sys.meta_path.insert(0, Finder())
 """

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from sft.adapters import machine
+from sft.adapters.os import machine
 from sft.artifacts import CheckpointArtifact
 from sft.config.schema import FsdpConfig, LauncherConfig, Precision, ShardingStrategy, TrainingConfig
 from sft.progress import Progress
 from sft.stages.train import TrainInputs, train
-from tests.training import changed, curve, metrics, ranks, running, steps_done, wait_for
+from tests.support.training import changed, curve, metrics, ranks, running, steps_done, wait_for
 
 pytestmark = [
     pytest.mark.gpu,

@@ -23,7 +23,17 @@ from sft.config.schema import (
 from sft.errors import StageError
 from sft.progress import Progress
 from sft.stages.train import TrainInputs, train
-from tests.training import BATCH, STEPS_PER_EPOCH, changed, curve, metrics, running, steps_done, wait_for, weights
+from tests.support.training import (
+    BATCH,
+    STEPS_PER_EPOCH,
+    changed,
+    curve,
+    metrics,
+    running,
+    steps_done,
+    wait_for,
+    weights,
+)
 
 pytestmark = [
     pytest.mark.slow,

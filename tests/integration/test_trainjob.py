@@ -19,17 +19,17 @@ import pytest
 import yaml
 
 pytest.importorskip("kubernetes")
-from sft.adapters.instructlab.view import RankLost
+from sft.adapters.instructlab.monitor import RankLost
 from sft.adapters.kubeflow import cluster, job
 from sft.adapters.kubeflow.cluster import Access, Cluster, TokenRefused, connect
 from sft.adapters.kubeflow.job import Display
 from sft.adapters.kubeflow.manifest import TrainJob
-from sft.adapters.kubeflow.stay import Stay
+from sft.adapters.kubeflow.watch import Stay
 from sft.errors import ConfigError, Preempted, SftError, StageError
-from tests.cluster import ROLE, contracts
-from tests.command import sft
 from tests.servers.kubernetes import KubernetesServer
 from tests.servers.kubernetes.server import DROP, LOSE, wait_until
+from tests.support.cluster import ROLE, contracts
+from tests.support.command import sft
 
 ACCESS = Access(namespace="sft", verify_tls=True, ca=None)
 DONE = "import pathlib; pathlib.Path('finished.json').write_text('{}')"
@@ -63,7 +63,7 @@ def seen() -> Seen:
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesServer]:
     monkeypatch.setattr(job, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr("sft.adapters.kubeflow.stay.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("sft.adapters.kubeflow.watch.POLL_SECONDS", 0.05)
     secrets = {"wandb": {"WANDB_API_KEY": "canary-wandb-key"}}
     volumes = {"sft-workspace": tmp_path}
     with KubernetesServer(contracts(), ROLE, volumes=volumes, home=tmp_path, secrets=secrets) as one:

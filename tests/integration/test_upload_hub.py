@@ -13,10 +13,10 @@ import pytest
 
 from sft.artifacts import hash_files, sha256_file
 from sft.errors import StageError
-from tests.register_inputs import written
 from tests.servers import hub, hub_upload
 from tests.servers.hub_upload import Hub
-from tests.uploading import FILES, MARK, bring, noise, package, start
+from tests.support.register_inputs import written
+from tests.support.uploading import FILES, MARK, bring, noise, package, start
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ import urllib3
 
 from sft.artifacts import hash_files
 from sft.errors import StageError
-from tests.register_inputs import written
 from tests.servers import oci
 from tests.servers.wire import wire
-from tests.uploading import FILES, MARK, bring, noise, package, start
+from tests.support.register_inputs import written
+from tests.support.uploading import FILES, MARK, bring, noise, package, start
 
 MIB = 1 << 20
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"

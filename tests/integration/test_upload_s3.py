@@ -12,10 +12,10 @@ import pytest
 
 from sft.artifacts import hash_files
 from sft.errors import StageError
-from tests.register_inputs import written
 from tests.servers import rclone
 from tests.servers.wire import wire
-from tests.uploading import FILES, MARK, bring, noise, package, start
+from tests.support.register_inputs import written
+from tests.support.uploading import FILES, MARK, bring, noise, package, start
 
 MIB = 1 << 20
 LARGE = 112 * MIB  # seven parts

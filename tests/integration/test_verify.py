@@ -10,7 +10,7 @@ import pytest
 
 from sft.artifacts import ModelArtifact
 from sft.runner.verify import verify
-from tests.command import sft
+from tests.support.command import sft
 
 _LATER = ("evaluate:base", "train", "evaluate:tuned", "package", "register")
 ROW = json.dumps({"messages": [{"role": "user", "content": "12345"}, {"role": "assistant", "content": "one two"}]})

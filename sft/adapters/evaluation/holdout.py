@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sft.adapters.evaluation import texts, totals
-from sft.adapters.evaluation.batches import Budget, in_batches, is_out_of_memory
-from sft.adapters.evaluation.journal import Journal
-from sft.adapters.evaluation.meter import Meter
+from sft.adapters.evaluation import aggregate, text_metrics
+from sft.adapters.evaluation.oom_batches import Budget, in_batches, is_out_of_memory
+from sft.adapters.evaluation.progress_file import Meter
+from sft.adapters.evaluation.sample_log import Journal
 from sft.chat.template import Renderer, TemplateError
 from sft.errors import DataError, StageError
 
@@ -86,7 +86,7 @@ def score(request: Mapping[str, Any], model: Any, renderer: Renderer, out: Path,
     kind, vocabulary = model.device.type, model.config.get_text_config().vocab_size
     at_once = Budget(min(_TOKENS[kind], _LOGITS_BYTES[kind] // (4 * vocabulary)), request["batch_size"], meter.note)
     written_at_once = Budget(_TOKENS[kind], request["batch_size"], meter.note)
-    compare = texts.comparisons() if request["generate"] else {}
+    compare = text_metrics.comparisons() if request["generate"] else {}
     pad_id = renderer.tokenizer.pad_token_id or 0
     journal = Journal(Path(request["journal"]))
     meter.begins("held-out", request["num_samples"], len(journal))
@@ -100,7 +100,7 @@ def score(request: Mapping[str, Any], model: Any, renderer: Renderer, out: Path,
                 for conversation in batch:
                     journal.add(_row(conversation, compare))
                 meter.add(len(batch))
-        found = totals.publish(journal, out / SAMPLES)
+        found = aggregate.publish(journal, out / SAMPLES)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -239,12 +239,12 @@ def _num_tokens(conversation: Conversation) -> int:
     return len(conversation.token_ids)
 
 
-def _row(conversation: Conversation, compare: Mapping[str, texts.Compare]) -> dict[str, Any]:
+def _row(conversation: Conversation, compare: Mapping[str, text_metrics.Compare]) -> dict[str, Any]:
     """What the journal keeps of a conversation."""
     return {"sample": conversation.index, "turns": [_turn_row(turn, compare) for turn in conversation.turns]}
 
 
-def _turn_row(turn: Turn, compare: Mapping[str, texts.Compare]) -> dict[str, Any]:
+def _turn_row(turn: Turn, compare: Mapping[str, text_metrics.Compare]) -> dict[str, Any]:
     row = {
         "turn": turn.number,
         "prompt": turn.prompt,

@@ -12,9 +12,10 @@ from typing import Any
 
 import msgspec
 
-from sft.adapters import child, readers
+from sft.adapters import readers
 from sft.adapters.hub import Reference, in_our_words, patiently
-from sft.adapters.process import run_module
+from sft.adapters.os import child
+from sft.adapters.os.process import run_module
 from sft.errors import DataError
 
 _TRAIN_SPLITS = ("train", "train_sft", "train_gen", "training")

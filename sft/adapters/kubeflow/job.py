@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from sft.adapters.instructlab.loop import FINISHED
-from sft.adapters.instructlab.view import Live
-from sft.adapters.kubeflow import sights
+from sft.adapters.instructlab.layout import FINISHED
+from sft.adapters.instructlab.monitor import Live
+from sft.adapters.kubeflow import status
 from sft.adapters.kubeflow.cluster import Cluster, Conflict, Unreachable
 from sft.adapters.kubeflow.manifest import TrainJob, check, manifest
-from sft.adapters.kubeflow.sights import State
+from sft.adapters.kubeflow.status import State
 from sft.errors import StageError
 
 POLL_SECONDS = 1.0
@@ -65,7 +65,7 @@ def begin(cluster: Cluster, job: TrainJob, *, logs: Path, prepare: Callable[[], 
     """
     found = patiently(lambda: cluster.find(job.key), display.update)
     if found is not None:
-        name, state = str(found["metadata"]["name"]), sights.condition(found).state
+        name, state = str(found["metadata"]["name"]), status.condition(found).state
         is_over = state is State.failed or (state is State.complete and not (logs / FINISHED).exists())
         if not is_over and "deletionTimestamp" not in found["metadata"]:
             display.say(f"  goes on with TrainJob {name} in namespace {cluster.namespace}")

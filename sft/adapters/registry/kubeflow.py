@@ -14,8 +14,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sft.adapters import child
-from sft.adapters.process import run_module
+from sft.adapters.os import child
+from sft.adapters.os.process import run_module
 from sft.adapters.registry import DIGEST_KEY, Fact, ListedModel, Registered, Registration
 from sft.errors import StageError
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sft.adapters.process import run_module
+from sft.adapters.os.process import run_module
 from sft.artifacts import sha256_file
 from sft.errors import StageError
 

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sft.adapters import child
+from sft.adapters.os import child
 from sft.adapters.upload import LATER, Told, Upload, Uploaded, other_content, run
 from sft.artifacts import sha256_file
 from sft.errors import StageError

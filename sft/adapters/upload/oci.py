@@ -15,12 +15,12 @@ from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from sft.adapters import child
+from sft.adapters.os import child
 from sft.adapters.upload import Sent, Told, Upload, Uploaded, other_content, run
 from sft.errors import StageError
 
 if TYPE_CHECKING:
-    from sft.adapters.upload.distribution import Repository
+    from sft.adapters.upload.oci_client import Repository
 
 _TYPE = "application/vnd.cncf.model.manifest.v1+json"
 _CONFIG_TYPE = "application/vnd.cncf.model.config.v1+json"
@@ -105,15 +105,15 @@ def tag_of(version: str) -> str:
 
 
 def _handle(request: dict[str, Any]) -> Mapping[str, Any]:
-    from sft.adapters.upload import distribution
+    from sft.adapters.upload import oci_client
 
     model, folder = Upload(**request["upload"]), Path(request["folder"])
-    repository, sent = distribution.Repository(model.host, model.path), Sent(folder)
+    repository, sent = oci_client.Repository(model.host, model.path), Sent(folder)
     new = [name for name in model.files if not repository.has(f"sha256:{model.files[name]}", model.size(name))]
     for name in new:
         _push(repository, model, name, sent)
     content = config_of(model)
-    config = distribution.digest_of(content)
+    config = oci_client.digest_of(content)
     if not repository.has(config, len(content)):
         (folder / "config.json").write_bytes(content)
         repository.push(folder / "config.json", config, sent.add)
@@ -121,7 +121,7 @@ def _handle(request: dict[str, Any]) -> Mapping[str, Any]:
     # A tag of its own, too: registries clear manifests away that another model has taken the only tag of.
     for tag in (model.short_digest, model.tag or tag_of(model.version)):
         repository.tag(manifest, tag)
-    digest = distribution.digest_of(manifest)
+    digest = oci_client.digest_of(manifest)
     _compare(repository, model, manifest, digest)
     uri = f"oci://{model.host}/{model.path}@{digest}"
     note = (

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sft.adapters import child
+from sft.adapters.os import child
 from sft.adapters.upload import LATER, Sent, Told, Upload, Uploaded, other_content, run
 from sft.errors import StageError
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sft.adapters.instructlab.data import check_mask, renderer
+from sft.adapters.instructlab.loss_masks import check_mask, renderer
 from sft.artifacts import ModelArtifact
 from sft.chat.template import Renderer, TemplateError
 from sft.errors import DataError

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sft import sealed
+from sft import self_hashed_json
 from sft.adapters.signing import Trusted
 from sft.artifacts import ModelPackage, hash_files
 from sft.config.schema import RegistryConfig
@@ -22,7 +22,7 @@ from sft.errors import StageError
 from sft.progress import Progress
 from sft.runner.verify import verify
 from sft.stages.package import PackageInputs, package
-from tests.register_inputs import register_inputs
+from tests.support.register_inputs import register_inputs
 
 CONFIG = RegistryConfig(model_name="speller", description="Spells numbers.")
 
@@ -82,9 +82,9 @@ def test_weights_and_adapter_are_links_and_the_rest_is_beside_them(inputs: Packa
 
 def test_sft_json_holds_the_record_its_digest_and_that_of_each_file(inputs: PackageInputs, tmp_path: Path) -> None:
     made = make(CONFIG, inputs, tmp_path / "out")
-    facts = sealed.unseal((made.model_dir / "sft.json").read_bytes())
+    facts = self_hashed_json.unseal((made.model_dir / "sft.json").read_bytes())
     assert facts["record"] == inputs.record
-    assert facts["record_digest"] == made.record_digest == sealed.digest_of(inputs.record)
+    assert facts["record_digest"] == made.record_digest == self_hashed_json.digest_of(inputs.record)
     files = hash_files(made.model_dir)
     del files["sft.json"]
     assert facts["files"] == files
@@ -162,11 +162,11 @@ def test_a_signed_folder_is_known_by_its_key_alone(
 def test_a_forged_record_is_known_by_the_signature(inputs: PackageInputs, tmp_path: Path) -> None:
     private, public = key_pair(tmp_path)
     folder = make(replace(CONFIG, sign=str(private)), inputs, tmp_path / "out").model_dir
-    facts = sealed.unseal((folder / "sft.json").read_bytes())
+    facts = self_hashed_json.unseal((folder / "sft.json").read_bytes())
     record = {**facts["record"], "command": ["sft", "run", "nothing.yaml"]}
-    forged = {**facts, "record": record, "record_digest": sealed.digest_of(record)}
+    forged = {**facts, "record": record, "record_digest": self_hashed_json.digest_of(record)}
     before = verify(folder).digest
-    (folder / "sft.json").write_bytes(sealed.seal(forged))
+    (folder / "sft.json").write_bytes(self_hashed_json.seal(forged))
     unsigned = verify(folder)
     assert unsigned.problems == []
     assert unsigned.digest != before  # which a registry holds

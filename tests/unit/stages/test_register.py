@@ -11,7 +11,7 @@ from sft.config.schema import RegistryConfig, RegistryKind
 from sft.errors import StageError
 from sft.progress import Progress
 from sft.stages.register import describe, register
-from tests.register_inputs import register_inputs, sha
+from tests.support.register_inputs import register_inputs, sha
 
 CFG = RegistryConfig(kind=RegistryKind.mlflow, author="ada", model_name="speller", model_version="2.1")
 

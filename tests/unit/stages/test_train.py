@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from sft.adapters import machine
 from sft.adapters.instructlab.settings import MainArgs
+from sft.adapters.os import machine
 from sft.artifacts import ModelArtifact, TokenizedArtifact
 from sft.config.schema import FsdpConfig, LauncherConfig, LoraConfig, LrScheduler, ShardingStrategy, TrainingConfig
-from sft.stages import hardware
+from sft.planning import resources
+from sft.planning.resources import fit
 from sft.stages import train as train_stage
-from sft.stages.hardware import fit
 from sft.stages.train import TrainInputs, main_args
 
 
@@ -56,7 +56,7 @@ def test_liger_is_the_librarys_model_class_and_not_its_flag(
 
 def test_every_setting_of_a_training_goes_somewhere(tmp_path: Path) -> None:
     """A setting that neither the library, nor the worker, nor the launch depends on would be silent."""
-    source = inspect.getsource(train_stage) + inspect.getsource(hardware)
+    source = inspect.getsource(train_stage) + inspect.getsource(resources)
     elsewhere = {"max_seq_len"}  # the tokenize stage
     for field in fields(TrainingConfig):
         assert f"cfg.{field.name}" in source or field.name in elsewhere, field.name

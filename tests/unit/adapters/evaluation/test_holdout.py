@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from sft.adapters.evaluation import holdout, totals
-from sft.adapters.evaluation.batches import Budget, in_batches
+from sft.adapters.evaluation import aggregate, holdout
 from sft.adapters.evaluation.holdout import Conversation
-from sft.adapters.evaluation.meter import Meter
+from sft.adapters.evaluation.oom_batches import Budget, in_batches
+from sft.adapters.evaluation.progress_file import Meter
 from sft.artifacts import ModelArtifact
 from sft.chat.template import Renderer
 from sft.errors import DataError, StageError
@@ -137,10 +137,10 @@ def test_an_answer_ends_at_any_token_at_which_the_model_stops(loaded: tuple[Any,
 
 
 def test_error_of_a_plain_mean_is_the_textbook_one() -> None:
-    mean, error = totals.mean([1, 0, 1], [1, 1, 1])
+    mean, error = aggregate.mean([1, 0, 1], [1, 1, 1])
     assert mean == pytest.approx(2 / 3)
     assert error == pytest.approx(statistics.stdev([1, 0, 1]) / math.sqrt(3))
-    assert totals.mean([1], [1]) == (1.0, None)
+    assert aggregate.mean([1], [1]) == (1.0, None)
 
 
 def test_a_conversation_that_can_not_be_rendered_is_shown(loaded: tuple[Any, Any]) -> None:

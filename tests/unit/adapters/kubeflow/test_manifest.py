@@ -12,9 +12,9 @@ import yaml
 
 from sft.adapters.kubeflow.manifest import TrainJob, check, manifest
 from sft.errors import SftError
-from tests.cluster import contracts
 from tests.servers.kubernetes.contract import Contract, webhook
 from tests.servers.kubernetes.pods import expanded
+from tests.support.cluster import contracts
 
 GOLDEN = Path(__file__).parents[3] / "config" / "golden" / "trainjob.yaml"
 FULL = TrainJob(
@@ -23,7 +23,12 @@ FULL = TrainJob(
     namespace="sft",
     runtime="torch-distributed",
     image="registry.example/sft:0.1.0",
-    command=("python", "-m", "sft.adapters.instructlab.pod", "/workspace/runs/store/.staging/train-0123/logs"),
+    command=(
+        "python",
+        "-m",
+        "sft.adapters.instructlab.pod_entrypoint",
+        "/workspace/runs/store/.staging/train-0123/logs",
+    ),
     num_nodes=4,
     procs_per_node=2,
     cpu="500m",

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from sft.adapters.upload import Upload, oci
-from sft.adapters.upload.distribution import _is_here
 from sft.adapters.upload.login import Login, login
+from sft.adapters.upload.oci_client import _is_here
 from sft.artifacts import hash_files
 from sft.errors import StageError
-from tests.uploading import package
+from tests.support.uploading import package
 
 
 @pytest.fixture

@@ -1,0 +1,71 @@
+"""What the scored turns of the held-out split amount to: a file of samples; for each metric a mean with its error."""
+
+from __future__ import annotations
+
+import json
+import math
+from array import array
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sft.adapters.evaluation.sample_log import Journal
+
+_WRITTEN = {"exact_match", "rouge_l", "chrf"}
+_LOWER_IS_BETTER = {"loss", "perplexity"}
+METRICS = ("loss", "perplexity", "token_accuracy", "exact_match", "rouge_l", "chrf")
+
+
+def publish(journal: Journal, file: Path) -> list[dict[str, Any]]:
+    """Writes the samples in the split's order, and takes the means on the way."""
+    sums: dict[str, tuple[array[float], array[float]]] = defaultdict(lambda: (array("d"), array("d")))
+
+    def add(metric: str, value: float, count: float) -> None:
+        values, counts = sums[metric]
+        values.append(value)
+        counts.append(count)
+
+    with file.open("w", encoding="utf-8") as lines:
+        for row in journal.in_order():
+            turns = row["turns"]
+            num_tokens = sum(turn["num_tokens"] for turn in turns)
+            add("loss", sum(turn["loss"] for turn in turns), num_tokens)
+            add("token_accuracy", sum(turn["num_correct"] for turn in turns), num_tokens)
+            for metric in _WRITTEN & turns[0].keys():
+                add(metric, sum(turn[metric] for turn in turns), len(turns))
+            for turn in turns:
+                lines.write(json.dumps({"sample": row["sample"], **turn}, ensure_ascii=False) + "\n")
+    found = {metric: mean(values, counts) for metric, (values, counts) in sums.items()}
+    loss, error = found["loss"]
+    found["perplexity"] = math.exp(loss), error and error * math.exp(loss)  # to first order (the delta method)
+    return [
+        {
+            "task": "holdout",
+            "metric": metric,
+            "value": found[metric][0],
+            "stderr": found[metric][1],
+            "num_samples": len(journal),
+            "higher_is_better": metric not in _LOWER_IS_BETTER,
+        }
+        for metric in METRICS
+        if metric in found
+    ]
+
+
+def mean(values: Sequence[float], counts: Sequence[float]) -> tuple[float, float | None]:
+    """A mean over all turns or tokens, and its standard error; None for one conversation.
+
+    Args:
+        values: Sum over each conversation.
+        counts: Turns or tokens of each conversation.
+
+    The mean is a ratio of sums over conversations; its error is that of a ratio estimator, which respects that the
+    tokens of one conversation belong together (Cochran, Sampling Techniques, 1977, eq. 6.13).
+    """
+    total, size = math.fsum(counts), len(values)
+    ratio = math.fsum(values) / total
+    if size < 2:
+        return ratio, None
+    squares = math.fsum((value - ratio * count) ** 2 for value, count in zip(values, counts, strict=True))
+    return ratio, math.sqrt(squares * size / (size - 1)) / total

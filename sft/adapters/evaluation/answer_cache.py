@@ -1,0 +1,80 @@
+"""A model's answers to lm-eval's requests, kept while it works: a try that was killed or ran out of memory doesn't ask
+twice. lm-eval's own cache commits each answer to SQLite, twice, which costs more than a small model's answer does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sft.adapters.evaluation.progress_file import Meter
+
+_KINDS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
+
+
+class Answers:
+    """Answers by the digest of what was asked, in a file of JSON lines.
+
+    Args:
+        file: Where they are.
+        meter: Counts them.
+    """
+
+    def __init__(self, file: Path, meter: Meter) -> None:
+        self._meter = meter
+        self._known: dict[str, Any] = {}
+        whole = 0
+        if file.exists():
+            for line in file.read_bytes().splitlines(keepends=True):
+                if not line.endswith(b"\n"):
+                    break
+                self._known |= json.loads(line)
+                whole += len(line)
+        self._file = file.open("ab")
+        self._file.truncate(whole)
+
+    def watch(self, model: Any) -> None:
+        """Answers what is known in place of an lm-eval model, and keeps what that answers: it tells its hook of it."""
+        model.set_cache_hook(self)
+        for kind in _KINDS:
+            setattr(model, kind, self._answering(kind, getattr(model, kind)))
+
+    def add_partial(self, kind: str, request: Any, answer: Any) -> None:
+        """lm-eval's hook: one answer."""
+        key = _key(kind, request)
+        self._known[key] = answer
+        self._file.write(json.dumps({key: answer}).encode() + b"\n")
+        self._file.flush()
+        self._meter.add(1)
+
+    def close(self) -> None:
+        """Nothing is asked any more."""
+        self._file.close()
+
+    def _answering(self, kind: str, answer: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+        def ask(requests: Sequence[Any], *args: Any, **kwargs: Any) -> list[Any]:
+            keys = [_key(kind, request.args) for request in requests]
+            new = [place for place, key in enumerate(keys) if key not in self._known or _is_random(requests[place])]
+            self._meter.begins("requests", len(requests), len(requests) - len(new))
+            found = {}
+            if new:
+                found = dict(zip(new, answer([requests[place] for place in new], *args, **kwargs), strict=True))
+            return [found[place] if place in found else _typed(self._known[key]) for place, key in enumerate(keys)]
+
+        return ask
+
+
+def _is_random(request: Any) -> bool:
+    """Whether the same request may be answered otherwise another time."""
+    return any(isinstance(part, dict) and part.get("do_sample") for part in request.args)
+
+
+def _typed(answer: Any) -> Any:
+    return tuple(answer) if isinstance(answer, list) else answer
+
+
+def _key(kind: str, request: Any) -> str:
+    return hashlib.blake2b(json.dumps([kind, *request], default=str).encode(), digest_size=16).hexdigest()

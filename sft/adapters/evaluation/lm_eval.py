@@ -1,0 +1,257 @@
+"""lm-eval's tasks on a model that is loaded once. Only here: lm-eval."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from sft.adapters.evaluation import task_index
+from sft.adapters.evaluation.answer_cache import Answers
+from sft.adapters.evaluation.oom_batches import free_memory, is_out_of_memory
+from sft.adapters.evaluation.progress_file import Meter
+from sft.adapters.evaluation.results import digest_of_documents, refuse_nan, scores_of
+from sft.errors import DataError, StageError
+
+_LARGEST_BATCH = {"cpu": 16, "cuda": 64}
+_LOGITS_BYTES = {"cpu": 1 << 30, "cuda": 8 << 30}
+"""Bound of one batch's float32 logits and their log-softmax."""
+_SHOWN_CHARACTERS = 400
+
+
+def set_up_log(level: str) -> None:
+    """lm-eval's log goes where the child's goes, from a level on."""
+    from lm_eval.utils import setup_logging
+
+    setup_logging(level)
+
+
+def load_hf(request: Mapping[str, Any]) -> Any:
+    """The model under lm-eval's hands, by transformers.
+
+    Where lm-eval looks for the largest batch by five passes of its largest one, which on a CPU takes longer than many a
+    task, this one computes it; running out of memory halves it (`run`).
+    """
+    import torch
+    from lm_eval.models.huggingface import HFLM
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    class Model(HFLM):  # type: ignore[misc]
+        def _detect_batch_size(self, requests: Any = None, pos: int = 0) -> int:  # huggingface.py:981@0.4.13
+            most = int(self.max_batch_size)
+            if requests:
+                _, context, continuation = requests[pos]
+                longest = min(len(context) + len(continuation), self.max_length)
+                most = min(most, _LOGITS_BYTES[device] // (8 * self.vocab_size * longest))
+            self.last_batch_size = max(1, most)
+            return self.last_batch_size
+
+    batch_size = request["batch_size"]
+    return Model(
+        pretrained=request["model_dir"],
+        batch_size=batch_size,
+        max_batch_size=_LARGEST_BATCH[device],
+        device=device,
+        trust_remote_code=request["trust_remote_code"],
+        **request["model_args"],
+    )
+
+
+def load(request: Mapping[str, Any]) -> Any:
+    """The model by another backend of lm-eval.
+
+    Raises:
+        StageError: It is not installed.
+    """
+    from lm_eval.api.registry import get_model
+
+    backend, arguments = request["backend"], dict(request["model_args"])
+    if backend == "vllm":
+        arguments |= {"pretrained": request["model_dir"], "trust_remote_code": request["trust_remote_code"]}
+    batch_size = 1 if backend != "vllm" and request["batch_size"] == "auto" else request["batch_size"]
+    try:
+        return get_model(backend).create_from_arg_obj(arguments, {"batch_size": batch_size})
+    except ModuleNotFoundError as error:
+        extra = "vllm" if backend == "vllm" else "api"
+        raise StageError(f"eval.backend={backend}: {error}", fix=f"pip install 'sft[{extra}]'") from error
+
+
+def run(request: Mapping[str, Any], manager: Any, model: Any, out: Path, meter: Meter, template: str) -> dict[str, Any]:
+    """Scores the tasks, and writes lm-eval's ``results_*.json`` and ``samples_*.jsonl``.
+
+    Args:
+        request: `sft.stages.evaluate.request_of`'s.
+        manager: `task_manager`'s.
+        model: An lm-eval model.
+        out: Where the files go.
+        meter: Counts requests.
+        template: sha256 of the chat template.
+
+    Returns:
+        ``scores``, the ``versions`` of the tasks, and under ``data`` a digest of each task's documents.
+
+    Raises:
+        DataError: A task's data can't be read.
+        StageError: A metric is missing or not a number, or one request alone is too much for the memory.
+    """
+    from lm_eval.loggers import EvaluationTracker
+
+    tracker = EvaluationTracker(output_path=str(out / "results.json"))
+    answers = Answers(Path(request["answers"]), meter)
+    answers.watch(model)
+    try:
+        results = _evaluate(request, manager, model, tracker, meter)
+    finally:
+        answers.close()
+    samples = results.pop("samples")
+    refuse_nan(samples)
+    scores = list(scores_of(results))
+    tracker.save_results_aggregated(results=results, samples=samples)
+    if request["log_samples"]:
+        for name, rows in samples.items():
+            facts = {"task_version": results["versions"].get(name), "chat_template_sha256": template}
+            tracker.save_results_samples(task_name=name, samples=[row | facts for row in rows])
+    if not list(out.glob("results_*.json")):  # the tracker logs its failures and goes on
+        raise StageError(f"lm-eval could not write its results to {out}")
+    Path(request["answers"]).unlink()
+    data = {name: digest_of_documents(rows) for name, rows in samples.items()}
+    return {"scores": scores, "versions": dict(results["versions"]), "data": data}
+
+
+def _evaluate(request: Mapping[str, Any], manager: Any, model: Any, tracker: Any, meter: Meter) -> dict[str, Any]:
+    """`simple_evaluate`, with half the batch where memory ran out: what was answered is not asked again."""
+    from lm_eval import simple_evaluate
+
+    seed = request["seed"]
+    while True:
+        try:
+            with _data_files_beside_their_task(), _templates_compiled_once():
+                results: dict[str, Any] = simple_evaluate(
+                    model=model,
+                    tasks=request["tasks"],
+                    task_manager=manager,
+                    num_fewshot=request["num_fewshot"],
+                    limit=request["limit"],
+                    gen_kwargs=request["gen_kwargs"] or None,
+                    apply_chat_template=request["apply_chat_template"],
+                    system_instruction=request["system_instruction"],
+                    evaluation_tracker=tracker,
+                    random_seed=seed,
+                    numpy_random_seed=seed,
+                    torch_random_seed=seed,
+                    fewshot_random_seed=seed,
+                )
+            return results
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            size = _halve(model, error)
+        free_memory()
+        meter.note(f"out of memory: goes on with {size} requests at once")
+
+
+def _halve(model: Any, error: RuntimeError) -> int:
+    """A smaller batch for all that follows.
+
+    Raises:
+        StageError: It was one request.
+    """
+    automatic = model.batch_size_per_gpu == "auto"
+    size = (model.last_batch_size if automatic else int(model.batch_size_per_gpu)) // 2
+    if not size:
+        fix = "a shorter eval.model_args.max_length, or a machine with more memory"
+        raise StageError("eval.tasks: one request alone is too much for the memory", fix=fix) from error
+    if automatic:
+        model.max_batch_size = size
+    else:
+        model.batch_size_per_gpu = size
+    return size
+
+
+def task_manager(names: list[str], include_path: str | None) -> Any:
+    """Knows the tasks asked for, and what their groups hold; of lm-eval's own, only the folders where those are.
+
+    Raises:
+        DataError: A task is unknown, or its data can't be read.
+    """
+    from lm_eval.tasks import TaskManager
+
+    paths = [include_path] if include_path else []
+    while True:
+        manager = TaskManager(include_path=paths, include_defaults=False)
+        missing = {lacking for name in names for lacking in _missing(manager.task_index, name)}
+        found = task_index.folders(missing)
+        if unknown := sorted(missing - found.keys()):
+            fix = "`lm-eval ls tasks` lists them"
+            raise DataError(f"eval.tasks: there is no lm-eval task {', '.join(unknown)}", fix=fix)
+        if not missing:
+            break
+        paths = [*sorted({str(folder) for folders in found.values() for folder in folders} - {*paths}), *paths]
+    load = manager.load
+
+    def load_in_our_words(specs: Any) -> Any:
+        try:
+            return load(specs)
+        except Exception as error:  # a dataset's library, and a task's own code, raise what they like
+            what = " ".join(f"{type(error).__name__}: {error}".split())[:_SHOWN_CHARACTERS]
+            away = "data that was fetched before is taken from the cache; without it the hub must be within reach"
+            raise DataError(f"eval.tasks: can't load {', '.join(names)}: {what}", fix=away) from error
+
+    manager.load = load_in_our_words
+    return manager
+
+
+def _missing(index: Mapping[str, Any], name: str) -> Iterator[str]:
+    """What is not in the index of a task, and of a group's members."""
+    if name not in index:
+        yield name
+        return
+    members = (index[name].cfg or {}).get("task")
+    for member in members if isinstance(members, list) else ():
+        named = member if isinstance(member, str) else member.get("task") or member.get("group")
+        if isinstance(named, str) and named != name and "group" not in member:
+            yield from _missing(index, named)
+
+
+@contextmanager
+def _data_files_beside_their_task() -> Iterator[None]:
+    """Reads relative `data_files` of a task from the folder of its YAML, not from wherever the process runs.
+
+    tasks/_factory.py:_load_full_config@lm-eval 0.4.13 leaves them to `datasets`, which takes the working directory.
+    """
+    from lm_eval.tasks._factory import TaskFactory
+
+    load_config = TaskFactory._load_full_config
+
+    def load_beside(self: Any, entry: Any, overrides: Any = None) -> dict[str, Any]:
+        config: dict[str, Any] = load_config(self, entry, overrides)
+        options = config.get("dataset_kwargs") or {}
+        if entry.yaml_path and "data_files" in options:
+            files = _beside(Path(entry.yaml_path).parent, options["data_files"])
+            config["dataset_kwargs"] = {**options, "data_files": files}
+        return config
+
+    with mock.patch.object(TaskFactory, "_load_full_config", load_beside):
+        yield
+
+
+def _beside(folder: Path, files: Any) -> Any:
+    if isinstance(files, dict):
+        return {split: _beside(folder, names) for split, names in files.items()}
+    if isinstance(files, list):
+        return [_beside(folder, name) for name in files]
+    return files if "://" in files else os.fspath(folder / files)
+
+
+@contextmanager
+def _templates_compiled_once() -> Iterator[None]:
+    """utils.py:623@lm-eval 0.4.13 compiles a task's Jinja templates again for each document."""
+    from lm_eval.utils import env
+
+    with mock.patch.object(env, "from_string", functools.cache(env.from_string)):
+        yield

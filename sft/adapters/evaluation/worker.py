@@ -1,0 +1,73 @@
+"""Evaluation of one model in a child process: ``python -m sft.adapters.evaluation.worker``.
+
+One load of the model serves lm-eval's tasks and the held-out split. lm-eval is imported only when there are tasks or
+arguments for its model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sft.adapters.evaluation import holdout, lm_eval
+from sft.adapters.evaluation.progress_file import Meter
+from sft.adapters.os import child
+from sft.chat.template import Renderer, stops
+
+PROGRESS = "progress.json"
+"""What the parent shows; beside it lies what is answered already."""
+
+
+def _evaluate(request: dict[str, Any]) -> Mapping[str, Any]:
+    """Child. The request is `sft.stages.evaluate.request_of`'s."""
+    out, meter = Path(request["out"]), Meter(Path(request["progress"]))
+    hf = request["backend"] == "hf"
+    manager = model = None
+    if request["tasks"]:
+        lm_eval.set_up_log(request["verbosity"])
+        manager = lm_eval.task_manager(
+            request["tasks"], request["include_path"]
+        )  # a wrong name shows before a long load
+        model = lm_eval.load_hf(request) if hf else lm_eval.load(request)
+    elif hf and request["model_args"]:  # they mean what lm-eval makes of them, with tasks or without
+        model = lm_eval.load_hf(request)
+    network, tokenizer = (model.model, model.tokenizer) if hf and model else (None, _tokenizer(request))
+    template = hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
+    result: dict[str, Any] = {"scores": [], "versions": {}, "data": {}}
+    if request["tasks"]:
+        result |= lm_eval.run(request, manager, model, out, meter, template)
+    del model
+    if request["holdout"]:
+        result["scores"] += _holdout(request, network or _load(request), tokenizer, out, meter)
+    return {**result, "chat_template_sha256": template, "notes": meter.notes}
+
+
+def _tokenizer(request: Mapping[str, Any]) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(request["model_dir"], trust_remote_code=request["trust_remote_code"])
+
+
+def _load(request: Mapping[str, Any]) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    trust = request["trust_remote_code"]
+    model = AutoModelForCausalLM.from_pretrained(request["model_dir"], dtype="auto", trust_remote_code=trust)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def _holdout(request: Mapping[str, Any], model: Any, tokenizer: Any, out: Path, meter: Meter) -> list[dict[str, Any]]:
+    import torch
+
+    torch.manual_seed(request["seed"])
+    renderer = Renderer(tokenizer, stops(tokenizer, Path(request["model_dir"])))
+    if renderer.folds_system:
+        meter.note("the chat template knows no system turn: it is put before the first user's text")
+    return holdout.score(request["holdout"], model, renderer, out, meter)
+
+
+if __name__ == "__main__":
+    child.main(_evaluate)

@@ -1,0 +1,143 @@
+"""What the orchestrator sees of a training at work: the ranks' metrics and notes, and whether they are alive."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sft.adapters.instructlab.layout import METRICS, RESUMED, STACKS, UNTRACKED
+from sft.errors import StageError
+
+_STACK_SECONDS = 5.0
+_SHOWN_FRAMES = 4
+
+
+class RankLost(StageError):
+    """A rank was killed, hung or lost its connection: it may go well the next time."""
+
+
+@dataclass(frozen=True)
+class Live:
+    """What there is to see of a training at work.
+
+    Attributes:
+        row: The newest row of ``metrics.jsonl``.
+        num_steps: Of the whole run.
+        num_epochs: Of the whole run.
+        seconds_left: At the mean speed since the ranks were started.
+    """
+
+    row: dict[str, Any]
+    num_steps: int
+    num_epochs: int
+    seconds_left: float
+
+
+class View:
+    """What the ranks write, as it grows."""
+
+    def __init__(
+        self,
+        logs: Path,
+        num_epochs: int,
+        stall_timeout_seconds: float,
+        watch: Callable[[Live], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self._logs = logs
+        self._num_epochs = num_epochs
+        self._timeout = stall_timeout_seconds
+        self._watch = watch
+        self._say = say
+        self._began_at = time.time()
+        self._next_check = time.monotonic() + stall_timeout_seconds
+        self._start: dict[str, Any] | None = None
+        self._offset = 0
+        self._first: tuple[float, int] | None = None
+        self._row: dict[str, Any] = {}
+        self._lost: dict[str, str] = {}
+
+    def look(self) -> None:
+        """Reads what is new.
+
+        Raises:
+            RankLost: Nothing of the run has changed for too long.
+        """
+        if self._start is None and (self._logs / RESUMED).exists():
+            self._start = json.loads((self._logs / RESUMED).read_text(encoding="utf-8"))
+            for line in self._start["damaged"]:
+                self._say(f"  {line}; it is not used")
+            if self._start["step"]:
+                self._say(f"  goes on after step {self._start['step']}, in epoch {self._start['epoch'] + 1}")
+            self._offset = (self._logs / METRICS).stat().st_size if self._start["step"] else 0
+        if self._start is not None:
+            self._read(self._start)
+        if not self._lost and (self._logs / UNTRACKED).exists():
+            self._lost = json.loads((self._logs / UNTRACKED).read_text(encoding="utf-8"))
+            for tracker, error in self._lost.items():
+                self._say(f"  {tracker} gets no more rows: {error}")
+        if time.monotonic() >= self._next_check:
+            self._check()
+
+    def _read(self, start: dict[str, Any]) -> None:
+        try:
+            with (self._logs / METRICS).open("rb") as file:
+                file.seek(self._offset)
+                new = file.read()
+        except FileNotFoundError:  # no step yet; or node 0 has moved the result
+            return
+        whole = new[: new.rfind(b"\n") + 1]
+        if not whole:
+            return
+        self._offset += len(whole)
+        self._row = json.loads(whole.splitlines()[-1])
+        now, step = time.monotonic(), self._row["step"]
+        self._first = self._first or (now, step)
+        began, first = self._first
+        num_steps = start["steps_per_epoch"] * self._num_epochs
+        mean_seconds = (now - began) / (step - first) if step > first else self._row["seconds"]
+        self._watch(Live(self._row, num_steps, self._num_epochs, mean_seconds * (num_steps - step)))
+
+    def _check(self) -> None:
+        """Whether any file of the run has changed lately."""
+        quiet = time.time() - max(last_change(self._logs.parent), self._began_at)
+        if quiet < self._timeout:
+            self._next_check = time.monotonic() + self._timeout - quiet
+            return
+        after = f"after step {self._row['step']}" if self._row else "before the first step"
+        raise RankLost(
+            f"training hangs: nothing was written for {quiet:.0f} seconds {after}\n{self._stacks()}",
+            fix="the stack that differs from the others is the cause; a longer training.stall_timeout_seconds if "
+            "the run is only slow",
+            log=self._logs / "train.log",
+        )
+
+    def _stacks(self) -> str:
+        """Where each rank is. The ranks write it by themselves when they have made no step for as long."""
+        files = sorted((self._logs / STACKS).glob("rank_*.txt"), key=lambda path: int(path.stem.removeprefix("rank_")))
+        deadline = time.monotonic() + _STACK_SECONDS
+        while time.monotonic() < deadline and not all(path.stat().st_size for path in files):
+            time.sleep(0.1)
+        return "\n".join(f"  {path.stem.replace('_', ' ')}: {_innermost(path)}" for path in files)
+
+
+def last_change(folder: Path) -> float:
+    """Newest modification time of a file in the folder, in seconds since the epoch; stacks don't count."""
+    newest = 0.0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # an old state, pruned meanwhile
+            if path.parent.name != STACKS and path.is_file():
+                newest = max(newest, path.stat().st_mtime)
+    return newest
+
+
+def _innermost(stack: Path) -> str:
+    """The innermost frames of a rank's main thread, which Python writes last."""
+    frames = stack.read_text(encoding="utf-8").rpartition("(most recent call first):")[2].splitlines()
+    shown = [frame.strip() for frame in frames if frame.strip()][:_SHOWN_FRAMES]
+    return "".join(f"\n    {frame}" for frame in shown) or "no answer; it is stopped, or stuck in the kernel"

@@ -1,0 +1,63 @@
+"""Lets the library train on a CPU: it asks for CUDA by name in a handful of places.
+
+Entered only where there is no CUDA device. Each replacement cites what it stands in for in instructlab-training
+0.16.2, accelerate 1.15 or torch 2.13, and can go when upstream takes a device; ``tests/contract`` holds the names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+
+@contextmanager
+def as_accelerator() -> Iterator[None]:
+    """Makes the CPU stand where the library expects CUDA devices, until the block ends."""
+    import torch
+    from instructlab.training import accelerator, batch_loss_manager
+
+    cpu = torch.device("cpu")
+    init = batch_loss_manager.BatchLossManager.__init__
+
+    def init_on_cpu(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        self.torch_device = cpu  # batch_loss_manager.py:73
+
+    replaced: list[tuple[object, str, object]] = [
+        (torch.cuda, "set_device", lambda *_: None),  # main_ds.py:554
+        (torch.cuda, "memory_allocated", lambda *_: 0),  # main_ds.py:327
+        (torch.cuda, "memory_stats", lambda *_: {"num_alloc_retries": 0}),  # main_ds.py:328
+        (torch.cuda, "empty_cache", lambda: None),  # main_ds.py:433
+        (torch.Tensor, "cuda", lambda self, *_, **__: self),  # main_ds.py:564
+        (accelerator, "TransformersAccel", _cpu_accelerator(accelerator.TransformersAccel)),  # accelerator.py:87
+        (batch_loss_manager.BatchLossManager, "__init__", init_on_cpu),
+    ]
+    with ExitStack() as patches:
+        patches.enter_context(mock.patch.dict(os.environ, {"ACCELERATE_USE_CPU": "true"}))
+        for owner, name, value in replaced:
+            patches.enter_context(mock.patch.object(owner, name, value))
+        yield
+
+
+def _cpu_accelerator(base: type) -> type:
+    """accelerate turns a MULTI_GPU state into an FSDP one, but never a CPU state (state.py:987)."""
+    import torch
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType
+
+    class CpuFsdpAccelerator(base):  # type: ignore[misc]
+        def __init__(self, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
+            super().__init__(*args, cpu=True, fsdp_plugin=fsdp_plugin, **kwargs)
+            if fsdp_plugin is None or self.state.distributed_type == DistributedType.FSDP:
+                return
+            if self.state._mixed_precision != "no":
+                fsdp_plugin.set_mixed_precision(self.state._mixed_precision)
+            self.state.fsdp_plugin = fsdp_plugin
+            for shared in (self.state.__dict__, PartialState._shared_state):
+                shared["distributed_type"] = DistributedType.FSDP
+                shared["device"] = torch.device("cpu")  # FSDP refuses accelerate's "cpu:0"
+
+    return CpuFsdpAccelerator

@@ -1,0 +1,179 @@
+"""A minibatch's loss where it counts, in the place of the library's.
+
+`Model.compute_loss` (model.py:493@0.16.2) passes the labels to the model, which computes a loss that nobody reads, and
+then takes the logits of every token, padding included, though only labelled ones enter the loss. Here the head sees
+only the places that predict one: less memory (a token's logits in fp32 are four times the vocabulary in bytes) and less
+work, for the same loss and gradients. And their gradient is written over them while they are at hand, where torch keeps
+the log-softmax and makes two more tensors of that size.
+
+A minibatch is padded on the right only, where no token of a causal model looks, so its mask changes nothing but makes
+attention slower: torch's fastest kernels take none.
+
+All of it can go when upstream does the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from typing import Any
+from unittest import mock
+
+from sft.adapters.instructlab.rank.minibatches import NO_TARGET, Minibatch
+from sft.errors import StageError
+
+AT_A_TIME = 2**18
+"""Logits that a CPU goes over at a time: as many as its cache holds."""
+PLACES = 128
+"""The number of rows of logits is a multiple of this, for the reasons of `minibatches.LENGTHS`."""
+
+
+@contextmanager
+def where_it_counts() -> Iterator[None]:
+    """Replaces the library's loss, of training and of validation, until the block ends."""
+    from instructlab.training import main_ds, model
+
+    manager = main_ds.BatchLossManager
+    replaced: list[tuple[Any, str, object]] = [
+        (manager, "_prepare_model_inputs", lambda self, minibatch: inputs(minibatch, self.model, self.torch_device)),
+        (model.Model, "compute_loss", compute_loss),
+        (main_ds, "compute_validation_loss", validation_loss),
+    ]
+    with ExitStack() as patches:
+        for owner, name, value in replaced:
+            patches.enter_context(mock.patch.object(owner, name, value))
+        yield
+
+
+def inputs(minibatch: Minibatch, model: Any, device: Any) -> Minibatch:
+    """What `compute_loss` takes, on `device`.
+
+    Args:
+        minibatch: With ``input_ids`` and ``labels`` of shape (samples, tokens) on the CPU, where their places are
+            sought: a device would have to be waited for. ``position_ids`` where samples lie in one row.
+        model: The library's.
+        device: Where the model computes.
+
+    Returns:
+        ``input_ids``, ``position_ids`` if there were any, ``places``: the places in the flattened minibatch whose
+        logits enter the loss, and ``targets``: the tokens that they predict. Those two are filled up with places
+        that have no target.
+    """
+    import torch
+
+    targets = torch.nn.functional.pad(minibatch["labels"][:, 1:], (0, 1), value=NO_TARGET).flatten()
+    (places,) = torch.nonzero(targets != NO_TARGET, as_tuple=True)
+    more = max(PLACES, -(-len(places) // PLACES) * PLACES) - len(places)
+    taken = {
+        "input_ids": minibatch["input_ids"],
+        "places": torch.nn.functional.pad(places, (0, more)),
+        "targets": torch.nn.functional.pad(targets[places], (0, more), value=NO_TARGET),
+    }
+    if "position_ids" in minibatch:
+        taken["position_ids"] = minibatch["position_ids"]
+    if getattr(model.config, "output_router_logits", False):  # a router's loss counts every token that is not masked
+        taken["attention_mask"] = minibatch.get("attention_mask")
+    return {name: value if value is None else value.to(device) for name, value in taken.items()}
+
+
+def compute_loss(model: Any, taken: Minibatch, world_size: int, num_counted: int) -> tuple[Any, Any]:
+    """In the place of `Model.compute_loss`.
+
+    Args:
+        model: The library's.
+        taken: From `inputs`.
+        world_size: Ranks, over whose gradients FSDP takes the mean.
+        num_counted: Loss tokens of the whole batch, over all its minibatches and ranks.
+
+    Returns:
+        The loss to go back from, ``sum of the cross-entropies x world_size / num_counted``, and the library's
+        `ModelLosses` with the sum.
+
+    Raises:
+        StageError: The model does not take its logits from one call of its output layer.
+    """
+    from instructlab.training.type_definitions import ModelLosses
+
+    places, targets = taken["places"], taken["targets"]
+
+    def keep_places(_head: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0].flatten(0, -2).index_select(0, places).unsqueeze(0), *args[1:])
+
+    given = {name: value for name, value in taken.items() if name not in ("places", "targets")}
+    with model.get_output_embeddings().register_forward_pre_hook(keep_places):
+        output = model(**given, use_cache=False)
+    logits = output.logits.flatten(0, -2)
+    if len(logits) != len(targets):
+        architecture = type(model.module).__name__
+        rule = f"{architecture}: its logits don't come from one call of its output layer, which the loss relies on"
+        raise StageError(rule, fix="a model of another architecture")
+    summed = cross_entropy()(logits.float(), targets)
+    scaled, router = summed * world_size / num_counted, None
+    if model.is_gpt_oss or model.is_granitemoehybrid:  # those whose routers upstream trains
+        router = getattr(output, "aux_loss", None)
+    if router is not None:
+        router = router.float()
+        scaled = scaled + router
+    return scaled, ModelLosses(main_loss=summed, aux_loss=router)
+
+
+@cache
+def cross_entropy() -> Callable[[Any, Any], Any]:
+    """What `torch.nn.functional.cross_entropy` sums up, of logits that nobody needs afterwards.
+
+    It takes logits of shape (places, vocabulary) in fp32, which it overwrites, and targets of shape (places,), some of
+    which may be `NO_TARGET`. Where the logits are needed once more in the backward pass, autograd refuses that.
+    """
+    import torch
+
+    class CrossEntropy(torch.autograd.Function):  # type: ignore[misc]
+        @staticmethod
+        def forward(ctx: Any, logits: Any, targets: Any) -> Any:
+            num_places, vocabulary = logits.shape
+            at_a_time = max(1, AT_A_TIME // vocabulary) if logits.device.type == "cpu" else num_places
+            summed = logits.new_zeros(())
+            for part, target in zip(logits.split(at_a_time), targets.split(at_a_time), strict=True):
+                counts = (target != NO_TARGET).to(part.dtype).unsqueeze(1)
+                wanted = target.clamp(min=0).unsqueeze(1)
+                part -= part.amax(1, keepdim=True)
+                of_wanted = part.gather(1, wanted)
+                over_all = part.exp_().sum(1, keepdim=True)
+                summed += ((over_all.log() - of_wanted) * counts).sum()
+                part.mul_(counts / over_all).scatter_add_(1, wanted, -counts)
+            ctx.gradient = logits
+            return summed
+
+        @staticmethod
+        def backward(ctx: Any, outer: Any) -> Any:
+            gradient, ctx.gradient = ctx.gradient, None
+            return gradient.mul_(outer), None
+
+    return CrossEntropy.apply  # type: ignore[no-any-return]
+
+
+def validation_loss(model: Any, loader: Any, device: Any) -> dict[str, Any]:
+    """In the place of `compute_validation_loss` (main_ds.py:95@0.16.2): trap 3, too small by the world size.
+
+    Args:
+        model: The library's; it is in training mode afterwards.
+        loader: Of batches, each a rank's list of minibatches.
+        device: Where the model computes.
+
+    Returns:
+        ``val_loss``, the mean over the loss tokens of all ranks, and ``val_num_tokens``, their number.
+    """
+    import torch
+    import torch.distributed as dist
+
+    totals = torch.zeros(2, dtype=torch.float64, device=device)
+    model.eval()
+    with torch.no_grad():
+        for batch in loader:
+            for minibatch in batch:
+                _, losses = compute_loss(model, inputs(minibatch, model, device), 1, 1)
+                totals[0] += losses.main_loss
+                totals[1] += minibatch["num_loss_counted_tokens"]
+    dist.all_reduce(totals)
+    model.train()
+    return {"val_loss": (totals[0] / totals[1]).item(), "val_num_tokens": int(totals[1])}

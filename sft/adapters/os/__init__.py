@@ -1,0 +1,1 @@
+"""Processes and this machine: what the operating system is asked for."""

@@ -1,0 +1,110 @@
+"""The child's half of a supervised process: it dies with its parent, and says what went wrong in a file.
+
+A child module ends in ``child.main(handler)`` and is started by `sft.adapters.os.process.run_module`. Heavy
+libraries (torch, transformers, lm-eval) are imported only in children, so that the orchestrator stays small
+and a sweep of many runs in one process leaks nothing. Standard library only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sft.errors import SftError
+from sft.logs import mask_streams, redact
+
+PARENT_PID = "SFT_PARENT_PID"
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def die_with_parent() -> None:
+    """Makes the kernel kill this process when its parent dies, however it dies; elsewhere a thread watches.
+
+    The parent's id comes in `SFT_PARENT_PID`, so that a parent that died before this call is noticed too.
+    """
+    expected = int(os.environ.get(PARENT_PID, os.getppid()))
+    if sys.platform == "linux":
+        if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    else:
+        threading.Thread(target=_watch, args=(expected,), daemon=True).start()
+    if os.getppid() != expected:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_with(process: int) -> None:
+    """Makes this process kill itself when another one of this machine ends, however it ends, parent or not.
+
+    On Linux at once, through a descriptor of the process; elsewhere a thread looks twice a second.
+
+    Args:
+        process: Its id.
+    """
+    threading.Thread(target=_follow, args=(process,), daemon=True).start()
+
+
+def _follow(process: int) -> None:
+    try:
+        if hasattr(os, "pidfd_open"):
+            select.select([os.pidfd_open(process)], [], [])
+        else:
+            while True:
+                os.kill(process, 0)
+                time.sleep(0.5)
+    except ProcessLookupError:
+        pass
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _watch(expected: int) -> None:
+    while os.getppid() == expected:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes JSON so that a reader sees either nothing or all of it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
+    partial.replace(path)
+
+
+def describe(error: BaseException) -> dict[str, str | None]:
+    """An exception as the parent reads it, secrets masked: third parties quote addresses with passwords."""
+    return {
+        "type": type(error).__name__,
+        "message": redact(error.message if isinstance(error, SftError) else str(error)),
+        "fix": error.fix if isinstance(error, SftError) else None,
+        "expected": "yes" if isinstance(error, SftError) else None,
+        "traceback": redact("".join(traceback.format_exception(error))),
+    }
+
+
+def main(handler: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
+    """Runs `handler(request)` from ``<folder>/request.json``; leaves ``result.json`` or ``error.json`` there.
+
+    Raises:
+        SystemExit: With status 1 when the handler failed.
+    """
+    die_with_parent()
+    mask_streams()
+    folder = Path(sys.argv[1])
+    request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
+    try:
+        result = handler(request)
+    except Exception as error:
+        facts = describe(error)
+        write_json(folder / "error.json", facts)
+        sys.stderr.write(str(facts["traceback"]))
+        raise SystemExit(1) from error
+    write_json(folder / "result.json", result)

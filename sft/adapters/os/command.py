@@ -1,0 +1,69 @@
+"""What every command of ours sets up in its process: logs, signals, and errors that a person reads as a sentence."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from sft import logs
+from sft.errors import Preempted, SftError
+
+INTERRUPTED = 130
+
+
+def run_command(command: Callable[[], int], *, debug: bool) -> int:
+    """Run a command in this process and return its exit status.
+
+    Args:
+        command: What is to be done; returns an exit status.
+        debug: Whether errors keep their traceback.
+
+    Raises:
+        SftError: With `debug`.
+    """
+    logs.configure(debug=debug)
+    with interrupted_by(signal.SIGTERM, signal.SIGUSR1):
+        try:
+            return command()
+        except SftError as error:
+            if debug:
+                raise
+            logs.complain(error)
+            return error.exit_code
+        except Preempted as stopped:
+            logs.complain(str(stopped))
+            return stopped.exit_code
+        except KeyboardInterrupt:
+            logs.complain("interrupted; the same command continues")
+            return INTERRUPTED
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: `sft plan … | head`
+            return 0
+
+
+@contextmanager
+def interrupted_by(*numbers: signal.Signals, other: Mapping[signal.Signals, Any] | None = None) -> Iterator[None]:
+    """End this process's work as Ctrl-C does when one of these signals comes, until the block ends.
+
+    Children are taken down, and the record says so. A training saves its state first.
+
+    Args:
+        numbers: Signals that raise KeyboardInterrupt.
+        other: Handlers of other signals.
+    """
+    handlers: dict[signal.Signals, Any] = {**dict.fromkeys(numbers, _interrupt), **(other or {})}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(signum: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(signal.Signals(signum).name)

@@ -1,0 +1,95 @@
+"""Owns how one machine is divided among runs that work on it at once: by ``CUDA_VISIBLE_DEVICES``, else by cores.
+
+Each run takes a slot and gives it back, also when it is killed: a slot is a lock on a file.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+
+from sft.adapters.os import machine
+
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+_WAIT_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Equal parts of this machine.
+
+    Attributes:
+        num: How many.
+        gpus: Ids of all GPUs, as ``CUDA_VISIBLE_DEVICES`` names them.
+        cores: All cores.
+    """
+
+    num: int
+    gpus: tuple[str, ...]
+    cores: tuple[int, ...]
+
+    @contextmanager
+    def one(self, folder: Path) -> Iterator[None]:
+        """This process and its children have one slot for as long as the block lasts; it waits until one is free.
+
+        Args:
+            folder: For the locks; the same one for all that share the machine.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        with _free(folder, self.num) as place, self.as_in(place):
+            yield
+
+    @contextmanager
+    def as_in(self, place: int) -> Iterator[None]:
+        """What a run in that slot sees, without taking it."""
+        before, affinity = os.environ.get(_VISIBLE), _affinity()
+        if self.gpus:
+            size = len(self.gpus) // self.num
+            machine.use_gpus(",".join(self.gpus[place * size : (place + 1) * size]))
+        elif self.cores:
+            size = max(1, len(self.cores) // self.num)
+            first = place * size % len(self.cores)
+            os.sched_setaffinity(0, self.cores[first : first + size])
+        try:
+            yield
+        finally:
+            if self.gpus:
+                machine.use_gpus(before)
+            elif self.cores:
+                os.sched_setaffinity(0, affinity)
+
+
+def slots(num: int) -> Slots:
+    """This machine in so many parts."""
+    visible = os.environ.get(_VISIBLE)
+    ids = [entry for entry in visible.split(",") if entry.strip()] if visible is not None else []
+    gpus = ids[: len(machine.gpus())] if ids else [str(place) for place in range(len(machine.gpus()))]
+    return Slots(num, tuple(gpus), _affinity())
+
+
+def _affinity() -> tuple[int, ...]:
+    """Cores of this process; empty where the system can't say."""
+    return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
+
+
+@contextmanager
+def _free(folder: Path, num: int) -> Iterator[int]:
+    locks = [filelock.FileLock(folder / f"slot-{place}.lock") for place in range(num)]
+    while True:
+        for place, lock in enumerate(locks):
+            try:
+                lock.acquire(timeout=0.0)
+            except filelock.Timeout:
+                continue
+            try:
+                yield place
+            finally:
+                lock.release()
+            return
+        time.sleep(_WAIT_SECONDS)

@@ -1,0 +1,92 @@
+"""Owns what this machine computes with, found without importing torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def gpus() -> tuple[str, ...]:
+    """Names of the CUDA devices that a process started here would see; empty on a machine without.
+
+    Honours ``CUDA_VISIBLE_DEVICES``. Asks the driver's ``nvidia-smi``, as torch would take seconds to import.
+    """
+    names = _nvidia_smi("name")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return names
+    chosen = [entry for entry in visible.split(",") if entry.strip() and entry.strip() != "-1"]
+    return tuple(names[int(c)] if c.isdigit() and int(c) < len(names) else names[0] for c in chosen) if names else ()
+
+
+def use_gpus(visible: str | None) -> None:
+    """This process and its children see only these GPUs from here on; None = all."""
+    if visible is None:
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible
+    for known in (gpus, compute_capability, gpu_bytes):
+        known.cache_clear()
+
+
+def device() -> str:
+    """``cpu``, or the first GPU's name."""
+    return gpus()[0] if gpus() else "cpu"
+
+
+def runs_liger() -> bool:
+    """Whether Liger's kernels can run here: Triton needs a GPU."""
+    return bool(gpus()) and importlib.util.find_spec("liger_kernel") is not None
+
+
+@cache
+def compute_capability() -> tuple[int, int]:
+    """CUDA's compute capability of the first GPU; (0, 0) on a machine without."""
+    major, _, minor = next(iter(_nvidia_smi("compute_cap")), "").strip().partition(".")
+    return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else (0, 0)
+
+
+def cpu_computes_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware (AMX or AVX-512); elsewhere it is emulated and slow."""
+    facts = Path("/proc/cpuinfo")
+    return facts.is_file() and any(
+        flag in line.split()
+        for line in facts.read_text(encoding="utf-8").splitlines()
+        if line.startswith("flags")
+        for flag in ("amx_bf16", "avx512_bf16")
+    )
+
+
+@cache
+def gpu_bytes() -> int:
+    """Memory of the smallest GPU; 0 on a machine without."""
+    mebibytes = [line.strip() for line in _nvidia_smi("memory.total")]
+    return min((int(value) << 20 for value in (m.partition(" ")[0] for m in mebibytes) if value.isdigit()), default=0)
+
+
+def host_bytes() -> int:
+    """Memory that processes of this host can still have: what the kernel has, within the cgroup's limit."""
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    facts = Path("/proc/meminfo")
+    if facts.is_file():
+        lines = dict(line.split(":", 1) for line in facts.read_text(encoding="utf-8").splitlines())
+        free = int(lines["MemAvailable"].split()[0]) << 10
+    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    if limit.is_file() and limit.read_text(encoding="utf-8").strip().isdigit():
+        free = min(free, int(limit.read_text(encoding="utf-8")) - int(used.read_text(encoding="utf-8")))
+    return free
+
+
+def _nvidia_smi(what: str) -> tuple[str, ...]:
+    """A property of each GPU, as the driver's program says it; empty where there is none."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ()
+    argv = [program, f"--query-gpu={what}", "--format=csv,noheader"]
+    answer = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+    return tuple(answer.stdout.split("\n")[:-1]) if answer.returncode == 0 else ()

@@ -1,0 +1,132 @@
+"""The parent's half of a supervised process: start it in a group of its own, watch it, take it down.
+
+No child outlives its parent: an interrupt terminates the group, a parent killed with ``kill -9`` takes the
+child with it (`sft.adapters.os.child.die_with_parent`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sft.adapters.os.child import PARENT_PID, write_json
+from sft.errors import StageError
+
+TERMINATE_SECONDS = 15.0
+"""How long a group may take to end after SIGTERM before SIGKILL."""
+
+
+def supervise(
+    argv: Sequence[str],
+    *,
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    poll: Callable[[], None] = lambda: None,
+    poll_seconds: float = 0.25,
+) -> int:
+    """Runs `argv` to its end, output appended to `log`, and returns its exit status (negative: the signal).
+
+    Args:
+        argv: Program and arguments.
+        log: Receives standard output and error.
+        env: Added to this process's environment.
+        poll: Called about every `poll_seconds` while the process runs; what it raises ends the process.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, **(env or {}), PARENT_PID: str(os.getpid())}
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            while True:
+                try:
+                    return process.wait(timeout=poll_seconds)
+                except subprocess.TimeoutExpired:
+                    poll()
+        finally:
+            _end_group(process)
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        _signal_group(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=TERMINATE_SECONDS)
+    _signal_group(process.pid, signal.SIGKILL)  # also what the leader left behind in its group
+    process.wait()
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return
+
+
+def run_module(
+    module: str,
+    request: Mapping[str, Any],
+    *,
+    folder: Path,
+    what: str,
+    env: Mapping[str, str] | None = None,
+    poll: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Runs a child module (see `sft.adapters.os.child.main`) on `request` and returns its result.
+
+    Args:
+        module: Dotted name of a module that ends in `child.main`.
+        request: JSON-able arguments.
+        folder: Private folder for request, result and ``log.txt``.
+        what: What the child does, for messages: "tokenizing".
+
+    Raises:
+        StageError: The child failed; the message is the child's own error, the log is named.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in ("result.json", "error.json"):
+        (folder / stale).unlink(missing_ok=True)
+    write_json(folder / "request.json", request)
+    log = folder / "log.txt"
+    status = supervise([sys.executable, "-m", module, str(folder)], log=log, env=env, poll=poll)
+    if status == 0 and (folder / "result.json").exists():
+        result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        return result
+    if (folder / "error.json").exists():
+        raise failure(json.loads((folder / "error.json").read_text(encoding="utf-8")), what=what, log=log)
+    raise StageError(f"{what} {ended(status)} without a word; its last lines:\n{tail(log)}", log=log)
+
+
+def failure(error: Mapping[str, Any], *, what: str, log: Path) -> StageError:
+    """What a child wrote about its end, as the error a person sees."""
+    message = error["message"] if error.get("expected") else f"{error['type']}: {error['message']}"
+    return StageError(f"{what} failed: {message}", fix=error.get("fix"), log=log)
+
+
+def ended(status: int) -> str:
+    """An exit status in words."""
+    if status >= 0:
+        return f"ended with status {status}"
+    name = signal.Signals(-status).name
+    why = " (out of memory?)" if name == "SIGKILL" else ""
+    return f"was killed by {name}{why}"
+
+
+def tail(log: Path, lines: int = 15) -> str:
+    """The last lines of a log file, indented."""
+    with log.open(encoding="utf-8", errors="replace") as file:
+        return "".join(f"    {line.rstrip()}\n" for line in deque(file, maxlen=lines)).rstrip("\n")

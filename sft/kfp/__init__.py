@@ -1,0 +1,1 @@
+"""A recipe as a Kubeflow pipeline: ``pipeline`` compiles it, ``tasks`` is what each of its tasks runs."""

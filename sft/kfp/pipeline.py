@@ -1,0 +1,286 @@
+"""A recipe as a Kubeflow pipeline: four tasks that do one ``sft run`` in parts, on one workspace.
+
+Owns the pipeline's definition: parameters, tasks, what Kubernetes gives them. What a task does is `sft.kfp.tasks`; kfp
+puts the text of each component into the YAML, so a component holds nothing but the call. The first task takes the
+parameters, the others its overrides: kfp writes a parameter into another one's text without escaping its quotes.
+
+``python -m sft.kfp.pipeline`` writes ``pipeline.yaml``. No ``from __future__ import annotations`` here: kfp reads the
+types of a component.
+"""
+
+import functools
+import inspect
+import itertools
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kfp import compiler, dsl, kubernetes
+from kfp.dsl.base_component import BaseComponent
+
+from sft import __version__
+from sft.config import compose
+from sft.config.compose import Recipe
+from sft.config.kfp_parameters import PARAMETERS
+from sft.config.schema import LauncherKind, RunConfig
+from sft.errors import ConfigError, Problem
+from sft.logs import redact
+from sft.progress import Progress
+
+_AWS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL")
+_KUBERNETES = {"server_url": "KUBERNETES_SERVER_URL", "auth_token": "KUBERNETES_AUTH_TOKEN"}
+_IMAGE = f"sft:{__version__}"
+_component = functools.partial(dsl.component, base_image=_IMAGE, packages_to_install=[], install_kfp_package=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """What is settled when a pipeline is compiled.
+
+    Attributes:
+        image: With `sft` in it: the Containerfile's.
+        workspace_size: Of the volume that the tasks share, for as long as a run lasts. With a TrainJob they share the
+            recipe's own (`training.launcher.pvc`), which stays, and this and the next two say nothing.
+        access_modes: Of that volume.
+        storage_class: Of that volume; None = the cluster's default.
+        gpus: GPUs of a task that trains or scores; 0 = none. A task that waits for a TrainJob takes none.
+        node_selector: Labels of the nodes that such a task may run on.
+        caching: Whether KFP may skip a task whose inputs it knows. The workspace of another run is gone by then, so
+            later tasks do the work again.
+        minio_secret: Secret with ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_ENDPOINT_URL``; may be absent.
+        hf_secret: Secret with ``HF_TOKEN``; may be absent.
+        kubernetes_secret: Secret with ``server_url`` and ``auth_token``, for a recipe that trains in a TrainJob.
+    """
+
+    image: str = _IMAGE
+    workspace_size: str = "50Gi"
+    access_modes: tuple[str, ...] = ("ReadWriteMany",)
+    storage_class: str | None = None
+    gpus: int = 1
+    node_selector: dict[str, str] = field(default_factory=dict)
+    caching: bool = False
+    minio_secret: str = "minio-secret"
+    hf_secret: str = "hf-token"
+    kubernetes_secret: str = "kubernetes-credentials"
+
+
+@_component
+def dataset(
+    recipe: str,
+    workspace: str,
+    data: dsl.Output[dsl.Dataset],
+    page: dsl.Output[dsl.HTML],
+    phase_01_dataset_man_data_uri: str,
+    phase_01_dataset_man_data_split: float,
+    phase_01_dataset_opt_subset: int,
+    phase_02_train_man_model: str,
+    phase_02_train_man_batch: int,
+    phase_02_train_man_train_batch: int,
+    phase_02_train_man_epochs: int,
+    phase_02_train_man_tokens: int,
+    phase_02_train_man_workers: int,
+    phase_02_train_man_gpu: int,
+    phase_02_train_opt_annotations: str,
+    phase_02_train_opt_cpu: str,
+    phase_02_train_opt_env_vars: str,
+    phase_02_train_opt_fsdp_sharding: str,
+    phase_02_train_opt_labels: str,
+    phase_02_train_opt_learning_rate: float,
+    phase_02_train_opt_lr_scheduler: str,
+    phase_02_train_opt_lr_warmup: int,
+    phase_02_train_opt_max_seq_len: int,
+    phase_02_train_opt_memory: str,
+    phase_02_train_opt_num_procs: str,
+    phase_02_train_opt_runtime: str,
+    phase_02_train_opt_save_epoch: bool,
+    phase_02_train_opt_save_full_state: bool,
+    phase_02_train_opt_save_samples: int,
+    phase_02_train_opt_seed: int,
+    phase_02_train_opt_use_liger: bool,
+    phase_03_eval_man_tasks: list,  # type: ignore[type-arg]  # kfp knows the bare type
+    phase_03_eval_opt_batch: str,
+    phase_03_eval_opt_gen_kwargs: dict,  # type: ignore[type-arg]
+    phase_03_eval_opt_limit: int,
+    phase_03_eval_opt_log_samples: bool,
+    phase_03_eval_opt_model_args: dict,  # type: ignore[type-arg]
+    phase_03_eval_opt_verbosity: str,
+    phase_04_registry_man_address: str,
+    phase_04_registry_man_author: str,
+    phase_04_registry_man_name: str,
+    phase_04_registry_man_version: str,
+    phase_04_registry_opt_description: str,
+    phase_04_registry_opt_format_name: str,
+    phase_04_registry_opt_format_version: str,
+    phase_04_registry_opt_port: int,
+) -> list:  # type: ignore[type-arg]
+    """Checks the settings and the data, and splits it."""
+    parameters = {name: value for name, value in locals().items() if name.startswith("phase_")}
+    from sft.kfp import tasks
+
+    overrides = tasks.overrides_of(parameters, workspace)
+    tasks.dataset(recipe, overrides, workspace, data, page)
+    return overrides
+
+
+@_component
+def training(
+    recipe: str,
+    overrides: list,  # type: ignore[type-arg]
+    workspace: str,
+    model: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+) -> None:
+    """Fine-tunes the model."""
+    from sft.kfp import tasks
+
+    tasks.training(recipe, overrides, workspace, model, metrics)
+
+
+@_component
+def evaluation(
+    recipe: str,
+    overrides: list,  # type: ignore[type-arg]
+    workspace: str,
+    metrics: dsl.Output[dsl.Metrics],
+    page: dsl.Output[dsl.HTML],
+) -> None:
+    """Scores the model before and after."""
+    from sft.kfp import tasks
+
+    tasks.evaluation(recipe, overrides, workspace, metrics, page)
+
+
+@_component
+def registry(
+    recipe: str,
+    overrides: list,  # type: ignore[type-arg]
+    workspace: str,
+    model: dsl.Output[dsl.Model],
+) -> None:
+    """Packages the model with its card and record, and registers it."""
+    from sft.kfp import tasks
+
+    tasks.registry(recipe, overrides, workspace, model)
+
+
+def pipeline_of(recipe: Recipe, cluster: Cluster) -> BaseComponent:
+    """A recipe's pipeline: the original's parameters, with the recipe's values as defaults.
+
+    Args:
+        recipe: A shipped one is found in the image by its name; of any other, the text goes along.
+        cluster: What Kubernetes gives the tasks.
+
+    Raises:
+        ConfigError: The recipe is wrong, holds a secret, or refers to files beside it.
+    """
+    cfg, is_open = _composed(recipe)
+    given = recipe.name if recipe in compose.recipes() else f"{recipe.name}:\n{_portable_text(recipe)}"
+
+    launcher = cfg.training.launcher
+    in_pods = launcher.kind is LauncherKind.kubeflow
+
+    def tasks(*channels: Any) -> None:
+        # The pods of a TrainJob can't see KFP's workspace, whose claim has another name in each run.
+        workspace = launcher.mount_path if in_pods else dsl.WORKSPACE_PATH_PLACEHOLDER
+        shared = {"recipe": given, "workspace": workspace}
+        data = dataset(**shared, **dict(zip(PARAMETERS, channels, strict=True)))
+        later = {**shared, "overrides": data.outputs["Output"]}
+        trained = training(**later).after(data)
+        scored = evaluation(**later).after(trained)
+        registered = registry(**later).after(scored)
+        for task in (data, trained, scored, registered):
+            _equip(task, cluster)
+            if in_pods:
+                kubernetes.mount_pvc(task, pvc_name=launcher.pvc, mount_path=launcher.mount_path)
+        if in_pods:
+            kubernetes.use_secret_as_env(trained, cluster.kubernetes_secret, _KUBERNETES)
+        else:
+            _speed_up(trained, cluster)
+        _speed_up(scored, cluster)
+
+    tasks.__signature__ = inspect.Signature(_parameters(cfg, is_open))  # type: ignore[attr-defined]
+    tasks.__doc__ = "\n".join(
+        [
+            f"{recipe.purpose}\n\nArgs:",
+            *(f"    {parameter.name}: {parameter.key}" for parameter in PARAMETERS.values()),
+        ]
+    )
+    if in_pods:
+        return dsl.pipeline(name="sft")(tasks)
+    patch: dict[str, Any] = {"accessModes": list(cluster.access_modes)}
+    if cluster.storage_class:
+        patch["storageClassName"] = cluster.storage_class
+    volume = dsl.KubernetesWorkspaceConfig(pvcSpecPatch=patch)
+    workspace = dsl.WorkspaceConfig(size=cluster.workspace_size, kubernetes=volume)
+    return dsl.pipeline(name="sft", pipeline_config=dsl.PipelineConfig(workspace=workspace))(tasks)
+
+
+def _portable_text(recipe: Recipe) -> str:
+    """What a recipe's file says, where that is all that a pod needs and may be read by whoever sees the pipeline."""
+    text = recipe.path.read_text(encoding="utf-8")
+    problems = []
+    if redact(text) != text:
+        problems.append(("holds a secret, and its text goes into the pipeline", "put it into a Kubernetes secret"))
+    if "${recipe_dir:" in text:
+        suggestion = "put them into the image or onto a volume, and name them by their path there"
+        problems.append(("refers to files beside it (${recipe_dir:}), which don't go into the pipeline", suggestion))
+    if problems:
+        raise ConfigError([Problem(key=str(recipe.path), rule=rule, suggestion=fix) for rule, fix in problems])
+    return text
+
+
+def _composed(recipe: Recipe) -> tuple[RunConfig, bool]:
+    """The recipe's settings, and whether it leaves open where the data is."""
+    try:
+        return compose.compose(recipe, []), False
+    except ConfigError as error:
+        if [(problem.key, problem.value) for problem in error.problems] != [("dataset.uri", None)]:
+            raise
+        return compose.compose(recipe, ["dataset.uri=open"]), True
+
+
+def _parameters(cfg: RunConfig, is_open: bool) -> list[inspect.Parameter]:
+    found = []
+    for parameter in PARAMETERS.values():
+        default = parameter.value(cfg)
+        if is_open and parameter.key == "dataset.uri":
+            default = inspect.Parameter.empty
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        found.append(inspect.Parameter(parameter.name, kind, default=default, annotation=parameter.kind))
+    return found
+
+
+def _equip(task: dsl.PipelineTask, cluster: Cluster) -> None:
+    """What every task has: a later one looks at the data's source and the base model again."""
+    task.set_container_image(cluster.image)
+    task.set_caching_options(cluster.caching)
+    kubernetes.use_secret_as_env(task, cluster.minio_secret, {name: name for name in _AWS}, optional=True)
+    kubernetes.use_secret_as_env(task, cluster.hf_secret, {"HF_TOKEN": "HF_TOKEN"}, optional=True)
+
+
+def _speed_up(task: dsl.PipelineTask, cluster: Cluster) -> None:
+    """What a task that computes has."""
+    if cluster.gpus:
+        task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(cluster.gpus)
+        kubernetes.empty_dir_mount(task, volume_name="shm", mount_path="/dev/shm", medium="Memory")  # NCCL's
+    for label, value in cluster.node_selector.items():
+        kubernetes.add_node_selector(task, label, value)
+
+
+def write(recipe: Recipe, cluster: Cluster, path: Path) -> None:
+    """Compiles a recipe's pipeline into a YAML, the same bytes each time.
+
+    Raises:
+        ConfigError: The recipe is wrong.
+    """
+    compiler.Compiler().compile(pipeline_of(recipe, cluster), str(path))
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    spec = itertools.dropwhile(lambda line: line.startswith("#"), lines)  # kfp's summary, with mappings in any order
+    path.write_text("".join(spec), encoding="utf-8")
+
+
+sft_pipeline = pipeline_of(compose.find_recipe("kfp"), Cluster())
+
+if __name__ == "__main__":
+    write(compose.find_recipe("kfp"), Cluster(), Path("pipeline.yaml"))
+    Progress().say("pipeline.yaml")

@@ -1,0 +1,138 @@
+"""What a task of our Kubeflow pipeline does in its pod: a part of ``sft run`` on the shared workspace, and what of it
+KFP shows. Owns no work of its own; `sft.kfp.pipeline` says which task calls what.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from sft import runner
+from sft.adapters.os.command import run_command
+from sft.artifacts import Artifact, CheckpointArtifact, DatasetArtifact, EvalReport, ModelPackage, RegisteredModel
+from sft.config import compose
+from sft.config.compose import Recipe
+from sft.config.kfp_parameters import PARAMETERS, hydra_text
+from sft.config.schema import RegistryKind
+from sft.planning.plan import build_plan
+from sft.progress import Progress
+from sft.report import data as data_report
+from sft.report import run as scores_report
+from sft.report.run import summary
+from sft.runner import RunResult
+from sft.runner.dispatch import pick
+from sft.sweep.point import refuse_server
+
+
+class Output(Protocol):
+    """KFP's artifact, as far as we need it."""
+
+    path: str
+    uri: str
+    metadata: dict[str, Any]
+
+
+def overrides_of(parameters: Mapping[str, object], workspace: str) -> list[str]:
+    """The overrides that the pipeline's parameters are.
+
+    Args:
+        parameters: Value by the original's name.
+        workspace: Folder that the tasks share.
+    """
+    given = [
+        f"{name}={hydra_text(value)}" for name, value in parameters.items() if value or not PARAMETERS[name].is_second
+    ]
+    return [*given, f"run_root={hydra_text(str(Path(workspace, 'runs')))}"]
+
+
+def dataset(recipe: str, overrides: Sequence[str], workspace: str, made: Output, page: Output) -> None:
+    """The data, checked and split."""
+    data = pick(_run(_begin(recipe, workspace), overrides, "dataset"), "dataset", DatasetArtifact)
+    _hand_over(data.root, made, data)
+    Path(page.path).write_text(data_report.as_html(data_report.measure(data, None, None)), encoding="utf-8")
+
+
+def training(recipe: str, overrides: Sequence[str], workspace: str, made: Output, metrics: Output) -> None:
+    """The weights."""
+    model = pick(_run(_begin(recipe, workspace), overrides, "train"), "train", CheckpointArtifact)
+    _hand_over(model.model_dir, made, model)
+    metrics.metadata.update(final_loss=model.final_loss, num_steps=model.num_steps, num_epochs=model.num_epochs)
+
+
+def evaluation(recipe: str, overrides: Sequence[str], workspace: str, metrics: Output, page: Output) -> None:
+    """The scores before and after, and whether they pass the gates; nothing where the recipe scores nothing."""
+    found = _begin(recipe, workspace)
+    cfg = compose.compose(found, overrides)
+    plan = build_plan(cfg, runner.circumstances(cfg))
+    goals = [step.stage for step in plan.steps if step.stage in {"evaluate", "gates"}]
+    if not goals:
+        Progress().say("\n".join(plan.left_out))
+        return
+    have = _run(found, overrides, goals[-1])
+    tuned = pick(have, "evaluate:tuned", EvalReport)
+    base = pick(have, "evaluate:base", EvalReport) if cfg.eval.baseline else None
+    for which, report in {"base": base, "tuned": tuned}.items():
+        metrics.metadata.update({f"{which}.{score.name}": score.value for score in report.scores} if report else {})
+    text = scores_report.as_html(cfg.name, tuned, base)
+    Path(page.path).write_text(text, encoding="utf-8")
+
+
+def registry(recipe: str, overrides: Sequence[str], workspace: str, made: Output) -> None:
+    """The model as it is given away, in the registry where the recipe names one."""
+    found = _begin(recipe, workspace)
+    cfg = compose.compose(found, overrides)
+    if cfg.registry.kind is RegistryKind.kubeflow and cfg.registry.upload is None:
+        overrides = [*overrides, f"registry.uri={hydra_text(made.uri)}"]
+    have = _run(found, overrides, None)
+    package = pick(have, "package", ModelPackage)
+    _hand_over(package.model_dir, made, package)
+    if "register" in have:
+        registered = pick(have, "register", RegisteredModel)
+        names = ("registry", "address", "name", "version", "uri")
+        made.metadata.update({name: getattr(registered, name) for name in names})
+
+
+def _begin(recipe: str, workspace: str) -> Recipe:
+    """The recipe: a shipped one by its name; any other came as ``NAME:``, a line's end and its text."""
+    os.environ["HF_HOME"] = str(Path(workspace, "huggingface"))  # where the next task looks for the base model too
+    name, is_text, text = recipe.partition(":\n")
+    if not is_text:
+        return compose.find_recipe(name)
+    path = Path(workspace, "recipes", f"{name}.yaml")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return compose.find_recipe(str(path))
+
+
+def _run(recipe: Recipe, overrides: Sequence[str], until: str | None) -> Mapping[str, Artifact]:
+    """Run a recipe up to a step, as ``sft run`` does, and return what each step made, by its name.
+
+    Raises:
+        SystemExit: It failed, with the exit code of ``sft run``.
+    """
+    results: list[RunResult] = []
+
+    def command() -> int:
+        cfg = compose.compose(recipe, overrides)
+        refuse_server(cfg)
+        typed = ["sft", "run", str(recipe.path), *(["--until", until] if until else []), *overrides]
+        progress = Progress()
+        results.append(runner.run(cfg, recipe=recipe.path, command=typed, progress=progress, goal=until))
+        for line in summary(results[0]):
+            progress.say(line)
+        return 0
+
+    if status := run_command(command, debug=False):
+        sys.exit(status)
+    return results[0].artifacts
+
+
+def _hand_over(folder: Path, to: Output, made: Artifact) -> None:
+    """The files and plain facts of an artifact, as KFP's."""
+    shutil.copytree(folder, to.path, dirs_exist_ok=True)
+    facts = {name: value for name, value in vars(made).items() if isinstance(value, str | int | float)}
+    to.metadata.update(facts)

@@ -1,0 +1,171 @@
+"""How many bytes a rank needs at its peak, from a model's shape alone. Pure arithmetic; nothing is measured here.
+
+Formula and sources: docs/memory.md. It is for FSDP1 as instructlab-training drives it with our loss: fp32 master
+weights, gradients and AdamW moments, forward and backward in bf16 or fp32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+from sft.planning.model_shape import Shape, activations
+
+GPU_OVERHEAD = 1_500_000_000
+"""CUDA context, NCCL buffers, allocator slack. Not calibrated."""
+_CPU_OVERHEAD = 620_000_000
+"""The interpreter with torch and transformers loaded; fitted to what benchmarks/memory.py measures."""
+
+
+class Sharding(Enum):
+    """FSDP's strategies, by torch's names."""
+
+    FULL_SHARD = "FULL_SHARD"
+    SHARD_GRAD_OP = "SHARD_GRAD_OP"
+    HYBRID_SHARD = "HYBRID_SHARD"
+    NO_SHARD = "NO_SHARD"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """How a model is trained, as far as memory depends on it.
+
+    Attributes:
+        ranks: All of them.
+        ranks_per_node: Those that `HYBRID_SHARD` shards over.
+        max_tokens: Of a minibatch on one rank, padding included.
+        loss_share: Part of a minibatch's tokens that count for the loss, the only ones with logits.
+        value_bytes: 2 in bf16, 4 in fp32.
+        num_trained: Parameters of the adapters; None = every one is trained.
+        adapter_dropout: Whether the adapters have dropout.
+        on_gpu: Whether ranks compute on GPUs.
+    """
+
+    ranks: int
+    ranks_per_node: int
+    max_tokens: int
+    value_bytes: int
+    gradient_checkpointing: bool
+    loss_share: float = 1.0
+    cpu_offload_params: bool = False
+    num_trained: int | None = None
+    adapter_dropout: bool = False
+    on_gpu: bool = False
+
+
+class Moment(NamedTuple):
+    """One at which memory may be at its peak.
+
+    Attributes:
+        fixed: Bytes, whatever the minibatch.
+        per_token: Bytes for each token of a minibatch, padding included.
+    """
+
+    fixed: int
+    per_token: float
+
+    def bytes(self, num_tokens: int) -> int:
+        """With a minibatch of so many tokens."""
+        return self.fixed + int(self.per_token * num_tokens)
+
+    def budget(self, available: int) -> float:
+        """Tokens that fit."""
+        left = available - self.fixed
+        return 0 if left < 0 else left // self.per_token if self.per_token else float("inf")
+
+
+def moments(shape: Shape, sharding: Sharding, setup: Setup) -> dict[str, Moment]:
+    """When a rank may need most: at the loss, in the backward pass of head, layer and embedding, in AdamW's step."""
+    value, layer = setup.value_bytes, _activations(shape, setup)
+    recomputes = setup.gradient_checkpointing
+    kept = value * shape.hidden_size * shape.num_layers if recomputes else shape.num_layers * layer
+    at_loss = kept + setup.loss_share * _logit_bytes(shape, setup)
+    at_layer = kept + (layer if recomputes else 0) + 2 * value * shape.ffn_width  # gradients of the feed-forward part
+    if not setup.on_gpu:
+        # As they were loaded, and as they are gathered to be saved. malloc keeps what FSDP frees, so that sharding
+        # hardly lowers the peak; measured by benchmarks/memory.py.
+        copies = (1 if _shards(sharding, setup) == 1 else 2) * _weight_bytes(shape, setup) * shape.num_parameters
+        fixed = _state_bytes(shape, Sharding.NO_SHARD, setup) + copies + _CPU_OVERHEAD
+        return {"loss": Moment(fixed, at_loss), "layer": Moment(fixed, at_layer)}
+    fixed, gathered = _state_bytes(shape, sharding, setup) + GPU_OVERHEAD, _gathered(shape, sharding, setup)
+    of_head = of_layer = 0  # gradients before they are reduced
+    if setup.num_trained is None:
+        of_head, of_layer = value * shape.vocab_size * shape.hidden_size, value * shape.per_layer
+    root = min(gathered, value * shape.num_root)
+    return {
+        "loss": Moment(fixed + gathered, at_loss),
+        "head": Moment(fixed + gathered + of_head, kept + setup.loss_share * value * shape.vocab_size),
+        "layer": Moment(fixed + gathered + of_head + of_layer, at_layer),
+        "embedding": Moment(fixed + root + (3 if shape.tied else 4) * of_head + of_layer, 0),
+        "step": Moment(fixed + _roots(shape, sharding, setup), 0),
+    }
+
+
+def peak_bytes(shape: Shape, sharding: Sharding, setup: Setup) -> int:
+    """Largest memory of one rank."""
+    return max(moment.bytes(setup.max_tokens) for moment in moments(shape, sharding, setup).values())
+
+
+def largest_budget(shape: Shape, sharding: Sharding, setup: Setup, available: int) -> int:
+    """The most tokens in a minibatch that fit into `available` bytes per rank; 0 where none do."""
+    return int(min(moment.budget(available) for moment in moments(shape, sharding, setup).values()))
+
+
+def model_bytes(shape: Shape) -> int:
+    """A model as it is saved, in fp32."""
+    return 4 * shape.num_parameters
+
+
+def state_bytes(shape: Shape, setup: Setup) -> int:
+    """A full state: weights, and AdamW's moments of what is trained."""
+    return _weight_bytes(shape, setup) * shape.num_parameters + 8 * _num_trained(shape, setup)
+
+
+def _num_trained(shape: Shape, setup: Setup) -> int:
+    return shape.num_parameters if setup.num_trained is None else setup.num_trained
+
+
+def _weight_bytes(shape: Shape, setup: Setup) -> int:
+    """Of a weight that a rank holds: fp32, but a frozen one stays as it is stored where the arithmetic is bf16."""
+    frozen = setup.num_trained is not None and setup.value_bytes == 2
+    return shape.stored_bytes if frozen else 4
+
+
+def _shards(sharding: Sharding, setup: Setup) -> int:
+    if sharding is Sharding.NO_SHARD:
+        return 1
+    return setup.ranks_per_node if sharding is Sharding.HYBRID_SHARD else setup.ranks
+
+
+def _state_bytes(shape: Shape, sharding: Sharding, setup: Setup) -> int:
+    """Weights, and of what is trained gradients 4 and moments 8 (ZeRO, arXiv:1910.02054, section 3)."""
+    if setup.cpu_offload_params and setup.on_gpu:
+        return 0
+    weights = _weight_bytes(shape, setup) * shape.num_parameters
+    return (weights + 12 * _num_trained(shape, setup)) // _shards(sharding, setup)
+
+
+def _roots(shape: Shape, sharding: Sharding, setup: Setup) -> int:
+    """The roots of the second moments that torch's AdamW computes with, of all parameters at once."""
+    return 0 if setup.cpu_offload_params else 4 * _num_trained(shape, setup) // _shards(sharding, setup)
+
+
+def _gathered(shape: Shape, sharding: Sharding, setup: Setup) -> int:
+    """Weights that a rank computes with besides its own: one unit while the next one is fetched, and the root."""
+    value, unit, root = setup.value_bytes, shape.per_layer, shape.num_root
+    if _shards(sharding, setup) == 1:
+        return 0 if value == _weight_bytes(shape, setup) else value * (unit + root)
+    return value * (shape.num_parameters if sharding is Sharding.SHARD_GRAD_OP else 2 * unit + root)
+
+
+def _activations(shape: Shape, setup: Setup) -> int:
+    """Per token of a layer; an adapter with dropout keeps what it dropped of its input, and which."""
+    inputs = 5 * shape.hidden_size + shape.query_width + shape.ffn_width
+    dropped = (setup.value_bytes + 1) * inputs if setup.num_trained is not None and setup.adapter_dropout else 0
+    return activations(shape, setup.value_bytes) + dropped
+
+
+def _logit_bytes(shape: Shape, setup: Setup) -> int:
+    """Of one token's: in fp32, over which their gradient is written, and the same once more where they are bf16."""
+    return (4 + 2 * (setup.value_bytes == 2) + setup.value_bytes * shape.capped) * shape.vocab_size

@@ -1,0 +1,256 @@
+"""Runs side by side: what varied, what came of it, what it cost. Reads records, metrics and a sweep's points."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sft import record, runner
+from sft.adapters.instructlab.layout import METRICS
+from sft.artifacts import LOGS_NAME
+from sft.errors import ConfigError, DataError, Problem
+from sft.record import RunRecord, StepRecord
+from sft.sweep import records as kept
+from sft.sweep.records import Point, SweepRecord
+from sft.sweep.spec import is_better_when_higher
+
+_MOST_CURVE_POINTS = 400
+_NOT_COMPARED = ("name", "registry.")
+TRAIN_LOSS = "train.loss"
+
+
+class Cell(msgspec.Struct, kw_only=True):
+    """A score of a tuned model.
+
+    Attributes:
+        base: The base model's; None where it was not scored.
+    """
+
+    value: float
+    stderr: float | None
+    base: float | None
+    higher_is_better: bool
+
+    @property
+    def change(self) -> float | None:
+        """Tuned minus base."""
+        return None if self.base is None else self.value - self.base
+
+
+class Row(msgspec.Struct, kw_only=True):
+    """A run.
+
+    Attributes:
+        number: Of the point in its sweep; elsewhere counted from the oldest.
+        values: What varied.
+        reason: Why it failed or was left out.
+        objective: What rows are sorted by.
+        train_loss: Of the last step.
+        tokens_per_second: Over the whole training, without padding and without saving.
+        memory_bytes: Largest peak of any rank in training.
+        seconds: Of training and scoring the tuned model; not of what other runs share.
+        curve: Step and loss.
+    """
+
+    number: int
+    run: str
+    folder: str
+    values: dict[str, str]
+    status: str
+    reason: str | None = None
+    is_best: bool = False
+    objective: float | None = None
+    train_loss: float | None = None
+    scores: dict[str, Cell] = {}
+    tokens_per_second: float | None = None
+    memory_bytes: int | None = None
+    train_seconds: float | None = None
+    seconds: float | None = None
+    curve: list[tuple[int, float]] = []
+
+
+class Comparison(msgspec.Struct, kw_only=True):
+    """Runs, the best first.
+
+    Attributes:
+        title: What they are.
+        keys: What varied.
+        objective: The score that they are sorted by.
+        is_sweep: Whether they are the points of one sweep; else the name of its folder says which run is meant.
+    """
+
+    title: str
+    is_sweep: bool
+    objective: str
+    higher_is_better: bool
+    keys: list[str]
+    rows: list[Row]
+
+    @property
+    def score_names(self) -> list[str]:
+        """Every score of any row, the objective first."""
+        names = dict.fromkeys(name for row in self.rows for name in row.scores)
+        return sorted(names, key=lambda name: name != self.objective)
+
+
+def compare(folders: Sequence[Path], by: str | None = None) -> Comparison:
+    """Reads runs.
+
+    Args:
+        folders: Of runs, of sweeps, or run roots.
+        by: The score to sort by; None = the sweep's, else ``holdout.loss`` or ``train.loss``.
+
+    Raises:
+        DataError: There is no run.
+        ConfigError: No run has the score that `by` names.
+    """
+    sweeps: list[SweepRecord] = []
+    rows: list[Row] = []
+    configs: list[Mapping[str, Any]] = []
+    for folder in folders:
+        for sweep, row, config in _of(folder):
+            if sweep is not None and sweep not in sweeps:
+                sweeps.append(sweep)
+            if row.run and any(other.folder == row.folder and other.number == row.number for other in rows):
+                continue
+            rows.append(row)
+            configs.append(config)
+    is_sweep = len(sweeps) == 1 and len(folders) == 1
+    if is_sweep:
+        title, keys = sweeps[0].name, list(sweeps[0].varied)
+    else:
+        title = ", ".join(dict.fromkeys(str(config.get("name", "run")) for config in configs))
+        keys = _vary(rows, configs)
+        for number, row in enumerate(rows, 1):
+            row.number = number
+    objective = by or next((sweep.objective for sweep in sweeps), None) or _usual(rows)
+    for row in rows:
+        cell = row.scores.get(objective)
+        row.objective = row.train_loss if objective == TRAIN_LOSS else cell.value if cell else None
+    known = sorted({TRAIN_LOSS, *(name for row in rows for name in row.scores)})
+    if by and by not in known:
+        raise ConfigError([Problem(key="--by", value=by, rule=f"no run has this score; there are {', '.join(known)}")])
+    cells = (row.scores[objective] for row in rows if objective in row.scores)
+    higher = next((cell.higher_is_better for cell in cells), is_better_when_higher(objective))
+    rows.sort(key=lambda row: (*_rank(row, higher), row.number))
+    if len([row for row in rows if row.objective is not None]) > 1 and rows[0].status == "done":
+        rows[0].is_best = True
+    return Comparison(
+        title=title, is_sweep=is_sweep, objective=objective, higher_is_better=higher, keys=keys, rows=rows
+    )
+
+
+def _rank(row: Row, higher: bool) -> tuple[bool, float]:
+    good = row.objective is not None and row.objective == row.objective and row.status == "done"
+    return not good, 0.0 if row.objective is None or not good else -row.objective if higher else row.objective
+
+
+def _of(folder: Path) -> Iterator[tuple[SweepRecord | None, Row, Mapping[str, Any]]]:
+    """The rows of one folder, each with its sweep and its settings."""
+    if (folder / kept.NAME).is_file():
+        sweep = kept.load(folder)
+        for point in kept.points(folder):
+            yield sweep, _of_point(point, folder.absolute().parents[1]), point.config
+        return
+    if (folder / record.NAME).is_file():
+        runs = [folder]
+    else:
+        found = ((file.parent, record.load(file.parent)) for file in folder.glob(f"*/{record.NAME}"))
+        begun = [(rec.started_at, path) for path, rec in found if rec and any(s.name == "train" for s in rec.steps)]
+        runs = [path for _, path in sorted(begun)]
+    if not runs:
+        fix = "a run's folder, a sweep's folder, or a run root"
+        raise DataError(f"{folder}: no {record.NAME}, no {kept.NAME} and no runs there", fix=fix)
+    for number, run in enumerate(runs, 1):
+        rec = record.load(run)
+        if rec is None:
+            raise DataError(f"{run / record.NAME}: can't be read")
+        row = Row(number=number, run=run.name, folder=str(run.absolute()), values={}, status=rec.status)
+        _fill(row, rec, run.absolute())
+        yield None, row, rec.config
+
+
+def _of_point(point: Point, root: Path) -> Row:
+    folder = root / point.run
+    row = Row(number=point.number, run=point.run, folder=str(folder), values=point.values, status=point.status)
+    row.reason = point.reason
+    rec = record.load(folder) if point.run and point.status not in {"skipped", "same"} else None
+    if rec is not None:
+        _fill(row, rec, folder)
+        if point.status == "failed":  # also where the run went well and its score is missing
+            row.status, row.reason = "failed", point.reason
+    return row
+
+
+def _fill(row: Row, rec: RunRecord, folder: Path) -> None:
+    """What a run's record and metrics say."""
+    row.status = rec.status
+    if rec.status == "running" and not runner.is_at_work(folder):
+        row.status = "interrupted"
+    failed = next((step for step in rec.steps if step.status == "failed"), None)
+    row.reason = f"{failed.name}: {failed.error}" if failed and rec.status == "failed" else None
+    steps = {step.name: step for step in rec.steps if step.output}
+    if trained := steps.get("train"):
+        row.train_loss, row.train_seconds = trained.facts["final_loss"], trained.seconds
+        _measure(row, folder.parent / "store" / "train" / str(trained.key) / LOGS_NAME / METRICS)
+    if tuned := steps.get("evaluate:tuned"):
+        row.scores = _cells(tuned, steps.get("evaluate:base"))
+    costs = [steps[name].seconds or 0.0 for name in ("train", "evaluate:tuned") if name in steps]
+    row.seconds = sum(costs) if costs else None
+
+
+def _measure(row: Row, metrics: Path) -> None:
+    if not metrics.is_file():  # pruned
+        return
+    lines = [msgspec.json.decode(line, type=dict[str, Any]) for line in metrics.read_bytes().splitlines()]
+    if not lines:
+        return
+    seconds = sum(line["seconds"] for line in lines)
+    row.tokens_per_second = sum(line["num_tokens"] for line in lines) / seconds if seconds else None
+    row.memory_bytes = max(line["memory_bytes"] for line in lines)
+    every = -(-len(lines) // _MOST_CURVE_POINTS)
+    row.curve = [(line["step"], line["loss"]) for line in [*lines[:-1:every], lines[-1]] if line["loss"] is not None]
+
+
+def _cells(tuned: StepRecord, base: StepRecord | None) -> dict[str, Cell]:
+    before = {_name(score): score["value"] for score in base.facts["scores"]} if base else {}
+    return {
+        _name(score): Cell(
+            value=score["value"],
+            stderr=score["stderr"],
+            base=before.get(_name(score)),
+            higher_is_better=score["higher_is_better"],
+        )
+        for score in tuned.facts["scores"]
+    }
+
+
+def _name(score: Mapping[str, Any]) -> str:
+    return f"{score['task']}.{score['metric']}"
+
+
+def _usual(rows: Sequence[Row]) -> str:
+    return "holdout.loss" if any("holdout.loss" in row.scores for row in rows) else TRAIN_LOSS
+
+
+def _vary(rows: Iterable[Row], configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Settings that differ between runs, noted in each row."""
+    flat = [dict(_flat(config, "")) for config in configs]
+    names = dict.fromkeys(name for one in flat for name in one)
+    keys = [
+        name for name in names if not name.startswith(_NOT_COMPARED) and len({one.get(name, "") for one in flat}) > 1
+    ]
+    for row, one in zip(rows, flat, strict=True):
+        row.values = {key: one.get(key, "") for key in keys}
+    return keys
+
+
+def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value if isinstance(value, str) else msgspec.json.encode(value).decode()

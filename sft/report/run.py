@@ -1,0 +1,73 @@
+"""What a run ends with: where everything is, and each score before and after; as lines, and the scores as a page."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator
+from pathlib import Path
+
+from sft.artifacts import EvalReport, ModelPackage, RegisteredModel, UploadedModel
+from sft.report.page import PAGE
+from sft.runner import RunResult
+from sft.scores import change
+from sft.stages.evaluate import HOLDOUT
+
+
+def as_html(title: str, tuned: EvalReport, base: EvalReport | None) -> str:
+    """One page that needs nothing else.
+
+    Args:
+        title: The run's name.
+        tuned: Scores of the tuned model.
+        base: Scores of the base model; None where it wasn't scored.
+    """
+    rows = []
+    for score in tuned.scores:
+        before = base.score(score.name) if base else None
+        error = f" ± {score.stderr:.4f}" if score.stderr is not None else ""
+        difference = str(change(before, score)) if before else ""
+        was = f"{before.value:.4f}" if before else ""
+        cells = (was, f"{score.value:.4f}{error}", difference, f"{score.num_samples:,}")
+        rows.append(f"<tr><th>{html.escape(score.name)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+    head = "<tr><th>score</th><th>before</th><th>after</th><th>difference</th><th>samples</th></tr>"
+    return PAGE.format(title=html.escape(title), body=f"<table>{head}{''.join(rows)}</table>")
+
+
+def summary(result: RunResult) -> Iterator[str]:
+    """Return the lines that end a run: where everything is, and the scores before and after."""
+    made = result.artifacts
+    if result.nothing_to_do:
+        yield f"nothing to do: this run was done at {result.record.ended_at}"
+    base, tuned = made.get("evaluate:base"), made.get("evaluate:tuned")
+    if isinstance(tuned, EvalReport):
+        yield ""
+        yield from score_lines(tuned, base if isinstance(base, EvalReport) else None)
+    package, uploaded, registered = made.get("package"), made.get("upload"), made.get("register")
+    yield f"\nrecord      {_short(result.folder / 'run.json')}"
+    if isinstance(package, ModelPackage):
+        yield f"model       {_short(package.model_dir)}"
+    if isinstance(uploaded, UploadedModel):
+        yield f"uploaded    {uploaded.uri}"
+    if isinstance(registered, RegisteredModel):
+        yield f"registered  {registered.name} version {registered.version} in {registered.address}"
+
+
+def score_lines(after: EvalReport, before: EvalReport | None) -> Iterator[str]:
+    """A line per score: before, after, difference; then what of it is a warning."""
+    forgotten = []
+    for score in after.scores:
+        old = before.score(score.name) if before else None
+        error = f" ± {score.stderr:.4f}" if score.stderr is not None else ""
+        was, difference = (f"{old.value:.4f} → ", f"  {change(old, score)}") if old else ("", "")
+        yield f"{score.name:<32} {was}{score.value:.4f}{error}{difference}  ({score.num_samples} samples)"
+        if old and score.task != HOLDOUT and (found := change(old, score)).is_clear and not found.better:
+            forgotten.append(score.name)
+    if forgotten:
+        yield f"warning: worse than before on {', '.join(forgotten)}: the model may be forgetting what it knew"
+    for task in after.other_data(before) if before else ():
+        yield f"warning: the data of {task} changed since the base model was scored; its scores don't compare"
+
+
+def _short(path: Path) -> Path:
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

@@ -1,0 +1,241 @@
+"""One walk through a plan: what is in the store is taken, the rest is made, the record tells of both."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import filelock
+import msgspec
+
+from sft import logs, record
+from sft.adapters.os import machine
+from sft.artifacts import Artifact
+from sft.config.schema import LauncherKind, RunConfig
+from sft.errors import Detached
+from sft.planning.plan import Plan, Step, build_plan
+from sft.progress import Progress
+from sft.runner.dispatch import perform
+from sft.runner.status import circumstances, found, is_lost, look_up, run_folder
+from sft.stages import trainjob
+from sft.stages.package import check_means
+from sft.store import Entry, Store
+
+_RESUMABLE = {"dataset", "train", "evaluate", "upload"}
+"""Stages that go on from what a killed try has left: a download, a full state, answers, parts of a file."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        folder: Where ``run.json`` and ``run.log`` lie.
+        artifacts: What each step made, by its name.
+        nothing_to_do: Every step was done already, and so was this run.
+    """
+
+    folder: Path
+    record: record.RunRecord
+    artifacts: Mapping[str, Artifact]
+    nothing_to_do: bool
+
+
+def run(
+    cfg: RunConfig,
+    *,
+    recipe: Path,
+    command: Sequence[str],
+    progress: Progress,
+    goal: str | None = None,
+    detach: bool = False,
+) -> RunResult:
+    """Does what a configuration says, and nothing that is done already.
+
+    Args:
+        cfg: A checked configuration.
+        recipe: Where it came from.
+        command: What was typed, for the record.
+        progress: The run's display.
+        goal: Only this step or stage of the plan, and what it needs; None = all.
+        detach: Whether the run ends once its training is at work on a cluster.
+
+    Raises:
+        ConfigError: There is no such step.
+        Detached: The cluster trains.
+        SftError: A stage failed. Earlier stages stay done; the same command continues.
+    """
+    plan = build_plan(cfg, circumstances(cfg))
+    plan = plan.reaching(goal) if goal else plan
+    store = Store(Path(cfg.run_root) / "store")
+    store.open()
+    folder = run_folder(cfg).absolute()
+    folder.mkdir(exist_ok=True)
+    with alone(folder, progress), store.in_use():
+        previous = record.load(folder)
+        have = found(plan, store, previous)
+        if previous and previous.status == "done" and len(have) == len(plan.steps) and _same(previous, have):
+            artifacts = {name: entry.artifact for name, entry in have.items()}
+            return RunResult(folder, previous, artifacts, nothing_to_do=True)
+        if any(step.name == "package" for step in plan.steps) and "package" not in have:
+            check_means(cfg.registry)  # what will lack at the end is missed before anything is trained
+        for line in plan.left_out:
+            progress.say(f"- {line}")
+        is_to_train = any(step.name == "train" for step in plan.steps) and "train" not in have
+        if is_to_train and cfg.training.launcher.kind is LauncherKind.kubeflow:
+            trainjob.check_cluster(cfg.training, folder.name, progress)
+        one = Walk(cfg, plan, store, folder, progress, previous, detach)
+        try:
+            return one.walk(_record(cfg, plan, folder, recipe, command))
+        except Detached as left:
+            raise Detached(f"{left}; `sft attach {folder}` comes back to it") from left
+
+
+@dataclass
+class Walk:
+    """One walk through a plan."""
+
+    cfg: RunConfig
+    plan: Plan
+    store: Store
+    folder: Path
+    progress: Progress
+    previous: record.RunRecord | None
+    detach: bool = False
+    suffix: str = ""
+    """Of its steps' names in the record."""
+
+    def walk(self, rec: record.RunRecord, have: Mapping[str, Artifact] = MappingProxyType({})) -> RunResult:
+        handler = logs.to_file(self.folder / "run.log")
+        artifacts = dict(have)
+        try:
+            for step in self.plan.steps:
+                with rec.noting(step.name + self.suffix, self.folder):
+                    artifacts[step.name] = self._do(step, artifacts, rec)
+            rec.status = "done"
+        finally:
+            rec.ended_at = record.now()
+            rec.save(self.folder)
+            logging.getLogger("sft").removeHandler(handler)
+            handler.close()
+        return RunResult(self.folder, rec, artifacts, nothing_to_do=False)
+
+    def _do(self, step: Step, artifacts: Mapping[str, Artifact], rec: record.RunRecord) -> Artifact:
+        inputs = {name: artifacts[name].digest for name in step.needs}
+        key = step.key(inputs)
+        note = rec.step(step.name + self.suffix)
+        note.key, note.inputs = key, inputs
+        entry = look_up(step, inputs, self.store, self.previous)
+        if entry is None or is_lost(entry):
+            with self.progress.stage(step.name):
+                entry, made = self._find_or_make(step, key, inputs, artifacts, rec)
+        else:
+            made = False
+        note.key = entry.manifest.key
+        note.reused, note.seconds, note.path = not made, entry.manifest.seconds, str(entry.path)
+        note.output, note.files = entry.manifest.digest, entry.manifest.files
+        note.facts, note.settings = entry.manifest.facts, entry.manifest.settings
+        how = f"✓ {step.name}: {entry.manifest.seconds:.1f} s" if made else f"= {step.name}: done before"
+        self.progress.say(f"{how}, {entry.path}")
+        return entry.artifact
+
+    def _find_or_make(
+        self,
+        step: Step,
+        key: str,
+        inputs: Mapping[str, str],
+        artifacts: Mapping[str, Artifact],
+        rec: record.RunRecord,
+    ) -> tuple[Entry, bool]:
+        """What another run made while we waited for it, else what we make; and whether we did."""
+        with self.store.lock(step.stage, key, lambda: self.progress.update("waiting: another run makes it")):
+            entry = self.store.find(step.stage, key)
+            if entry and is_lost(entry):
+                self.store.discard(entry)
+                entry = None
+            return (entry, False) if entry else (self._make(step, key, inputs, artifacts, rec), True)
+
+    def _make(
+        self,
+        step: Step,
+        key: str,
+        inputs: Mapping[str, str],
+        artifacts: Mapping[str, Artifact],
+        rec: record.RunRecord,
+    ) -> Entry:
+        out = self.store.staging(step.stage, key, resume=step.stage in _RESUMABLE)
+        log.info("%s starts in %s", step.name, out)
+        started = time.monotonic()
+        made = perform(
+            step,
+            self.cfg,
+            artifacts,
+            rec=rec,
+            folder=self.folder,
+            out=out,
+            progress=self.progress,
+            detach=self.detach,
+        )
+        entry = self.store.publish(
+            key,
+            step.stage,
+            made,
+            settings=step.settings,
+            inputs=inputs,
+            seconds=time.monotonic() - started,
+            shared=[artifacts[name].root for name in step.needs],
+        )
+        log.info("%s ended after %.1f s: %s %s", step.name, entry.manifest.seconds, entry.path, entry.manifest.digest)
+        return entry
+
+
+@contextmanager
+def alone(folder: Path, progress: Progress) -> Iterator[None]:
+    """One process at a time writes a run's record; another one with the same settings waits, then finds it done."""
+    lock = filelock.FileLock(folder / ".lock")
+    told = False
+    while True:
+        try:
+            lock.acquire(timeout=1.0 if told else 0.0)
+            break
+        except filelock.Timeout:
+            if not told:
+                progress.say(f"the same run is at work in another process; waiting for it ({folder})")
+            told = True
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_at_work(folder: Path) -> bool:
+    """Whether a process works on the run of a folder: a record that says so may be of one that was killed."""
+    try:
+        with filelock.FileLock(folder / ".lock").acquire(timeout=0.0):
+            return False
+    except filelock.Timeout:
+        return True
+
+
+def _record(cfg: RunConfig, plan: Plan, folder: Path, recipe: Path, command: Sequence[str]) -> record.RunRecord:
+    return record.begin(
+        run_id=folder.name,
+        recipe=recipe,
+        command=command,
+        config={name: value for name, value in msgspec.to_builtins(cfg).items() if name != "sweep"},
+        gpus=machine.gpus(),
+        steps=[step.name for step in plan.steps],
+    )
+
+
+def _same(previous: record.RunRecord, have: Mapping[str, Entry]) -> bool:
+    """Whether a record tells of all of this, and perhaps of more."""
+    recorded = {step.name: step.output for step in previous.steps}
+    return all(recorded.get(name) == entry.manifest.digest for name, entry in have.items())

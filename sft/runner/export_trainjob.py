@@ -1,0 +1,50 @@
+"""A run's training as somebody else is to begin it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sft import record
+from sft.config.schema import LauncherKind, RunConfig
+from sft.errors import ConfigError, Problem, SftError
+from sft.planning.plan import build_plan
+from sft.progress import Progress
+from sft.runner.dispatch import train_inputs
+from sft.runner.status import circumstances, found, run_folder
+from sft.stages import train
+from sft.store import Store
+
+
+def train_job(cfg: RunConfig, progress: Progress) -> dict[str, Any]:
+    """The TrainJob that the run would make; its pods' settings are put where they look for them.
+
+    Args:
+        cfg: A checked configuration.
+        progress: The display.
+
+    Raises:
+        ConfigError: The run does not train in a TrainJob.
+        SftError: The data or the model are not there yet, or the training is done.
+    """
+    kind = cfg.training.launcher.kind
+    if kind is not LauncherKind.kubeflow:
+        suggestion = "add training/launcher=kubeflow"
+        rule = "trains on this machine, in no TrainJob"
+        raise ConfigError([Problem(key="training.launcher.kind", value=kind.name, rule=rule, suggestion=suggestion)])
+    plan, folder = build_plan(cfg, circumstances(cfg)).reaching("train"), run_folder(cfg)
+    store = Store(Path(cfg.run_root) / "store")
+    store.open()
+    with store.in_use():
+        have = found(plan, store, record.load(folder))
+        step = plan.steps[-1]
+        if step.name in have:
+            raise SftError(f"the training is done: {have[step.name].path}")
+        if absent := [name for name in step.needs if name not in have]:
+            fix = "`sft run` with the same recipe and settings and --until tokenize, then this again"
+            raise SftError(f"the pods take what {' and '.join(absent)} will make, which is not done yet", fix=fix)
+        key = step.key({name: have[name].manifest.digest for name in step.needs})
+        artifacts = {name: entry.artifact for name, entry in have.items()}
+        with store.lock(step.stage, key, lambda: progress.update("waiting: a run is at work on this training")):
+            out = store.staging(step.stage, key, resume=True)
+            return train.manifest(cfg.training, train_inputs(cfg, artifacts, run_id=folder.name, key=key), out)

@@ -1,0 +1,116 @@
+"""`sft run --from`: a recipe out of a record, and how what it makes compares with what was recorded."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sft import record, self_hashed_json
+from sft.config.compose import Recipe, shipped
+from sft.errors import ConfigError, DataError, Problem
+from sft.logs import MASK
+from sft.stages.package import FACTS
+
+_OF_THIS_RUN = {"package", "upload", "register"}
+"""Steps that tell of one run, with its name and times: no other one makes the same."""
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A run that is to be repeated.
+
+    Attributes:
+        file: Its record, or the ``sft.json`` that carries it.
+        facts: What that says.
+    """
+
+    file: Path
+    facts: Mapping[str, Any]
+
+    def version_changes(self) -> list[str]:
+        """Packages of which another version is installed now, each with both."""
+        then, now = self.facts["versions"], record.versions()
+        names = sorted({*then} | {*now})
+        return [f"{n} {then.get(n, 'absent')} → {now.get(n, 'absent')}" for n in names if then.get(n) != now.get(n)]
+
+    def comparison(self, made: record.RunRecord) -> list[str]:
+        """Which steps made what was recorded and which did not, a line for each kind."""
+        then = {step["name"]: step for step in self.facts["steps"] if step["output"]}
+        both = [step for step in made.steps if step.name in then and step.name not in _OF_THIS_RUN]
+        same = [step.name for step in both if _is_same(then[step.name], step)]
+        other = [step.name for step in both if step.name not in same]
+        lines = {"the same as recorded": same, "not as recorded": other}
+        return [f"{what}: {', '.join(names)}" for what, names in lines.items() if names]
+
+
+def _is_same(then: Mapping[str, Any], now: record.StepRecord) -> bool:
+    if now.name.startswith("evaluate"):  # lm-eval's files hold times; the scores are facts
+        return bool(then["facts"]["scores"] == now.facts["scores"])
+    return bool(then["output"] == now.output)
+
+
+def find(path: Path) -> Earlier:
+    """The run in a folder: of a run, or of a model.
+
+    Raises:
+        DataError: There is none, or its record was changed.
+    """
+    for file in (path, path / record.NAME, path / FACTS, path / "model" / FACTS):
+        if file.is_file():
+            try:
+                facts = self_hashed_json.unseal(file.read_bytes())
+            except ValueError as error:
+                raise DataError(f"{file}: {error}", fix="repeat the run from its recipe") from error
+            return Earlier(file.absolute(), facts.get("record", facts))
+    raise DataError(f"--from {path}: no {record.NAME} and no {FACTS} there", fix="a run's folder, or a model's folder")
+
+
+@contextmanager
+def recipe(earlier: Earlier, overrides: Sequence[str], groups: Sequence[str] = ()) -> Iterator[Recipe]:
+    """A recipe of every recorded setting, for as long as the block lasts.
+
+    Args:
+        earlier: The run.
+        overrides: What is typed besides.
+        groups: Whose settings are to be used, where not all are.
+
+    Raises:
+        ConfigError: The record masks a secret that `overrides` don't give again, or they choose a group, which a recipe
+            that sets every value would overrule.
+    """
+    config = earlier.facts["config"]
+    given = {text.partition("=")[0].lstrip("+") for text in overrides}
+    problems = [
+        Problem(key=key, rule=f"was masked in {earlier.file}", suggestion=f"give it again: {key}=…")
+        for key in _masked(config)
+        if key not in given and (not groups or key.partition(".")[0] in groups)
+    ]
+    problems += [
+        Problem(key=key, rule="a record sets every value of this group", suggestion="override its settings one by one")
+        for key in sorted(given)
+        if (shipped("conf") / key.replace(".", "/")).is_dir()
+    ]
+    if problems:
+        raise ConfigError(problems)
+    with tempfile.TemporaryDirectory(prefix="sft-from-") as folder:
+        path = Path(folder) / "again.yaml"
+        text = yaml.safe_dump({"defaults": ["config", "_self_"], **config}, sort_keys=False, allow_unicode=True)
+        path.write_text(
+            text.replace("${", "\\${"), encoding="utf-8"
+        )  # values are resolved: nothing is an interpolation
+        yield Recipe(path)
+
+
+def _masked(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Dotted keys of the values in which a secret was masked."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _masked(value, f"{prefix}{key}.")
+        elif MASK in str(value):
+            yield prefix + key

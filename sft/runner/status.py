@@ -1,0 +1,136 @@
+"""What a run will find: the state of the world, the folder of its record, what the store has of its plan."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sft import record
+from sft.adapters.os import machine
+from sft.artifacts import RegisteredModel
+from sft.config.schema import RunConfig
+from sft.logs import redacted
+from sft.planning import resources
+from sft.planning.plan import Circumstances, Plan, Step, build_plan
+from sft.stages import trainjob
+from sft.stages.dataset import source_version as dataset_version
+from sft.stages.evaluate import tasks_version
+from sft.stages.model import source_version as model_version
+from sft.store import Entry, Store
+
+_OF_A_MACHINE = {"device", "num_processes", "fsdp", "use_liger"}
+"""Settings of a step that its machine makes, not the recipe."""
+
+
+def circumstances(cfg: RunConfig) -> Circumstances:
+    """What the plan can't know by itself: the state of the sources, versions, the machine.
+
+    Raises:
+        ConfigError: The pods of a TrainJob would not see what they need.
+        SftError: A source is not there or can't be reached.
+    """
+    trainjob.check_volume(cfg)
+    return replace(
+        _here(cfg),
+        dataset_version=dataset_version(cfg.dataset) if cfg.dataset.uri else "",
+        model_version=model_version(cfg.model),
+        tasks_version=tasks_version(cfg.eval),
+        versions=record.versions(),
+    )
+
+
+def work_of(cfg: RunConfig, goal: str | None = None) -> str:
+    """A digest of what a run would do here: two configurations with the same one are the same work.
+
+    So on one rank all sharding strategies are one. What a package tells of its run, and the state of the sources, which
+    all points of a sweep share, don't count.
+
+    Args:
+        cfg: A checked configuration.
+        goal: As in `sft.runner.run`.
+
+    Raises:
+        ConfigError: There is no such step.
+    """
+    plan = build_plan(cfg, _here(cfg))
+    steps = (plan.reaching(goal) if goal else plan).steps
+    work = [[step.name, step.settings] for step in steps if step.stage != "package"]
+    return hashlib.sha256(msgspec.json.encode(work, order="deterministic")).hexdigest()[:20]
+
+
+def _here(cfg: RunConfig) -> Circumstances:
+    """Only the machine, which is asked for in no time."""
+    fit = resources.fit(cfg.training)
+    return Circumstances(
+        dataset_version="",
+        model_version="",
+        tasks_version="",
+        num_processes=fit.world_size,
+        device=machine.device(),
+        training_device=resources.device(cfg.training.launcher),
+        versions={},
+        as_run={
+            "fsdp.sharding_strategy": fit.strategy.value,
+            "fsdp.cpu_offload_params": fit.cpu_offload_params,
+            "use_liger": fit.use_liger,
+        },
+    )
+
+
+def run_folder(cfg: RunConfig) -> Path:
+    """``<run_root>/<name>-<digest of the settings>``: the same settings have the same folder, wherever things lie."""
+    settings = {key: value for key, value in msgspec.to_builtins(cfg).items() if key not in {"run_root", "sweep"}}
+    del settings["registry"]["uri"]
+    digest = hashlib.sha256(msgspec.json.encode(settings, order="deterministic")).hexdigest()[:8]
+    return Path(cfg.run_root) / f"{cfg.name}-{digest}"
+
+
+def found(plan: Plan, store: Store, previous: record.RunRecord | None = None) -> dict[str, Entry]:
+    """What the store has of a plan. A step is looked up only where all its inputs are known.
+
+    Args:
+        plan: Of a run.
+        store: Of its run root.
+        previous: What that run did so far.
+    """
+    entries: dict[str, Entry] = {}
+    for step in plan.steps:
+        if all(name in entries for name in step.needs):
+            digests = {name: entries[name].manifest.digest for name in step.needs}
+            entry = look_up(step, digests, store, previous)
+            if entry and not is_lost(entry):
+                entries[step.name] = entry
+    return entries
+
+
+def look_up(step: Step, digests: Mapping[str, str], store: Store, previous: record.RunRecord | None) -> Entry | None:
+    """A step's artifact: made with these settings and inputs on a machine like this one, or on any by this very run.
+
+    A run that goes on elsewhere, as the tasks of a pipeline do, takes what it made; a GPU's work is not done again
+    because the next task has none.
+    """
+    entry = store.find(step.stage, step.key(digests))
+    note = next((note for note in previous.steps if note.name == step.name and note.key), None) if previous else None
+    if entry or note is None or note.key is None:
+        return entry
+    made = store.find(step.stage, note.key)
+    if made is None or made.manifest.inputs != digests:
+        return None
+    settings = redacted(msgspec.to_builtins(step.settings))  # as the store keeps them
+    return made if _anywhere(made.manifest.settings) == _anywhere(settings) else None
+
+
+def _anywhere(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in _OF_A_MACHINE}
+
+
+def is_lost(entry: Entry) -> bool:
+    """Whether the registry that an artifact speaks of was a file that is gone."""
+    made = entry.artifact
+    sqlite = made.address.partition("sqlite:///")[2] if isinstance(made, RegisteredModel) else ""
+    return bool(sqlite) and not Path(sqlite).exists()

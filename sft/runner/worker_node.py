@@ -1,0 +1,63 @@
+"""What a node does that is not the first: it takes part in the training of node 0, and in nothing else."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from sft.artifacts import Artifact, ModelArtifact, TokenizedArtifact
+from sft.config.schema import RunConfig
+from sft.planning import resources
+from sft.planning.plan import Step, build_plan
+from sft.progress import Progress
+from sft.runner.dispatch import pick
+from sft.runner.status import circumstances
+from sft.stages.train import TrainInputs, join
+from sft.store import Store
+
+_LOOK_SECONDS = 1.0
+
+
+def follows(cfg: RunConfig) -> bool:
+    """Whether this machine only takes part in the training of another, node 0."""
+    return resources.fit(cfg.training).nodes.rank > 0
+
+
+def follow(cfg: RunConfig, *, progress: Progress, goal: str | None = None) -> None:
+    """What a node does that is not the first: waits for node 0's data and model, and trains with it.
+
+    Args:
+        cfg: A checked configuration, the same as on node 0 but for `training.launcher.node_rank`.
+        progress: The run's display.
+        goal: As in `sft.runner.run`: without training there is nothing to take part in.
+
+    Raises:
+        ConfigError: There is no such step.
+        SftError: The training failed.
+    """
+    plan = build_plan(cfg, circumstances(cfg))
+    if goal and all(step.name != "train" for step in plan.reaching(goal).steps):
+        progress.say("nothing to do for this node: node 0 does not train")
+        return
+    store = Store(Path(cfg.run_root) / "store")
+    store.open()
+    steps = {step.name: step for step in plan.steps}
+    have: dict[str, Artifact] = {}
+
+    def key(step: Step) -> str:
+        return step.key({needed: have[needed].digest for needed in step.needs})
+
+    with store.in_use(), progress.stage("train"):
+        for name in ("dataset", "model", "tokenize"):
+            step = steps[name]
+            while (entry := store.find(step.stage, key(step))) is None:
+                progress.update(f"waits for {name} of node 0")
+                time.sleep(_LOOK_SECONDS)
+            have[name] = entry.artifact
+        base, tokens = pick(have, "model", ModelArtifact), pick(have, "tokenize", TokenizedArtifact)
+        trained = key(steps["train"])
+        if store.find("train", trained) is None:
+            progress.update("waits for node 0")
+            inputs = TrainInputs(model=base, tokenized=tokens, run_name=cfg.name)
+            join(cfg.training, inputs, store.staging_path("train", trained), progress)
+    progress.say("✓ train: the part of this node; node 0 does the rest")

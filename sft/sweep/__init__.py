@@ -1,0 +1,1 @@
+"""One recipe at many points: ``spec`` says which, ``run`` runs all, ``point`` runs one, ``records`` keeps them."""

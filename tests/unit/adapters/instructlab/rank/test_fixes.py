@@ -1,0 +1,57 @@
+"""Each mended trap, against what it mends."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sft.adapters.instructlab.rank import fixes
+
+pytestmark = [
+    # Warned while the library and what it pulls in are imported.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
+]
+
+
+def test_noise_is_added_to_each_samples_embeddings_while_training_and_never_when_scoring() -> None:
+    import torch
+
+    width, tokens, alpha = 16, 25, 5.0
+    embeddings = torch.nn.Embedding(10, width)
+    fixes.noisy_embeddings(SimpleNamespace(get_input_embeddings=lambda: embeddings), alpha)
+    ids = torch.zeros(3, tokens, dtype=torch.long)
+    noise = (embeddings(ids) - embeddings.weight[0]).abs().max()
+    assert 0.9 * alpha / (tokens * width) ** 0.5 < noise <= alpha / (tokens * width) ** 0.5 + 1e-6
+    embeddings.eval()
+    assert torch.equal(embeddings(ids), embeddings.weight[0].expand(3, tokens, width))
+
+
+@pytest.mark.parametrize(
+    ("sharded", "device", "offloaded"), [(True, "cuda", True), (False, "cuda", False), (True, "cpu", False)]
+)
+def test_a_state_is_offloaded_only_where_torch_can(sharded: bool, device: str, offloaded: bool) -> None:
+    seen: list[bool] = []
+
+    def unshard(_module: Any, _state: Any, *, offload_to_cpu: bool, rank0_only: bool) -> None:
+        seen.append(offload_to_cpu)
+
+    handle = SimpleNamespace(uses_sharded_strategy=sharded, device=SimpleNamespace(type=device))
+    fixes.unsharded_in_place(unshard)(None, SimpleNamespace(_handle=handle), offload_to_cpu=True, rank0_only=True)
+    assert seen == [offloaded]
+
+
+def test_trackers_are_not_imported_with_the_library_and_can_be_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    for tracker in ("mlflow", "wandb"):
+        monkeypatch.setitem(sys.modules, tracker, SimpleNamespace())  # puts back what was there, at the end
+    fixes.without_trackers()
+    with pytest.raises(ImportError):
+        __import__("mlflow")
+    fixes.with_trackers()
+    assert "mlflow" not in sys.modules

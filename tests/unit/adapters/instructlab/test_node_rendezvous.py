@@ -1,0 +1,132 @@
+"""Nodes that find together on a volume: all, and only those that begin at the same time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from sft.adapters.instructlab import node_rendezvous
+from sft.adapters.instructlab.monitor import RankLost
+from sft.adapters.instructlab.node_rendezvous import Gathering
+
+
+class Gone(Exception):
+    """Ends a wait."""
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_rendezvous, "_LOOK_SECONDS", 0.01)
+
+
+def meet(*nodes: Gathering) -> list[list[str]]:
+    """All wait at once; what each was told."""
+    told: list[list[str]] = [[] for _ in nodes]
+    threads = [
+        threading.Thread(target=node.wait, args=(lambda: None, told[place].append, lambda: None))
+        for place, node in enumerate(nodes)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in threads)
+    return told
+
+
+@contextmanager
+def waiting(node: Gathering) -> Iterator[None]:
+    """A node that is ready, and is let into no group while the block lasts."""
+    looked, over = threading.Event(), threading.Event()
+    ends: list[str] = []
+
+    def look() -> None:
+        looked.set()
+        if over.is_set():
+            raise Gone
+
+    def wait() -> None:
+        try:
+            node.wait(look, lambda _: None, lambda: None)
+            ends.append("let in")
+        except Gone:
+            ends.append("gone")
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert looked.wait(10)
+    yield
+    over.set()
+    thread.join(10)
+    assert ends == ["gone"]
+
+
+def group(folder: Path, num: int) -> list[Gathering]:
+    return [Gathering(folder, node, num) for node in range(num)]
+
+
+def test_all_nodes_begin_together(tmp_path: Path) -> None:
+    nodes = group(tmp_path, 3)
+    meet(*nodes)
+    for node in nodes:
+        node.check()
+
+
+def test_node_0_says_for_whom_it_waits(tmp_path: Path) -> None:
+    said: list[str] = []
+    looks = iter(range(3))
+
+    def look() -> None:
+        if next(looks, None) is None:
+            raise Gone
+
+    with pytest.raises(Gone):
+        Gathering(tmp_path, 0, 3).wait(look, said.append, lambda: None)
+    assert said == ["waits for node 1, 2"]
+
+
+def test_notes_are_cleared_when_all_are_ready_and_before_any_begins(tmp_path: Path) -> None:
+    first, second = group(tmp_path, 2)
+    begun = threading.Event()
+    thread = threading.Thread(target=lambda: (second.wait(lambda: None, lambda _: None, lambda: None), begun.set()))
+    thread.start()
+    cleared: list[bool] = []
+    first.wait(lambda: None, lambda _: None, lambda: cleared.append(begun.is_set()))
+    thread.join(10)
+    assert cleared == [False]
+
+
+def test_a_node_that_begins_again_ends_the_group_it_was_in(tmp_path: Path) -> None:
+    first, second = group(tmp_path, 2)
+    meet(first, second)
+    with waiting(Gathering(tmp_path, 1, 2)), pytest.raises(RankLost, match="node 1 was lost and is ready again"):
+        first.check()
+    meet(Gathering(tmp_path, 0, 2), Gathering(tmp_path, 1, 2))
+
+
+def test_a_group_that_saves_its_state_is_left_to_it(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    first, second = group(logs, 2)
+    meet(first, second)
+    (logs / "stop").touch()
+    with waiting(Gathering(logs, 1, 2)):
+        first.check()
+        (logs / "stopped.json").touch()
+        with pytest.raises(RankLost):
+            first.check()
+
+
+def test_a_single_node_waits_for_the_state_that_its_forerunner_saves(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "stop").touch()
+    saved = threading.Timer(0.2, (logs / "stopped.json").touch)
+    saved.start()
+    order: list[Callable[[], bool]] = []
+    Gathering(logs, 0, 1).wait(lambda: None, lambda _: None, lambda: order.append((logs / "stopped.json").exists))
+    assert [check() for check in order] == [True]

@@ -1,0 +1,93 @@
+"""What is read out of the API server's objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sft.adapters.kubeflow import status
+from sft.adapters.kubeflow.status import Condition, State
+
+INDEX = "batch.kubernetes.io/job-completion-index"
+
+
+def job(**conditions: str) -> dict[str, Any]:
+    return {"status": {"conditions": [{"type": t, "status": s, "message": t.lower()} for t, s in conditions.items()]}}
+
+
+def pod(node: int, status: dict[str, Any], created: str = "2026-01-01T00:00:00Z", name: str = "") -> dict[str, Any]:
+    metadata = {"name": name or f"p{node}", "labels": {INDEX: str(node)}, "creationTimestamp": created}
+    return {"metadata": metadata, "status": status}
+
+
+@pytest.mark.parametrize(
+    ("found", "state"),
+    [
+        ({}, State.waiting),
+        (job(Suspended="False"), State.waiting),
+        (job(Suspended="True"), State.suspended),
+        (job(Suspended="False", Complete="True"), State.complete),
+        (job(Failed="True", Suspended="True"), State.failed),
+    ],
+)
+def test_a_condition_counts_when_it_is_true_and_an_end_counts_first(found: dict[str, Any], state: State) -> None:
+    assert status.condition(found).state is state
+
+
+def test_of_two_pods_of_a_node_the_newer_counts() -> None:
+    objects = [
+        pod(0, {"phase": "Running"}, "2026-01-01T00:00:09Z", "new"),
+        pod(0, {"phase": "Running"}, "2026-01-01T00:00:01Z", "old"),
+    ]
+    assert [one.name for one in status.pods(objects)] == ["new"]
+
+
+def test_a_pod_that_is_only_slow_to_begin_waits_for_nothing() -> None:
+    creating = {"name": "node", "state": {"waiting": {"reason": "ContainerCreating"}}}
+    [one] = status.pods([pod(0, {"phase": "Pending", "containerStatuses": [creating]})])
+    assert one.waits_for == ""
+
+
+def test_a_restarted_container_says_how_it_ended_the_last_time() -> None:
+    again = {
+        "name": "node",
+        "restartCount": 2,
+        "state": {"running": {}},
+        "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}},
+    }
+    sidecar = {"name": "istio-proxy", "restartCount": 9}
+    [one] = status.pods([pod(1, {"phase": "Running", "containerStatuses": [sidecar, again]})])
+    assert (one.restarts, one.stop) == (2, status.Stop(137, "OOMKilled"))
+
+
+def test_a_pod_that_was_taken_away_says_why() -> None:
+    evicted = pod(0, {"phase": "Failed", "reason": "Evicted"})
+    preempted = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}
+    objects = [evicted, pod(1, {"phase": "Running", "conditions": [preempted]})]
+    assert [one.lost for one in status.pods(objects)] == ["Evicted", "PreemptionByScheduler"]
+
+
+def test_events_of_other_jobs_are_not_this_ones() -> None:
+    objects = [
+        {"involvedObject": {"name": name}, "reason": "R", "message": "a\nb", "lastTimestamp": time}
+        for name, time in [("run-1-node-0-0-x", "2"), ("run-1", "1"), ("run-10", "3"), ("other", "4")]
+    ]
+    assert [event.about for event in status.events(objects, "run-1")] == ["run-1", "run-1-node-0-0-x"]
+    assert str(status.events(objects, "run-1")[0]) == "R: a b"
+
+
+def test_log_lines_come_once_whatever_zeros_their_times_leave_out() -> None:
+    first = ["2026-01-01T00:00:01.5Z a", "2026-01-01T00:00:01.50000001Z b"]
+    lines, newest = status.new_lines(first, "")
+    assert lines == ["a", "b"]
+    again, _ = status.new_lines([*first, "2026-01-01T00:00:01.6Z c d"], newest)
+    assert again == ["c d"]
+
+
+def test_a_waiting_job_is_summed_up_in_a_line() -> None:
+    unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no GPU"}
+    have = status.pods([pod(0, {"phase": "Running"}), pod(1, {"phase": "Pending", "conditions": [unscheduled]})])
+    waiting = Condition(State.waiting, "")
+    assert status.summary(waiting, have, 2) == "1 of 2 pods run; node 1 waits: Unschedulable: no GPU"
+    assert status.summary(waiting, [], 2) == "0 of 2 pods run"

@@ -1,0 +1,186 @@
+"""What the compiled pipeline says to Kubeflow. That it runs is `tests/e2e/test_pipeline.py`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytest.importorskip("kfp")
+from sft.config.compose import find_recipe
+from sft.config.kfp_parameters import PARAMETERS
+from sft.errors import ConfigError
+from sft.kfp.pipeline import Cluster, dataset, sft_pipeline, write
+from tests.support.command import sft
+
+GOLDEN = Path(__file__).parents[2] / "config" / "golden" / "pipeline.yaml"
+TASKS = ["dataset", "evaluation", "registry", "training"]
+
+
+def compiled(folder: Path, recipe: str = "kfp-pod", **settings: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The pipeline's spec and what Kubernetes is told for each task."""
+    path = folder / "pipeline.yaml"
+    write(find_recipe(recipe), Cluster(**settings), path)
+    spec, platform = yaml.safe_load_all(path.read_text(encoding="utf-8"))
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    return spec, {name.removeprefix("exec-"): facts for name, facts in executors.items()}
+
+
+def defaults(spec: dict[str, Any]) -> dict[str, Any]:
+    parameters = spec["root"]["inputDefinitions"]["parameters"]
+    return {name: facts.get("defaultValue") for name, facts in parameters.items()}
+
+
+def containers(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    executors = spec["deploymentSpec"]["executors"]
+    return {name.removeprefix("exec-"): facts["container"] for name, facts in executors.items()}
+
+
+def test_the_pipeline_is_its_golden_file_byte_for_byte(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "sft.kfp.pipeline"], cwd=tmp_path, check=True, capture_output=True)
+    text = (tmp_path / "pipeline.yaml").read_text(encoding="utf-8")
+    answer = sft("export", "kfp", "kfp", "--output", "again.yaml", cwd=tmp_path)
+    assert (answer.status, answer.out) == (0, "again.yaml\n")
+    assert text == (tmp_path / "again.yaml").read_text(encoding="utf-8")
+    if os.environ.get("UPDATE_GOLDEN") == "1":
+        GOLDEN.write_text(text, encoding="utf-8")
+    assert text == GOLDEN.read_text(encoding="utf-8"), "UPDATE_GOLDEN=1 accepts the change"
+
+
+def test_the_first_task_takes_every_parameter_of_the_table() -> None:
+    inputs = dataset.component_spec.inputs or {}
+    assert [name for name in inputs if name.startswith("phase_")] == list(PARAMETERS)
+    assert sft_pipeline.component_spec.inputs is not None
+    assert list(sft_pipeline.component_spec.inputs) == list(PARAMETERS)
+
+
+def test_defaults_are_the_originals_and_only_the_data_is_asked_for(tmp_path: Path) -> None:
+    found = defaults(compiled(tmp_path, "kfp")[0])
+    assert [name for name, value in found.items() if value is None] == ["phase_01_dataset_man_data_uri"]
+    told = {
+        "phase_01_dataset_man_data_split": 0.9,
+        "phase_01_dataset_opt_subset": 0,
+        "phase_02_train_man_batch": 128,
+        "phase_02_train_man_tokens": 10000,
+        "phase_02_train_man_workers": 4,
+        "phase_02_train_man_gpu": 1,
+        "phase_02_train_opt_cpu": "4",
+        "phase_02_train_opt_memory": "64Gi",
+        "phase_02_train_opt_labels": "",
+        "phase_02_train_opt_runtime": "torch-distributed",
+        "phase_02_train_opt_num_procs": "auto",
+        "phase_02_train_opt_env_vars": "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True,NCCL_DEBUG=INFO,"
+        "INSTRUCTLAB_NCCL_TIMEOUT_MS=600000",
+        "phase_03_eval_man_tasks": ["arc_easy"],
+        "phase_03_eval_opt_limit": -1,
+        "phase_04_registry_opt_port": 8080,
+    }
+    assert {name: found[name] for name in told} == told
+
+
+def test_a_recipes_values_are_the_defaults_of_its_pipeline(tmp_path: Path) -> None:
+    found = defaults(compiled(tmp_path, "quickstart")[0])
+    assert found["phase_01_dataset_man_data_uri"].startswith("synthetic://")
+    assert found["phase_02_train_man_epochs"] == 4
+    assert found["phase_02_train_man_gpu"] == -1
+
+
+def test_a_recipe_of_ones_own_goes_along_as_text(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("# Mine.\ndefaults: [config, _self_]\ndataset: {uri: s3://bucket/rows.jsonl}\n")
+    spec, _ = compiled(tmp_path, str(mine))
+    given = spec["root"]["dag"]["tasks"]["training"]["inputs"]["parameters"]["recipe"]["runtimeValue"]["constant"]
+    assert given == f"mine:\n{mine.read_text()}"
+
+
+def test_a_recipe_with_several_keys_in_a_mapping_compiles_to_the_same_bytes_in_every_process(tmp_path: Path) -> None:
+    settings = "{temperature: 0.5, top_p: 0.9, max_gen_toks: 12, do_sample: true, repetition_penalty: 1.1}"
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(f"# Mine.\ndefaults: [config, _self_]\neval: {{gen_kwargs: {settings}}}\n")
+    texts = set()
+    for _ in range(3):
+        assert sft("export", "kfp", "mine.yaml", cwd=tmp_path).status == 0
+        texts.add((tmp_path / "pipeline.yaml").read_text(encoding="utf-8"))
+    assert len(texts) == 1
+
+
+def test_a_recipe_with_a_secret_in_its_text_is_not_compiled(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("# hf_canarycanarycanarycanary\ndefaults: [config, _self_]\n")
+    with pytest.raises(ConfigError, match="its text goes into the pipeline"):
+        compiled(tmp_path, str(mine))
+
+
+def test_a_recipe_that_needs_files_beside_it_is_not_compiled(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("# Mine.\ndefaults: [config, _self_]\ndataset: {uri: '${recipe_dir:}/rows.jsonl'}\n")
+    with pytest.raises(ConfigError, match=r"refers to files beside it \(\$\{recipe_dir:\}\)"):
+        compiled(tmp_path, str(mine))
+
+
+def test_what_is_settled_at_compile_time_is_on_volume_and_tasks(tmp_path: Path) -> None:
+    settings = {"gpus": 2, "node_selector": {"gpu": "h200"}, "caching": True, "image": "quay.io/us/sft:1"}
+    spec, tasks = compiled(tmp_path, storage_class="fast", workspace_size="1Ti", **settings)
+    _, platform = yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text(encoding="utf-8"))
+    workspace = platform["platforms"]["kubernetes"]["pipelineConfig"]["workspace"]
+    patch = {"accessModes": ["ReadWriteMany"], "storageClassName": "fast"}
+    assert workspace == {"size": "1Ti", "kubernetes": {"pvcSpecPatch": patch}}
+    assert {facts["image"] for facts in containers(spec).values()} == {"quay.io/us/sft:1"}
+    counts = {name: facts.get("resources", {}).get("accelerator") for name, facts in containers(spec).items()}
+    assert [name for name, accelerator in counts.items() if accelerator] == ["evaluation", "training"]
+    assert [name for name in TASKS if "nodeSelector" in tasks[name]] == ["evaluation", "training"]
+    assert all(task["cachingOptions"]["enableCache"] for task in spec["root"]["dag"]["tasks"].values())
+
+
+def test_secrets_are_named_never_held_and_may_be_absent(tmp_path: Path) -> None:
+    _, tasks = compiled(tmp_path, minio_secret="s3-secret")
+    for name in TASKS:
+        found = {secret["secretName"]: secret["optional"] for secret in tasks[name]["secretAsEnv"]}
+        assert found == {"s3-secret": True, "hf-token": True}
+
+
+def test_with_a_trainjob_the_training_task_has_the_clusters_credentials_and_no_gpu(tmp_path: Path) -> None:
+    spec, tasks = compiled(tmp_path, "kfp", kubernetes_secret="trainer")
+    secrets = {name: {s["secretName"]: s["optional"] for s in tasks[name]["secretAsEnv"]} for name in TASKS}
+    assert secrets["training"] == {"minio-secret": True, "hf-token": True, "trainer": False}
+    assert [name for name in TASKS if "trainer" in secrets[name]] == ["training"]
+    variables = {pair["envVar"]: pair["secretKey"] for pair in tasks["training"]["secretAsEnv"][-1]["keyToEnv"]}
+    assert variables == {"KUBERNETES_SERVER_URL": "server_url", "KUBERNETES_AUTH_TOKEN": "auth_token"}
+    gpus = [name for name, facts in containers(spec).items() if "accelerator" in facts.get("resources", {})]
+    assert gpus == ["evaluation"]
+
+
+def test_with_a_trainjob_the_tasks_share_the_volume_of_its_pods(tmp_path: Path) -> None:
+    spec, tasks = compiled(tmp_path, "kfp")
+    for name in TASKS:
+        [mount] = tasks[name]["pvcMount"]
+        assert (mount["constant"], mount["mountPath"]) == ("sft-workspace", "/workspace")
+        given = spec["root"]["dag"]["tasks"][name]["inputs"]["parameters"]["workspace"]
+        assert given == {"runtimeValue": {"constant": "/workspace"}}
+    assert "pipelineConfig" not in (tmp_path / "pipeline.yaml").read_text(encoding="utf-8")
+
+
+def test_no_task_installs_anything_or_carries_an_implementation(tmp_path: Path) -> None:
+    for container in containers(compiled(tmp_path)[0]).values():
+        assert "pip" not in " ".join(container["command"])
+        assert "from sft.kfp import tasks" in container["command"][-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nosuch"], "nosuch: no such recipe"),
+        (["kfp", "--node-selector", "gpu"], "--node-selector=gpu: must be LABEL=VALUE"),
+        (["kfp", "--access-mode", "Many"], "invalid choice: 'Many'"),
+    ],
+)
+def test_a_wrong_export_is_refused_and_writes_nothing(arguments: list[str], said: str, tmp_path: Path) -> None:
+    answer = sft("export", "kfp", *arguments, cwd=tmp_path)
+    assert answer.status == 2
+    assert said in answer.err
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,47 @@
+"""Which place a pipeline's last task gives the registry: KFP's copy, or where the recipe uploads to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from sft import runner
+from sft.config.schema import RunConfig
+from sft.errors import GateError
+from sft.kfp import tasks
+
+
+@dataclass
+class Copy:
+    """KFP's artifact."""
+
+    path: str = ""
+    uri: str = "s3://kfp/artifact"
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["registry=kubeflow"], True),
+        (["registry=kubeflow", "registry.upload=s3://bucket/x"], False),
+        (["registry=mlflow"], False),
+    ],
+)
+def test_kfps_copy_is_registered_unless_the_model_is_uploaded(
+    overrides: list[str], told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", "")  # the task sets it for its process
+    configs: list[RunConfig] = []
+
+    def begin(cfg: RunConfig, **_: object) -> NoReturn:
+        configs.append(cfg)
+        raise GateError(["no further"])
+
+    monkeypatch.setattr(runner, "run", begin)
+    with pytest.raises(SystemExit, match=str(GateError.exit_code)):
+        tasks.registry("quickstart", overrides, str(tmp_path), Copy())
+    assert (configs[0].registry.uri == "s3://kfp/artifact") is told

@@ -1,0 +1,220 @@
+"""The memory estimate: it counts as transformers and autograd do; benchmarks/simulated_memory.py has FSDP's part."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sft.planning.memory import (
+    GPU_OVERHEAD,
+    Setup,
+    Sharding,
+    largest_budget,
+    model_bytes,
+    moments,
+    peak_bytes,
+    state_bytes,
+)
+from sft.planning.model_shape import FAMILIES, Shape, activations, num_adapter_parameters, shape_of
+
+QWEN = {  # config.json of Qwen2.5-1.5B-Instruct, as far as it matters here
+    "model_type": "qwen2",
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "vocab_size": 151_936,
+    "tie_word_embeddings": True,
+}
+COUNT = 1_543_714_304  # what the hub says of it
+EIGHT = Setup(ranks=8, ranks_per_node=4, max_tokens=10_000, value_bytes=2, gradient_checkpointing=True, on_gpu=True)
+SMALL: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 112,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "vocab_size": 300,
+    "pad_token_id": 0,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+VARIANTS: tuple[dict[str, Any], ...] = (
+    {},
+    {"tie_word_embeddings": True},
+    {"tie_word_embeddings": False},
+    {"attention_bias": True},
+    {"mlp_bias": True},
+    {"num_key_value_heads": 2},
+    {"head_dim": 24},
+)
+READ_BY_SOME = {
+    "mlp_bias": {"llama", "granite", "smollm3"},
+    "num_key_value_heads": set(FAMILIES) - {"gpt_neox"},
+    "head_dim": set(FAMILIES) - {"gpt_neox"},
+}
+
+
+def qwen() -> Shape:
+    shape = shape_of(QWEN)
+    assert shape is not None
+    return shape
+
+
+def read(folder: Path, config: Any) -> Shape:
+    """The shape that the config's own ``config.json`` tells."""
+    config.save_pretrained(folder)
+    shape = shape_of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    assert shape is not None
+    return shape
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_parameters_are_those_of_transformers(model_type: str, tmp_path: Path) -> None:
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    for variant in VARIANTS:
+        if any(model_type not in READ_BY_SOME.get(key, FAMILIES) for key in variant):
+            continue
+        config = transformers.AutoConfig.for_model(model_type, **SMALL, **variant)
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(config)
+        shape = read(tmp_path, config)
+        of_layers = sum(p.numel() for name, p in model.named_parameters() if ".layers." in name)
+        assert shape.num_parameters == model.num_parameters(), variant
+        assert shape.per_layer * shape.num_layers == of_layers, variant
+
+
+@pytest.mark.parametrize("value_bytes", [2, 4])
+@pytest.mark.parametrize("model_type", [m for m in FAMILIES if m != "gemma2"])  # it has no sdpa
+def test_a_layer_keeps_what_autograd_saves(model_type: str, value_bytes: int, tmp_path: Path) -> None:
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    shape, tokens, saved = None, 16, []
+    for layers in (3, 2):
+        sizes = {**SMALL, "num_hidden_layers": layers, "hidden_size": 128, "intermediate_size": 384}
+        if model_type in READ_BY_SOME["num_key_value_heads"]:
+            sizes["num_key_value_heads"] = 2
+        if FAMILIES[model_type].experts:
+            sizes |= {"num_experts": 2, "num_local_experts": 2, "moe_intermediate_size": 384, "num_experts_per_tok": 2}
+        config = transformers.AutoConfig.for_model(model_type, **sizes)
+        shape = read(tmp_path, config)
+        model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+        model.to(torch.bfloat16 if value_bytes == 2 else torch.float32)
+        own = {t.untyped_storage().data_ptr() for t in itertools.chain(model.parameters(), model.buffers())}
+        kept: dict[int, Any] = {}
+
+        def keep(tensor: Any, own: set[int] = own, kept: dict[int, Any] = kept) -> Any:
+            if (place := tensor.untyped_storage().data_ptr()) not in own:
+                kept[place] = tensor.untyped_storage()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            model(input_ids=torch.zeros(1, tokens, dtype=torch.long))
+        saved.append(sum(storage.nbytes() for storage in kept.values()))
+    assert shape is not None
+    assert activations(shape, value_bytes) == pytest.approx((saved[0] - saved[1]) / tokens, rel=0.06)
+
+
+def test_the_parameters_of_a_known_model_are_counted_exactly() -> None:
+    assert qwen().num_parameters == COUNT
+    assert qwen().num_root == 151_936 * 1536 + 1536
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"model_type": "gpt2", "n_embd": 768}, {**QWEN, "model_type": "qwen3_moe", "mlp_only_layers": [0]}],
+)
+def test_an_architecture_that_is_not_known_is_no_guess(config: dict[str, object]) -> None:
+    assert shape_of(config) is None
+
+
+def test_every_expert_is_held_but_a_token_goes_through_few() -> None:
+    dense = shape_of({**QWEN, "model_type": "mistral"})
+    sparse = shape_of({**QWEN, "model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2})
+    assert dense is not None
+    assert sparse is not None
+    assert sparse.num_parameters - dense.num_parameters == 28 * (7 * 3 * 1536 * 8960 + 8 * 1536)
+    assert sparse.ffn_width == 2 * dense.ffn_width
+
+
+def test_more_sharding_needs_less() -> None:
+    order = (Sharding.FULL_SHARD, Sharding.SHARD_GRAD_OP, Sharding.HYBRID_SHARD, Sharding.NO_SHARD)
+    needed = [peak_bytes(qwen(), sharding, replace(EIGHT, ranks_per_node=2)) for sharding in order]
+    assert needed == sorted(needed)
+    small = replace(EIGHT, max_tokens=1)
+    assert peak_bytes(qwen(), Sharding.NO_SHARD, small) == 20 * COUNT + GPU_OVERHEAD  # AdamW's step
+
+
+def test_a_token_costs_what_its_moment_holds() -> None:
+    inputs, layer, ffn = 2 * 1536 * 28, activations(qwen(), 2), 2 * 2 * 8960
+    assert layer == 2 * 6 * 1536 + 2 * (2 * (1536 + 256) + 2 * 1536 + 4 * 8960)
+    per_token = {name: moment.per_token for name, moment in moments(qwen(), Sharding.FULL_SHARD, EIGHT).items()}
+    logits = {"loss": inputs + 6 * 151_936, "head": inputs + 2 * 151_936}
+    assert per_token == {**logits, "layer": inputs + layer + ffn, "embedding": 0, "step": 0}
+    half = moments(qwen(), Sharding.FULL_SHARD, replace(EIGHT, loss_share=0.5))
+    assert half["loss"].per_token == inputs + 3 * 151_936
+    kept = moments(qwen(), Sharding.FULL_SHARD, replace(EIGHT, gradient_checkpointing=False))
+    assert kept["layer"].per_token == 28 * layer + ffn
+    capped = moments(replace(qwen(), capped=True), Sharding.FULL_SHARD, EIGHT)
+    assert capped["loss"].per_token == inputs + 8 * 151_936
+
+
+@pytest.mark.parametrize("share", [0.01, 1.0])
+def test_the_largest_budget_is_the_last_that_fits(share: float) -> None:
+    available, setup = 80 * 2**30, replace(EIGHT, loss_share=share)
+    budget = largest_budget(qwen(), Sharding.FULL_SHARD, setup, available)
+    assert peak_bytes(qwen(), Sharding.FULL_SHARD, replace(setup, max_tokens=budget)) <= available
+    assert peak_bytes(qwen(), Sharding.FULL_SHARD, replace(setup, max_tokens=budget + 1)) > available
+    assert largest_budget(qwen(), Sharding.NO_SHARD, setup, 2**30) == 0
+
+
+def test_adapters_and_offloading_take_the_optimizer_off_the_device() -> None:
+    def fixed(setup: Setup) -> int:
+        return moments(qwen(), Sharding.FULL_SHARD, setup)["loss"].fixed
+
+    adapters = replace(EIGHT, num_trained=8_000_000)
+    assert fixed(EIGHT) - fixed(adapters) == 12 * COUNT // 8 - 12_000_000
+    assert fixed(EIGHT) - fixed(replace(EIGHT, cpu_offload_params=True)) == 2 * COUNT
+
+
+def test_frozen_weights_stay_as_they_are_stored_unless_the_arithmetic_is_fp32() -> None:
+    def states(stored_bytes: int, value_bytes: int) -> int:
+        shape = replace(qwen(), stored_bytes=stored_bytes)
+        setup = replace(EIGHT, num_trained=8_000_000, value_bytes=value_bytes)
+        return moments(shape, Sharding.NO_SHARD, setup)["step"].fixed - 16 * 8_000_000 - GPU_OVERHEAD
+
+    assert (states(2, 2), states(4, 2), states(2, 4)) == (2 * COUNT, 4 * COUNT, 4 * COUNT)
+    assert qwen().stored_bytes == 4
+    stored = shape_of({**QWEN, "torch_dtype": "bfloat16"})
+    assert stored is not None
+    assert stored.stored_bytes == 2
+
+
+def test_adapters_with_dropout_keep_what_they_dropped() -> None:
+    adapters = replace(EIGHT, num_trained=8_000_000, gradient_checkpointing=False)
+    kept = [
+        moments(qwen(), Sharding.FULL_SHARD, replace(adapters, adapter_dropout=dropout))["layer"].per_token
+        for dropout in (False, True)
+    ]
+    assert kept[1] - kept[0] == 28 * 3 * (3 * 1536 + 1536 + 2 * 1536 + 8960)  # a value and a mask
+
+
+def test_adapters_are_counted_as_peft_does() -> None:
+    assert num_adapter_parameters(qwen(), 16) == 18_464_768  # print_trainable_parameters(), all linear layers
+
+
+def test_on_a_cpu_sharding_does_not_lower_the_peak() -> None:
+    here = replace(EIGHT, on_gpu=False)
+    fixed = {sharding: moments(qwen(), sharding, here)["loss"].fixed for sharding in Sharding}
+    assert fixed.pop(Sharding.NO_SHARD) == 20 * COUNT + 620_000_000  # saved where they lie
+    assert set(fixed.values()) == {24 * COUNT + 620_000_000}
+
+
+def test_checkpoints_are_fp32_weights_and_the_moments_of_what_is_trained() -> None:
+    assert model_bytes(qwen()) == 4 * COUNT
+    assert state_bytes(qwen(), EIGHT) == 12 * COUNT
+    assert state_bytes(qwen(), replace(EIGHT, num_trained=1000)) == 4 * COUNT + 8000

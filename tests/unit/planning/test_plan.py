@@ -1,0 +1,165 @@
+"""Which steps a run has, and what makes each of them another one: no more and no less."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import pytest
+
+from sft.config.compose import compose, find_recipe
+from sft.errors import ConfigError
+from sft.planning.plan import Circumstances, Plan, build_plan
+
+WORLD = Circumstances(
+    dataset_version="1",
+    model_version="",
+    tasks_version="t",
+    num_processes=2,
+    device="cpu",
+    training_device="cpu",
+    versions={"torch": "2"},
+)
+
+TOLD = ["package", "register"]
+"""Steps that tell of the whole run: another one has others."""
+
+
+def plan(*overrides: str, world: Circumstances = WORLD) -> Plan:
+    return build_plan(compose(find_recipe("quickstart"), overrides), world)
+
+
+def keys(made: Plan) -> dict[str, str]:
+    """Keys when each step's output digest is a function of its key, as where nothing is cut off early."""
+    digests: dict[str, str] = {}
+    for step in made.steps:
+        digests[step.name] = step.key(digests)
+    return digests
+
+
+def changed(*overrides: str, world: Circumstances = WORLD) -> list[str]:
+    before, after = keys(plan()), keys(plan(*overrides, world=world))
+    return [name for name in after if before.get(name) != after[name]]
+
+
+def names(made: Plan) -> list[str]:
+    return [step.name for step in made.steps]
+
+
+def test_a_whole_run_has_eight_steps_in_order() -> None:
+    evaluated = ["dataset", "model", "tokenize", "evaluate:base", "train", "evaluate:tuned"]
+    assert names(plan()) == [*evaluated, "package", "register"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "absent", "said"),
+    [
+        (["registry=none"], {"register"}, "registry=none"),
+        (["registry=kubeflow"], {"register"}, "registry.address is empty"),
+        (["eval.baseline=false"], {"evaluate:base"}, None),
+        (["eval=none"], {"evaluate:base", "evaluate:tuned"}, "eval.enabled=false"),
+        (["eval.tasks=[]", "eval.holdout.enabled=false"], {"evaluate:base", "evaluate:tuned"}, "no eval.tasks"),
+    ],
+)
+def test_what_the_recipe_leaves_out_is_not_in_the_plan(overrides: Sequence[str], absent: set[str], said: str) -> None:
+    made = plan(*overrides)
+    assert set(names(plan())) - set(names(made)) == absent
+    assert (said in made.left_out[0]) if said else made.left_out == ()
+
+
+def test_the_same_configuration_has_the_same_keys() -> None:
+    assert changed() == []
+
+
+@pytest.mark.parametrize(
+    ("override", "again"),
+    [
+        ("eval.log_samples=false", ["evaluate:base", "evaluate:tuned", *TOLD]),
+        ("registry.description=x", TOLD),
+        ("training.learning_rate=0.1", ["train", "evaluate:tuned", *TOLD]),
+        ("training.fsdp=shard_grad_op", ["train", "evaluate:tuned", *TOLD]),
+        ("training.max_seq_len=100", ["tokenize", "train", "evaluate:tuned", *TOLD]),
+        ("dataset.seed=1", ["dataset", "model", "tokenize", "evaluate:base", "train", "evaluate:tuned", *TOLD]),
+        ("name=other", TOLD),
+        ("run_root=elsewhere", []),
+    ],
+)
+def test_a_change_runs_again_only_what_depends_on_it(override: str, again: list[str]) -> None:
+    assert changed(override) == again
+
+
+UPLOAD = "registry.upload=s3://bucket/models"
+
+
+@pytest.mark.parametrize(("registry", "registers"), [("mlflow", True), ("none", False)])
+def test_an_upload_comes_between_package_and_registration(registry: str, registers: bool) -> None:
+    made = plan(f"registry={registry}", UPLOAD)
+    assert names(made)[-3 + (not registers) :] == ["package", "upload", *(["register"] if registers else [])]
+    by_name = {step.name: step for step in made.steps}
+    assert by_name["upload"].needs == ("package",)
+    assert not registers or "upload" in by_name["register"].needs
+    assert "upload" not in names(plan())
+
+
+def test_an_upload_depends_on_the_package_and_the_place_only() -> None:
+    [before, other, described] = [
+        next(step for step in plan(UPLOAD, *more).steps if step.name == "upload")
+        for more in ([], ["registry.upload=s3://bucket/others"], ["registry.description=x", "registry=none"])
+    ]
+    assert before.key({"package": "p"}) == described.key({"package": "p"})
+    assert before.key({"package": "p"}) != before.key({"package": "q"})
+    assert before.key({"package": "p"}) != other.key({"package": "p"})
+
+
+@pytest.mark.parametrize(
+    ("fact", "value", "first"),
+    [
+        ("dataset_version", "2", "dataset"),
+        ("model_version", "abc", "model"),
+        ("tasks_version", "u", "evaluate:base"),
+        ("num_processes", 4, "train"),
+        ("versions", {"torch": "3"}, "evaluate:base"),
+    ],
+)
+def test_a_change_of_the_world_runs_again_what_depends_on_it(fact: str, value: object, first: str) -> None:
+    assert changed(world=dataclasses.replace(WORLD, **{fact: value}))[0] == first
+
+
+def test_an_equal_dataset_under_another_uri_changes_nothing_downstream() -> None:
+    digests = {"dataset": "d", "model": "m", "tokenize": "t"}
+    first, second = plan(), plan("dataset.uri=synthetic://spell-numbers?rows=3000")
+    by_name = {step.name: step for step in second.steps}
+    for step in first.steps[1:4]:
+        assert step.key(digests) == by_name[step.name].key(digests)
+
+
+@pytest.mark.parametrize(
+    ("goal", "reached"),
+    [
+        ("dataset", ["dataset"]),
+        ("train", ["dataset", "model", "tokenize", "train"]),
+        ("evaluate", ["dataset", "model", "tokenize", "evaluate:base", "train", "evaluate:tuned"]),
+    ],
+)
+def test_a_goal_is_a_step_or_a_stage_and_takes_only_what_it_needs(goal: str, reached: list[str]) -> None:
+    assert names(plan().reaching(goal)) == reached
+
+
+def test_a_goal_that_the_recipe_leaves_out_says_why() -> None:
+    with pytest.raises(ConfigError) as refused:
+        plan("eval=none").reaching("evaluate")
+    assert str(refused.value).splitlines()[1] == (
+        "  - evaluate: no such step; there are dataset, model, tokenize, train, package, register; "
+        "left out is evaluate: eval.enabled=false"
+    )
+
+
+@pytest.mark.parametrize("asked", ["full_shard", "shard_grad_op", "hybrid_shard", "no_shard"])
+def test_what_a_machine_makes_the_same_is_the_same_work(asked: str) -> None:
+    one_rank = dataclasses.replace(WORLD, num_processes=1, as_run={"fsdp.sharding_strategy": "NO_SHARD"})
+    assert keys(plan(f"training.fsdp={asked}", world=one_rank))["train"] == keys(plan(world=one_rank))["train"]
+
+
+@pytest.mark.parametrize("override", ["sweep.objective=train.loss", "sweep.skip_infeasible=false"])
+def test_what_a_sweep_looks_for_changes_nothing_of_a_run(override: str) -> None:
+    assert changed(override) == []
