@@ -183,7 +183,7 @@ def counted_peak(config: Mapping[str, Any], case: Case) -> int:
     mixed = "bf16" if case.precision == "bf16" else "no"
     with ExitStack() as stack:
         stack.enter_context(pretended_ranks(case.ranks))
-        stack.enter_context(cpu.as_accelerator())
+        stack.enter_context(cpu.cpu_as_accelerator())
         stack.enter_context(mock.patch.object(loss, "AT_A_TIME", case.num_places * config["vocab_size"]))  # as on a GPU
         stack.enter_context(fixes.options(mixed_precision=mixed, num_workers=0, gradient_checkpointing=case.recomputes))
         if case.adapters:

@@ -139,7 +139,7 @@ def _to_stderr(level: int) -> logging.Handler:
     return handler
 
 
-def complain(problem: object) -> None:
+def print_error(problem: object) -> None:
     """What went wrong, to standard error."""
     lead = "error: " if isinstance(problem, Exception) else "\n"
     sys.stderr.write(f"{lead}{problem}\n")

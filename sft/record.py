@@ -137,7 +137,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
     def save(self, folder: Path) -> None:
         """Writes ``run.json`` with its own digest (`sft.self_hashed_json`): a reader sees the last whole one."""
         partial = folder / f".{NAME}.{os.getpid()}"
-        partial.write_bytes(self_hashed_json.seal(redacted(msgspec.to_builtins(self))))
+        partial.write_bytes(self_hashed_json.dump_with_digest(redacted(msgspec.to_builtins(self))))
         partial.replace(folder / NAME)
 
 

@@ -23,13 +23,13 @@ def digest_of(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def seal(facts: Mapping[str, Any]) -> bytes:
+def dump_with_digest(facts: Mapping[str, Any]) -> bytes:
     """A document of these facts and their digest, as it is written to a file."""
     plain = {key: value for key, value in _plain(facts).items() if key != DIGEST}
     return msgspec.json.format(msgspec.json.encode({**plain, DIGEST: digest_of(plain)}), indent=1) + b"\n"
 
 
-def unseal(content: bytes) -> dict[str, Any]:
+def load_checked(content: bytes) -> dict[str, Any]:
     """The facts of a sealed document.
 
     Raises:
@@ -42,7 +42,7 @@ def unseal(content: bytes) -> dict[str, Any]:
     sealed = facts.pop(DIGEST, None)
     if sealed is None:
         raise ValueError("has no digest")
-    if sealed != digest_of(facts) or seal(facts) != content:
+    if sealed != digest_of(facts) or dump_with_digest(facts) != content:
         raise ValueError(f"was changed: its digest is {digest_of(facts)}, it says {sealed}")
     return facts
 

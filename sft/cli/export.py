@@ -51,7 +51,7 @@ def trainjob(options: argparse.Namespace) -> int:
         SftError: The steps before the training are not done.
     """
     cfg = compose(find_recipe(options.recipe), options.overrides)
-    made = runner.train_job(cfg, Progress(quiet=True))
+    made = runner.export_trainjob(cfg, Progress(quiet=True))
     sys.stdout.write(yaml.safe_dump(made, sort_keys=False, allow_unicode=True))
     return 0
 

@@ -51,9 +51,9 @@ def execute(name_or_path: str, arguments: Sequence[str]) -> int:
     found = sweeps.read(recipe, overrides, asked=bool(flags))
     points = sweeps.check(found) if found else [compose.compose(recipe, overrides)]
     cfg = points[0]
-    plan = build_plan(cfg, runner.circumstances(cfg))
+    plan = build_plan(cfg, runner.read_environment(cfg))
     store = Store(Path(cfg.run_root) / "store")
-    have = runner.found(plan, store, record.load(runner.run_folder(cfg)))
+    have = runner.find_done(plan, store, record.load(runner.run_folder(cfg)))
     progress = Progress()
     progress.say(redact(yaml.safe_dump(msgspec.to_builtins(cfg), sort_keys=False, allow_unicode=True)))
     for step in plan.steps:

@@ -47,6 +47,6 @@ def execute(path: str, overrides: Sequence[str]) -> int:
     folder = earlier.file.parent
     progress = Progress()
     cfg = replace(cfg, run_root=str(folder.parent))
-    for line in summary(runner.register_again(cfg, folder=folder, progress=progress)):
+    for line in summary(runner.reregister(cfg, folder=folder, progress=progress)):
         progress.say(line)
     return 0

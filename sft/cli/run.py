@@ -20,7 +20,7 @@ from sft.progress import Progress
 from sft.report.run import summary
 from sft.runner import rerun
 from sft.sweep import spec as sweeps
-from sft.sweep.point import refuse_server
+from sft.sweep.point import refuse_server_backend
 from sft.sweep.run import sweep
 
 
@@ -98,7 +98,7 @@ def _run(
     arguments: Sequence[str],
     command: Sequence[str],
     until: str | None,
-    earlier: rerun.Earlier | None = None,
+    earlier: rerun.RecordedRun | None = None,
     *,
     detach: bool = False,
 ) -> int:
@@ -118,12 +118,12 @@ def _run(
         progress = Progress()
         try:
             cfg = compose.to_run_config(composed, recipe)
-            refuse_server(cfg)
+            refuse_server_backend(cfg)
             if detach and cfg.training.launcher.kind is not LauncherKind.kubeflow:
                 rule = "is for a run that a cluster trains"
                 raise ConfigError([Problem(key="--detach", rule=rule, suggestion="add training/launcher=kubeflow")])
-            if runner.follows(cfg):
-                runner.follow(cfg, progress=progress, goal=until)
+            if runner.is_worker_node(cfg):
+                runner.run_worker_node(cfg, progress=progress, goal=until)
                 return
             result = runner.run(cfg, recipe=source, command=command, progress=progress, goal=until, detach=detach)
         except SftError as error:  # kept, as Hydra would print it in its own way

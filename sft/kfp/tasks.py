@@ -25,7 +25,7 @@ from sft.report import run as scores_report
 from sft.report.run import summary
 from sft.runner import RunResult
 from sft.runner.dispatch import pick
-from sft.sweep.point import refuse_server
+from sft.sweep.point import refuse_server_backend
 
 
 class Output(Protocol):
@@ -67,7 +67,7 @@ def evaluation(recipe: str, overrides: Sequence[str], workspace: str, metrics: O
     """The scores before and after, and whether they pass the gates; nothing where the recipe scores nothing."""
     found = _begin(recipe, workspace)
     cfg = compose.compose(found, overrides)
-    plan = build_plan(cfg, runner.circumstances(cfg))
+    plan = build_plan(cfg, runner.read_environment(cfg))
     goals = [step.stage for step in plan.steps if step.stage in {"evaluate", "gates"}]
     if not goals:
         Progress().say("\n".join(plan.left_out))
@@ -118,7 +118,7 @@ def _run(recipe: Recipe, overrides: Sequence[str], until: str | None) -> Mapping
 
     def command() -> int:
         cfg = compose.compose(recipe, overrides)
-        refuse_server(cfg)
+        refuse_server_backend(cfg)
         typed = ["sft", "run", str(recipe.path), *(["--until", until] if until else []), *overrides]
         progress = Progress()
         results.append(runner.run(cfg, recipe=recipe.path, command=typed, progress=progress, goal=until))

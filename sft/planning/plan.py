@@ -1,7 +1,7 @@
 """Owns what a run consists of: the literal sequence of steps, what each takes, and what its result depends on.
 
 Pure: no file, no network, no heavy import. What only the world knows (the state of a source, versions of
-packages, the machine) comes in as `Circumstances`. What is done already is the runner's to find out.
+packages, the machine) comes in as `Environment`. What is done already is the runner's to find out.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _NOT_IN_THE_WEIGHTS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Circumstances:
+class Environment:
     """What a result depends on besides the configuration.
 
     Attributes:
@@ -83,7 +83,7 @@ class Circumstances:
     as_run: Mapping[str, Any] = field(default_factory=dict)
 
 
-NOWHERE = Circumstances(
+NO_ENVIRONMENT = Environment(
     dataset_version="", model_version="", tasks_version="", num_processes=0, device="", training_device="", versions={}
 )
 """For steps that depend on nothing of it: what comes after the package."""
@@ -135,7 +135,7 @@ class Plan:
         return Plan(tuple(step for step in self.steps if step.name in wanted))
 
 
-def build_plan(cfg: RunConfig, world: Circumstances) -> Plan:
+def build_plan(cfg: RunConfig, world: Environment) -> Plan:
     """The steps of a run.
 
     Args:
@@ -185,7 +185,7 @@ def build_plan(cfg: RunConfig, world: Circumstances) -> Plan:
     return Plan(tuple(steps), tuple(left_out))
 
 
-def _settings(stage: str, cfg: RunConfig, world: Circumstances) -> dict[str, Any]:
+def _settings(stage: str, cfg: RunConfig, world: Environment) -> dict[str, Any]:
     """What determines a stage's result besides its inputs: no more, or work is done twice; no less, or it is stale."""
     own: dict[str, Any]
     if stage == "dataset":

@@ -1,28 +1,28 @@
-"""Owns a run: walks the plan, takes from the store what is there, makes the rest, and keeps the record.
+"""Run a plan: take from the store what is there, make the rest, and keep the record.
 
-``outlook`` says what a run will find, ``walk`` does it, ``later`` registers what it made again, ``stages`` maps
-artifacts to each stage's inputs, ``nodes`` is what the other machines of a training do, ``handover`` a training for
-somebody else to begin; ``sweep`` is what is kept of many runs that were one question.
+``status`` looks up what is done, ``execute`` runs the plan, ``dispatch`` maps artifacts to each stage's inputs,
+``reregister`` and ``rerun`` act on a run that has ended, ``worker_node`` is what the other machines of a training do,
+``export_trainjob`` prints a training for somebody else to create.
 """
 
 from __future__ import annotations
 
 from sft.runner.execute import RunResult, is_at_work, run
-from sft.runner.export_trainjob import train_job
-from sft.runner.reregister import register_again
-from sft.runner.status import circumstances, found, run_folder, work_of
-from sft.runner.worker_node import follow, follows
+from sft.runner.export_trainjob import export_trainjob
+from sft.runner.reregister import reregister
+from sft.runner.status import find_done, read_environment, run_folder, work_digest
+from sft.runner.worker_node import is_worker_node, run_worker_node
 
 __all__ = [
     "RunResult",
-    "circumstances",
-    "follow",
-    "follows",
-    "found",
+    "export_trainjob",
+    "find_done",
     "is_at_work",
-    "register_again",
+    "is_worker_node",
+    "read_environment",
+    "reregister",
     "run",
     "run_folder",
-    "train_job",
-    "work_of",
+    "run_worker_node",
+    "work_digest",
 ]

@@ -21,9 +21,9 @@ from sft.errors import Detached
 from sft.planning.plan import Plan, Step, build_plan
 from sft.progress import Progress
 from sft.runner.dispatch import perform
-from sft.runner.status import circumstances, found, is_lost, look_up, run_folder
+from sft.runner.status import find_artifact, find_done, is_registry_gone, read_environment, run_folder
 from sft.stages import trainjob
-from sft.stages.package import check_means
+from sft.stages.package import check_publishing
 from sft.store import Entry, Store
 
 _RESUMABLE = {"dataset", "train", "evaluate", "upload"}
@@ -72,34 +72,34 @@ def run(
         Detached: The cluster trains.
         SftError: A stage failed. Earlier stages stay done; the same command continues.
     """
-    plan = build_plan(cfg, circumstances(cfg))
+    plan = build_plan(cfg, read_environment(cfg))
     plan = plan.reaching(goal) if goal else plan
     store = Store(Path(cfg.run_root) / "store")
     store.open()
     folder = run_folder(cfg).absolute()
     folder.mkdir(exist_ok=True)
-    with alone(folder, progress), store.in_use():
+    with run_lock(folder, progress), store.in_use():
         previous = record.load(folder)
-        have = found(plan, store, previous)
+        have = find_done(plan, store, previous)
         if previous and previous.status == "done" and len(have) == len(plan.steps) and _same(previous, have):
             artifacts = {name: entry.artifact for name, entry in have.items()}
             return RunResult(folder, previous, artifacts, nothing_to_do=True)
         if any(step.name == "package" for step in plan.steps) and "package" not in have:
-            check_means(cfg.registry)  # what will lack at the end is missed before anything is trained
+            check_publishing(cfg.registry)  # what will lack at the end is missed before anything is trained
         for line in plan.left_out:
             progress.say(f"- {line}")
         is_to_train = any(step.name == "train" for step in plan.steps) and "train" not in have
         if is_to_train and cfg.training.launcher.kind is LauncherKind.kubeflow:
             trainjob.check_cluster(cfg.training, folder.name, progress)
-        one = Walk(cfg, plan, store, folder, progress, previous, detach)
+        one = RunExecution(cfg, plan, store, folder, progress, previous, detach)
         try:
-            return one.walk(_record(cfg, plan, folder, recipe, command))
+            return one.execute(_record(cfg, plan, folder, recipe, command))
         except Detached as left:
             raise Detached(f"{left}; `sft attach {folder}` comes back to it") from left
 
 
 @dataclass
-class Walk:
+class RunExecution:
     """One walk through a plan."""
 
     cfg: RunConfig
@@ -112,7 +112,7 @@ class Walk:
     suffix: str = ""
     """Of its steps' names in the record."""
 
-    def walk(self, rec: record.RunRecord, have: Mapping[str, Artifact] = MappingProxyType({})) -> RunResult:
+    def execute(self, rec: record.RunRecord, have: Mapping[str, Artifact] = MappingProxyType({})) -> RunResult:
         handler = logs.to_file(self.folder / "run.log")
         artifacts = dict(have)
         try:
@@ -132,8 +132,8 @@ class Walk:
         key = step.key(inputs)
         note = rec.step(step.name + self.suffix)
         note.key, note.inputs = key, inputs
-        entry = look_up(step, inputs, self.store, self.previous)
-        if entry is None or is_lost(entry):
+        entry = find_artifact(step, inputs, self.store, self.previous)
+        if entry is None or is_registry_gone(entry):
             with self.progress.stage(step.name):
                 entry, made = self._find_or_make(step, key, inputs, artifacts, rec)
         else:
@@ -157,7 +157,7 @@ class Walk:
         """What another run made while we waited for it, else what we make; and whether we did."""
         with self.store.lock(step.stage, key, lambda: self.progress.update("waiting: another run makes it")):
             entry = self.store.find(step.stage, key)
-            if entry and is_lost(entry):
+            if entry and is_registry_gone(entry):
                 self.store.discard(entry)
                 entry = None
             return (entry, False) if entry else (self._make(step, key, inputs, artifacts, rec), True)
@@ -197,7 +197,7 @@ class Walk:
 
 
 @contextmanager
-def alone(folder: Path, progress: Progress) -> Iterator[None]:
+def run_lock(folder: Path, progress: Progress) -> Iterator[None]:
     """One process at a time writes a run's record; another one with the same settings waits, then finds it done."""
     lock = filelock.FileLock(folder / ".lock")
     told = False

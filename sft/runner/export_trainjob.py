@@ -11,12 +11,12 @@ from sft.errors import ConfigError, Problem, SftError
 from sft.planning.plan import build_plan
 from sft.progress import Progress
 from sft.runner.dispatch import train_inputs
-from sft.runner.status import circumstances, found, run_folder
+from sft.runner.status import find_done, read_environment, run_folder
 from sft.stages import train
 from sft.store import Store
 
 
-def train_job(cfg: RunConfig, progress: Progress) -> dict[str, Any]:
+def export_trainjob(cfg: RunConfig, progress: Progress) -> dict[str, Any]:
     """The TrainJob that the run would make; its pods' settings are put where they look for them.
 
     Args:
@@ -32,11 +32,11 @@ def train_job(cfg: RunConfig, progress: Progress) -> dict[str, Any]:
         suggestion = "add training/launcher=kubeflow"
         rule = "trains on this machine, in no TrainJob"
         raise ConfigError([Problem(key="training.launcher.kind", value=kind.name, rule=rule, suggestion=suggestion)])
-    plan, folder = build_plan(cfg, circumstances(cfg)).reaching("train"), run_folder(cfg)
+    plan, folder = build_plan(cfg, read_environment(cfg)).reaching("train"), run_folder(cfg)
     store = Store(Path(cfg.run_root) / "store")
     store.open()
     with store.in_use():
-        have = found(plan, store, record.load(folder))
+        have = find_done(plan, store, record.load(folder))
         step = plan.steps[-1]
         if step.name in have:
             raise SftError(f"the training is done: {have[step.name].path}")

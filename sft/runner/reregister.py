@@ -14,15 +14,15 @@ from sft.artifacts import ModelPackage
 from sft.config.schema import RunConfig
 from sft.errors import DataError, VerificationError
 from sft.logs import redacted
-from sft.planning.plan import NOWHERE, Plan, Step, build_plan
+from sft.planning.plan import NO_ENVIRONMENT, Plan, Step, build_plan
 from sft.progress import Progress
 from sft.runner.dispatch import pick
-from sft.runner.execute import RunResult, Walk, alone
+from sft.runner.execute import RunExecution, RunResult, run_lock
 from sft.runner.verify import verify
 from sft.store import Store
 
 
-def register_again(cfg: RunConfig, *, folder: Path, progress: Progress) -> RunResult:
+def reregister(cfg: RunConfig, *, folder: Path, progress: Progress) -> RunResult:
     """Does what a plan has after the package, for a run that has made one.
 
     Args:
@@ -37,7 +37,7 @@ def register_again(cfg: RunConfig, *, folder: Path, progress: Progress) -> RunRe
     """
     store = Store(folder.parent / "store")
     store.open()
-    with alone(folder, progress), store.in_use():
+    with run_lock(folder, progress), store.in_use():
         rec = record.load(folder)
         if rec is None:
             raise DataError(f"{folder}: no {record.NAME} there", fix="a run's folder")
@@ -45,7 +45,7 @@ def register_again(cfg: RunConfig, *, folder: Path, progress: Progress) -> RunRe
             s.name: store.find(s.name.partition(":")[0], s.key) for s in rec.steps if s.key and s.status == "done"
         }
         have = {name: entry.artifact for name, entry in entries.items() if entry}
-        plan = build_plan(cfg, replace(NOWHERE, versions=rec.versions))
+        plan = build_plan(cfg, replace(NO_ENVIRONMENT, versions=rec.versions))
         names = [step.name for step in plan.steps]
         made, later = plan.steps[: names.index("package") + 1], plan.steps[names.index("package") + 1 :]
         if absent := [step.name for step in made if step.name not in have]:
@@ -57,7 +57,7 @@ def register_again(cfg: RunConfig, *, folder: Path, progress: Progress) -> RunRe
         added = [record.StepRecord(name=name) for s in later if (name := s.name + suffix) not in known]
         rec.steps += added
         try:
-            result = Walk(cfg, Plan(later), store, folder, progress, rec, suffix=suffix).walk(rec, have)
+            result = RunExecution(cfg, Plan(later), store, folder, progress, rec, suffix=suffix).execute(rec, have)
         except BaseException:
             rec.status = before
             rec.steps = [note for note in rec.steps if note.status != "pending" or note not in added]

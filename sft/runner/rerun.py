@@ -22,7 +22,7 @@ _OF_THIS_RUN = {"package", "upload", "register"}
 
 
 @dataclass(frozen=True)
-class Earlier:
+class RecordedRun:
     """A run that is to be repeated.
 
     Attributes:
@@ -55,7 +55,7 @@ def _is_same(then: Mapping[str, Any], now: record.StepRecord) -> bool:
     return bool(then["output"] == now.output)
 
 
-def find(path: Path) -> Earlier:
+def find(path: Path) -> RecordedRun:
     """The run in a folder: of a run, or of a model.
 
     Raises:
@@ -64,15 +64,15 @@ def find(path: Path) -> Earlier:
     for file in (path, path / record.NAME, path / FACTS, path / "model" / FACTS):
         if file.is_file():
             try:
-                facts = self_hashed_json.unseal(file.read_bytes())
+                facts = self_hashed_json.load_checked(file.read_bytes())
             except ValueError as error:
                 raise DataError(f"{file}: {error}", fix="repeat the run from its recipe") from error
-            return Earlier(file.absolute(), facts.get("record", facts))
+            return RecordedRun(file.absolute(), facts.get("record", facts))
     raise DataError(f"--from {path}: no {record.NAME} and no {FACTS} there", fix="a run's folder, or a model's folder")
 
 
 @contextmanager
-def recipe(earlier: Earlier, overrides: Sequence[str], groups: Sequence[str] = ()) -> Iterator[Recipe]:
+def recipe(earlier: RecordedRun, overrides: Sequence[str], groups: Sequence[str] = ()) -> Iterator[Recipe]:
     """A recipe of every recorded setting, for as long as the block lasts.
 
     Args:

@@ -16,7 +16,7 @@ from sft.artifacts import RegisteredModel
 from sft.config.schema import RunConfig
 from sft.logs import redacted
 from sft.planning import resources
-from sft.planning.plan import Circumstances, Plan, Step, build_plan
+from sft.planning.plan import Environment, Plan, Step, build_plan
 from sft.stages import trainjob
 from sft.stages.dataset import source_version as dataset_version
 from sft.stages.evaluate import tasks_version
@@ -27,7 +27,7 @@ _OF_A_MACHINE = {"device", "num_processes", "fsdp", "use_liger"}
 """Settings of a step that its machine makes, not the recipe."""
 
 
-def circumstances(cfg: RunConfig) -> Circumstances:
+def read_environment(cfg: RunConfig) -> Environment:
     """What the plan can't know by itself: the state of the sources, versions, the machine.
 
     Raises:
@@ -44,7 +44,7 @@ def circumstances(cfg: RunConfig) -> Circumstances:
     )
 
 
-def work_of(cfg: RunConfig, goal: str | None = None) -> str:
+def work_digest(cfg: RunConfig, goal: str | None = None) -> str:
     """A digest of what a run would do here: two configurations with the same one are the same work.
 
     So on one rank all sharding strategies are one. What a package tells of its run, and the state of the sources, which
@@ -63,10 +63,10 @@ def work_of(cfg: RunConfig, goal: str | None = None) -> str:
     return hashlib.sha256(msgspec.json.encode(work, order="deterministic")).hexdigest()[:20]
 
 
-def _here(cfg: RunConfig) -> Circumstances:
+def _here(cfg: RunConfig) -> Environment:
     """Only the machine, which is asked for in no time."""
     fit = resources.fit(cfg.training)
-    return Circumstances(
+    return Environment(
         dataset_version="",
         model_version="",
         tasks_version="",
@@ -90,7 +90,7 @@ def run_folder(cfg: RunConfig) -> Path:
     return Path(cfg.run_root) / f"{cfg.name}-{digest}"
 
 
-def found(plan: Plan, store: Store, previous: record.RunRecord | None = None) -> dict[str, Entry]:
+def find_done(plan: Plan, store: Store, previous: record.RunRecord | None = None) -> dict[str, Entry]:
     """What the store has of a plan. A step is looked up only where all its inputs are known.
 
     Args:
@@ -102,13 +102,15 @@ def found(plan: Plan, store: Store, previous: record.RunRecord | None = None) ->
     for step in plan.steps:
         if all(name in entries for name in step.needs):
             digests = {name: entries[name].manifest.digest for name in step.needs}
-            entry = look_up(step, digests, store, previous)
-            if entry and not is_lost(entry):
+            entry = find_artifact(step, digests, store, previous)
+            if entry and not is_registry_gone(entry):
                 entries[step.name] = entry
     return entries
 
 
-def look_up(step: Step, digests: Mapping[str, str], store: Store, previous: record.RunRecord | None) -> Entry | None:
+def find_artifact(
+    step: Step, digests: Mapping[str, str], store: Store, previous: record.RunRecord | None
+) -> Entry | None:
     """A step's artifact: made with these settings and inputs on a machine like this one, or on any by this very run.
 
     A run that goes on elsewhere, as the tasks of a pipeline do, takes what it made; a GPU's work is not done again
@@ -129,7 +131,7 @@ def _anywhere(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in _OF_A_MACHINE}
 
 
-def is_lost(entry: Entry) -> bool:
+def is_registry_gone(entry: Entry) -> bool:
     """Whether the registry that an artifact speaks of was a file that is gone."""
     made = entry.artifact
     sqlite = made.address.partition("sqlite:///")[2] if isinstance(made, RegisteredModel) else ""

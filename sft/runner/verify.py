@@ -73,7 +73,7 @@ class Verification:
         """The facts of a sealed document; None where it is not whole."""
         self.num_files += 1
         try:
-            return self_hashed_json.unseal(file.read_bytes())
+            return self_hashed_json.load_checked(file.read_bytes())
         except ValueError as error:
             self.problems.append(f"{file}: {error}")
             return None

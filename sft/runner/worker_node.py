@@ -11,19 +11,19 @@ from sft.planning import resources
 from sft.planning.plan import Step, build_plan
 from sft.progress import Progress
 from sft.runner.dispatch import pick
-from sft.runner.status import circumstances
+from sft.runner.status import read_environment
 from sft.stages.train import TrainInputs, join
 from sft.store import Store
 
 _LOOK_SECONDS = 1.0
 
 
-def follows(cfg: RunConfig) -> bool:
+def is_worker_node(cfg: RunConfig) -> bool:
     """Whether this machine only takes part in the training of another, node 0."""
     return resources.fit(cfg.training).nodes.rank > 0
 
 
-def follow(cfg: RunConfig, *, progress: Progress, goal: str | None = None) -> None:
+def run_worker_node(cfg: RunConfig, *, progress: Progress, goal: str | None = None) -> None:
     """What a node does that is not the first: waits for node 0's data and model, and trains with it.
 
     Args:
@@ -35,7 +35,7 @@ def follow(cfg: RunConfig, *, progress: Progress, goal: str | None = None) -> No
         ConfigError: There is no such step.
         SftError: The training failed.
     """
-    plan = build_plan(cfg, circumstances(cfg))
+    plan = build_plan(cfg, read_environment(cfg))
     if goal and all(step.name != "train" for step in plan.reaching(goal).steps):
         progress.say("nothing to do for this node: node 0 does not train")
         return

@@ -60,7 +60,7 @@ class PackageInputs:
     files: Mapping[str, str]
 
 
-def check_means(cfg: RegistryConfig) -> signing.Signer | None:
+def check_publishing(cfg: RegistryConfig) -> signing.Signer | None:
     """Who is to sign; None = nobody. Asked before anything is trained, too: a key is missed early.
 
     Raises:
@@ -83,7 +83,7 @@ def package(cfg: RegistryConfig, inputs: PackageInputs, out: Path, progress: Pro
     Raises:
         StageError: An extra is not installed, the key can't be used, or a file is not what the record says.
     """
-    signer = check_means(cfg)
+    signer = check_publishing(cfg)
     model = out / "model"
     placed = {}
     for name, digest in inputs.files.items():
@@ -106,7 +106,7 @@ def package(cfg: RegistryConfig, inputs: PackageInputs, out: Path, progress: Pro
     record_digest = self_hashed_json.digest_of(inputs.record)
     own = {name: digest for name, digest in hash_files(model).items() if name not in placed}
     facts = {"schema": SCHEMA, "record": inputs.record, "record_digest": record_digest, "files": {**placed, **own}}
-    (model / FACTS).write_bytes(self_hashed_json.seal(facts))
+    (model / FACTS).write_bytes(self_hashed_json.dump_with_digest(facts))
     if signer:
         signing.sign(model, signer)
         progress.say(f"  signed with {signer}")

@@ -15,7 +15,7 @@ from typing import Any
 
 from sft.adapters.instructlab import torchrun
 from sft.adapters.instructlab.layout import ADAPTER, FINISHED, METRICS
-from sft.adapters.instructlab.monitor import Live, RankLost
+from sft.adapters.instructlab.monitor import RankLost, TrainingProgress
 from sft.adapters.instructlab.settings import LaunchSettings, MainArgs, WorkerOptions
 from sft.adapters.kubeflow.job import Display
 from sft.artifacts import LOGS_NAME, CheckpointArtifact, ModelArtifact, TokenizedArtifact
@@ -159,7 +159,7 @@ def manifest(cfg: TrainingConfig, inputs: TrainInputs, out: Path) -> dict[str, A
     return trainjob.export(cfg, task(cfg, inputs, logs, out / "work"))
 
 
-def _line(live: Live) -> str:
+def _line(live: TrainingProgress) -> str:
     row, left = live.row, round(live.seconds_left)
     validation = f", validation loss {row['validation_loss']:.4f}" if "validation_loss" in row else ""
     return (

@@ -17,7 +17,7 @@ from sft.adapters.kubeflow import job
 from sft.adapters.kubeflow.cluster import Access, connect
 from sft.adapters.kubeflow.job import Display
 from sft.adapters.kubeflow.manifest import TrainJob, check, manifest
-from sft.adapters.kubeflow.watch import Stay
+from sft.adapters.kubeflow.watch import JobWatcher
 from sft.config.schema import LauncherConfig, LauncherKind, ModelSource, RunConfig, TrainingConfig
 from sft.errors import ConfigError, Detached, Problem
 from sft.planning import resources
@@ -103,7 +103,7 @@ def train_in_pods(cfg: TrainingConfig, task: Task, display: Display, *, detach: 
     name = job.begin(cluster, asked, logs=task.logs, prepare=lambda: _prepare(cfg, task), display=display)
     if detach:
         raise Detached(f"TrainJob {name} goes on by itself")
-    Stay(
+    JobWatcher(
         cluster,
         asked,
         name,
@@ -111,7 +111,7 @@ def train_in_pods(cfg: TrainingConfig, task: Task, display: Display, *, detach: 
         num_epochs=cfg.num_epochs,
         start_timeout_seconds=cfg.launcher.start_timeout_seconds,
         display=display,
-    ).until_the_end()
+    ).watch()
 
 
 def export(cfg: TrainingConfig, task: Task) -> dict[str, Any]:
@@ -122,14 +122,14 @@ def export(cfg: TrainingConfig, task: Task) -> dict[str, Any]:
     """
     made = manifest(_job(cfg, run_id=task.run_id, key=task.key, logs=task.logs))
     check(made)
-    if any(end.verdict is Verdict.failed for end in pod_entrypoint.endings(task.logs)):
-        pod_entrypoint.forget(task.logs)  # not else: a job of this training may be at work
+    if any(end.verdict is Verdict.failed for end in pod_entrypoint.node_exits(task.logs)):
+        pod_entrypoint.clear_notes(task.logs)  # not else: a job of this training may be at work
     pod_entrypoint.save(task.logs, task.main, task.options, cfg.env)
     return made
 
 
 def _prepare(cfg: TrainingConfig, task: Task) -> None:
-    pod_entrypoint.forget(task.logs)
+    pod_entrypoint.clear_notes(task.logs)
     pod_entrypoint.save(task.logs, task.main, task.options, cfg.env)
 
 

@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from sft import logs, runner
 from sft.adapters.os.child import die_with
 from sft.adapters.os.command import interrupted_by
-from sft.adapters.os.gpu_slots import Slots
+from sft.adapters.os.gpu_slots import GpuSlots
 from sft.artifacts import Artifact, CheckpointArtifact, EvalReport
 from sft.config import compose
 from sft.config.compose import Recipe
@@ -30,7 +30,7 @@ from sft.config.schema import EvalBackend, RunConfig
 from sft.errors import ConfigError, Problem, SftError, StageError
 from sft.planning import estimate, resources
 from sft.progress import Progress
-from sft.runner.rerun import Earlier
+from sft.runner.rerun import RecordedRun
 from sft.sweep import records as kept
 from sft.sweep.records import Point
 from sft.sweep.spec import UNTRAINED
@@ -87,9 +87,9 @@ class Job:
     higher_is_better: bool
     points: tuple[Point, ...] = ()
     samples: bool = False
-    slots: Slots | None = None
+    slots: GpuSlots | None = None
     origin: Origin
-    earlier: Earlier | None = None
+    earlier: RecordedRun | None = None
 
     def __call__(self, composed: DictConfig) -> float | None:
         """Does a point and returns its objective; None where it has none.
@@ -127,8 +127,8 @@ class Job:
         progress.say(f"\n[{number}{total}: {' '.join(f'{key}={value}' for key, value in values.items())}]")
         if point.status in {"skipped", "same"}:
             return self._left_out(point, progress)
-        if runner.follows(cfg):
-            runner.follow(cfg, progress=progress, goal=self.until)
+        if runner.is_worker_node(cfg):
+            runner.run_worker_node(cfg, progress=progress, goal=self.until)
             return None
         return self._run(point, cfg, progress)
 
@@ -136,7 +136,7 @@ class Job:
         point.status, point.started_at = "running", kept.now()
         point.save(self.folder)
         try:
-            refuse_server(cfg)
+            refuse_server_backend(cfg)
             result = runner.run(cfg, recipe=self.source, command=self.command, progress=progress, goal=self.until)
             if self.until not in UNTRAINED:
                 direction = self.higher_is_better if self.samples else None
@@ -172,7 +172,7 @@ class Job:
         point.reason = str(error.message if isinstance(error, SftError) else error)
         point.exit_code = error.exit_code if isinstance(error, SftError) else 1
         self._ended(point)
-        logs.complain(error)
+        logs.print_error(error)
 
     def _ended(self, point: Point) -> None:
         point.ended_at = kept.now()
@@ -203,7 +203,7 @@ def judge(point: Point, cfg: RunConfig, until: str | None, others: Sequence[Poin
         others: Points that were judged before.
         num_at_once: Points that share this machine.
     """
-    point.work = runner.work_of(cfg, until)
+    point.work = runner.work_digest(cfg, until)
     twin = next(
         (other for other in others if other.work == point.work and other.status not in {"same", "skipped"}), None
     )
@@ -242,7 +242,7 @@ def score(made: Mapping[str, Artifact], name: str, higher_is_better: bool | None
     return found.value
 
 
-def refuse_server(cfg: RunConfig) -> None:
+def refuse_server_backend(cfg: RunConfig) -> None:
     """A server that runs already has some model, not the one that this run will train.
 
     Raises:

@@ -35,7 +35,7 @@ class Point(msgspec.Struct, kw_only=True):
         number: From 1, in the sweep's order.
         values: What varies, as it was written.
         run: Name of the run's folder.
-        work: What it does (`sft.runner.work_of`); points with the same are one.
+        work: What it does (`sft.runner.work_digest`); points with the same are one.
         reason: Why it failed or is skipped, or what it is the same as.
         twin: Number of the point that does its work; None = it does it itself.
         objective: Its score.
@@ -136,7 +136,7 @@ def points(folder: Path) -> list[Point]:
     return [_read(path, Point) for path in sorted((folder / POINTS).glob("[0-9]*.json"))]
 
 
-def forget_points(folder: Path) -> None:
+def clear_points(folder: Path) -> None:
     """Removes what an earlier try noted of its points; what they made is in the store."""
     for path in (folder / POINTS).glob("*.json"):
         path.unlink()
@@ -163,12 +163,12 @@ def _without(tree: dict[str, Any], varied: Mapping[str, str]) -> dict[str, Any]:
 def _write(path: Path, content: msgspec.Struct) -> None:
     """A reader sees the last whole one; secrets are masked."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(self_hashed_json.seal(redacted(msgspec.to_builtins(content))))
+    partial.write_bytes(self_hashed_json.dump_with_digest(redacted(msgspec.to_builtins(content))))
     partial.replace(path)
 
 
 def _read(path: Path, kind: type[T]) -> T:
     try:
-        return msgspec.convert(self_hashed_json.unseal(path.read_bytes()), kind)
+        return msgspec.convert(self_hashed_json.load_checked(path.read_bytes()), kind)
     except (OSError, ValueError) as error:  # msgspec's own is a ValueError
         raise DataError(f"{path}: {error}", fix="repeat the sweep: what is done is found in the store") from error

@@ -13,14 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from sft import runner
-from sft.adapters.os.gpu_slots import Slots, slots
+from sft.adapters.os.gpu_slots import GpuSlots, slots
 from sft.adapters.os.machine import gpus
 from sft.config.hydra_app import QUIET, through_hydra
 from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Preempted, Problem, SftError
 from sft.planning import resources
 from sft.progress import Progress
-from sft.runner.rerun import Earlier
+from sft.runner.rerun import RecordedRun
 from sft.sweep import records as kept
 from sft.sweep.point import Job, Origin, judge
 from sft.sweep.records import Point, SweepRecord
@@ -36,7 +36,7 @@ def sweep(
     source: Path,
     command: Sequence[str],
     until: str | None,
-    earlier: Earlier | None = None,
+    earlier: RecordedRun | None = None,
     on_end: Callable[[Path, Progress], None],
 ) -> int:
     """Runs a sweep; goes on after a point that fails.
@@ -82,7 +82,7 @@ def sweep(
         ),
         earlier=earlier,
     )
-    if runner.follows(configs[0]):
+    if runner.is_worker_node(configs[0]):
         _launch(found, job)
         return 0
     record = SweepRecord(
@@ -98,7 +98,7 @@ def sweep(
         higher_is_better=is_better_when_higher(name),
         started_at=kept.now(),
     )
-    kept.forget_points(folder)
+    kept.clear_points(folder)
     for point in points:
         point.save(folder)
     record.save(folder)
@@ -138,7 +138,7 @@ def _is_planned(found: Sweep) -> bool:
     return not found.samples and found.launcher in _HERE
 
 
-def _told(found: Sweep, cfg: RunConfig, name: str) -> tuple[Sweep, Slots | None]:
+def _told(found: Sweep, cfg: RunConfig, name: str) -> tuple[Sweep, GpuSlots | None]:
     """The sweep with what Hydra is to be told besides: the sampler's direction, and how many points at once."""
     own = list(found.own)
     if found.samples and not found.direction:
@@ -158,7 +158,7 @@ def _told(found: Sweep, cfg: RunConfig, name: str) -> tuple[Sweep, Slots | None]
     return replace(found, own=tuple(own), num_jobs=num), slots(num)
 
 
-def _judged(found: Sweep, configs: Sequence[RunConfig], until: str | None, parts: Slots | None) -> list[Point]:
+def _judged(found: Sweep, configs: Sequence[RunConfig], until: str | None, parts: GpuSlots | None) -> list[Point]:
     """Every point, and which of them are not to run."""
     points: list[Point] = []
     with parts.as_in(0) if parts else nullcontext():

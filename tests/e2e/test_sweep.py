@@ -26,7 +26,7 @@ LONG = ["training.num_epochs=400", "training.full_state_at_epoch=false", "eval=n
 
 def points(root: Path, name: str = "*") -> list[dict[str, Any]]:
     files = sorted(root.glob(f"runs/sweeps/{name}/points/*.json"))
-    return [self_hashed_json.unseal(path.read_bytes()) for path in files]
+    return [self_hashed_json.load_checked(path.read_bytes()) for path in files]
 
 
 def statuses(root: Path, name: str = "*") -> list[str]:

@@ -95,11 +95,11 @@ def test_a_byte_of_the_other_accounts_is_noticed(run: Path, pattern: str) -> Non
 
 def test_a_record_that_was_changed_together_with_its_digest_is_noticed(run: Path) -> None:
     file = run / "run.json"
-    facts = self_hashed_json.unseal(file.read_bytes())
+    facts = self_hashed_json.load_checked(file.read_bytes())
     facts["config"]["training"]["learning_rate"] = 1e-6
     [step] = [step for step in facts["steps"] if step["name"] == "dataset"]
     step["facts"]["source"] = "s3://elsewhere"
-    file.write_bytes(self_hashed_json.seal(facts))
+    file.write_bytes(self_hashed_json.dump_with_digest(facts))
     told = only(run, "package/*/model/sft.json")
     assert [problem for problem in verify(run).problems if problem.startswith(str(told))] == [
         f"{told}: dataset is not what the record says",

@@ -142,9 +142,9 @@ def test_a_record_is_repeated_with_its_settings_and_says_which_versions_differ(t
     broken = ["model=hub", f"model.name_or_path={tmp_path}", "dataset.seed=7"]
     assert sft("run", "quickstart", *broken, cwd=tmp_path).status == 1
     [run] = tmp_path.glob("runs/quickstart-*")
-    facts = self_hashed_json.unseal((run / "run.json").read_bytes())
+    facts = self_hashed_json.load_checked((run / "run.json").read_bytes())
     facts["versions"] |= {"torch": "0.1", "gone": "2"}
-    (run / "run.json").write_bytes(self_hashed_json.seal(facts))
+    (run / "run.json").write_bytes(self_hashed_json.dump_with_digest(facts))
     again = sft("run", "--from", str(run), cwd=tmp_path)
     assert again.status == 1  # as it failed before
     assert "= dataset: done before" in again.out
@@ -154,7 +154,7 @@ def test_a_record_is_repeated_with_its_settings_and_says_which_versions_differ(t
 
 
 def test_a_record_that_was_changed_is_not_repeated(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_bytes(self_hashed_json.seal({"config": {}}).replace(b"config", b"konfig"))
+    (tmp_path / "run.json").write_bytes(self_hashed_json.dump_with_digest({"config": {}}).replace(b"config", b"konfig"))
     answer = sft("run", "--from", str(tmp_path), cwd=tmp_path)
     assert answer.status == 1
     assert "run.json: was changed: its digest is" in answer.err

@@ -201,7 +201,7 @@ def test_running_out_of_memory_halves_the_batch_and_asks_nothing_twice(
     import torch
 
     from sft.adapters.evaluation import lm_eval
-    from sft.adapters.evaluation.progress_file import Meter
+    from sft.adapters.evaluation.progress_file import ProgressFile
 
     request = request_of(settings(batch_size="16"), inputs, tmp_path, tmp_path / "progress.json")
     request["batch_size"] = batch_size
@@ -215,7 +215,7 @@ def test_running_out_of_memory_halves_the_batch_and_asks_nothing_twice(
         return forward(batch, **more)
 
     model._model_call = small_memory
-    meter = Meter(tmp_path / "progress.json")
+    meter = ProgressFile(tmp_path / "progress.json")
     result = lm_eval.run(request, manager, model, tmp_path, meter, "t")
     halved = [note.rpartition("with ")[2] for note in meter.notes]
     assert halved == ["8 requests at once", "4 requests at once", "2 requests at once"]

@@ -19,7 +19,7 @@ ROWS = ["dataset.uri=synthetic://spell-numbers?rows=20"]
 
 def points(root: Path) -> list[dict[str, Any]]:
     files = sorted(root.glob("runs/sweeps/*/points/*.json"))
-    return [self_hashed_json.unseal(path.read_bytes()) for path in files]
+    return [self_hashed_json.load_checked(path.read_bytes()) for path in files]
 
 
 def statuses(root: Path) -> list[str]:

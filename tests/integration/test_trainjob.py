@@ -24,7 +24,7 @@ from sft.adapters.kubeflow import cluster, job
 from sft.adapters.kubeflow.cluster import Access, Cluster, TokenRefused, connect
 from sft.adapters.kubeflow.job import Display
 from sft.adapters.kubeflow.manifest import TrainJob
-from sft.adapters.kubeflow.watch import Stay
+from sft.adapters.kubeflow.watch import JobWatcher
 from sft.errors import ConfigError, Preempted, SftError, StageError
 from tests.servers.kubernetes import KubernetesServer
 from tests.servers.kubernetes.server import DROP, LOSE, wait_until
@@ -101,7 +101,7 @@ def begin(wanted: TrainJob, folder: Path, seen: Seen) -> tuple[Cluster, str]:
 def stay(wanted: TrainJob, folder: Path, seen: Seen, start_timeout_seconds: int | None = None) -> str:
     """Begins a job and stays to its end; its name."""
     there, name = begin(wanted, folder, seen)
-    one = Stay(
+    one = JobWatcher(
         there,
         wanted,
         name,
@@ -110,7 +110,7 @@ def stay(wanted: TrainJob, folder: Path, seen: Seen, start_timeout_seconds: int 
         start_timeout_seconds=start_timeout_seconds,
         display=seen.display(),
     )
-    one.until_the_end()
+    one.watch()
     return name
 
 

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sft.adapters.evaluation.sample_log import Journal
+from sft.adapters.evaluation.sample_log import SampleLog
 
 _WRITTEN = {"exact_match", "rouge_l", "chrf"}
 _LOWER_IS_BETTER = {"loss", "perplexity"}
 METRICS = ("loss", "perplexity", "token_accuracy", "exact_match", "rouge_l", "chrf")
 
 
-def publish(journal: Journal, file: Path) -> list[dict[str, Any]]:
+def publish(journal: SampleLog, file: Path) -> list[dict[str, Any]]:
     """Writes the samples in the split's order, and takes the means on the way."""
     sums: dict[str, tuple[array[float], array[float]]] = defaultdict(lambda: (array("d"), array("d")))
 

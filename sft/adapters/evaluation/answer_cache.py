@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sft.adapters.evaluation.progress_file import Meter
+from sft.adapters.evaluation.progress_file import ProgressFile
 
 _KINDS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
 
 
-class Answers:
+class AnswerCache:
     """Answers by the digest of what was asked, in a file of JSON lines.
 
     Args:
@@ -23,7 +23,7 @@ class Answers:
         meter: Counts them.
     """
 
-    def __init__(self, file: Path, meter: Meter) -> None:
+    def __init__(self, file: Path, meter: ProgressFile) -> None:
         self._meter = meter
         self._known: dict[str, Any] = {}
         whole = 0

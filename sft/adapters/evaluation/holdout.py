@@ -17,8 +17,8 @@ from typing import Any
 
 from sft.adapters.evaluation import aggregate, text_metrics
 from sft.adapters.evaluation.oom_batches import Budget, in_batches, is_out_of_memory
-from sft.adapters.evaluation.progress_file import Meter
-from sft.adapters.evaluation.sample_log import Journal
+from sft.adapters.evaluation.progress_file import ProgressFile
+from sft.adapters.evaluation.sample_log import SampleLog
 from sft.chat.template import Renderer, TemplateError
 from sft.errors import DataError, StageError
 
@@ -65,7 +65,9 @@ class Conversation:
     turns: list[Turn]
 
 
-def score(request: Mapping[str, Any], model: Any, renderer: Renderer, out: Path, meter: Meter) -> list[dict[str, Any]]:
+def score(
+    request: Mapping[str, Any], model: Any, renderer: Renderer, out: Path, meter: ProgressFile
+) -> list[dict[str, Any]]:
     """Scores the held-out split and writes `SAMPLES`, a line per assistant's turn.
 
     Args:
@@ -88,7 +90,7 @@ def score(request: Mapping[str, Any], model: Any, renderer: Renderer, out: Path,
     written_at_once = Budget(_TOKENS[kind], request["batch_size"], meter.note)
     compare = text_metrics.comparisons() if request["generate"] else {}
     pad_id = renderer.tokenizer.pad_token_id or 0
-    journal = Journal(Path(request["journal"]))
+    journal = SampleLog(Path(request["journal"]))
     meter.begins("held-out", request["num_samples"], len(journal))
     try:
         for window in _windows(Path(request["file"]), request["num_samples"], journal):
@@ -112,7 +114,7 @@ def score(request: Mapping[str, Any], model: Any, renderer: Renderer, out: Path,
     return found
 
 
-def _windows(file: Path, num_samples: int, journal: Journal) -> Iterator[list[tuple[int, dict[str, Any]]]]:
+def _windows(file: Path, num_samples: int, journal: SampleLog) -> Iterator[list[tuple[int, dict[str, Any]]]]:
     """What is still to be scored, with its place in the file."""
     with file.open("rb") as lines:
         rows = enumerate(itertools.islice(lines, num_samples))

@@ -11,9 +11,9 @@ from typing import Any
 from unittest import mock
 
 from sft.adapters.evaluation import task_index
-from sft.adapters.evaluation.answer_cache import Answers
+from sft.adapters.evaluation.answer_cache import AnswerCache
 from sft.adapters.evaluation.oom_batches import free_memory, is_out_of_memory
-from sft.adapters.evaluation.progress_file import Meter
+from sft.adapters.evaluation.progress_file import ProgressFile
 from sft.adapters.evaluation.results import digest_of_documents, refuse_nan, scores_of
 from sft.errors import DataError, StageError
 
@@ -81,7 +81,9 @@ def load(request: Mapping[str, Any]) -> Any:
         raise StageError(f"eval.backend={backend}: {error}", fix=f"pip install 'sft[{extra}]'") from error
 
 
-def run(request: Mapping[str, Any], manager: Any, model: Any, out: Path, meter: Meter, template: str) -> dict[str, Any]:
+def run(
+    request: Mapping[str, Any], manager: Any, model: Any, out: Path, meter: ProgressFile, template: str
+) -> dict[str, Any]:
     """Scores the tasks, and writes lm-eval's ``results_*.json`` and ``samples_*.jsonl``.
 
     Args:
@@ -102,7 +104,7 @@ def run(request: Mapping[str, Any], manager: Any, model: Any, out: Path, meter: 
     from lm_eval.loggers import EvaluationTracker
 
     tracker = EvaluationTracker(output_path=str(out / "results.json"))
-    answers = Answers(Path(request["answers"]), meter)
+    answers = AnswerCache(Path(request["answers"]), meter)
     answers.watch(model)
     try:
         results = _evaluate(request, manager, model, tracker, meter)
@@ -123,7 +125,9 @@ def run(request: Mapping[str, Any], manager: Any, model: Any, out: Path, meter: 
     return {"scores": scores, "versions": dict(results["versions"]), "data": data}
 
 
-def _evaluate(request: Mapping[str, Any], manager: Any, model: Any, tracker: Any, meter: Meter) -> dict[str, Any]:
+def _evaluate(
+    request: Mapping[str, Any], manager: Any, model: Any, tracker: Any, meter: ProgressFile
+) -> dict[str, Any]:
     """`simple_evaluate`, with half the batch where memory ran out: what was answered is not asked again."""
     from lm_eval import simple_evaluate
 

@@ -11,7 +11,7 @@ _SECONDS = 0.2
 """Between two states that are written."""
 
 
-class Meter:
+class ProgressFile:
     """Counts samples, and keeps what is worth telling.
 
     Args:

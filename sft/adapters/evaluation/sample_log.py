@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 
-class Journal:
+class SampleLog:
     """Lines in the order in which they were done; a line that was cut off is dropped.
 
     Args:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.adapters.evaluation import holdout, lm_eval
-from sft.adapters.evaluation.progress_file import Meter
+from sft.adapters.evaluation.progress_file import ProgressFile
 from sft.adapters.os import child
 from sft.chat.template import Renderer, stops
 
@@ -22,7 +22,7 @@ PROGRESS = "progress.json"
 
 def _evaluate(request: dict[str, Any]) -> Mapping[str, Any]:
     """Child. The request is `sft.stages.evaluate.request_of`'s."""
-    out, meter = Path(request["out"]), Meter(Path(request["progress"]))
+    out, meter = Path(request["out"]), ProgressFile(Path(request["progress"]))
     hf = request["backend"] == "hf"
     manager = model = None
     if request["tasks"]:
@@ -59,7 +59,9 @@ def _load(request: Mapping[str, Any]) -> Any:
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
-def _holdout(request: Mapping[str, Any], model: Any, tokenizer: Any, out: Path, meter: Meter) -> list[dict[str, Any]]:
+def _holdout(
+    request: Mapping[str, Any], model: Any, tokenizer: Any, out: Path, meter: ProgressFile
+) -> list[dict[str, Any]]:
     import torch
 
     torch.manual_seed(request["seed"])

@@ -22,7 +22,7 @@ class RankLost(StageError):
 
 
 @dataclass(frozen=True)
-class Live:
+class TrainingProgress:
     """What there is to see of a training at work.
 
     Attributes:
@@ -46,7 +46,7 @@ class View:
         logs: Path,
         num_epochs: int,
         stall_timeout_seconds: float,
-        watch: Callable[[Live], None],
+        watch: Callable[[TrainingProgress], None],
         say: Callable[[str], None],
     ) -> None:
         self._logs = logs
@@ -101,7 +101,7 @@ class View:
         began, first = self._first
         num_steps = start["steps_per_epoch"] * self._num_epochs
         mean_seconds = (now - began) / (step - first) if step > first else self._row["seconds"]
-        self._watch(Live(self._row, num_steps, self._num_epochs, mean_seconds * (num_steps - step)))
+        self._watch(TrainingProgress(self._row, num_steps, self._num_epochs, mean_seconds * (num_steps - step)))
 
     def _check(self) -> None:
         """Whether any file of the run has changed lately."""

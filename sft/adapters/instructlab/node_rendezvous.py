@@ -26,7 +26,7 @@ _SAVING_SECONDS = 60.0
 """A state that is being saved grows at least once in this time."""
 
 
-class Gathering:
+class NodeRendezvous:
     """One node's part in it.
 
     Args:

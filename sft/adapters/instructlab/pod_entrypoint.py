@@ -24,10 +24,10 @@ from typing import Any
 
 from sft import __version__
 from sft.adapters.instructlab.layout import FINISHED, SETTINGS
-from sft.adapters.instructlab.monitor import Live, RankLost
-from sft.adapters.instructlab.node_rendezvous import FOLDER, Gathering
+from sft.adapters.instructlab.monitor import RankLost, TrainingProgress
+from sft.adapters.instructlab.node_rendezvous import FOLDER, NodeRendezvous
 from sft.adapters.instructlab.settings import LaunchSettings, MainArgs, Nodes, WorkerOptions
-from sft.adapters.instructlab.torchrun import attend, clear
+from sft.adapters.instructlab.torchrun import clear, supervise_node
 from sft.adapters.os.child import write_json
 from sft.errors import Preempted, SftError, StageError
 from sft.logs import mask_streams, redact
@@ -70,7 +70,7 @@ class Ended:
     fix: str | None
 
 
-def forget(logs: Path) -> None:
+def clear_notes(logs: Path) -> None:
     """Takes away what an earlier job has noted. None may be at work."""
     clear(logs)
     for folder in (ENDED, FOLDER):
@@ -90,7 +90,7 @@ def save(logs: Path, main: MainArgs, options: WorkerOptions, env: Mapping[str, s
     write_json(logs / SETTINGS, content)
 
 
-def endings(logs: Path) -> list[Ended]:
+def node_exits(logs: Path) -> list[Ended]:
     """How nodes have ended since `forget`, the first first; a node that started again has none."""
     notes = [json.loads(path.read_text(encoding="utf-8")) for path in (logs / ENDED).glob("node_*.json")]
     notes.sort(key=lambda note: float(note["time"]))
@@ -131,10 +131,10 @@ def _train(logs: Path, node: int) -> None:
     _check_others(logs)
     _check_versions(saved["versions"])
     settings = _settings(saved)
-    gathering = Gathering(logs, node, settings.nodes.num)
+    gathering = NodeRendezvous(logs, node, settings.nodes.num)
     gathering.wait(lambda: _check_others(logs), _tell, lambda: clear(logs))
     (logs / ENDED / f"node_{node}.json").unlink(missing_ok=True)
-    attend(
+    supervise_node(
         MainArgs(**saved["main"]),
         settings,
         logs=logs,
@@ -166,7 +166,7 @@ def _check_others(logs: Path) -> None:
     """
     if (logs / FINISHED).exists():
         raise _Done
-    if own := next((end for end in endings(logs) if end.verdict is Verdict.failed), None):
+    if own := next((end for end in node_exits(logs) if end.verdict is Verdict.failed), None):
         raise StageError(own.message, fix=own.fix)
 
 
@@ -201,7 +201,7 @@ class _Telling:
     def __init__(self, *, is_first: bool) -> None:
         self._next_at = 0.0 if is_first else float("inf")
 
-    def watch(self, live: Live) -> None:
+    def watch(self, live: TrainingProgress) -> None:
         if time.monotonic() >= self._next_at:
             self._next_at = time.monotonic() + _SAY_EVERY_SECONDS
             row = live.row

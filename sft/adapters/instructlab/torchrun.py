@@ -28,7 +28,7 @@ from sft.adapters.instructlab.layout import (
     STOPPED,
     UNTRACKED,
 )
-from sft.adapters.instructlab.monitor import Live, RankLost, View
+from sft.adapters.instructlab.monitor import RankLost, TrainingProgress, View
 from sft.adapters.instructlab.settings import LaunchSettings, MainArgs, Nodes, WorkerOptions
 from sft.adapters.os.child import write_json
 from sft.adapters.os.process import ended, failure, supervise, tail
@@ -47,7 +47,7 @@ def launch(
     settings: LaunchSettings,
     *,
     logs: Path,
-    watch: Callable[[Live], None],
+    watch: Callable[[TrainingProgress], None],
     say: Callable[[str], None],
 ) -> None:
     """Trains to the end, from the last full state where there is one; on one node of several, its part.
@@ -70,7 +70,7 @@ def launch(
     if settings.nodes.rank == 0:
         clear(logs)
         write_json(logs / SETTINGS, {"main": asdict(main), "options": asdict(options)})
-    attend(main, settings, logs=logs, watch=watch, say=say)
+    supervise_node(main, settings, logs=logs, watch=watch, say=say)
 
 
 def clear(logs: Path) -> None:
@@ -82,12 +82,12 @@ def clear(logs: Path) -> None:
         (logs / note).unlink(missing_ok=True)
 
 
-def attend(
+def supervise_node(
     main: MainArgs,
     settings: LaunchSettings,
     *,
     logs: Path,
-    watch: Callable[[Live], None],
+    watch: Callable[[TrainingProgress], None],
     say: Callable[[str], None],
     check: Callable[[], None] = lambda: None,
 ) -> None:

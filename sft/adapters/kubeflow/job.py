@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sft.adapters.instructlab.layout import FINISHED
-from sft.adapters.instructlab.monitor import Live
+from sft.adapters.instructlab.monitor import TrainingProgress
 from sft.adapters.kubeflow import status
 from sft.adapters.kubeflow.cluster import Cluster, Conflict, Unreachable
 from sft.adapters.kubeflow.manifest import TrainJob, check, manifest
@@ -34,7 +34,7 @@ class Display:
         say: Takes a line that is worth keeping.
     """
 
-    watch: Callable[[Live], None]
+    watch: Callable[[TrainingProgress], None]
     update: Callable[[str], None]
     say: Callable[[str], None]
 

@@ -38,7 +38,7 @@ _HOPELESS = {1, 2, 126, 127, 128}
 """Exit statuses of what could not even begin; a node that begins ends with a `Verdict`."""
 
 
-class Stay:
+class JobWatcher:
     """Stays with a job until it has ended.
 
     Args:
@@ -74,7 +74,7 @@ class Stay:
         self._view: View | None = None
         self._resumed_at = -1
 
-    def until_the_end(self) -> None:
+    def watch(self) -> None:
         """Returns once the training is done.
 
         Raises:
@@ -139,7 +139,7 @@ class Stay:
         if state.state is State.complete:
             self._wait_for_the_volume()
             return True
-        own = [end for end in pod_entrypoint.endings(self._logs) if end.verdict is Verdict.failed]
+        own = [end for end in pod_entrypoint.node_exits(self._logs) if end.verdict is Verdict.failed]
         if state.state is State.failed or own or any(_must_end(p) for p in have):
             self._fail(state, have, is_over=state.state is State.failed)
         if sum(p.phase == "Running" for p in have) < self._job.num_nodes:
@@ -232,7 +232,7 @@ class Stay:
             self._name,
             state,
             have,
-            ends=pod_entrypoint.endings(self._logs),
+            ends=pod_entrypoint.node_exits(self._logs),
             events=status.events(found, self._name),
             last_lines=last_lines,
             logs=self._logs,

@@ -33,13 +33,13 @@ def run_command(command: Callable[[], int], *, debug: bool) -> int:
         except SftError as error:
             if debug:
                 raise
-            logs.complain(error)
+            logs.print_error(error)
             return error.exit_code
         except Preempted as stopped:
-            logs.complain(str(stopped))
+            logs.print_error(str(stopped))
             return stopped.exit_code
         except KeyboardInterrupt:
-            logs.complain("interrupted; the same command continues")
+            logs.print_error("interrupted; the same command continues")
             return INTERRUPTED
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: `sft plan … | head`

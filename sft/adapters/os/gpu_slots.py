@@ -21,7 +21,7 @@ _WAIT_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
-class Slots:
+class GpuSlots:
     """Equal parts of this machine.
 
     Attributes:
@@ -65,12 +65,12 @@ class Slots:
                 os.sched_setaffinity(0, affinity)
 
 
-def slots(num: int) -> Slots:
+def slots(num: int) -> GpuSlots:
     """This machine in so many parts."""
     visible = os.environ.get(_VISIBLE)
     ids = [entry for entry in visible.split(",") if entry.strip()] if visible is not None else []
     gpus = ids[: len(machine.gpus())] if ids else [str(place) for place in range(len(machine.gpus()))]
-    return Slots(num, tuple(gpus), _affinity())
+    return GpuSlots(num, tuple(gpus), _affinity())
 
 
 def _affinity() -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from sft.adapters.os.process import run_module
 from sft.artifacts import sha256_file
 from sft.errors import StageError
 
-LATER = "earlier stages are done, the same command goes on where this one stopped"
+RETRY_HINT = "earlier stages are done, the same command goes on where this one stopped"
 _MIB = 1 << 20
 _TOLD_EVERY_SECONDS = 0.5
 _SENT = "sent"

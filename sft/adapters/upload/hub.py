@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft.adapters.os import child
-from sft.adapters.upload import LATER, Told, Upload, Uploaded, other_content, run
+from sft.adapters.upload import RETRY_HINT, Told, Upload, Uploaded, other_content, run
 from sft.artifacts import sha256_file
 from sft.errors import StageError
 
@@ -134,15 +134,15 @@ def _in_our_words(repo: str) -> Iterator[None]:
         said = _said(error)
         if status in {401, 403, 404}:
             message = f"the hub does not let us write {repo} ({status}: {said})"
-            fix = f"set HF_TOKEN to a token that may write there, and make it below a name that exists; {LATER}"
+            fix = f"set HF_TOKEN to a token that may write there, and make it below a name that exists; {RETRY_HINT}"
             raise StageError(message, fix=fix) from error
         if status is not None:
-            raise StageError(f"the hub answers {status} for {repo}: {said}", fix=LATER) from error
+            raise StageError(f"the hub answers {status} for {repo}: {said}", fix=RETRY_HINT) from error
         if isinstance(error, errors.HTTPError | errors.OfflineModeIsEnabled):  # type: ignore[attr-defined]
             message = f"the hub can't be reached ({type(error).__name__}: {said})"
-            raise StageError(message, fix=f"check the network, HF_ENDPOINT and HF_HUB_OFFLINE; {LATER}") from error
+            raise StageError(message, fix=f"check the network, HF_ENDPOINT and HF_HUB_OFFLINE; {RETRY_HINT}") from error
         cause = f": {_said(error.__cause__)}" if error.__cause__ else ""
-        raise StageError(f"{said}{cause}", fix=LATER) from error
+        raise StageError(f"{said}{cause}", fix=RETRY_HINT) from error
 
 
 def _said(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from urllib.parse import urlencode, urljoin, urlsplit
 import urllib3
 from urllib3.exceptions import HTTPError, MaxRetryError, SSLError
 
-from sft.adapters.upload import LATER
+from sft.adapters.upload import RETRY_HINT
 from sft.adapters.upload.login import PASSWORD, USERNAME, Login, login
 from sft.errors import StageError
 
@@ -125,7 +125,7 @@ class Repository:
             return ask()
         except _Again as error:
             message = f"the registry {self.host} {error}"
-            raise StageError(message, fix=f"check registry.upload and the network; {LATER}") from error
+            raise StageError(message, fix=f"check registry.upload and the network; {RETRY_HINT}") from error
 
     def _ask(
         self, method: str, url: str, good: set[int], headers: Mapping[str, str] | None = None, body: Any = None
@@ -141,10 +141,10 @@ class Repository:
         what = f"answers {answer.status} ({_said(answer)})"
         if answer.status in {401, 403}:
             fix = f"docker login {self.host}, or set {USERNAME} and {PASSWORD}, for a user that may push"
-            raise StageError(f"the registry {self.host} {what}: it doesn't take the login", fix=f"{fix}; {LATER}")
+            raise StageError(f"the registry {self.host} {what}: it doesn't take the login", fix=f"{fix}; {RETRY_HINT}")
         if answer.status == 429 or answer.status >= 500:
             raise _Again(what)
-        raise StageError(f"the registry {self.host} {what}", fix=LATER)
+        raise StageError(f"the registry {self.host} {what}", fix=RETRY_HINT)
 
     def _send(self, method: str, url: str, headers: Mapping[str, str], body: Any) -> urllib3.BaseHTTPResponse:
         ours = urlsplit(url).netloc == urlsplit(self._root).netloc  # a storage behind it is told nothing
@@ -199,7 +199,7 @@ class Repository:
         if answer.status != 200:
             fix = f"docker login {self.host}, or set {USERNAME} and {PASSWORD}"
             message = f"the registry {self.host} doesn't take the login: its token server answers {answer.status}"
-            raise StageError(message, fix=f"{fix}; {LATER}")
+            raise StageError(message, fix=f"{fix}; {RETRY_HINT}")
         facts = answer.json()
         return str(facts.get("token") or facts["access_token"])
 

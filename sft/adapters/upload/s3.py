@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.adapters.os import child
-from sft.adapters.upload import LATER, Sent, Told, Upload, Uploaded, other_content, run
+from sft.adapters.upload import RETRY_HINT, Sent, Told, Upload, Uploaded, other_content, run
 from sft.errors import StageError
 
 _MIB = 1 << 20
@@ -35,7 +35,7 @@ _NOT_TOLD = {"403", "404"}
 _WRONG_KEY = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "AuthFailure"}
 _FULL = {"QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage", "507"}
 _KEYS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN)"
-_ENDPOINT = f"check AWS_ENDPOINT_URL and the network; {LATER}"
+_ENDPOINT = f"check AWS_ENDPOINT_URL and the network; {RETRY_HINT}"
 
 
 def upload(upload: Upload, *, folder: Path, told: Told) -> Uploaded:
@@ -237,13 +237,13 @@ def _in_our_words(model: Upload) -> Iterator[None]:
         if code == "NoSuchBucket":
             raise StageError(f"there is no bucket {model.host}", fix=f"make it, or {_ENDPOINT}") from error
         if code in _WRONG_KEY:
-            raise StageError(f"{what}: it doesn't take the key", fix=f"{_KEYS}; {LATER}") from error
+            raise StageError(f"{what}: it doesn't take the key", fix=f"{_KEYS}; {RETRY_HINT}") from error
         if code in {"AccessDenied", "Forbidden", "403"}:
             rights = "s3:PutObject, s3:GetObject (what arrives is read back), s3:ListMultipartUploadParts"
             raise StageError(f"{what}: the key lacks a right", fix=f"it needs {rights}; or {_KEYS}") from error
         if code in _FULL:
-            raise StageError(f"{what}: it has no space left", fix=f"make some; {LATER}") from error
-        raise StageError(what, fix=LATER) from error
+            raise StageError(f"{what}: it has no space left", fix=f"make some; {RETRY_HINT}") from error
+        raise StageError(what, fix=RETRY_HINT) from error
     except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
         raise StageError(f"no credentials: {error}", fix=_KEYS) from error
     except exceptions.SSLError as error:

@@ -9,9 +9,9 @@ import pytest
 
 from sft.config.compose import compose, find_recipe
 from sft.errors import ConfigError
-from sft.planning.plan import Circumstances, Plan, build_plan
+from sft.planning.plan import Environment, Plan, build_plan
 
-WORLD = Circumstances(
+WORLD = Environment(
     dataset_version="1",
     model_version="",
     tasks_version="t",
@@ -25,7 +25,7 @@ TOLD = ["package", "register"]
 """Steps that tell of the whole run: another one has others."""
 
 
-def plan(*overrides: str, world: Circumstances = WORLD) -> Plan:
+def plan(*overrides: str, world: Environment = WORLD) -> Plan:
     return build_plan(compose(find_recipe("quickstart"), overrides), world)
 
 
@@ -37,7 +37,7 @@ def keys(made: Plan) -> dict[str, str]:
     return digests
 
 
-def changed(*overrides: str, world: Circumstances = WORLD) -> list[str]:
+def changed(*overrides: str, world: Environment = WORLD) -> list[str]:
     before, after = keys(plan()), keys(plan(*overrides, world=world))
     return [name for name in after if before.get(name) != after[name]]
 

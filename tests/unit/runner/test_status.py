@@ -31,9 +31,9 @@ def test_a_registration_is_done_as_long_as_its_database_is_there(store: Store, t
     )
     (tmp_path / "mlflow.db").touch()
     store.publish(step.key({}), "register", model, settings={}, inputs={}, seconds=0)
-    assert "register" in runner.found(Plan((step,)), store)
+    assert "register" in runner.find_done(Plan((step,)), store)
     (tmp_path / "mlflow.db").unlink()
-    assert ("register" in runner.found(Plan((step,)), store)) is address.startswith("http")
+    assert ("register" in runner.find_done(Plan((step,)), store)) is address.startswith("http")
 
 
 def test_the_same_settings_have_the_same_folder_under_any_root() -> None:
@@ -57,8 +57,8 @@ def test_a_run_goes_on_elsewhere_with_what_it_made_and_another_run_does_not(
     store.publish(key, "train", made, settings=there.settings, inputs={}, seconds=0)
     previous = record.begin(run_id="r", recipe=Path("r"), command=[], config={}, gpus=[], steps=["train"])
     previous.step("train").key = key
-    assert ("train" in runner.found(Plan((here,)), store, previous)) is is_found
-    assert "train" not in runner.found(Plan((here,)), store)
+    assert ("train" in runner.find_done(Plan((here,)), store, previous)) is is_found
+    assert "train" not in runner.find_done(Plan((here,)), store)
 
 
 def test_what_a_sweep_looks_for_changes_no_folder() -> None:
@@ -85,21 +85,21 @@ def test_work_is_the_same_where_no_step_would_make_anything_else(
 ) -> None:
     monkeypatch.setattr(machine, "gpus", tuple)
     recipe = find_recipe("quickstart")
-    assert (runner.work_of(compose(recipe, overrides)) == runner.work_of(compose(recipe, []))) is is_same
+    assert (runner.work_digest(compose(recipe, overrides)) == runner.work_digest(compose(recipe, []))) is is_same
 
 
 def test_on_one_rank_all_strategies_are_one_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "gpus", tuple)
     recipe, alone = find_recipe("quickstart"), "training.launcher.procs_per_worker=1"
     strategies = ("full_shard", "shard_grad_op", "hybrid_shard", "no_shard")
-    assert len({runner.work_of(compose(recipe, [alone, f"training.fsdp={name}"])) for name in strategies}) == 1
+    assert len({runner.work_digest(compose(recipe, [alone, f"training.fsdp={name}"])) for name in strategies}) == 1
 
 
 def test_only_what_is_to_be_reached_counts_as_work() -> None:
     recipe = find_recipe("quickstart")
     configs = [compose(recipe, [f"eval.limit={limit}"]) for limit in (1, 2)]
-    assert len({runner.work_of(cfg) for cfg in configs}) == 2
-    assert len({runner.work_of(cfg, "train") for cfg in configs}) == 1
+    assert len({runner.work_digest(cfg) for cfg in configs}) == 2
+    assert len({runner.work_digest(cfg, "train") for cfg in configs}) == 1
 
 
 def test_a_run_that_was_killed_is_not_at_work(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_weights_and_adapter_are_links_and_the_rest_is_beside_them(inputs: Packa
 
 def test_sft_json_holds_the_record_its_digest_and_that_of_each_file(inputs: PackageInputs, tmp_path: Path) -> None:
     made = make(CONFIG, inputs, tmp_path / "out")
-    facts = self_hashed_json.unseal((made.model_dir / "sft.json").read_bytes())
+    facts = self_hashed_json.load_checked((made.model_dir / "sft.json").read_bytes())
     assert facts["record"] == inputs.record
     assert facts["record_digest"] == made.record_digest == self_hashed_json.digest_of(inputs.record)
     files = hash_files(made.model_dir)
@@ -162,11 +162,11 @@ def test_a_signed_folder_is_known_by_its_key_alone(
 def test_a_forged_record_is_known_by_the_signature(inputs: PackageInputs, tmp_path: Path) -> None:
     private, public = key_pair(tmp_path)
     folder = make(replace(CONFIG, sign=str(private)), inputs, tmp_path / "out").model_dir
-    facts = self_hashed_json.unseal((folder / "sft.json").read_bytes())
+    facts = self_hashed_json.load_checked((folder / "sft.json").read_bytes())
     record = {**facts["record"], "command": ["sft", "run", "nothing.yaml"]}
     forged = {**facts, "record": record, "record_digest": self_hashed_json.digest_of(record)}
     before = verify(folder).digest
-    (folder / "sft.json").write_bytes(self_hashed_json.seal(forged))
+    (folder / "sft.json").write_bytes(self_hashed_json.dump_with_digest(forged))
     unsigned = verify(folder)
     assert unsigned.problems == []
     assert unsigned.digest != before  # which a registry holds

@@ -96,7 +96,7 @@ def test_points_and_sweep_are_read_as_they_were_written(tmp_path: Path) -> None:
         point.save(tmp_path)
     assert kept.load(tmp_path) == sweep
     assert kept.points(tmp_path) == points
-    kept.forget_points(tmp_path)
+    kept.clear_points(tmp_path)
     assert kept.points(tmp_path) == []
 
 

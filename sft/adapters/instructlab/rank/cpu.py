@@ -14,7 +14,7 @@ from unittest import mock
 
 
 @contextmanager
-def as_accelerator() -> Iterator[None]:
+def cpu_as_accelerator() -> Iterator[None]:
     """Makes the CPU stand where the library expects CUDA devices, until the block ends."""
     import torch
     from instructlab.training import accelerator, batch_loss_manager

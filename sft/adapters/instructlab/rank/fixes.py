@@ -58,7 +58,7 @@ def options(*, mixed_precision: str, num_workers: int, gradient_checkpointing: b
 
 
 @contextmanager
-def mended() -> Iterator[None]:
+def patched_library() -> Iterator[None]:
     """All mends at once."""
     import torch.distributed.fsdp._state_dict_utils as fsdp_state
     from instructlab.training import main_ds, utils

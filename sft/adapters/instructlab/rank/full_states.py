@@ -40,7 +40,7 @@ class Position:
     samples_seen: int = 0
 
 
-class States:
+class FullStates:
     """The full states of a run, each in ``<root>/step_<N>``. Every method is called by all ranks together."""
 
     def __init__(self, root: Path, *, keep: int) -> None:

@@ -21,7 +21,7 @@ def resuming(epoch_sampler: type, num_seen: Callable[[], int]) -> type:
     return ResumingSampler
 
 
-class Between:
+class BatchHook:
     """A loader that calls `after` between the step on one batch and the next batch, and after the last."""
 
     def __init__(self, loader: Any, after: Callable[[], None]) -> None:
@@ -43,7 +43,7 @@ class Between:
             yield batch
             self._after()
 
-    def __deepcopy__(self, _memo: object) -> Between:
+    def __deepcopy__(self, _memo: object) -> BatchHook:
         return self  # upstream copies loader and dataset for accelerate and drops the copy (accelerator.py:138)
 
 

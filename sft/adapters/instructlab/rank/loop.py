@@ -21,7 +21,7 @@ from unittest import mock
 
 from sft.adapters.instructlab.layout import FINISHED, METRICS, RESUMED, STATES, STOP, STOPPED, UNTRACKED
 from sft.adapters.instructlab.rank import loader
-from sft.adapters.instructlab.rank.full_states import Position, States
+from sft.adapters.instructlab.rank.full_states import FullStates, Position
 from sft.adapters.instructlab.settings import WorkerOptions
 from sft.adapters.instructlab.tracking import Trackers
 from sft.adapters.os.child import write_json
@@ -51,13 +51,13 @@ class Loop:
         self._folder = folder
         self._alive = alive
         self._output = Path(args.output_dir)
-        self._states = States(self._output / STATES, keep=options.keep_full_states)
+        self._states = FullStates(self._output / STATES, keep=options.keep_full_states)
         self._at = Position()
         self._kept_at = -1
         self._row: dict[str, Any] = {}
 
     @contextmanager
-    def entered(self) -> Iterator[None]:
+    def installed(self) -> Iterator[None]:
         """Stands in the library's loop until the block ends."""
         from instructlab.training import accelerator, main_ds, sampler
 
@@ -83,7 +83,7 @@ class Loop:
         def get_data_loader(*args: Any, **kwargs: Any) -> Any:
             training, self._validation = make(*args, **kwargs)
             self._steps_per_epoch, self._num_rows = len(training), len(training.dataset)
-            return loader.Between(training, self._after_step), None
+            return loader.BatchHook(training, self._after_step), None
 
         return get_data_loader
 
@@ -99,7 +99,7 @@ class Loop:
             write_json(self._folder / RESUMED, note)
 
     def _train(self, train: Callable[..., None]) -> Callable[..., None]:
-        def follow(args: argparse.Namespace, model: Any, accelerator: Any, **rest: Any) -> None:
+        def run_worker_node(args: argparse.Namespace, model: Any, accelerator: Any, **rest: Any) -> None:
             self._model, self._accelerator = model, accelerator
             options = self._options
             with Trackers(
@@ -114,13 +114,13 @@ class Loop:
                 self._began = time.perf_counter()
                 train(args, model=model, accelerator=accelerator, **rest)
 
-        return follow
+        return run_worker_node
 
     def _process(self, manager: Any, batch: list[Any]) -> Any:
         """A batch, forward and backward; refuses a loss that is not a number before it reaches the weights."""
         metrics, loss = self._process_upstream(manager, batch)
         if not math.isfinite(loss):
-            raise self._not_a_number("loss", loss)
+            raise self._refuse_nan("loss", loss)
         self._num_tokens = sum(loader.num_tokens(minibatch) for minibatch in batch)
         self._row = {
             "loss": loss,
@@ -134,13 +134,13 @@ class Loop:
         """Upstream's (accelerator.py:289@0.16.2), with the norm kept and its bound a setting."""
         norm = float(accelerator.clip_grad_norm_(accelerator.model.parameters(), self._options.max_grad_norm))
         if not math.isfinite(norm):
-            raise self._not_a_number("gradient norm", norm)
+            raise self._refuse_nan("gradient norm", norm)
         accelerator.optimizer.step()
         accelerator.lr_scheduler.step()
         accelerator.optimizer.zero_grad()
         self._row["gradient_norm"] = norm
 
-    def _not_a_number(self, what: str, value: float) -> StageError:
+    def _refuse_nan(self, what: str, value: float) -> StageError:
         return StageError(
             f"the {what} is {value} at step {self._at.step + 1} (epoch {self._at.epoch})",
             fix="a lower training.learning_rate, more training.warmup_steps, or training.precision=fp32",

@@ -30,7 +30,7 @@ PLACES = 128
 
 
 @contextmanager
-def where_it_counts() -> Iterator[None]:
+def patched_loss() -> Iterator[None]:
     """Replaces the library's loss, of training and of validation, until the block ends."""
     from instructlab.training import main_ds, model
 

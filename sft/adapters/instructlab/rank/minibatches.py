@@ -21,7 +21,7 @@ Minibatch = dict[str, Any]
 
 
 @contextmanager
-def divided(max_tokens: int) -> Iterator[None]:
+def patched_packer(max_tokens: int) -> Iterator[None]:
     """Replaces the library's packer and collation of padded minibatches until the block ends.
 
     Args:

@@ -69,7 +69,7 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
     args.disable_flash_attn = not (cuda and _has_flash_attention())
     with ExitStack() as patches:
         if not cuda:
-            patches.enter_context(cpu.as_accelerator())
+            patches.enter_context(cpu.cpu_as_accelerator())
         patches.enter_context(
             fixes.options(
                 mixed_precision="bf16" if bf16 else "no",
@@ -77,16 +77,16 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
                 gradient_checkpointing=options.gradient_checkpointing,
             )
         )
-        patches.enter_context(fixes.mended())
-        patches.enter_context(minibatches.divided(args.max_batch_len))
-        patches.enter_context(loss.where_it_counts())
+        patches.enter_context(fixes.patched_library())
+        patches.enter_context(minibatches.patched_packer(args.max_batch_len))
+        patches.enter_context(loss.patched_loss())
         if args.lora_r:
             patches.enter_context(
                 lora.trainable(
                     adapted_model=options.adapted_model, gradient_checkpointing=options.gradient_checkpointing
                 )
             )
-        patches.enter_context(loop.Loop(args, options, folder, alive=alive).entered())
+        patches.enter_context(loop.Loop(args, options, folder, alive=alive).installed())
         set_random_seed(args.seed)
         try:
             main_ds.main(args)

@@ -14,7 +14,7 @@ import pytest
 from sft.adapters.evaluation import aggregate, holdout
 from sft.adapters.evaluation.holdout import Conversation
 from sft.adapters.evaluation.oom_batches import Budget, in_batches
-from sft.adapters.evaluation.progress_file import Meter
+from sft.adapters.evaluation.progress_file import ProgressFile
 from sft.artifacts import ModelArtifact
 from sft.chat.template import Renderer
 from sft.errors import DataError, StageError
@@ -178,9 +178,9 @@ def request_of(tmp_path: Path) -> dict[str, Any]:
     return {"file": str(file), "num_samples": 3, **rest}
 
 
-def score(request: dict[str, Any], loaded: tuple[Any, Any], out: Path) -> tuple[list[dict[str, Any]], Meter]:
+def score(request: dict[str, Any], loaded: tuple[Any, Any], out: Path) -> tuple[list[dict[str, Any]], ProgressFile]:
     out.mkdir(exist_ok=True)
-    meter = Meter(out / "progress.json")
+    meter = ProgressFile(out / "progress.json")
     return holdout.score(request, loaded[0], renderer(loaded), out, meter), meter
 
 

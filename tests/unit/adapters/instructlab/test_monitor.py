@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from sft.adapters.instructlab.layout import METRICS, RESUMED, STACKS, UNTRACKED
-from sft.adapters.instructlab.monitor import Live, RankLost, View
+from sft.adapters.instructlab.monitor import RankLost, TrainingProgress, View
 from sft.adapters.os.child import write_json
 
 
-def view(logs: Path, seen: list[Live], said: list[str], *, timeout: float = 1800.0) -> View:
+def view(logs: Path, seen: list[TrainingProgress], said: list[str], *, timeout: float = 1800.0) -> View:
     return View(logs, 2, timeout, seen.append, said.append)
 
 
@@ -26,7 +26,7 @@ def row(step: int) -> str:
 
 
 def test_the_newest_whole_row_is_shown_with_the_length_of_the_run(tmp_path: Path) -> None:
-    seen: list[Live] = []
+    seen: list[TrainingProgress] = []
     looking = view(tmp_path, seen, [])
     looking.look()
     begin(tmp_path)
@@ -40,7 +40,7 @@ def test_the_newest_whole_row_is_shown_with_the_length_of_the_run(tmp_path: Path
 
 
 def test_a_run_that_goes_on_says_from_where_and_shows_no_old_step(tmp_path: Path) -> None:
-    seen: list[Live] = []
+    seen: list[TrainingProgress] = []
     said: list[str] = []
     (tmp_path / METRICS).write_text(row(1) + row(2))
     begin(tmp_path, step=2, damaged=("full state step_3 is damaged: x",))

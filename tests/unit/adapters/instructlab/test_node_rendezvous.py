@@ -11,7 +11,7 @@ import pytest
 
 from sft.adapters.instructlab import node_rendezvous
 from sft.adapters.instructlab.monitor import RankLost
-from sft.adapters.instructlab.node_rendezvous import Gathering
+from sft.adapters.instructlab.node_rendezvous import NodeRendezvous
 
 
 class Gone(Exception):
@@ -23,7 +23,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_rendezvous, "_LOOK_SECONDS", 0.01)
 
 
-def meet(*nodes: Gathering) -> list[list[str]]:
+def meet(*nodes: NodeRendezvous) -> list[list[str]]:
     """All wait at once; what each was told."""
     told: list[list[str]] = [[] for _ in nodes]
     threads = [
@@ -39,7 +39,7 @@ def meet(*nodes: Gathering) -> list[list[str]]:
 
 
 @contextmanager
-def waiting(node: Gathering) -> Iterator[None]:
+def waiting(node: NodeRendezvous) -> Iterator[None]:
     """A node that is ready, and is let into no group while the block lasts."""
     looked, over = threading.Event(), threading.Event()
     ends: list[str] = []
@@ -65,8 +65,8 @@ def waiting(node: Gathering) -> Iterator[None]:
     assert ends == ["gone"]
 
 
-def group(folder: Path, num: int) -> list[Gathering]:
-    return [Gathering(folder, node, num) for node in range(num)]
+def group(folder: Path, num: int) -> list[NodeRendezvous]:
+    return [NodeRendezvous(folder, node, num) for node in range(num)]
 
 
 def test_all_nodes_begin_together(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_node_0_says_for_whom_it_waits(tmp_path: Path) -> None:
             raise Gone
 
     with pytest.raises(Gone):
-        Gathering(tmp_path, 0, 3).wait(look, said.append, lambda: None)
+        NodeRendezvous(tmp_path, 0, 3).wait(look, said.append, lambda: None)
     assert said == ["waits for node 1, 2"]
 
 
@@ -103,9 +103,9 @@ def test_notes_are_cleared_when_all_are_ready_and_before_any_begins(tmp_path: Pa
 def test_a_node_that_begins_again_ends_the_group_it_was_in(tmp_path: Path) -> None:
     first, second = group(tmp_path, 2)
     meet(first, second)
-    with waiting(Gathering(tmp_path, 1, 2)), pytest.raises(RankLost, match="node 1 was lost and is ready again"):
+    with waiting(NodeRendezvous(tmp_path, 1, 2)), pytest.raises(RankLost, match="node 1 was lost and is ready again"):
         first.check()
-    meet(Gathering(tmp_path, 0, 2), Gathering(tmp_path, 1, 2))
+    meet(NodeRendezvous(tmp_path, 0, 2), NodeRendezvous(tmp_path, 1, 2))
 
 
 def test_a_group_that_saves_its_state_is_left_to_it(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_group_that_saves_its_state_is_left_to_it(tmp_path: Path) -> None:
     first, second = group(logs, 2)
     meet(first, second)
     (logs / "stop").touch()
-    with waiting(Gathering(logs, 1, 2)):
+    with waiting(NodeRendezvous(logs, 1, 2)):
         first.check()
         (logs / "stopped.json").touch()
         with pytest.raises(RankLost):
@@ -128,5 +128,5 @@ def test_a_single_node_waits_for_the_state_that_its_forerunner_saves(tmp_path: P
     saved = threading.Timer(0.2, (logs / "stopped.json").touch)
     saved.start()
     order: list[Callable[[], bool]] = []
-    Gathering(logs, 0, 1).wait(lambda: None, lambda _: None, lambda: order.append((logs / "stopped.json").exists))
+    NodeRendezvous(logs, 0, 1).wait(lambda: None, lambda _: None, lambda: order.append((logs / "stopped.json").exists))
     assert [check() for check in order] == [True]

@@ -46,7 +46,7 @@ def test_an_image_with_other_versions_than_the_record_names_is_refused(tmp_path:
     answer = begun(tmp_path, **PET)
     assert answer.returncode == Verdict.failed.value
     assert "not 1.0.0, which the run's record names" in answer.stdout
-    [end] = pod_entrypoint.endings(tmp_path)
+    [end] = pod_entrypoint.node_exits(tmp_path)
     assert end.verdict is Verdict.failed
     assert "training.launcher.image" in str(end.fix)
 
@@ -85,7 +85,7 @@ def test_what_an_earlier_job_noted_is_forgotten_before_another_begins(tmp_path: 
         (tmp_path / folder / "node_1.json").write_text("{}")
     (tmp_path / "stop").touch()
     (tmp_path / "metrics.jsonl").touch()
-    pod_entrypoint.forget(tmp_path)
+    pod_entrypoint.clear_notes(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["errors", "metrics.jsonl", "stacks"]
 
 
@@ -94,4 +94,7 @@ def test_the_first_end_comes_first(tmp_path: Path) -> None:
     for node, time in ((0, 2.0), (1, 1.0)):
         note = {"node": node, "verdict": "lost", "message": f"m{node}", "fix": None, "time": time}
         (tmp_path / "ended" / f"node_{node}.json").write_text(json.dumps(note))
-    assert pod_entrypoint.endings(tmp_path) == [Ended(1, Verdict.lost, "m1", None), Ended(0, Verdict.lost, "m0", None)]
+    assert pod_entrypoint.node_exits(tmp_path) == [
+        Ended(1, Verdict.lost, "m1", None),
+        Ended(0, Verdict.lost, "m0", None),
+    ]

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from sft.adapters.os import machine
-from sft.adapters.os.gpu_slots import Slots, slots
+from sft.adapters.os.gpu_slots import GpuSlots, slots
 
 _HOLD = """
 import sys, time
 from pathlib import Path
-from sft.adapters.os.gpu_slots import Slots
-with Slots(1, (), ()).one(Path(sys.argv[1])):
+from sft.adapters.os.gpu_slots import GpuSlots
+with GpuSlots(1, (), ()).one(Path(sys.argv[1])):
     print("holds", flush=True)
     time.sleep(60)
 """
@@ -72,7 +72,7 @@ def test_without_gpus_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_slot_is_waited_for(tmp_path: Path) -> None:
-    alone = Slots(1, (), ())
+    alone = GpuSlots(1, (), ())
     order = []
 
     def second() -> None:
@@ -94,5 +94,5 @@ def test_a_killed_run_gives_its_slot_back(tmp_path: Path) -> None:
         assert holder.stdout.readline() == "holds\n"
         holder.kill()
         holder.wait()
-    with Slots(1, (), ()).one(tmp_path):
+    with GpuSlots(1, (), ()).one(tmp_path):
         pass

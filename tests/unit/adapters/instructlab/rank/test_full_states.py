@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sft.adapters.instructlab.rank.full_states import Position, States
+from sft.adapters.instructlab.rank.full_states import FullStates, Position
 from sft.errors import StageError
 
 pytestmark = [
@@ -45,7 +45,7 @@ def alone(tmp_path: Path) -> Iterator[None]:
 
 def save(root: Path, *steps: int, keep: int = 1) -> None:
     accelerator = Accelerator()
-    states = States(root / "states", keep=keep)
+    states = FullStates(root / "states", keep=keep)
     for step in steps:
         accelerator.number = step
         states.save(accelerator, at(step))
@@ -57,7 +57,7 @@ def at(step: int) -> Position:
 
 def load(root: Path, *, keep: int = 1) -> tuple[int, Position, list[str]]:
     accelerator = Accelerator()
-    return accelerator.number, *States(root / "states", keep=keep).load(accelerator)
+    return accelerator.number, *FullStates(root / "states", keep=keep).load(accelerator)
 
 
 def names(root: Path) -> list[str]:
@@ -130,6 +130,6 @@ def test_a_state_that_can_not_be_written_leaves_the_one_before_it(tmp_path: Path
             raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
 
     with pytest.raises(StageError, match="the full state of step 6 can't be written") as caught:
-        States(tmp_path / "states", keep=1).save(Full(), at(6))
+        FullStates(tmp_path / "states", keep=1).save(Full(), at(6))
     assert "free space" in str(caught.value.fix)
     assert load(tmp_path)[1:] == (at(5), [])

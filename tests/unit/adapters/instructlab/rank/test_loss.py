@@ -202,7 +202,7 @@ def test_the_library_uses_ours_while_the_block_runs() -> None:
 
     manager = SimpleNamespace(model=wrapped("qwen2"), torch_device=torch.device("cpu"))
     before = Model.compute_loss
-    with loss.where_it_counts():
+    with loss.patched_loss():
         taken = main_ds.BatchLossManager._prepare_model_inputs(manager, padded())
         assert set(taken) == {"input_ids", "places", "targets"}
         assert manager.model.compute_loss(taken, 2, 5)[0].item() > 0

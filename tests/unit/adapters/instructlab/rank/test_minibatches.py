@@ -95,7 +95,7 @@ def test_a_minibatch_is_padded_on_the_right_and_says_its_length() -> None:
         {"input_ids": [5, 6, 7], "labels": [-100, 6, 7], "num_loss_counted_tokens": 2},
         {"input_ids": [8], "labels": [-100], "num_loss_counted_tokens": 0},
     ]
-    with minibatches.divided(1000):
+    with minibatches.patched_packer(1000):
         made = sampler.padded_mb_collate_fn(samples, 2, 9)
         assert sampler.batch_lengths_to_minibatches_padded is pack
     assert sampler.batch_lengths_to_minibatches_padded is not pack
