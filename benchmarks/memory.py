@@ -16,8 +16,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from sft.config.schema import ShardingStrategy
 from sft.planning import memory
-from sft.planning.memory import Setup, Sharding
+from sft.planning.memory import Setup
 from sft.planning.model_shape import Shape, shape_of
 
 SHAPES = {
@@ -79,7 +80,7 @@ def main() -> None:
                         value_bytes=4 if precision == "fp32" else 2,
                         gradient_checkpointing=False,
                     )
-                    estimated = memory.peak_bytes(shape, Sharding(strategy), setup)
+                    estimated = memory.peak_bytes(shape, ShardingStrategy(strategy), setup)
                     print(
                         f"{kind:<9}{ranks:>6}  {strategy:<14}{precision:<10}{measured / 2**20:>6.0f} MiB"
                         f"{estimated / 2**20:>6.0f} MiB{estimated / measured:>7.2f}",

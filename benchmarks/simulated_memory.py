@@ -236,7 +236,7 @@ def estimated_peak(config: Mapping[str, Any], case: Case) -> int:
         adapter_dropout=True,
         on_gpu=True,
     )
-    return memory.peak_bytes(shape, memory.Sharding(case.strategy), setup) - memory.GPU_OVERHEAD
+    return memory.peak_bytes(shape, memory.ShardingStrategy(case.strategy), setup) - memory.GPU_OVERHEAD
 
 
 def main() -> None:

@@ -30,6 +30,15 @@ class Artifact:
     root: Path
     digest: str = ""
 
+    @classmethod
+    def kind(cls, name: str) -> type[Artifact]:
+        """Return the kind of artifact that a manifest names.
+
+        Raises:
+            KeyError: There is none of that name.
+        """
+        return {kind.__name__: kind for kind in cls.__subclasses__()}[name]
+
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetArtifact(Artifact):
@@ -235,20 +244,6 @@ class RegisteredModel(Artifact):
     version: str
     uri: str
     metadata: dict[str, str | int | float | bool] = field(default_factory=dict)
-
-
-TYPES: dict[str, type[Artifact]] = {
-    "dataset": DatasetArtifact,
-    "model": ModelArtifact,
-    "tokenize": TokenizedArtifact,
-    "train": CheckpointArtifact,
-    "evaluate": EvalReport,
-    "gates": GateReport,
-    "package": ModelPackage,
-    "upload": UploadedModel,
-    "register": RegisteredModel,
-}
-"""What each stage makes."""
 
 
 def sha256_file(path: Path) -> str:

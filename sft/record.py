@@ -76,6 +76,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
         config: Every setting, resolved.
         git_commit: Commit of the folder the command ran in, ``-dirty`` with changes; None outside a repository.
         versions: Package -> version.
+        resources: What the training runs on and with: value and reason by name; empty where nothing is trained.
     """
 
     schema: int = SCHEMA
@@ -90,6 +91,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
     git_commit: str | None
     versions: dict[str, str]
     machine: dict[str, Any]
+    resources: dict[str, Any] = {}
     steps: list[StepRecord]
 
     def step(self, name: str) -> StepRecord:
@@ -148,6 +150,7 @@ def begin(
     command: Sequence[str],
     config: dict[str, Any],
     gpus: Sequence[str],
+    resources: dict[str, Any],
     steps: Sequence[str],
 ) -> RunRecord:
     """The record of a run that starts here and now."""
@@ -162,6 +165,7 @@ def begin(
         git_commit=git_commit(Path.cwd()),
         versions=versions(),
         machine={**machine(), "gpus": list(gpus)},
+        resources=resources,
         steps=[StepRecord(name=name) for name in steps],
     )
 

@@ -23,11 +23,11 @@ from typing import Any
 import filelock
 import msgspec
 
-from sft.artifacts import MANIFEST_NAME, TYPES, Artifact, digest_of, hash_files, inode, sha256_file
+from sft.artifacts import MANIFEST_NAME, Artifact, digest_of, hash_files, inode, sha256_file
 from sft.errors import StoreError
 from sft.logs import redacted
 
-SCHEMA = 1
+SCHEMA = 2
 _WAIT_SECONDS = 1.0
 _CLOCK_SECONDS = 1.0
 """How far a file's time may be behind the clock: kernels note it in steps of milliseconds."""
@@ -39,6 +39,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     Attributes:
         files: sha256 of each file by relative path, as the digest counts them.
         sizes: Bytes of each file.
+        artifact: Its type in `sft.artifacts`.
         facts: The artifact's own fields.
         settings: What, besides the inputs, determined the key.
         inputs: Digest of each input artifact by step.
@@ -46,6 +47,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     """
 
     schema: int
+    artifact: str = ""
     stage: str
     key: str
     digest: str
@@ -69,7 +71,7 @@ class Entry:
     def artifact(self) -> Artifact:
         """The typed artifact, rooted where it lies."""
         facts = {**self.manifest.facts, "root": str(self.path), "digest": self.manifest.digest}
-        return msgspec.convert(facts, TYPES[self.manifest.stage], dec_hook=lambda kind, value: kind(value))
+        return msgspec.convert(facts, Artifact.kind(self.manifest.artifact), dec_hook=lambda kind, value: kind(value))
 
     @property
     def num_bytes(self) -> int:
@@ -117,15 +119,23 @@ class Store:
             whole = all((path / name).stat().st_size == size for name, size in manifest.sizes.items())
         except (msgspec.DecodeError, OSError) as error:
             raise StoreError(f"{path}: unreadable ({error})", fix=f"rm -r {path}") from error
-        if not whole or manifest.schema != SCHEMA:
+        if manifest.schema != SCHEMA:  # of another version of sft: its keys are other ones
+            return None
+        if not whole:
             raise StoreError(f"{path}: its files are not those it was made with", fix=f"rm -r {path}")
         return Entry(path, manifest)
 
     def entries(self) -> list[Entry]:
-        """Every artifact, oldest first."""
-        keys = (p.parent for p in self.root.glob(f"[!.]*/*/{MANIFEST_NAME}"))
-        found = [entry for path in keys if (entry := self.find(path.parent.name, path.name))]
-        return sorted(found, key=lambda entry: entry.manifest.made_at)
+        """Return every artifact, oldest first, but those of `outdated`."""
+        entries = [entry for path in self._folders() if (entry := self.find(path.parent.name, path.name))]
+        return sorted(entries, key=lambda entry: entry.manifest.made_at)
+
+    def outdated(self) -> list[Path]:
+        """Return the folders of artifacts that another version of sft made, which this one doesn't use."""
+        return [path for path in self._folders() if self.find(path.parent.name, path.name) is None]
+
+    def _folders(self) -> list[Path]:
+        return sorted(manifest.parent for manifest in self.root.glob(f"[!.]*/*/{MANIFEST_NAME}"))
 
     @contextmanager
     def lock(self, stage: str, key: str, waiting: Callable[[], None]) -> Iterator[None]:
@@ -183,6 +193,7 @@ class Store:
         builtins = redacted(msgspec.to_builtins(made, enc_hook=str))
         manifest = Manifest(
             schema=SCHEMA,
+            artifact=type(made).__name__,
             stage=stage,
             key=key,
             digest=digest_of(files),

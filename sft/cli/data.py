@@ -12,7 +12,7 @@ from sft.config import compose
 from sft.config.compose import Recipe
 from sft.config.schema import OnInvalid, RunConfig
 from sft.logs import redact
-from sft.planning import resources
+from sft.planning.resources import resolve_resources
 from sft.progress import Progress
 from sft.report.data import as_html, as_json, as_text, measure
 from sft.stages.dataset import dataset
@@ -67,10 +67,11 @@ def _tokens(cfg: RunConfig, data: DatasetArtifact, out: Path) -> TokenizedArtifa
 
 
 def _padding(cfg: RunConfig, tokens: TokenizedArtifact) -> float:
+    resources = resolve_resources(cfg.training)
     return padding_share(
         tokens.data_file,
         batch_size=cfg.training.effective_batch_size,
-        max_tokens=resources.max_tokens(cfg.training, tokens.longest_tokens),
-        num_ranks=resources.fit(cfg.training).num_processes,
+        max_tokens=resources.token_budget(tokens.longest_tokens),
+        num_ranks=resources.num_processes,
         seed=cfg.training.seed,
     )

@@ -15,26 +15,15 @@ from sft.config.hydra_app import SWEEPS, split_flags
 from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Problem
 from sft.logs import redact, redacted
-from sft.planning import estimate, resources
+from sft.planning import estimate
 from sft.planning.plan import Plan, build_plan
+from sft.planning.resources import resolve_resources
+from sft.planning.stage_spec import STAGES
 from sft.progress import Progress
 from sft.stages import dataset, model
 from sft.store import Entry, Store
 from sft.sweep import spec as sweeps
 from sft.sweep.run import outlook
-
-_GROUPS = {
-    "dataset": "dataset",
-    "model": "model",
-    "tokenize": "training",
-    "train": "training",
-    "evaluate": "eval",
-    "gates": "eval",
-    "package": "",
-    "upload": "registry",
-    "register": "registry",
-}
-"""Config group of each stage."""
 
 
 def execute(name_or_path: str, arguments: Sequence[str]) -> int:
@@ -76,7 +65,7 @@ def _why(name: str, plan: Plan, have: Mapping[str, Entry], store: Store) -> str:
     if absent := [needed for needed in step.needs if needed not in have]:
         return f"takes what {' and '.join(absent)} will make"
     digests = {needed: have[needed].manifest.digest for needed in step.needs}
-    prefix = f"{group}." if (group := _GROUPS[step.stage]) else ""
+    prefix = f"{group}." if (group := STAGES[step.stage].group) else ""
     settings = redacted(msgspec.to_builtins(step.settings))  # as the store keeps them
     changes: list[list[str]] = [
         _changes(old.settings, settings, prefix)
@@ -117,4 +106,8 @@ def _facts(cfg: RunConfig, have: Mapping[str, Entry]) -> list[str]:
     facts.append(f"downloads  {', '.join(wanted) or 'nothing'}")
     facts += estimate.memory_per_rank(cfg, artifacts)
     facts.append(f"run        {runner.run_folder(cfg)}")
-    return [*facts, *(f"note       {note}" for note in resources.fit(cfg.training).notes)]
+    resources = resolve_resources(cfg.training)
+    for name, why in resources.explained().items():
+        lead = "resources" if name == "device" else ""
+        facts.append(f"{lead:<11}{name:<24}{_shown(why['value']):<14}{why['reason']}")
+    return [*facts, *(f"note       {note}" for note in resources.notes)]

@@ -14,7 +14,7 @@ from sft.config import compose
 from sft.config.compose import Recipe
 from sft.config.hydra_app import QUIET, SWEEPS, split_flags, through_hydra
 from sft.config.kfp_parameters import hydra_text
-from sft.config.schema import LauncherKind
+from sft.config.schema import LauncherConfig, LauncherKind
 from sft.errors import ConfigError, Problem, SftError
 from sft.progress import Progress
 from sft.report.run import summary
@@ -61,7 +61,7 @@ def attach(path: str, command: Sequence[str]) -> int:
     if earlier.file.name != record.NAME:
         raise ConfigError([Problem(key=f"sft attach {path}", rule="needs a run's folder, not a model's")])
     kind = earlier.facts["config"]["training"]["launcher"]["kind"]
-    if kind != LauncherKind.kubeflow.value:
+    if not LauncherConfig(kind=LauncherKind(kind)).is_remote:
         rule = f"trains with {kind}, where it was begun: its own command goes on with it"
         raise ConfigError([Problem(key=f"sft attach {path}", rule=rule)])
     root = [f"run_root={hydra_text(str(earlier.file.parent.parent))}"]
@@ -119,7 +119,7 @@ def _run(
         try:
             cfg = compose.to_run_config(composed, recipe)
             refuse_server_backend(cfg)
-            if detach and cfg.training.launcher.kind is not LauncherKind.kubeflow:
+            if detach and not cfg.training.launcher.is_remote:
                 rule = "is for a run that a cluster trains"
                 raise ConfigError([Problem(key="--detach", rule=rule, suggestion="add training/launcher=kubeflow")])
             if runner.is_worker_node(cfg):

@@ -49,7 +49,7 @@ def check_launcher(cfg: TrainingConfig) -> Iterator[Problem]:
 
 def num_processes(launcher: LauncherConfig) -> int:
     """Ranks on a machine, as far as the settings alone say; a machine's own GPUs may make them more."""
-    by_gpus = launcher.gpus_per_worker or 1 if launcher.kind is LauncherKind.kubeflow else 1
+    by_gpus = launcher.gpus_per_worker or 1 if launcher.is_remote else 1
     return launcher.procs_per_worker or by_gpus
 
 

@@ -22,7 +22,7 @@ from sft import __version__
 from sft.config import compose
 from sft.config.compose import Recipe
 from sft.config.kfp_parameters import PARAMETERS
-from sft.config.schema import LauncherKind, RunConfig
+from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Problem
 from sft.logs import redact
 from sft.progress import Progress
@@ -177,7 +177,7 @@ def pipeline_of(recipe: Recipe, cluster: Cluster) -> BaseComponent:
     given = recipe.name if recipe in compose.recipes() else f"{recipe.name}:\n{_portable_text(recipe)}"
 
     launcher = cfg.training.launcher
-    in_pods = launcher.kind is LauncherKind.kubeflow
+    in_pods = launcher.is_remote
 
     def tasks(*channels: Any) -> None:
         # The pods of a TrainJob can't see KFP's workspace, whose claim has another name in each run.

@@ -13,11 +13,11 @@ from sft.adapters import hub
 from sft.adapters.os import machine
 from sft.artifacts import Artifact, DatasetArtifact, ModelArtifact, TokenizedArtifact
 from sft.config.k8s_quantity import amount
-from sft.config.schema import LauncherKind, ModelSource, Precision, RunConfig, TrainingConfig
-from sft.planning import memory, resources
-from sft.planning.memory import Setup, Sharding
+from sft.config.schema import ModelSource, Precision, RunConfig, ShardingStrategy, TrainingConfig
+from sft.planning import memory
+from sft.planning.memory import Setup
 from sft.planning.model_shape import Shape, num_adapter_parameters, shape_of
-from sft.planning.resources import Fit
+from sft.planning.resources import Resources, num_gpus, resolve_resources
 
 _GIB = 2**30
 
@@ -39,8 +39,8 @@ def steps(cfg: RunConfig, have: Mapping[str, Artifact]) -> Iterator[str]:
 def place(cfg: RunConfig) -> Iterator[str]:
     """Where the training runs, where that is not here."""
     launcher = cfg.training.launcher
-    if launcher.kind is LauncherKind.kubeflow:
-        gpus = resources.num_gpus(launcher)
+    if launcher.is_remote:
+        gpus = num_gpus(launcher)
         each = "1 GPU" if gpus == 1 else f"{gpus} GPUs" if gpus else f"{launcher.cpu} CPUs"
         pods = f"{launcher.num_workers} pods x {each}, {launcher.memory} of memory"
         yield f"trains     in a TrainJob: {pods}, {launcher.image}, runtime {launcher.runtime}"
@@ -52,33 +52,32 @@ def memory_per_rank(cfg: RunConfig, have: Mapping[str, Artifact]) -> Iterator[st
     if isinstance(shape, str):
         yield f"memory     {shape}"
         return
-    fit = resources.fit(cfg.training)
-    setup = _setup(cfg, fit, shape, _tokenized(have))
-    available = _available(cfg.training, fit)
-    yield f"memory     estimated peak per rank (docs/memory.md), {_where(cfg.training, fit, available)}:"
-    for sharding in Sharding if setup.ranks > 1 else [Sharding.NO_SHARD]:
+    resources = resolve_resources(cfg.training)
+    setup = _setup(cfg, resources, shape, _tokenized(have))
+    available = _available(cfg.training, resources)
+    yield f"memory     estimated peak per rank (docs/memory.md), {_where(cfg.training, resources, available)}:"
+    for sharding in ShardingStrategy if setup.ranks > 1 else [ShardingStrategy.NO_SHARD]:
         needed = memory.peak_bytes(shape, sharding, setup)
         fits = ""
         if available is not None:
             budget = memory.largest_budget(shape, sharding, setup, available)
             fits = f"  fits, up to {budget:,} tokens" if needed <= available else f"  {_too_much(budget)}"
-        chosen = "  <- chosen" if sharding.value == fit.strategy.value else ""
+        chosen = "  <- chosen" if sharding is resources.strategy else ""
         yield f"           {sharding.value:<14}{needed / _GIB:8.1f} GiB{fits}{chosen}"
-    chosen_strategy = Sharding(fit.strategy.value)
-    if available is not None and memory.peak_bytes(shape, chosen_strategy, setup) > available:
-        yield f"warning    this can't fit: {_remedy(cfg.training, shape, chosen_strategy, setup, available)}"
+    if available is not None and memory.peak_bytes(shape, resources.strategy, setup) > available:
+        yield f"warning    this can't fit: {_remedy(cfg.training, shape, resources.strategy, setup, available)}"
     state = _size(memory.state_bytes(shape, setup))
     yield f"saves      {_size(memory.model_bytes(shape))} a model, {state} a full state"
 
 
-def _where(cfg: TrainingConfig, fit: Fit, available: int | None) -> str:
+def _where(cfg: TrainingConfig, resources: Resources, available: int | None) -> str:
     """Which memory, and how much of it a rank has."""
     if available is None:
         return "of a GPU of the cluster, whose memory is not known here"
-    gib, in_pods = f"{available / _GIB:.1f} GiB", cfg.launcher.kind is LauncherKind.kubeflow
-    if resources.num_gpus(cfg.launcher):
+    gib, in_pods = f"{available / _GIB:.1f} GiB", cfg.launcher.is_remote
+    if resources.num_gpus:
         return f"{gib} of a GPU"
-    return f"{gib} of {'a pod' if in_pods else 'this machine'} for each of {fit.num_processes}"
+    return f"{gib} of {'a pod' if in_pods else 'this machine'} for each of {resources.num_processes}"
 
 
 def lacking(cfg: RunConfig, num_at_once: int = 1) -> str | None:
@@ -90,12 +89,12 @@ def lacking(cfg: RunConfig, num_at_once: int = 1) -> str | None:
         cfg: A checked configuration.
         num_at_once: Runs that share this machine's memory.
     """
-    shape, fit = _shape(cfg, {}), resources.fit(cfg.training)
-    in_pods = cfg.training.launcher.kind is LauncherKind.kubeflow
-    if isinstance(shape, str) or (fit.nodes.num > 1 and not in_pods and not machine.gpus()):
+    shape, resources = _shape(cfg, {}), resolve_resources(cfg.training)
+    in_pods = cfg.training.launcher.is_remote
+    if isinstance(shape, str) or (resources.nodes.num > 1 and not in_pods and not machine.gpus()):
         return None
-    setup, sharding = _setup(cfg, fit, shape, None), Sharding(fit.strategy.value)
-    available = _available(cfg.training, fit)
+    setup, sharding = _setup(cfg, resources, shape, None), resources.strategy
+    available = _available(cfg.training, resources)
     if available is None:
         return None
     available //= 1 if setup.on_gpu or in_pods else num_at_once
@@ -110,7 +109,7 @@ def _too_much(budget: int) -> str:
     return f"too much; {budget:,} tokens would fit" if budget else "too much, whatever the token budget"
 
 
-def _remedy(cfg: TrainingConfig, shape: Shape, sharding: Sharding, setup: Setup, available: int) -> str:
+def _remedy(cfg: TrainingConfig, shape: Shape, sharding: ShardingStrategy, setup: Setup, available: int) -> str:
     budget = memory.largest_budget(shape, sharding, setup, available)
     if budget:
         shorter = f" training.max_seq_len={budget}" if budget < cfg.max_seq_len else ""
@@ -118,7 +117,7 @@ def _remedy(cfg: TrainingConfig, shape: Shape, sharding: Sharding, setup: Setup,
     if not setup.on_gpu:
         return "a GPU, training/lora=default, or a smaller model"
     full = replace(setup, gradient_checkpointing=True)
-    if memory.largest_budget(shape, Sharding.FULL_SHARD, full, available):
+    if memory.largest_budget(shape, ShardingStrategy.FULL_SHARD, full, available):
         return "try training/fsdp=full_shard training.gradient_checkpointing=true"
     return "more ranks with training/fsdp=full_shard, training/lora=default, or a smaller model"
 
@@ -148,33 +147,28 @@ def _tokenized(have: Mapping[str, Artifact]) -> TokenizedArtifact | None:
     return made if isinstance(made, TokenizedArtifact) else None
 
 
-def _setup(cfg: RunConfig, fit: Fit, shape: Shape, tokens: TokenizedArtifact | None) -> Setup:
-    training, on_gpu = cfg.training, bool(resources.num_gpus(cfg.training.launcher))
-    if training.launcher.kind is LauncherKind.kubeflow:
-        computes_bf16 = on_gpu  # a cluster's GPUs do; of its CPUs nothing is known, and fp32 takes more
-    else:
-        computes_bf16 = machine.compute_capability()[0] >= 8 if on_gpu else machine.cpu_computes_bf16()
-    bf16 = training.precision is Precision.bf16 or (training.precision is Precision.auto and computes_bf16)
+def _setup(cfg: RunConfig, resources: Resources, shape: Shape, tokens: TokenizedArtifact | None) -> Setup:
+    training = cfg.training
     adapters = num_adapter_parameters(shape, training.lora.rank)
     return Setup(
-        ranks=fit.world_size,
-        ranks_per_node=fit.num_processes,
-        max_tokens=resources.max_tokens(training, tokens.longest_tokens if tokens else 0),
+        ranks=resources.world_size,
+        ranks_per_node=resources.num_processes,
+        max_tokens=resources.token_budget(tokens.longest_tokens if tokens else 0),
         loss_share=tokens.num_loss_tokens / tokens.num_tokens if tokens else 1.0,
-        value_bytes=2 if bf16 else 4,
-        gradient_checkpointing=training.gradient_checkpointing,
-        cpu_offload_params=fit.cpu_offload_params,
+        value_bytes=2 if resources.precision is Precision.bf16 else 4,
+        gradient_checkpointing=resources.gradient_checkpointing,
+        cpu_offload_params=resources.cpu_offload_params,
         num_trained=adapters if training.lora.rank else None,
         adapter_dropout=training.lora.dropout > 0,
-        on_gpu=on_gpu,
+        on_gpu=bool(resources.num_gpus),
     )
 
 
-def _available(cfg: TrainingConfig, fit: Fit) -> int | None:
+def _available(cfg: TrainingConfig, resources: Resources) -> int | None:
     """Bytes for one rank: a GPU's, or its share of what the host has left or the pod gets; None = not known here."""
-    if cfg.launcher.kind is LauncherKind.kubeflow:
-        return None if resources.num_gpus(cfg.launcher) else int(amount(cfg.launcher.memory)) // fit.num_processes
-    return machine.gpu_bytes() if machine.gpus() else machine.host_bytes() // fit.num_processes
+    if cfg.launcher.is_remote:
+        return None if resources.num_gpus else int(amount(cfg.launcher.memory)) // resources.num_processes
+    return machine.gpu_bytes() if machine.gpus() else machine.host_bytes() // resources.num_processes
 
 
 def _size(num_bytes: int) -> str:

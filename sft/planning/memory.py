@@ -7,24 +7,15 @@ weights, gradients and AdamW moments, forward and backward in bf16 or fp32.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import NamedTuple
 
+from sft.config.schema import ShardingStrategy
 from sft.planning.model_shape import Shape, activations
 
 GPU_OVERHEAD = 1_500_000_000
 """CUDA context, NCCL buffers, allocator slack. Not calibrated."""
 _CPU_OVERHEAD = 620_000_000
 """The interpreter with torch and transformers loaded; fitted to what benchmarks/memory.py measures."""
-
-
-class Sharding(Enum):
-    """FSDP's strategies, by torch's names."""
-
-    FULL_SHARD = "FULL_SHARD"
-    SHARD_GRAD_OP = "SHARD_GRAD_OP"
-    HYBRID_SHARD = "HYBRID_SHARD"
-    NO_SHARD = "NO_SHARD"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +66,7 @@ class Moment(NamedTuple):
         return 0 if left < 0 else left // self.per_token if self.per_token else float("inf")
 
 
-def moments(shape: Shape, sharding: Sharding, setup: Setup) -> dict[str, Moment]:
+def moments(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> dict[str, Moment]:
     """When a rank may need most: at the loss, in the backward pass of head, layer and embedding, in AdamW's step."""
     value, layer = setup.value_bytes, _activations(shape, setup)
     recomputes = setup.gradient_checkpointing
@@ -86,7 +77,7 @@ def moments(shape: Shape, sharding: Sharding, setup: Setup) -> dict[str, Moment]
         # As they were loaded, and as they are gathered to be saved. malloc keeps what FSDP frees, so that sharding
         # hardly lowers the peak; measured by benchmarks/memory.py.
         copies = (1 if _shards(sharding, setup) == 1 else 2) * _weight_bytes(shape, setup) * shape.num_parameters
-        fixed = _state_bytes(shape, Sharding.NO_SHARD, setup) + copies + _CPU_OVERHEAD
+        fixed = _state_bytes(shape, ShardingStrategy.NO_SHARD, setup) + copies + _CPU_OVERHEAD
         return {"loss": Moment(fixed, at_loss), "layer": Moment(fixed, at_layer)}
     fixed, gathered = _state_bytes(shape, sharding, setup) + GPU_OVERHEAD, _gathered(shape, sharding, setup)
     of_head = of_layer = 0  # gradients before they are reduced
@@ -102,12 +93,12 @@ def moments(shape: Shape, sharding: Sharding, setup: Setup) -> dict[str, Moment]
     }
 
 
-def peak_bytes(shape: Shape, sharding: Sharding, setup: Setup) -> int:
+def peak_bytes(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> int:
     """Largest memory of one rank."""
     return max(moment.bytes(setup.max_tokens) for moment in moments(shape, sharding, setup).values())
 
 
-def largest_budget(shape: Shape, sharding: Sharding, setup: Setup, available: int) -> int:
+def largest_budget(shape: Shape, sharding: ShardingStrategy, setup: Setup, available: int) -> int:
     """The most tokens in a minibatch that fit into `available` bytes per rank; 0 where none do."""
     return int(min(moment.budget(available) for moment in moments(shape, sharding, setup).values()))
 
@@ -132,13 +123,13 @@ def _weight_bytes(shape: Shape, setup: Setup) -> int:
     return shape.stored_bytes if frozen else 4
 
 
-def _shards(sharding: Sharding, setup: Setup) -> int:
-    if sharding is Sharding.NO_SHARD:
+def _shards(sharding: ShardingStrategy, setup: Setup) -> int:
+    if sharding is ShardingStrategy.NO_SHARD:
         return 1
-    return setup.ranks_per_node if sharding is Sharding.HYBRID_SHARD else setup.ranks
+    return setup.ranks_per_node if sharding is ShardingStrategy.HYBRID_SHARD else setup.ranks
 
 
-def _state_bytes(shape: Shape, sharding: Sharding, setup: Setup) -> int:
+def _state_bytes(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> int:
     """Weights, and of what is trained gradients 4 and moments 8 (ZeRO, arXiv:1910.02054, section 3)."""
     if setup.cpu_offload_params and setup.on_gpu:
         return 0
@@ -146,17 +137,17 @@ def _state_bytes(shape: Shape, sharding: Sharding, setup: Setup) -> int:
     return (weights + 12 * _num_trained(shape, setup)) // _shards(sharding, setup)
 
 
-def _roots(shape: Shape, sharding: Sharding, setup: Setup) -> int:
+def _roots(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> int:
     """The roots of the second moments that torch's AdamW computes with, of all parameters at once."""
     return 0 if setup.cpu_offload_params else 4 * _num_trained(shape, setup) // _shards(sharding, setup)
 
 
-def _gathered(shape: Shape, sharding: Sharding, setup: Setup) -> int:
+def _gathered(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> int:
     """Weights that a rank computes with besides its own: one unit while the next one is fetched, and the root."""
     value, unit, root = setup.value_bytes, shape.per_layer, shape.num_root
     if _shards(sharding, setup) == 1:
         return 0 if value == _weight_bytes(shape, setup) else value * (unit + root)
-    return value * (shape.num_parameters if sharding is Sharding.SHARD_GRAD_OP else 2 * unit + root)
+    return value * (shape.num_parameters if sharding is ShardingStrategy.SHARD_GRAD_OP else 2 * unit + root)
 
 
 def _activations(shape: Shape, setup: Setup) -> int:

@@ -1,146 +1,193 @@
-"""What a training asks of the machine, and what it gets where the machine can't do that.
+"""Decide once what a training runs on and with: ranks, strategy, precision, token budget, kernels.
 
-Nothing of it is silent: `Fit.notes` says each difference, at plan time and while the run works.
+`resolve_resources` is the only place that turns ``auto`` and null into values and replaces what a machine can't do. The
+stage's key, the run's record, ``sft plan``, the launcher, a TrainJob and the model card all read its result, so that a
+key can't stand for different work on another machine. Imports nothing heavy.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sft.adapters.instructlab.settings import Nodes
 from sft.adapters.os import machine
 from sft.config.launcher_checks import num_processes
-from sft.config.schema import LauncherConfig, LauncherKind, Precision, ShardingStrategy, TrainingConfig
+from sft.config.schema import Attention, LauncherConfig, Precision, ShardingStrategy, TrainingConfig
 from sft.errors import ConfigError, Problem
 
 _GPU_TOKENS, _CPU_TOKENS = 10_000, 2048
+_GPU_LOADER_WORKERS = 2
+
+NOT_IN_THE_WEIGHTS = {"num_loader_workers"}
+"""Resources that say how a result is got, not what it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fit:
-    """How a training runs, on this machine or in the pods of a TrainJob.
+class Resources:
+    """What a training runs on and with, on this machine or in the pods of a TrainJob.
 
     Attributes:
+        device: ``cpu``, the first GPU's name, or, of a TrainJob, ``kubeflow-gpu``.
+        num_gpus: GPUs of one machine that may be used; 0 = trains on the CPU.
         num_processes: Ranks on one machine.
-        nodes: The machines that train together, and which one this is.
-        strategy: FSDP's.
+        nodes: The machines that train together, and which of them this one is.
+        strategy: FSDP's sharding strategy.
         cpu_offload_params: Whether parameters wait in host memory.
+        precision: Arithmetic of forward and backward: bf16 or fp32, never auto.
+        base_token_budget: Tokens of one minibatch on one rank, padding included, unless a sample is longer.
+        token_budget_is_set: Whether the recipe says it; then `training.max_seq_len` is at most that.
+        max_seq_len: Samples of so many tokens or more are not trained.
+        attention: Never auto.
         use_liger: Whether Liger's kernels are used.
+        gradient_checkpointing: Whether activations are recomputed in the backward pass.
+        num_loader_workers: Data loader processes per rank.
+        reasons: Why each of these is what it is, by its name; of those that the recipe does not say literally.
         notes: What is done differently from what the recipe says, or slower than it could be; a line each.
     """
 
+    device: str
+    num_gpus: int
     num_processes: int
     nodes: Nodes
     strategy: ShardingStrategy
     cpu_offload_params: bool
+    precision: Precision
+    base_token_budget: int
+    token_budget_is_set: bool
+    max_seq_len: int
+    attention: Attention
     use_liger: bool
-    notes: tuple[str, ...]
+    gradient_checkpointing: bool
+    num_loader_workers: int
+    reasons: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
     @property
     def world_size(self) -> int:
         """Ranks on all nodes."""
         return self.nodes.num * self.num_processes
 
+    def token_budget(self, longest_tokens: int) -> int:
+        """Return the token budget of a minibatch on one rank.
 
-def fit(cfg: TrainingConfig) -> Fit:
-    """How `cfg` runs. Looks at the driver, installed packages and ``PET_*``; imports nothing heavy.
+        Args:
+            longest_tokens: Length of the longest sample, refused ones included; 0 = not known yet.
+        """
+        if self.token_budget_is_set:
+            return self.base_token_budget
+        return max(self.base_token_budget, min(longest_tokens, self.max_seq_len))
+
+    def settings(self) -> dict[str, Any]:
+        """Return each resource by its name as plain data, in the order in which a plan shows them."""
+        return {
+            "device": self.device,
+            "num_nodes": self.nodes.num,
+            "num_processes": self.num_processes,
+            "strategy": self.strategy.value,
+            "cpu_offload_params": self.cpu_offload_params,
+            "precision": self.precision.value,
+            "token_budget": self.base_token_budget,
+            "attention": self.attention.value,
+            "use_liger": self.use_liger,
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "num_loader_workers": self.num_loader_workers,
+        }
+
+    def explained(self) -> dict[str, dict[str, Any]]:
+        """Return value and reason of each resource by its name, as a record keeps them."""
+        return {
+            name: {"value": value, "reason": self.reasons.get(name, "as the recipe says")}
+            for name, value in self.settings().items()
+        }
+
+
+class _Choices:
+    """Collects the reasons of resources while they are resolved, and what is worth a note."""
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, str] = {}
+        self.notes: list[str] = []
+
+    def because(self, name: str, reason: str) -> None:
+        self.reasons[name] = reason
+
+    def instead(self, name: str, setting: str, why: str, outcome: str) -> None:
+        """Note that a setting is not honoured to the letter."""
+        self.reasons[name] = why
+        self.notes.append(f"{setting}: {why}; {outcome}")
+
+
+def resolve_resources(cfg: TrainingConfig) -> Resources:
+    """Return what `cfg` trains on and with.
+
+    Looks at the driver, installed packages and ``PET_*``. Of a TrainJob only what the configuration says is known: its
+    pods' machines and packages are not.
 
     Raises:
-        ConfigError: It is not said where the other nodes are, or which one this is.
+        ConfigError: A node of several is not told where node 0 is, or which one it is.
     """
-    return _fit_pods(cfg) if cfg.launcher.kind is LauncherKind.kubeflow else _fit_here(cfg)
+    launcher, choices = cfg.launcher, _Choices()
+    remote = launcher.is_remote
+    gpus = num_gpus(launcher)
+    nodes = Nodes(num=launcher.num_workers) if remote else _nodes(launcher)
+    ranks = num_processes(launcher) if remote else _ranks_here(launcher, gpus, choices)
+    return Resources(
+        device=_device(launcher, gpus, choices),
+        num_gpus=gpus,
+        num_processes=ranks,
+        nodes=nodes,
+        strategy=_strategy(cfg, nodes.num, ranks, choices, on_gpu=bool(gpus)),
+        cpu_offload_params=_offload(cfg, choices, on_gpu=bool(gpus)),
+        precision=_precision(cfg, choices, on_gpu=bool(gpus)),
+        base_token_budget=_token_budget(cfg, choices, on_gpu=bool(gpus)),
+        token_budget_is_set=cfg.max_tokens_per_gpu is not None,
+        max_seq_len=cfg.max_seq_len,
+        attention=_attention(cfg, choices, on_gpu=bool(gpus)),
+        use_liger=_liger(cfg, choices, on_gpu=bool(gpus)),
+        gradient_checkpointing=cfg.gradient_checkpointing,
+        num_loader_workers=_loader_workers(cfg, choices, on_gpu=bool(gpus)),
+        reasons=choices.reasons,
+        notes=tuple(choices.notes),
+    )
 
 
 def num_gpus(cfg: LauncherConfig) -> int:
-    """GPUs of a machine that trains: what a TrainJob asks for, or what is here."""
-    return (cfg.gpus_per_worker or 0) if cfg.kind is LauncherKind.kubeflow else len(machine.gpus())
+    """Return the GPUs of a machine that trains: what a TrainJob asks for, or what is here."""
+    return (cfg.gpus_per_worker or 0) if cfg.is_remote else len(machine.gpus())
 
 
-def device(cfg: LauncherConfig) -> str:
-    """What trains: ``cpu``, the first GPU's name, or, of a TrainJob, that it is some GPU of the cluster."""
-    if cfg.kind is LauncherKind.torchrun:
+def _device(cfg: LauncherConfig, gpus: int, choices: _Choices) -> str:
+    if not cfg.is_remote:
+        choices.because("device", "this machine's first GPU" if gpus else "this machine has no GPU")
         return machine.device()
-    return "kubeflow-gpu" if num_gpus(cfg) else "cpu"
+    choices.because("device", f"training.launcher.gpus_per_worker={gpus} of the cluster")
+    return "kubeflow-gpu" if gpus else "cpu"
 
 
-def _fit_pods(cfg: TrainingConfig) -> Fit:
-    """Of a TrainJob only what the configuration says is known; its pods' machines and packages are not."""
-    launcher, notes = cfg.launcher, list[str]()
-    gpus, processes = num_gpus(launcher), num_processes(launcher)
-    offload = cfg.fsdp.cpu_offload_params and bool(gpus)
-    if cfg.fsdp.cpu_offload_params and not gpus:
-        notes.append("training.fsdp.cpu_offload_params=true: without a GPU, parameters are in host memory anyway")
-    liger = cfg.use_liger and bool(gpus)
-    if cfg.use_liger:
-        notes.append(
-            "training.use_liger=true: training.launcher.image must have liger-kernel (EXTRAS=liger)"
-            if gpus
-            else "training.use_liger=true: it needs a GPU; trains without"
-        )
-    return Fit(
-        num_processes=processes,
-        nodes=Nodes(num=launcher.num_workers),
-        strategy=_strategy(cfg, launcher.num_workers, processes, notes, on_gpu=bool(gpus)),
-        cpu_offload_params=offload,
-        use_liger=liger,
-        notes=tuple(notes),
-    )
-
-
-def _fit_here(cfg: TrainingConfig) -> Fit:
-    gpus = machine.gpus()
-    notes: list[str] = []
-    wanted = cfg.launcher.gpus_per_worker
-    if wanted is not None and wanted > len(gpus):
-        instead = f"trains on {len(gpus)}" if gpus else "trains on the CPU"
-        notes.append(f"training.launcher.gpus_per_worker={wanted}: {len(gpus)} are here; {instead}")
-    used = len(gpus) if wanted is None else min(wanted, len(gpus))
-    processes = cfg.launcher.procs_per_worker or max(1, used)
-    if gpus and processes > len(gpus):
-        notes.append(f"training.launcher.procs_per_worker={processes}: more than the {len(gpus)} GPUs; NCCL refuses")
-    nodes = _nodes(cfg.launcher)
-    strategy = _strategy(cfg, nodes.num, processes, notes, on_gpu=bool(gpus))
-    offload = cfg.fsdp.cpu_offload_params and bool(gpus)
-    if cfg.fsdp.cpu_offload_params and not gpus:
-        notes.append("training.fsdp.cpu_offload_params=true: without a GPU, parameters are in host memory anyway")
-    liger = cfg.use_liger and machine.runs_liger()
-    if cfg.use_liger and not liger:
-        lacking = "liger-kernel is not installed (pip install 'sft[liger]')" if gpus else "it needs a GPU"
-        notes.append(f"training.use_liger=true: {lacking}; trains without")
-    if gpus:
-        _gpu_notes(cfg, notes)
-    elif cfg.precision is Precision.bf16 and not machine.cpu_computes_bf16():
-        notes.append("training.precision=bf16: this CPU emulates it, slowly; auto takes fp32")
-    return Fit(
-        num_processes=processes,
-        nodes=nodes,
-        strategy=strategy,
-        cpu_offload_params=offload,
-        use_liger=liger,
-        notes=tuple(notes),
-    )
-
-
-def max_tokens(cfg: TrainingConfig, longest_sample: int) -> int:
-    """The token budget of a minibatch on one rank.
-
-    A GPU wants large minibatches. A CPU is as fast with small ones (benchmarks/RESULTS.md).
-
-    Args:
-        cfg: The training settings.
-        longest_sample: Tokens of the longest sample, refused ones included; 0 = not known yet.
-    """
-    if cfg.max_tokens_per_gpu is not None:
-        return cfg.max_tokens_per_gpu
-    return max(_GPU_TOKENS if num_gpus(cfg.launcher) else _CPU_TOKENS, min(longest_sample, cfg.max_seq_len))
+def _ranks_here(cfg: LauncherConfig, gpus: int, choices: _Choices) -> int:
+    wanted = cfg.gpus_per_worker
+    if wanted is not None and wanted > gpus:
+        instead = f"trains on {gpus}" if gpus else "trains on the CPU"
+        choices.notes.append(f"training.launcher.gpus_per_worker={wanted}: {gpus} are here; {instead}")
+    if cfg.procs_per_worker:
+        if gpus and cfg.procs_per_worker > gpus:
+            choices.notes.append(
+                f"training.launcher.procs_per_worker={cfg.procs_per_worker}: more than the {gpus} GPUs; NCCL refuses"
+            )
+        return cfg.procs_per_worker
+    used = gpus if wanted is None else min(wanted, gpus)
+    choices.because("num_processes", "one per GPU" if used else "one on a machine without a GPU")
+    return max(1, used)
 
 
 def _strategy(
-    cfg: TrainingConfig, num_nodes: int, num_ranks: int, notes: list[str], *, on_gpu: bool
+    cfg: TrainingConfig, num_nodes: int, num_ranks: int, choices: _Choices, *, on_gpu: bool
 ) -> ShardingStrategy:
-    """The sharding strategy that does what the recipe's name promises.
+    """Return the sharding strategy that does what the recipe's name promises.
 
     FSDP1 finds a node's size by counting CUDA devices (torch/distributed/fsdp/_init_utils.py). With one or none per
     node, HYBRID_SHARD makes shard groups of one rank, switches to NO_SHARD inside them, and never reduces a gradient
@@ -148,20 +195,110 @@ def _strategy(
     """
     wanted = cfg.fsdp.sharding_strategy
     if num_nodes * num_ranks == 1:
-        instead, why = ShardingStrategy.NO_SHARD, "one rank has nothing to shard over"
+        strategy, why = ShardingStrategy.NO_SHARD, "one rank has nothing to shard over"
     elif wanted is not ShardingStrategy.HYBRID_SHARD:
         return wanted
     elif num_nodes == 1:
-        instead, why = ShardingStrategy.FULL_SHARD, "on one node it is the same as FULL_SHARD"
+        strategy, why = ShardingStrategy.FULL_SHARD, "on one node it is the same as FULL_SHARD"
     elif num_ranks == 1:
-        instead, why = ShardingStrategy.NO_SHARD, "with one rank on each node it is the same as NO_SHARD"
+        strategy, why = ShardingStrategy.NO_SHARD, "with one rank on each node it is the same as NO_SHARD"
     elif not on_gpu:
-        instead, why = ShardingStrategy.FULL_SHARD, "torch shards inside a node only on GPUs"
+        strategy, why = ShardingStrategy.FULL_SHARD, "torch shards inside a node only on GPUs"
     else:
         return wanted
-    if instead is not wanted:
-        notes.append(f"training.fsdp.sharding_strategy={wanted.value}: {why}; {instead.value}")
-    return instead
+    if strategy is not wanted:
+        choices.instead("strategy", f"training.fsdp.sharding_strategy={wanted.value}", why, strategy.value)
+    return strategy
+
+
+def _offload(cfg: TrainingConfig, choices: _Choices, *, on_gpu: bool) -> bool:
+    if cfg.fsdp.cpu_offload_params and not on_gpu:
+        why = "without a GPU, parameters are in host memory anyway"
+        choices.because("cpu_offload_params", why)
+        choices.notes.append(f"training.fsdp.cpu_offload_params=true: {why}")
+    return cfg.fsdp.cpu_offload_params and on_gpu
+
+
+def _precision(cfg: TrainingConfig, choices: _Choices, *, on_gpu: bool) -> Precision:
+    if cfg.launcher.is_remote:  # nothing is known of a pod's CPU, and any computes fp32
+        fast, where = on_gpu, "the cluster's GPUs are taken to compute it" if on_gpu else "any CPU of the cluster does"
+    elif on_gpu:
+        major, minor = machine.compute_capability()
+        fast, where = major >= 8, f"this GPU's compute capability is {major}.{minor}, bf16 needs 8.0"
+    else:
+        fast = machine.cpu_computes_bf16()
+        where = f"this CPU {'computes' if fast else 'only emulates'} bf16"
+    if cfg.precision is not Precision.auto:
+        if cfg.precision is Precision.bf16 and not fast and not cfg.launcher.is_remote:
+            what = "this GPU" if on_gpu else "this CPU"
+            choices.notes.append(f"training.precision=bf16: {what} emulates it, slowly; auto takes fp32")
+        return cfg.precision
+    choices.because("precision", where)
+    return Precision.bf16 if fast else Precision.fp32
+
+
+def _token_budget(cfg: TrainingConfig, choices: _Choices, *, on_gpu: bool) -> int:
+    """A GPU wants large minibatches. A CPU is as fast with small ones (benchmarks/RESULTS.md)."""
+    if cfg.max_tokens_per_gpu is not None:
+        return cfg.max_tokens_per_gpu
+    choices.because("token_budget", f"the default of a {'GPU' if on_gpu else 'CPU'}, or more for a longer sample")
+    return _GPU_TOKENS if on_gpu else _CPU_TOKENS
+
+
+def _attention(cfg: TrainingConfig, choices: _Choices, *, on_gpu: bool) -> Attention:
+    if cfg.launcher.is_remote:
+        if cfg.attention is Attention.flash_attention and on_gpu:
+            note = "training.launcher.image must have flash-attn"
+            choices.notes.append(f"training.attention=flash_attention: {note}")
+            return Attention.flash_attention
+        lacking = "the image's packages are not known here" if on_gpu else "it needs a GPU"
+    else:
+        lacking = _lacking_for_flash_attention() if on_gpu else "it needs a GPU"
+    if not lacking and cfg.attention is not Attention.sdpa:
+        choices.because("attention", "flash-attn is installed")
+        return Attention.flash_attention
+    if cfg.attention is Attention.flash_attention:
+        setting = "training.attention=flash_attention"
+        choices.instead("attention", setting, lacking, "samples are padded to the longest of their minibatch")
+    elif cfg.attention is Attention.auto:
+        choices.because("attention", f"no flash attention: {lacking}")
+        if on_gpu:
+            choices.notes.append(f"{lacking}: samples are padded to the longest of their minibatch")
+    return Attention.sdpa
+
+
+def _lacking_for_flash_attention() -> str:
+    """Return what this machine lacks for flash attention; empty where it has all."""
+    if importlib.util.find_spec("flash_attn") is None:
+        return "flash-attn is not installed"
+    major, minor = machine.compute_capability()
+    if not (major == 8 or (major, minor) == (9, 0)):
+        return f"instructlab-training knows flash attention for compute capability 8.x and 9.0, not {major}.{minor}"
+    return ""
+
+
+def _liger(cfg: TrainingConfig, choices: _Choices, *, on_gpu: bool) -> bool:
+    if not cfg.use_liger:
+        return False
+    setting = "training.use_liger=true"
+    if not on_gpu:
+        choices.instead("use_liger", setting, "it needs a GPU", "trains without")
+        return False
+    if cfg.launcher.is_remote:
+        choices.notes.append(f"{setting}: training.launcher.image must have liger-kernel (EXTRAS=liger)")
+        return True
+    if not machine.runs_liger():
+        missing = "liger-kernel is not installed (pip install 'sft-runner[liger]')"
+        choices.instead("use_liger", setting, missing, "trains without")
+        return False
+    return True
+
+
+def _loader_workers(cfg: TrainingConfig, choices: _Choices, *, on_gpu: bool) -> int:
+    if cfg.num_loader_workers is not None:
+        return cfg.num_loader_workers
+    choices.because("num_loader_workers", "the default with a GPU" if on_gpu else "the default without a GPU")
+    return _GPU_LOADER_WORKERS if on_gpu else 0
 
 
 def _nodes(cfg: LauncherConfig) -> Nodes:
@@ -181,16 +318,3 @@ def _nodes(cfg: LauncherConfig) -> Nodes:
     if rendezvous is None or rank is None:
         raise ConfigError(problems)
     return Nodes(num=cfg.num_workers, rank=int(rank), rendezvous=rendezvous)
-
-
-def _gpu_notes(cfg: TrainingConfig, notes: list[str]) -> None:
-    major, minor = machine.compute_capability()
-    if cfg.precision is Precision.bf16 and major < 8:
-        notes.append("training.precision=bf16: this GPU emulates it, slowly; auto takes fp32")
-    if importlib.util.find_spec("flash_attn") is None:
-        notes.append("flash-attn is not installed: samples are padded to the longest of their minibatch")
-    elif not (major == 8 or (major, minor) == (9, 0)):
-        notes.append(
-            f"flash attention: instructlab-training knows compute capability 8.x and 9.0, not {major}.{minor}; "
-            "samples are padded to the longest of their minibatch"
-        )

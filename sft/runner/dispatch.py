@@ -19,12 +19,14 @@ from sft.artifacts import (
     UploadedModel,
 )
 from sft.config.flatten import flat
-from sft.config.schema import LauncherKind, RunConfig
+from sft.config.schema import RunConfig
 from sft.planning.plan import Step
+from sft.planning.resources import Resources
 from sft.progress import Progress
 from sft.stages.dataset import dataset
 from sft.stages.evaluate import EvaluateInputs, evaluate
 from sft.stages.gates import GatesInputs, gates
+from sft.stages.launcher import launcher_of
 from sft.stages.model import ModelInputs, model
 from sft.stages.package import PackageInputs, package
 from sft.stages.register import RegisterInputs, embedded_mlflow, register
@@ -44,6 +46,7 @@ def perform(
     folder: Path,
     out: Path,
     progress: Progress,
+    resources: Resources | None,
     detach: bool = False,
 ) -> Artifact:
     """Does a step.
@@ -56,6 +59,7 @@ def perform(
         folder: Where it lies.
         out: Private staging folder.
         progress: The run's display.
+        resources: What a training runs on and with; None where the plan has none.
         detach: Whether a training that is another's to do is left to itself.
 
     Raises:
@@ -75,7 +79,8 @@ def perform(
                 progress,
             )
         case "train":
-            inputs = train_inputs(cfg, have, run_id=rec.run_id, key=rec.step(step.name).key or "", detach=detach)
+            key = rec.step(step.name).key or ""
+            inputs = train_inputs(cfg, have, resources, run_id=rec.run_id, key=key, detach=detach)
             return train(cfg.training, inputs, out, progress)
         case "evaluate:base" | "evaluate:tuned":
             return evaluate(cfg.eval, _evaluate_inputs(step.name, have), out, progress)
@@ -94,10 +99,19 @@ def perform(
 
 
 def train_inputs(
-    cfg: RunConfig, have: Mapping[str, Artifact], *, run_id: str, key: str, detach: bool = False
+    cfg: RunConfig,
+    have: Mapping[str, Artifact],
+    resources: Resources | None,
+    *,
+    run_id: str,
+    key: str,
+    detach: bool = False,
 ) -> TrainInputs:
-    """What the training takes of the earlier steps."""
+    """Return what the training takes of the earlier steps."""
+    if resources is None:
+        raise AssertionError("a plan with a training was made without resources")
     return TrainInputs(
+        resources=resources,
         model=pick(have, "model", ModelArtifact),
         tokenized=pick(have, "tokenize", TokenizedArtifact),
         run_name=cfg.name,
@@ -163,15 +177,8 @@ def _register_inputs(
         versions=rec.versions,
         mlflow_uri=f"sqlite:///{embedded_mlflow(root)}",
         mlflow_artifacts=root / "mlflow-artifacts",
-        volume=_volume(cfg),
+        volume=cfg.registry.pvc or launcher_of(cfg.training.launcher).volume(cfg.training.launcher),
     )
-
-
-def _volume(cfg: RunConfig) -> str | None:
-    """``claim:/mount/path`` of the volume that the run root lies on, as far as the recipe says."""
-    launcher = cfg.training.launcher
-    on_cluster = launcher.kind is LauncherKind.kubeflow
-    return cfg.registry.pvc or (f"{launcher.pvc}:{launcher.mount_path}" if on_cluster else None)
 
 
 def pick(have: Mapping[str, Artifact], name: str, kind: type[A]) -> A:

@@ -16,18 +16,17 @@ import msgspec
 from sft import logs, record
 from sft.adapters.os import machine
 from sft.artifacts import Artifact
-from sft.config.schema import LauncherKind, RunConfig
+from sft.config.schema import RunConfig
 from sft.errors import Detached
 from sft.planning.plan import Plan, Step, build_plan
+from sft.planning.resources import Resources
+from sft.planning.stage_spec import STAGES
 from sft.progress import Progress
 from sft.runner.dispatch import perform
 from sft.runner.status import find_artifact, find_done, is_registry_gone, read_environment, run_folder
-from sft.stages import trainjob
+from sft.stages.launcher import launcher_of
 from sft.stages.package import check_publishing
 from sft.store import Entry, Store
-
-_RESUMABLE = {"dataset", "train", "evaluate", "upload"}
-"""Stages that go on from what a killed try has left: a download, a full state, answers, parts of a file."""
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +71,8 @@ def run(
         Detached: The cluster trains.
         SftError: A stage failed. Earlier stages stay done; the same command continues.
     """
-    plan = build_plan(cfg, read_environment(cfg))
+    environment = read_environment(cfg)
+    plan = build_plan(cfg, environment)
     plan = plan.reaching(goal) if goal else plan
     store = Store(Path(cfg.run_root) / "store")
     store.open()
@@ -89,11 +89,11 @@ def run(
         for line in plan.left_out:
             progress.say(f"- {line}")
         is_to_train = any(step.name == "train" for step in plan.steps) and "train" not in have
-        if is_to_train and cfg.training.launcher.kind is LauncherKind.kubeflow:
-            trainjob.check_cluster(cfg.training, folder.name, progress)
-        one = RunExecution(cfg, plan, store, folder, progress, previous, detach)
+        if is_to_train:
+            launcher_of(cfg.training.launcher).check_access(cfg.training, folder.name, progress)
+        execution = RunExecution(cfg, plan, store, folder, progress, previous, environment.resources, detach)
         try:
-            return one.execute(_record(cfg, plan, folder, recipe, command))
+            return execution.execute(_record(cfg, plan, environment.resources, folder, recipe, command))
         except Detached as left:
             raise Detached(f"{left}; `sft attach {folder}` comes back to it") from left
 
@@ -108,6 +108,7 @@ class RunExecution:
     folder: Path
     progress: Progress
     previous: record.RunRecord | None
+    resources: Resources | None = None
     detach: bool = False
     suffix: str = ""
     """Of its steps' names in the record."""
@@ -170,7 +171,7 @@ class RunExecution:
         artifacts: Mapping[str, Artifact],
         rec: record.RunRecord,
     ) -> Entry:
-        out = self.store.staging(step.stage, key, resume=step.stage in _RESUMABLE)
+        out = self.store.staging(step.stage, key, resume=STAGES[step.stage].is_resumable)
         log.info("%s starts in %s", step.name, out)
         started = time.monotonic()
         made = perform(
@@ -181,6 +182,7 @@ class RunExecution:
             folder=self.folder,
             out=out,
             progress=self.progress,
+            resources=self.resources,
             detach=self.detach,
         )
         entry = self.store.publish(
@@ -224,13 +226,16 @@ def is_at_work(folder: Path) -> bool:
         return True
 
 
-def _record(cfg: RunConfig, plan: Plan, folder: Path, recipe: Path, command: Sequence[str]) -> record.RunRecord:
+def _record(
+    cfg: RunConfig, plan: Plan, resources: Resources | None, folder: Path, recipe: Path, command: Sequence[str]
+) -> record.RunRecord:
     return record.begin(
         run_id=folder.name,
         recipe=recipe,
         command=command,
         config={name: value for name, value in msgspec.to_builtins(cfg).items() if name != "sweep"},
         gpus=machine.gpus(),
+        resources=resources.explained() if resources and any(step.name == "train" for step in plan.steps) else {},
         steps=[step.name for step in plan.steps],
     )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sft import record
-from sft.config.schema import LauncherKind, RunConfig
+from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Problem, SftError
 from sft.planning.plan import build_plan
 from sft.progress import Progress
@@ -27,12 +27,21 @@ def export_trainjob(cfg: RunConfig, progress: Progress) -> dict[str, Any]:
         ConfigError: The run does not train in a TrainJob.
         SftError: The data or the model are not there yet, or the training is done.
     """
-    kind = cfg.training.launcher.kind
-    if kind is not LauncherKind.kubeflow:
+    if not cfg.training.launcher.is_remote:
         suggestion = "add training/launcher=kubeflow"
         rule = "trains on this machine, in no TrainJob"
-        raise ConfigError([Problem(key="training.launcher.kind", value=kind.name, rule=rule, suggestion=suggestion)])
-    plan, folder = build_plan(cfg, read_environment(cfg)).reaching("train"), run_folder(cfg)
+        raise ConfigError(
+            [
+                Problem(
+                    key="training.launcher.kind",
+                    value=cfg.training.launcher.kind.name,
+                    rule=rule,
+                    suggestion=suggestion,
+                )
+            ]
+        )
+    environment = read_environment(cfg)
+    plan, folder = build_plan(cfg, environment).reaching("train"), run_folder(cfg)
     store = Store(Path(cfg.run_root) / "store")
     store.open()
     with store.in_use():
@@ -47,4 +56,5 @@ def export_trainjob(cfg: RunConfig, progress: Progress) -> dict[str, Any]:
         artifacts = {name: entry.artifact for name, entry in have.items()}
         with store.lock(step.stage, key, lambda: progress.update("waiting: a run is at work on this training")):
             out = store.staging(step.stage, key, resume=True)
-            return train.manifest(cfg.training, train_inputs(cfg, artifacts, run_id=folder.name, key=key), out)
+            inputs = train_inputs(cfg, artifacts, environment.resources, run_id=folder.name, key=key)
+            return train.manifest(cfg.training, inputs, out)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -14,7 +13,8 @@ from sft.artifacts import ModelPackage
 from sft.config.schema import RunConfig
 from sft.errors import DataError, VerificationError
 from sft.logs import redacted
-from sft.planning.plan import NO_ENVIRONMENT, Plan, Step, build_plan
+from sft.planning.plan import Plan, Step, build_plan
+from sft.planning.stage_spec import Environment
 from sft.progress import Progress
 from sft.runner.dispatch import pick
 from sft.runner.execute import RunExecution, RunResult, run_lock
@@ -45,7 +45,7 @@ def reregister(cfg: RunConfig, *, folder: Path, progress: Progress) -> RunResult
             s.name: store.find(s.name.partition(":")[0], s.key) for s in rec.steps if s.key and s.status == "done"
         }
         have = {name: entry.artifact for name, entry in entries.items() if entry}
-        plan = build_plan(cfg, replace(NO_ENVIRONMENT, versions=rec.versions))
+        plan = build_plan(cfg, Environment(versions=rec.versions))
         names = [step.name for step in plan.steps]
         made, later = plan.steps[: names.index("package") + 1], plan.steps[names.index("package") + 1 :]
         if absent := [step.name for step in made if step.name not in have]:

@@ -15,10 +15,8 @@ from sft import record, self_hashed_json
 from sft.config.compose import Recipe, shipped
 from sft.errors import ConfigError, DataError, Problem
 from sft.logs import MASK
+from sft.planning.stage_spec import stage_of
 from sft.stages.package import FACTS
-
-_OF_THIS_RUN = {"package", "upload", "register"}
-"""Steps that tell of one run, with its name and times: no other one makes the same."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class RecordedRun:
     def comparison(self, made: record.RunRecord) -> list[str]:
         """Which steps made what was recorded and which did not, a line for each kind."""
         then = {step["name"]: step for step in self.facts["steps"] if step["output"]}
-        both = [step for step in made.steps if step.name in then and step.name not in _OF_THIS_RUN]
+        both = [step for step in made.steps if step.name in then and not stage_of(step.name).tells_of_its_run]
         same = [step.name for step in both if _is_same(then[step.name], step)]
         other = [step.name for step in both if step.name not in same]
         lines = {"the same as recorded": same, "not as recorded": other}

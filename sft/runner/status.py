@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -15,16 +14,14 @@ from sft.adapters.os import machine
 from sft.artifacts import RegisteredModel
 from sft.config.schema import RunConfig
 from sft.logs import redacted
-from sft.planning import resources
-from sft.planning.plan import Environment, Plan, Step, build_plan
-from sft.stages import trainjob
+from sft.planning.plan import Plan, Step, build_plan
+from sft.planning.resources import resolve_resources
+from sft.planning.stage_spec import STAGES, Environment
 from sft.stages.dataset import source_version as dataset_version
 from sft.stages.evaluate import tasks_version
+from sft.stages.launcher import launcher_of
 from sft.stages.model import source_version as model_version
 from sft.store import Entry, Store
-
-_OF_A_MACHINE = {"device", "num_processes", "fsdp", "use_liger"}
-"""Settings of a step that its machine makes, not the recipe."""
 
 
 def read_environment(cfg: RunConfig) -> Environment:
@@ -34,7 +31,7 @@ def read_environment(cfg: RunConfig) -> Environment:
         ConfigError: The pods of a TrainJob would not see what they need.
         SftError: A source is not there or can't be reached.
     """
-    trainjob.check_volume(cfg)
+    launcher_of(cfg.training.launcher).check_settings(cfg)
     return replace(
         _here(cfg),
         dataset_version=dataset_version(cfg.dataset) if cfg.dataset.uri else "",
@@ -64,22 +61,8 @@ def work_digest(cfg: RunConfig, goal: str | None = None) -> str:
 
 
 def _here(cfg: RunConfig) -> Environment:
-    """Only the machine, which is asked for in no time."""
-    fit = resources.fit(cfg.training)
-    return Environment(
-        dataset_version="",
-        model_version="",
-        tasks_version="",
-        num_processes=fit.world_size,
-        device=machine.device(),
-        training_device=resources.device(cfg.training.launcher),
-        versions={},
-        as_run={
-            "fsdp.sharding_strategy": fit.strategy.value,
-            "fsdp.cpu_offload_params": fit.cpu_offload_params,
-            "use_liger": fit.use_liger,
-        },
-    )
+    """Return only what the machine says, which it does in no time."""
+    return Environment(device=machine.device(), resources=resolve_resources(cfg.training), versions={})
 
 
 def run_folder(cfg: RunConfig) -> Path:
@@ -124,11 +107,8 @@ def find_artifact(
     if made is None or made.manifest.inputs != digests:
         return None
     settings = redacted(msgspec.to_builtins(step.settings))  # as the store keeps them
-    return made if _anywhere(made.manifest.settings) == _anywhere(settings) else None
-
-
-def _anywhere(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name not in _OF_A_MACHINE}
+    recipes_own = STAGES[step.stage].without_machine
+    return made if recipes_own(made.manifest.settings) == recipes_own(settings) else None
 
 
 def is_registry_gone(entry: Entry) -> bool:

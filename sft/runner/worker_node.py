@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from sft.artifacts import Artifact, ModelArtifact, TokenizedArtifact
+from sft.artifacts import Artifact
 from sft.config.schema import RunConfig
-from sft.planning import resources
 from sft.planning.plan import Step, build_plan
+from sft.planning.resources import resolve_resources
 from sft.progress import Progress
-from sft.runner.dispatch import pick
+from sft.runner.dispatch import train_inputs
 from sft.runner.status import read_environment
-from sft.stages.train import TrainInputs, join
+from sft.stages.train import join
 from sft.store import Store
 
 _LOOK_SECONDS = 1.0
@@ -20,7 +20,7 @@ _LOOK_SECONDS = 1.0
 
 def is_worker_node(cfg: RunConfig) -> bool:
     """Whether this machine only takes part in the training of another, node 0."""
-    return resources.fit(cfg.training).nodes.rank > 0
+    return resolve_resources(cfg.training).nodes.rank > 0
 
 
 def run_worker_node(cfg: RunConfig, *, progress: Progress, goal: str | None = None) -> None:
@@ -35,7 +35,8 @@ def run_worker_node(cfg: RunConfig, *, progress: Progress, goal: str | None = No
         ConfigError: There is no such step.
         SftError: The training failed.
     """
-    plan = build_plan(cfg, read_environment(cfg))
+    environment = read_environment(cfg)
+    plan = build_plan(cfg, environment)
     if goal and all(step.name != "train" for step in plan.reaching(goal).steps):
         progress.say("nothing to do for this node: node 0 does not train")
         return
@@ -54,10 +55,9 @@ def run_worker_node(cfg: RunConfig, *, progress: Progress, goal: str | None = No
                 progress.update(f"waits for {name} of node 0")
                 time.sleep(_LOOK_SECONDS)
             have[name] = entry.artifact
-        base, tokens = pick(have, "model", ModelArtifact), pick(have, "tokenize", TokenizedArtifact)
         trained = key(steps["train"])
         if store.find("train", trained) is None:
             progress.update("waits for node 0")
-            inputs = TrainInputs(model=base, tokenized=tokens, run_name=cfg.name)
+            inputs = train_inputs(cfg, have, environment.resources, run_id="", key=trained)
             join(cfg.training, inputs, store.staging_path("train", trained), progress)
     progress.say("✓ train: the part of this node; node 0 does the rest")

@@ -24,7 +24,7 @@ CARD = "README.md"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HYPERPARAMETERS = (
     *("num_epochs", "effective_batch_size", "learning_rate", "lr_scheduler", "warmup_steps", "weight_decay"),
-    *("max_seq_len", "max_tokens_per_gpu", "seed"),
+    *("max_seq_len", "seed"),
 )
 _LIBRARIES = ("sft", "instructlab-training", "torch", "transformers", "lm-eval")
 
@@ -108,10 +108,12 @@ def _making(inputs: PackageInputs) -> str:
     settings = {key: record["config"]["training"][key] for key in _HYPERPARAMETERS}
     versions = [f"{name} {record['versions'][name]}" for name in _LIBRARIES if name in record["versions"]]
     digests = {"dataset": inputs.dataset.digest, "base model": inputs.base.digest, "checkpoint": checkpoint.digest}
-    steps = f"{checkpoint.num_steps} optimizer steps on {checkpoint.world_size} ranks"
+    ranks = "1 rank" if checkpoint.world_size == 1 else f"{checkpoint.world_size} ranks"
+    steps = f"{checkpoint.num_steps} optimizer steps on {ranks}"
     facts = [
         f"{steps}, final loss {checkpoint.final_loss:.4f}",
         ", ".join(f"{key} {value}" for key, value in settings.items()),
+        ", ".join(f"{key} {resource['value']}" for key, resource in record["resources"].items()),
         ", ".join(versions),
         *(f"sha256 of the {name}: `{digest}`" for name, digest in digests.items()),
     ]

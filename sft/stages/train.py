@@ -16,14 +16,15 @@ from typing import Any
 from sft.adapters.instructlab import torchrun
 from sft.adapters.instructlab.layout import ADAPTER, FINISHED, METRICS
 from sft.adapters.instructlab.monitor import RankLost, TrainingProgress
-from sft.adapters.instructlab.settings import LaunchSettings, MainArgs, WorkerOptions
+from sft.adapters.instructlab.settings import MainArgs, TrainingTask, WorkerOptions
 from sft.adapters.kubeflow.job import Display
 from sft.artifacts import LOGS_NAME, CheckpointArtifact, ModelArtifact, TokenizedArtifact
-from sft.config.schema import LauncherKind, TrainingConfig
+from sft.config.schema import Attention, TrainingConfig
 from sft.errors import StageError
-from sft.planning import resources
+from sft.planning.resources import Resources
 from sft.progress import Progress
 from sft.stages import trainjob
+from sft.stages.launcher import launcher_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,7 @@ class TrainInputs:
     """What the training stage takes.
 
     Attributes:
+        resources: What it trains on and with.
         run_name: What experiment trackers call the run; determines nothing.
         run_id: Of the run, and
         key: of this step in the store: how a TrainJob is found again. They determine nothing.
@@ -39,6 +41,7 @@ class TrainInputs:
 
     model: ModelArtifact
     tokenized: TokenizedArtifact
+    resources: Resources
     run_name: str = ""
     run_id: str = ""
     key: str = ""
@@ -70,8 +73,9 @@ def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progres
     if work.exists():
         shutil.rmtree(work)
     metrics = [json.loads(line) for line in (logs / METRICS).read_text(encoding="utf-8").splitlines()]
-    ranks = resources.fit(cfg).world_size
-    progress.say(f"  {len(metrics)} steps on {ranks} ranks, loss {metrics[0]['loss']:.4f} → {metrics[-1]['loss']:.4f}")
+    ranks, losses = inputs.resources.world_size, [row["loss"] for row in metrics]
+    on_ranks = "1 rank" if ranks == 1 else f"{ranks} ranks"
+    progress.say(f"  {len(metrics)} steps on {on_ranks}, loss {losses[0]:.4f} → {losses[-1]:.4f}")
     return CheckpointArtifact(
         root=out,
         num_steps=len(metrics),
@@ -98,13 +102,16 @@ def join(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progress
 
 
 def _train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, work: Path, progress: Progress) -> None:
-    """Trains, and goes on after the loss of a rank as often as the recipe says."""
-    fit = resources.fit(cfg)
-    for note in fit.notes:
+    """Train, and resume after the loss of a rank as often as the recipe says."""
+    for note in inputs.resources.notes:
         progress.say(f"  {note}")
+    display = Display(watch=lambda live: progress.update(_line(live)), update=progress.update, say=progress.say)
+    logs = out / LOGS_NAME
+    logs.mkdir(exist_ok=True)
+    train_ranks = launcher_of(cfg.launcher).train
     for restart in range(cfg.max_restarts + 1):
         try:
-            _try(cfg, inputs, out / LOGS_NAME, work, fit, progress)
+            train_ranks(cfg, task(cfg, inputs, logs, work), inputs.resources, display, detach=inputs.detach)
         except RankLost as lost:
             if restart == cfg.max_restarts:
                 raise
@@ -113,36 +120,12 @@ def _train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, work: Path, prog
             return
 
 
-def _try(
-    cfg: TrainingConfig, inputs: TrainInputs, logs: Path, work: Path, fit: resources.Fit, progress: Progress
-) -> None:
-    display = Display(watch=lambda live: progress.update(_line(live)), update=progress.update, say=progress.say)
-    match cfg.launcher.kind:
-        case LauncherKind.kubeflow:
-            logs.mkdir(exist_ok=True)
-            trainjob.train_in_pods(cfg, task(cfg, inputs, logs, work), display, detach=inputs.detach)
-        case LauncherKind.torchrun:
-            torchrun.launch(
-                main_args(cfg, inputs, work, fit),
-                worker_options(cfg, inputs),
-                LaunchSettings(
-                    num_processes=fit.num_processes,
-                    nodes=fit.nodes,
-                    env=dict(cfg.env),
-                    stall_timeout_seconds=cfg.stall_timeout_seconds,
-                ),
-                logs=logs,
-                watch=display.watch,
-                say=display.say,
-            )
-
-
-def task(cfg: TrainingConfig, inputs: TrainInputs, logs: Path, work: Path) -> trainjob.Task:
-    """What the pods of a TrainJob do."""
-    return trainjob.Task(
+def task(cfg: TrainingConfig, inputs: TrainInputs, logs: Path, work: Path) -> TrainingTask:
+    """Return what the ranks do."""
+    return TrainingTask(
         run_id=inputs.run_id,
         key=inputs.key,
-        main=main_args(cfg, inputs, work, resources.fit(cfg)),
+        main=main_args(cfg, inputs, work),
         options=worker_options(cfg, inputs),
         logs=logs,
     )
@@ -156,7 +139,7 @@ def manifest(cfg: TrainingConfig, inputs: TrainInputs, out: Path) -> dict[str, A
     """
     logs = out / LOGS_NAME
     logs.mkdir(exist_ok=True)
-    return trainjob.export(cfg, task(cfg, inputs, logs, out / "work"))
+    return trainjob.export(cfg, task(cfg, inputs, logs, out / "work"), inputs.resources)
 
 
 def _line(live: TrainingProgress) -> str:
@@ -187,17 +170,19 @@ def _publish(final: Path, base: Path, out: Path) -> None:
     final.rename(out / "model")
 
 
-def main_args(cfg: TrainingConfig, inputs: TrainInputs, work: Path, fit: resources.Fit) -> MainArgs:
-    """Our settings as the library's."""
+def main_args(cfg: TrainingConfig, inputs: TrainInputs, work: Path) -> MainArgs:
+    """Return our settings as the library's."""
+    resources = inputs.resources
     modules = cfg.lora.target_modules
     return MainArgs(
         model_name_or_path=str(inputs.model.model_dir),
-        model_class="Liger" if fit.use_liger else "CausalLM",
+        model_class="Liger" if resources.use_liger else "CausalLM",
         data_path=str(inputs.tokenized.data_file),
         output_dir=str(work),
         num_epochs=cfg.num_epochs,
         effective_batch_size=cfg.effective_batch_size,
-        max_batch_len=resources.max_tokens(cfg, inputs.tokenized.longest_tokens),
+        max_batch_len=resources.token_budget(inputs.tokenized.longest_tokens),
+        disable_flash_attn=resources.attention is not Attention.flash_attention,
         learning_rate=cfg.learning_rate,
         lr_scheduler=cfg.lr_scheduler.value,
         num_warmup_steps=cfg.warmup_steps,
@@ -212,18 +197,18 @@ def main_args(cfg: TrainingConfig, inputs: TrainInputs, work: Path, fit: resourc
         lora_alpha=cfg.lora.alpha,
         lora_dropout=cfg.lora.dropout,
         lora_target_modules=tuple(modules) if modules else None,
-        fsdp_sharding_strategy=fit.strategy.value,
-        cpu_offload_params_fsdp=fit.cpu_offload_params,
+        fsdp_sharding_strategy=resources.strategy.value,
+        cpu_offload_params_fsdp=resources.cpu_offload_params,
         trust_remote_code=inputs.model.trust_remote_code,
     )
 
 
 def worker_options(cfg: TrainingConfig, inputs: TrainInputs) -> WorkerOptions:
-    """Our settings that the library has not."""
+    """Return our settings that the library has not."""
     return WorkerOptions(
-        precision=cfg.precision.value,
-        gradient_checkpointing=cfg.gradient_checkpointing,
-        num_loader_workers=cfg.num_loader_workers,
+        precision=inputs.resources.precision.value,
+        gradient_checkpointing=inputs.resources.gradient_checkpointing,
+        num_loader_workers=inputs.resources.num_loader_workers,
         max_grad_norm=cfg.max_grad_norm,
         checkpoint_at_epoch=cfg.checkpoint_at_epoch,
         save_samples=cfg.save_samples,

@@ -5,44 +5,24 @@ What is trained, and how, is `sft.stages.train`'s to say. The pods see nothing o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sft.adapters import hub
 from sft.adapters.instructlab import pod_entrypoint
 from sft.adapters.instructlab.pod_entrypoint import Verdict
-from sft.adapters.instructlab.settings import MainArgs, WorkerOptions
+from sft.adapters.instructlab.settings import TrainingTask
 from sft.adapters.kubeflow import job
 from sft.adapters.kubeflow.cluster import Access, connect
 from sft.adapters.kubeflow.job import Display
 from sft.adapters.kubeflow.manifest import TrainJob, check, manifest
 from sft.adapters.kubeflow.watch import JobWatcher
-from sft.config.schema import LauncherConfig, LauncherKind, ModelSource, RunConfig, TrainingConfig
+from sft.config.schema import LauncherConfig, ModelSource, RunConfig, TrainingConfig
 from sft.errors import ConfigError, Detached, Problem
-from sft.planning import resources
+from sft.planning.resources import Resources, resolve_resources
 from sft.progress import Progress
 
 _NO_KEY = "0" * 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """One training as its pods do it.
-
-    Attributes:
-        run_id: Of the run that asks for it.
-        key: Of what it makes, in the store.
-        main: What the library gets.
-        options: What it hard-codes, has wrong or has not.
-        logs: The run's folder for logs, on the shared volume.
-    """
-
-    run_id: str
-    key: str
-    main: MainArgs
-    options: WorkerOptions
-    logs: Path
 
 
 def check_volume(cfg: RunConfig) -> None:
@@ -52,8 +32,6 @@ def check_volume(cfg: RunConfig) -> None:
         ConfigError: It doesn't.
     """
     launcher, problems = cfg.training.launcher, list[Problem]()
-    if launcher.kind is not LauncherKind.kubeflow:
-        return
     mount = Path(launcher.mount_path)
     rule = f"must lie under training.launcher.mount_path={mount}, where the pods see the volume {launcher.pvc}"
     if not _is_under(Path(cfg.run_root), mount):
@@ -80,16 +58,19 @@ def check_cluster(cfg: TrainingConfig, run_id: str, progress: Progress) -> None:
         ConfigError: No cluster is named.
         SftError: It can't be reached, or would not take it.
     """
-    asked = _job(cfg, run_id=run_id, key=_NO_KEY, logs=Path(cfg.launcher.mount_path))
+    asked = _job(cfg, resolve_resources(cfg), run_id=run_id, key=_NO_KEY, logs=Path(cfg.launcher.mount_path))
     job.reach(connect(_access(cfg.launcher), progress.say), asked)
 
 
-def train_in_pods(cfg: TrainingConfig, task: Task, display: Display, *, detach: bool) -> None:
+def train_in_pods(
+    cfg: TrainingConfig, task: TrainingTask, resources: Resources, display: Display, *, detach: bool
+) -> None:
     """Trains to the end, in the TrainJob that is at work already where there is one.
 
     Args:
         cfg: The training settings.
         task: What the pods do.
+        resources: What they do it on and with.
         display: Where what is seen goes.
         detach: Whether the job is left to itself once it is there.
 
@@ -99,7 +80,7 @@ def train_in_pods(cfg: TrainingConfig, task: Task, display: Display, *, detach: 
         StageError: The job failed, or the cluster refuses it.
     """
     cluster = connect(_access(cfg.launcher), lambda _: None)  # what there is to say of it was said at the start
-    asked = _job(cfg, run_id=task.run_id, key=task.key, logs=task.logs)
+    asked = _job(cfg, resources, run_id=task.run_id, key=task.key, logs=task.logs)
     name = job.begin(cluster, asked, logs=task.logs, prepare=lambda: _prepare(cfg, task), display=display)
     if detach:
         raise Detached(f"TrainJob {name} goes on by itself")
@@ -114,13 +95,13 @@ def train_in_pods(cfg: TrainingConfig, task: Task, display: Display, *, detach: 
     ).watch()
 
 
-def export(cfg: TrainingConfig, task: Task) -> dict[str, Any]:
+def export(cfg: TrainingConfig, task: TrainingTask, resources: Resources) -> dict[str, Any]:
     """The TrainJob that a run would make, for somebody else to create; its pods' settings are put on the volume.
 
     Raises:
         SftError: Kubeflow's models refuse it.
     """
-    made = manifest(_job(cfg, run_id=task.run_id, key=task.key, logs=task.logs))
+    made = manifest(_job(cfg, resources, run_id=task.run_id, key=task.key, logs=task.logs))
     check(made)
     if any(end.verdict is Verdict.failed for end in pod_entrypoint.node_exits(task.logs)):
         pod_entrypoint.clear_notes(task.logs)  # not else: a job of this training may be at work
@@ -128,13 +109,13 @@ def export(cfg: TrainingConfig, task: Task) -> dict[str, Any]:
     return made
 
 
-def _prepare(cfg: TrainingConfig, task: Task) -> None:
+def _prepare(cfg: TrainingConfig, task: TrainingTask) -> None:
     pod_entrypoint.clear_notes(task.logs)
     pod_entrypoint.save(task.logs, task.main, task.options, cfg.env)
 
 
-def _job(cfg: TrainingConfig, *, run_id: str, key: str, logs: Path) -> TrainJob:
-    launcher, fit = cfg.launcher, resources.fit(cfg)
+def _job(cfg: TrainingConfig, resources: Resources, *, run_id: str, key: str, logs: Path) -> TrainJob:
+    launcher = cfg.launcher
     return TrainJob(
         run=run_id,
         key=key,
@@ -142,11 +123,11 @@ def _job(cfg: TrainingConfig, *, run_id: str, key: str, logs: Path) -> TrainJob:
         runtime=launcher.runtime,
         image=launcher.image,
         command=("python", "-m", "sft.adapters.instructlab.pod_entrypoint", str(logs)),
-        num_nodes=fit.nodes.num,
-        procs_per_node=fit.num_processes,
+        num_nodes=resources.nodes.num,
+        procs_per_node=resources.num_processes,
         cpu=launcher.cpu,
         memory=launcher.memory,
-        gpus=resources.num_gpus(launcher),
+        gpus=resources.num_gpus,
         pvc=launcher.pvc,
         mount_path=launcher.mount_path,
         env=dict(cfg.env),

@@ -28,12 +28,13 @@ from sft.config import compose
 from sft.config.compose import Recipe
 from sft.config.schema import EvalBackend, RunConfig
 from sft.errors import ConfigError, Problem, SftError, StageError
-from sft.planning import estimate, resources
+from sft.planning import estimate
+from sft.planning.plan import steps_up_to
+from sft.planning.resources import resolve_resources
 from sft.progress import Progress
 from sft.runner.rerun import RecordedRun
 from sft.sweep import records as kept
 from sft.sweep.records import Point
-from sft.sweep.spec import UNTRAINED
 
 _SLURM = "submitit_slurm"
 
@@ -138,7 +139,7 @@ class Job:
         try:
             refuse_server_backend(cfg)
             result = runner.run(cfg, recipe=self.source, command=self.command, progress=progress, goal=self.until)
-            if self.until not in UNTRAINED:
+            if "train" in result.artifacts:
                 direction = self.higher_is_better if self.samples else None
                 point.objective = score(result.artifacts, self.objective, direction)
         except SftError as error:
@@ -209,10 +210,10 @@ def judge(point: Point, cfg: RunConfig, until: str | None, others: Sequence[Poin
     )
     if twin is not None and twin.number != point.number:
         keys = tuple(key.replace("/", ".") for key in point.values)
-        why = "; ".join(note for note in resources.fit(cfg.training).notes if note.startswith(keys))
+        why = "; ".join(note for note in resolve_resources(cfg.training).notes if note.startswith(keys))
         point.status, point.twin = "same", twin.number
         point.reason = f"the same work as point {twin.number}" + (f" ({why})" if why else "")
-    elif until not in UNTRAINED and (lack := estimate.lacking(cfg, num_at_once)):
+    elif "train" in steps_up_to(cfg, until) and (lack := estimate.lacking(cfg, num_at_once)):
         point.status, point.reason = "skipped", lack
 
 

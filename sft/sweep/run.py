@@ -18,13 +18,14 @@ from sft.adapters.os.machine import gpus
 from sft.config.hydra_app import QUIET, through_hydra
 from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Preempted, Problem, SftError
-from sft.planning import resources
+from sft.planning.plan import steps_up_to
+from sft.planning.resources import resolve_resources
 from sft.progress import Progress
 from sft.runner.rerun import RecordedRun
 from sft.sweep import records as kept
 from sft.sweep.point import Job, Origin, judge
 from sft.sweep.records import Point, SweepRecord
-from sft.sweep.spec import UNTRAINED, Sweep, check, is_better_when_higher, objective
+from sft.sweep.spec import Sweep, check, is_better_when_higher, objective
 
 _HERE = {"basic", "joblib"}
 """Launchers that run points on this machine, so that what it can do is known beforehand."""
@@ -56,7 +57,7 @@ def sweep(
     """
     configs = check(found)
     name = objective(configs[0], until)
-    if found.samples and until in UNTRAINED:
+    if found.samples and "train" not in steps_up_to(configs[0], until):
         raise ConfigError([Problem(key="--until", value=until, rule="a sampler needs the score of a training")])
     found, parts = _told(found, configs[0], name)
     engine = [found.sweeper, *(text for text in found.own if "sweeper" in text)] if found.samples else []
@@ -149,7 +150,7 @@ def _told(found: Sweep, cfg: RunConfig, name: str) -> tuple[Sweep, GpuSlots | No
         return replace(found, own=tuple(own)), None
     num = found.num_jobs or -1
     if num < 1:
-        ranks = resources.fit(cfg.training).num_processes
+        ranks = resolve_resources(cfg.training).num_processes
         num = len(gpus()) or max(1, (os.cpu_count() or 1) // ranks)
         own.append(f"hydra.launcher.n_jobs={num}")
     elif gpus() and num > len(gpus()):

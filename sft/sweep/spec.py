@@ -24,16 +24,14 @@ from sft.config import compose
 from sft.config.checks import holdout_metrics
 from sft.config.compose import Recipe
 from sft.config.diagnose import is_override, is_whole_number, missing_extra
-from sft.config.schema import LauncherKind, RunConfig
+from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Problem
+from sft.planning.plan import steps_up_to
 
 _LOWER_IS_BETTER = {
     "loss", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score", "ter", "mse",
 }  # fmt: skip
 """Metrics of ours and of lm-eval's that are better when they are smaller."""
-
-UNTRAINED = {"dataset", "model", "tokenize", "evaluate:base"}
-"""Steps that end before there is anything to compare."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +152,7 @@ def check(sweep: Sweep) -> list[RunConfig]:
         except ConfigError as error:
             problems |= {str(problem): problem for problem in error.problems}
     launcher = points[0].training.launcher if points else None
-    if launcher and sweep.samples and launcher.kind is LauncherKind.torchrun and launcher.num_workers > 1:
+    if launcher and sweep.samples and not launcher.is_remote and launcher.num_workers > 1:
         rule = "only the first of several nodes has the scores that a sampler needs"
         problems[rule] = Problem(key="hydra/sweeper", value=sweep.sweeper, rule=rule, suggestion="sweep a grid")
     if problems:
@@ -172,7 +170,7 @@ def objective(cfg: RunConfig, until: str | None) -> str:
     Raises:
         ConfigError: That score is never made.
     """
-    scored = until not in {*UNTRAINED, "train"} and cfg.eval.enabled
+    scored = "evaluate:tuned" in steps_up_to(cfg, until)
     held_out = scored and cfg.eval.holdout.enabled and cfg.dataset.train_split < 1.0
     name = cfg.sweep.objective
     if name is None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from sft.artifacts import CheckpointArtifact, DatasetArtifact, ModelArtifact
+from sft.planning.resources import resolve_resources
 from sft.progress import Progress
 from sft.stages.tokenize import TokenizeInputs, tokenize
-from sft.stages.train import TrainInputs, train
-from tests.support.training import CONFIG
+from sft.stages.train import TrainInputs
+from tests.support.training import CONFIG, train
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +18,7 @@ def train_inputs(
 ) -> TrainInputs:
     out = tmp_path_factory.mktemp("tokens")
     return TrainInputs(
+        resources=resolve_resources(CONFIG),
         model=tiny_model,
         tokenized=tokenize(CONFIG, TokenizeInputs(dataset=tiny_data, model=tiny_model), out, Progress(quiet=True)),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ import pytest
 from sft.artifacts import CheckpointArtifact, TokenizedArtifact
 from sft.errors import StageError
 from sft.progress import Progress
-from sft.stages.train import TrainInputs, train
-from tests.support.training import BATCH, CONFIG, EPOCHS, RATE, STEPS_PER_EPOCH, WARMUP, metrics
+from sft.stages.train import TrainInputs
+from tests.support.training import BATCH, CONFIG, EPOCHS, RATE, STEPS_PER_EPOCH, WARMUP, metrics, train
 
 pytestmark = pytest.mark.slow
 
@@ -70,7 +71,7 @@ def test_a_rank_that_fails_is_quoted_and_not_torchruns_summary(train_inputs: Tra
     beyond = {"input_ids": [0, 1, 10**6, 2], "labels": [-100, -100, 10**6, 2], "len": 4}
     (root / "data.jsonl").write_text(json.dumps(beyond) + "\n", encoding="utf-8")
     counts = {"num_samples": 1, "num_tokens": 4, "num_loss_tokens": 2, "longest_tokens": 4}
-    broken = TrainInputs(model=train_inputs.model, tokenized=TokenizedArtifact(root=root, **counts))
+    broken = replace(train_inputs, tokenized=TokenizedArtifact(root=root, **counts))
     with pytest.raises(StageError, match="training failed: IndexError: index out of range") as caught:
         train(CONFIG, broken, out, Progress(quiet=True))
     assert caught.value.log is not None

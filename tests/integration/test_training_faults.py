@@ -17,7 +17,7 @@ import pytest
 from sft.artifacts import CheckpointArtifact
 from sft.errors import Preempted, StageError
 from sft.progress import Progress
-from sft.stages.train import TrainInputs, train
+from sft.stages.train import TrainInputs
 from tests.support.training import (
     CONFIG,
     EPOCHS,
@@ -27,6 +27,7 @@ from tests.support.training import (
     ranks,
     running,
     steps_done,
+    train,
     wait_for,
     weights,
 )

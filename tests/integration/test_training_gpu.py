@@ -16,8 +16,8 @@ from sft.adapters.os import machine
 from sft.artifacts import CheckpointArtifact
 from sft.config.schema import FsdpConfig, LauncherConfig, Precision, ShardingStrategy, TrainingConfig
 from sft.progress import Progress
-from sft.stages.train import TrainInputs, train
-from tests.support.training import changed, curve, metrics, ranks, running, steps_done, wait_for
+from sft.stages.train import TrainInputs
+from tests.support.training import changed, curve, metrics, ranks, running, steps_done, train, wait_for
 
 pytestmark = [
     pytest.mark.gpu,

@@ -22,7 +22,7 @@ from sft.config.schema import (
 )
 from sft.errors import StageError
 from sft.progress import Progress
-from sft.stages.train import TrainInputs, train
+from sft.stages.train import TrainInputs
 from tests.support.training import (
     BATCH,
     STEPS_PER_EPOCH,
@@ -31,6 +31,7 @@ from tests.support.training import (
     metrics,
     running,
     steps_done,
+    train,
     wait_for,
     weights,
 )

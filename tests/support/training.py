@@ -15,6 +15,9 @@ from typing import Any
 
 from sft.artifacts import CheckpointArtifact, sha256_file
 from sft.config.schema import LauncherConfig, LrScheduler, Precision, TrackingConfig, TrainingConfig
+from sft.planning.resources import resolve_resources
+from sft.progress import Progress
+from sft.stages import train as stage
 from sft.stages.train import TrainInputs
 
 EPOCHS, WARMUP, RATE, BATCH = 3, 2, 1e-2, 32
@@ -45,6 +48,11 @@ except Preempted as stopped:
     print(stopped)
     sys.exit(stopped.exit_code)
 """
+
+
+def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progress) -> CheckpointArtifact:
+    """Train with the resources that `cfg` gets on this machine, whatever those of `inputs` are."""
+    return stage.train(cfg, replace(inputs, resources=resolve_resources(cfg)), out, progress)
 
 
 def changed(**settings: Any) -> TrainingConfig:
@@ -102,7 +110,7 @@ def wait_for(condition: Callable[[], Any], seconds: float) -> bool:
 def running(cfg: TrainingConfig, inputs: TrainInputs, out: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that trains into `out`; killed at the end."""
     request = out.with_suffix(".pickle")
-    request.write_bytes(pickle.dumps((cfg, inputs, out)))
+    request.write_bytes(pickle.dumps((cfg, replace(inputs, resources=resolve_resources(cfg)), out)))
     argv = [sys.executable, "-c", _PARENT, str(request)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as parent:
         try:

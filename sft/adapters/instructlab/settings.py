@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
 
 LIBRARY_VERSION = "0.16.2"
 
@@ -80,8 +80,8 @@ class WorkerOptions:
     """What the library hard-codes, has wrong or has not, and the worker does.
 
     Attributes:
-        precision: Arithmetic of forward and backward; ``auto`` = bf16 where the machine computes in it.
-        num_loader_workers: None = 0 without a GPU, 2 with one (upstream: 8).
+        precision: Arithmetic of forward and backward: ``bf16`` or ``fp32``.
+        num_loader_workers: Data loader processes (upstream: 8).
         max_grad_norm: Upstream: 1.0.
         checkpoint_at_epoch: Keep the model of each epoch; the last one is saved always.
         save_samples: Keep the model about every so many samples; 0 = no.
@@ -96,9 +96,9 @@ class WorkerOptions:
         run_name: What the trackers call the run.
     """
 
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    precision: str = "fp32"
     gradient_checkpointing: bool = True
-    num_loader_workers: int | None = None
+    num_loader_workers: int = 0
     max_grad_norm: float = 1.0
     checkpoint_at_epoch: bool = False
     save_samples: int = 0
@@ -143,3 +143,22 @@ class LaunchSettings:
     nodes: Nodes
     env: dict[str, str]
     stall_timeout_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingTask:
+    """One training as its ranks do it.
+
+    Attributes:
+        run_id: Of the run that asks for it.
+        key: Of what it makes, in the store.
+        main: What the library gets.
+        options: What it hard-codes, has wrong or has not.
+        logs: Folder in which the ranks leave metrics and notes.
+    """
+
+    run_id: str
+    key: str
+    main: MainArgs
+    options: WorkerOptions
+    logs: Path

@@ -15,6 +15,7 @@ from sft.config.schema.model import ModelConfig, ModelSource, ScratchConfig
 from sft.config.schema.registry import OnConflict, RegistryConfig, RegistryKind
 from sft.config.schema.sweep import SweepConfig
 from sft.config.schema.training import (
+    Attention,
     FsdpConfig,
     LoraConfig,
     LrScheduler,
@@ -26,6 +27,7 @@ from sft.config.schema.training import (
 )
 
 __all__ = [
+    "Attention",
     "ColumnsConfig",
     "DatasetConfig",
     "DatasetFormat",

@@ -70,3 +70,8 @@ class LauncherConfig:
     system's. A kubeconfig brings its own."""
     start_timeout_seconds: int | None = None
     """A TrainJob whose pods don't all run after so long is ended, with the reason; null = it waits for its place."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the ranks run on other machines than this process, of which only the configuration is known."""
+        return self.kind is LauncherKind.kubeflow

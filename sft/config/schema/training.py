@@ -46,6 +46,14 @@ class Precision(Enum):
     fp32 = "fp32"
 
 
+class Attention(Enum):
+    """What computes attention. Flash attention needs no padding between samples."""
+
+    auto = "auto"
+    flash_attention = "flash_attention"
+    sdpa = "sdpa"
+
+
 @dataclass(kw_only=True)
 class LoraConfig:
     """Low-rank adapters in the place of full fine-tuning. peft's `LoraConfig`."""
@@ -109,6 +117,9 @@ class TrainingConfig:
     seed: int = 42
     precision: Precision = Precision.auto
     """`auto` = bf16 where the machine computes in it, else fp32."""
+    attention: Attention = Attention.auto
+    """`auto` = flash attention where this machine has it, else torch's own; in a TrainJob's pods torch's own, because
+    their packages are not known."""
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass: less memory, about a third more compute."""
     use_liger: bool = False

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from sft.config.schema import ShardingStrategy
 from sft.planning.memory import (
     GPU_OVERHEAD,
     Setup,
-    Sharding,
     largest_budget,
     model_bytes,
     moments,
@@ -142,39 +142,44 @@ def test_every_expert_is_held_but_a_token_goes_through_few() -> None:
 
 
 def test_more_sharding_needs_less() -> None:
-    order = (Sharding.FULL_SHARD, Sharding.SHARD_GRAD_OP, Sharding.HYBRID_SHARD, Sharding.NO_SHARD)
+    order = (
+        ShardingStrategy.FULL_SHARD,
+        ShardingStrategy.SHARD_GRAD_OP,
+        ShardingStrategy.HYBRID_SHARD,
+        ShardingStrategy.NO_SHARD,
+    )
     needed = [peak_bytes(qwen(), sharding, replace(EIGHT, ranks_per_node=2)) for sharding in order]
     assert needed == sorted(needed)
     small = replace(EIGHT, max_tokens=1)
-    assert peak_bytes(qwen(), Sharding.NO_SHARD, small) == 20 * COUNT + GPU_OVERHEAD  # AdamW's step
+    assert peak_bytes(qwen(), ShardingStrategy.NO_SHARD, small) == 20 * COUNT + GPU_OVERHEAD  # AdamW's step
 
 
 def test_a_token_costs_what_its_moment_holds() -> None:
     inputs, layer, ffn = 2 * 1536 * 28, activations(qwen(), 2), 2 * 2 * 8960
     assert layer == 2 * 6 * 1536 + 2 * (2 * (1536 + 256) + 2 * 1536 + 4 * 8960)
-    per_token = {name: moment.per_token for name, moment in moments(qwen(), Sharding.FULL_SHARD, EIGHT).items()}
+    per_token = {name: moment.per_token for name, moment in moments(qwen(), ShardingStrategy.FULL_SHARD, EIGHT).items()}
     logits = {"loss": inputs + 6 * 151_936, "head": inputs + 2 * 151_936}
     assert per_token == {**logits, "layer": inputs + layer + ffn, "embedding": 0, "step": 0}
-    half = moments(qwen(), Sharding.FULL_SHARD, replace(EIGHT, loss_share=0.5))
+    half = moments(qwen(), ShardingStrategy.FULL_SHARD, replace(EIGHT, loss_share=0.5))
     assert half["loss"].per_token == inputs + 3 * 151_936
-    kept = moments(qwen(), Sharding.FULL_SHARD, replace(EIGHT, gradient_checkpointing=False))
+    kept = moments(qwen(), ShardingStrategy.FULL_SHARD, replace(EIGHT, gradient_checkpointing=False))
     assert kept["layer"].per_token == 28 * layer + ffn
-    capped = moments(replace(qwen(), capped=True), Sharding.FULL_SHARD, EIGHT)
+    capped = moments(replace(qwen(), capped=True), ShardingStrategy.FULL_SHARD, EIGHT)
     assert capped["loss"].per_token == inputs + 8 * 151_936
 
 
 @pytest.mark.parametrize("share", [0.01, 1.0])
 def test_the_largest_budget_is_the_last_that_fits(share: float) -> None:
     available, setup = 80 * 2**30, replace(EIGHT, loss_share=share)
-    budget = largest_budget(qwen(), Sharding.FULL_SHARD, setup, available)
-    assert peak_bytes(qwen(), Sharding.FULL_SHARD, replace(setup, max_tokens=budget)) <= available
-    assert peak_bytes(qwen(), Sharding.FULL_SHARD, replace(setup, max_tokens=budget + 1)) > available
-    assert largest_budget(qwen(), Sharding.NO_SHARD, setup, 2**30) == 0
+    budget = largest_budget(qwen(), ShardingStrategy.FULL_SHARD, setup, available)
+    assert peak_bytes(qwen(), ShardingStrategy.FULL_SHARD, replace(setup, max_tokens=budget)) <= available
+    assert peak_bytes(qwen(), ShardingStrategy.FULL_SHARD, replace(setup, max_tokens=budget + 1)) > available
+    assert largest_budget(qwen(), ShardingStrategy.NO_SHARD, setup, 2**30) == 0
 
 
 def test_adapters_and_offloading_take_the_optimizer_off_the_device() -> None:
     def fixed(setup: Setup) -> int:
-        return moments(qwen(), Sharding.FULL_SHARD, setup)["loss"].fixed
+        return moments(qwen(), ShardingStrategy.FULL_SHARD, setup)["loss"].fixed
 
     adapters = replace(EIGHT, num_trained=8_000_000)
     assert fixed(EIGHT) - fixed(adapters) == 12 * COUNT // 8 - 12_000_000
@@ -185,7 +190,7 @@ def test_frozen_weights_stay_as_they_are_stored_unless_the_arithmetic_is_fp32() 
     def states(stored_bytes: int, value_bytes: int) -> int:
         shape = replace(qwen(), stored_bytes=stored_bytes)
         setup = replace(EIGHT, num_trained=8_000_000, value_bytes=value_bytes)
-        return moments(shape, Sharding.NO_SHARD, setup)["step"].fixed - 16 * 8_000_000 - GPU_OVERHEAD
+        return moments(shape, ShardingStrategy.NO_SHARD, setup)["step"].fixed - 16 * 8_000_000 - GPU_OVERHEAD
 
     assert (states(2, 2), states(4, 2), states(2, 4)) == (2 * COUNT, 4 * COUNT, 4 * COUNT)
     assert qwen().stored_bytes == 4
@@ -197,7 +202,7 @@ def test_frozen_weights_stay_as_they_are_stored_unless_the_arithmetic_is_fp32() 
 def test_adapters_with_dropout_keep_what_they_dropped() -> None:
     adapters = replace(EIGHT, num_trained=8_000_000, gradient_checkpointing=False)
     kept = [
-        moments(qwen(), Sharding.FULL_SHARD, replace(adapters, adapter_dropout=dropout))["layer"].per_token
+        moments(qwen(), ShardingStrategy.FULL_SHARD, replace(adapters, adapter_dropout=dropout))["layer"].per_token
         for dropout in (False, True)
     ]
     assert kept[1] - kept[0] == 28 * 3 * (3 * 1536 + 1536 + 2 * 1536 + 8960)  # a value and a mask
@@ -209,8 +214,8 @@ def test_adapters_are_counted_as_peft_does() -> None:
 
 def test_on_a_cpu_sharding_does_not_lower_the_peak() -> None:
     here = replace(EIGHT, on_gpu=False)
-    fixed = {sharding: moments(qwen(), sharding, here)["loss"].fixed for sharding in Sharding}
-    assert fixed.pop(Sharding.NO_SHARD) == 20 * COUNT + 620_000_000  # saved where they lie
+    fixed = {sharding: moments(qwen(), sharding, here)["loss"].fixed for sharding in ShardingStrategy}
+    assert fixed.pop(ShardingStrategy.NO_SHARD) == 20 * COUNT + 620_000_000  # saved where they lie
     assert set(fixed.values()) == {24 * COUNT + 620_000_000}
 
 

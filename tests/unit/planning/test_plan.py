@@ -7,17 +7,21 @@ from collections.abc import Sequence
 
 import pytest
 
+from sft.adapters.instructlab.settings import Nodes
+from sft.adapters.os import machine
 from sft.config.compose import compose, find_recipe
+from sft.config.schema import Attention, LauncherConfig, Precision, ShardingStrategy, TrainingConfig
 from sft.errors import ConfigError
-from sft.planning.plan import Environment, Plan, build_plan
+from sft.planning.plan import Plan, build_plan
+from sft.planning.resources import resolve_resources
+from sft.planning.stage_spec import Environment
 
 WORLD = Environment(
     dataset_version="1",
     model_version="",
     tasks_version="t",
-    num_processes=2,
     device="cpu",
-    training_device="cpu",
+    resources=resolve_resources(TrainingConfig(launcher=LauncherConfig(procs_per_worker=2))),
     versions={"torch": "2"},
 )
 
@@ -25,8 +29,9 @@ TOLD = ["package", "register"]
 """Steps that tell of the whole run: another one has others."""
 
 
-def plan(*overrides: str, world: Environment = WORLD) -> Plan:
-    return build_plan(compose(find_recipe("quickstart"), overrides), world)
+def plan(*overrides: str, world: Environment | None = None) -> Plan:
+    cfg = compose(find_recipe("quickstart"), overrides)
+    return build_plan(cfg, world or dataclasses.replace(WORLD, resources=resolve_resources(cfg.training)))
 
 
 def keys(made: Plan) -> dict[str, str]:
@@ -37,7 +42,7 @@ def keys(made: Plan) -> dict[str, str]:
     return digests
 
 
-def changed(*overrides: str, world: Environment = WORLD) -> list[str]:
+def changed(*overrides: str, world: Environment | None = None) -> list[str]:
     before, after = keys(plan()), keys(plan(*overrides, world=world))
     return [name for name in after if before.get(name) != after[name]]
 
@@ -117,7 +122,6 @@ def test_an_upload_depends_on_the_package_and_the_place_only() -> None:
         ("dataset_version", "2", "dataset"),
         ("model_version", "abc", "model"),
         ("tasks_version", "u", "evaluate:base"),
-        ("num_processes", 4, "train"),
         ("versions", {"torch": "3"}, "evaluate:base"),
     ],
 )
@@ -156,8 +160,42 @@ def test_a_goal_that_the_recipe_leaves_out_says_why() -> None:
 
 @pytest.mark.parametrize("asked", ["full_shard", "shard_grad_op", "hybrid_shard", "no_shard"])
 def test_what_a_machine_makes_the_same_is_the_same_work(asked: str) -> None:
-    one_rank = dataclasses.replace(WORLD, num_processes=1, as_run={"fsdp.sharding_strategy": "NO_SHARD"})
-    assert keys(plan(f"training.fsdp={asked}", world=one_rank))["train"] == keys(plan(world=one_rank))["train"]
+    one_rank = "training.launcher.procs_per_worker=1"
+    assert keys(plan(one_rank, f"training.fsdp={asked}"))["train"] == keys(plan(one_rank))["train"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_processes", 4),
+        ("nodes", Nodes(num=2)),
+        ("precision", Precision.auto),
+        ("base_token_budget", 77),
+        ("attention", Attention.flash_attention),
+        ("use_liger", True),
+        ("strategy", ShardingStrategy.NO_SHARD),
+        ("gradient_checkpointing", False),
+        ("device", "NVIDIA H100"),
+    ],
+)
+def test_a_training_with_other_resources_is_another_training(name: str, value: object) -> None:
+    """Whatever ``auto`` and null became counts, so that a key means the same on every machine."""
+    assert WORLD.resources is not None
+    other = dataclasses.replace(WORLD, resources=dataclasses.replace(WORLD.resources, **{name: value}))
+    before, after = keys(plan(world=WORLD)), keys(plan(world=other))
+    assert [step for step in after if before[step] != after[step]] == ["train", "evaluate:tuned", *TOLD]
+
+
+def test_loader_workers_change_nothing_of_the_weights() -> None:
+    assert changed("training.num_loader_workers=3") == TOLD
+
+
+def test_auto_is_the_same_work_as_what_it_becomes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cpu_computes_bf16", lambda: False)
+    auto, fp32 = (plan(f"training.precision={precision}") for precision in ("auto", "fp32"))
+    assert keys(auto)["train"] == keys(fp32)["train"]
+    monkeypatch.setattr(machine, "cpu_computes_bf16", lambda: True)
+    assert keys(plan("training.precision=auto"))["train"] != keys(fp32)["train"]
 
 
 @pytest.mark.parametrize("override", ["sweep.objective=train.loss", "sweep.skip_infeasible=false"])

@@ -11,7 +11,7 @@ from sft.adapters.instructlab.settings import Nodes
 from sft.adapters.os import machine
 from sft.config.schema import FsdpConfig, LauncherConfig, LauncherKind, Precision, ShardingStrategy, TrainingConfig
 from sft.errors import ConfigError
-from sft.planning import resources
+from sft.planning.resources import resolve_resources
 
 H200 = "NVIDIA H200"
 
@@ -31,7 +31,7 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def notes(settings: TrainingConfig) -> str:
-    return "\n".join(resources.fit(settings).notes)
+    return "\n".join(resolve_resources(settings).notes)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_ranks_are_as_many_as_asked_for_or_one_per_gpu(
     gpus: tuple[str, ...], launcher: LauncherConfig, ranks: int, on: Any
 ) -> None:
     on(*gpus)
-    assert resources.fit(cfg(launcher=launcher)).num_processes == ranks
+    assert resolve_resources(cfg(launcher=launcher)).num_processes == ranks
 
 
 @pytest.mark.parametrize(
@@ -66,13 +66,13 @@ def test_an_automatic_token_budget_is_the_machines_and_holds_every_sample(
     gpus: tuple[str, ...], settings: dict[str, int], longest: int, budget: int, on: Any
 ) -> None:
     on(*gpus)
-    assert resources.max_tokens(cfg(**settings), longest) == budget
+    assert resolve_resources(cfg(**settings)).token_budget(longest) == budget
 
 
 @pytest.mark.parametrize("strategy", ShardingStrategy)
 def test_one_rank_does_not_shard(strategy: ShardingStrategy, on: Any) -> None:
     on()
-    found = resources.fit(cfg(fsdp=FsdpConfig(sharding_strategy=strategy)))
+    found = resolve_resources(cfg(fsdp=FsdpConfig(sharding_strategy=strategy)))
     assert found.strategy is ShardingStrategy.NO_SHARD
     assert bool(found.notes) == (strategy is not ShardingStrategy.NO_SHARD)
 
@@ -82,7 +82,7 @@ def test_hybrid_sharding_on_one_node_is_full_sharding_and_the_rest_is_as_asked(
     strategy: ShardingStrategy, on: Any
 ) -> None:
     on(H200, H200, packages=("flash_attn",))
-    found = resources.fit(cfg(fsdp=FsdpConfig(sharding_strategy=strategy)))
+    found = resolve_resources(cfg(fsdp=FsdpConfig(sharding_strategy=strategy)))
     hybrid = strategy is ShardingStrategy.HYBRID_SHARD
     assert found.strategy is (ShardingStrategy.FULL_SHARD if hybrid else strategy)
     assert bool(found.notes) == hybrid
@@ -100,21 +100,21 @@ def test_gpus_that_are_not_there_are_missed(on: Any) -> None:
 
 def test_offloading_without_a_gpu_is_left_out(on: Any) -> None:
     on()
-    found = resources.fit(cfg(fsdp=FsdpConfig(cpu_offload_params=True)))
+    found = resolve_resources(cfg(fsdp=FsdpConfig(cpu_offload_params=True)))
     assert not found.cpu_offload_params
     assert any("host memory anyway" in note for note in found.notes)
     on(H200)
-    assert resources.fit(cfg(fsdp=FsdpConfig(cpu_offload_params=True))).cpu_offload_params
+    assert resolve_resources(cfg(fsdp=FsdpConfig(cpu_offload_params=True))).cpu_offload_params
 
 
 def test_liger_is_used_only_where_it_runs(on: Any) -> None:
     on()
-    assert not resources.fit(cfg(use_liger=True)).use_liger
+    assert not resolve_resources(cfg(use_liger=True)).use_liger
     assert "it needs a GPU" in notes(cfg(use_liger=True))
     on(H200)
     assert "liger-kernel is not installed" in notes(cfg(use_liger=True))
     on(H200, packages=("liger_kernel",))
-    assert resources.fit(cfg(use_liger=True)).use_liger
+    assert resolve_resources(cfg(use_liger=True)).use_liger
 
 
 def test_what_is_slow_here_is_said(on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +145,7 @@ def test_hybrid_sharding_over_nodes_reaches_torch_only_where_a_node_has_several_
     gpus: tuple[str, ...], strategy: ShardingStrategy, on: Any
 ) -> None:
     on(*gpus, packages=("flash_attn",))
-    found = resources.fit(several(3, ShardingStrategy.HYBRID_SHARD))
+    found = resolve_resources(several(3, ShardingStrategy.HYBRID_SHARD))
     assert found.strategy is strategy
     assert found.world_size == 3 * max(1, len(gpus))
     assert bool(found.notes) == (strategy is not ShardingStrategy.HYBRID_SHARD)
@@ -154,17 +154,17 @@ def test_hybrid_sharding_over_nodes_reaches_torch_only_where_a_node_has_several_
 def test_a_node_is_told_by_the_recipe_or_by_the_environment(on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     on()
     recipe = several(2, ShardingStrategy.FULL_SHARD, node_rank=1, rendezvous="first:29500")
-    assert resources.fit(recipe).nodes == Nodes(num=2, rank=1, rendezvous="first:29500")
+    assert resolve_resources(recipe).nodes == Nodes(num=2, rank=1, rendezvous="first:29500")
     blank = several(2, ShardingStrategy.FULL_SHARD, node_rank=None, rendezvous=None)
     with pytest.raises(ConfigError) as caught:
-        resources.fit(blank)
+        resolve_resources(blank)
     assert [problem.key for problem in caught.value.problems] == [
         "training.launcher.rendezvous",
         "training.launcher.node_rank",
     ]
     for name, value in {"NODE_RANK": "1", "MASTER_ADDR": "job-0", "MASTER_PORT": "29400"}.items():
         monkeypatch.setenv(f"PET_{name}", value)
-    assert resources.fit(blank).nodes == Nodes(num=2, rank=1, rendezvous="job-0:29400")
+    assert resolve_resources(blank).nodes == Nodes(num=2, rank=1, rendezvous="job-0:29400")
 
 
 POD = LauncherConfig(kind=LauncherKind.kubeflow, num_workers=4, gpus_per_worker=2)
@@ -172,26 +172,26 @@ POD = LauncherConfig(kind=LauncherKind.kubeflow, num_workers=4, gpus_per_worker=
 
 def test_a_trainjobs_ranks_and_device_come_from_the_configuration_alone(on: Any) -> None:
     on()
-    fit = resources.fit(cfg(launcher=POD))
-    assert (fit.num_processes, fit.world_size, fit.nodes.rank) == (2, 8, 0)
-    assert resources.device(POD) == "kubeflow-gpu"
-    assert resources.max_tokens(cfg(launcher=POD), 0) == 10_000
+    found = resolve_resources(cfg(launcher=POD))
+    assert (found.num_processes, found.world_size, found.nodes.rank) == (2, 8, 0)
+    assert resolve_resources(cfg(launcher=POD)).device == "kubeflow-gpu"
+    assert resolve_resources(cfg(launcher=POD)).token_budget(0) == 10_000
 
 
 def test_a_trainjob_without_gpus_is_one_of_cpus_whatever_this_machine_has(on: Any) -> None:
     on(H200)
     launcher = replace(POD, gpus_per_worker=0)
-    assert resources.fit(cfg(launcher=launcher)).world_size == 4
-    assert resources.device(launcher) == "cpu"
-    assert resources.max_tokens(cfg(launcher=launcher), 0) == 2048
+    assert resolve_resources(cfg(launcher=launcher)).world_size == 4
+    assert resolve_resources(cfg(launcher=launcher)).device == "cpu"
+    assert resolve_resources(cfg(launcher=launcher)).token_budget(0) == 2048
 
 
 def test_a_trainjob_shards_inside_its_pods_where_they_have_gpus(on: Any) -> None:
     on()
     hybrid = FsdpConfig(sharding_strategy=ShardingStrategy.HYBRID_SHARD)
-    assert resources.fit(cfg(launcher=POD, fsdp=hybrid)).strategy is ShardingStrategy.HYBRID_SHARD
+    assert resolve_resources(cfg(launcher=POD, fsdp=hybrid)).strategy is ShardingStrategy.HYBRID_SHARD
     one = replace(POD, gpus_per_worker=1)
-    assert resources.fit(cfg(launcher=one, fsdp=hybrid)).strategy is ShardingStrategy.NO_SHARD
+    assert resolve_resources(cfg(launcher=one, fsdp=hybrid)).strategy is ShardingStrategy.NO_SHARD
 
 
 def test_what_an_image_must_have_is_said(on: Any) -> None:
@@ -204,4 +204,4 @@ def test_ranks_of_a_trainjob_are_not_those_of_the_pod_that_asks_for_it(
 ) -> None:
     on()
     monkeypatch.setenv("PET_NODE_RANK", "3")
-    assert resources.fit(cfg(launcher=POD)).nodes.rank == 0
+    assert resolve_resources(cfg(launcher=POD)).nodes.rank == 0

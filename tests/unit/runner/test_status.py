@@ -45,17 +45,17 @@ def test_the_same_settings_have_the_same_folder_under_any_root() -> None:
     assert name("name=mine").startswith("mine-")
 
 
-@pytest.mark.parametrize(("setting", "is_found"), [("device", True), ("num_processes", True), ("seed", False)])
+@pytest.mark.parametrize(("setting", "is_found"), [("resources", True), ("seed", False)])
 def test_a_run_goes_on_elsewhere_with_what_it_made_and_another_run_does_not(
     store: Store, setting: str, is_found: bool
 ) -> None:
-    there = Step(name="train", stage="train", settings={"device": "H200", "num_processes": 8, "seed": 1})
+    there = Step(name="train", stage="train", settings={"resources": {"device": "H200", "num_processes": 8}, "seed": 1})
     here = Step(name="train", stage="train", settings={**there.settings, setting: "other"})
     key = there.key({})
     out = store.staging("train", key, resume=False)
     made = CheckpointArtifact(root=out, num_steps=1, num_epochs=1, final_loss=0.5, world_size=8)
     store.publish(key, "train", made, settings=there.settings, inputs={}, seconds=0)
-    previous = record.begin(run_id="r", recipe=Path("r"), command=[], config={}, gpus=[], steps=["train"])
+    previous = record.begin(run_id="r", recipe=Path("r"), command=[], config={}, gpus=[], resources={}, steps=["train"])
     previous.step("train").key = key
     assert ("train" in runner.find_done(Plan((here,)), store, previous)) is is_found
     assert "train" not in runner.find_done(Plan((here,)), store)

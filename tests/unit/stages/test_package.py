@@ -49,6 +49,7 @@ def inputs(tmp_path: Path) -> PackageInputs:
             "command": ["sft", "run", "my recipe.yaml"],
             "config": {"training": training},
             "versions": {"torch": "2.13.0"},
+            "resources": {"precision": {"value": "bf16", "reason": "this CPU computes bf16"}},
             "steps": [],
         },
         files=hash_files(root),

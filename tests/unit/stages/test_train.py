@@ -13,7 +13,8 @@ from sft.adapters.os import machine
 from sft.artifacts import ModelArtifact, TokenizedArtifact
 from sft.config.schema import FsdpConfig, LauncherConfig, LoraConfig, LrScheduler, ShardingStrategy, TrainingConfig
 from sft.planning import resources
-from sft.planning.resources import fit
+from sft.planning.resources import resolve_resources
+from sft.stages import launcher
 from sft.stages import train as train_stage
 from sft.stages.train import TrainInputs, main_args
 
@@ -21,7 +22,8 @@ from sft.stages.train import TrainInputs, main_args
 def mapped(cfg: TrainingConfig, root: Path) -> MainArgs:
     model = ModelArtifact(root=root / "base", source="scratch", revision="", external_dir=None, num_parameters=None)
     tokens = TokenizedArtifact(root=root, num_samples=1, num_tokens=9, num_loss_tokens=3, longest_tokens=9)
-    return main_args(cfg, TrainInputs(model=model, tokenized=tokens), root / "work", fit(cfg))
+    inputs = TrainInputs(model=model, tokenized=tokens, resources=resolve_resources(cfg))
+    return main_args(cfg, inputs, root / "work")
 
 
 def test_a_changed_setting_reaches_the_library(tmp_path: Path) -> None:
@@ -49,6 +51,7 @@ def test_a_changed_setting_reaches_the_library(tmp_path: Path) -> None:
 def test_liger_is_the_librarys_model_class_and_not_its_flag(
     runs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(machine, "gpus", lambda: ("NVIDIA H200",))
     monkeypatch.setattr(machine, "runs_liger", lambda: runs)
     args = mapped(TrainingConfig(use_liger=True), tmp_path)
     assert args.model_class == ("Liger" if runs else "CausalLM")
@@ -56,7 +59,7 @@ def test_liger_is_the_librarys_model_class_and_not_its_flag(
 
 def test_every_setting_of_a_training_goes_somewhere(tmp_path: Path) -> None:
     """A setting that neither the library, nor the worker, nor the launch depends on would be silent."""
-    source = inspect.getsource(train_stage) + inspect.getsource(resources)
+    source = "".join(map(inspect.getsource, (train_stage, launcher, resources)))
     elsewhere = {"max_seq_len"}  # the tokenize stage
     for field in fields(TrainingConfig):
         assert f"cfg.{field.name}" in source or field.name in elsewhere, field.name

@@ -8,6 +8,7 @@ import pytest
 
 from sft.config.schema import LauncherConfig, LauncherKind, ModelConfig, ModelSource, RunConfig, TrainingConfig
 from sft.errors import ConfigError
+from sft.stages.launcher import launcher_of
 from sft.stages.trainjob import check_volume
 
 
@@ -74,4 +75,5 @@ def test_a_model_from_nothing_lies_in_the_store(mount: Path, tmp_path: Path, mon
 
 
 def test_a_run_that_trains_here_needs_no_volume(tmp_path: Path) -> None:
-    check_volume(RunConfig(run_root=str(tmp_path)))
+    cfg = RunConfig(run_root=str(tmp_path))
+    launcher_of(cfg.training.launcher).check_settings(cfg)

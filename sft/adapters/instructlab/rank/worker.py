@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
-import importlib.util
 import json
 import os
 import sys
@@ -21,7 +20,7 @@ from typing import TextIO
 
 from sft.adapters.instructlab.layout import ERRORS, SETTINGS, STACKS
 from sft.adapters.instructlab.settings import WorkerOptions
-from sft.adapters.os import child, machine
+from sft.adapters.os import child
 from sft.logs import mask_streams
 
 
@@ -63,17 +62,13 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
 
     fixes.with_trackers()
     cuda = torch.cuda.is_available()
-    computes_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else machine.cpu_computes_bf16()
-    bf16 = options.precision == "bf16" or (options.precision == "auto" and computes_bf16)
-    num_workers = options.num_loader_workers
-    args.disable_flash_attn = not (cuda and _has_flash_attention())
     with ExitStack() as patches:
         if not cuda:
             patches.enter_context(cpu.cpu_as_accelerator())
         patches.enter_context(
             fixes.options(
-                mixed_precision="bf16" if bf16 else "no",
-                num_workers=(2 if cuda else 0) if num_workers is None else num_workers,
+                mixed_precision="bf16" if options.precision == "bf16" else "no",
+                num_workers=options.num_loader_workers,
                 gradient_checkpointing=options.gradient_checkpointing,
             )
         )
@@ -94,12 +89,6 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
             dist.barrier()
             dist.destroy_process_group()
     faulthandler.cancel_dump_traceback_later()
-
-
-def _has_flash_attention() -> bool:
-    from instructlab.training.model import Model
-
-    return importlib.util.find_spec("flash_attn") is not None and bool(Model.supports_flash_attention())
 
 
 if __name__ == "__main__":

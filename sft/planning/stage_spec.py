@@ -1,0 +1,307 @@
+"""The table of stages: what each makes, and everything that decides what that is.
+
+Whoever needs a fact about a stage reads it here: the plan its settings, the runner whether a killed try is resumed, the
+command line the group of its settings, a test the modules whose code makes its result. Adding a stage is a line in
+`STAGES`, its file in ``sft/stages``, its artifact and a case in ``sft/runner/dispatch.py`` (docs/extending.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from sft.artifacts import (
+    Artifact,
+    CheckpointArtifact,
+    DatasetArtifact,
+    EvalReport,
+    GateReport,
+    ModelArtifact,
+    ModelPackage,
+    RegisteredModel,
+    TokenizedArtifact,
+    UploadedModel,
+)
+from sft.config.schema import ModelSource, RunConfig
+from sft.planning.resources import NOT_IN_THE_WEIGHTS, Resources
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """What a result depends on besides the configuration.
+
+    Attributes:
+        dataset_version: State of the source: file times, ETag, commit.
+        model_version: State of the base model: file times, commit.
+        tasks_version: Digest of the recipe's own lm-eval tasks.
+        device: ``cpu`` or the GPU's name, of this machine, which evaluates.
+        resources: What the training runs on and with; None where nothing is trained.
+        versions: Package -> version.
+    """
+
+    dataset_version: str = ""
+    model_version: str = ""
+    tasks_version: str = ""
+    device: str = ""
+    resources: Resources | None = None
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSpec:
+    """One stage.
+
+    Attributes:
+        name: As steps, folders of the store and ``--until`` spell it.
+        artifact: What it makes.
+        group: Config group that its settings come from; empty = the whole configuration.
+        settings: What of configuration and environment determines its result, besides its inputs: no more, or work is
+            done twice; no less, or a stale result is served.
+        packages: Third-party packages whose version changes its result.
+        modules: Our modules whose code makes its result. A test pins their digest beside `revision`.
+        revision: Raised when our code makes something else of the same inputs.
+        is_resumable: Whether it continues from what a killed try has left: a download, a full state, answers.
+        tells_of_its_run: Whether its artifact holds the run's name and times, so that no other run makes the same.
+        machine_settings: Those of `settings` that the machine decides, not the recipe. A run that continues on another
+            machine takes over what it made on the first.
+    """
+
+    name: str
+    artifact: type[Artifact]
+    group: str
+    settings: Callable[[RunConfig, Environment], dict[str, Any]]
+    packages: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    revision: int = 1
+    is_resumable: bool = False
+    tells_of_its_run: bool = False
+    machine_settings: frozenset[str] = frozenset()
+
+    def determined_by(self, cfg: RunConfig, environment: Environment) -> dict[str, Any]:
+        """Return everything but its inputs that determines what the stage makes, as plain data."""
+        versions = {name: environment.versions.get(name, "") for name in self.packages}
+        return {**self.settings(cfg, environment), "revision": self.revision, "versions": versions}
+
+    def without_machine(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return settings less those that the machine decides."""
+        return {name: value for name, value in settings.items() if name not in self.machine_settings}
+
+
+def _dataset(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
+    return {**_plain(cfg.dataset), "source_version": environment.dataset_version}
+
+
+def _model(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
+    unused = "scratch" if cfg.model.source is ModelSource.pretrained else "name_or_path"
+    return {**_plain(cfg.model), unused: None, "source_version": environment.model_version}
+
+
+def _tokenize(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
+    return {"max_seq_len": cfg.training.max_seq_len, "on_invalid": cfg.dataset.on_invalid.value}
+
+
+_NOT_IN_A_CHECKPOINT = {
+    "env",
+    "full_state_at_epoch",
+    "checkpoint_every_steps",
+    "keep_full_states",
+    "stall_timeout_seconds",
+    "max_restarts",
+    "tracking",
+    "launcher",
+}
+"""Training settings that say how a result is got, not what it is."""
+
+_RESOLVED = {
+    "fsdp",
+    "precision",
+    "attention",
+    "use_liger",
+    "gradient_checkpointing",
+    "max_tokens_per_gpu",
+    "num_loader_workers",
+}
+"""Training settings that count as what `Resources` made of them."""
+
+
+def _train(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
+    own = {k: v for k, v in _plain(cfg.training).items() if k not in _NOT_IN_A_CHECKPOINT | _RESOLVED}
+    resources = environment.resources.settings() if environment.resources else {}
+    return {**own, "resources": {k: v for k, v in resources.items() if k not in NOT_IN_THE_WEIGHTS}}
+
+
+def _evaluate(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
+    own = {k: v for k, v in _plain(cfg.eval).items() if k not in {"baseline", "enabled", "gates", "verbosity"}}
+    return {**own, "include_path": environment.tasks_version, "device": environment.device}
+
+
+def _gates(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
+    return {"gates": cfg.eval.gates}
+
+
+def _package(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
+    return {name: value for name, value in _plain(cfg).items() if name not in {"run_root", "sweep"}}
+
+
+def _upload(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
+    return {"upload": cfg.registry.upload}
+
+
+def _register(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
+    return _plain(cfg.registry)
+
+
+def _plain(group: Any) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(group)
+    return plain
+
+
+STAGES: dict[str, StageSpec] = {
+    spec.name: spec
+    for spec in (
+        StageSpec(
+            name="dataset",
+            artifact=DatasetArtifact,
+            group="dataset",
+            settings=_dataset,
+            modules=(
+                "sft.stages.dataset",
+                "sft.stages.split",
+                "sft.chat.sample",
+                "sft.chat.formats",
+                "sft.chat.rejected",
+                "sft.adapters.source",
+                "sft.adapters.readers",
+                "sft.adapters.synthetic",
+                "sft.adapters.hub.rows",
+            ),
+            revision=2,
+            is_resumable=True,
+        ),
+        StageSpec(
+            name="model",
+            artifact=ModelArtifact,
+            group="model",
+            settings=_model,
+            packages=("transformers", "tokenizers"),
+            modules=("sft.stages.model", "sft.adapters.random_model"),
+            revision=2,
+        ),
+        StageSpec(
+            name="tokenize",
+            artifact=TokenizedArtifact,
+            group="training",
+            settings=_tokenize,
+            packages=("instructlab-training", "transformers", "tokenizers"),
+            modules=(
+                "sft.stages.tokenize",
+                "sft.adapters.instructlab.loss_masks",
+                "sft.chat.rejected",
+                "sft.chat.sample",
+                "sft.chat.template",
+            ),
+            revision=3,
+        ),
+        StageSpec(
+            name="train",
+            artifact=CheckpointArtifact,
+            group="training",
+            settings=_train,
+            packages=("torch", "instructlab-training", "accelerate", "transformers", "peft"),
+            modules=(
+                "sft.stages.train",
+                "sft.adapters.instructlab.packing",
+                "sft.adapters.instructlab.rank.cpu",
+                "sft.adapters.instructlab.rank.fixes",
+                "sft.adapters.instructlab.rank.full_states",
+                "sft.adapters.instructlab.rank.loader",
+                "sft.adapters.instructlab.rank.loop",
+                "sft.adapters.instructlab.rank.lora",
+                "sft.adapters.instructlab.rank.loss",
+                "sft.adapters.instructlab.rank.minibatches",
+                "sft.adapters.instructlab.rank.worker",
+                "sft.adapters.instructlab.torchrun",
+            ),
+            revision=5,
+            is_resumable=True,
+            machine_settings=frozenset({"resources"}),
+        ),
+        StageSpec(
+            name="evaluate",
+            artifact=EvalReport,
+            group="eval",
+            settings=_evaluate,
+            packages=("torch", "lm-eval", "transformers", "rouge-score", "sacrebleu"),
+            modules=(
+                "sft.stages.evaluate",
+                "sft.chat.template",
+                "sft.adapters.evaluation.aggregate",
+                "sft.adapters.evaluation.answer_cache",
+                "sft.adapters.evaluation.holdout",
+                "sft.adapters.evaluation.lm_eval",
+                "sft.adapters.evaluation.oom_batches",
+                "sft.adapters.evaluation.results",
+                "sft.adapters.evaluation.sample_log",
+                "sft.adapters.evaluation.text_metrics",
+                "sft.adapters.evaluation.worker",
+            ),
+            revision=3,
+            is_resumable=True,
+            machine_settings=frozenset({"device"}),
+        ),
+        StageSpec(
+            name="gates",
+            artifact=GateReport,
+            group="eval",
+            settings=_gates,
+            modules=("sft.stages.gates", "sft.scores"),
+        ),
+        StageSpec(
+            name="package",
+            artifact=ModelPackage,
+            group="",
+            settings=_package,
+            modules=("sft.stages.package", "sft.stages.model_card", "sft.adapters.sbom", "sft.adapters.signing"),
+            tells_of_its_run=True,
+        ),
+        StageSpec(
+            name="upload",
+            artifact=UploadedModel,
+            group="registry",
+            settings=_upload,
+            modules=(
+                "sft.stages.upload",
+                "sft.adapters.upload",
+                "sft.adapters.upload.hub",
+                "sft.adapters.upload.login",
+                "sft.adapters.upload.oci",
+                "sft.adapters.upload.oci_client",
+                "sft.adapters.upload.s3",
+            ),
+            is_resumable=True,
+            tells_of_its_run=True,
+        ),
+        StageSpec(
+            name="register",
+            artifact=RegisteredModel,
+            group="registry",
+            settings=_register,
+            modules=(
+                "sft.stages.register",
+                "sft.adapters.registry",
+                "sft.adapters.registry.kubeflow",
+                "sft.adapters.registry.mlflow",
+            ),
+            tells_of_its_run=True,
+        ),
+    )
+}
+"""Every stage by its name, in the order in which a run may have them."""
+
+
+def stage_of(step: str) -> StageSpec:
+    """Return the stage that does a step: ``evaluate`` does ``evaluate:base``."""
+    return STAGES[step.partition(":")[0]]
