@@ -72,7 +72,7 @@ class DatasetArtifact(Artifact):
 
     @property
     def num_accounted(self) -> int:
-        """Rows whose place is known: equal to `num_rows`, or a row was lost."""
+        """Rows whose place is known. Equal to `num_rows`, or a row was lost."""
         kept = self.num_train + self.num_eval
         return kept + self.num_rejected + self.num_duplicates + self.num_overlap + self.num_unused
 
@@ -174,11 +174,11 @@ class EvalReport(Artifact):
     chat_template_sha256: str = ""
 
     def score(self, name: str) -> Score | None:
-        """The score named ``task.metric``, or None."""
+        """Return the score named ``task.metric``, or None."""
         return next((s for s in self.scores if s.name == name), None)
 
     def other_data(self, other: EvalReport) -> list[str]:
-        """Tasks whose documents were others in `other`, so that the scores don't compare."""
+        """Return the tasks that `other` was scored on with other documents, so that their scores don't compare."""
         return [name for name, digest in self.task_data.items() if other.task_data.get(name, digest) != digest]
 
 
@@ -247,7 +247,7 @@ class RegisteredModel(Artifact):
 
 
 def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file's bytes, read in 1 MiB pieces."""
+    """Return the hex sha256 of a file's bytes, read in 1 MiB pieces."""
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         while piece := file.read(1 << 20):
@@ -256,13 +256,13 @@ def sha256_file(path: Path) -> str:
 
 
 def inode(path: Path) -> tuple[int, int]:
-    """What two names of one file have in common."""
+    """Return what two names of one file have in common: device and inode."""
     facts = path.stat()
     return facts.st_dev, facts.st_ino
 
 
 def hash_files(root: Path, known: Mapping[tuple[int, int], str] | None = None) -> dict[str, str]:
-    """Relative POSIX path -> sha256 of every file under `root`, sorted, as an artifact's digest counts them.
+    """Return relative POSIX path -> sha256 of every file under `root`, sorted, as an artifact's digest counts them.
 
     Args:
         root: The artifact's folder.
@@ -277,6 +277,6 @@ def hash_files(root: Path, known: Mapping[tuple[int, int], str] | None = None) -
 
 
 def digest_of(files: dict[str, str]) -> str:
-    """The artifact digest of hashed files; see the module's docstring."""
+    """Return the artifact digest of hashed files; see the module's docstring."""
     lines = "".join(f"{sha}  {name}\n" for name, sha in sorted(files.items()))
     return hashlib.sha256(lines.encode()).hexdigest()

@@ -43,12 +43,12 @@ T = TypeVar("T")
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a key or an environment variable is named like a secret."""
+    """Return whether a key or an environment variable is named like a secret."""
     return _SECRET_NAME.search(name) is not None and _NOT_SECRET.search(name) is None
 
 
 def redact(text: str) -> str:
-    """Text without a secret.
+    """Return a text without its secrets.
 
     Masked are: passwords in URIs and secret-named parameters of their queries, authorization headers, tokens of a
     well-known form, and the value of any secret-named environment variable, as it is and as a URI quotes it.
@@ -57,7 +57,7 @@ def redact(text: str) -> str:
 
 
 def redacted(tree: T) -> T:
-    """A tree of dictionaries and lists, each text in it redacted."""
+    """Return a tree of dictionaries and lists, each text in it redacted."""
     return cast(T, _redacted(tree, _secrets()))
 
 
@@ -88,7 +88,7 @@ def _masked_parameter(found: re.Match[str]) -> str:
 
 
 def _secrets() -> list[str]:
-    """Values of secret-named variables, longest first: one may be a part of another."""
+    """Return the values of secret-named variables, longest first, because one may be a part of another."""
     values = {v for name, value in os.environ.items() if is_secret_name(name) for v in (value, value.strip())}
     quoted = {quote(value, safe="") for value in values}
     return sorted((v for v in values | quoted if len(v) >= _SHORTEST_SECRET), key=len, reverse=True)
@@ -108,7 +108,7 @@ class _Masking:
 
 
 def mask_streams() -> None:
-    """Masks secrets in all that this process prints from here on, whatever library prints it."""
+    """Mask secrets in all that this process prints from here on, whatever library prints it."""
     for name in ("stdout", "stderr"):
         if not isinstance(stream := getattr(sys, name), _Masking):
             setattr(sys, name, _Masking(stream))
@@ -120,7 +120,7 @@ class _Redacting(logging.Formatter):
 
 
 def configure(*, debug: bool) -> None:
-    """Sends others' warnings to standard error, with `debug` all of ours too; masks secrets in all that is said.
+    """Send others' warnings to standard error, with `debug` all of ours too; masks secrets in all that is said.
 
     What ours would say without `debug`, a person is told in other words; a run's log has it.
     """
@@ -140,13 +140,13 @@ def _to_stderr(level: int) -> logging.Handler:
 
 
 def print_error(problem: object) -> None:
-    """What went wrong, to standard error."""
+    """Print what went wrong to standard error."""
     lead = "error: " if isinstance(problem, Exception) else "\n"
     sys.stderr.write(f"{lead}{problem}\n")
 
 
 def to_file(path: Path) -> logging.Handler:
-    """Appends every `sft` record at INFO and above to `path`; the caller closes the handler."""
+    """Append every `sft` record at INFO and above to `path`; the caller closes the handler."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(_Redacting("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
     handler.setLevel(logging.INFO)

@@ -19,7 +19,7 @@ class Progress:
     """One display for a whole run. Stages call `update`; the runner calls the rest."""
 
     def __init__(self, *, quiet: bool = False, label: str = "") -> None:
-        """A display.
+        """Make a display.
 
         Args:
             quiet: Says nothing.
@@ -35,7 +35,7 @@ class Progress:
 
     @contextmanager
     def stage(self, title: str) -> Iterator[None]:
-        """Shows that `title` is at work until the block ends."""
+        """Show that `title` is at work until the block ends."""
         self._title, self._last_plain_at = title, time.monotonic()
         if self.console.is_terminal and not self._label:
             with self.console.status(f"[bold]{title}[/bold]") as self._status:
@@ -46,7 +46,7 @@ class Progress:
             yield
 
     def update(self, text: str) -> None:
-        """What the stage at work is doing now: replaces the last text, or a plain line now and then."""
+        """Show what the stage at work is doing now: replaces the last text, or prints a plain line now and then."""
         if self._status is not None:
             self._status.update(f"[bold]{self._title}[/bold]  {text}")
         elif time.monotonic() - self._last_plain_at >= _PLAIN_EVERY_SECONDS:
@@ -54,7 +54,7 @@ class Progress:
             self.say(f"  {self._title}: {text}")
 
     def say(self, text: str) -> None:
-        """One line that stays."""
+        """Print one line that stays."""
         if self._label:
             text = "\n".join(f"{self._label} {line}" for line in text.strip("\n").splitlines())
         self.console.print(text, markup=False)

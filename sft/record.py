@@ -95,12 +95,12 @@ class RunRecord(msgspec.Struct, kw_only=True):
     steps: list[StepRecord]
 
     def step(self, name: str) -> StepRecord:
-        """The step of that name."""
+        """Return the step of that name."""
         return next(step for step in self.steps if step.name == name)
 
     @contextmanager
     def noting(self, name: str, folder: Path) -> Iterator[None]:
-        """Keeps a step's status in the file, however the step ends.
+        """Keep a step's status in the file, however the step ends.
 
         Raises:
             StageError: In place of an `OSError`, which says nothing of the step: no space, no permission.
@@ -126,7 +126,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
             self.save(folder)
 
     def until(self, name: str) -> dict[str, Any]:
-        """This run and its steps before the one of that name, as they may leave this machine.
+        """Return this run and its steps before the one of that name, as they may leave this machine.
 
         Secrets are masked, and folders of this machine are left out.
         """
@@ -137,7 +137,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
         return {**rest, "recipe": Path(self.recipe).name, "steps": steps}
 
     def save(self, folder: Path) -> None:
-        """Writes ``run.json`` with its own digest (`sft.self_hashed_json`): a reader sees the last whole one."""
+        """Write ``run.json`` with its own digest (`sft.self_hashed_json`): a reader sees the last whole one."""
         partial = folder / f".{NAME}.{os.getpid()}"
         partial.write_bytes(self_hashed_json.dump_with_digest(redacted(msgspec.to_builtins(self))))
         partial.replace(folder / NAME)
@@ -153,7 +153,7 @@ def begin(
     resources: dict[str, Any],
     steps: Sequence[str],
 ) -> RunRecord:
-    """The record of a run that starts here and now."""
+    """Return the record of a run that starts here and now."""
     return RunRecord(
         run_id=run_id,
         status="running",
@@ -171,7 +171,7 @@ def begin(
 
 
 def load(folder: Path) -> RunRecord | None:
-    """The record in a run's folder; None where there is none that this version can read."""
+    """Return the record in a run's folder; None if there is none that this version can read."""
     try:
         return msgspec.json.decode((folder / NAME).read_bytes(), type=RunRecord)
     except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
@@ -179,12 +179,12 @@ def load(folder: Path) -> RunRecord | None:
 
 
 def now() -> str:
-    """The time in UTC, ISO 8601."""
+    """Return the time in UTC, ISO 8601."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def versions() -> dict[str, str]:
-    """The installed version of every package that takes part; Python's own first."""
+    """Return the installed version of every package that takes part; Python's own first."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -195,7 +195,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit(folder: Path) -> str | None:
-    """Commit of the repository around a folder, ``-dirty`` where tracked files differ; None outside of one."""
+    """Return the commit of the repository around a folder, ``-dirty`` if tracked files differ; None outside of one."""
     try:
         git = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--match="]
         answer = subprocess.run(git, capture_output=True, text=True, timeout=10, check=False)
@@ -205,7 +205,7 @@ def git_commit(folder: Path) -> str | None:
 
 
 def machine() -> dict[str, Any]:
-    """Where a run ran."""
+    """Return where a run runs."""
     return {
         "platform": platform.platform(),
         "processor": _processor(),

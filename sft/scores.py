@@ -60,7 +60,7 @@ class Change:
 
 
 def change(before: Score, after: Score) -> Change:
-    """How `after` differs from `before`."""
+    """Return how `after` differs from `before`."""
     difference = after.value - before.value
     errors = (before.stderr, after.stderr)
     stderr = None if None in errors else sum((error or 0.0) ** 2 for error in errors) ** 0.5
@@ -94,7 +94,7 @@ class Gate:
     from_baseline: bool
 
     def limit(self, baseline: float | None) -> float:
-        """What the score is compared with.
+        """Return what the score is compared with.
 
         Raises:
             ValueError: It needs the base model's score.
@@ -106,12 +106,12 @@ class Gate:
         return baseline + self.bound
 
     def holds(self, value: float, limit: float) -> bool:
-        """Whether a score passes."""
+        """Return whether a score passes."""
         return _OPERATORS[self.sign](value, limit)
 
 
 def parse_gate(rule: str) -> Gate:
-    """A gate as a recipe writes it.
+    """Return a gate as a recipe writes it, parsed.
 
     Raises:
         ValueError: It is none.

@@ -18,19 +18,19 @@ DIGEST = "digest"
 
 
 def digest_of(facts: Mapping[str, Any]) -> str:
-    """The sha256 of a document's facts; see the module's docstring."""
+    """Return the sha256 of a document's facts; see the module's docstring."""
     text = json.dumps(_plain(facts), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def dump_with_digest(facts: Mapping[str, Any]) -> bytes:
-    """A document of these facts and their digest, as it is written to a file."""
+    """Return a document of these facts and their digest, as it is written to a file."""
     plain = {key: value for key, value in _plain(facts).items() if key != DIGEST}
     return msgspec.json.format(msgspec.json.encode({**plain, DIGEST: digest_of(plain)}), indent=1) + b"\n"
 
 
 def load_checked(content: bytes) -> dict[str, Any]:
-    """The facts of a sealed document.
+    """Return the facts of a document, if its digest is theirs.
 
     Raises:
         ValueError: It is not what was sealed; the message says in which way.
@@ -48,6 +48,6 @@ def load_checked(content: bytes) -> dict[str, Any]:
 
 
 def _plain(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What a reader of the JSON gets: no number that JSON has not, no type of ours."""
+    """Return what a reader of the JSON gets: no number that JSON has not, no type of ours."""
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(facts))
     return plain

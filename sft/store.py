@@ -91,7 +91,7 @@ class Store:
         self._locks = self.root / ".locks"
 
     def open(self) -> None:
-        """Makes the folders.
+        """Make the folders.
 
         Raises:
             StoreError: They can't be made or written.
@@ -106,7 +106,7 @@ class Store:
             raise StoreError(f"run_root: can't write {self.root} ({error.strerror})", fix="run_root=FOLDER") from error
 
     def find(self, stage: str, key: str) -> Entry | None:
-        """The artifact of a key, or None.
+        """Return the artifact of a key, or None.
 
         Raises:
             StoreError: It is there, but a file of it is missing or of another size.
@@ -139,7 +139,7 @@ class Store:
 
     @contextmanager
     def lock(self, stage: str, key: str, waiting: Callable[[], None]) -> Iterator[None]:
-        """Holds a key against every other process on this store; calls `waiting` each second until it is free."""
+        """Hold a key against every other process on this store; calls `waiting` each second until it is free."""
         lock = filelock.FileLock(self._locks / f"{stage}-{key}.lock")
         while True:
             try:
@@ -153,11 +153,11 @@ class Store:
             lock.release()
 
     def staging_path(self, stage: str, key: str) -> Path:
-        """Where a key is made, and what a killed try has left."""
+        """Return where a key is made, and what a killed try has left."""
         return self._staging / f"{stage}-{key}"
 
     def staging(self, stage: str, key: str, *, resume: bool) -> Path:
-        """The private folder in which a key is made, under its lock; with `resume` what a killed try left stays."""
+        """Return the private folder in which a key is made, under its lock; `resume` keeps what a killed try left."""
         path = self.staging_path(stage, key)
         if path.exists() and not resume:
             shutil.rmtree(path)
@@ -175,7 +175,7 @@ class Store:
         seconds: float,
         shared: Iterable[Path] = (),
     ) -> Entry:
-        """Hashes what a stage made in its staging folder and moves it into place.
+        """Hash what a stage made in its staging folder and move it into place.
 
         Args:
             key: Of the artifact.
@@ -212,18 +212,18 @@ class Store:
         return Entry(target, manifest)
 
     def discard(self, entry: Entry) -> None:
-        """Removes an artifact, under its lock, so that it is made again."""
+        """Remove an artifact, under its lock, so that it is made again."""
         shutil.rmtree(entry.path)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Held by a run while it works, by many at once: keeps `prune` away."""
+        """Keep `prune` away while the block lasts; many runs at once may."""
         with (self._locks / "use").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_SH)
             yield
 
     def prune(self, keep: set[str], *, dry_run: bool) -> list[tuple[Path, int]]:
-        """Removes every artifact and every killed try whose path is not in `keep`; returns what, and bytes.
+        """Remove every artifact and every killed try whose path is not in `keep`; return what, and bytes.
 
         Raises:
             StoreError: A run is at work on this store.
@@ -242,7 +242,7 @@ class Store:
 
 
 def _linked(folder: Path, shared: Iterable[Path]) -> dict[tuple[int, int], str]:
-    """Digests by inode of the files in `folder` that are hard links to files of published artifacts.
+    """Return digests by inode of the files in `folder` that are hard links to files of published artifacts.
 
     A file that was written to after it was published is hashed again: what its manifest says is then no longer known.
 

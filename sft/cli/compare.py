@@ -14,7 +14,7 @@ PAGE = "report.html"
 
 
 def execute(folders: Sequence[str], *, by: str | None, csv: bool, json: bool, html: str | None) -> int:
-    """Compares runs.
+    """Compare runs.
 
     Args:
         folders: Of runs, of sweeps, or run roots.
@@ -42,7 +42,7 @@ def execute(folders: Sequence[str], *, by: str | None, csv: bool, json: bool, ht
 
 
 def answer(sweep: Path, progress: Progress) -> None:
-    """The end of a sweep: its table, and its page beside its points.
+    """Print the table that ends a sweep, and write its page beside its points.
 
     Args:
         sweep: The sweep's folder.

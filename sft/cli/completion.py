@@ -16,7 +16,7 @@ _COMMANDS = (
 
 
 def execute(arguments: Sequence[str]) -> int:
-    """Installs completion, or answers what may follow the words in ``COMP_LINE``."""
+    """Install completion, or print what may follow the words in ``COMP_LINE``."""
     words = os.environ.get("COMP_LINE", "").split(" ")
     recipe = recipes()[0]
     if "query" in arguments[-1]:

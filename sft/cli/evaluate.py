@@ -20,7 +20,7 @@ _STEP = "evaluate:base"
 
 
 def execute(model: str, recipe: str | None, overrides: Sequence[str], command: Sequence[str]) -> int:
-    """Scores a model and prints what it got.
+    """Score a model and print its scores.
 
     Args:
         model: Its folder, or a hub id.

@@ -17,7 +17,7 @@ from sft.progress import Progress
 
 
 def kfp(options: argparse.Namespace) -> int:
-    """Writes a recipe's pipeline for Kubeflow Pipelines.
+    """Write a recipe's pipeline for Kubeflow Pipelines.
 
     Args:
         options: ``recipe``, ``output``, and of `sft.kfp.pipeline.Cluster` what was given.
@@ -41,7 +41,7 @@ def kfp(options: argparse.Namespace) -> int:
 
 
 def trainjob(options: argparse.Namespace) -> int:
-    """Prints the TrainJob that a run would make, for a repository whose manifests something else applies.
+    """Print the TrainJob that a run would make, for a repository whose manifests something else applies.
 
     Args:
         options: ``recipe`` and ``overrides``.

@@ -23,7 +23,7 @@ _TUNED, _STDERR = "tuned.", "_stderr"
 
 
 def execute(name: str | None, overrides: Sequence[str], *, json: bool) -> int:
-    """Prints every version, newest first.
+    """Print every version, newest first.
 
     Args:
         name: Only of this model; None = all.
@@ -80,5 +80,5 @@ def _lines(model: ListedModel) -> Iterator[str]:
 
 
 def _number(value: Fact | None) -> str:
-    """MLflow keeps numbers as text."""
+    """Return a score as a number: MLflow keeps numbers as text."""
     return f"{float(value):.4f}" if value is not None else ""

@@ -27,7 +27,7 @@ from sft.sweep.run import outlook
 
 
 def execute(name_or_path: str, arguments: Sequence[str]) -> int:
-    """Prints the plan of one run; of a sweep, of its first point, and what of the others would run.
+    """Print the plan of one run; of a sweep, of its first point, and what of the others would run.
 
     Raises:
         ConfigError: The configuration is wrong.

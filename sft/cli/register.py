@@ -18,7 +18,7 @@ _GROUP = "registry"
 
 
 def execute(path: str, overrides: Sequence[str]) -> int:
-    """Registers the model that a run made; the run's record tells of it.
+    """Register the model that a run made, and note it in the run's record.
 
     Args:
         path: The run's folder.

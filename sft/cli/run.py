@@ -27,7 +27,7 @@ from sft.sweep.run import sweep
 def execute(
     name_or_path: str, arguments: Sequence[str], command: Sequence[str], until: str | None, *, detach: bool = False
 ) -> int:
-    """Runs a recipe, or each job of a sweep over it; goes on after a failed job of a sweep.
+    """Run a recipe, or each point of a sweep over it; continue after a point that failed.
 
     Args:
         name_or_path: The recipe.
@@ -46,7 +46,7 @@ def execute(
 
 
 def attach(path: str, command: Sequence[str]) -> int:
-    """Goes on with a run that a cluster trains, as its own command would, from wherever this one is called.
+    """Resume a run that a cluster trains, as its own command would, from whatever folder this one is called in.
 
     Args:
         path: The run's folder.
@@ -72,7 +72,7 @@ def attach(path: str, command: Sequence[str]) -> int:
 
 
 def repeat(path: str, arguments: Sequence[str], command: Sequence[str], until: str | None) -> int:
-    """Runs what a record says, and compares.
+    """Run what a record says, and compare the results.
 
     Args:
         path: A run's or a model's folder.

@@ -11,7 +11,7 @@ from sft.store import Store
 
 
 def execute(action: str, run_root: str, *, dry_run: bool) -> int:
-    """Lists or prunes the store under a run root."""
+    """List or prune the store under a run root."""
     root, progress = Path(run_root), Progress()
     if not (root / "store").is_dir():
         progress.say(f"no store in {root.absolute()}")

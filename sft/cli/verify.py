@@ -11,7 +11,7 @@ from sft.runner.verify import verify
 
 
 def execute(path: str, key: str | None, identity: str | None, issuer: str | None) -> int:
-    """Checks a run's folder or a model's folder.
+    """Check a run's folder or a model's folder.
 
     Args:
         path: The folder.

@@ -61,7 +61,7 @@ class Recipe:
 
 
 def shipped(folder: str) -> Path:
-    """``conf`` or ``recipes``: the checkout's folder when there is one, else the copy inside the package.
+    """Return ``conf`` or ``recipes``: the checkout's folder if there is one, else the copy inside the package.
 
     An editable install keeps no copy in the package, a wheel has no checkout beside it.
     """
@@ -71,12 +71,12 @@ def shipped(folder: str) -> Path:
 
 
 def recipes() -> list[Recipe]:
-    """The shipped recipes, by name."""
+    """Return the shipped recipes, by name."""
     return [Recipe(path) for path in sorted(shipped("recipes").glob("*.yaml"))]
 
 
 def find_recipe(name_or_path: str) -> Recipe:
-    """A shipped recipe by name, or any YAML by path.
+    """Return a shipped recipe by name, or any YAML by path.
 
     Raises:
         ConfigError: There is no such recipe, or its name is taken by ``conf/config.yaml``.
@@ -106,20 +106,22 @@ def find_recipe(name_or_path: str) -> Recipe:
 
 
 def search_path_override(recipe: Recipe) -> str:
-    """The override that lets Hydra find the groups in ``conf/`` behind the recipe's own folder."""
+    """Return the override that lets Hydra find the groups in ``conf/`` behind the recipe's own folder."""
     own = OmegaConf.select(OmegaConf.create(_load_yaml(recipe.path)), "hydra.searchpath") or []
     entries = [*own, f"file://{shipped('conf')}"]
     return "hydra.searchpath=[" + ",".join("'" + entry.replace("'", "\\'") + "'" for entry in entries) + "]"
 
 
 def prepare(recipe: Recipe) -> None:
-    """Makes Hydra know `RunConfig`, which types every composition, and the resolver ``${recipe_dir:}``."""
+    """Make Hydra know `RunConfig`, which types every composition, and the resolver ``${recipe_dir:}``."""
     ConfigStore.instance().store(name=SCHEMA_NAME, node=RunConfig)
     OmegaConf.register_new_resolver("recipe_dir", lambda: str(recipe.path.parent), replace=True)
 
 
 def as_hydra(overrides: Sequence[str]) -> list[str]:
-    """Overrides as Hydra wants them: a group by its path, a new key of a free mapping with ``++``, quotes where needed,
+    """Return overrides as Hydra wants them.
+
+    That is a group by its path, a new key of a free mapping with ``++``, quotes where needed,
     a setting in place of the original pipeline's name for it.
 
     So `training.fsdp=full_shard` chooses a group, `training.env.NCCL_DEBUG=INFO` adds a key, and a uri with
@@ -145,7 +147,7 @@ def _as_hydra(text: str) -> str:
 
 
 def compose(recipe: Recipe, overrides: Sequence[str]) -> RunConfig:
-    """The typed, checked configuration of one run; overrides as a person types them.
+    """Return the typed, checked configuration of one run; overrides are as a person types them.
 
     Raises:
         ConfigError: With every problem there is: keys, types, values, choices, missing values, cross-field rules.
@@ -160,7 +162,7 @@ def compose(recipe: Recipe, overrides: Sequence[str]) -> RunConfig:
 
 
 def to_run_config(composed: DictConfig, recipe: Recipe) -> RunConfig:
-    """A composition that Hydra accepted, as dataclasses.
+    """Return a composition that Hydra accepted as dataclasses.
 
     Raises:
         ConfigError: A key is unknown, a value is missing or does not resolve, or a rule across fields is broken.
@@ -189,7 +191,7 @@ def _composed(recipe: Recipe, overrides: Sequence[str]) -> DictConfig:
 
 
 def _beyond(recipe: Recipe, overrides: Sequence[str]) -> tuple[Problem, ...]:
-    """What else is wrong once the overrides that can't be composed are left out."""
+    """Return what else is wrong once the overrides that can't be composed are left out."""
     if recipe_problems(recipe.path):
         return ()
     try:
@@ -202,7 +204,7 @@ def _beyond(recipe: Recipe, overrides: Sequence[str]) -> tuple[Problem, ...]:
 
 
 def defaults_of(recipe: Recipe) -> list[str]:
-    """What every composition of a recipe starts with: where groups are, and the run's name."""
+    """Return what every composition of a recipe starts with: where groups are, and the run's name."""
     own_name = _load_yaml(recipe.path).get("name")
     return [search_path_override(recipe), *([] if own_name else [f"++name={recipe.name}"])]
 

@@ -38,7 +38,7 @@ _HOW_TO_SET = {
 
 
 def diagnose(recipe: Path, conf: Path, overrides: Sequence[str], error: Exception) -> list[Problem]:
-    """Every problem of a composition that failed with `error`; at least one."""
+    """Return every problem of a composition that failed with `error`; at least one."""
     problems = recipe_problems(recipe)
     if problem := missing_extra(error):
         problems.append(problem)
@@ -48,13 +48,13 @@ def diagnose(recipe: Path, conf: Path, overrides: Sequence[str], error: Exceptio
 
 
 def recipe_problems(recipe: Path) -> list[Problem]:
-    """What is wrong with each value of a recipe's file on its own."""
+    """Return what is wrong with each value of a recipe's file on its own."""
     content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     return [p for key, value in _leaves(content) if (p := _leaf_problem(key, value))]
 
 
 def override_problems(text: str, conf: Path) -> list[Problem]:
-    """What is wrong with one override on its own, outside of a sweep."""
+    """Return what is wrong with one override on its own, outside of a sweep."""
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException:
@@ -79,7 +79,7 @@ def override_problems(text: str, conf: Path) -> list[Problem]:
 
 
 def missing_extra(error: Exception) -> Problem | None:
-    """What to install, where a launcher or a sweeper of Hydra's is not there; None for any other error."""
+    """Return what to install if a launcher or a sweeper of Hydra's is missing; None for any other error."""
     file = error.missing_cfg_file if isinstance(error, MissingConfigException) else None
     group, _, choice = (file or "").rpartition("/")
     if group not in _EXTRAS:
@@ -93,7 +93,7 @@ def missing_extra(error: Exception) -> Problem | None:
 
 
 def missing(composed: DictConfig) -> list[Problem]:
-    """A problem for every value that only a person can supply and has not."""
+    """Yield a problem for every value that only a person can supply and has not."""
     return [
         Problem(key=key, rule="is required and not set", suggestion=_HOW_TO_SET.get(key, f"set it: {key}=…"))
         for key in sorted(OmegaConf.missing_keys(composed))
@@ -101,7 +101,7 @@ def missing(composed: DictConfig) -> list[Problem]:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """``did you mean …?`` for the closest known word; None when nothing is close."""
+    """Return ``did you mean …?`` for the closest known word; None if nothing is close."""
     names = list(known)
     by_last_part = [name for name in names if name.rpartition(".")[2] == word.rpartition(".")[2]]
     folded = {name.casefold(): name for name in names}
@@ -110,7 +110,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def schema_keys(cls: type = RunConfig, prefix: str = "") -> Iterator[str]:
-    """Dotted names of all settings, groups included."""
+    """Return the dotted names of all settings, groups included."""
     for name, hint in typing.get_type_hints(cls).items():
         yield prefix + name
         if is_dataclass(hint):
@@ -118,7 +118,7 @@ def schema_keys(cls: type = RunConfig, prefix: str = "") -> Iterator[str]:
 
 
 def is_override(text: str) -> bool:
-    """Whether Hydra's grammar takes a text."""
+    """Return whether Hydra's grammar takes a text."""
     try:
         OverridesParser.create().parse_override(text)
     except HydraException:
@@ -127,31 +127,31 @@ def is_override(text: str) -> bool:
 
 
 def is_whole_number(key: str) -> bool:
-    """Whether a setting takes nothing but whole numbers."""
+    """Return whether a setting takes nothing but whole numbers."""
     return _hint(key) is int
 
 
 def is_setting(key: str) -> bool:
-    """Whether the schema has a dotted key, or holds it in a free mapping (`training.env.NCCL_DEBUG`)."""
+    """Return whether the schema has a dotted key, or holds it in a free mapping (`training.env.NCCL_DEBUG`)."""
     return _hint(key) is not None or free_mapping(key) is not None
 
 
 def free_mapping(key: str) -> str | None:
-    """The setting that is a mapping with keys of its own and is or holds `key`; None where there is none."""
+    """Return the setting that is a mapping with keys of its own and is or holds `key`; None if there is none."""
     parts = key.split(".")
     heads = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
     return next((head for head in heads if typing.get_origin(_hint(head)) is dict), None)
 
 
 def dotted_name(key: str) -> str | None:
-    """`holdout.loss` of `eval.gates.holdout.loss`: a name with dots in a mapping to texts; None where there is none."""
+    """Return `holdout.loss` of `eval.gates.holdout.loss`: a name with dots in a mapping to texts; None without."""
     mapping = free_mapping(key)
     name = key.removeprefix(f"{mapping}.")
     return name if mapping and name != key and "." in name and typing.get_args(_hint(mapping))[1] is str else None
 
 
 def unknown(composed: DictConfig) -> list[Problem]:
-    """A problem for every key that ``+key=value`` or a group's file brought in past the schema."""
+    """Yield a problem for every key that ``+key=value`` or a group's file brought in past the schema."""
     content = OmegaConf.to_container(composed, resolve=False)
     leaves = _leaves(typing.cast("dict[str, Any]", content))
     return [p for key, value in leaves if not is_setting(key) and (p := _leaf_problem(key, value))]
@@ -169,7 +169,7 @@ def _leaves(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _hint(key: str) -> Any:
-    """The declared type of a dotted key without its None; None where the schema has no such key."""
+    """Return the declared type of a dotted key without its None; None where the schema has no such key."""
     hint: Any = RunConfig
     for part in key.split("."):
         if not is_dataclass(hint):

@@ -12,7 +12,7 @@ from sft.logs import redacted
 
 
 def flat(cfg: RunConfig, groups: Sequence[str]) -> dict[str, str | int | float | bool]:
-    """The settings of some groups by dotted key: numbers as numbers, lists and mappings as JSON, null left out."""
+    """Return settings of some groups by dotted key: numbers as numbers, lists and mappings as JSON, null left out."""
     tree = {name: msgspec.to_builtins(getattr(cfg, name)) for name in groups}
     return dict(_flat(redacted(tree), ""))
 

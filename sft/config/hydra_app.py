@@ -19,7 +19,7 @@ SWEEPS = {"-m", "--multirun"}
 
 
 def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Hydra's flags with their values, and the overrides."""
+    """Return Hydra's flags with their values, and the overrides."""
     from hydra._internal.utils import get_args_parser
 
     parsed, unknown = get_args_parser().parse_known_args(list(arguments))
@@ -33,7 +33,7 @@ def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 def through_hydra(
     recipe: Recipe, flags: Sequence[str], overrides: Sequence[str], job: Callable[[DictConfig], object]
 ) -> None:
-    """Hands flags and overrides to Hydra, which composes the recipe and calls `job`."""
+    """Hand flags and overrides to Hydra, which composes the recipe and calls `job`."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors and exits by itself
     compose.prepare(recipe)
     GlobalHydra.instance().clear()

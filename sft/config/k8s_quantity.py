@@ -9,12 +9,12 @@ _POWERS = "KMGTPE"
 
 
 def is_quantity(text: str) -> bool:
-    """Whether a text is an amount above 0."""
+    """Return whether a text is an amount above 0."""
     return _FORM.match(text) is not None and amount(text) > 0
 
 
 def amount(text: str) -> float:
-    """What a quantity says, in cores or bytes.
+    """Return what a quantity says, in cores or bytes.
 
     Raises:
         ValueError: It is none.

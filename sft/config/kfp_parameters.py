@@ -38,7 +38,7 @@ class Parameter:
     is_second: bool = False
 
     def override(self, value: str) -> str:
-        """The setting's override for a value as a person types it."""
+        """Return the setting's override for a value as a person types it."""
         plain = value.strip("'\"")
         if self.null is not None and plain == str(self.null):
             value = "null"
@@ -48,7 +48,7 @@ class Parameter:
         return f"{self.key}={value}"
 
     def value(self, cfg: RunConfig) -> Any:
-        """What a configuration has for it, in the original's spelling; 0 for a second name."""
+        """Return what a configuration has for it, in the original's spelling; 0 for a second name."""
         if self.is_second:
             return 0
         found: Any = cfg
@@ -111,14 +111,14 @@ PARAMETERS = {parameter.name: parameter for parameter in _ALL}
 
 
 def translated(override: str) -> str:
-    """An override with the original's name as one of the setting; any other as it is."""
+    """Return an override with the original's name as one of the setting; any other as it is."""
     name, equals, value = override.partition("=")
     parameter = PARAMETERS.get(name)
     return parameter.override(value) if parameter and equals else override
 
 
 def hydra_text(value: object) -> str:
-    """A value as Hydra's grammar spells it, quoted so that no text of it means anything else."""
+    """Return a value as Hydra's grammar spells it, quoted so that no text of it means anything else."""
     match value:
         case None:
             return "null"
@@ -134,6 +134,6 @@ def hydra_text(value: object) -> str:
 
 
 def quoted(text: str) -> str:
-    """Text in Hydra's quotes."""
+    """Return text in Hydra's quotes."""
     escaped = _BEFORE_QUOTE.sub(r"\1\1", text).replace("'", r"\'")
     return f"'{escaped}'"

@@ -49,7 +49,7 @@ _PATTERNS = {
 
 
 def parse(uri: str) -> Destination:
-    """A place as a person writes it.
+    """Return a place as a person writes it, parsed.
 
     Raises:
         ValueError: It is none; the message is the rule that it breaks.

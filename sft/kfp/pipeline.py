@@ -164,7 +164,7 @@ def registry(
 
 
 def pipeline_of(recipe: Recipe, cluster: Cluster) -> BaseComponent:
-    """A recipe's pipeline: the original's parameters, with the recipe's values as defaults.
+    """Return a recipe's pipeline: the original's parameters, with the recipe's values as defaults.
 
     Args:
         recipe: A shipped one is found in the image by its name; of any other, the text goes along.
@@ -216,7 +216,7 @@ def pipeline_of(recipe: Recipe, cluster: Cluster) -> BaseComponent:
 
 
 def _portable_text(recipe: Recipe) -> str:
-    """What a recipe's file says, where that is all that a pod needs and may be read by whoever sees the pipeline."""
+    """Return the text of a recipe's file, if a pod needs no more and everybody may read it."""
     text = recipe.path.read_text(encoding="utf-8")
     problems = []
     if redact(text) != text:
@@ -230,7 +230,7 @@ def _portable_text(recipe: Recipe) -> str:
 
 
 def _composed(recipe: Recipe) -> tuple[RunConfig, bool]:
-    """The recipe's settings, and whether it leaves open where the data is."""
+    """Return the recipe's settings, and whether it leaves open where the data is."""
     try:
         return compose.compose(recipe, []), False
     except ConfigError as error:
@@ -251,7 +251,7 @@ def _parameters(cfg: RunConfig, is_open: bool) -> list[inspect.Parameter]:
 
 
 def _equip(task: dsl.PipelineTask, cluster: Cluster) -> None:
-    """What every task has: a later one looks at the data's source and the base model again."""
+    """Give a task what every task has: a later one looks at the data's source and the base model again."""
     task.set_container_image(cluster.image)
     task.set_caching_options(cluster.caching)
     kubernetes.use_secret_as_env(task, cluster.minio_secret, {name: name for name in _AWS}, optional=True)
@@ -259,7 +259,7 @@ def _equip(task: dsl.PipelineTask, cluster: Cluster) -> None:
 
 
 def _speed_up(task: dsl.PipelineTask, cluster: Cluster) -> None:
-    """What a task that computes has."""
+    """Give a task that computes its GPUs and nodes."""
     if cluster.gpus:
         task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(cluster.gpus)
         kubernetes.empty_dir_mount(task, volume_name="shm", mount_path="/dev/shm", medium="Memory")  # NCCL's
@@ -268,7 +268,7 @@ def _speed_up(task: dsl.PipelineTask, cluster: Cluster) -> None:
 
 
 def write(recipe: Recipe, cluster: Cluster, path: Path) -> None:
-    """Compiles a recipe's pipeline into a YAML, the same bytes each time.
+    """Compile a recipe's pipeline into a YAML, the same bytes each time.
 
     Raises:
         ConfigError: The recipe is wrong.

@@ -37,7 +37,7 @@ class Output(Protocol):
 
 
 def overrides_of(parameters: Mapping[str, object], workspace: str) -> list[str]:
-    """The overrides that the pipeline's parameters are.
+    """Return the pipeline's parameters as overrides.
 
     Args:
         parameters: Value by the original's name.
@@ -50,21 +50,21 @@ def overrides_of(parameters: Mapping[str, object], workspace: str) -> list[str]:
 
 
 def dataset(recipe: str, overrides: Sequence[str], workspace: str, made: Output, page: Output) -> None:
-    """The data, checked and split."""
+    """Check the data and split it."""
     data = pick(_run(_begin(recipe, workspace), overrides, "dataset"), "dataset", DatasetArtifact)
     _hand_over(data.root, made, data)
     Path(page.path).write_text(data_report.as_html(data_report.measure(data, None, None)), encoding="utf-8")
 
 
 def training(recipe: str, overrides: Sequence[str], workspace: str, made: Output, metrics: Output) -> None:
-    """The weights."""
+    """Train."""
     model = pick(_run(_begin(recipe, workspace), overrides, "train"), "train", CheckpointArtifact)
     _hand_over(model.model_dir, made, model)
     metrics.metadata.update(final_loss=model.final_loss, num_steps=model.num_steps, num_epochs=model.num_epochs)
 
 
 def evaluation(recipe: str, overrides: Sequence[str], workspace: str, metrics: Output, page: Output) -> None:
-    """The scores before and after, and whether they pass the gates; nothing where the recipe scores nothing."""
+    """Score the model before and after, and check its gates; do nothing if the recipe scores nothing."""
     found = _begin(recipe, workspace)
     cfg = compose.compose(found, overrides)
     plan = build_plan(cfg, runner.read_environment(cfg))
@@ -82,7 +82,7 @@ def evaluation(recipe: str, overrides: Sequence[str], workspace: str, metrics: O
 
 
 def registry(recipe: str, overrides: Sequence[str], workspace: str, made: Output) -> None:
-    """The model as it is given away, in the registry where the recipe names one."""
+    """Package the model, and register it if the recipe names a registry."""
     found = _begin(recipe, workspace)
     cfg = compose.compose(found, overrides)
     if cfg.registry.kind is RegistryKind.kubeflow and cfg.registry.upload is None:
@@ -97,7 +97,7 @@ def registry(recipe: str, overrides: Sequence[str], workspace: str, made: Output
 
 
 def _begin(recipe: str, workspace: str) -> Recipe:
-    """The recipe: a shipped one by its name; any other came as ``NAME:``, a line's end and its text."""
+    """Return the recipe: a shipped one by its name; any other came as ``NAME:``, a line's end and its text."""
     os.environ["HF_HOME"] = str(Path(workspace, "huggingface"))  # where the next task looks for the base model too
     name, is_text, text = recipe.partition(":\n")
     if not is_text:
@@ -132,7 +132,7 @@ def _run(recipe: Recipe, overrides: Sequence[str], until: str | None) -> Mapping
 
 
 def _hand_over(folder: Path, to: Output, made: Artifact) -> None:
-    """The files and plain facts of an artifact, as KFP's."""
+    """Copy the files and plain facts of an artifact to KFP's."""
     shutil.copytree(folder, to.path, dirs_exist_ok=True)
     facts = {name: value for name, value in vars(made).items() if isinstance(value, str | int | float)}
     to.metadata.update(facts)

@@ -23,7 +23,7 @@ _GIB = 2**30
 
 
 def steps(cfg: RunConfig, have: Mapping[str, Artifact]) -> Iterator[str]:
-    """How many optimizer steps the training has, once the dataset is there."""
+    """Yield how many optimizer steps the training has, once the dataset is there."""
     data = have.get("dataset")
     if not isinstance(data, DatasetArtifact):
         yield "steps      known once the dataset is checked"
@@ -37,7 +37,7 @@ def steps(cfg: RunConfig, have: Mapping[str, Artifact]) -> Iterator[str]:
 
 
 def place(cfg: RunConfig) -> Iterator[str]:
-    """Where the training runs, where that is not here."""
+    """Yield where the training runs, if that is not here."""
     launcher = cfg.training.launcher
     if launcher.is_remote:
         gpus = num_gpus(launcher)
@@ -47,7 +47,7 @@ def place(cfg: RunConfig) -> Iterator[str]:
 
 
 def memory_per_rank(cfg: RunConfig, have: Mapping[str, Artifact]) -> Iterator[str]:
-    """A line per sharding strategy: what a rank needs, whether it fits, the largest token budget that would."""
+    """Yield a line per sharding strategy: what a rank needs, whether it fits, the largest token budget that would."""
     shape = _shape(cfg, have)
     if isinstance(shape, str):
         yield f"memory     {shape}"
@@ -71,7 +71,7 @@ def memory_per_rank(cfg: RunConfig, have: Mapping[str, Artifact]) -> Iterator[st
 
 
 def _where(cfg: TrainingConfig, resources: Resources, available: int | None) -> str:
-    """Which memory, and how much of it a rank has."""
+    """Return which memory is meant, and how much of it a rank has."""
     if available is None:
         return "of a GPU of the cluster, whose memory is not known here"
     gib, in_pods = f"{available / _GIB:.1f} GiB", cfg.launcher.is_remote
@@ -81,7 +81,7 @@ def _where(cfg: TrainingConfig, resources: Resources, available: int | None) -> 
 
 
 def lacking(cfg: RunConfig, num_at_once: int = 1) -> str | None:
-    """Why a training can't fit by the estimate; None where it fits, or where that is not known yet.
+    """Return why a training can't fit by the estimate; None if it fits, or if that is not known yet.
 
     On several machines without GPUs it is not known: each has other memory to spare, and all must judge alike.
 
@@ -123,7 +123,7 @@ def _remedy(cfg: TrainingConfig, shape: Shape, sharding: ShardingStrategy, setup
 
 
 def _shape(cfg: RunConfig, have: Mapping[str, Artifact]) -> Shape | str:
-    """The model's shape, or why it is not known."""
+    """Return the model's shape, or why it is not known."""
     made = have.get("model")
     if isinstance(made, ModelArtifact):
         config = _read(made.model_dir)
@@ -165,7 +165,7 @@ def _setup(cfg: RunConfig, resources: Resources, shape: Shape, tokens: Tokenized
 
 
 def _available(cfg: TrainingConfig, resources: Resources) -> int | None:
-    """Bytes for one rank: a GPU's, or its share of what the host has left or the pod gets; None = not known here."""
+    """Return a rank's bytes: a GPU's, or its share of what the host has left or the pod gets; None = not known."""
     if cfg.launcher.is_remote:
         return None if resources.num_gpus else int(amount(cfg.launcher.memory)) // resources.num_processes
     return machine.gpu_bytes() if machine.gpus() else machine.host_bytes() // resources.num_processes

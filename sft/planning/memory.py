@@ -57,17 +57,17 @@ class Moment(NamedTuple):
     per_token: float
 
     def bytes(self, num_tokens: int) -> int:
-        """With a minibatch of so many tokens."""
+        """Return the bytes with a minibatch of so many tokens."""
         return self.fixed + int(self.per_token * num_tokens)
 
     def budget(self, available: int) -> float:
-        """Tokens that fit."""
+        """Return the tokens that fit."""
         left = available - self.fixed
         return 0 if left < 0 else left // self.per_token if self.per_token else float("inf")
 
 
 def moments(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> dict[str, Moment]:
-    """When a rank may need most: at the loss, in the backward pass of head, layer and embedding, in AdamW's step."""
+    """Return when a rank may need most: loss, backward pass of head, layer and embedding, AdamW's step."""
     value, layer = setup.value_bytes, _activations(shape, setup)
     recomputes = setup.gradient_checkpointing
     kept = value * shape.hidden_size * shape.num_layers if recomputes else shape.num_layers * layer
@@ -94,22 +94,22 @@ def moments(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> dict[str,
 
 
 def peak_bytes(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> int:
-    """Largest memory of one rank."""
+    """Return the largest memory of one rank."""
     return max(moment.bytes(setup.max_tokens) for moment in moments(shape, sharding, setup).values())
 
 
 def largest_budget(shape: Shape, sharding: ShardingStrategy, setup: Setup, available: int) -> int:
-    """The most tokens in a minibatch that fit into `available` bytes per rank; 0 where none do."""
+    """Return the most tokens in a minibatch that fit into `available` bytes per rank; 0 if none do."""
     return int(min(moment.budget(available) for moment in moments(shape, sharding, setup).values()))
 
 
 def model_bytes(shape: Shape) -> int:
-    """A model as it is saved, in fp32."""
+    """Return the bytes of a model as it is saved, in fp32."""
     return 4 * shape.num_parameters
 
 
 def state_bytes(shape: Shape, setup: Setup) -> int:
-    """A full state: weights, and AdamW's moments of what is trained."""
+    """Return the bytes of a full state: weights, and AdamW's moments of what is trained."""
     return _weight_bytes(shape, setup) * shape.num_parameters + 8 * _num_trained(shape, setup)
 
 
@@ -118,7 +118,7 @@ def _num_trained(shape: Shape, setup: Setup) -> int:
 
 
 def _weight_bytes(shape: Shape, setup: Setup) -> int:
-    """Of a weight that a rank holds: fp32, but a frozen one stays as it is stored where the arithmetic is bf16."""
+    """Return bytes of a weight that a rank holds: fp32, but a frozen one stays as stored if the arithmetic is bf16."""
     frozen = setup.num_trained is not None and setup.value_bytes == 2
     return shape.stored_bytes if frozen else 4
 
@@ -130,7 +130,7 @@ def _shards(sharding: ShardingStrategy, setup: Setup) -> int:
 
 
 def _state_bytes(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> int:
-    """Weights, and of what is trained gradients 4 and moments 8 (ZeRO, arXiv:1910.02054, section 3)."""
+    """Return bytes of weights, and of what is trained gradients 4 and moments 8 (ZeRO, arXiv:1910.02054, section 3)."""
     if setup.cpu_offload_params and setup.on_gpu:
         return 0
     weights = _weight_bytes(shape, setup) * shape.num_parameters
@@ -138,12 +138,12 @@ def _state_bytes(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> int:
 
 
 def _roots(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> int:
-    """The roots of the second moments that torch's AdamW computes with, of all parameters at once."""
+    """Return bytes of the roots of the second moments, which torch's AdamW takes of all parameters at once."""
     return 0 if setup.cpu_offload_params else 4 * _num_trained(shape, setup) // _shards(sharding, setup)
 
 
 def _gathered(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> int:
-    """Weights that a rank computes with besides its own: one unit while the next one is fetched, and the root."""
+    """Return weights that a rank computes with besides its own: one unit while the next is fetched, and the root."""
     value, unit, root = setup.value_bytes, shape.per_layer, shape.num_root
     if _shards(sharding, setup) == 1:
         return 0 if value == _weight_bytes(shape, setup) else value * (unit + root)
@@ -151,12 +151,12 @@ def _gathered(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> int:
 
 
 def _activations(shape: Shape, setup: Setup) -> int:
-    """Per token of a layer; an adapter with dropout keeps what it dropped of its input, and which."""
+    """Return bytes per token of a layer; an adapter with dropout keeps what it dropped of its input, and which."""
     inputs = 5 * shape.hidden_size + shape.query_width + shape.ffn_width
     dropped = (setup.value_bytes + 1) * inputs if setup.num_trained is not None and setup.adapter_dropout else 0
     return activations(shape, setup.value_bytes) + dropped
 
 
 def _logit_bytes(shape: Shape, setup: Setup) -> int:
-    """Of one token's: in fp32, over which their gradient is written, and the same once more where they are bf16."""
+    """Return bytes per token of logits: in fp32, over which their gradient is written, and again if they are bf16."""
     return (4 + 2 * (setup.value_bytes == 2) + setup.value_bytes * shape.capped) * shape.vocab_size

@@ -94,7 +94,7 @@ class Shape:
 
 
 def shape_of(config: Mapping[str, Any]) -> Shape | None:
-    """The shape that a ``config.json`` tells; None where its architecture is not in `FAMILIES`.
+    """Return the shape that a ``config.json`` tells; None if its architecture is not in `FAMILIES`.
 
     Args:
         config: Parsed ``config.json`` of a causal language model.
@@ -141,14 +141,14 @@ def shape_of(config: Mapping[str, Any]) -> Shape | None:
 
 
 def num_adapter_parameters(shape: Shape, rank: int) -> int:
-    """Parameters of LoRA (arXiv:2106.09685) on every projection: `rank` rows and columns each."""
+    """Return the parameters of LoRA (arXiv:2106.09685) on every projection: `rank` rows and columns each."""
     widths = 2 * (shape.query_width + shape.key_width) + (3 if shape.family.gated else 2) * shape.ffn_width
     num_projections = 7 if shape.family.gated else 6
     return rank * shape.num_layers * (widths + num_projections * shape.hidden_size)
 
 
 def activations(shape: Shape, value_bytes: int) -> int:
-    """Bytes per token that autograd keeps of one layer until its backward pass; no attention matrix (sdpa, flash).
+    """Return bytes per token that autograd keeps of a layer until its backward pass; no attention matrix (sdpa, flash).
 
     Counted as in arXiv:2205.05198, section 4, for the layers of `FAMILIES`; tests compare it with what autograd saves.
     """

@@ -48,7 +48,7 @@ class Plan:
     left_out: tuple[str, ...] = ()
 
     def reaching(self, goal: str) -> Plan:
-        """Only the step of that name, or every step of that stage, and what they need.
+        """Return only the step of that name, or every step of that stage, and what they need.
 
         Raises:
             ConfigError: There is none.

@@ -238,7 +238,7 @@ def _precision(cfg: TrainingConfig, choices: _Choices, *, on_gpu: bool) -> Preci
 
 
 def _token_budget(cfg: TrainingConfig, choices: _Choices, *, on_gpu: bool) -> int:
-    """A GPU wants large minibatches. A CPU is as fast with small ones (benchmarks/RESULTS.md)."""
+    """Return the budget: a GPU wants large minibatches, a CPU is as fast with small ones (benchmarks/RESULTS.md)."""
     if cfg.max_tokens_per_gpu is not None:
         return cfg.max_tokens_per_gpu
     choices.because("token_budget", f"the default of a {'GPU' if on_gpu else 'CPU'}, or more for a longer sample")

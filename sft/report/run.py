@@ -14,7 +14,7 @@ from sft.stages.evaluate import HOLDOUT
 
 
 def as_html(title: str, tuned: EvalReport, base: EvalReport | None) -> str:
-    """One page that needs nothing else.
+    """Return the scores as one page that needs nothing else.
 
     Args:
         title: The run's name.
@@ -53,7 +53,7 @@ def summary(result: RunResult) -> Iterator[str]:
 
 
 def score_lines(after: EvalReport, before: EvalReport | None) -> Iterator[str]:
-    """A line per score: before, after, difference; then what of it is a warning."""
+    """Yield a line per score: before, after, difference; then what of it is a warning."""
     forgotten = []
     for score in after.scores:
         old = before.score(score.name) if before else None

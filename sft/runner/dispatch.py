@@ -49,7 +49,7 @@ def perform(
     resources: Resources | None,
     detach: bool = False,
 ) -> Artifact:
-    """Does a step.
+    """Do a step: give its stage the artifacts that it takes.
 
     Args:
         step: Of the plan of `cfg`.
@@ -182,7 +182,7 @@ def _register_inputs(
 
 
 def pick(have: Mapping[str, Artifact], name: str, kind: type[A]) -> A:
-    """The artifact that a step made, of the type that it is known to make."""
+    """Return the artifact that a step made, of the type that it is known to make."""
     artifact = have[name]
     if not isinstance(artifact, kind):
         raise TypeError(f"{name} made {type(artifact).__name__}, not {kind.__name__}")

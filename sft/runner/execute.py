@@ -56,7 +56,7 @@ def run(
     goal: str | None = None,
     detach: bool = False,
 ) -> RunResult:
-    """Does what a configuration says, and nothing that is done already.
+    """Do what a configuration says, and nothing that is done already.
 
     Args:
         cfg: A checked configuration.
@@ -155,7 +155,7 @@ class RunExecution:
         artifacts: Mapping[str, Artifact],
         rec: record.RunRecord,
     ) -> tuple[Entry, bool]:
-        """What another run made while we waited for it, else what we make; and whether we did."""
+        """Return what another run made while we waited for it, else make it; and whether we made it."""
         with self.store.lock(step.stage, key, lambda: self.progress.update("waiting: another run makes it")):
             entry = self.store.find(step.stage, key)
             if entry and is_registry_gone(entry):
@@ -200,7 +200,7 @@ class RunExecution:
 
 @contextmanager
 def run_lock(folder: Path, progress: Progress) -> Iterator[None]:
-    """One process at a time writes a run's record; another one with the same settings waits, then finds it done."""
+    """Let one process at a time write a run's record; another one with the same settings waits, then finds it done."""
     lock = filelock.FileLock(folder / ".lock")
     told = False
     while True:
@@ -218,7 +218,7 @@ def run_lock(folder: Path, progress: Progress) -> Iterator[None]:
 
 
 def is_at_work(folder: Path) -> bool:
-    """Whether a process works on the run of a folder: a record that says so may be of one that was killed."""
+    """Return whether a process works on the run of a folder: a record that says so may be of one that was killed."""
     try:
         with filelock.FileLock(folder / ".lock").acquire(timeout=0.0):
             return False
@@ -241,6 +241,6 @@ def _record(
 
 
 def _same(previous: record.RunRecord, have: Mapping[str, Entry]) -> bool:
-    """Whether a record tells of all of this, and perhaps of more."""
+    """Return whether a record tells of all of this, and perhaps of more."""
     recorded = {step.name: step.output for step in previous.steps}
     return all(recorded.get(name) == entry.manifest.digest for name, entry in have.items())

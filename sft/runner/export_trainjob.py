@@ -17,7 +17,7 @@ from sft.store import Store
 
 
 def export_trainjob(cfg: RunConfig, progress: Progress) -> dict[str, Any]:
-    """The TrainJob that the run would make; its pods' settings are put where they look for them.
+    """Return the TrainJob that the run would make, and put its pods' settings where they look for them.
 
     Args:
         cfg: A checked configuration.

@@ -23,7 +23,7 @@ from sft.store import Store
 
 
 def reregister(cfg: RunConfig, *, folder: Path, progress: Progress) -> RunResult:
-    """Does what a plan has after the package, for a run that has made one.
+    """Do what a plan has after the package, for a run that has made one.
 
     Args:
         cfg: The run's own settings, but for its registry.
@@ -69,7 +69,7 @@ def reregister(cfg: RunConfig, *, folder: Path, progress: Progress) -> RunResult
 
 
 def _check_unchanged(package: ModelPackage, rec: record.RunRecord) -> None:
-    """Hashes the model again: time has passed since it was made, and what is registered must be what was recorded."""
+    """Hash the model again: time has passed since it was made, and what is registered must be what was recorded."""
     found = verify(package.model_dir)
     if not found.problems and found.digest != rec.step("package").output:
         found.problems.append(f"{package.model_dir}: its digest is {found.digest}, not what the run's record says")
@@ -78,7 +78,7 @@ def _check_unchanged(package: ModelPackage, rec: record.RunRecord) -> None:
 
 
 def _suffix(steps: Sequence[Step], rec: record.RunRecord) -> str:
-    """What keeps steps apart, by name, from others like them of which the record tells: ``:2``, ``:3``."""
+    """Return what keeps steps apart, by name, from others like them in the record: ``:2``, ``:3``."""
     noted = {note.name: note.settings for note in rec.steps if note.status == "done"}
     wanted = {step.name: redacted(msgspec.to_builtins(step.settings)) for step in steps}
     suffixes = itertools.chain([""], (f":{number}" for number in itertools.count(2)))

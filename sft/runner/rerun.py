@@ -32,13 +32,13 @@ class RecordedRun:
     facts: Mapping[str, Any]
 
     def version_changes(self) -> list[str]:
-        """Packages of which another version is installed now, each with both."""
+        """Return the packages of which another version is installed now, each with both."""
         then, now = self.facts["versions"], record.versions()
         names = sorted({*then} | {*now})
         return [f"{n} {then.get(n, 'absent')} → {now.get(n, 'absent')}" for n in names if then.get(n) != now.get(n)]
 
     def comparison(self, made: record.RunRecord) -> list[str]:
-        """Which steps made what was recorded and which did not, a line for each kind."""
+        """Return which steps made what was recorded and which did not, a line for each kind."""
         then = {step["name"]: step for step in self.facts["steps"] if step["output"]}
         both = [step for step in made.steps if step.name in then and not stage_of(step.name).tells_of_its_run]
         same = [step.name for step in both if _is_same(then[step.name], step)]
@@ -54,7 +54,7 @@ def _is_same(then: Mapping[str, Any], now: record.StepRecord) -> bool:
 
 
 def find(path: Path) -> RecordedRun:
-    """The run in a folder: of a run, or of a model.
+    """Return the run in a folder: of a run, or of a model.
 
     Raises:
         DataError: There is none, or its record was changed.
@@ -71,7 +71,7 @@ def find(path: Path) -> RecordedRun:
 
 @contextmanager
 def recipe(earlier: RecordedRun, overrides: Sequence[str], groups: Sequence[str] = ()) -> Iterator[Recipe]:
-    """A recipe of every recorded setting, for as long as the block lasts.
+    """Give a recipe of every recorded setting, for as long as the block lasts.
 
     Args:
         earlier: The run.
@@ -106,7 +106,7 @@ def recipe(earlier: RecordedRun, overrides: Sequence[str], groups: Sequence[str]
 
 
 def _masked(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Dotted keys of the values in which a secret was masked."""
+    """Yield the dotted keys of the values in which a secret was masked."""
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from _masked(value, f"{prefix}{key}.")

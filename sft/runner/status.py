@@ -25,7 +25,7 @@ from sft.store import Entry, Store
 
 
 def read_environment(cfg: RunConfig) -> Environment:
-    """What the plan can't know by itself: the state of the sources, versions, the machine.
+    """Return what the plan can't know by itself: the state of the sources, versions, the machine.
 
     Raises:
         ConfigError: The pods of a TrainJob would not see what they need.
@@ -42,7 +42,7 @@ def read_environment(cfg: RunConfig) -> Environment:
 
 
 def work_digest(cfg: RunConfig, goal: str | None = None) -> str:
-    """A digest of what a run would do here: two configurations with the same one are the same work.
+    """Return a digest of what a run would do here: two configurations with the same one are the same work.
 
     So on one rank all sharding strategies are one. What a package tells of its run, and the state of the sources, which
     all points of a sweep share, don't count.
@@ -66,7 +66,7 @@ def _here(cfg: RunConfig) -> Environment:
 
 
 def run_folder(cfg: RunConfig) -> Path:
-    """``<run_root>/<name>-<digest of the settings>``: the same settings have the same folder, wherever things lie."""
+    """Return ``<run_root>/<name>-<digest of the settings>``: the same for the same settings, wherever things lie."""
     settings = {key: value for key, value in msgspec.to_builtins(cfg).items() if key not in {"run_root", "sweep"}}
     del settings["registry"]["uri"]
     digest = hashlib.sha256(msgspec.json.encode(settings, order="deterministic")).hexdigest()[:8]
@@ -74,7 +74,7 @@ def run_folder(cfg: RunConfig) -> Path:
 
 
 def find_done(plan: Plan, store: Store, previous: record.RunRecord | None = None) -> dict[str, Entry]:
-    """What the store has of a plan. A step is looked up only where all its inputs are known.
+    """Look up which steps of a plan are already in the store.
 
     Args:
         plan: Of a run.
@@ -94,7 +94,7 @@ def find_done(plan: Plan, store: Store, previous: record.RunRecord | None = None
 def find_artifact(
     step: Step, digests: Mapping[str, str], store: Store, previous: record.RunRecord | None
 ) -> Entry | None:
-    """A step's artifact: made with these settings and inputs on a machine like this one, or on any by this very run.
+    """Return a step's artifact: made of these settings and inputs on a machine like this, or anywhere by this very run.
 
     A run that goes on elsewhere, as the tasks of a pipeline do, takes what it made; a GPU's work is not done again
     because the next task has none.
@@ -112,7 +112,7 @@ def find_artifact(
 
 
 def is_registry_gone(entry: Entry) -> bool:
-    """Whether the registry that an artifact speaks of was a file that is gone."""
+    """Return whether the registry that an artifact names was a file that is gone."""
     made = entry.artifact
     sqlite = made.address.partition("sqlite:///")[2] if isinstance(made, RegisteredModel) else ""
     return bool(sqlite) and not Path(sqlite).exists()

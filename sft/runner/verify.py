@@ -50,7 +50,7 @@ class Verification:
     _hashed: dict[tuple[int, int], str] = field(default_factory=dict)
 
     def files(self, root: Path, recorded: Mapping[str, str], present: Iterable[str]) -> None:
-        """Compares a folder's files with their recorded digests."""
+        """Compare a folder's files with their recorded digests."""
         for name in sorted({*recorded} | {*present}):
             file = root / name
             if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
@@ -63,14 +63,14 @@ class Verification:
                 self.problems.append(f"{file}: differs: its sha256 is {digest}, recorded is {recorded[name]}")
 
     def hash(self, file: Path) -> str:
-        """A file's digest; one that is linked from several places is read once."""
+        """Return a file's digest; one that is linked from several places is read once."""
         if (key := inode(file)) not in self._hashed:
             self._hashed[key] = sha256_file(file)
             self.num_files += 1
         return self._hashed[key]
 
     def unsealed(self, file: Path) -> dict[str, Any] | None:
-        """The facts of a sealed document; None where it is not whole."""
+        """Return the facts of a document with its own digest; None if it is not whole."""
         self.num_files += 1
         try:
             return self_hashed_json.load_checked(file.read_bytes())
@@ -79,13 +79,13 @@ class Verification:
             return None
 
     def same(self, what: str, there: object, recorded: object) -> None:
-        """Notes where two accounts of one thing differ."""
+        """Note a problem if two accounts of one thing differ."""
         if there != recorded:
             self.problems.append(f"{what} is not what the record says")
 
 
 def verify(path: Path, *, trusted: signing.Trusted | None = None) -> Verification:
-    """Checks a run or a model.
+    """Check a run or a model.
 
     Args:
         path: A run's folder or its ``run.json``; a model's folder or its ``sft.json``.
@@ -139,7 +139,7 @@ def _run(folder: Path, trusted: signing.Trusted | None) -> Verification:
 
 
 def _artifact(found: Verification, root: Path, step: Mapping[str, Any]) -> None:
-    """One step's artifact in the store, and where it speaks of a base model elsewhere, that too."""
+    """Check one step's artifact in the store, and the base model elsewhere if it names one."""
     if not root.is_dir():
         found.problems.append(f"{root}: is gone")
         return
@@ -161,14 +161,14 @@ def _artifact(found: Verification, root: Path, step: Mapping[str, Any]) -> None:
 
 
 def _uploaded(found: Verification, file: Path, packaged: Mapping[str, str]) -> None:
-    """Whether what was uploaded is what was packaged. Who uploaded compared it there; this asks no server."""
+    """Check that what was uploaded is what was packaged. The upload compared it there; this asks no server."""
     if file.is_file():  # else it is said to be gone
         told = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
         found.same(str(file), {f"model/{name}": digest for name, digest in told["files"].items()}, dict(packaged))
 
 
 def _model(found: Verification, folder: Path, trusted: signing.Trusted | None) -> dict[str, Any] | None:
-    """A model's folder; returns the record that it carries, None where that is broken."""
+    """Check a model's folder; return the record that it carries, None if that is broken."""
     names = (file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if not file.is_dir())
     there = [name for name in names if not name.startswith(_OF_THE_HUB)]
     facts = found.unsealed(folder / FACTS)
@@ -195,7 +195,7 @@ def _model(found: Verification, folder: Path, trusted: signing.Trusted | None) -
 
 
 def _chain(found: Verification, where: str, steps: Iterable[Mapping[str, Any]]) -> None:
-    """Whether each step's digest is that of its files, and each input is what an earlier step made.
+    """Check that each step's digest is that of its files, and each input is what an earlier step made.
 
     ``register:2``, a second registration, has taken what an ``upload:2`` made, where there is one.
     """

@@ -19,12 +19,12 @@ _LOOK_SECONDS = 1.0
 
 
 def is_worker_node(cfg: RunConfig) -> bool:
-    """Whether this machine only takes part in the training of another, node 0."""
+    """Return whether this machine only takes part in the training of another, node 0."""
     return resolve_resources(cfg.training).nodes.rank > 0
 
 
 def run_worker_node(cfg: RunConfig, *, progress: Progress, goal: str | None = None) -> None:
-    """What a node does that is not the first: waits for node 0's data and model, and trains with it.
+    """Wait for node 0's data and model, and train with it: all that another node does.
 
     Args:
         cfg: A checked configuration, the same as on node 0 but for `training.launcher.node_rank`.

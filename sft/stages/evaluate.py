@@ -38,7 +38,7 @@ class EvaluateInputs:
 
 
 def tasks_version(cfg: EvalConfig) -> str:
-    """Digest of the recipe's own tasks; empty without any. Imports nothing heavy.
+    """Return a digest of the recipe's own tasks; empty without any. Imports nothing heavy.
 
     Raises:
         ConfigError: `eval.include_path` is not a folder, or a task is unknown.
@@ -67,7 +67,7 @@ def _nearest(name: str, folder: Path | None) -> str:
 
 
 def evaluate(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, progress: Progress) -> EvalReport:
-    """Scores one model.
+    """Score one model.
 
     Args:
         cfg: The evaluation settings.
@@ -115,7 +115,7 @@ def evaluate(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, progress: Progr
 
 
 def request_of(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, state: Path) -> dict[str, Any]:
-    """The one place where our settings become the child's request."""
+    """Return our settings as the child's request."""
     batch_size = None if cfg.batch_size == "auto" else int(cfg.batch_size)
     held_out = None
     if cfg.holdout.enabled and inputs.dataset and inputs.dataset.num_eval:

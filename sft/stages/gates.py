@@ -28,7 +28,7 @@ class GatesInputs:
 
 
 def gates(cfg: EvalConfig, inputs: GatesInputs, out: Path, progress: Progress) -> GateReport:
-    """Holds each gate against its score.
+    """Hold each gate against its score.
 
     Args:
         cfg: The evaluation settings.

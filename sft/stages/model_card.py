@@ -30,7 +30,7 @@ _LIBRARIES = ("sft", "instructlab-training", "torch", "transformers", "lm-eval")
 
 
 def card(title: str, description: str, inputs: PackageInputs) -> str:
-    """The model card.
+    """Return the model card.
 
     Args:
         title: The model's name.
@@ -58,7 +58,7 @@ def _front_matter(title: str, inputs: PackageInputs) -> dict[str, Any]:
 
 
 def _hub_datasets(data: DatasetArtifact) -> list[str]:
-    """Those of the dataset's sources that are hub ids: their version is a commit."""
+    """Return those of the dataset's sources that are hub ids: their version is a commit."""
     sources = zip(data.source.split(" and "), data.source_version.split("|"), strict=True)
     references = [hub.parse(source) for source, version in sources if _COMMIT.fullmatch(version)]
     return [reference.repo for reference in references if reference]

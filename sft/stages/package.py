@@ -61,7 +61,7 @@ class PackageInputs:
 
 
 def check_publishing(cfg: RegistryConfig) -> signing.Signer | None:
-    """Who is to sign; None = nobody. Asked before anything is trained, too: a key is missed early.
+    """Return who is to sign; None = nobody. Called before anything is trained, so that a key is missed early.
 
     Raises:
         StageError: An extra is not installed, or there is neither key nor identity to sign with.
@@ -72,7 +72,7 @@ def check_publishing(cfg: RegistryConfig) -> signing.Signer | None:
 
 
 def package(cfg: RegistryConfig, inputs: PackageInputs, out: Path, progress: Progress) -> ModelPackage:
-    """Puts the model's folder together.
+    """Put the model's folder together.
 
     Args:
         cfg: Name and description for the card; whether to sign, and to list the materials.
@@ -114,7 +114,7 @@ def package(cfg: RegistryConfig, inputs: PackageInputs, out: Path, progress: Pro
 
 
 def _place(source: Path, target: Path, digest: str) -> None:
-    """Links a file, or copies it where links can't be.
+    """Link a file, or copy it if links can't be.
 
     Raises:
         StageError: The copy is not what was recorded.

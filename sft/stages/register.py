@@ -68,12 +68,12 @@ class RegisterInputs:
 
 
 def embedded_mlflow(run_root: Path) -> Path:
-    """The database of the registry that needs no server."""
+    """Return the database of the registry that needs no server."""
     return run_root.absolute() / "mlflow.db"
 
 
 def register(cfg: RegistryConfig, inputs: RegisterInputs, out: Path, progress: Progress) -> RegisteredModel:
-    """Registers the checkpoint and writes ``registration.json``; a checkpoint registered already is found again.
+    """Register the checkpoint and write ``registration.json``; a checkpoint registered already is found again.
 
     Args:
         cfg: Which registry. `kind` is not `none`, and a Kubeflow registry has an address: else there is no stage.
@@ -116,7 +116,7 @@ def register(cfg: RegistryConfig, inputs: RegisterInputs, out: Path, progress: P
 
 
 def describe(cfg: RegistryConfig, inputs: RegisterInputs) -> Registration:
-    """The version to register.
+    """Return the version to register.
 
     Raises:
         StageError: A number among its facts is not finite; no registry takes it.
@@ -172,14 +172,14 @@ def describe(cfg: RegistryConfig, inputs: RegisterInputs) -> Registration:
 
 
 def _place(cfg: RegistryConfig, inputs: RegisterInputs) -> str:
-    """Where the model's folder is: where it was uploaded to, where the recipe says, or where it was made."""
+    """Return where the model's folder is: where it was uploaded to, where the recipe says, or where it was made."""
     if inputs.uploaded:
         return inputs.uploaded.uri
     return cfg.uri or _address(inputs.volume, inputs.package.model_dir.resolve())
 
 
 def _address(volume: str | None, folder: Path) -> str:
-    """A folder as others find it: on a volume, or by its path on this machine.
+    """Return a folder's address for others: on a volume, or its path on this machine.
 
     Raises:
         StageError: It is not on that volume.

@@ -49,7 +49,7 @@ class TrainInputs:
 
 
 def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progress) -> CheckpointArtifact:
-    """Trains to the end, or on from where an earlier try was stopped.
+    """Train to the end, from where an earlier try was stopped.
 
     Args:
         cfg: The training settings.
@@ -86,7 +86,7 @@ def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progres
 
 
 def join(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progress) -> None:
-    """The part of a node that is not the first: its ranks, until the training ends.
+    """Run the ranks of a node that is not the first, until the training ends.
 
     Args:
         cfg: The training settings.
@@ -132,7 +132,7 @@ def task(cfg: TrainingConfig, inputs: TrainInputs, logs: Path, work: Path) -> Tr
 
 
 def manifest(cfg: TrainingConfig, inputs: TrainInputs, out: Path) -> dict[str, Any]:
-    """The TrainJob of this training, for somebody else to create; its pods find their settings in `out`.
+    """Return the TrainJob of this training, for somebody else to create; its pods find their settings in `out`.
 
     Raises:
         SftError: Kubeflow's models refuse it.
@@ -153,7 +153,7 @@ def _line(live: TrainingProgress) -> str:
 
 
 def _publish(final: Path, base: Path, out: Path) -> None:
-    """Moves what is to stay out of the library's folder; ``model/`` comes last.
+    """Move what is to stay out of the library's folder; ``model/`` comes last.
 
     The base model's ``generation_config.json`` goes along, which the library leaves behind (utils.py:700@0.16.2): it
     says at which tokens the model stops.

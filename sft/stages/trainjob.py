@@ -26,7 +26,7 @@ _NO_KEY = "0" * 20
 
 
 def check_volume(cfg: RunConfig) -> None:
-    """Whether what the pods need lies on the volume that they share with this process.
+    """Check that what the pods need lies on the volume that they share with this process.
 
     Raises:
         ConfigError: It doesn't.
@@ -52,7 +52,7 @@ def check_volume(cfg: RunConfig) -> None:
 
 
 def check_cluster(cfg: TrainingConfig, run_id: str, progress: Progress) -> None:
-    """Asks the cluster whether it would take the TrainJob, before anything is done that costs.
+    """Ask the cluster whether it would take the TrainJob, before anything is done that costs.
 
     Raises:
         ConfigError: No cluster is named.
@@ -65,7 +65,7 @@ def check_cluster(cfg: TrainingConfig, run_id: str, progress: Progress) -> None:
 def train_in_pods(
     cfg: TrainingConfig, task: TrainingTask, resources: Resources, display: Display, *, detach: bool
 ) -> None:
-    """Trains to the end, in the TrainJob that is at work already where there is one.
+    """Train to the end, in the TrainJob that is at work already if there is one.
 
     Args:
         cfg: The training settings.
@@ -96,7 +96,7 @@ def train_in_pods(
 
 
 def export(cfg: TrainingConfig, task: TrainingTask, resources: Resources) -> dict[str, Any]:
-    """The TrainJob that a run would make, for somebody else to create; its pods' settings are put on the volume.
+    """Return the TrainJob that a run would make, and put its pods' settings on the volume.
 
     Raises:
         SftError: Kubeflow's models refuse it.

@@ -37,7 +37,7 @@ class UploadInputs:
 
 
 def upload(cfg: RegistryConfig, inputs: UploadInputs, out: Path, progress: Progress) -> UploadedModel:
-    """Uploads the model's folder and writes ``upload.json``; what is there already is not sent.
+    """Upload the model's folder and write ``upload.json``; what is there already is not sent.
 
     Args:
         cfg: Where to; `upload` is set, or there is no stage. Name and version of the model.

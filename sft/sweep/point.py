@@ -49,7 +49,7 @@ class Origin:
     debug: bool
 
     def is_here(self) -> bool:
-        """Whether this is it."""
+        """Return whether this process is it."""
         return (self.process, self.host) == (os.getpid(), socket.gethostname())
 
     @property
@@ -93,7 +93,7 @@ class Job:
     earlier: RecordedRun | None = None
 
     def __call__(self, composed: DictConfig) -> float | None:
-        """Does a point and returns its objective; None where it has none.
+        """Run a point and return its objective; None if it has none.
 
         Raises:
             KeyboardInterrupt: The sweep is to end.
@@ -180,12 +180,12 @@ class Job:
         point.save(self.folder)
 
     def _values(self) -> dict[str, str]:
-        """What varies, as Hydra gives it to this point."""
+        """Return what varies, as Hydra gives it to this point."""
         given = (text.lstrip("+").partition("=") for text in HydraConfig.get().overrides.task)
         return {key: value for key, _, value in given if key in self.varied}
 
     def _others(self) -> list[Point]:
-        """Points that may do this one's work: all; for a sampler, which waits for a score, those that have ended."""
+        """Return points that may do this one's work: all; for a sampler, which waits for a score, those that ended."""
         points = kept.points(self.folder)
         return [point for point in points if point.status in {"done", "failed"}] if self.samples else points
 
@@ -195,7 +195,7 @@ class Job:
 
 
 def judge(point: Point, cfg: RunConfig, until: str | None, others: Sequence[Point], num_at_once: int) -> None:
-    """Notes that a point is not to run, and why, where that is so.
+    """Note that a point is not to run, and why, if that is so.
 
     Args:
         point: It.
@@ -218,7 +218,7 @@ def judge(point: Point, cfg: RunConfig, until: str | None, others: Sequence[Poin
 
 
 def score(made: Mapping[str, Artifact], name: str, higher_is_better: bool | None) -> float:
-    """The objective of a run.
+    """Return the objective of a run.
 
     Args:
         made: What its steps made.
@@ -244,7 +244,7 @@ def score(made: Mapping[str, Artifact], name: str, higher_is_better: bool | None
 
 
 def refuse_server_backend(cfg: RunConfig) -> None:
-    """A server that runs already has some model, not the one that this run will train.
+    """Refuse to score a server: it has some model already, not the one that this run will train.
 
     Raises:
         ConfigError: It is asked for scores.
@@ -257,7 +257,7 @@ def refuse_server_backend(cfg: RunConfig) -> None:
 
 @contextmanager
 def _set_up(origin: Origin) -> Iterator[None]:
-    """What the command line does in the first process, in another one that a launcher has started."""
+    """Set up another process, which a launcher has started, as the command line set up the first."""
     if origin.launcher != _SLURM:
         die_with(origin.process)
     logs.configure(debug=origin.debug)
@@ -267,5 +267,5 @@ def _set_up(origin: Origin) -> Iterator[None]:
 
 
 def _preempted(_signum: int, _frame: FrameType | None) -> None:
-    """submitit says with SIGUSR2 that time is up (job_environment.py:_usr_sig@1.5); a training saves at SIGUSR1."""
+    """Pass on SIGUSR2, submitit's word that time is up (job_environment.py:_usr_sig@1.5), as SIGUSR1: it saves."""
     os.kill(os.getpid(), signal.SIGUSR1)

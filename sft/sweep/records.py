@@ -62,7 +62,7 @@ class Point(msgspec.Struct, kw_only=True):
         return f"{self.number}: {' '.join(f'{key}={value}' for key, value in self.values.items())}"
 
     def save(self, sweep: Path) -> None:
-        """Writes its file."""
+        """Write its file."""
         (sweep / POINTS).mkdir(parents=True, exist_ok=True)
         _write(sweep / POINTS / f"{self.number:04}-{self.run.rpartition('-')[2]}.json", self)
 
@@ -93,13 +93,13 @@ class SweepRecord(msgspec.Struct, kw_only=True):
     ended_at: str | None = None
 
     def save(self, folder: Path) -> None:
-        """Writes its file."""
+        """Write its file."""
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder / NAME, self)
 
 
 def folder_of(cfg: RunConfig, varied: Mapping[str, str], engine: Sequence[str]) -> Path:
-    """Where a sweep is kept: named by what varies and by all that doesn't.
+    """Return where a sweep is kept: named by what varies and by all that doesn't.
 
     Args:
         cfg: Its first point.
@@ -113,13 +113,13 @@ def folder_of(cfg: RunConfig, varied: Mapping[str, str], engine: Sequence[str]) 
 
 
 def point(number: int, values: Mapping[str, str], cfg: RunConfig) -> Point:
-    """A point that has not begun."""
+    """Return a point that has not begun."""
     config = {name: value for name, value in msgspec.to_builtins(cfg).items() if name != "sweep"}
     return Point(number=number, values=dict(values), run=run_folder(cfg).name, config=config)
 
 
 def load(folder: Path) -> SweepRecord:
-    """The sweep of a folder.
+    """Return the sweep of a folder.
 
     Raises:
         DataError: It is not whole.
@@ -128,7 +128,7 @@ def load(folder: Path) -> SweepRecord:
 
 
 def points(folder: Path) -> list[Point]:
-    """What became of a sweep's points so far, by number.
+    """Return what became of a sweep's points so far, by number.
 
     Raises:
         DataError: A file of one is not whole.
@@ -137,18 +137,18 @@ def points(folder: Path) -> list[Point]:
 
 
 def clear_points(folder: Path) -> None:
-    """Removes what an earlier try noted of its points; what they made is in the store."""
+    """Remove what an earlier try noted of its points; what they made is in the store."""
     for path in (folder / POINTS).glob("*.json"):
         path.unlink()
 
 
 def now() -> str:
-    """The time in UTC."""
+    """Return the time in UTC."""
     return record.now()
 
 
 def _without(tree: dict[str, Any], varied: Mapping[str, str]) -> dict[str, Any]:
-    """Settings less those that vary, and less where things lie."""
+    """Return settings less those that vary, and less where things lie."""
     rest = {name: value for name, value in tree.items() if name not in {"run_root", "sweep"}}
     for key in varied:
         *groups, name = key.replace("/", ".").split(".")
@@ -161,7 +161,7 @@ def _without(tree: dict[str, Any], varied: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _write(path: Path, content: msgspec.Struct) -> None:
-    """A reader sees the last whole one; secrets are masked."""
+    """Write so that a reader sees the last whole file; secrets are masked."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_bytes(self_hashed_json.dump_with_digest(redacted(msgspec.to_builtins(content))))
     partial.replace(path)

@@ -40,7 +40,7 @@ def sweep(
     earlier: RecordedRun | None = None,
     on_end: Callable[[Path, Progress], None],
 ) -> int:
-    """Runs a sweep; goes on after a point that fails.
+    """Run a sweep; continue after a point that fails.
 
     Args:
         found: The sweep.
@@ -121,7 +121,7 @@ def sweep(
 
 
 def outlook(found: Sweep, configs: Sequence[RunConfig]) -> list[str]:
-    """What a sweep would do, for a plan: how many points, and which of them not.
+    """Return what a sweep would do, for a plan: how many points, and which of them not.
 
     Args:
         found: The sweep.
@@ -140,7 +140,7 @@ def _is_planned(found: Sweep) -> bool:
 
 
 def _told(found: Sweep, cfg: RunConfig, name: str) -> tuple[Sweep, GpuSlots | None]:
-    """The sweep with what Hydra is to be told besides: the sampler's direction, and how many points at once."""
+    """Return the sweep with what Hydra is to be told besides: the sampler's direction, and how many points at once."""
     own = list(found.own)
     if found.samples and not found.direction:
         direction = "maximize" if is_better_when_higher(name) else "minimize"
@@ -160,7 +160,7 @@ def _told(found: Sweep, cfg: RunConfig, name: str) -> tuple[Sweep, GpuSlots | No
 
 
 def _judged(found: Sweep, configs: Sequence[RunConfig], until: str | None, parts: GpuSlots | None) -> list[Point]:
-    """Every point, and which of them are not to run."""
+    """Return every point, and note which of them are not to run."""
     points: list[Point] = []
     with parts.as_in(0) if parts else nullcontext():
         for overrides, cfg in zip(found.points(), configs, strict=True):
@@ -188,7 +188,7 @@ def _outlook(found: Sweep, points: Sequence[Point], num_points: int, folder: Pat
 
 
 def _launch(found: Sweep, job: Job) -> None:
-    """Hands the sweep to Hydra.
+    """Hand the sweep to Hydra.
 
     Raises:
         SftError: A launcher's process was killed.
@@ -217,7 +217,7 @@ def _launch(found: Sweep, job: Job) -> None:
 
 
 def _ended(points: Sequence[Point], progress: Progress) -> int:
-    """The exit status, once what failed is named.
+    """Return the exit status, once what failed is named.
 
     Raises:
         Preempted: A point on a cluster was.

@@ -70,12 +70,12 @@ class Sweep:
         return {o.get_key_element().lstrip("+"): _text(o) for o in parsed if o.is_sweep_override()}
 
     def points(self) -> list[list[str]]:
-        """The overrides of every point of a sweep that doesn't sample, in Hydra's order."""
+        """Return the overrides of every point of a sweep that doesn't sample, in Hydra's order."""
         [batch] = BasicSweeper.split_arguments([_parsed(text) for text in self.overrides], None)
         return batch
 
     def ends(self) -> list[list[str]]:
-        """Overrides that hold each value once, or the ends of an interval; the others stay at their first."""
+        """Return overrides that hold each value once, or the ends of an interval; the others stay at their first."""
         values = [_ends(_parsed(text), text) for text in self.overrides]
         first = [ends[0] for ends in values]
         others = (
@@ -85,7 +85,7 @@ class Sweep:
 
 
 def read(recipe: Recipe, overrides: Sequence[str], *, asked: bool) -> Sweep | None:
-    """The sweep that a recipe with overrides is; None where it is one run.
+    """Return the sweep that a recipe with overrides is; None if it is one run.
 
     A recipe that says what varies (``hydra.sweeper.params``) is a sweep, unless ``hydra.mode=RUN``.
 
@@ -136,7 +136,7 @@ def read(recipe: Recipe, overrides: Sequence[str], *, asked: bool) -> Sweep | No
 
 
 def check(sweep: Sweep) -> list[RunConfig]:
-    """Composes every point, or of a sampler's each end, before any runs.
+    """Compose every point, or of a sampler each end, before any runs.
 
     Returns:
         The points' configurations, in Hydra's order; of a sampler those of the ends.
@@ -161,7 +161,7 @@ def check(sweep: Sweep) -> list[RunConfig]:
 
 
 def objective(cfg: RunConfig, until: str | None) -> str:
-    """The name of the score that points are compared by.
+    """Return the name of the score that points are compared by.
 
     Args:
         cfg: Of a point.
@@ -194,12 +194,12 @@ def objective(cfg: RunConfig, until: str | None) -> str:
 
 
 def is_better_when_higher(name: str) -> bool:
-    """The direction of a score, by its metric's name."""
+    """Return the direction of a score, by its metric's name."""
     return name.rpartition(".")[2] not in _LOWER_IS_BETTER
 
 
 def _hydra(recipe: Recipe, own: Sequence[str]) -> DictConfig:
-    """Hydra's own settings, composed."""
+    """Return Hydra's own settings, composed."""
     compose.prepare(recipe)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(recipe.path.parent), version_base="1.3", job_name="sft"):
@@ -214,7 +214,7 @@ def _params(hydra: DictConfig) -> Mapping[str, str]:
 
 
 def _said(recipe: Recipe, own: Sequence[str], name: str) -> str:
-    """What somebody wrote for a setting of Hydra's sweeper: the last override, else the recipe; empty = nobody."""
+    """Return what was written for a setting of Hydra's sweeper: the last override, else the recipe; else empty."""
     for text in reversed(own):
         key, _, value = text.partition("=")
         if key.lstrip("+") == f"hydra.sweeper.{name}":
@@ -256,7 +256,7 @@ def _parsed(text: str) -> Override:
 
 
 def _is_fractional(value: object) -> bool:
-    """Whether a sampler would take any number of an interval, as Hydra has it unless it is told `int`."""
+    """Return whether a sampler would take any number of an interval, as Hydra has it unless it is told `int`."""
     return isinstance(value, IntervalSweep) and float in {type(value.start), type(value.end)}
 
 
@@ -276,7 +276,7 @@ def _ends(override: Override, text: str) -> list[str]:
 def _problems(
     recipe: Recipe, overrides: Sequence[str], own: Sequence[str], error: Exception, *, asked: bool
 ) -> list[Problem]:
-    """What is wrong where Hydra's own settings can't be composed: with them, or with the recipe and each value."""
+    """Return what is wrong if Hydra's own settings can't be composed: with them, or with the recipe and each value."""
     if problem := missing_extra(error):
         return [problem]
     values = [_ends(_parsed(text), text) if asked and is_override(text) else [text] for text in overrides]

@@ -31,14 +31,14 @@ class Axis:
     names: tuple[str, ...] = ()
 
     def place(self, value: float | str) -> float:
-        """Position of a value, 0 to 1."""
+        """Return the position of a value, 0 to 1."""
         if self.names:
             return (self.names.index(str(value)) + 0.5) / len(self.names)
         low, high, number = self._scaled(self.low), self._scaled(self.high), self._scaled(float(value))
         return 0.5 if high == low else (number - low) / (high - low)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Positions and texts."""
+        """Return positions and texts."""
         if self.names:
             return [(self.place(name), name) for name in self.names]
         values = _log_ticks(self.low, self.high) if self.is_log else _linear_ticks(self.low, self.high)
@@ -49,7 +49,7 @@ class Axis:
 
 
 def of_numbers(values: Sequence[float], *, margin: float = 0.06) -> Axis:
-    """An axis that holds all of these numbers, with some room; logarithmic where they differ by much."""
+    """Return an axis that holds all of these numbers, with some room; logarithmic if they differ by much."""
     low, high = min(values), max(values)
     if low > 0 and high / low >= _LOG_RATIO:
         room = (high / low) ** margin
@@ -60,7 +60,7 @@ def of_numbers(values: Sequence[float], *, margin: float = 0.06) -> Axis:
 
 
 def of_texts(texts: Sequence[str]) -> Axis:
-    """An axis of settings: a few as names, in the order of their numbers if they are such; many numbers as numbers."""
+    """Return an axis of settings: a few as names, in numeric order if they are numbers; many numbers as numbers."""
     distinct = list(dict.fromkeys(texts))
     if not all(is_number(text) for text in distinct):
         return Axis(names=tuple(distinct))
@@ -70,7 +70,7 @@ def of_texts(texts: Sequence[str]) -> Axis:
 
 
 def is_number(text: str) -> bool:
-    """Whether a setting's value is a finite number."""
+    """Return whether a setting's value is a finite number."""
     try:
         return math.isfinite(float(text))
     except ValueError:
@@ -78,7 +78,7 @@ def is_number(text: str) -> bool:
 
 
 def number(value: float) -> str:
-    """A number as short as it may be."""
+    """Return a number as short as it may be."""
     if value and (abs(value) < 1e-3 or abs(value) >= 1e6):
         mantissa, _, exponent = f"{value:.2e}".partition("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"

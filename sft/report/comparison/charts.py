@@ -20,12 +20,12 @@ _MOST_CELLS = 12
 
 
 def done(found: Comparison) -> list[Row]:
-    """Runs that can be drawn, the best first."""
+    """Return the runs that can be drawn, the best first."""
     return [row for row in found.rows if row.objective is not None and row.status == "done"]
 
 
 def settings(found: Comparison) -> str:
-    """What the settings do: points for one of them, a heat map for two, parallel coordinates for more."""
+    """Draw what the settings do: points for one of them, a heat map for two, parallel coordinates for more."""
     keys = list(found.keys)
     if not keys or not done(found):
         return ""
@@ -39,7 +39,7 @@ def settings(found: Comparison) -> str:
 
 
 def curves(found: Comparison) -> str:
-    """Training loss over steps, of all runs that have some."""
+    """Draw the training loss over steps, of all runs that have some."""
     rows = [row for row in found.rows if len(row.curve) > 1]
     if not rows:
         return ""
@@ -54,7 +54,7 @@ def curves(found: Comparison) -> str:
 
 
 def pareto(found: Comparison, *, by_memory: bool) -> str:
-    """The objective against what it costs; the line joins the runs that no other one beats in both."""
+    """Draw the objective against what it costs; the line joins the runs that no other one beats in both."""
     rows = [row for row in done(found) if _cost(row, by_memory=by_memory) is not None]
     if len(rows) < 2:
         return ""
@@ -156,7 +156,7 @@ def _parallel(found: Comparison, keys: Sequence[str]) -> str:
 
 
 def _mark(found: Comparison, row: Row, shape: str) -> str:
-    """A run's mark: coloured by its place among all, with all that is known of it when it is pointed at."""
+    """Draw a run's mark: coloured by its place among all, with all that is known of it when it is pointed at."""
     rows = done(found)
     place = rows.index(row) / max(1, len(rows) - 1) if row in rows else 1.0
     facts = [f"{row.number}: {' '.join(f'{key}={value_text(row, key)}' for key in row.values)}"]
@@ -168,7 +168,7 @@ def _mark(found: Comparison, row: Row, shape: str) -> str:
 
 
 def colour(place: float) -> str:
-    """From the best (0) to the worst (1)."""
+    """Return a colour from the best (0) to the worst (1)."""
     start, end = (_RAMP[0], _RAMP[1]) if place < 0.5 else (_RAMP[1], _RAMP[2])
     part = place * 2 if place < 0.5 else place * 2 - 1
     return "#" + "".join(f"{round(a + (b - a) * part):02x}" for a, b in zip(start, end, strict=True))
@@ -208,14 +208,14 @@ def _cost(row: Row, *, by_memory: bool) -> float | None:
 
 
 def _beats(other: Row, row: Row, found: Comparison, *, by_memory: bool) -> bool:
-    """Whether another run is as good in both, and better in one."""
+    """Return whether another run is as good in both, and better in one."""
     sign = -1 if found.higher_is_better else 1
     mine, its = ((sign * (one.objective or 0.0), _cost(one, by_memory=by_memory) or 0.0) for one in (row, other))
     return its != mine and its[0] <= mine[0] and its[1] <= mine[1]
 
 
 def _texts(rows: Sequence[Row], key: str) -> list[str]:
-    """Values of a setting, in the order of the runs' numbers."""
+    """Return the values of a setting, in the order of the runs' numbers."""
     return [row.values.get(key, "") for row in sorted(rows, key=lambda row: row.number)]
 
 

@@ -86,7 +86,7 @@ document.addEventListener("mouseover", event => light(event.target.closest("[dat
 
 
 def as_html(found: Comparison) -> str:
-    """The page."""
+    """Return the page."""
     direction = "higher is better" if found.higher_is_better else "lower is better"
     order = f"<p>{len(found.rows)} runs by {html.escape(found.objective)}, {direction}. Colours go from the best "
     order += 'to the worst <span class="ramp"></span>; point at a run to see it everywhere.</p>'
@@ -181,7 +181,7 @@ def _row(found: Comparison, row: Row, num_columns: int) -> str:
 
 
 def _objective_first(found: Comparison) -> tuple[list[str], list[str]]:
-    """The objective, where it is a score, and the other scores."""
+    """Return the objective, if it is a score, and the other scores."""
     names = found.score_names
     return [name for name in names if name == found.objective], [name for name in names if name != found.objective]
 

@@ -91,13 +91,13 @@ class Comparison(msgspec.Struct, kw_only=True):
 
     @property
     def score_names(self) -> list[str]:
-        """Every score of any row, the objective first."""
+        """Return every score of any row, the objective first."""
         names = dict.fromkeys(name for row in self.rows for name in row.scores)
         return sorted(names, key=lambda name: name != self.objective)
 
 
 def compare(folders: Sequence[Path], by: str | None = None) -> Comparison:
-    """Reads runs.
+    """Read runs and rank them.
 
     Args:
         folders: Of runs, of sweeps, or run roots.
@@ -149,7 +149,7 @@ def _rank(row: Row, higher: bool) -> tuple[bool, float]:
 
 
 def _of(folder: Path) -> Iterator[tuple[SweepRecord | None, Row, Mapping[str, Any]]]:
-    """The rows of one folder, each with its sweep and its settings."""
+    """Return the rows of one folder, each with its sweep and its settings."""
     if (folder / kept.NAME).is_file():
         sweep = kept.load(folder)
         for point in kept.points(folder):
@@ -186,7 +186,7 @@ def _of_point(point: Point, root: Path) -> Row:
 
 
 def _fill(row: Row, rec: RunRecord, folder: Path) -> None:
-    """What a run's record and metrics say."""
+    """Fill in what a run's record and metrics say."""
     row.status = rec.status
     if rec.status == "running" and not runner.is_at_work(folder):
         row.status = "interrupted"
@@ -237,7 +237,7 @@ def _usual(rows: Sequence[Row]) -> str:
 
 
 def _vary(rows: Iterable[Row], configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Settings that differ between runs, noted in each row."""
+    """Note in each row the settings that differ between runs."""
     flat = [dict(_flat(config, "")) for config in configs]
     names = dict.fromkeys(name for one in flat for name in one)
     keys = [

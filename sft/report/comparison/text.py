@@ -19,7 +19,7 @@ BEST = "★"
 
 
 def short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """Keys as they are shown: their last part, and as much before it as tells them apart."""
+    """Return keys as they are shown: their last part, and as much before it as tells them apart."""
     parts = {key: key.replace("/", ".").split(".") for key in keys}
     shown = {}
     for key, own in parts.items():
@@ -31,7 +31,7 @@ def short_keys(keys: Sequence[str]) -> dict[str, str]:
 
 
 def as_text(found: Comparison) -> str:
-    """The table, the best first; what failed or was left out is told beneath."""
+    """Return the table, the best first; what failed or was left out is told beneath."""
     keys = short_keys(found.keys)
     scores = [name for name in found.score_names if name == found.objective or not name.startswith("holdout.")]
     scores = scores[:_MOST_SCORES]
@@ -63,7 +63,7 @@ def as_text(found: Comparison) -> str:
 
 
 def as_csv(found: Comparison) -> str:
-    """A line for each run, numbers in full: bytes, seconds."""
+    """Return a line for each run, numbers in full: bytes, seconds."""
     columns = ["number", "run", "status", "is_best", *found.keys, TRAIN_LOSS]
     for name in found.score_names:
         columns += [name, f"{name}.stderr", f"{name}.base", f"{name}.change"]
@@ -77,7 +77,7 @@ def as_csv(found: Comparison) -> str:
 
 
 def as_json(found: Comparison) -> str:
-    """All of it but the curves, which are in each run's metrics."""
+    """Return all of it but the curves, which are in each run's metrics."""
     tree: dict[str, Any] = msgspec.to_builtins(found)
     for row in tree["rows"]:
         del row["curve"]
@@ -85,13 +85,13 @@ def as_json(found: Comparison) -> str:
 
 
 def value_text(row: Row, key: str) -> str:
-    """A setting's value; a number that a sampler took from an interval to four digits."""
+    """Return a setting's value; a number that a sampler took from an interval to four digits."""
     text = row.values.get(key, "")
     return number(float(text)) if len(text) > _LONG_NUMBER and is_number(text) else text
 
 
 def score_text(row: Row, name: str) -> str:
-    """A score and its difference to the base model's."""
+    """Return a score and its difference to the base model's."""
     cell = row.scores.get(name)
     if cell is None:
         return ""
@@ -99,17 +99,17 @@ def score_text(row: Row, name: str) -> str:
 
 
 def number_text(value: float | None) -> str:
-    """A score or a loss."""
+    """Return a score or a loss."""
     return "" if value is None else f"{value:.4f}"
 
 
 def memory_text(num_bytes: int | None) -> str:
-    """Bytes as a person reads them."""
+    """Return bytes as a person reads them."""
     return "" if num_bytes is None else f"{num_bytes / 2**30:.1f} GiB"
 
 
 def time_text(seconds: float | None) -> str:
-    """Seconds as a person reads them."""
+    """Return seconds as a person reads them."""
     if seconds is None:
         return ""
     if seconds < 60:
