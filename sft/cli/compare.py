@@ -41,7 +41,7 @@ def execute(folders: Sequence[str], *, by: str | None, csv: bool, json: bool, ht
     return 0
 
 
-def answer(sweep: Path, progress: Progress) -> None:
+def print_comparison(sweep: Path, progress: Progress) -> None:
     """Print the table that ends a sweep, and write its page beside its points.
 
     Args:

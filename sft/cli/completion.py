@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from sft.config.compose import find_recipe, recipes, search_path_override
-from sft.config.hydra_app import through_hydra
+from sft.config.hydra_app import call_through_hydra
 from sft.progress import Progress
 
 _COMMANDS = (
@@ -30,5 +30,5 @@ def execute(arguments: Sequence[str]) -> int:
             return 0
         recipe = find_recipe(words[2])
         os.environ["COMP_LINE"] = " ".join([words[0], search_path_override(recipe), *words[3:]])
-    through_hydra(recipe, arguments[:1], arguments[1:], lambda _: None)
+    call_through_hydra(recipe, arguments[:1], arguments[1:], lambda _: None)
     return 0

@@ -23,7 +23,7 @@ from sft.progress import Progress
 from sft.stages import dataset, model
 from sft.store import Entry, Store
 from sft.sweep import spec as sweeps
-from sft.sweep.run import outlook
+from sft.sweep.run import preview_sweep
 
 
 def execute(name_or_path: str, arguments: Sequence[str]) -> int:
@@ -55,7 +55,7 @@ def execute(name_or_path: str, arguments: Sequence[str]) -> int:
     progress.say("")
     for line in _facts(cfg, have):
         progress.say(line)
-    for line in outlook(found, points) if found else ():
+    for line in preview_sweep(found, points) if found else ():
         progress.say(line)
     return 0
 

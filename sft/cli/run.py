@@ -9,10 +9,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from sft import record, runner
-from sft.cli.compare import answer
+from sft.cli.compare import print_comparison
 from sft.config import compose
 from sft.config.compose import Recipe
-from sft.config.hydra_app import QUIET, SWEEPS, split_flags, through_hydra
+from sft.config.hydra_app import QUIET, SWEEPS, call_through_hydra, split_flags
 from sft.config.kfp_parameters import hydra_text
 from sft.config.schema import LauncherConfig, LauncherKind
 from sft.errors import ConfigError, Problem, SftError
@@ -21,7 +21,7 @@ from sft.report.run import summary
 from sft.runner import rerun
 from sft.sweep import spec as sweeps
 from sft.sweep.point import refuse_server_backend
-from sft.sweep.run import sweep
+from sft.sweep.run import run_sweep
 
 
 def execute(
@@ -109,7 +109,7 @@ def _run(
     if found and detach:
         raise ConfigError([Problem(key="--detach", rule="is for one run: a sweep waits for each of its points")])
     if found and not flags:
-        return sweep(found, source=source, command=command, until=until, earlier=earlier, on_end=answer)
+        return run_sweep(found, source=source, command=command, until=until, earlier=earlier, on_end=print_comparison)
     if not found:
         compose.compose(recipe, overrides)
     failed: list[SftError] = []
@@ -136,7 +136,7 @@ def _run(
         if earlier and result.nothing_to_do:
             progress.say("run_root=FOLDER does all of it anew")
 
-    through_hydra(recipe, [*flags, "--multirun"] if found else flags, [*QUIET, *compose.as_hydra(overrides)], job)
+    call_through_hydra(recipe, [*flags, "--multirun"] if found else flags, [*QUIET, *compose.as_hydra(overrides)], job)
     for error in failed:
         raise error
     return 0

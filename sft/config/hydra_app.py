@@ -30,7 +30,7 @@ def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return flags, overrides
 
 
-def through_hydra(
+def call_through_hydra(
     recipe: Recipe, flags: Sequence[str], overrides: Sequence[str], job: Callable[[DictConfig], object]
 ) -> None:
     """Hand flags and overrides to Hydra, which composes the recipe and calls `job`."""

@@ -65,16 +65,16 @@ def training(recipe: str, overrides: Sequence[str], workspace: str, made: Output
 
 def evaluation(recipe: str, overrides: Sequence[str], workspace: str, metrics: Output, page: Output) -> None:
     """Score the model before and after, and check its gates; do nothing if the recipe scores nothing."""
-    found = _begin(recipe, workspace)
-    cfg = compose.compose(found, overrides)
+    loaded = _begin(recipe, workspace)
+    cfg = compose.compose(loaded, overrides)
     plan = build_plan(cfg, runner.read_environment(cfg))
     goals = [step.stage for step in plan.steps if step.stage in {"evaluate", "gates"}]
     if not goals:
         Progress().say("\n".join(plan.left_out))
         return
-    have = _run(found, overrides, goals[-1])
-    tuned = pick(have, "evaluate:tuned", EvalReport)
-    base = pick(have, "evaluate:base", EvalReport) if cfg.eval.baseline else None
+    artifacts = _run(loaded, overrides, goals[-1])
+    tuned = pick(artifacts, "evaluate:tuned", EvalReport)
+    base = pick(artifacts, "evaluate:base", EvalReport) if cfg.eval.baseline else None
     for which, report in {"base": base, "tuned": tuned}.items():
         metrics.metadata.update({f"{which}.{score.name}": score.value for score in report.scores} if report else {})
     text = scores_report.as_html(cfg.name, tuned, base)
@@ -83,15 +83,15 @@ def evaluation(recipe: str, overrides: Sequence[str], workspace: str, metrics: O
 
 def registry(recipe: str, overrides: Sequence[str], workspace: str, made: Output) -> None:
     """Package the model, and register it if the recipe names a registry."""
-    found = _begin(recipe, workspace)
-    cfg = compose.compose(found, overrides)
+    loaded = _begin(recipe, workspace)
+    cfg = compose.compose(loaded, overrides)
     if cfg.registry.kind is RegistryKind.kubeflow and cfg.registry.upload is None:
         overrides = [*overrides, f"registry.uri={hydra_text(made.uri)}"]
-    have = _run(found, overrides, None)
-    package = pick(have, "package", ModelPackage)
+    artifacts = _run(loaded, overrides, None)
+    package = pick(artifacts, "package", ModelPackage)
     _hand_over(package.model_dir, made, package)
-    if "register" in have:
-        registered = pick(have, "register", RegisteredModel)
+    if "register" in artifacts:
+        registered = pick(artifacts, "register", RegisteredModel)
         names = ("registry", "address", "name", "version", "uri")
         made.metadata.update({name: getattr(registered, name) for name in names})
 

@@ -80,7 +80,7 @@ def _where(cfg: TrainingConfig, resources: Resources, available: int | None) -> 
     return f"{gib} of {'a pod' if in_pods else 'this machine'} for each of {resources.num_processes}"
 
 
-def lacking(cfg: RunConfig, num_at_once: int = 1) -> str | None:
+def why_too_large(cfg: RunConfig, num_at_once: int = 1) -> str | None:
     """Return why a training can't fit by the estimate; None if it fits, or if that is not known yet.
 
     On several machines without GPUs it is not known: each has other memory to spare, and all must judge alike.

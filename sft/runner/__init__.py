@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from sft.runner.execute import RunResult, is_at_work, run
+from sft.runner.execute import RunResult, is_running, run
 from sft.runner.export_trainjob import export_trainjob
 from sft.runner.reregister import reregister
 from sft.runner.status import find_done, read_environment, run_folder, work_digest
@@ -17,7 +17,7 @@ __all__ = [
     "RunResult",
     "export_trainjob",
     "find_done",
-    "is_at_work",
+    "is_running",
     "is_worker_node",
     "read_environment",
     "reregister",

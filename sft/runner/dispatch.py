@@ -40,9 +40,9 @@ A = TypeVar("A", bound=Artifact)
 def perform(
     step: Step,
     cfg: RunConfig,
-    have: Mapping[str, Artifact],
+    artifacts: Mapping[str, Artifact],
     *,
-    rec: record.RunRecord,
+    run_record: record.RunRecord,
     folder: Path,
     out: Path,
     progress: Progress,
@@ -69,9 +69,9 @@ def perform(
         case "dataset":
             return dataset(cfg.dataset, out, progress)
         case "model":
-            return model(cfg.model, ModelInputs(dataset=_dataset(have)), out, progress)
+            return model(cfg.model, ModelInputs(dataset=_dataset(artifacts)), out, progress)
         case "tokenize":
-            data, base = pick(have, "dataset", DatasetArtifact), pick(have, "model", ModelArtifact)
+            data, base = pick(artifacts, "dataset", DatasetArtifact), pick(artifacts, "model", ModelArtifact)
             return tokenize(
                 cfg.training,
                 TokenizeInputs(dataset=data, model=base, on_invalid=cfg.dataset.on_invalid),
@@ -79,28 +79,30 @@ def perform(
                 progress,
             )
         case "train":
-            key = rec.step(step.name).key or ""
-            inputs = train_inputs(cfg, have, resources, run_id=rec.run_id, key=key, detach=detach)
+            key = run_record.step(step.name).key or ""
+            inputs = train_inputs(cfg, artifacts, resources, run_id=run_record.run_id, key=key, detach=detach)
             return train(cfg.training, inputs, out, progress)
         case "evaluate:base" | "evaluate:tuned":
-            return evaluate(cfg.eval, _evaluate_inputs(step.name, have), out, progress)
+            return evaluate(cfg.eval, _evaluate_inputs(step.name, artifacts), out, progress)
         case "gates":
-            report = pick(have, "evaluate:tuned", EvalReport)
-            return gates(cfg.eval, GatesInputs(baseline=_baseline(have), report=report), out, progress)
+            report = pick(artifacts, "evaluate:tuned", EvalReport)
+            return gates(cfg.eval, GatesInputs(baseline=_baseline(artifacts), report=report), out, progress)
         case "package":
-            return package(cfg.registry, _package_inputs(have, rec), out, progress)
+            return package(cfg.registry, _package_inputs(artifacts, run_record), out, progress)
         case "upload":
-            packed = UploadInputs(package=pick(have, "package", ModelPackage), files=rec.step("package").files)
+            packed = UploadInputs(
+                package=pick(artifacts, "package", ModelPackage), files=run_record.step("package").files
+            )
             return upload(cfg.registry, packed, out, progress)
         case "register":
-            return register(cfg.registry, _register_inputs(cfg, folder, have, rec), out, progress)
+            return register(cfg.registry, _register_inputs(cfg, folder, artifacts, run_record), out, progress)
         case _:
             raise AssertionError(f"no stage for step {step.name}")
 
 
 def train_inputs(
     cfg: RunConfig,
-    have: Mapping[str, Artifact],
+    artifacts: Mapping[str, Artifact],
     resources: Resources | None,
     *,
     run_id: str,
@@ -112,8 +114,8 @@ def train_inputs(
         raise AssertionError("a plan with a training was made without resources")
     return TrainInputs(
         resources=resources,
-        model=pick(have, "model", ModelArtifact),
-        tokenized=pick(have, "tokenize", TokenizedArtifact),
+        model=pick(artifacts, "model", ModelArtifact),
+        tokenized=pick(artifacts, "tokenize", TokenizedArtifact),
         run_name=cfg.name,
         run_id=run_id,
         key=key,
@@ -121,69 +123,69 @@ def train_inputs(
     )
 
 
-def _evaluate_inputs(name: str, have: Mapping[str, Artifact]) -> EvaluateInputs:
-    base = pick(have, "model", ModelArtifact)
-    scored = base if name == "evaluate:base" else pick(have, "train", CheckpointArtifact)
+def _evaluate_inputs(name: str, artifacts: Mapping[str, Artifact]) -> EvaluateInputs:
+    base = pick(artifacts, "model", ModelArtifact)
+    scored = base if name == "evaluate:base" else pick(artifacts, "train", CheckpointArtifact)
     return EvaluateInputs(
         model_dir=scored.model_dir,
         model_digest=scored.digest,
         trust_remote_code=base.trust_remote_code,
-        dataset=_dataset(have),
+        dataset=_dataset(artifacts),
     )
 
 
-def _dataset(have: Mapping[str, Artifact]) -> DatasetArtifact | None:
-    return pick(have, "dataset", DatasetArtifact) if "dataset" in have else None
+def _dataset(artifacts: Mapping[str, Artifact]) -> DatasetArtifact | None:
+    return pick(artifacts, "dataset", DatasetArtifact) if "dataset" in artifacts else None
 
 
-def _baseline(have: Mapping[str, Artifact]) -> EvalReport | None:
-    return pick(have, "evaluate:base", EvalReport) if "evaluate:base" in have else None
+def _baseline(artifacts: Mapping[str, Artifact]) -> EvalReport | None:
+    return pick(artifacts, "evaluate:base", EvalReport) if "evaluate:base" in artifacts else None
 
 
-def _gates(have: Mapping[str, Artifact]) -> GateReport | None:
-    return pick(have, "gates", GateReport) if "gates" in have else None
+def _gates(artifacts: Mapping[str, Artifact]) -> GateReport | None:
+    return pick(artifacts, "gates", GateReport) if "gates" in artifacts else None
 
 
-def _package_inputs(have: Mapping[str, Artifact], rec: record.RunRecord) -> PackageInputs:
+def _package_inputs(artifacts: Mapping[str, Artifact], run_record: record.RunRecord) -> PackageInputs:
     return PackageInputs(
-        base=pick(have, "model", ModelArtifact),
-        dataset=pick(have, "dataset", DatasetArtifact),
-        checkpoint=pick(have, "train", CheckpointArtifact),
-        baseline=_baseline(have),
-        report=pick(have, "evaluate:tuned", EvalReport) if "evaluate:tuned" in have else None,
-        gates=_gates(have),
-        record=rec.until("package"),
-        files=rec.step("train").files,
+        base=pick(artifacts, "model", ModelArtifact),
+        dataset=pick(artifacts, "dataset", DatasetArtifact),
+        checkpoint=pick(artifacts, "train", CheckpointArtifact),
+        baseline=_baseline(artifacts),
+        report=pick(artifacts, "evaluate:tuned", EvalReport) if "evaluate:tuned" in artifacts else None,
+        gates=_gates(artifacts),
+        record=run_record.until("package"),
+        files=run_record.step("train").files,
     )
 
 
 def _register_inputs(
-    cfg: RunConfig, folder: Path, have: Mapping[str, Artifact], rec: record.RunRecord
+    cfg: RunConfig, folder: Path, artifacts: Mapping[str, Artifact], run_record: record.RunRecord
 ) -> RegisterInputs:
     root = Path(cfg.run_root).absolute()
     return RegisterInputs(
         run_id=folder.name,
         run_record=folder / record.NAME,
-        base=pick(have, "model", ModelArtifact),
-        dataset=pick(have, "dataset", DatasetArtifact),
-        checkpoint=pick(have, "train", CheckpointArtifact),
-        package=pick(have, "package", ModelPackage),
-        uploaded=pick(have, "upload", UploadedModel) if cfg.registry.upload is not None else None,
-        baseline=_baseline(have),
-        report=pick(have, "evaluate:tuned", EvalReport) if "evaluate:tuned" in have else None,
-        gates=_gates(have),
+        base=pick(artifacts, "model", ModelArtifact),
+        dataset=pick(artifacts, "dataset", DatasetArtifact),
+        checkpoint=pick(artifacts, "train", CheckpointArtifact),
+        package=pick(artifacts, "package", ModelPackage),
+        uploaded=pick(artifacts, "upload", UploadedModel) if cfg.registry.upload is not None else None,
+        baseline=_baseline(artifacts),
+        report=pick(artifacts, "evaluate:tuned", EvalReport) if "evaluate:tuned" in artifacts else None,
+        gates=_gates(artifacts),
         parameters=flat(cfg, ("model", "dataset", "training", "eval")),
-        git_commit=rec.git_commit,
-        versions=rec.versions,
+        git_commit=run_record.git_commit,
+        versions=run_record.versions,
         mlflow_uri=f"sqlite:///{embedded_mlflow(root)}",
         mlflow_artifacts=root / "mlflow-artifacts",
         volume=cfg.registry.pvc or launcher_of(cfg.training.launcher).volume(cfg.training.launcher),
     )
 
 
-def pick(have: Mapping[str, Artifact], name: str, kind: type[A]) -> A:
+def pick(artifacts: Mapping[str, Artifact], name: str, kind: type[A]) -> A:
     """Return the artifact that a step made, of the type that it is known to make."""
-    artifact = have[name]
+    artifact = artifacts[name]
     if not isinstance(artifact, kind):
         raise TypeError(f"{name} made {type(artifact).__name__}, not {kind.__name__}")
     return artifact

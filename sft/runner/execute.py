@@ -80,15 +80,15 @@ def run(
     folder.mkdir(exist_ok=True)
     with run_lock(folder, progress), store.in_use():
         previous = record.load(folder)
-        have = find_done(plan, store, previous)
-        if previous and previous.status == "done" and len(have) == len(plan.steps) and _same(previous, have):
-            artifacts = {name: entry.artifact for name, entry in have.items()}
+        done = find_done(plan, store, previous)
+        if previous and previous.status == "done" and len(done) == len(plan.steps) and _same(previous, done):
+            artifacts = {name: entry.artifact for name, entry in done.items()}
             return RunResult(folder, previous, artifacts, nothing_to_do=True)
-        if any(step.name == "package" for step in plan.steps) and "package" not in have:
+        if any(step.name == "package" for step in plan.steps) and "package" not in done:
             check_publishing(cfg.registry)  # what will lack at the end is missed before anything is trained
         for line in plan.left_out:
             progress.say(f"- {line}")
-        is_to_train = any(step.name == "train" for step in plan.steps) and "train" not in have
+        is_to_train = any(step.name == "train" for step in plan.steps) and "train" not in done
         if is_to_train:
             launcher_of(cfg.training.launcher).check_access(cfg.training, folder.name, progress)
         execution = RunExecution(cfg, plan, store, folder, progress, previous, environment.resources, detach)
@@ -113,37 +113,37 @@ class RunExecution:
     suffix: str = ""
     """Of its steps' names in the record."""
 
-    def execute(self, rec: record.RunRecord, have: Mapping[str, Artifact] = MappingProxyType({})) -> RunResult:
+    def execute(self, run_record: record.RunRecord, done: Mapping[str, Artifact] = MappingProxyType({})) -> RunResult:
         handler = logs.to_file(self.folder / "run.log")
-        artifacts = dict(have)
+        artifacts = dict(done)
         try:
             for step in self.plan.steps:
-                with rec.noting(step.name + self.suffix, self.folder):
-                    artifacts[step.name] = self._do(step, artifacts, rec)
-            rec.status = "done"
+                with run_record.noting(step.name + self.suffix, self.folder):
+                    artifacts[step.name] = self._do(step, artifacts, run_record)
+            run_record.status = "done"
         finally:
-            rec.ended_at = record.now()
-            rec.save(self.folder)
+            run_record.ended_at = record.now()
+            run_record.save(self.folder)
             logging.getLogger("sft").removeHandler(handler)
             handler.close()
-        return RunResult(self.folder, rec, artifacts, nothing_to_do=False)
+        return RunResult(self.folder, run_record, artifacts, nothing_to_do=False)
 
-    def _do(self, step: Step, artifacts: Mapping[str, Artifact], rec: record.RunRecord) -> Artifact:
+    def _do(self, step: Step, artifacts: Mapping[str, Artifact], run_record: record.RunRecord) -> Artifact:
         inputs = {name: artifacts[name].digest for name in step.needs}
         key = step.key(inputs)
-        note = rec.step(step.name + self.suffix)
+        note = run_record.step(step.name + self.suffix)
         note.key, note.inputs = key, inputs
         entry = find_artifact(step, inputs, self.store, self.previous)
         if entry is None or is_registry_gone(entry):
             with self.progress.stage(step.name):
-                entry, made = self._find_or_make(step, key, inputs, artifacts, rec)
+                entry, is_new = self._find_or_make(step, key, inputs, artifacts, run_record)
         else:
-            made = False
+            is_new = False
         note.key = entry.manifest.key
-        note.reused, note.seconds, note.path = not made, entry.manifest.seconds, str(entry.path)
+        note.reused, note.seconds, note.path = not is_new, entry.manifest.seconds, str(entry.path)
         note.output, note.files = entry.manifest.digest, entry.manifest.files
         note.facts, note.settings = entry.manifest.facts, entry.manifest.settings
-        how = f"✓ {step.name}: {entry.manifest.seconds:.1f} s" if made else f"= {step.name}: done before"
+        how = f"✓ {step.name}: {entry.manifest.seconds:.1f} s" if is_new else f"= {step.name}: done before"
         self.progress.say(f"{how}, {entry.path}")
         return entry.artifact
 
@@ -153,7 +153,7 @@ class RunExecution:
         key: str,
         inputs: Mapping[str, str],
         artifacts: Mapping[str, Artifact],
-        rec: record.RunRecord,
+        run_record: record.RunRecord,
     ) -> tuple[Entry, bool]:
         """Return what another run made while we waited for it, else make it; and whether we made it."""
         with self.store.lock(step.stage, key, lambda: self.progress.update("waiting: another run makes it")):
@@ -161,7 +161,7 @@ class RunExecution:
             if entry and is_registry_gone(entry):
                 self.store.discard(entry)
                 entry = None
-            return (entry, False) if entry else (self._make(step, key, inputs, artifacts, rec), True)
+            return (entry, False) if entry else (self._make(step, key, inputs, artifacts, run_record), True)
 
     def _make(
         self,
@@ -169,16 +169,16 @@ class RunExecution:
         key: str,
         inputs: Mapping[str, str],
         artifacts: Mapping[str, Artifact],
-        rec: record.RunRecord,
+        run_record: record.RunRecord,
     ) -> Entry:
         out = self.store.staging(step.stage, key, resume=STAGES[step.stage].is_resumable)
         log.info("%s starts in %s", step.name, out)
         started = time.monotonic()
-        made = perform(
+        artifact = perform(
             step,
             self.cfg,
             artifacts,
-            rec=rec,
+            run_record=run_record,
             folder=self.folder,
             out=out,
             progress=self.progress,
@@ -188,7 +188,7 @@ class RunExecution:
         entry = self.store.publish(
             key,
             step.stage,
-            made,
+            artifact,
             settings=step.settings,
             inputs=inputs,
             seconds=time.monotonic() - started,
@@ -202,22 +202,22 @@ class RunExecution:
 def run_lock(folder: Path, progress: Progress) -> Iterator[None]:
     """Let one process at a time write a run's record; another one with the same settings waits, then finds it done."""
     lock = filelock.FileLock(folder / ".lock")
-    told = False
+    has_said = False
     while True:
         try:
-            lock.acquire(timeout=1.0 if told else 0.0)
+            lock.acquire(timeout=1.0 if has_said else 0.0)
             break
         except filelock.Timeout:
-            if not told:
+            if not has_said:
                 progress.say(f"the same run is at work in another process; waiting for it ({folder})")
-            told = True
+            has_said = True
     try:
         yield
     finally:
         lock.release()
 
 
-def is_at_work(folder: Path) -> bool:
+def is_running(folder: Path) -> bool:
     """Return whether a process works on the run of a folder: a record that says so may be of one that was killed."""
     try:
         with filelock.FileLock(folder / ".lock").acquire(timeout=0.0):
@@ -240,7 +240,7 @@ def _record(
     )
 
 
-def _same(previous: record.RunRecord, have: Mapping[str, Entry]) -> bool:
+def _same(previous: record.RunRecord, done: Mapping[str, Entry]) -> bool:
     """Return whether a record tells of all of this, and perhaps of more."""
     recorded = {step.name: step.output for step in previous.steps}
-    return all(recorded.get(name) == entry.manifest.digest for name, entry in have.items())
+    return all(recorded.get(name) == entry.manifest.digest for name, entry in done.items())

@@ -45,15 +45,15 @@ def export_trainjob(cfg: RunConfig, progress: Progress) -> dict[str, Any]:
     store = Store(Path(cfg.run_root) / "store")
     store.open()
     with store.in_use():
-        have = find_done(plan, store, record.load(folder))
+        done = find_done(plan, store, record.load(folder))
         step = plan.steps[-1]
-        if step.name in have:
-            raise SftError(f"the training is done: {have[step.name].path}")
-        if absent := [name for name in step.needs if name not in have]:
+        if step.name in done:
+            raise SftError(f"the training is done: {done[step.name].path}")
+        if absent := [name for name in step.needs if name not in done]:
             fix = "`sft run` with the same recipe and settings and --until tokenize, then this again"
             raise SftError(f"the pods take what {' and '.join(absent)} will make, which is not done yet", fix=fix)
-        key = step.key({name: have[name].manifest.digest for name in step.needs})
-        artifacts = {name: entry.artifact for name, entry in have.items()}
+        key = step.key({name: done[name].manifest.digest for name in step.needs})
+        artifacts = {name: entry.artifact for name, entry in done.items()}
         with store.lock(step.stage, key, lambda: progress.update("waiting: a run is at work on this training")):
             out = store.staging(step.stage, key, resume=True)
             inputs = train_inputs(cfg, artifacts, environment.resources, run_id=folder.name, key=key)

@@ -38,48 +38,52 @@ def reregister(cfg: RunConfig, *, folder: Path, progress: Progress) -> RunResult
     store = Store(folder.parent / "store")
     store.open()
     with run_lock(folder, progress), store.in_use():
-        rec = record.load(folder)
-        if rec is None:
+        run_record = record.load(folder)
+        if run_record is None:
             raise DataError(f"{folder}: no {record.NAME} there", fix="a run's folder")
         entries = {
-            s.name: store.find(s.name.partition(":")[0], s.key) for s in rec.steps if s.key and s.status == "done"
+            s.name: store.find(s.name.partition(":")[0], s.key)
+            for s in run_record.steps
+            if s.key and s.status == "done"
         }
-        have = {name: entry.artifact for name, entry in entries.items() if entry}
-        plan = build_plan(cfg, Environment(versions=rec.versions))
+        artifacts = {name: entry.artifact for name, entry in entries.items() if entry}
+        plan = build_plan(cfg, Environment(versions=run_record.versions))
         names = [step.name for step in plan.steps]
-        made, later = plan.steps[: names.index("package") + 1], plan.steps[names.index("package") + 1 :]
-        if absent := [step.name for step in made if step.name not in have]:
+        to_package, after_package = plan.steps[: names.index("package") + 1], plan.steps[names.index("package") + 1 :]
+        if absent := [step.name for step in to_package if step.name not in artifacts]:
             what = f"{folder}: its {' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not there"
             raise DataError(what, fix="finish the run first: its command goes on")
-        _check_unchanged(pick(have, "package", ModelPackage), rec)
-        before, suffix = rec.status, _suffix(later, rec)
-        known = {note.name for note in rec.steps}
-        added = [record.StepRecord(name=name) for s in later if (name := s.name + suffix) not in known]
-        rec.steps += added
+        _check_unchanged(pick(artifacts, "package", ModelPackage), run_record)
+        before, suffix = run_record.status, _suffix(after_package, run_record)
+        known = {note.name for note in run_record.steps}
+        added = [record.StepRecord(name=name) for s in after_package if (name := s.name + suffix) not in known]
+        run_record.steps += added
         try:
-            result = RunExecution(cfg, Plan(later), store, folder, progress, rec, suffix=suffix).execute(rec, have)
+            result = RunExecution(cfg, Plan(after_package), store, folder, progress, run_record, suffix=suffix).execute(
+                run_record, artifacts
+            )
         except BaseException:
-            rec.status = before
-            rec.steps = [note for note in rec.steps if note.status != "pending" or note not in added]
-            rec.save(folder)
+            run_record.status = before
+            run_record.steps = [note for note in run_record.steps if note.status != "pending" or note not in added]
+            run_record.save(folder)
             raise
-        rec.status = "done" if all(step.status == "done" for step in rec.steps) else before
-        rec.save(folder)
+        run_record.status = "done" if all(step.status == "done" for step in run_record.steps) else before
+        run_record.save(folder)
         return result
 
 
-def _check_unchanged(package: ModelPackage, rec: record.RunRecord) -> None:
+def _check_unchanged(package: ModelPackage, run_record: record.RunRecord) -> None:
     """Hash the model again: time has passed since it was made, and what is registered must be what was recorded."""
     found = verify(package.model_dir)
-    if not found.problems and found.digest != rec.step("package").output:
+    if not found.problems and found.digest != run_record.step("package").output:
         found.problems.append(f"{package.model_dir}: its digest is {found.digest}, not what the run's record says")
     if found.problems:
         raise VerificationError(found.what, found.problems)
 
 
-def _suffix(steps: Sequence[Step], rec: record.RunRecord) -> str:
+def _suffix(steps: Sequence[Step], run_record: record.RunRecord) -> str:
     """Return what keeps steps apart, by name, from others like them in the record: ``:2``, ``:3``."""
-    noted = {note.name: note.settings for note in rec.steps if note.status == "done"}
+    noted = {note.name: note.settings for note in run_record.steps if note.status == "done"}
     wanted = {step.name: redacted(msgspec.to_builtins(step.settings)) for step in steps}
     suffixes = itertools.chain([""], (f":{number}" for number in itertools.count(2)))
     return next(s for s in suffixes if all(noted.get(n + s) in (None, settings) for n, settings in wanted.items()))

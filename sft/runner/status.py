@@ -103,16 +103,16 @@ def find_artifact(
     note = next((note for note in previous.steps if note.name == step.name and note.key), None) if previous else None
     if entry or note is None or note.key is None:
         return entry
-    made = store.find(step.stage, note.key)
-    if made is None or made.manifest.inputs != digests:
+    entry_of_run = store.find(step.stage, note.key)
+    if entry_of_run is None or entry_of_run.manifest.inputs != digests:
         return None
     settings = redacted(msgspec.to_builtins(step.settings))  # as the store keeps them
     recipes_own = STAGES[step.stage].without_machine
-    return made if recipes_own(made.manifest.settings) == recipes_own(settings) else None
+    return entry_of_run if recipes_own(entry_of_run.manifest.settings) == recipes_own(settings) else None
 
 
 def is_registry_gone(entry: Entry) -> bool:
     """Return whether the registry that an artifact names was a file that is gone."""
-    made = entry.artifact
-    sqlite = made.address.partition("sqlite:///")[2] if isinstance(made, RegisteredModel) else ""
+    entry_of_run = entry.artifact
+    sqlite = entry_of_run.address.partition("sqlite:///")[2] if isinstance(entry_of_run, RegisteredModel) else ""
     return bool(sqlite) and not Path(sqlite).exists()

@@ -99,110 +99,120 @@ def verify(path: Path, *, trusted: signing.Trusted | None = None) -> Verificatio
         return _run(folder, trusted)
     for model in (folder, folder / "model"):
         if (model / FACTS).is_file():
-            found = Verification(f"model {model}")
-            _model(found, model, trusted)
-            return found
+            verification = Verification(f"model {model}")
+            _model(verification, model, trusted)
+            return verification
     raise DataError(f"{path}: neither {record.NAME} nor {FACTS} is there", fix="a run's folder, or a model's folder")
 
 
 def _run(folder: Path, trusted: signing.Trusted | None) -> Verification:
-    found = Verification(f"run {folder}")
-    facts = found.unsealed(folder / record.NAME)
+    verification = Verification(f"run {folder}")
+    facts = verification.unsealed(folder / record.NAME)
     if facts is None:
-        return found
-    made = [step for step in facts["steps"] if step["output"]]
-    _chain(found, str(folder / record.NAME), made)
-    for step in made:
-        _artifact(found, folder.parent / "store" / step["name"].partition(":")[0] / step["key"], step)
-    for name, digest in next((s["facts"].get("source_files", {}) for s in made if s["name"] == "dataset"), {}).items():
+        return verification
+    done = [step for step in facts["steps"] if step["output"]]
+    _chain(verification, str(folder / record.NAME), done)
+    for step in done:
+        _artifact(verification, folder.parent / "store" / step["name"].partition(":")[0] / step["key"], step)
+    for name, digest in next((s["facts"].get("source_files", {}) for s in done if s["name"] == "dataset"), {}).items():
         source = Path(facts["cwd"], name.removeprefix("file://"))
-        if source.is_file() and found.hash(source) != digest:
-            found.notes.append(
+        if source.is_file() and verification.hash(source) != digest:
+            verification.notes.append(
                 f"{source}: is no longer what the dataset was made of; the dataset itself is in the store"
             )
     for step in facts["steps"]:
         if not step["output"]:
-            found.notes.append(f"{step['name']} is {step['status']}: nothing to check")
-    steps = {step["name"]: step for step in made}
-    for step in made:
+            verification.notes.append(f"{step['name']} is {step['status']}: nothing to check")
+    steps = {step["name"]: step for step in done}
+    for step in done:
         if step["name"].partition(":")[0] == "upload":
-            _uploaded(found, folder.parent / "store" / "upload" / step["key"] / UPLOAD, steps["package"]["files"])
+            _uploaded(
+                verification, folder.parent / "store" / "upload" / step["key"] / UPLOAD, steps["package"]["files"]
+            )
     if package := steps.get("package"):
         model = folder.parent / "store" / "package" / package["key"] / "model"
-        told = _model(found, model, trusted) if (model / FACTS).is_file() else None
-        if told is not None:
-            for step in told["steps"]:
+        carried = _model(verification, model, trusted) if (model / FACTS).is_file() else None
+        if carried is not None:
+            for step in carried["steps"]:
                 recorded = {key: steps.get(step["name"], {}).get(key) for key in ("output", *_TOLD_TWICE)}
-                found.same(f"{model / FACTS}: {step['name']}", {key: step[key] for key in recorded}, recorded)
-            found.same(f"{model / FACTS}: config", told["config"], facts["config"])
-    return found
+                verification.same(f"{model / FACTS}: {step['name']}", {key: step[key] for key in recorded}, recorded)
+            verification.same(f"{model / FACTS}: config", carried["config"], facts["config"])
+    return verification
 
 
-def _artifact(found: Verification, root: Path, step: Mapping[str, Any]) -> None:
+def _artifact(verification: Verification, root: Path, step: Mapping[str, Any]) -> None:
     """Check one step's artifact in the store, and the base model elsewhere if it names one."""
     if not root.is_dir():
-        found.problems.append(f"{root}: is gone")
+        verification.problems.append(f"{root}: is gone")
         return
     names = (file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file())
-    found.files(root, step["files"], (n for n in names if n != MANIFEST_NAME and not n.startswith(f"{LOGS_NAME}/")))
+    verification.files(
+        root, step["files"], (n for n in names if n != MANIFEST_NAME and not n.startswith(f"{LOGS_NAME}/"))
+    )
     try:
         manifest = msgspec.json.decode((root / MANIFEST_NAME).read_bytes(), type=dict[str, Any])
     except (OSError, msgspec.DecodeError) as error:
-        found.problems.append(f"{root / MANIFEST_NAME}: unreadable ({error})")
+        verification.problems.append(f"{root / MANIFEST_NAME}: unreadable ({error})")
     else:
-        told = {key: manifest.get(key) for key in ("digest", *_TOLD_TWICE)}
-        found.same(str(root / MANIFEST_NAME), told, {"digest": step["output"], **{k: step[k] for k in _TOLD_TWICE}})
+        carried = {key: manifest.get(key) for key in ("digest", *_TOLD_TWICE)}
+        verification.same(
+            str(root / MANIFEST_NAME), carried, {"digest": step["output"], **{k: step[k] for k in _TOLD_TWICE}}
+        )
     external = step["facts"].get("external_dir")
     if external and Path(external).is_dir() and (root / FILES_NAME).is_file():
         recorded = msgspec.json.decode((root / FILES_NAME).read_bytes(), type=dict[str, str])
-        found.files(Path(external), recorded, ())
+        verification.files(Path(external), recorded, ())
     elif external:
-        found.notes.append(f"the base model is no longer at {external}: not checked")
+        verification.notes.append(f"the base model is no longer at {external}: not checked")
 
 
-def _uploaded(found: Verification, file: Path, packaged: Mapping[str, str]) -> None:
+def _uploaded(verification: Verification, file: Path, packaged: Mapping[str, str]) -> None:
     """Check that what was uploaded is what was packaged. The upload compared it there; this asks no server."""
     if file.is_file():  # else it is said to be gone
-        told = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
-        found.same(str(file), {f"model/{name}": digest for name, digest in told["files"].items()}, dict(packaged))
+        carried = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+        verification.same(
+            str(file), {f"model/{name}": digest for name, digest in carried["files"].items()}, dict(packaged)
+        )
 
 
-def _model(found: Verification, folder: Path, trusted: signing.Trusted | None) -> dict[str, Any] | None:
+def _model(verification: Verification, folder: Path, trusted: signing.Trusted | None) -> dict[str, Any] | None:
     """Check a model's folder; return the record that it carries, None if that is broken."""
     names = (file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if not file.is_dir())
     there = [name for name in names if not name.startswith(_OF_THE_HUB)]
-    facts = found.unsealed(folder / FACTS)
+    facts = verification.unsealed(folder / FACTS)
     if facts is not None:
-        found.files(folder, facts["files"], (name for name in there if name not in {FACTS, signing.SIGNATURE}))
-        found.same(f"{folder / FACTS}: record", self_hashed_json.digest_of(facts["record"]), facts["record_digest"])
-        _chain(found, str(folder / FACTS), facts["record"]["steps"])
-    found.digest = digest_of(
-        {f"model/{name}": found.hash(folder / name) for name in there if (folder / name).is_file()}
+        verification.files(folder, facts["files"], (name for name in there if name not in {FACTS, signing.SIGNATURE}))
+        verification.same(
+            f"{folder / FACTS}: record", self_hashed_json.digest_of(facts["record"]), facts["record_digest"]
+        )
+        _chain(verification, str(folder / FACTS), facts["record"]["steps"])
+    verification.digest = digest_of(
+        {f"model/{name}": verification.hash(folder / name) for name in there if (folder / name).is_file()}
     )
     signed = (folder / signing.SIGNATURE).is_file()
     if trusted and signed:
         try:
             signing.check(folder, trusted)
         except StageError as error:
-            found.problems.append(error.message)
+            verification.problems.append(error.message)
     elif trusted:
-        found.problems.append(f"{folder}: is not signed")
+        verification.problems.append(f"{folder}: is not signed")
     elif signed:
-        found.notes.append(
+        verification.notes.append(
             f"{folder / signing.SIGNATURE}: not checked; say who signs: --key, or --identity and --issuer"
         )
     return facts["record"] if facts else None
 
 
-def _chain(found: Verification, where: str, steps: Iterable[Mapping[str, Any]]) -> None:
+def _chain(verification: Verification, where: str, steps: Iterable[Mapping[str, Any]]) -> None:
     """Check that each step's digest is that of its files, and each input is what an earlier step made.
 
     ``register:2``, a second registration, has taken what an ``upload:2`` made, where there is one.
     """
     outputs: dict[str, str] = {}
     for step in steps:
-        found.same(f"{where}: {step['name']}: output", digest_of(step["files"]), step["output"])
+        verification.same(f"{where}: {step['name']}: output", digest_of(step["files"]), step["output"])
         suffix = "".join(step["name"].partition(":")[1:])
         inputs = {name: outputs.get(name + suffix, outputs.get(name)) for name in step["inputs"]}
-        found.same(f"{where}: {step['name']}: inputs", step["inputs"], inputs)
+        verification.same(f"{where}: {step['name']}: inputs", step["inputs"], inputs)
         outputs[step["name"]] = step["output"]

@@ -43,10 +43,10 @@ def run_worker_node(cfg: RunConfig, *, progress: Progress, goal: str | None = No
     store = Store(Path(cfg.run_root) / "store")
     store.open()
     steps = {step.name: step for step in plan.steps}
-    have: dict[str, Artifact] = {}
+    done: dict[str, Artifact] = {}
 
     def key(step: Step) -> str:
-        return step.key({needed: have[needed].digest for needed in step.needs})
+        return step.key({needed: done[needed].digest for needed in step.needs})
 
     with store.in_use(), progress.stage("train"):
         for name in ("dataset", "model", "tokenize"):
@@ -54,10 +54,10 @@ def run_worker_node(cfg: RunConfig, *, progress: Progress, goal: str | None = No
             while (entry := store.find(step.stage, key(step))) is None:
                 progress.update(f"waits for {name} of node 0")
                 time.sleep(_LOOK_SECONDS)
-            have[name] = entry.artifact
+            done[name] = entry.artifact
         trained = key(steps["train"])
         if store.find("train", trained) is None:
             progress.update("waits for node 0")
-            inputs = train_inputs(cfg, have, environment.resources, run_id="", key=trained)
+            inputs = train_inputs(cfg, done, environment.resources, run_id="", key=trained)
             join(cfg.training, inputs, store.staging_path("train", trained), progress)
     progress.say("✓ train: the part of this node; node 0 does the rest")

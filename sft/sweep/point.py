@@ -33,7 +33,7 @@ from sft.planning.plan import steps_up_to
 from sft.planning.resources import resolve_resources
 from sft.progress import Progress
 from sft.runner.rerun import RecordedRun
-from sft.sweep import records as kept
+from sft.sweep import records
 from sft.sweep.records import Point
 
 _SLURM = "submitit_slurm"
@@ -118,12 +118,12 @@ class Job:
             broken = Point(number=number, values=values, run="", config={})
             self._failed(broken, error)
             return None
-        point = self.points[number - 1] if self.points else kept.point(number, values, cfg)
+        point = self.points[number - 1] if self.points else records.point(number, values, cfg)
         judged = bool(self.points)
         if judged and point.status != "pending":  # it has been said
             return None
         if cfg.sweep.skip_infeasible and not (judged and self.slots):  # beside others, free memory says nothing
-            judge(point, cfg, self.until, () if judged else self._others(), self._at_once)
+            check_point(point, cfg, self.until, () if judged else self._others(), self._at_once)
         total = f"/{len(self.points)}" if self.points else ""
         progress.say(f"\n[{number}{total}: {' '.join(f'{key}={value}' for key, value in values.items())}]")
         if point.status in {"skipped", "same"}:
@@ -134,7 +134,7 @@ class Job:
         return self._run(point, cfg, progress)
 
     def _run(self, point: Point, cfg: RunConfig, progress: Progress) -> float | None:
-        point.status, point.started_at = "running", kept.now()
+        point.status, point.started_at = "running", records.now()
         point.save(self.folder)
         try:
             refuse_server_backend(cfg)
@@ -148,13 +148,13 @@ class Job:
         except KeyboardInterrupt as stopped:
             point.status, point.reason = "interrupted", str(stopped) or "interrupted"
             point.exit_code = getattr(stopped, "exit_code", 130)
-            self._ended(point)
+            self._end(point)
             raise
         except BaseException as error:  # a bug; Hydra shows it when the others are done
             self._failed(point, error)
             raise
         point.status, point.reason, point.exit_code = "done", None, 0
-        self._ended(point)
+        self._end(point)
         for line in self.earlier.comparison(result.record) if self.earlier else ():
             progress.say(line)
         if point.objective is not None:
@@ -166,17 +166,17 @@ class Job:
         point.save(self.folder)
         if not self.samples:
             return None
-        return next((other.objective for other in kept.points(self.folder) if other.number == point.twin), None)
+        return next((other.objective for other in records.points(self.folder) if other.number == point.twin), None)
 
     def _failed(self, point: Point, error: BaseException) -> None:
         point.status = "failed"
         point.reason = str(error.message if isinstance(error, SftError) else error)
         point.exit_code = error.exit_code if isinstance(error, SftError) else 1
-        self._ended(point)
+        self._end(point)
         logs.print_error(error)
 
-    def _ended(self, point: Point) -> None:
-        point.ended_at = kept.now()
+    def _end(self, point: Point) -> None:
+        point.ended_at = records.now()
         point.save(self.folder)
 
     def _values(self) -> dict[str, str]:
@@ -186,7 +186,7 @@ class Job:
 
     def _others(self) -> list[Point]:
         """Return points that may do this one's work: all; for a sampler, which waits for a score, those that ended."""
-        points = kept.points(self.folder)
+        points = records.points(self.folder)
         return [point for point in points if point.status in {"done", "failed"}] if self.samples else points
 
     @property
@@ -194,7 +194,7 @@ class Job:
         return self.slots.num if self.slots else 1
 
 
-def judge(point: Point, cfg: RunConfig, until: str | None, others: Sequence[Point], num_at_once: int) -> None:
+def check_point(point: Point, cfg: RunConfig, until: str | None, others: Sequence[Point], num_at_once: int) -> None:
     """Note that a point is not to run, and why, if that is so.
 
     Args:
@@ -213,7 +213,7 @@ def judge(point: Point, cfg: RunConfig, until: str | None, others: Sequence[Poin
         why = "; ".join(note for note in resolve_resources(cfg.training).notes if note.startswith(keys))
         point.status, point.twin = "same", twin.number
         point.reason = f"the same work as point {twin.number}" + (f" ({why})" if why else "")
-    elif "train" in steps_up_to(cfg, until) and (lack := estimate.lacking(cfg, num_at_once)):
+    elif "train" in steps_up_to(cfg, until) and (lack := estimate.why_too_large(cfg, num_at_once)):
         point.status, point.reason = "skipped", lack
 
 

@@ -15,15 +15,15 @@ from pathlib import Path
 from sft import runner
 from sft.adapters.os.gpu_slots import GpuSlots, slots
 from sft.adapters.os.machine import gpus
-from sft.config.hydra_app import QUIET, through_hydra
+from sft.config.hydra_app import QUIET, call_through_hydra
 from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Preempted, Problem, SftError
 from sft.planning.plan import steps_up_to
 from sft.planning.resources import resolve_resources
 from sft.progress import Progress
 from sft.runner.rerun import RecordedRun
-from sft.sweep import records as kept
-from sft.sweep.point import Job, Origin, judge
+from sft.sweep import records
+from sft.sweep.point import Job, Origin, check_point
 from sft.sweep.records import Point, SweepRecord
 from sft.sweep.spec import Sweep, check, is_better_when_higher, objective
 
@@ -31,8 +31,8 @@ _HERE = {"basic", "joblib"}
 """Launchers that run points on this machine, so that what it can do is known beforehand."""
 
 
-def sweep(
-    found: Sweep,
+def run_sweep(
+    sweep: Sweep,
     *,
     source: Path,
     command: Sequence[str],
@@ -55,36 +55,36 @@ def sweep(
         KeyboardInterrupt: It was interrupted; the same command goes on.
         SftError: A launcher's process was killed.
     """
-    configs = check(found)
+    configs = check(sweep)
     name = objective(configs[0], until)
-    if found.samples and "train" not in steps_up_to(configs[0], until):
+    if sweep.samples and "train" not in steps_up_to(configs[0], until):
         raise ConfigError([Problem(key="--until", value=until, rule="a sampler needs the score of a training")])
-    found, parts = _told(found, configs[0], name)
-    engine = [found.sweeper, *(text for text in found.own if "sweeper" in text)] if found.samples else []
-    folder = kept.folder_of(configs[0], found.varied, engine).absolute()
-    points = _judged(found, configs, until, parts) if _is_planned(found) else []
+    sweep, slots_of_machine = _with_hydra_defaults(sweep, configs[0], name)
+    engine = [sweep.sweeper, *(text for text in sweep.own if "sweeper" in text)] if sweep.samples else []
+    folder = records.folder_of(configs[0], sweep.varied, engine).absolute()
+    points = _checked_points(sweep, configs, until, slots_of_machine) if _is_planned(sweep) else []
     progress = Progress()
-    for line in _outlook(found, points, len(configs), folder):
+    for line in _preview(sweep, points, len(configs), folder):
         progress.say(line)
     job = Job(
-        recipe=found.recipe,
+        recipe=sweep.recipe,
         source=source,
         command=tuple(command),
         until=until,
         folder=folder,
-        varied=tuple(found.varied),
+        varied=tuple(sweep.varied),
         objective=name,
-        higher_is_better=found.direction != "minimize",
+        higher_is_better=sweep.direction != "minimize",
         points=tuple(points),
-        samples=found.samples,
-        slots=parts,
+        samples=sweep.samples,
+        slots=slots_of_machine,
         origin=Origin(
-            os.getpid(), socket.gethostname(), found.launcher, logging.getLogger("sft").level == logging.DEBUG
+            os.getpid(), socket.gethostname(), sweep.launcher, logging.getLogger("sft").level == logging.DEBUG
         ),
         earlier=earlier,
     )
     if runner.is_worker_node(configs[0]):
-        _launch(found, job)
+        _launch(sweep, job)
         return 0
     record = SweepRecord(
         name=configs[0].name,
@@ -92,20 +92,20 @@ def sweep(
         recipe=str(source),
         command=list(command),
         cwd=str(Path.cwd()),
-        sweeper=found.sweeper,
-        launcher=found.launcher,
-        varied=found.varied,
+        sweeper=sweep.sweeper,
+        launcher=sweep.launcher,
+        varied=sweep.varied,
         objective=name,
         higher_is_better=is_better_when_higher(name),
-        started_at=kept.now(),
+        started_at=records.now(),
     )
-    kept.clear_points(folder)
+    records.clear_points(folder)
     for point in points:
         point.save(folder)
     record.save(folder)
     try:
-        _launch(found, job)
-        record.status = "failed" if any(point.status == "failed" for point in kept.points(folder)) else "done"
+        _launch(sweep, job)
+        record.status = "failed" if any(point.status == "failed" for point in records.points(folder)) else "done"
     except KeyboardInterrupt:
         record.status = "interrupted"
         raise
@@ -113,14 +113,14 @@ def sweep(
         record.status = "failed"
         raise
     finally:
-        record.ended_at = kept.now()
+        record.ended_at = records.now()
         record.save(folder)
         progress.say("")
         on_end(folder, progress)
-    return _ended(kept.points(folder), progress)
+    return _end(records.points(folder), progress)
 
 
-def outlook(found: Sweep, configs: Sequence[RunConfig]) -> list[str]:
+def preview_sweep(sweep: Sweep, configs: Sequence[RunConfig]) -> list[str]:
     """Return what a sweep would do, for a plan: how many points, and which of them not.
 
     Args:
@@ -130,25 +130,25 @@ def outlook(found: Sweep, configs: Sequence[RunConfig]) -> list[str]:
     Raises:
         ConfigError: Its objective is never made, or there are fewer GPUs than points at once.
     """
-    found, parts = _told(found, configs[0], objective(configs[0], None))
-    points = _judged(found, configs, None, parts) if _is_planned(found) else []
-    return _outlook(found, points, len(configs), Path(configs[0].run_root, "sweeps"))
+    sweep, slots_of_machine = _with_hydra_defaults(sweep, configs[0], objective(configs[0], None))
+    points = _checked_points(sweep, configs, None, slots_of_machine) if _is_planned(sweep) else []
+    return _preview(sweep, points, len(configs), Path(configs[0].run_root, "sweeps"))
 
 
-def _is_planned(found: Sweep) -> bool:
-    return not found.samples and found.launcher in _HERE
+def _is_planned(sweep: Sweep) -> bool:
+    return not sweep.samples and sweep.launcher in _HERE
 
 
-def _told(found: Sweep, cfg: RunConfig, name: str) -> tuple[Sweep, GpuSlots | None]:
+def _with_hydra_defaults(sweep: Sweep, cfg: RunConfig, name: str) -> tuple[Sweep, GpuSlots | None]:
     """Return the sweep with what Hydra is to be told besides: the sampler's direction, and how many points at once."""
-    own = list(found.own)
-    if found.samples and not found.direction:
+    own = list(sweep.own)
+    if sweep.samples and not sweep.direction:
         direction = "maximize" if is_better_when_higher(name) else "minimize"
         own.insert(0, f"hydra.sweeper.direction={direction}")
-        found = replace(found, direction=direction)
-    if found.launcher != "joblib":
-        return replace(found, own=tuple(own)), None
-    num = found.num_jobs or -1
+        sweep = replace(sweep, direction=direction)
+    if sweep.launcher != "joblib":
+        return replace(sweep, own=tuple(own)), None
+    num = sweep.num_jobs or -1
     if num < 1:
         ranks = resolve_resources(cfg.training).num_processes
         num = len(gpus()) or max(1, (os.cpu_count() or 1) // ranks)
@@ -156,27 +156,29 @@ def _told(found: Sweep, cfg: RunConfig, name: str) -> tuple[Sweep, GpuSlots | No
     elif gpus() and num > len(gpus()):
         rule = f"must be at most the {len(gpus())} GPUs, or a point has none"
         raise ConfigError([Problem(key="hydra.launcher.n_jobs", value=str(num), rule=rule)])
-    return replace(found, own=tuple(own), num_jobs=num), slots(num)
+    return replace(sweep, own=tuple(own), num_jobs=num), slots(num)
 
 
-def _judged(found: Sweep, configs: Sequence[RunConfig], until: str | None, parts: GpuSlots | None) -> list[Point]:
+def _checked_points(
+    sweep: Sweep, configs: Sequence[RunConfig], until: str | None, slots_of_machine: GpuSlots | None
+) -> list[Point]:
     """Return every point, and note which of them are not to run."""
     points: list[Point] = []
-    with parts.as_in(0) if parts else nullcontext():
-        for overrides, cfg in zip(found.points(), configs, strict=True):
+    with slots_of_machine.as_in(0) if slots_of_machine else nullcontext():
+        for overrides, cfg in zip(sweep.points(), configs, strict=True):
             given = (text.lstrip("+").partition("=") for text in overrides)
-            values = {key: value for key, _, value in given if key in found.varied}
-            point = kept.point(len(points) + 1, values, cfg)
+            values = {key: value for key, _, value in given if key in sweep.varied}
+            point = records.point(len(points) + 1, values, cfg)
             if cfg.sweep.skip_infeasible:
-                judge(point, cfg, until, points, parts.num if parts else 1)
+                check_point(point, cfg, until, points, slots_of_machine.num if slots_of_machine else 1)
             points.append(point)
     return points
 
 
-def _outlook(found: Sweep, points: Sequence[Point], num_points: int, folder: Path) -> list[str]:
-    if found.samples:
-        return [f"{found.sweeper} looks at {', '.join(found.varied)}"]
-    if found.launcher not in _HERE:
+def _preview(sweep: Sweep, points: Sequence[Point], num_points: int, folder: Path) -> list[str]:
+    if sweep.samples:
+        return [f"{sweep.sweeper} looks at {', '.join(sweep.varied)}"]
+    if sweep.launcher not in _HERE:
         return [f"sweep of {num_points} points; what each says lies in {folder}/submitit"]
     left_out = [point for point in points if point.status != "pending"]
     total = f"sweep of {len(points)} points"
@@ -187,7 +189,7 @@ def _outlook(found: Sweep, points: Sequence[Point], num_points: int, folder: Pat
     return [f"{total}, {len(points) - len(left_out)} to run; {more}", *lines]
 
 
-def _launch(found: Sweep, job: Job) -> None:
+def _launch(sweep: Sweep, job: Job) -> None:
     """Hand the sweep to Hydra.
 
     Raises:
@@ -195,20 +197,20 @@ def _launch(found: Sweep, job: Job) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="sft-sweep-") as scratch:  # Hydra's own copies, with all overrides in clear
         own = [f"hydra.sweep.dir={scratch}"]
-        if found.is_written:
+        if sweep.is_written:
             own.append("hydra.sweeper.params=null")  # they are among the overrides by now, as Hydra wants them
-        if found.launcher.startswith("submitit"):
+        if sweep.launcher.startswith("submitit"):
             own.append(f"hydra.launcher.submitit_folder='{job.folder}/submitit/%j'")
         try:
-            through_hydra(found.recipe, ["--multirun"], [*QUIET, *own, *found.own, *found.overrides], job)
+            call_through_hydra(sweep.recipe, ["--multirun"], [*QUIET, *own, *sweep.own, *sweep.overrides], job)
         except Exception as error:
-            points = kept.points(job.folder)
-            if found.samples and points and all(point.objective is None for point in points):
+            points = records.points(job.folder)
+            if sweep.samples and points and all(point.objective is None for point in points):
                 return  # Optuna's "no trials are completed yet"; each point has said why
-            if found.launcher == "basic":
+            if sweep.launcher == "basic":
                 raise
             text = " ".join(str(error).split())
-            raise SftError(f"hydra/launcher={found.launcher}: {text}", fix="the same command goes on") from error
+            raise SftError(f"hydra/launcher={sweep.launcher}: {text}", fix="the same command goes on") from error
         finally:
             for pickled in (job.folder / "submitit").glob("*/*.pkl"):  # they hold the overrides in clear
                 pickled.unlink()
@@ -216,7 +218,7 @@ def _launch(found: Sweep, job: Job) -> None:
                 literal.rmdir()
 
 
-def _ended(points: Sequence[Point], progress: Progress) -> int:
+def _end(points: Sequence[Point], progress: Progress) -> int:
     """Return the exit status, once what failed is named.
 
     Raises:

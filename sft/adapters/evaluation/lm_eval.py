@@ -188,7 +188,7 @@ def task_manager(names: list[str], include_path: str | None) -> Any:
     paths = [include_path] if include_path else []
     while True:
         manager = TaskManager(include_path=paths, include_defaults=False)
-        missing = {lacking for name in names for lacking in _missing(manager.task_index, name)}
+        missing = {why_too_large for name in names for why_too_large in _missing(manager.task_index, name)}
         found = task_index.folders(missing)
         if unknown := sorted(missing - found.keys()):
             fix = "`lm-eval ls tasks` lists them"

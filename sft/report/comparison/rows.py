@@ -188,7 +188,7 @@ def _of_point(point: Point, root: Path) -> Row:
 def _fill(row: Row, rec: RunRecord, folder: Path) -> None:
     """Fill in what a run's record and metrics say."""
     row.status = rec.status
-    if rec.status == "running" and not runner.is_at_work(folder):
+    if rec.status == "running" and not runner.is_running(folder):
         row.status = "interrupted"
     failed = next((step for step in rec.steps if step.status == "failed"), None)
     row.reason = f"{failed.name}: {failed.error}" if failed and rec.status == "failed" else None

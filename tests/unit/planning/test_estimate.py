@@ -99,10 +99,10 @@ def test_what_a_point_lacks_is_said_with_what_would_fit(
     monkeypatch.setattr(machine, "gpus", tuple)
     monkeypatch.setattr(machine, "host_bytes", lambda: 64 << 30)
     cfg = RunConfig(model=ModelConfig(name_or_path="org/name"), training=TrainingConfig(max_tokens_per_gpu=tokens))
-    lack = estimate.lacking(cfg, num_at_once)
+    lack = estimate.why_too_large(cfg, num_at_once)
     assert (lack is None) is fits
     assert fits or "GiB per rank by the estimate, there are" in str(lack)
 
 
 def test_a_model_that_is_not_here_yet_lacks_nothing(cache: Path) -> None:
-    assert estimate.lacking(RunConfig(model=ModelConfig(name_or_path="org/other"))) is None
+    assert estimate.why_too_large(RunConfig(model=ModelConfig(name_or_path="org/other"))) is None

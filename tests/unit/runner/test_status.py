@@ -103,6 +103,6 @@ def test_only_what_is_to_be_reached_counts_as_work() -> None:
 
 
 def test_a_run_that_was_killed_is_not_at_work(tmp_path: Path) -> None:
-    assert not runner.is_at_work(tmp_path)
+    assert not runner.is_running(tmp_path)
     with filelock.FileLock(tmp_path / ".lock"):
-        assert runner.is_at_work(tmp_path)
+        assert runner.is_running(tmp_path)

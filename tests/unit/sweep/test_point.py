@@ -12,8 +12,8 @@ from sft.config.compose import compose, find_recipe
 from sft.config.schema import RunConfig
 from sft.errors import DataError, StageError
 from sft.scores import Score
-from sft.sweep import records as kept
-from sft.sweep.point import judge, score
+from sft.sweep import records
+from sft.sweep.point import check_point, score
 from sft.sweep.records import Point, SweepRecord
 
 ONE_RANK = ["training.launcher.procs_per_worker=1"]
@@ -33,8 +33,8 @@ def judged(*overrides: list[str], until: str | None = None) -> list[Point]:
     points: list[Point] = []
     for one in overrides:
         cfg = config(*one)
-        point = kept.point(len(points) + 1, dict(text.partition("=")[::2] for text in one), cfg)
-        judge(point, cfg, until, points, 1)
+        point = records.point(len(points) + 1, dict(text.partition("=")[::2] for text in one), cfg)
+        check_point(point, cfg, until, points, 1)
         points.append(point)
     return points
 
@@ -64,7 +64,7 @@ def test_only_the_steps_that_are_reached_make_points_differ() -> None:
 
 def test_the_same_sweep_has_the_same_folder_and_another_one_another() -> None:
     def folder(*overrides: str, varied: dict[str, str], engine: list[str] | None = None) -> Path:
-        return kept.folder_of(config(*overrides), varied, engine or [])
+        return records.folder_of(config(*overrides), varied, engine or [])
 
     rates = {"training.learning_rate": "1,2"}
     first = folder("training.learning_rate=1", varied=rates)
@@ -86,32 +86,32 @@ def test_the_same_sweep_has_the_same_folder_and_another_one_another() -> None:
 def test_points_and_sweep_are_read_as_they_were_written(tmp_path: Path) -> None:
     sweep = SweepRecord(
         name="s", status="done", recipe="r.yaml", command=["sft"], cwd="/", sweeper="basic", launcher="basic",
-        varied={"a": "1,2"}, objective="holdout.loss", higher_is_better=False, started_at=kept.now(),
+        varied={"a": "1,2"}, objective="holdout.loss", higher_is_better=False, started_at=records.now(),
     )  # fmt: skip
     sweep.save(tmp_path)
     points = [
-        kept.point(number, {"training.seed": str(number)}, config(f"training.seed={number}")) for number in (1, 2)
+        records.point(number, {"training.seed": str(number)}, config(f"training.seed={number}")) for number in (1, 2)
     ]
     for point in reversed(points):
         point.save(tmp_path)
-    assert kept.load(tmp_path) == sweep
-    assert kept.points(tmp_path) == points
-    kept.clear_points(tmp_path)
-    assert kept.points(tmp_path) == []
+    assert records.load(tmp_path) == sweep
+    assert records.points(tmp_path) == points
+    records.clear_points(tmp_path)
+    assert records.points(tmp_path) == []
 
 
 def test_a_secret_is_in_no_file_of_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "canary-1234")
     uri = "s3://bucket/canary-1234.jsonl"
-    kept.point(1, {"dataset.uri": uri}, config(f"dataset.uri={uri}")).save(tmp_path)
+    records.point(1, {"dataset.uri": uri}, config(f"dataset.uri={uri}")).save(tmp_path)
     assert all("canary" not in path.read_text() for path in tmp_path.rglob("*.json"))
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b'{"digest": "0"}\n'])
 def test_a_damaged_file_is_named(tmp_path: Path, damage: bytes) -> None:
-    (tmp_path / kept.NAME).write_bytes(damage)
-    with pytest.raises(DataError, match=kept.NAME):
-        kept.load(tmp_path)
+    (tmp_path / records.NAME).write_bytes(damage)
+    with pytest.raises(DataError, match=records.NAME):
+        records.load(tmp_path)
 
 
 def made(*scores: Score) -> dict[str, CheckpointArtifact | EvalReport]:
