@@ -1,1 +1,1 @@
-"""One room per third-party library. Foreign exceptions are translated here and nowhere else."""
+"""One module or folder per third-party library. Foreign exceptions are translated here and nowhere else."""

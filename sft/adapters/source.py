@@ -1,6 +1,6 @@
 """Owns where rows come from: a uri of any kind in, its rows in order out.
 
-Dispatches to the room of each kind (`storage`, `http`, `hub`, `synthetic`); what is in a file is `readers`' business.
+Dispatches to the module of each kind (`storage`, `http`, `hub`, `synthetic`); what is in a file is `readers`' business.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str) -> lis
 
 
 def _shown(value: object) -> str:
-    return "null" if value is None else str(value)
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _facts(cfg: RunConfig, have: Mapping[str, Entry]) -> list[str]:
