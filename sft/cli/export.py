@@ -14,6 +14,7 @@ from sft import runner
 from sft.config.compose import compose, find_recipe
 from sft.errors import ConfigError, Problem, SftError
 from sft.progress import Progress
+from sft.sweep.spec import refuse_sweep
 
 
 def kfp(options: argparse.Namespace) -> int:
@@ -47,10 +48,12 @@ def trainjob(options: argparse.Namespace) -> int:
         options: ``recipe`` and ``overrides``.
 
     Raises:
-        ConfigError: The recipe is wrong, or trains in no TrainJob.
+        ConfigError: The recipe is wrong, is a sweep, or trains in no TrainJob.
         SftError: The steps before the training are not done.
     """
-    cfg = compose(find_recipe(options.recipe), options.overrides)
+    recipe = find_recipe(options.recipe)
+    refuse_sweep(recipe, options.overrides, "a TrainJob")
+    cfg = compose(recipe, options.overrides)
     made = runner.export_trainjob(cfg, Progress(quiet=True))
     sys.stdout.write(yaml.safe_dump(made, sort_keys=False, allow_unicode=True))
     return 0

@@ -26,6 +26,7 @@ from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Problem
 from sft.logs import redact
 from sft.progress import Progress
+from sft.sweep.spec import refuse_sweep
 
 _AWS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL")
 _KUBERNETES = {"server_url": "KUBERNETES_SERVER_URL", "auth_token": "KUBERNETES_AUTH_TOKEN"}
@@ -171,8 +172,9 @@ def pipeline_of(recipe: Recipe, cluster: Cluster) -> BaseComponent:
         cluster: What Kubernetes gives the tasks.
 
     Raises:
-        ConfigError: The recipe is wrong, holds a secret, or refers to files beside it.
+        ConfigError: The recipe is wrong, is a sweep, holds a secret, or refers to files beside it.
     """
+    refuse_sweep(recipe, [], "a pipeline")
     cfg, is_open = _composed(recipe)
     given = recipe.name if recipe in compose.recipes() else f"{recipe.name}:\n{_portable_text(recipe)}"
 

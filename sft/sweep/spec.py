@@ -135,6 +135,23 @@ def read(recipe: Recipe, overrides: Sequence[str], *, asked: bool) -> Sweep | No
     return found
 
 
+def refuse_sweep(recipe: Recipe, overrides: Sequence[str], what: str) -> None:
+    """Refuse a recipe that is a sweep where one run is wanted.
+
+    Args:
+        recipe: The recipe.
+        overrides: As a person types them.
+        what: What can't be done with a sweep.
+
+    Raises:
+        ConfigError: It is a sweep.
+    """
+    if sweep := read(recipe, overrides, asked=False):
+        rule = f"is a sweep over {', '.join(sweep.varied)}, and {what} is one run"
+        suggestion = "leave hydra.sweeper.params out of the recipe"
+        raise ConfigError([Problem(key=str(recipe.path), rule=rule, suggestion=suggestion)])
+
+
 def check(sweep: Sweep) -> list[RunConfig]:
     """Compose every point, or of a sampler each end, before any runs.
 

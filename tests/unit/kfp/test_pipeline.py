@@ -15,7 +15,7 @@ pytest.importorskip("kfp")
 from sft.config.compose import find_recipe
 from sft.config.kfp_parameters import PARAMETERS
 from sft.errors import ConfigError
-from sft.kfp.pipeline import Cluster, dataset, sft_pipeline, write
+from sft.kfp.pipeline import Cluster, dataset, pipeline_of, sft_pipeline, write
 from tests.support.command import sft
 
 GOLDEN = Path(__file__).parents[2] / "config" / "golden" / "pipeline.yaml"
@@ -114,6 +114,11 @@ def test_a_recipe_with_a_secret_in_its_text_is_not_compiled(tmp_path: Path) -> N
     mine.write_text("# hf_canarycanarycanarycanary\ndefaults: [config, _self_]\n")
     with pytest.raises(ConfigError, match="its text goes into the pipeline"):
         compiled(tmp_path, str(mine))
+
+
+def test_a_recipe_that_is_a_sweep_is_not_compiled() -> None:
+    with pytest.raises(ConfigError, match=r"is a sweep over training\.fsdp\.sharding_strategy, and a pipeline is one run"):
+        pipeline_of(find_recipe("quickstart_fsdp_sweep"), Cluster())
 
 
 def test_a_recipe_that_needs_files_beside_it_is_not_compiled(tmp_path: Path) -> None:
