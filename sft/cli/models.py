@@ -10,14 +10,14 @@ from pathlib import Path
 
 import msgspec
 
-from sft.adapters.registry import Fact, ListedModel, kubeflow, mlflow
+from sft.adapters.registry import Fact, ListedModel
 from sft.config import compose
 from sft.config.compose import Recipe
-from sft.config.schema import RegistryConfig, RegistryKind
+from sft.config.schema import RegistryConfig
 from sft.errors import ConfigError, Problem
 from sft.logs import redacted
 from sft.progress import Progress
-from sft.stages.register import embedded_mlflow
+from sft.stages.registries import embedded_mlflow, registry_of
 
 _TUNED, _STDERR = "tuned.", "_stderr"
 
@@ -51,17 +51,12 @@ def execute(name: str | None, overrides: Sequence[str], *, json: bool) -> int:
 
 
 def _ask(name: str | None, cfg: RegistryConfig, run_root: Path) -> list[ListedModel]:
-    with tempfile.TemporaryDirectory(prefix="sft-models-") as folder:
-        if cfg.kind is RegistryKind.mlflow:
-            address, database = cfg.address, embedded_mlflow(run_root)
-            if not address and not database.is_file():  # asking would make it
-                return []
-            return mlflow.models(name, address=address or f"sqlite:///{database}", folder=Path(folder))
-        if cfg.kind is RegistryKind.kubeflow and cfg.address:
-            ca = Path(cfg.ca).expanduser() if cfg.ca else None
-            return kubeflow.models(name, address=cfg.address, port=cfg.port, folder=Path(folder), ca=ca)
-    suggestion = "registry=mlflow, or registry=kubeflow registry.address=https://…"
-    raise ConfigError([Problem(key="registry", rule="names no registry to ask", suggestion=suggestion)])
+    registry = registry_of(cfg, database=embedded_mlflow(run_root))
+    if registry is None:
+        suggestion = "registry=mlflow, or registry=kubeflow registry.address=https://…"
+        raise ConfigError([Problem(key="registry", rule="names no registry to ask", suggestion=suggestion)])
+    with tempfile.TemporaryDirectory(prefix="sft-models-") as logs:
+        return registry.models(name, Path(logs))
 
 
 def _lines(model: ListedModel) -> Iterator[str]:

@@ -291,6 +291,7 @@ STAGES: dict[str, StageSpec] = {
             settings=_register,
             modules=(
                 "sft.stages.register",
+                "sft.stages.registries",
                 "sft.adapters.registry",
                 "sft.adapters.registry.kubeflow",
                 "sft.adapters.registry.mlflow",

@@ -29,7 +29,8 @@ from sft.stages.gates import GatesInputs, gates
 from sft.stages.launcher import launcher_of
 from sft.stages.model import ModelInputs, model
 from sft.stages.package import PackageInputs, package
-from sft.stages.register import RegisterInputs, embedded_mlflow, register
+from sft.stages.register import RegisterInputs, register
+from sft.stages.registries import embedded_mlflow
 from sft.stages.tokenize import TokenizeInputs, tokenize
 from sft.stages.train import TrainInputs, train
 from sft.stages.upload import UploadInputs, upload
@@ -177,7 +178,7 @@ def _register_inputs(
         parameters=flat(cfg, ("model", "dataset", "training", "eval")),
         git_commit=run_record.git_commit,
         versions=run_record.versions,
-        mlflow_uri=f"sqlite:///{embedded_mlflow(root)}",
+        mlflow_database=embedded_mlflow(root),
         mlflow_artifacts=root / "mlflow-artifacts",
         volume=cfg.registry.pvc or launcher_of(cfg.training.launcher).volume(cfg.training.launcher),
     )

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from sft.adapters.registry import DIGEST_KEY, Fact, Registration, kubeflow, mlflow
+from sft.adapters.registry import DIGEST_KEY, Fact, Registration
+from sft.adapters.registry.mlflow import TrackingRun
 from sft.artifacts import (
     CheckpointArtifact,
     DatasetArtifact,
@@ -23,10 +24,11 @@ from sft.artifacts import (
     RegisteredModel,
     UploadedModel,
 )
-from sft.config.schema import OnConflict, RegistryConfig, RegistryKind
+from sft.config.schema import RegistryConfig
 from sft.errors import StageError
 from sft.logs import redact
 from sft.progress import Progress
+from sft.stages.registries import registry_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,7 @@ class RegisterInputs:
         parameters: Settings of model, training and evaluation by dotted key, without secrets.
         git_commit: Commit of the code; None outside a repository.
         versions: Version of each library that matters, by its name.
-        mlflow_uri: Tracking URI when `registry.address` is empty.
+        mlflow_database: Of MLflow when `registry.address` is empty.
         mlflow_artifacts: Artifact folder of a SQLite tracking store.
         volume: ``claim:/mount/path`` of the volume that the package lies on; None where it is this machine's.
     """
@@ -62,14 +64,9 @@ class RegisterInputs:
     parameters: dict[str, str | int | float | bool]
     git_commit: str | None
     versions: dict[str, str]
-    mlflow_uri: str
+    mlflow_database: Path
     mlflow_artifacts: Path
     volume: str | None = None
-
-
-def embedded_mlflow(run_root: Path) -> Path:
-    """Return the database of the registry that needs no server."""
-    return run_root.absolute() / "mlflow.db"
 
 
 def register(cfg: RegistryConfig, inputs: RegisterInputs, out: Path, progress: Progress) -> RegisteredModel:
@@ -85,26 +82,15 @@ def register(cfg: RegistryConfig, inputs: RegisterInputs, out: Path, progress: P
         StageError: The registry refused, can't be reached, or a fact can't be registered.
     """
     registration = describe(cfg, inputs)
-    if cfg.kind is RegistryKind.mlflow:
-        address = cfg.address or inputs.mlflow_uri
-        done = mlflow.register(registration, _tracking_run(inputs), address=address, folder=out / "logs" / "mlflow")
-    elif cfg.kind is RegistryKind.kubeflow and cfg.address:
-        address = cfg.address
-        done = kubeflow.register(
-            registration,
-            address=address,
-            port=cfg.port,
-            folder=out / "logs" / "kubeflow",
-            ca=Path(cfg.ca).expanduser() if cfg.ca else None,
-            next_version=cfg.on_conflict is OnConflict.next_version,
-        )
-    else:
+    registry = registry_of(cfg, database=inputs.mlflow_database)
+    if registry is None:
         raise ValueError(f"registry={cfg.kind.value} without an address registers nothing")
+    done = registry.register(registration, _tracking_run(inputs), out / "logs" / cfg.kind.value)
     progress.say(f"  {done.note}")
     model = RegisteredModel(
         root=out,
         registry=cfg.kind.value,
-        address=redact(address),
+        address=redact(registry.address),
         name=registration.name,
         version=done.version,
         uri=registration.uri,
@@ -214,9 +200,9 @@ def _scores(which: str, report: EvalReport | None) -> dict[str, float]:
     return scores
 
 
-def _tracking_run(inputs: RegisterInputs) -> mlflow.TrackingRun:
+def _tracking_run(inputs: RegisterInputs) -> TrackingRun:
     reports = {"base": inputs.baseline, "tuned": inputs.report}
-    return mlflow.TrackingRun(
+    return TrackingRun(
         name=inputs.run_id,
         artifact_root=str(inputs.mlflow_artifacts.resolve()),
         parameters=inputs.parameters,

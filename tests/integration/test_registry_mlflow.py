@@ -32,10 +32,11 @@ def mlflow(**changes: Any) -> RegistryConfig:
     return RegistryConfig(kind=RegistryKind.mlflow, **(settings | changes))
 
 
-def client(inputs: RegisterInputs) -> Any:
+def client(inputs: RegisterInputs, address: str = "") -> Any:
     from mlflow import MlflowClient
 
-    return MlflowClient(inputs.mlflow_uri, inputs.mlflow_uri)
+    address = address or f"sqlite:///{inputs.mlflow_database}"
+    return MlflowClient(address, address)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +158,7 @@ def test_mlflow_server_gets_the_run_as_source_and_the_files_address_as_tag(tmp_p
     with tracking_server(tmp_path / "server") as address:
         registered, _ = run_stage(mlflow(address=address), inputs, tmp_path / "out")
         again, note = run_stage(mlflow(address=address), inputs, tmp_path / "again")
-        store = client(replace(inputs, mlflow_uri=address))
+        store = client(inputs, address)
         version = store.get_model_version("speller", registered.version)
         artifacts = [file.path for file in store.list_artifacts(version.run_id)]
     assert version.source == f"runs:/{version.run_id}"

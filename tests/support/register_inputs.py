@@ -78,7 +78,7 @@ def register_inputs(root: Path, *, weights: str = "weights", **changes: Any) -> 
         parameters={"training.learning_rate": 5e-6, "training.num_epochs": 1, "model.trust_remote_code": False},
         git_commit="0123abc",
         versions={"torch": "2.13.0"},
-        mlflow_uri=f"sqlite:///{root}/mlflow.db",
+        mlflow_database=root / "mlflow.db",
         mlflow_artifacts=root / "mlflow",
     )
     return replace(inputs, **changes)

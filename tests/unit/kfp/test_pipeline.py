@@ -117,7 +117,9 @@ def test_a_recipe_with_a_secret_in_its_text_is_not_compiled(tmp_path: Path) -> N
 
 
 def test_a_recipe_that_is_a_sweep_is_not_compiled() -> None:
-    with pytest.raises(ConfigError, match=r"is a sweep over training\.fsdp\.sharding_strategy, and a pipeline is one run"):
+    with pytest.raises(
+        ConfigError, match=r"is a sweep over training\.fsdp\.sharding_strategy, and a pipeline is one run"
+    ):
         pipeline_of(find_recipe("quickstart_fsdp_sweep"), Cluster())
 
 
