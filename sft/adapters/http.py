@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 import urllib3
 from urllib3.exceptions import HTTPError, MaxRetryError, SSLError
 
-from sft.adapters.os.child import write_json
 from sft.errors import DataError
+from sft.files import write_json
 from sft.logs import redact
 
 _CHUNK_BYTES = 1 << 18

@@ -15,8 +15,8 @@ from urllib.parse import unquote, urlsplit
 
 from sft.adapters import http, hub, readers, storage, synthetic
 from sft.adapters.hub.rows import fetch_rows
-from sft.artifacts import sha256_file
 from sft.errors import DataError
+from sft.files import sha256_file
 from sft.logs import redact
 
 _HTTP = {"http", "https"}

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from sft.adapters.os.child import write_json
 from sft.adapters.readers import supported
 from sft.errors import DataError
+from sft.files import write_json
 from sft.logs import redact
 
 _SCHEME = re.compile(r"^([a-z][a-z0-9+.-]*)://", re.IGNORECASE)

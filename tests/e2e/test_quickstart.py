@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sft.artifacts import sha256_file
+from sft.files import sha256_file
 from tests.support.command import Answer, records, sft, start, steps
 
 pytestmark = pytest.mark.slow

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sft.artifacts import sha256_file
+from sft.files import sha256_file
 from tests.servers.kubernetes.server import wait_until
 from tests.support.cluster import ON_EVERY_CLUSTER, Site, site
 from tests.support.command import Answer, records, sft, steps

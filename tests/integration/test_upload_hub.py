@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sft.artifacts import hash_files, sha256_file
+from sft.artifacts import hash_files
 from sft.errors import StageError
+from sft.files import sha256_file
 from tests.servers import hub, hub_upload
 from tests.servers.hub_upload import Hub
 from tests.support.register_inputs import written

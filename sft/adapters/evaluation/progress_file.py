@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from sft.adapters.os import child
+from sft.files import write_json
 
 _SECONDS = 0.2
 """Between two states that are written."""
@@ -42,7 +42,7 @@ class ProgressFile:
         self._written = now
         rate = (self._done - self._had) / max(now - self._began, 1e-9)
         speed = f", {rate:.1f} samples/s" if self._done > self._had else ""
-        child.write_json(self._state, {"text": f"{self._what} {self._done}/{self._total}{speed}"})
+        write_json(self._state, {"text": f"{self._what} {self._done}/{self._total}{speed}"})
 
     def note(self, text: str) -> None:
         """To be told at the end."""

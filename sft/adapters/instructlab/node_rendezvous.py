@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sft.adapters.instructlab.layout import STOP, STOPPED
 from sft.adapters.instructlab.monitor import RankLost, last_change
-from sft.adapters.os.child import write_json
+from sft.files import write_json
 
 FOLDER = "gather"
 

@@ -28,8 +28,8 @@ from sft.adapters.instructlab.monitor import RankLost, TrainingProgress
 from sft.adapters.instructlab.node_rendezvous import FOLDER, NodeRendezvous
 from sft.adapters.instructlab.settings import LaunchSettings, MainArgs, Nodes, WorkerOptions
 from sft.adapters.instructlab.torchrun import clear, supervise_node
-from sft.adapters.os.child import write_json
 from sft.errors import Preempted, SftError, StageError
+from sft.files import write_json
 from sft.logs import mask_streams, redact
 
 ENDED = "ended"

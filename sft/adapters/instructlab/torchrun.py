@@ -30,9 +30,9 @@ from sft.adapters.instructlab.layout import (
 )
 from sft.adapters.instructlab.monitor import RankLost, TrainingProgress, View
 from sft.adapters.instructlab.settings import LaunchSettings, MainArgs, Nodes, WorkerOptions
-from sft.adapters.os.child import write_json
 from sft.adapters.os.process import ended, failure, supervise, tail
 from sft.errors import Preempted, StageError
+from sft.files import write_json
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "MemoryError")
 _LESS_MEMORY = "lower training.max_tokens_per_gpu, or shard more: training/fsdp=full_shard"

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from sft.adapters.os import child
+from sft.files import write_json
 from sft.logs import mask_streams
 
 
@@ -32,10 +33,10 @@ def main() -> None:
         run.main(sys.argv[2:])
     except ChildFailedError as error:
         ended = {str(rank): failure.exitcode for rank, failure in error.failures.items()}
-        child.write_json(Path(sys.argv[1]), {"exit_statuses": ended})
+        write_json(Path(sys.argv[1]), {"exit_statuses": ended})
         raise SystemExit(1) from error
     except Exception as error:
-        child.write_json(Path(sys.argv[1]), {"exit_statuses": {}, "error": child.describe(error)})
+        write_json(Path(sys.argv[1]), {"exit_statuses": {}, "error": child.describe(error)})
         raise
 
 

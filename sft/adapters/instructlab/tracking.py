@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from sft.adapters.os.child import write_json
+from sft.files import write_json
 
 log = logging.getLogger(__name__)
 

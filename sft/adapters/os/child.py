@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.errors import SftError
+from sft.files import write_json
 from sft.logs import mask_streams, redact
 
 PARENT_PID = "SFT_PARENT_PID"
@@ -70,13 +71,6 @@ def _watch(expected: int) -> None:
     while os.getppid() == expected:
         time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON so that a reader sees either nothing or all of it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
-    partial.replace(path)
 
 
 def describe(error: BaseException) -> dict[str, str | None]:

@@ -17,8 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sft.adapters.os.child import PARENT_PID, write_json
+from sft.adapters.os.child import PARENT_PID
 from sft.errors import StageError
+from sft.files import write_json
 
 TERMINATE_SECONDS = 15.0
 """How long a group may take to end after SIGTERM before SIGKILL."""

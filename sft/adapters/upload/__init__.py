@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sft.adapters.os.process import run_module
-from sft.artifacts import sha256_file
 from sft.errors import StageError
+from sft.files import sha256_file
 
 RETRY_HINT = "earlier stages are done, the same command goes on where this one stopped"
 _MIB = 1 << 20

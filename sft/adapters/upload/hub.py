@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from sft.adapters.os import child
 from sft.adapters.upload import RETRY_HINT, Told, Upload, Uploaded, other_content, run
-from sft.artifacts import sha256_file
 from sft.errors import StageError
+from sft.files import sha256_file
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

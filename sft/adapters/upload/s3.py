@@ -23,6 +23,7 @@ from typing import Any
 from sft.adapters.os import child
 from sft.adapters.upload import RETRY_HINT, Sent, Told, Upload, Uploaded, other_content, run
 from sft.errors import StageError
+from sft.files import write_json
 
 _MIB = 1 << 20
 _PART_BYTES = 16 * _MIB
@@ -86,7 +87,7 @@ class _Bucket:
 
     def note(self, name: str, **facts: Any) -> None:
         known = json.loads(self.state.read_text(encoding="utf-8")) if self.state.exists() else {}
-        child.write_json(self.state, known | {name: facts})
+        write_json(self.state, known | {name: facts})
 
 
 def _handle(request: dict[str, Any]) -> Mapping[str, Any]:

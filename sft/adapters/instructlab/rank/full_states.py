@@ -7,16 +7,15 @@ before it is loaded. Not covered: a disk that loses what it said was synced.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sft.errors import StageError
+from sft.files import list_files, sha256_file, sync, write_json
 
 log = logging.getLogger(__name__)
 
@@ -69,15 +68,14 @@ class FullStates:
             ) from error
         dist.barrier()
         if dist.get_rank() == 0:
-            facts = {
-                "position": asdict(position),
-                "files": {name: _synced_sha256(partial / name) for name in _files(partial)},
-            }
-            (partial / _FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
-            _synced_sha256(partial / _FACTS)
+            names = list_files(partial)
+            digests = {name: sha256_file(partial / name) for name in names}
+            write_json(partial / _FACTS, {"position": asdict(position), "files": digests})
+            for name in (*names, _FACTS):
+                sync(partial / name)
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
-            _sync_folder(self._root)
+            sync(self._root)
             for older in self._newest_first()[self._keep :]:
                 shutil.rmtree(older)
         dist.barrier()
@@ -126,26 +124,6 @@ def _damage(state: Path) -> str | None:
     for name, sha256 in expected.items():
         if not (state / name).is_file():
             return f"{name} is missing"
-        if _synced_sha256(state / name, sync=False) != sha256:
+        if sha256_file(state / name) != sha256:
             return f"{name} is not what was saved"
     return None
-
-
-def _files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-def _synced_sha256(path: Path, *, sync: bool = True) -> str:
-    """Hex sha256 of a file whose bytes are on the disk when this returns."""
-    with path.open("rb") as file:
-        if sync:
-            os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

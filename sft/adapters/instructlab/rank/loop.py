@@ -24,8 +24,8 @@ from sft.adapters.instructlab.rank import loader
 from sft.adapters.instructlab.rank.full_states import FullStates, Position
 from sft.adapters.instructlab.settings import WorkerOptions
 from sft.adapters.instructlab.tracking import Trackers
-from sft.adapters.os.child import write_json
 from sft.errors import StageError
+from sft.files import write_atomically, write_json
 
 
 class StopRequested(Exception):
@@ -269,6 +269,4 @@ def _cut(metrics: Path, step: int) -> None:
         return
     lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    partial = metrics.with_name(f".{metrics.name}")
-    partial.write_text("".join(kept), encoding="utf-8")
-    partial.replace(metrics)
+    write_atomically(metrics, "".join(kept).encode())

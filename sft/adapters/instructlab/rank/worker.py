@@ -21,6 +21,7 @@ from typing import TextIO
 from sft.adapters.instructlab.layout import ERRORS, SETTINGS, STACKS
 from sft.adapters.instructlab.settings import WorkerOptions
 from sft.adapters.os import child
+from sft.files import write_json
 from sft.logs import mask_streams
 
 
@@ -39,7 +40,7 @@ def main() -> None:
         with (folder / STACKS / f"rank_{rank}.txt").open("w", encoding="utf-8") as stacks:
             _train(argparse.Namespace(**settings["main"]), WorkerOptions(**settings["options"]), folder, stacks)
     except Exception as error:  # noqa: BLE001 - whatever it is, the orchestrator must read it
-        child.write_json(folder / ERRORS / f"rank_{rank}.json", {**child.describe(error), "time": time.time()})
+        write_json(folder / ERRORS / f"rank_{rank}.json", {**child.describe(error), "time": time.time()})
         traceback.print_exc()
         sys.stderr.flush()
         # Not SystemExit: other ranks wait in a collective, and interpreter exit would wait for them.

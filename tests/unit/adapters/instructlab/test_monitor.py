@@ -10,7 +10,7 @@ import pytest
 
 from sft.adapters.instructlab.layout import METRICS, RESUMED, STACKS, UNTRACKED
 from sft.adapters.instructlab.monitor import RankLost, TrainingProgress, View
-from sft.adapters.os.child import write_json
+from sft.files import write_json
 
 
 def view(logs: Path, seen: list[TrainingProgress], said: list[str], *, timeout: float = 1800.0) -> View:

@@ -12,8 +12,8 @@ import pytest
 from sft.adapters.instructlab.monitor import RankLost
 from sft.adapters.instructlab.settings import LaunchSettings, Nodes
 from sft.adapters.instructlab.torchrun import _environment, _failure, checkpoint
-from sft.adapters.os.child import write_json
 from sft.errors import StageError
+from sft.files import write_json
 
 
 def fail(folder: Path, *, ranks: dict[int, tuple[float, str]], statuses: dict[int, int]) -> StageError:
