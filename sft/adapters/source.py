@@ -116,7 +116,7 @@ def _fetched(
                 yield redact(file.name), file
                 continue
             target = folder / PurePosixPath(file.name).name
-            storage.fetch(file, target, source.options, lambda *state: say(_bytes(*state)))
+            storage.download(file, target, source.options, lambda *state: say(_bytes(*state)))
             yield redact(file.name), storage.find(str(target), {})[0]
             target.unlink()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,12 +14,12 @@ from sft.adapters.kubeflow import status
 from sft.adapters.kubeflow.cluster import Cluster, Conflict, Unreachable
 from sft.adapters.kubeflow.manifest import TrainJob, check, manifest
 from sft.adapters.kubeflow.status import State
+from sft.adapters.retry import RetryPolicy, retry
 from sft.errors import StageError
 
 POLL_SECONDS = 1.0
-_PATIENCE_SECONDS = 600.0
-_FIRST_PATIENCE_SECONDS = 5.0
-_LONGEST_WAIT_SECONDS = 15.0
+_RETRY = RetryPolicy(max_attempts=None, max_seconds=600.0, first_wait_seconds=0.5, longest_wait_seconds=15.0)
+_CHECK_RETRY = replace(_RETRY, max_seconds=5.0)
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ def reach(cluster: Cluster, job: TrainJob) -> None:
     """
     made = manifest(job)
     check(made)
-    patiently(lambda: cluster.create(made, dry_run=True), lambda _: None, _FIRST_PATIENCE_SECONDS)
+    ask(lambda: cluster.create(made, dry_run=True), lambda _: None, _CHECK_RETRY)
 
 
 def begin(cluster: Cluster, job: TrainJob, *, logs: Path, prepare: Callable[[], None], display: Display) -> str:
@@ -63,7 +63,7 @@ def begin(cluster: Cluster, job: TrainJob, *, logs: Path, prepare: Callable[[], 
     Raises:
         StageError: The cluster refuses it, or can't be reached.
     """
-    found = patiently(lambda: cluster.find(job.key), display.update)
+    found = ask(lambda: cluster.find(job.key), display.update)
     if found is not None:
         name, state = str(found["metadata"]["name"]), status.condition(found).state
         is_over = state is State.failed or (state is State.complete and not (logs / FINISHED).exists())
@@ -75,9 +75,9 @@ def begin(cluster: Cluster, job: TrainJob, *, logs: Path, prepare: Callable[[], 
     made = manifest(job)
     check(made)
     try:
-        patiently(lambda: cluster.create(made), display.update)
+        ask(lambda: cluster.create(made), display.update)
     except Conflict as error:  # an answer was lost on its way, or the name is another's
-        if patiently(lambda: cluster.find(job.key), display.update) is None:
+        if ask(lambda: cluster.find(job.key), display.update) is None:
             fix = f"kubectl delete trainjob {job.name} -n {cluster.namespace}, if it is not needed"
             raise StageError(f"there is a TrainJob {job.name} that is not this run's", fix=fix) from error
     display.say(f"  TrainJob {job.name} in namespace {cluster.namespace}: {job.num_nodes} pods of {job.image}")
@@ -90,29 +90,25 @@ def remove(cluster: Cluster, key: str, name: str, display: Display) -> None:
     Raises:
         StageError: The cluster refuses it, or can't be reached.
     """
-    patiently(lambda: cluster.delete(name), display.update)
+    ask(lambda: cluster.delete(name), display.update)
     while True:
-        left = patiently(lambda: cluster.pods(name), display.update)
-        found = patiently(lambda: cluster.find(key), display.update)
+        left = ask(lambda: cluster.pods(name), display.update)
+        found = ask(lambda: cluster.find(key), display.update)
         if not left and (found is None or found["metadata"]["name"] != name):
             return
         display.update(f"waits for TrainJob {name} to end: {len(left)} pods")
         time.sleep(POLL_SECONDS)
 
 
-def patiently(ask: Callable[[], T], update: Callable[[str], None], patience_seconds: float = _PATIENCE_SECONDS) -> T:
-    """What the API server answers, once it does.
+def ask(request: Callable[[], T], update: Callable[[str], None], policy: RetryPolicy = _RETRY) -> T:
+    """Return the API server's answer; ask again while it gives none.
+
+    Args:
+        request: What is asked.
+        update: Told why it is asked again.
+        policy: How long.
 
     Raises:
-        Unreachable: It doesn't for too long.
+        Unreachable: It gave none for too long.
     """
-    began, wait = time.monotonic(), 0.5
-    while True:
-        try:
-            return ask()
-        except Unreachable as error:
-            if time.monotonic() - began > patience_seconds:
-                raise
-            update(f"{error.message}; asks again")
-        time.sleep(wait)
-        wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
+    return retry(request, policy, on=Unreachable, before_pause=lambda error: update(f"{error.args[0]}; asking again"))

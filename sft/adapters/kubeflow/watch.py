@@ -22,7 +22,7 @@ from sft.adapters.instructlab.pod_entrypoint import Verdict
 from sft.adapters.kubeflow import status
 from sft.adapters.kubeflow.cluster import Cluster, TokenRefused, Unreachable
 from sft.adapters.kubeflow.failure import explain
-from sft.adapters.kubeflow.job import POLL_SECONDS, Display, patiently, remove
+from sft.adapters.kubeflow.job import POLL_SECONDS, Display, ask, remove
 from sft.adapters.kubeflow.manifest import TrainJob
 from sft.adapters.kubeflow.status import Pod, State
 from sft.errors import Preempted, StageError
@@ -124,14 +124,14 @@ class JobWatcher:
     def _look(self) -> bool:
         """Looks once; whether the training is done."""
         update = self._display.update
-        found = patiently(lambda: self._cluster.find(self._job.key), update)
+        found = ask(lambda: self._cluster.find(self._job.key), update)
         if found is None or "deletionTimestamp" in found["metadata"]:
             raise StageError(
                 f"TrainJob {self._name} was deleted by somebody else",
                 fix="the same command begins another, from the last full state",
             )
         state = status.condition(found)
-        have = status.pods(patiently(lambda: self._cluster.pods(self._name), update))
+        have = status.pods(ask(lambda: self._cluster.pods(self._name), update))
         over = state.state in {State.complete, State.failed}
         self._tell_restarts(have)
         self._read_logs(have, every=over)
@@ -171,9 +171,7 @@ class JobWatcher:
     def _read_log(self, one: Pod, *, previous: bool = False) -> None:
         now, before = time.monotonic(), self._read_at.get(one.name)
         since = None if before is None or previous else int(now - before) + _OVERLAP_SECONDS
-        lines = patiently(
-            lambda: self._cluster.log(one.name, since_seconds=since, previous=previous), self._display.update
-        )
+        lines = ask(lambda: self._cluster.log(one.name, since_seconds=since, previous=previous), self._display.update)
         self._read_at[one.name] = now
         new, self._last_line[one.name] = status.new_lines(lines, self._last_line.get(one.name, ""))
         for line in new:
@@ -196,7 +194,7 @@ class JobWatcher:
         if time.monotonic() - self._events_at < _EVENTS_SECONDS:
             return
         self._events_at = time.monotonic()
-        found = patiently(self._cluster.events, self._display.update)
+        found = ask(self._cluster.events, self._display.update)
         for event in status.events(found, self._name):
             if event not in self._events:
                 self._events.append(event)
@@ -217,11 +215,11 @@ class JobWatcher:
 
     def _fail(self, state: status.Condition, have: list[Pod], *, is_over: bool) -> NoReturn:
         self._read_logs(have, every=True)
-        found = patiently(self._cluster.events, self._display.update)
+        found = ask(self._cluster.events, self._display.update)
 
         def last_lines(one: Pod) -> list[str]:
             for previous in (False, True) if one.restarts else (False,):
-                if lines := patiently(
+                if lines := ask(
                     lambda before=previous: self._cluster.log(one.name, previous=before),  # type: ignore[misc]
                     self._display.update,
                 ):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sft.adapters.os import child
 from sft.adapters.os.process import run_module
 from sft.adapters.registry import DIGEST_KEY, Fact, ListedModel, Registered, Registration
+from sft.adapters.retry import RetryPolicy, retry
 from sft.errors import StageError
 
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ _ADDRESS = "SFT_REGISTRY_ADDRESS"
 _TOKEN_FILE = "KF_PIPELINES_SA_TOKEN_PATH"  # as the client reads it, model_registry/_client.py:66@0.3.18
 _POD_TOKEN_FILE = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 _LARGEST_INT = 999_999_999  # MetadataIntValue's pattern has nine digits; larger counts go as doubles
-_WAITS = (0.5, 1.0, 2.0)
-"""Seconds before each further try, when the server fails or can't be reached."""
+_RETRY = RetryPolicy(max_attempts=4, first_wait_seconds=0.5)
 _LATER = "earlier stages are done, the same command registers later"
 
 
@@ -93,21 +92,10 @@ def _handle(request: dict[str, Any]) -> dict[str, Any]:
     from mr_openapi import exceptions as api
 
     address = os.environ[_ADDRESS]
-    waits = iter(_WAITS)
+    # A conflict: someone else added it between our look and our call. Each attempt looks at what is there first.
+    temporary = (api.ConflictException, StoreError, api.ServiceException, aiohttp.ClientError, TimeoutError)
     try:
-        while True:
-            try:
-                if "list" in request:
-                    client = _connect(address, request["port"], "sft", request["ca"])
-                    return {"models": list(_listed(client, request["list"]))}
-                registration = Registration(**request["registration"])
-                client = _connect(address, request["port"], registration.author, request["ca"])
-                return asdict(_register(client, registration, next_version=request["next_version"]))
-            # A conflict: someone else added it between our look and our call. Each try looks at what is there first.
-            except (api.ConflictException, StoreError, api.ServiceException, aiohttp.ClientError, TimeoutError):
-                if (seconds := next(waits, None)) is None:
-                    raise
-                time.sleep(seconds)
+        return retry(lambda: _answer(request, address), _RETRY, on=temporary)
     except (api.UnauthorizedException, api.ForbiddenException) as error:
         message = f"the model registry at {address} refused the token (HTTP {error.status})"
         raise StageError(message, fix=f"set {TOKEN} to a token for that server; {_LATER}") from error
@@ -118,6 +106,15 @@ def _handle(request: dict[str, Any]) -> dict[str, Any]:
     except (aiohttp.ClientError, TimeoutError) as error:
         message = f"the model registry at {address} can't be reached: {str(error) or type(error).__name__}"
         raise StageError(message, fix=f"check registry.address and registry.port; {_LATER}") from error
+
+
+def _answer(request: dict[str, Any], address: str) -> dict[str, Any]:
+    if "list" in request:
+        client = _connect(address, request["port"], "sft", request["ca"])
+        return {"models": list(_listed(client, request["list"]))}
+    registration = Registration(**request["registration"])
+    client = _connect(address, request["port"], registration.author, request["ca"])
+    return asdict(_register(client, registration, next_version=request["next_version"]))
 
 
 def _connect(address: str, port: int, author: str, ca: str | None) -> ModelRegistry:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sft.adapters.os import child
+from sft.adapters.retry import RetryPolicy, retry
 from sft.adapters.upload import RETRY_HINT, Told, Upload, Uploaded, other_content, run
 from sft.errors import StageError
 from sft.files import sha256_file
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
 
 _HUBS_OWN = {".gitattributes"}
-_TRIES = 3
-_CHANGED_MEANWHILE = 412
+_RETRY = RetryPolicy(max_attempts=3, first_wait_seconds=0.5)
+_CHANGED = 412
 
 
 def upload(upload: Upload, *, folder: Path, told: Told) -> Uploaded:
@@ -50,7 +51,8 @@ def _handle(request: dict[str, Any]) -> Mapping[str, Any]:
     repo, api = f"{model.host}/{model.path}", HfApi(library_name="sft")
     with _in_our_words(repo):
         api.create_repo(repo, private=True, exist_ok=True)
-        commit, num_sent = _committed(api, repo, model)
+        # Between our look and our commit somebody else may have changed the repository.
+        commit, num_sent = retry(lambda: _commit(api, repo, model), _RETRY, on=lambda e: _status(e) == _CHANGED)
         found = api.get_paths_info(repo, list(model.files), revision=commit)
         there = {one.path: one for one in found if isinstance(one, RepoFile)}
     for name in model.files:
@@ -63,34 +65,25 @@ def _handle(request: dict[str, Any]) -> Mapping[str, Any]:
     return asdict(Uploaded(uri=uri, note=note))
 
 
-def _committed(api: HfApi, repo: str, model: Upload) -> tuple[str, int]:
-    """The commit that has the model's files, and how many of them it has brought."""
+def _commit(api: HfApi, repo: str, model: Upload) -> tuple[str, int]:
+    """Return the commit that has the model's files and no others, and how many of them it added."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-    from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.hf_api import RepoFile
 
-    for left in reversed(range(_TRIES)):
-        head = str(api.repo_info(repo).sha)
-        listed = api.list_repo_tree(repo, recursive=True, revision=head)
-        there = {one.path: one for one in listed if isinstance(one, RepoFile)}
-        new = [name for name in model.files if not _is_same(model, name, there.get(name))]
-        old = [name for name in there if name not in model.files and name not in _HUBS_OWN]
-        if not new and not old:
-            return head, 0
-        for name in new:
-            if (digest := sha256_file(model.file(name))) != model.files[name]:
-                raise other_content(model, name, digest)
-        changes: list[Any] = [CommitOperationAdd(name, model.file(name)) for name in new]
-        changes += [CommitOperationDelete(name, is_folder=False) for name in old]
-        message = f"{model.name} {model.version}"
-        try:
-            done = api.create_commit(repo, changes, commit_message=message, parent_commit=head)
-        except HfHubHTTPError as error:
-            if error.response.status_code != _CHANGED_MEANWHILE or not left:
-                raise
-        else:
-            return str(done.oid), len(new)
-    raise AssertionError("unreachable")
+    head = str(api.repo_info(repo).sha)
+    tree = api.list_repo_tree(repo, recursive=True, revision=head)
+    files = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+    new = [name for name in model.files if not _is_same(model, name, files.get(name))]
+    old = [name for name in files if name not in model.files and name not in _HUBS_OWN]
+    if not new and not old:
+        return head, 0
+    for name in new:
+        if (digest := sha256_file(model.file(name))) != model.files[name]:
+            raise other_content(model, name, digest)
+    changes: list[Any] = [CommitOperationAdd(name, model.file(name)) for name in new]
+    changes += [CommitOperationDelete(name, is_folder=False) for name in old]
+    message = f"{model.name} {model.version}"
+    return str(api.create_commit(repo, changes, commit_message=message, parent_commit=head).oid), len(new)
 
 
 def _is_same(model: Upload, name: str, there: RepoFile | None) -> bool:

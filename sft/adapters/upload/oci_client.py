@@ -10,7 +10,6 @@ import ipaddress
 import json
 import os
 import re
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -19,6 +18,7 @@ from urllib.parse import urlencode, urljoin, urlsplit
 import urllib3
 from urllib3.exceptions import HTTPError, MaxRetryError, SSLError
 
+from sft.adapters.retry import RetryPolicy, TemporaryError, retry
 from sft.adapters.upload import RETRY_HINT
 from sft.adapters.upload.login import PASSWORD, USERNAME, Login, login
 from sft.errors import StageError
@@ -28,18 +28,13 @@ PLAIN_HTTP = "OCI_PLAIN_HTTP"
 """Environment variable: ``true`` for a registry without TLS that is not on this machine."""
 
 _HUB, _HUB_API = "docker.io", "registry-1.docker.io"
-_WAITS = (0.5, 1.0, 2.0)
-"""Seconds before each further try, when the registry fails or can't be reached."""
+_RETRY = RetryPolicy(max_attempts=4, first_wait_seconds=0.5)
 _BLOCK_BYTES = 1 << 18
 _TIMEOUT = urllib3.Timeout(connect=10.0, read=60.0)
 _BLOB_TIMEOUT = urllib3.Timeout(connect=10.0, read=900.0)
 """A registry answers when it has hashed a blob and put it where it keeps it."""
 _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
 T = TypeVar("T")
-
-
-class _Again(Exception):
-    """A try failed in a way that may pass."""
 
 
 class _Counted:
@@ -69,14 +64,14 @@ class Repository:
         self.host, self.name = host, name
         plain = _is_here(host) or os.environ.get(PLAIN_HTTP, "").lower() in {"1", "true", "yes"}
         self._root = f"{'http' if plain else 'https'}://{_HUB_API if host == _HUB else host}"
-        once = urllib3.Retry(total=None, connect=0, read=0, redirect=5, status=0, other=0)  # `_patiently` asks again
+        once = urllib3.Retry(total=None, connect=0, read=0, redirect=5, status=0, other=0)  # `_retry` repeats it
         self._pool = urllib3.PoolManager(timeout=_TIMEOUT, blocksize=_BLOCK_BYTES, retries=once)
         self._login: Login = login(host)
         self._authorization: str | None = None
 
     def has(self, digest: str, size: int) -> bool:
         """Whether a blob is there."""
-        return self._patiently(lambda: self._has(digest, size))
+        return self._retry(lambda: self._has(digest, size))
 
     def push(self, file: Path, digest: str, read: Callable[[int], None]) -> None:
         """Sends a blob; the registry takes it only with the bytes that its digest stands for.
@@ -86,17 +81,17 @@ class Repository:
             digest: ``sha256:…``.
             read: Told how many bytes are on their way.
         """
-        self._patiently(lambda: self._push(file, digest, read))
+        self._retry(lambda: self._push(file, digest, read))
 
     def tag(self, manifest: bytes, tag: str) -> None:
         """Makes a manifest what a tag names."""
         headers = {"Content-Type": MANIFEST}
-        self._patiently(lambda: self._ask("PUT", self._at(f"manifests/{tag}"), {200, 201}, headers, manifest))
+        self._retry(lambda: self._ask("PUT", self._at(f"manifests/{tag}"), {200, 201}, headers, manifest))
 
     def manifest(self, digest: str) -> bytes:
         """The manifest with a digest."""
         headers = {"Accept": MANIFEST}
-        answer = self._patiently(lambda: self._ask("GET", self._at(f"manifests/{digest}"), {200}, headers))
+        answer = self._retry(lambda: self._ask("GET", self._at(f"manifests/{digest}"), {200}, headers))
         content: bytes = answer.data
         return content
 
@@ -115,15 +110,10 @@ class Repository:
     def _at(self, path: str) -> str:
         return f"{self._root}/v2/{self.name}/{path}"
 
-    def _patiently(self, ask: Callable[[], T]) -> T:
-        for seconds in _WAITS:
-            try:
-                return ask()
-            except _Again:
-                time.sleep(seconds)
+    def _retry(self, request: Callable[[], T]) -> T:
         try:
-            return ask()
-        except _Again as error:
+            return retry(request, _RETRY)
+        except TemporaryError as error:
             message = f"the registry {self.host} {error}"
             raise StageError(message, fix=f"check registry.upload and the network; {RETRY_HINT}") from error
 
@@ -134,7 +124,7 @@ class Repository:
         answer = self._send(method, url, headers or {}, body)
         if answer.status == 401 and self._introduce(answer):
             if isinstance(body, _Counted):  # it has been read: from the beginning, with what is known now
-                raise _Again("asks for a login")
+                raise TemporaryError("asks for a login")
             answer = self._send(method, url, headers or {}, body)
         if answer.status in good:
             return answer
@@ -143,7 +133,7 @@ class Repository:
             fix = f"docker login {self.host}, or set {USERNAME} and {PASSWORD}, for a user that may push"
             raise StageError(f"the registry {self.host} {what}: it doesn't take the login", fix=f"{fix}; {RETRY_HINT}")
         if answer.status == 429 or answer.status >= 500:
-            raise _Again(what)
+            raise TemporaryError(what)
         raise StageError(f"the registry {self.host} {what}", fix=RETRY_HINT)
 
     def _send(self, method: str, url: str, headers: Mapping[str, str], body: Any) -> urllib3.BaseHTTPResponse:
@@ -163,9 +153,9 @@ class Repository:
                 fix = f"set SSL_CERT_FILE to the authority that you trust; {PLAIN_HTTP}=true where there is no TLS"
                 message = f"the registry {self.host}: TLS fails ({error.reason})"
                 raise StageError(message, fix=fix) from error
-            raise _Again(f"can't be reached ({type(error.reason).__name__})") from error
+            raise TemporaryError(f"can't be reached ({type(error.reason).__name__})") from error
         except (HTTPError, OSError) as error:
-            raise _Again(f"broke off ({type(error).__name__})") from error
+            raise TemporaryError(f"broke off ({type(error).__name__})") from error
 
     def _introduce(self, answer: urllib3.BaseHTTPResponse) -> bool:
         """Finds the header that a registry asks for; False where there is none that it has not refused."""
@@ -193,9 +183,9 @@ class Repository:
                 known = {"Authorization": self._login.header} if self._login.header else {}
                 answer = self._pool.request("GET", f"{realm}?{urlencode(wanted)}", headers=known)
         except HTTPError as error:
-            raise _Again(f"has a token server that can't be reached ({type(error).__name__})") from error
+            raise TemporaryError(f"has a token server that can't be reached ({type(error).__name__})") from error
         if answer.status >= 500:
-            raise _Again(f"has a token server that answers {answer.status}")
+            raise TemporaryError(f"has a token server that answers {answer.status}")
         if answer.status != 200:
             fix = f"docker login {self.host}, or set {USERNAME} and {PASSWORD}"
             message = f"the registry {self.host} doesn't take the login: its token server answers {answer.status}"

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.adapters.os import child
+from sft.adapters.retry import RetryPolicy, retry
 from sft.adapters.upload import RETRY_HINT, Sent, Told, Upload, Uploaded, other_content, run
 from sft.errors import StageError
 from sft.files import write_json
@@ -29,7 +30,7 @@ _MIB = 1 << 20
 _PART_BYTES = 16 * _MIB
 _MAX_PARTS = 10_000  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 _THREADS = 4
-_READ_TRIES = 3
+_READ_RETRY = RetryPolicy(max_attempts=3, first_wait_seconds=0.5)
 _STATE = "state.json"
 _NOT_TOLD = {"403", "404"}
 """Answers to HEAD, which have no body: no such object, or (403) a key that may not list and so is not told."""
@@ -156,17 +157,13 @@ def _hash(bucket: _Bucket, name: str) -> str:
     """sha256 of an object, read from the server."""
     from botocore.exceptions import BotoCoreError
 
-    for left in reversed(range(_READ_TRIES)):
+    def read() -> str:
         digest = hashlib.sha256()
-        try:
-            for chunk in bucket.client.get_object(**bucket.where(name))["Body"].iter_chunks(_MIB):
-                digest.update(chunk)
-        except BotoCoreError:  # botocore tries again to begin an answer, not to go on with one
-            if not left:
-                raise
-        else:
-            return digest.hexdigest()
-    raise AssertionError("unreachable")
+        for chunk in bucket.client.get_object(**bucket.where(name))["Body"].iter_chunks(_MIB):
+            digest.update(chunk)
+        return digest.hexdigest()
+
+    return retry(read, _READ_RETRY, on=BotoCoreError)  # botocore itself repeats a request, but not a broken answer
 
 
 def _send_parts(bucket: _Bucket, name: str, size: int) -> None:
