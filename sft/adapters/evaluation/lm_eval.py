@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from sft.adapters.evaluation import task_index
 from sft.adapters.evaluation.answer_cache import AnswerCache
 from sft.adapters.evaluation.oom_batches import free_memory, is_out_of_memory
 from sft.adapters.evaluation.progress_file import ProgressFile
 from sft.adapters.evaluation.results import digest_of_documents, refuse_nan, scores_of
+from sft.adapters.patched import patched
 from sft.errors import DataError, StageError
 
 _LARGEST_BATCH = {"cpu": 16, "cuda": 64}
@@ -240,7 +240,7 @@ def _data_files_beside_their_task() -> Iterator[None]:
             config["dataset_kwargs"] = {**options, "data_files": files}
         return config
 
-    with mock.patch.object(TaskFactory, "_load_full_config", load_beside):
+    with patched((TaskFactory, "_load_full_config", load_beside)):
         yield
 
 
@@ -257,5 +257,5 @@ def _templates_compiled_once() -> Iterator[None]:
     """utils.py:623@lm-eval 0.4.13 compiles a task's Jinja templates again for each document."""
     from lm_eval.utils import env
 
-    with mock.patch.object(env, "from_string", functools.cache(env.from_string)):
+    with patched((env, "from_string", functools.cache(env.from_string))):
         yield

@@ -6,11 +6,11 @@ Entered only where there is no CUDA device. Each replacement cites what it stand
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
-from unittest import mock
+
+from sft.adapters.patched import patched, patched_environment
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def cpu_as_accelerator() -> Iterator[None]:
         init(self, *args, **kwargs)
         self.torch_device = cpu  # batch_loss_manager.py:73
 
-    replaced: list[tuple[object, str, object]] = [
+    replacements: tuple[tuple[object, str, object], ...] = (
         (torch.cuda, "set_device", lambda *_: None),  # main_ds.py:554
         (torch.cuda, "memory_allocated", lambda *_: 0),  # main_ds.py:327
         (torch.cuda, "memory_stats", lambda *_: {"num_alloc_retries": 0}),  # main_ds.py:328
@@ -34,11 +34,8 @@ def cpu_as_accelerator() -> Iterator[None]:
         (torch.Tensor, "cuda", lambda self, *_, **__: self),  # main_ds.py:564
         (accelerator, "TransformersAccel", _cpu_accelerator(accelerator.TransformersAccel)),  # accelerator.py:87
         (batch_loss_manager.BatchLossManager, "__init__", init_on_cpu),
-    ]
-    with ExitStack() as patches:
-        patches.enter_context(mock.patch.dict(os.environ, {"ACCELERATE_USE_CPU": "true"}))
-        for owner, name, value in replaced:
-            patches.enter_context(mock.patch.object(owner, name, value))
+    )
+    with patched_environment(ACCELERATE_USE_CPU="true"), patched(*replacements):
         yield
 
 

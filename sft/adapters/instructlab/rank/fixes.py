@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
-from unittest import mock
+
+from sft.adapters.patched import patched
 
 log = logging.getLogger(__name__)
 
@@ -46,14 +47,15 @@ def options(*, mixed_precision: str, num_workers: int, gradient_checkpointing: b
         self.model.float()
         finish_model(self)
 
-    with ExitStack() as patches:
-        patches.enter_context(mock.patch.object(accelerator, "TransformersAccel", with_precision))
-        patches.enter_context(mock.patch.object(main_ds, "get_data_loader", with_workers))
-        if mixed_precision == "no":
-            patches.enter_context(mock.patch.object(model.Model, "_post_model_init", in_fp32))
-        if not gradient_checkpointing:
-            name = "_enable_gradient_checkpointing_if_supported"
-            patches.enter_context(mock.patch.object(model.Model, name))
+    replacements: list[tuple[object, str, object]] = [
+        (accelerator, "TransformersAccel", with_precision),
+        (main_ds, "get_data_loader", with_workers),
+    ]
+    if mixed_precision == "no":
+        replacements.append((model.Model, "_post_model_init", in_fp32))
+    if not gradient_checkpointing:
+        replacements.append((model.Model, "_enable_gradient_checkpointing_if_supported", lambda _: None))
+    with patched(*replacements):
         yield
 
 
@@ -64,18 +66,12 @@ def patched_library() -> Iterator[None]:
     from instructlab.training import main_ds, utils
 
     cache_compiled_packer()
-    replaced: list[tuple[Any, str, object]] = [
+    unshard = fsdp_state._common_unshard_pre_state_dict_hook
+    with patched(
         (main_ds, "setup_metric_logger", no_metrics),
         (utils, "add_noisy_embeddings", noisy_embeddings),
-        (
-            fsdp_state,
-            "_common_unshard_pre_state_dict_hook",
-            unsharded_in_place(fsdp_state._common_unshard_pre_state_dict_hook),
-        ),
-    ]
-    with ExitStack() as patches:
-        for owner, name, value in replaced:
-            patches.enter_context(mock.patch.object(owner, name, value))
+        (fsdp_state, "_common_unshard_pre_state_dict_hook", unsharded_in_place(unshard)),
+    ):
         yield
 
 

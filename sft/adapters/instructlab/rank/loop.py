@@ -13,17 +13,17 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from sft.adapters.instructlab.layout import FINISHED, METRICS, RESUMED, STATES, STOP, STOPPED, UNTRACKED
 from sft.adapters.instructlab.rank import loader
 from sft.adapters.instructlab.rank.full_states import FullStates, Position
 from sft.adapters.instructlab.settings import WorkerOptions
 from sft.adapters.instructlab.tracking import Trackers
+from sft.adapters.patched import patched
 from sft.errors import StageError
 from sft.files import write_atomically, write_json
 
@@ -65,7 +65,7 @@ class Loop:
         self._process_upstream, self._save_model = manager.process_batch, main_ds.save_checkpoint
         loop, batch_size = self, self._args.effective_batch_size
         resuming = loader.resuming(sampler.EpochSampler, lambda: loop._at.steps_in_epoch * batch_size)
-        replaced: list[tuple[object, str, object]] = [
+        with patched(
             (sampler, "EpochSampler", resuming),
             (main_ds, "get_data_loader", self._loaders(main_ds.get_data_loader)),
             (main_ds, "load_latest_full_state", self._resume),
@@ -73,10 +73,7 @@ class Loop:
             (manager, "process_batch", lambda self, batch, interrupt_check=None: loop._process(self, batch)),  # noqa: ARG005
             (accelerator.Accelerator, "take_optimizer_step", lambda self: loop._optimizer_step(self)),
             (main_ds, "save_checkpoint", self._end_epoch),
-        ]
-        with ExitStack() as patches:
-            for owner, name, value in replaced:
-                patches.enter_context(mock.patch.object(owner, name, value))
+        ):
             yield
 
     def _loaders(self, make: Callable[..., Any]) -> Callable[..., Any]:

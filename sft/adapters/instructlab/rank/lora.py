@@ -11,12 +11,12 @@ The replaced names can go when upstream trains and saves LoRA under FSDP.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from sft.adapters.instructlab.layout import ADAPTER
+from sft.adapters.patched import patched
 from sft.errors import StageError
 
 
@@ -51,12 +51,13 @@ def trainable(*, adapted_model: str, gradient_checkpointing: bool) -> Iterator[N
     def checkpoint(self: Any) -> None:
         self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
 
-    with ExitStack() as patches:
-        patches.enter_context(mock.patch.object(model.Model, "prepare_peft_model", prepare))
-        if gradient_checkpointing:
-            name = "_enable_gradient_checkpointing_if_supported"
-            patches.enter_context(mock.patch.object(model.Model, name, checkpoint))
-        patches.enter_context(mock.patch.object(utils, "save_fsdp_lora_model", _save))
+    replacements: list[tuple[object, str, object]] = [
+        (model.Model, "prepare_peft_model", prepare),
+        (utils, "save_fsdp_lora_model", _save),
+    ]
+    if gradient_checkpointing:
+        replacements.append((model.Model, "_enable_gradient_checkpointing_if_supported", checkpoint))
+    with patched(*replacements):
         yield
 
 

@@ -15,12 +15,12 @@ All of it can go when upstream does the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
-from unittest import mock
 
 from sft.adapters.instructlab.rank.minibatches import NO_TARGET, Minibatch
+from sft.adapters.patched import patched
 from sft.errors import StageError
 
 AT_A_TIME = 2**18
@@ -35,14 +35,11 @@ def patched_loss() -> Iterator[None]:
     from instructlab.training import main_ds, model
 
     manager = main_ds.BatchLossManager
-    replaced: list[tuple[Any, str, object]] = [
+    with patched(
         (manager, "_prepare_model_inputs", lambda self, minibatch: inputs(minibatch, self.model, self.torch_device)),
         (model.Model, "compute_loss", compute_loss),
         (main_ds, "compute_validation_loss", validation_loss),
-    ]
-    with ExitStack() as patches:
-        for owner, name, value in replaced:
-            patches.enter_context(mock.patch.object(owner, name, value))
+    ):
         yield
 
 

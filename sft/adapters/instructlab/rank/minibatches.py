@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
 from sft.adapters.instructlab.packing import pack, padded_length
+from sft.adapters.patched import patched
 
 NO_TARGET = -100
 """The label of a token that does not count."""
@@ -29,9 +29,9 @@ def patched_packer(max_tokens: int) -> Iterator[None]:
     """
     from instructlab.training import sampler
 
-    with (
-        mock.patch.object(sampler, "batch_lengths_to_minibatches_padded", pack),
-        mock.patch.object(sampler, "padded_mb_collate_fn", padding_to(max_tokens, sampler.padded_mb_collate_fn)),
+    with patched(
+        (sampler, "batch_lengths_to_minibatches_padded", pack),
+        (sampler, "padded_mb_collate_fn", padding_to(max_tokens, sampler.padded_mb_collate_fn)),
     ):
         yield
 
