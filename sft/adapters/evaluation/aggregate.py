@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from sft.adapters.evaluation.sample_log import SampleLog
+from sft.scores import is_better_when_higher
 
 _WRITTEN = {"exact_match", "rouge_l", "chrf"}
-_LOWER_IS_BETTER = {"loss", "perplexity"}
 METRICS = ("loss", "perplexity", "token_accuracy", "exact_match", "rouge_l", "chrf")
 
 
@@ -46,7 +46,7 @@ def publish(journal: SampleLog, file: Path) -> list[dict[str, Any]]:
             "value": found[metric][0],
             "stderr": found[metric][1],
             "num_samples": len(journal),
-            "higher_is_better": metric not in _LOWER_IS_BETTER,
+            "higher_is_better": is_better_when_higher(metric),
         }
         for metric in METRICS
         if metric in found
