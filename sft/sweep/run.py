@@ -165,7 +165,7 @@ def _checked_points(
 ) -> list[Point]:
     """Return every point, and note which of them are not to run."""
     points: list[Point] = []
-    with slots_of_machine.as_in(0) if slots_of_machine else nullcontext():
+    with slots_of_machine.restricted_to(0) if slots_of_machine else nullcontext():
         for overrides, cfg in zip(sweep.points(), configs, strict=True):
             given = (text.lstrip("+").partition("=") for text in overrides)
             values = {key: value for key, _, value in given if key in sweep.varied}

@@ -30,7 +30,7 @@ from sft.adapters.instructlab.layout import (
 )
 from sft.adapters.instructlab.monitor import RankLost, TrainingProgress, View
 from sft.adapters.instructlab.settings import LaunchSettings, MainArgs, Nodes, WorkerOptions
-from sft.adapters.os.process import ended, failure, supervise, tail
+from sft.adapters.os.process import child_error, describe_exit, supervise, tail
 from sft.errors import Preempted, StageError
 from sft.files import write_json
 
@@ -207,7 +207,7 @@ def _failure(errors: Path, nodes: Nodes, status: int, log: Path) -> StageError:
     for rank, rank_status in torchrun["exit_statuses"].items():
         if rank_status < 0 and -rank_status != signal.SIGTERM:
             fix = _LESS_MEMORY if -rank_status == signal.SIGKILL else None
-            return RankLost(f"training failed: rank {rank} {ended(rank_status)}", fix=fix, log=log)
+            return RankLost(f"training failed: rank {rank} {describe_exit(rank_status)}", fix=fix, log=log)
     own = [json.loads(path.read_text(encoding="utf-8")) for path in errors.glob("rank_*.json")]
     if own:
         first = min(own, key=lambda error: float(error["time"]))
@@ -218,15 +218,15 @@ def _failure(errors: Path, nodes: Nodes, status: int, log: Path) -> StageError:
             first["fix"] = "free space, then repeat; the last full state is whole"
         elif _says(text, _LOST_CONNECTION):
             return RankLost(f"training failed: {text}", fix="see training.max_restarts", log=log)
-        return failure(first, what="training", log=log)
+        return child_error(first, what="training", log=log)
     if "error" in torchrun:
         error = torchrun["error"]
         if _says(error["message"], _PORT_TAKEN):
             error["fix"] = "another port in training.launcher.rendezvous"
         elif _says(error["message"], _LOST_CONNECTION):
             return RankLost(f"torchrun failed: {error['type']}: {error['message']}", log=log)
-        return failure(error, what="torchrun", log=log)
-    return StageError(f"training failed: torchrun {ended(status)}; its last lines:\n{tail(log)}", log=log)
+        return child_error(error, what="torchrun", log=log)
+    return StageError(f"training failed: torchrun {describe_exit(status)}; its last lines:\n{tail(log)}", log=log)
 
 
 def _says(text: str, signs: tuple[str, ...]) -> bool:

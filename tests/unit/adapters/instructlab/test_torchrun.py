@@ -33,7 +33,7 @@ def test_the_rank_that_failed_first_is_quoted(tmp_path: Path) -> None:
 
 def test_a_killed_rank_is_the_cause_even_where_another_one_wrote_an_error(tmp_path: Path) -> None:
     error = fail(tmp_path, ranks={0: (1.0, "Connection closed by peer")}, statuses={0: 1, 1: -signal.SIGKILL})
-    assert error.message == "training failed: rank 1 was killed by SIGKILL (out of memory?)"
+    assert error.message == "training failed: rank 1 was killed by SIGKILL (perhaps out of memory)"
     assert error.fix is not None
 
 
