@@ -176,7 +176,7 @@ def test_a_label_that_another_checkpoint_has_is_counted_up_where_that_is_asked_f
     assert (registered.version, registered.metadata["version"]) == ("1.0.1", "1.0.1")
     again, note = run_stage(cfg, other, tmp_path / "third")
     assert again.version == "1.0.1"
-    assert "the same checkpoint is" in note
+    assert "is the same checkpoint already" in note
     _, versions, _ = held(address, cfg)
     assert [version["name"] for version in versions] == ["1.0.0", "1.0.1"]
 
@@ -276,5 +276,5 @@ def test_what_is_registered_is_where_the_model_was_uploaded_to_also_later(addres
     registered, note = run_stage(cfg, register_inputs(tmp_path, uploaded=uploaded), tmp_path / "later")
     _, [version], [there] = held(address, cfg)
     assert (there["uri"], registered.uri, version["customProperties"]["uri"]["string_value"]) == (place, place, place)
-    assert f"already; it is at {place} now" in note
+    assert f"already; its uri is now {place}" in note
     assert run_stage(cfg, register_inputs(tmp_path, uploaded=uploaded), tmp_path / "same")[1].endswith(" already")

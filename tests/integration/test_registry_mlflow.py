@@ -138,7 +138,7 @@ def test_mlflow_is_told_where_the_model_was_uploaded_to_also_later(speller: Spel
         assert (registered.uri, version.source, version.tags["uri"]) == (place, place, place)
     _, note = run_stage(mlflow(model_name="placed"), replace(placed, uploaded=None), root / "moved")
     here = placed.package.model_dir.as_uri()
-    assert note.endswith(f"already; its tag uri says that it is at {here} now")
+    assert note.endswith(f"already; its tag uri is now {here}")
     assert client(inputs).get_model_version("placed", registered.version).tags["uri"] == here
 
 

@@ -22,7 +22,7 @@ pytest.importorskip("kubernetes")
 from sft.adapters.instructlab.monitor import RankLost
 from sft.adapters.kubeflow import cluster, job
 from sft.adapters.kubeflow.cluster import Access, Cluster, TokenRefused, connect
-from sft.adapters.kubeflow.job import Display
+from sft.adapters.kubeflow.job import JobDisplay
 from sft.adapters.kubeflow.manifest import TrainJob
 from sft.adapters.kubeflow.watch import JobWatcher
 from sft.adapters.retry import RetryPolicy
@@ -44,8 +44,8 @@ class Seen:
     lines: list[str] = field(default_factory=list)
     on_line: Callable[[str], object] = lambda _: None
 
-    def display(self) -> Display:
-        return Display(watch=lambda _: None, update=lambda text: self._say(f"({text})"), say=self._say)
+    def display(self) -> JobDisplay:
+        return JobDisplay(watch=lambda _: None, update=lambda text: self._say(f"({text})"), say=self._say)
 
     def _say(self, text: str) -> None:
         self.lines.append(text)
@@ -96,7 +96,7 @@ def asked(folder: Path, script: str, **changes: Any) -> TrainJob:
 def begin(wanted: TrainJob, folder: Path, seen: Seen) -> tuple[Cluster, str]:
     there = connect(ACCESS, seen.lines.append)
     prepare = lambda: (folder / "finished.json").unlink(missing_ok=True)  # noqa: E731
-    return there, job.begin(there, wanted, logs=folder, prepare=prepare, display=seen.display())
+    return there, job.find_or_create(there, wanted, logs=folder, prepare=prepare, display=seen.display())
 
 
 def stay(wanted: TrainJob, folder: Path, seen: Seen, start_timeout_seconds: int | None = None) -> str:
@@ -297,7 +297,7 @@ def test_a_new_job_begins_only_when_no_pod_of_the_old_one_writes(
     wait_until(lambda: len(one.pods) == 2 and all(pod.process for pod in one.pods))
     time.sleep(0.3)
     processes = [pod.process for pod in one.pods]
-    job.remove(there, "0123456789abcdef0123", name, seen.display())
+    job.delete(there, "0123456789abcdef0123", name, seen.display())
     assert all(process and process.poll() is not None for process in processes)
     assert server.jobs() == {}
 
@@ -314,12 +314,12 @@ def test_what_the_cluster_would_refuse_is_known_before_anything_runs(
     changes: dict[str, Any], said: str, server: KubernetesServer, tmp_path: Path, seen: Seen
 ) -> None:
     with pytest.raises(StageError, match=said):
-        job.reach(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE, **changes))
+        job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE, **changes))
     assert server.created == []
 
 
 def test_asking_whether_it_would_be_taken_makes_no_job(server: KubernetesServer, tmp_path: Path, seen: Seen) -> None:
-    job.reach(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
+    job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
     assert server.created == []
     assert server.jobs() == {}
 
@@ -330,7 +330,7 @@ def test_an_older_trainer_is_named(tmp_path: Path, seen: Seen, monkeypatch: pyte
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         with pytest.raises(StageError, match=r"has no spec\.runtimePatches: its Kubeflow Trainer is too old") as caught:
-            job.reach(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
+            job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
     assert caught.value.fix == "Kubeflow Trainer 2.2 or later"
     assert server.violations == []
 
@@ -344,7 +344,7 @@ def test_a_right_that_is_missing_is_named_with_the_manifest_that_gives_it(
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         with pytest.raises(StageError, match="not allowed to create trainjobs in namespace sft") as caught:
-            job.reach(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
+            job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
     assert "deploy/base/rbac.yaml" in str(caught.value.fix)
 
 
@@ -353,7 +353,7 @@ def test_a_wrong_token_is_said_without_the_token(
 ) -> None:
     monkeypatch.setenv("KUBERNETES_AUTH_TOKEN", "canary-wrong-token")
     with pytest.raises(TokenRefused) as caught:
-        job.reach(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
+        job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
     assert "canary" not in str(caught.value)
 
 
@@ -362,7 +362,7 @@ def test_a_server_that_is_away_is_named(tmp_path: Path, seen: Seen, monkeypatch:
     monkeypatch.setenv("KUBERNETES_SERVER_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("KUBERNETES_AUTH_TOKEN", "canary-cluster-token")
     with pytest.raises(StageError, match=r"http://127\.0\.0\.1:9 can't be reached"):
-        job.reach(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
+        job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
 
 
 def test_a_certificate_must_be_trusted_unless_a_person_says_otherwise(
@@ -380,11 +380,11 @@ def test_a_certificate_must_be_trusted_unless_a_person_says_otherwise(
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(job, "_CHECK_RETRY", RetryPolicy(max_seconds=0.0))
         with pytest.raises(StageError, match="certificate") as caught:
-            job.reach(connect(ACCESS, seen.lines.append), wanted)
+            job.check_access(connect(ACCESS, seen.lines.append), wanted)
         assert "training.launcher.ca" in str(caught.value.fix)
-        job.reach(connect(replace(ACCESS, ca=str(certificate)), seen.lines.append), wanted)
+        job.check_access(connect(replace(ACCESS, ca=str(certificate)), seen.lines.append), wanted)
         assert seen.lines == []
-        job.reach(connect(replace(ACCESS, verify_tls=False), seen.lines.append), wanted)
+        job.check_access(connect(replace(ACCESS, verify_tls=False), seen.lines.append), wanted)
         assert "whoever answers as" in seen.text
 
 
@@ -410,7 +410,7 @@ def test_a_kubeconfig_says_server_token_and_namespace(
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig(server, tmp_path)))
     there = connect(replace(ACCESS, namespace=None), seen.lines.append)
     assert there.namespace == "sft"
-    job.reach(there, asked(tmp_path, DONE))
+    job.check_access(there, asked(tmp_path, DONE))
 
 
 def test_a_pod_finds_its_own_cluster_and_namespace(
@@ -437,7 +437,7 @@ def test_a_client_that_is_not_installed_is_told_with_its_command(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(SftError, match=package) as caught:
-        job.reach(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
+        job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
     assert caught.value.fix == "pip install 'sft[kubeflow]'"
 
 

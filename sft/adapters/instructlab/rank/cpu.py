@@ -1,7 +1,7 @@
-"""Lets the library train on a CPU: it asks for CUDA by name in a handful of places.
+"""Owns training on a CPU, although the library names CUDA in a handful of places.
 
-Entered only where there is no CUDA device. Each replacement cites what it stands in for in instructlab-training
-0.16.2, accelerate 1.15 or torch 2.13, and can go when upstream takes a device; ``tests/contract`` holds the names.
+Used only if there is no CUDA device. Each replacement cites what it replaces in instructlab-training 0.16.2, accelerate
+1.15 or torch 2.13, and can be removed when upstream takes a device; ``tests/contract`` checks the names.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sft.adapters.patched import patched, patched_environment
 
 @contextmanager
 def cpu_as_accelerator() -> Iterator[None]:
-    """Makes the CPU stand where the library expects CUDA devices, until the block ends."""
+    """Make the library use the CPU in place of CUDA devices, until the block ends."""
     import torch
     from instructlab.training import accelerator, batch_loss_manager
 
@@ -40,7 +40,7 @@ def cpu_as_accelerator() -> Iterator[None]:
 
 
 def _cpu_accelerator(base: type) -> type:
-    """accelerate turns a MULTI_GPU state into an FSDP one, but never a CPU state (state.py:987)."""
+    """Return an accelerator that turns a CPU state into an FSDP one; accelerate does so for MULTI_GPU (state.py:987)."""
     import torch
     from accelerate.state import PartialState
     from accelerate.utils import DistributedType

@@ -1,8 +1,8 @@
-"""Full states: weights, optimizer, scheduler and random states of every rank, from which a stopped run goes on.
+"""Owns full states: weights, optimizer, scheduler and random states of every rank, from which a stopped run resumes.
 
-Upstream writes them in place, never prunes them and loads the newest, whole or not (trap 13,
-utils.py:861,916@0.16.2). Here a state is written beside, hashed, synced to the disk and then renamed; it is checked
-before it is loaded. Not covered: a disk that loses what it said was synced.
+Upstream writes them in place, never removes old ones and loads the newest, complete or not (trap 13,
+utils.py:861,916@0.16.2). Here a state is written to a temporary folder, hashed, synced to the disk and then renamed; it
+is checked before it is loaded. Not covered: a disk that loses what it reported as synced.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Position:
     """A place in the training, between two optimizer steps.
 
     Attributes:
-        step: Optimizer steps done since the start of the run.
-        epoch: The one at work, from 0.
-        steps_in_epoch: Optimizer steps done in it.
-        samples_seen: Since the start of the run.
+        step: Optimizer steps since the start of the run.
+        epoch: Index of the current epoch, from 0.
+        steps_in_epoch: Optimizer steps in that epoch.
+        samples_seen: Samples since the start of the run.
     """
 
     step: int = 0
@@ -47,10 +47,10 @@ class FullStates:
         self._keep = keep
 
     def save(self, accelerator: Any, position: Position) -> None:
-        """Publishes a state once every rank has written its part, and removes the oldest beyond `keep`.
+        """Publish a state once every rank has written its part, and remove the oldest beyond `keep`.
 
         Raises:
-            StageError: It can't be written: no space, no permission. What was published before stays.
+            StageError: It can't be written: no space, no permission. Earlier states stay.
         """
         import torch.distributed as dist
 
@@ -64,7 +64,7 @@ class FullStates:
             free = shutil.disk_usage(self._root).free >> 20
             raise StageError(
                 f"the full state of step {position.step} can't be written: {error}",
-                fix=f"free space ({free} MiB are free at {self._root}); the state before it is whole",
+                fix=f"free some space ({free} MiB are free at {self._root}); the state before it is complete",
             ) from error
         dist.barrier()
         if dist.get_rank() == 0:
@@ -81,32 +81,32 @@ class FullStates:
         dist.barrier()
 
     def load(self, accelerator: Any) -> tuple[Position, list[str]]:
-        """Loads the newest state that is what it was when it was saved.
+        """Load the newest state that is undamaged.
 
         Returns:
-            Where it stands (the start, where there is none), and a line for each damaged state that was passed over.
+            Its position (the start, if there is none), and a line for each damaged state that was skipped.
         """
         import torch.distributed as dist
 
-        found: list[Any] = [None, None]
+        choice: list[Any] = [None, None]
         if dist.get_rank() == 0:
-            found = list(self._newest_sound())
-        dist.broadcast_object_list(found)
-        state, damaged = found
+            choice = list(self._newest_undamaged())
+        dist.broadcast_object_list(choice)
+        state, damaged = choice
         if state is None:
             return Position(), damaged
         accelerator.load_state(state)
         facts = json.loads((Path(state) / _FACTS).read_text(encoding="utf-8"))
         return Position(**facts["position"]), damaged
 
-    def _newest_sound(self) -> tuple[str | None, list[str]]:
-        """The newest state whose files have their digests; those that don't are removed, a line each says why."""
+    def _newest_undamaged(self) -> tuple[str | None, list[str]]:
+        """Return the newest state whose files have their digests, and a line for each that was removed."""
         damaged: list[str] = []
         for state in self._newest_first():
-            wrong = _damage(state)
-            if wrong is None:
+            damage = _damage(state)
+            if damage is None:
                 return str(state), damaged
-            damaged.append(f"full state {state.name} is damaged: {wrong}")
+            damaged.append(f"full state {state.name} is damaged: {damage}")
             log.warning(damaged[-1])
             shutil.rmtree(state)
         return None, damaged
@@ -116,7 +116,7 @@ class FullStates:
 
 
 def _damage(state: Path) -> str | None:
-    """What is wrong with a state; None where nothing is."""
+    """Return what is wrong with a state; None if nothing is."""
     try:
         expected = json.loads((state / _FACTS).read_text(encoding="utf-8"))["files"]
     except (FileNotFoundError, ValueError, KeyError):
@@ -125,5 +125,5 @@ def _damage(state: Path) -> str | None:
         if not (state / name).is_file():
             return f"{name} is missing"
         if sha256_file(state / name) != sha256:
-            return f"{name} is not what was saved"
+            return f"{name} has changed since it was saved"
     return None
