@@ -76,14 +76,14 @@ def train_in_pods(
 
     Raises:
         Detached: It is.
-        Preempted: This process was asked to end; the job goes on.
+        Preempted: This process was asked to end; the job trains on.
         StageError: The job failed, or the cluster refuses it.
     """
     cluster = connect(_access(cfg.launcher), lambda _: None)  # what there is to say of it was said at the start
     asked = _job(cfg, resources, run_id=task.run_id, key=task.key, logs=task.logs)
     name = job.find_or_create(cluster, asked, logs=task.logs, prepare=lambda: _prepare(cfg, task), display=display)
     if detach:
-        raise Detached(f"TrainJob {name} goes on by itself")
+        raise Detached(f"TrainJob {name} trains on")
     JobWatcher(
         cluster,
         asked,

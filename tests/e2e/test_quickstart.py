@@ -199,7 +199,7 @@ def test_preempted_and_killed_it_goes_on_to_the_same_weights(done: tuple[Path, A
 
     answer = sft("run", "quickstart", *UNSCORED, cwd=started)
     assert answer.status == 0, answer.err
-    assert "goes on after step" in answer.out
+    assert "resumes after step" in answer.out
     assert weights(started) == weights_of(done[0])
 
 

@@ -150,7 +150,7 @@ def test_a_pod_out_of_memory_is_named_with_the_setting_and_may_be_tried_again(
         )
     )
     killer.start()
-    with pytest.raises(RankLost, match=r"node 1 had more than its memory \(OOMKilled\)") as caught:
+    with pytest.raises(RankLost, match=r"node 1 used more than its memory \(OOMKilled\)") as caught:
         stay(wanted, tmp_path, seen)
     killer.join()
     assert "training.launcher.memory" in str(caught.value.fix)
@@ -161,7 +161,7 @@ def test_a_job_without_a_place_waits_with_the_reason_and_begins_when_there_is_on
 ) -> None:
     why = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
     server.faults.unschedulable[1] = why
-    waits = f"(1 of 2 pods run; node 1 waits: Unschedulable: {why})"
+    waits = f"(1 of 2 pods running; node 1 waits: Unschedulable: {why})"
 
     seen.on_line = lambda line: server.faults.unschedulable.clear() if line == waits else None
     stay(asked(tmp_path, f"import time; time.sleep(0.5); {DONE}"), tmp_path, seen)
@@ -182,7 +182,7 @@ def test_a_job_that_does_not_begin_in_time_is_ended_with_the_reason(
 ) -> None:
     if "image" in changes:
         server.faults.image_errors = {0: "manifest unknown", 1: "manifest unknown"}
-    with pytest.raises(StageError, match="has not begun") as caught:
+    with pytest.raises(StageError, match="has not started within") as caught:
         stay(asked(tmp_path, DONE, **changes), tmp_path, seen, start_timeout_seconds=1)
     assert said in caught.value.message
     assert server.jobs() == {}
@@ -192,7 +192,7 @@ def test_a_suspended_job_waits_for_its_queue(server: KubernetesServer, tmp_path:
     server.faults.suspended = True
     seen.on_line = lambda line: setattr(server.faults, "suspended", not line.startswith("(suspended"))
     stay(asked(tmp_path, DONE), tmp_path, seen)
-    assert "(suspended: a queue, or a person, lets it begin)" in seen.lines
+    assert "(suspended until a queue or a person resumes it)" in seen.lines
 
 
 def test_a_token_that_expires_leaves_the_job_and_a_new_one_goes_on_with_it(
@@ -200,14 +200,14 @@ def test_a_token_that_expires_leaves_the_job_and_a_new_one_goes_on_with_it(
 ) -> None:
     wanted = asked(tmp_path, f"import time; print('at work', flush=True); time.sleep(3); {DONE}")
     seen.on_line = lambda line: setattr(server, "token", "canary-new-token") if "at work" in line else None
-    with pytest.raises(StageError, match=r"token \(HTTP 401\); it may have expired; TrainJob .* goes on") as caught:
+    with pytest.raises(StageError, match=r"token \(HTTP 401\); it may have expired; TrainJob .* trains on") as caught:
         stay(wanted, tmp_path, seen)
-    assert "then the same command" in str(caught.value.fix)
+    assert "then repeat the command" in str(caught.value.fix)
     assert "canary" not in str(caught.value)
     monkeypatch.setenv("KUBERNETES_AUTH_TOKEN", server.token)
     seen.on_line = lambda _: None
     name = stay(wanted, tmp_path, seen)
-    assert f"  goes on with TrainJob {name} in namespace sft" in seen.lines
+    assert f"  resumes TrainJob {name} in namespace sft" in seen.lines
     assert len(server.created) == 1
 
 
@@ -235,7 +235,7 @@ def test_a_job_of_that_name_that_is_anothers_is_left_alone(
     wanted = asked(tmp_path, SLEEP)
     there, name = begin(wanted, tmp_path, seen)
     del server.jobs()[name].object["metadata"]["labels"]["sft/key"]
-    with pytest.raises(StageError, match="that is not this run's"):
+    with pytest.raises(StageError, match="of another run"):
         begin(wanted, tmp_path, seen)
     assert list(server.jobs()) == [name]
     there.delete(name)
@@ -266,7 +266,7 @@ def test_a_signal_to_this_process_leaves_the_job(server: KubernetesServer, tmp_p
 
     seen.on_line = told
     wanted = asked(tmp_path, SLEEP)
-    with pytest.raises(Preempted, match=r"SIGTERM: TrainJob .* goes on by itself"):
+    with pytest.raises(Preempted, match=r"SIGTERM: TrainJob .* trains on"):
         stay(wanted, tmp_path, seen)
     assert list(server.jobs()) == [wanted.name]
 
@@ -450,10 +450,10 @@ def test_half_an_environment_and_none_at_all_are_refused(
     with pytest.raises(ConfigError, match="no cluster is named"):
         connect(ACCESS, seen.lines.append)
     monkeypatch.setenv("KUBERNETES_SERVER_URL", "https://cluster.example")
-    with pytest.raises(ConfigError, match="KUBERNETES_AUTH_TOKEN: is needed too"):
+    with pytest.raises(ConfigError, match="KUBERNETES_AUTH_TOKEN: must be set, too"):
         connect(ACCESS, seen.lines.append)
     monkeypatch.setenv("KUBERNETES_AUTH_TOKEN", "canary")
-    with pytest.raises(ConfigError, match="must be said where neither"):
+    with pytest.raises(ConfigError, match="must be set if neither"):
         connect(replace(ACCESS, namespace=None), seen.lines.append)
 
 

@@ -128,14 +128,16 @@ def supervise_node(
         raise _failure(logs / ERRORS, nodes, status, log)
     if (logs / STOPPED).exists():
         step = json.loads((logs / STOPPED).read_text(encoding="utf-8"))["step"]
-        raise Preempted(f"{signal_name()}: stopped after step {step}, full state saved; repeat the command to resume")
+        raise Preempted(
+            f"{signal_name()}: stopped after step {step}, its full state is saved; the same command continues"
+        )
     if nodes.rank:
         return  # node 0 handles the result, and may have moved it already
     if not (logs / FINISHED).exists():
         raise StageError(f"training ended without a model; its last lines:\n{tail(log)}", log=log)
     monitor.poll()  # the last steps
     if (logs / STOP).exists():
-        raise Preempted(f"{signal_name()}: training has just ended and is kept; repeat the command to continue")
+        raise Preempted(f"{signal_name()}: training has just ended and is kept; the same command continues")
 
 
 def _torchrun(settings: LaunchSettings, logs: Path) -> list[str]:

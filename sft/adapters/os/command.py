@@ -39,7 +39,7 @@ def run_command(command: Callable[[], int], *, debug: bool) -> int:
             logs.print_error(str(stopped))
             return stopped.exit_code
         except KeyboardInterrupt:
-            logs.print_error("interrupted; repeat the command to resume")
+            logs.print_error("interrupted; the same command continues")
             return INTERRUPTED
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: `sft plan … | head`

@@ -40,7 +40,7 @@ def cpu_as_accelerator() -> Iterator[None]:
 
 
 def _cpu_accelerator(base: type) -> type:
-    """Return an accelerator that turns a CPU state into an FSDP one; accelerate does so for MULTI_GPU (state.py:987)."""
+    """Return an accelerator with an FSDP state on a CPU, which accelerate makes only for MULTI_GPU (state.py:987)."""
     import torch
     from accelerate.state import PartialState
     from accelerate.utils import DistributedType

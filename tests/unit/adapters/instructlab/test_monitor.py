@@ -46,7 +46,7 @@ def test_a_run_that_goes_on_says_from_where_and_shows_no_old_step(tmp_path: Path
     begin(tmp_path, step=2, damaged=("full state step_3 is damaged: x",))
     looking = view(tmp_path, seen, said)
     looking.poll()
-    assert said == ["  full state step_3 is damaged: x; it is not used", "  goes on after step 2, in epoch 1"]
+    assert said == ["  full state step_3 is damaged: x; it is not used", "  resumes after step 2, in epoch 1"]
     assert seen == []
 
 

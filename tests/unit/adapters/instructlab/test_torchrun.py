@@ -45,7 +45,7 @@ def test_out_of_memory_says_what_to_lower(tmp_path: Path) -> None:
 
 def test_a_run_without_the_checkpoint_of_its_last_sample_has_failed(tmp_path: Path) -> None:
     (tmp_path / "hf_format" / "samples_190").mkdir(parents=True)
-    with pytest.raises(StageError, match=r"without a checkpoint after 200 samples \(there is: samples_190\)"):
+    with pytest.raises(StageError, match=r"without a checkpoint after 200 samples \(saved: samples_190\)"):
         checkpoint(tmp_path, 200)
 
 

@@ -41,7 +41,7 @@ def test_memory_explains_the_other_nodes_ends(tmp_path: Path) -> None:
     error = why(
         pod(0, ContainerExit(69, "Error")), pod(1, ContainerExit(137, "OOMKilled")), exits=(LOST,), logs=tmp_path
     )
-    assert "node 1 had more than its memory (OOMKilled)" in error.message
+    assert "node 1 used more than its memory (OOMKilled)" in error.message
 
 
 def test_a_pod_that_was_taken_away_comes_with_the_event(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_pod_that_was_taken_away_comes_with_the_event(tmp_path: Path) -> None:
     error = why(pod(0), pod(1, lost="Evicted"), events=(event,), logs=tmp_path)
     assert isinstance(error, RankLost)
     assert error.message == (
-        "TrainJob run: the cluster took node 1 away (Evicted)\n    Evicted: The node was low on resource: memory."
+        "TrainJob run: the cluster removed node 1 (Evicted)\n    Evicted: The node was low on resource: memory."
     )
 
 
