@@ -185,9 +185,11 @@ def counted_peak(config: Mapping[str, Any], case: Case) -> int:
         stack.enter_context(pretended_ranks(case.ranks))
         stack.enter_context(cpu.cpu_as_accelerator())
         stack.enter_context(mock.patch.object(loss, "AT_A_TIME", case.num_places * config["vocab_size"]))  # as on a GPU
-        stack.enter_context(fixes.options(mixed_precision=mixed, num_workers=0, gradient_checkpointing=case.recomputes))
+        stack.enter_context(
+            fixes.patched_options(mixed_precision=mixed, num_workers=0, gradient_checkpointing=case.recomputes)
+        )
         if case.adapters:
-            stack.enter_context(lora.trainable(adapted_model="", gradient_checkpointing=case.recomputes))
+            stack.enter_context(lora.lora_training(adapted_model="", gradient_checkpointing=case.recomputes))
         model = on_the_meta_device(config, case)
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         seen = stack.enter_context(counted())

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sft.files import inode, list_files, sha256_file
 from sft.scores import Score
 
 MANIFEST_NAME = "manifest.json"
@@ -246,21 +247,6 @@ class RegisteredModel(Artifact):
     metadata: dict[str, str | int | float | bool] = field(default_factory=dict)
 
 
-def sha256_file(path: Path) -> str:
-    """Return the hex sha256 of a file's bytes, read in 1 MiB pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-def inode(path: Path) -> tuple[int, int]:
-    """Return what two names of one file have in common: device and inode."""
-    facts = path.stat()
-    return facts.st_dev, facts.st_ino
-
-
 def hash_files(root: Path, known: Mapping[tuple[int, int], str] | None = None) -> dict[str, str]:
     """Return relative POSIX path -> sha256 of every file under `root`, sorted, as an artifact's digest counts them.
 
@@ -271,7 +257,7 @@ def hash_files(root: Path, known: Mapping[tuple[int, int], str] | None = None) -
     known = known or {}
     return {
         relative: known.get(inode(root / relative)) or sha256_file(root / relative)
-        for relative in sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+        for relative in list_files(root)
         if relative != MANIFEST_NAME and not relative.startswith(f"{LOGS_NAME}/")
     }
 

@@ -21,6 +21,7 @@ import msgspec
 
 from sft import self_hashed_json
 from sft.errors import StageError
+from sft.files import write_atomically
 from sft.logs import redacted
 
 log = logging.getLogger(__name__)
@@ -138,9 +139,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
 
     def save(self, folder: Path) -> None:
         """Write ``run.json`` with its own digest (`sft.self_hashed_json`): a reader sees the last whole one."""
-        partial = folder / f".{NAME}.{os.getpid()}"
-        partial.write_bytes(self_hashed_json.dump_with_digest(redacted(msgspec.to_builtins(self))))
-        partial.replace(folder / NAME)
+        write_atomically(folder / NAME, self_hashed_json.dump_with_digest(redacted(msgspec.to_builtins(self))))
 
 
 def begin(

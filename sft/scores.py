@@ -1,4 +1,4 @@
-"""Numbers of an evaluation: what one is, how two compare, and what a gate asks of one. Standard library only."""
+"""Owns scores: what they are, how two compare, how they are printed, and what a gate asks. Standard library only."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+
+_LOWER_IS_BETTER = {
+    "loss", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score", "ter", "mse",
+}  # fmt: skip
+"""Metrics of ours and of lm-eval's that are better when they are smaller."""
+
+
+def is_better_when_higher(name: str) -> bool:
+    """Return the direction of a metric, or of a score ``task.metric``, by its name."""
+    return name.rpartition(".")[2] not in _LOWER_IS_BETTER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +45,13 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """From the base model's score to the tuned one's.
+    """The difference between the base model's score and the tuned model's.
 
     Attributes:
         difference: After minus before.
-        stderr: Of the difference, taken as if both were measured on different samples: they are the same ones, so the
-            real one is smaller. None where either has none.
-        better: Whether the difference goes in the metric's good direction.
+        stderr: Standard error of the difference, as if the two were measured on different samples: they are the same
+            ones, so the real error is smaller. None if either score has none.
+        better: Whether the tuned model's score is the better one.
     """
 
     difference: float
@@ -50,13 +60,17 @@ class Change:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the difference is larger than its standard error."""
+        """Return whether the difference is larger than its standard error."""
         return abs(self.difference) > (self.stderr or 0.0)
 
+    @property
+    def is_clearly_worse(self) -> bool:
+        """Return whether the tuned model's score is worse by more than the standard error."""
+        return self.is_clear and not self.better
+
     def __str__(self) -> str:
-        if not self.is_clear:
-            return f"{self.difference:+.4f}, within its error"
-        return f"{self.difference:+.4f}, {'better' if self.better else 'worse'}"
+        verdict = ("better" if self.better else "worse") if self.is_clear else "within its error"
+        return f"{format_difference(self.difference)}, {verdict}"
 
 
 def change(before: Score, after: Score) -> Change:
@@ -65,6 +79,45 @@ def change(before: Score, after: Score) -> Change:
     errors = (before.stderr, after.stderr)
     stderr = None if None in errors else sum((error or 0.0) ** 2 for error in errors) ** 0.5
     return Change(difference=difference, stderr=stderr, better=(difference > 0) == after.higher_is_better)
+
+
+def format_score(value: float | None, stderr: float | None = None) -> str:
+    """Return a score as people read it, with its standard error if it has one; empty if there is no score."""
+    if value is None:
+        return ""
+    return f"{value:.4f}" + (f" ± {stderr:.4f}" if stderr is not None else "")
+
+
+def format_difference(difference: float) -> str:
+    """Return a difference of scores as people read it, with its sign."""
+    return f"{difference:+.4f}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRow:
+    """A row of a table of scores, as text; `before` and `difference` are empty if the base model was not scored."""
+
+    name: str
+    before: str
+    after: str
+    difference: str
+    num_samples: str
+
+
+def score_row(after: Score, before: Score | None) -> ScoreRow:
+    """Return what every table of scores says of one: each value with its error, and the difference.
+
+    Args:
+        after: The tuned model's.
+        before: The base model's.
+    """
+    return ScoreRow(
+        name=after.name,
+        before=format_score(before.value, before.stderr) if before else "",
+        after=format_score(after.value, after.stderr),
+        difference=str(change(before, after)) if before else "",
+        num_samples=f"{after.num_samples:,}",
+    )
 
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {

@@ -23,8 +23,9 @@ from typing import Any
 import filelock
 import msgspec
 
-from sft.artifacts import MANIFEST_NAME, Artifact, digest_of, hash_files, inode, sha256_file
+from sft.artifacts import MANIFEST_NAME, Artifact, digest_of, hash_files
 from sft.errors import StoreError
+from sft.files import inode, sha256_file
 from sft.logs import redacted
 
 SCHEMA = 2

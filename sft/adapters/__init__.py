@@ -1,1 +1,1 @@
-"""One module or folder per third-party library. Foreign exceptions are translated here and nowhere else."""
+"""One module or package per third-party library. Their exceptions are translated here and nowhere else."""

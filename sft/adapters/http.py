@@ -1,25 +1,22 @@
-"""Owns downloads over HTTP(S): resumable, retried, checked. urllib3 otherwise only for OCI registries.
-
-What has arrived lies in ``<target>.part``, what it is a part of in ``<target>.part.json``; ``target`` appears whole.
-"""
+"""Owns downloads over HTTP(S): resumed, repeated, checked. Beside it, only OCI registries use urllib3."""
 
 from __future__ import annotations
 
-import json
-import random
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError, MaxRetryError, SSLError
 
-from sft.adapters.os.child import write_json
+from sft.adapters.partial_file import PartialFile
+from sft.adapters.retry import RetryPolicy, TemporaryError, retry
 from sft.errors import DataError
 from sft.logs import redact
+
+T = TypeVar("T")
 
 _CHUNK_BYTES = 1 << 18
 _MAX_REDIRECTS = 5
@@ -27,43 +24,30 @@ _PERMANENT = {
     401: "asks for a login",
     403: "refuses access",
     404: "has no such file",
-    410: "has that file no more",
+    410: "no longer has that file",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long a server is waited for.
+    """How long to wait for a server.
 
     Attributes:
+        connect_seconds: Until it takes a connection.
         stall_seconds: Longest silence within a download.
-        tries: Attempts in a row that bring nothing new before giving up.
-        backoff_seconds: Wait after the first failed attempt; it doubles each time, up to a minute.
+        retry: Attempts; one that brings new bytes starts their count anew.
     """
 
     connect_seconds: float = 10.0
     stall_seconds: float = 30.0
-    tries: int = 6
-    backoff_seconds: float = 1.0
-
-
-class _Again(Exception):
-    """An attempt failed in a way that may pass.
-
-    Attributes:
-        after_seconds: What the server asked to wait.
-    """
-
-    def __init__(self, message: str, after_seconds: float | None = None) -> None:
-        super().__init__(message)
-        self.after_seconds = after_seconds
+    retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(max_attempts=6, first_wait_seconds=1.0))
 
 
 Progress = Callable[[int, int | None], None]
 
 
 def version(url: str, patience: Patience = Patience()) -> str:
-    """What changes when the content may have changed: ETag or date, and length.
+    """Return what changes if the content may have changed: ETag or date, and length.
 
     Raises:
         DataError: The server can't be reached, or has no such file.
@@ -79,64 +63,71 @@ def version(url: str, patience: Patience = Patience()) -> str:
         finally:
             response.close()
 
-    return str(_patiently(ask, url, patience, lambda: 0))
+    return _retry(ask, url, patience, progress=lambda: 0)
 
 
 def download(
     url: str, target: Path, *, max_bytes: int | None, progress: Progress, patience: Patience = Patience()
 ) -> None:
-    """Fetches a file, from where an earlier try has stopped.
+    """Download a file, or the rest of one of which a part has arrived earlier.
 
     Args:
         url: ``http://`` or ``https://``.
         target: Appears complete or not at all.
         max_bytes: Largest size that is accepted; None = any.
-        progress: Called with bytes so far and in all.
-        patience: How long a server is waited for.
+        progress: Called with the bytes that have arrived and the total.
+        patience: How long to wait for the server.
 
     Raises:
-        DataError: The server refuses, goes on failing, sends a web page or more than `max_bytes`.
-        OSError: The disk is full; the same call goes on later.
+        DataError: The server refuses, keeps failing, sends a web page or more than `max_bytes`.
+        OSError: The disk is full; the same call resumes later.
     """
-    part = target.with_name(f"{target.name}.part")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = PartialFile(target)
+    _retry(
+        lambda: _attempt(url, partial, max_bytes, progress, patience),
+        url,
+        patience,
+        progress=lambda: partial.num_bytes,
+    )
+    partial.publish()
 
-    def arrived() -> int:
-        return part.stat().st_size if part.exists() else 0
 
-    _patiently(lambda: _attempt(url, part, max_bytes, progress, patience), url, patience, arrived)
-    part.rename(target)
-    _note(part).unlink()
-
-
-def _attempt(url: str, part: Path, max_bytes: int | None, progress: Progress, patience: Patience) -> None:
-    had, validator = _state(part)
-    headers = {"Range": f"bytes={had}-", "If-Range": validator} if had and validator else {}
-    response = _request(url, headers, patience)
+def _attempt(url: str, partial: PartialFile, max_bytes: int | None, progress: Progress, patience: Patience) -> None:
+    validator = partial.version
+    begin = partial.num_bytes if validator else 0
+    response = _request(url, {"Range": f"bytes={begin}-", "If-Range": validator} if begin else {}, patience)
     try:
-        if response.status == 416 and had:  # all of it had arrived, or the file has become shorter
-            part.unlink()
-            raise _Again("has no such range: starting over")
+        if response.status == 416 and begin:  # all of it had arrived, or the file has become shorter
+            partial.discard()
+            raise TemporaryError("has no such range: the download starts over")
         _check_status(response, url)
         if response.status == 200:
-            had = 0  # the file is another one by now, or the server knows no ranges
-        total = _total(response, had)
+            begin = 0  # the file has changed, or the server ignores ranges
+        total = _total(response, begin)
         _check_content(response, url, total, max_bytes)
-        write_json(_note(part), {"validator": _validator(response), "total": total})
-        with part.open("r+b" if had else "wb") as file:
-            file.seek(had)
-            while chunk := response.read1(_CHUNK_BYTES):  # what is there: a stall must not hide what came before it
-                file.write(chunk)
-                had += len(chunk)
-                if max_bytes is not None and had > max_bytes:
-                    raise _too_large(url, had, max_bytes)
-                progress(had, total)
-        if total is not None and had != total:
-            raise _Again(f"sent {had} of {total} bytes")
+        if not begin:
+            partial.discard()
+            partial.start(_validator(response))
+        _receive(response, url, partial, total, max_bytes, progress)
     except HTTPError as error:
-        raise _Again(f"broke off ({type(error).__name__})") from error
+        raise TemporaryError(f"broke off ({type(error).__name__})") from error
     finally:
         response.close()
+
+
+def _receive(
+    response: Any, url: str, partial: PartialFile, total: int | None, max_bytes: int | None, progress: Progress
+) -> None:
+    num_bytes = partial.num_bytes
+    with partial.append() as file:
+        while chunk := response.read1(_CHUNK_BYTES):  # what is there: a stall must not hide what came before it
+            file.write(chunk)
+            num_bytes += len(chunk)
+            if max_bytes is not None and num_bytes > max_bytes:
+                raise _too_large(url, num_bytes, max_bytes)
+            progress(num_bytes, total)
+    if total is not None and num_bytes != total:
+        raise TemporaryError(f"sent {num_bytes:,} of {total:,} bytes")
 
 
 def _request(url: str, headers: Mapping[str, str], patience: Patience) -> Any:
@@ -156,13 +147,13 @@ def _request(url: str, headers: Mapping[str, str], patience: Patience) -> Any:
         if isinstance(error.reason, SSLError):
             raise DataError(
                 f"{redact(url)}: its certificate does not verify",
-                fix="set SSL_CERT_FILE to the authority's certificate if you trust it",
+                fix="set SSL_CERT_FILE to the certificate of the authority that signed it, if you trust that",
             ) from error
         if "redirect" in str(error.reason):
             raise DataError(f"{redact(url)}: more than {_MAX_REDIRECTS} redirects") from error
-        raise _Again(f"can't be reached ({type(error.reason).__name__})") from error
+        raise TemporaryError(f"can't be reached ({type(error.reason).__name__})") from error
     except HTTPError as error:
-        raise _Again(f"broke off ({type(error).__name__})") from error
+        raise TemporaryError(f"broke off ({type(error).__name__})") from error
     if url.startswith("https://") and str(response.geturl() or "").startswith("http://"):
         response.close()
         raise DataError(f"{redact(url)}: redirects from https to http")
@@ -175,7 +166,7 @@ def _check_status(response: Any, url: str) -> None:
         raise DataError(f"{redact(url)}: the server {_PERMANENT[status]} ({status})")
     if status == 429 or status >= 500:
         after = response.headers.get("Retry-After", "")
-        raise _Again(f"answers {status}", float(after) if after.isdigit() else None)
+        raise TemporaryError(f"answers {status}", float(after) if after.isdigit() else 0.0)
     if status not in {200, 206}:
         raise DataError(f"{redact(url)}: the server answers {status}")
 
@@ -183,7 +174,10 @@ def _check_status(response: Any, url: str) -> None:
 def _check_content(response: Any, url: str, total: int | None, max_bytes: int | None) -> None:
     kind = response.headers.get("Content-Type", "")
     if kind.startswith("text/html"):
-        raise DataError(f"{redact(url)}: the server sends a web page, not data", fix="is a login needed?")
+        raise DataError(
+            f"{redact(url)}: the server sends a web page, not data",
+            fix="check the address, and whether it needs a login",
+        )
     if max_bytes is not None and total is not None and total > max_bytes:
         raise _too_large(url, total, max_bytes)
 
@@ -195,42 +189,23 @@ def _too_large(url: str, size: int, max_bytes: int) -> DataError:
     )
 
 
-def _total(response: Any, had: int) -> int | None:
-    """Bytes of the whole file; None where the server doesn't say."""
+def _total(response: Any, begin: int) -> int | None:
+    """Return the size of the whole file in bytes; None if the server doesn't say."""
     length = response.headers.get("Content-Length")
-    return had + int(length) if length is not None and length.isdigit() else None
+    return begin + int(length) if length is not None and length.isdigit() else None
 
 
 def _validator(response: Any) -> str:
-    """What If-Range takes: a strong ETag, else the date; empty where there is neither."""
+    """Return what If-Range takes: a strong ETag, else the date; empty if there is neither."""
     tag = str(response.headers.get("ETag", ""))
     return tag if tag and not tag.startswith("W/") else str(response.headers.get("Last-Modified", ""))
 
 
-def _note(part: Path) -> Path:
-    return part.with_name(f"{part.name}.json")
-
-
-def _state(part: Path) -> tuple[int, str]:
-    """Bytes that have arrived, and the validator of the file that they are a part of."""
-    if not part.exists() or not _note(part).exists():
-        return 0, ""
-    return part.stat().st_size, str(json.loads(_note(part).read_text(encoding="utf-8"))["validator"])
-
-
-def _patiently(attempt: Callable[[], Any], url: str, patience: Patience, arrived: Callable[[], int]) -> Any:
-    """Repeats an attempt while it may still succeed; one that brought new bytes starts the count anew."""
-    failures = 0
-    while True:
-        before = arrived()
-        try:
-            return attempt()
-        except _Again as error:
-            failures = 1 if arrived() > before else failures + 1
-            if failures >= patience.tries:
-                raise DataError(
-                    f"{redact(url)}: the server {error}, {failures} times in a row",
-                    fix="the same command goes on from where it stopped",
-                ) from error
-            wait = patience.backoff_seconds * 2 ** (failures - 1) * random.uniform(0.5, 1.0)
-            time.sleep(min(60.0, max(wait, error.after_seconds or 0.0)))
+def _retry(attempt: Callable[[], T], url: str, patience: Patience, *, progress: Callable[[], int]) -> T:
+    try:
+        return retry(attempt, patience.retry, progress=progress)
+    except TemporaryError as error:
+        raise DataError(
+            f"{redact(url)}: the server {error}, {patience.retry.max_attempts} times in a row",
+            fix="repeat the command: the download resumes where it stopped",
+        ) from error

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.adapters.os import child
+from sft.files import write_json
 
 _END_OF_TEXT, _TURN, _END_OF_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 # Qwen2's pattern (transformers, models/qwen2/tokenization_qwen2.py): words, single digits, punctuation, spaces.
@@ -53,8 +54,8 @@ def _make(request: dict[str, Any]) -> Mapping[str, Any]:
         "additional_special_tokens": [_TURN],
         "model_max_length": shape["max_position_embeddings"],
     }
-    child.write_json(target / "config.json", config)
-    child.write_json(target / "tokenizer_config.json", facts)
+    write_json(target / "config.json", config)
+    write_json(target / "tokenizer_config.json", facts)
     tokenizer.save(str(target / "tokenizer.json"))
     (target / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
     return {"num_parameters": _write_weights(config, seed, target), "vocab_size": config["vocab_size"]}

@@ -1,4 +1,4 @@
-"""Owns bills of materials: what a model consists of, as CycloneDX 1.6 JSON. Only here: cyclonedx-python-lib."""
+"""Owns bills of materials, as CycloneDX 1.6 JSON. Only here: cyclonedx-python-lib."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Material:
     """A model or a dataset.
 
     Attributes:
-        version: Commit, ETag; empty where it has none.
+        version: Commit or ETag; empty if it has none.
         sha256: Digest of its artifact.
     """
 
@@ -28,7 +28,7 @@ class Material:
 
 
 def check_installed() -> None:
-    """Looks for the library before anything is made.
+    """Check that the library is there before anything is trained.
 
     Raises:
         StageError: The extra is not installed.
@@ -38,13 +38,13 @@ def check_installed() -> None:
 
 
 def write(folder: Path, model: Material, *, base: Material, dataset: Material, files: Mapping[str, str]) -> None:
-    """Writes `NAME`: the model with its files, what it was made of, and every library that is installed.
+    """Write `NAME`: the model with its files, its base model and dataset, and every library that is installed.
 
     Args:
-        folder: Where it goes.
-        model: What was made.
-        base: The model that was fine-tuned.
-        dataset: What it was fine-tuned on.
+        folder: Folder of the model.
+        model: The fine-tuned model.
+        base: The base model.
+        dataset: The training data.
         files: sha256 of each of the model's files.
     """
     from cyclonedx.model import HashAlgorithm, HashType
@@ -57,19 +57,19 @@ def write(folder: Path, model: Material, *, base: Material, dataset: Material, f
         hashes = [HashType(alg=HashAlgorithm.SHA_256, content=sha256)]
         return Component(type=kind, name=name, version=version or None, hashes=hashes, bom_ref=f"{kind.value}:{name}")
 
-    made = component(ComponentType.MACHINE_LEARNING_MODEL, model.name, model.version, model.sha256)
+    described = component(ComponentType.MACHINE_LEARNING_MODEL, model.name, model.version, model.sha256)
     for name, digest in files.items():
-        made.components.add(component(ComponentType.FILE, name, "", digest))
+        described.components.add(component(ComponentType.FILE, name, "", digest))
     materials = [
         component(ComponentType.MACHINE_LEARNING_MODEL, f"base/{base.name}", base.version, base.sha256),
         component(ComponentType.DATA, dataset.name, dataset.version, dataset.sha256),
     ]
-    for name, version in sorted({(found.name, found.version) for found in metadata.distributions()}):
+    for name, version in sorted({(package.name, package.version) for package in metadata.distributions()}):
         url = PackageURL("pypi", name=name.lower(), version=version)
         materials.append(
             Component(type=ComponentType.LIBRARY, name=name, version=version, purl=url, bom_ref=url.to_string())
         )
     bom = Bom(components=materials)
-    bom.metadata.component = made
-    bom.register_dependency(made, materials)
+    bom.metadata.component = described
+    bom.register_dependency(described, materials)
     (folder / NAME).write_text(JsonV1Dot6(bom).output_as_string(indent=1) + "\n", encoding="utf-8")

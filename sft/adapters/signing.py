@@ -1,7 +1,7 @@
-"""Owns OpenSSF model signing: with a key that lies in a file, or keyless through Sigstore. Only here: model-signing.
+"""Owns OpenSSF model signing: with a key in a file, or keyless through Sigstore. Only here: model-signing.
 
-A signature covers every file of a folder but itself. Who made it is known only to those who have the public key, or the
-signer's identity, from somewhere else than the folder.
+A signature covers every file of a folder except itself. To check who signed, a reader needs the public key, or the
+signer's identity, from elsewhere than that folder.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ KEYLESS = "sigstore"
 KEY_FILE = "SFT_SIGNING_KEY_FILE"
 """Environment variable with the path of the private key of `registry.sign=true`."""
 KEY_PASSWORD = "SFT_SIGNING_KEY_PASSWORD"
-"""Environment variable with the password of the private key, where it has one."""
+"""Environment variable with the password of the private key, if it has one."""
 IDENTITY_TOKEN = "SIGSTORE_ID_TOKEN"
-"""Environment variable with the OpenID Connect token that says who signs; else what a CI system hands out."""
+"""Environment variable with the OpenID Connect token that says who signs; without it a CI system is asked for one."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Trusted:
 
 
 def signer(setting: bool | str) -> Signer | None:
-    """Who signs according to `registry.sign`; None = nobody.
+    """Return who signs according to `registry.sign`; None if nobody does.
 
     Raises:
         StageError: There is no key, no identity, or the extra is not installed.
@@ -65,21 +65,21 @@ def signer(setting: bool | str) -> Signer | None:
     if not setting:
         return None
     if setting == KEYLESS:
-        _installed()
+        _check_installed()
         _identity_token()
         return Signer(None)
-    named = os.environ.get(KEY_FILE, "") if setting is True else str(setting)
-    if not named:
+    path = os.environ.get(KEY_FILE, "") if setting is True else str(setting)
+    if not path:
         raise StageError(f"registry.sign=true needs a private key: {KEY_FILE} is not set", fix=_new_key("signing.pem"))
-    key = Path(named).expanduser()
+    key = Path(path).expanduser()
     if not key.is_file():
         raise StageError(f"registry.sign: no private key at {key}", fix=_new_key(str(key)))
-    _installed()
+    _check_installed()
     return Signer(key)
 
 
 def sign(folder: Path, signer: Signer) -> None:
-    """Signs a folder: writes `SIGNATURE` into it.
+    """Sign a folder: write `SIGNATURE` into it.
 
     Raises:
         StageError: The key can't be used, or Sigstore can't be reached or refuses.
@@ -88,7 +88,7 @@ def sign(folder: Path, signer: Signer) -> None:
 
     signature, config = folder / SIGNATURE, signing.Config()
     config.set_hashing_config(hashing.Config().set_ignored_paths(paths=[signature]))
-    with _in_our_words(f"registry.sign: {signer} can't sign"):
+    with _translate_errors(f"registry.sign: {signer} can't sign"):
         if signer.key is None:
             config.use_sigstore_signer(identity_token=_identity_token())
         else:
@@ -99,16 +99,18 @@ def sign(folder: Path, signer: Signer) -> None:
 
 
 def check(folder: Path, trusted: Trusted) -> None:
-    """Checks a folder against its signature.
+    """Check a folder against its signature.
 
     Raises:
-        StageError: Someone else has signed it, or it was changed since, or Sigstore's root of trust can't be had.
+        StageError: Somebody else has signed it, it was changed since, or Sigstore's root of trust is not available.
     """
-    _installed()
+    _check_installed()
     from model_signing import verifying
 
     config = verifying.Config()
-    with _in_our_words(f"{folder / SIGNATURE}: not a signature of this folder by {trusted.key or trusted.identity}"):
+    with _translate_errors(
+        f"{folder / SIGNATURE}: not a signature of this folder by {trusted.key or trusted.identity}"
+    ):
         if trusted.key:
             config.use_elliptic_key_verifier(public_key=trusted.key)
         else:
@@ -117,7 +119,7 @@ def check(folder: Path, trusted: Trusted) -> None:
 
 
 def _identity_token() -> str:
-    """Who signs, as an identity provider says it. Never asks a person: nobody watches a run.
+    """Return an identity provider's token. Never ask a person: nobody watches a run.
 
     Raises:
         StageError: There is no such token.
@@ -126,16 +128,16 @@ def _identity_token() -> str:
         return token
     from sigstore.oidc import detect_credential
 
-    with _in_our_words("registry.sign=sigstore: this machine's identity can't be had"):
-        if found := detect_credential():
-            return str(found)
+    with _translate_errors("registry.sign=sigstore: this machine's identity is not available"):
+        if token := detect_credential():
+            return str(token)
     raise StageError(
         f"registry.sign={KEYLESS} needs an identity: {IDENTITY_TOKEN} is not set, and no CI system offers one",
-        fix=f"{IDENTITY_TOKEN}=<OpenID Connect token for the audience sigstore>, or registry.sign=KEY.pem",
+        fix=f"set {IDENTITY_TOKEN} to an OpenID Connect token for the audience sigstore, or registry.sign=KEY.pem",
     )
 
 
-def _installed() -> None:
+def _check_installed() -> None:
     if importlib.util.find_spec("model_signing") is None:
         raise StageError("signatures need the package model-signing", fix="pip install 'sft[signing]'")
 
@@ -145,8 +147,8 @@ def _new_key(path: str) -> str:
 
 
 @contextmanager
-def _in_our_words(what: str) -> Iterator[None]:
-    """Puts into our words what the library, Sigstore and cryptography raise.
+def _translate_errors(what: str) -> Iterator[None]:
+    """Translate what the library, Sigstore and cryptography raise.
 
     Raises:
         StageError: In place of it.
@@ -155,10 +157,10 @@ def _in_our_words(what: str) -> Iterator[None]:
     from sigstore.errors import Error as SigstoreError
     from sigstore.oidc import IdentityError
 
-    ours = (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError, AttributeError, OSError)
+    expected = (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError, AttributeError, OSError)
     try:
         yield
-    except (*ours, SigstoreError, IdentityError) as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        reached = f" ({type(error.__cause__).__name__})" if isinstance(error, SigstoreError) and error.__cause__ else ""
-        raise StageError(f"{what}: {said}{reached}") from error
+    except (*expected, SigstoreError, IdentityError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        cause = f" ({type(error.__cause__).__name__})" if isinstance(error, SigstoreError) and error.__cause__ else ""
+        raise StageError(f"{what}: {reason}{cause}") from error

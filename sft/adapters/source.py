@@ -15,8 +15,8 @@ from urllib.parse import unquote, urlsplit
 
 from sft.adapters import http, hub, readers, storage, synthetic
 from sft.adapters.hub.rows import fetch_rows
-from sft.artifacts import sha256_file
 from sft.errors import DataError
+from sft.files import sha256_file
 from sft.logs import redact
 
 _HTTP = {"http", "https"}
@@ -116,7 +116,7 @@ def _fetched(
                 yield redact(file.name), file
                 continue
             target = folder / PurePosixPath(file.name).name
-            storage.fetch(file, target, source.options, lambda *state: say(_bytes(*state)))
+            storage.download(file, target, source.options, lambda *state: say(_bytes(*state)))
             yield redact(file.name), storage.find(str(target), {})[0]
             target.unlink()
 

@@ -1,24 +1,23 @@
-"""Owns where bytes lie: a uri in, files that can be opened and a fingerprint out. Only here: fsspec, s3fs.
+"""Owns files behind a uri: finds them, opens them, downloads them, and says when they have changed. Only fsspec here.
 
-Does not own what is in the files (`sft.adapters.readers`), nor the hub (`sft.adapters.hub`).
+Does not own what is in the files (`sft.adapters.readers`), nor the Hugging Face hub (`sft.adapters.hub`).
 """
 
 from __future__ import annotations
 
 import copy
 import glob
-import json
 import os
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from sft.adapters.os.child import write_json
+from sft.adapters.partial_file import PartialFile
 from sft.adapters.readers import supported
+from sft.adapters.retry import RetryPolicy, retry
 from sft.errors import DataError
 from sft.logs import redact
 
@@ -26,11 +25,11 @@ _SCHEME = re.compile(r"^([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _LOCAL_SCHEMES = {"", "file", "pvc"}
 _S3_SCHEMES = {"s3", "s3a"}
 _CHUNK_BYTES = 4 << 20
-_TRIES = 4
-_BACKOFF_SECONDS = 0.5
-_FINAL = (FileNotFoundError, PermissionError, TypeError, ValueError)
-_WHEN_DONE = "read it when it is done"
-_VERSION_FACTS = (  # each filesystem tells some of these
+_RETRY = RetryPolicy(max_attempts=4, first_wait_seconds=0.5)
+_MAX_VERSIONS = 4
+_PERMANENT = (FileNotFoundError, PermissionError, TypeError, ValueError)
+_STILL_WRITTEN = "wait until nothing writes it any more, then repeat the command"
+_VERSION_FACTS = (  # each filesystem gives some of these
     *("ETag", "etag", "VersionId", "generation", "sha", "LastModified", "Last-Modified", "last_modified"),
     *("modified", "modify", "modificationTime", "mtime", "updated", "created", "size"),
 )
@@ -43,7 +42,7 @@ class SourceFile:
 
     Attributes:
         name: Path or uri, for messages and for the kind of file.
-        version: What changes when the content may have: size and times, or the server's ETag.
+        version: Changes when the content may have changed: size and times, or the server's ETag.
     """
 
     name: str
@@ -51,22 +50,22 @@ class SourceFile:
 
 
 def scheme(uri: str) -> str:
-    """``s3`` of ``s3://bucket/key``; empty for a path."""
+    """Return ``s3`` of ``s3://bucket/key``; empty for a path."""
     match = _SCHEME.match(uri)
     return match[1].lower() if match else ""
 
 
 def is_local(uri: str) -> bool:
-    """Whether a uri is a path on this machine or a mounted volume."""
+    """Return whether a uri is a path on this machine or on a mounted volume."""
     return scheme(uri) in _LOCAL_SCHEMES
 
 
 def find(uri: str, options: Mapping[str, Any]) -> list[SourceFile]:
-    """The files behind a file, folder or glob, in name order; at least one.
+    """Return the files behind a uri of a file, folder or glob, at least one, sorted by name.
 
     Args:
         uri: Path, ``file://``, ``pvc://``, or any scheme that fsspec knows.
-        options: Passed to fsspec as they are.
+        options: Passed to fsspec unchanged.
 
     Raises:
         DataError: There is no such file, it can't be reached, or nothing in the folder can be read.
@@ -79,81 +78,78 @@ def find(uri: str, options: Mapping[str, Any]) -> list[SourceFile]:
 
 @contextmanager
 def opened(file: SourceFile) -> Iterator[IO[bytes]]:
-    """One local file, open for reading.
+    """Open a local file for reading.
 
     Raises:
-        DataError: It can't be opened or read, or was replaced or rewritten meanwhile.
+        DataError: It can't be opened or read, or was replaced or rewritten while the block ran.
     """
     try:
         with Path(file.name).open("rb", buffering=1 << 20) as stream:
             yield stream
         if stat_version(Path(file.name)) != file.version:
-            raise DataError(f"{file.name}: changed while it was read", fix=_WHEN_DONE)
+            raise DataError(f"{file.name}: changed while it was read", fix=_STILL_WRITTEN)
     except OSError as error:
-        raise DataError(f"{file.name}: {_said(error)}") from error
+        raise DataError(f"{file.name}: {_reason(error)}") from error
 
 
-def fetch(
+def download(
     file: SourceFile, target: Path, options: Mapping[str, Any], progress: Callable[[int, int | None], None]
 ) -> None:
-    """Copies a remote file, from where an earlier try has stopped; `target` appears complete or not at all.
+    """Download a remote file, or the rest of one of which a part has arrived earlier.
 
-    What has arrived lies in ``<target>.part``, the version that it is a part of in ``<target>.part.json``. After a
-    broken connection at most `_CHUNK_BYTES` come a second time.
+    After a broken connection at most `_CHUNK_BYTES` arrive a second time.
 
     Args:
-        file: What `find` has found.
-        target: Where the copy goes.
-        options: Passed to fsspec as they are.
-        progress: Called with bytes so far and in all.
+        file: One that `find` returned.
+        target: Appears complete or not at all.
+        options: Passed to fsspec unchanged.
+        progress: Called with the bytes that have arrived and the total.
 
     Raises:
-        DataError: It can't be read, or goes on changing while it is read.
-        OSError: The disk is full; the same call goes on later.
+        DataError: It can't be read, or keeps changing while it is read.
+        OSError: The disk is full; the same call resumes later.
     """
-    part = target.with_name(f"{target.name}.part")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    remote = _remote(file.name, options)
-    failures = changes = 0
-    version: str | None = None
+    partial, remote = PartialFile(target), _remote(file.name, options)
+    versions: list[str] = []
+    try:
+        retry(
+            lambda: _download_unchanged(remote, partial, versions, progress),
+            _RETRY,
+            on=_Interrupted,
+            progress=lambda: partial.num_bytes,
+        )
+    except _Interrupted as error:
+        raise DataError(error.message, fix="repeat the command: the download resumes where it stopped") from error
+    partial.publish()
+
+
+def _download_unchanged(
+    remote: _Remote, partial: PartialFile, versions: list[str], progress: Callable[[int, int | None], None]
+) -> None:
+    """Download until the file is at the end what it was at the beginning; add each version to `versions`."""
     while True:
-        begin = _num_bytes(part)
-        try:
-            info = remote.info()
-            now = remote.file(info).version
-            changes += version not in {None, now}
-            if changes == _TRIES:
-                raise DataError(f"{redact(file.name)}: changes again and again while it is read", fix=_WHEN_DONE)
-            version = now
-            _keep_only(version, part)
-            _copy(remote, part, info["size"], progress)
-            if remote.file(remote.info()).version == version:
-                break
-        except _Interrupted as error:
-            failures = 1 if _num_bytes(part) > begin else failures + 1
-            if failures == _TRIES:
-                raise DataError(error.message, fix="the same command goes on from where it stopped") from error
-            time.sleep(_BACKOFF_SECONDS * 2 ** (failures - 1))
-    part.rename(target)
-    _note(part).unlink()
+        info = remote.info()
+        version = remote.file(info).version
+        if versions[-1:] != [version]:
+            versions.append(version)
+        if len(versions) > _MAX_VERSIONS:
+            raise DataError(f"{redact(remote.uri)}: keeps changing while it is read", fix=_STILL_WRITTEN)
+        partial.start(version)
+        _append(remote, partial, info["size"], progress)
+        if remote.file(remote.info()).version == version:
+            return
 
 
-def _keep_only(version: str, part: Path) -> None:
-    """Keeps what has arrived where it is a part of this version."""
-    note = _note(part)
-    if not note.exists() or json.loads(note.read_text(encoding="utf-8"))["version"] != version:
-        part.unlink(missing_ok=True)  # before the note: a kill in between must not make it a part of this version
-        write_json(note, {"version": version})
-
-
-def _copy(remote: _Remote, part: Path, num_bytes: int | None, progress: Callable[[int, int | None], None]) -> None:
-    """Appends what `part` lacks."""
-    with _reading(remote.uri):
+def _append(
+    remote: _Remote, partial: PartialFile, num_bytes: int | None, progress: Callable[[int, int | None], None]
+) -> None:
+    """Append what has not arrived yet."""
+    with _translate_errors(remote.uri):
         source = remote.filesystem.open(remote.path, "rb", block_size=_CHUNK_BYTES, cache_type="none")
-    with source, part.open("ab") as sink:
+    with source, partial.append() as sink:
         source.seek(sink.tell())
         while True:
-            with _reading(remote.uri):
+            with _translate_errors(remote.uri):
                 chunk = source.read(_CHUNK_BYTES)
             if not chunk:
                 break
@@ -161,78 +157,70 @@ def _copy(remote: _Remote, part: Path, num_bytes: int | None, progress: Callable
             progress(sink.tell(), num_bytes)
         arrived = sink.tell()
     if num_bytes not in {None, arrived}:
-        part.unlink()
+        partial.discard()
         raise _Interrupted(f"{redact(remote.uri)}: {arrived} of {num_bytes} bytes arrived")
 
 
-def _note(part: Path) -> Path:
-    return part.with_name(f"{part.name}.json")
-
-
-def _num_bytes(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
 def local_path(uri: str) -> Path:
-    """The path behind a local uri: ``pvc://claim/data`` is ``/claim/data``, ``~`` is the home folder."""
+    """Return the path of a local uri: ``pvc://claim/data`` is ``/claim/data``, ``~`` the home folder."""
     if scheme(uri) == "pvc":
         return Path("/") / uri[len("pvc://") :]
     return Path(uri[len("file://") :] if scheme(uri) else uri).expanduser()
 
 
 def stat_version(path: Path) -> str:
-    """What changes when a local file may have changed: inode, size, times."""
-    facts = path.stat()
-    return f"{facts.st_ino}-{facts.st_size}-{facts.st_mtime_ns}-{facts.st_ctime_ns}"
+    """Return what changes if a local file may have changed: inode, size, times."""
+    status = path.stat()
+    return f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
 
 
 def _find_local(path: Path) -> list[SourceFile]:
     try:
         if path.is_dir():
-            found = [f for f in path.iterdir() if f.is_file() and supported(f.name)]
+            files = [file for file in path.iterdir() if file.is_file() and supported(file.name)]
         elif path.exists() or not _GLOB.search(str(path)):
-            found = [path]
+            files = [path]
         else:
             names = glob.glob(str(path), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-            found = [f for f in map(Path, names) if f.is_file()]
-        return [SourceFile(str(f), stat_version(f)) for f in sorted(found)]
+            files = [file for file in map(Path, names) if file.is_file()]
+        return [SourceFile(str(file), stat_version(file)) for file in sorted(files)]
     except OSError as error:
         fix = f"relative paths start at {Path.cwd()}" if not path.is_absolute() else None
-        raise DataError(f"dataset.uri={path}: {_said(error)}", fix=fix) from error
+        raise DataError(f"dataset.uri={path}: {_reason(error)}", fix=fix) from error
 
 
 def _find_remote(uri: str, options: Mapping[str, Any]) -> list[SourceFile]:
     remote = _remote(uri, options)
     filesystem, path = remote.filesystem, remote.path
-    with _reading(uri):
-        filesystem.invalidate_cache()  # it outlives a run: the next one of a sweep would see this one's listing
+    with _translate_errors(uri):
+        filesystem.invalidate_cache()  # it outlives a run: a sweep's next run would see the listing of this one
         if _GLOB.search(path):
             infos = [info for info in filesystem.glob(path, detail=True).values() if info["type"] == "file"]
         else:
             infos = [filesystem.info(path)]
             if infos[0]["type"] == "directory":
-                listed = filesystem.ls(path, detail=True)
-                infos = [info for info in listed if info["type"] == "file" and supported(info["name"])]
+                entries = filesystem.ls(path, detail=True)
+                infos = [info for info in entries if info["type"] == "file" and supported(info["name"])]
     return sorted(map(remote.file, infos), key=lambda file: file.name)
 
 
 @dataclass(frozen=True)
 class _Remote:
-    """What fsspec makes of a uri."""
+    """A uri as fsspec resolves it."""
 
     uri: str
     filesystem: Any
     path: str
 
     def info(self) -> Mapping[str, Any]:
-        """The file's facts as they are now."""
-        with _reading(self.uri):
+        """Return what the server says about the file now."""
+        with _translate_errors(self.uri):
             self.filesystem.invalidate_cache()
             info: Mapping[str, Any] = self.filesystem.info(self.path)
             return info
 
     def file(self, info: Mapping[str, Any]) -> SourceFile:
-        """A file of it; the uri keeps the server, which a filesystem's own names lack."""
+        """Return a file of it. Its name keeps the server, which the names of a filesystem lack."""
         facts = [info.get(key) for key in _VERSION_FACTS]
         name, uri, path = str(info["name"]), self.uri.rstrip("/"), self.path.rstrip("/")
         server = uri.removesuffix(path)
@@ -250,9 +238,11 @@ def _remote(uri: str, options: Mapping[str, Any]) -> _Remote:
         fsspec.get_filesystem_class(scheme(uri))
     except (ImportError, ValueError) as error:  # they name the package to install, or the scheme
         raise DataError(f"{redact(uri)}: {error}") from error
-    given = {key: copy.deepcopy(value) for key, value in options.items() if value is not None}  # botocore edits its own
-    with _reading(uri):
-        filesystem, path = fsspec.url_to_fs(uri, **given)
+    own_options = {  # botocore changes what it is given
+        key: copy.deepcopy(value) for key, value in options.items() if value is not None
+    }
+    with _translate_errors(uri):
+        filesystem, path = fsspec.url_to_fs(uri, **own_options)
         return _Remote(uri, filesystem, path)
 
 
@@ -261,8 +251,8 @@ class _Interrupted(DataError):
 
 
 @contextmanager
-def _reading(uri: str) -> Iterator[None]:
-    """Puts into our words whatever a filesystem raises: each package behind fsspec has exceptions of its own.
+def _translate_errors(uri: str) -> Iterator[None]:
+    """Translate whatever a filesystem raises: each package behind fsspec has exceptions of its own.
 
     Raises:
         DataError: It would fail again.
@@ -271,8 +261,8 @@ def _reading(uri: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        kind = DataError if isinstance(error, _FINAL) else _Interrupted
-        raise kind(f"{redact(uri)}: {_said(error)}", fix=_fix(uri, error)) from error
+        error_type = DataError if isinstance(error, _PERMANENT) else _Interrupted
+        raise error_type(f"{redact(uri)}: {_reason(error)}", fix=_fix(uri, error)) from error
 
 
 def _fix(uri: str, error: Exception) -> str | None:
@@ -283,7 +273,7 @@ def _fix(uri: str, error: Exception) -> str | None:
     if isinstance(error, FileNotFoundError):
         return "check the bucket and the key"
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return "set AWS_CA_BUNDLE to the authority's certificate if you trust it"
+        return "set AWS_CA_BUNDLE to the certificate of the authority that signed it, if you trust that"
     return "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and dataset.storage_options.endpoint_url"
 
 
@@ -295,8 +285,8 @@ def _check_aws_keys() -> None:
         raise DataError(f"{present[0]} is set and {absent} is not", fix="set both, or neither to use the AWS chain")
 
 
-def _said(error: Exception) -> str:
-    """An operating system's or server's error in its own words."""
+def _reason(error: Exception) -> str:
+    """Return what an operating system or a server says, without secrets."""
     if isinstance(error, FileNotFoundError) and not error.strerror:
         return "no such file"
     return redact(" ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split()))

@@ -17,6 +17,7 @@ from sft.config.schema import RegistryConfig
 from sft.errors import ConfigError, Problem
 from sft.logs import redacted
 from sft.progress import Progress
+from sft.scores import format_score
 from sft.stages.registries import embedded_mlflow, registry_of
 
 _TUNED, _STDERR = "tuned.", "_stderr"
@@ -70,10 +71,10 @@ def _lines(model: ListedModel) -> Iterator[str]:
         if key.startswith(_TUNED) and not key.endswith(_STDERR):
             score = key.removeprefix(_TUNED)
             before, error = model.facts.get(f"base.{score}"), model.facts.get(key + _STDERR)
-            was = f"{_number(before)} → " if before is not None else ""
-            yield f"  {score:<30} {was}{_number(model.facts[key])}{f' ± {_number(error)}' if error is not None else ''}"
+            was = f"{format_score(_number(before))} → " if before is not None else ""
+            yield f"  {score:<30} {was}{format_score(_number(model.facts[key]), _number(error))}"
 
 
-def _number(value: Fact | None) -> str:
-    """Return a score as a number: MLflow keeps numbers as text."""
-    return f"{float(value):.4f}" if value is not None else ""
+def _number(value: Fact | None) -> float | None:
+    """Return a fact as a number: MLflow keeps numbers as text."""
+    return None if value is None else float(value)

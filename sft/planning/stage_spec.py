@@ -247,6 +247,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.evaluation.sample_log",
                 "sft.adapters.evaluation.text_metrics",
                 "sft.adapters.evaluation.worker",
+                "sft.scores",
             ),
             revision=3,
             is_resumable=True,

@@ -9,7 +9,7 @@ from pathlib import Path
 from sft.artifacts import EvalReport, ModelPackage, RegisteredModel, UploadedModel
 from sft.report.page import PAGE
 from sft.runner import RunResult
-from sft.scores import change
+from sft.scores import change, format_score, score_row
 from sft.stages.evaluate import HOLDOUT
 
 
@@ -23,12 +23,9 @@ def as_html(title: str, tuned: EvalReport, base: EvalReport | None) -> str:
     """
     rows = []
     for score in tuned.scores:
-        before = base.score(score.name) if base else None
-        error = f" ± {score.stderr:.4f}" if score.stderr is not None else ""
-        difference = str(change(before, score)) if before else ""
-        was = f"{before.value:.4f}" if before else ""
-        cells = (was, f"{score.value:.4f}{error}", difference, f"{score.num_samples:,}")
-        rows.append(f"<tr><th>{html.escape(score.name)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+        row = score_row(score, base.score(score.name) if base else None)
+        cells = (row.before, row.after, row.difference, row.num_samples)
+        rows.append(f"<tr><th>{html.escape(row.name)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     head = "<tr><th>score</th><th>before</th><th>after</th><th>difference</th><th>samples</th></tr>"
     return PAGE.format(title=html.escape(title), body=f"<table>{head}{''.join(rows)}</table>")
 
@@ -53,14 +50,14 @@ def summary(result: RunResult) -> Iterator[str]:
 
 
 def score_lines(after: EvalReport, before: EvalReport | None) -> Iterator[str]:
-    """Yield a line per score: before, after, difference; then what of it is a warning."""
+    """Yield a line per score, and a warning about what got worse and about what does not compare."""
     forgotten = []
     for score in after.scores:
-        old = before.score(score.name) if before else None
-        error = f" ± {score.stderr:.4f}" if score.stderr is not None else ""
-        was, difference = (f"{old.value:.4f} → ", f"  {change(old, score)}") if old else ("", "")
-        yield f"{score.name:<32} {was}{score.value:.4f}{error}{difference}  ({score.num_samples} samples)"
-        if old and score.task != HOLDOUT and (found := change(old, score)).is_clear and not found.better:
+        base = before.score(score.name) if before else None
+        row = score_row(score, base)
+        values = f"{format_score(base.value)} → {row.after}  {row.difference}" if base else row.after
+        yield f"{row.name:<32} {values}  ({row.num_samples} samples)"
+        if base and score.task != HOLDOUT and change(base, score).is_clearly_worse:
             forgotten.append(score.name)
     if forgotten:
         yield f"warning: worse than before on {', '.join(forgotten)}: the model may be forgetting what it knew"

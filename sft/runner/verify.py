@@ -18,8 +18,9 @@ import msgspec
 
 from sft import record, self_hashed_json
 from sft.adapters import signing
-from sft.artifacts import LOGS_NAME, MANIFEST_NAME, digest_of, inode, sha256_file
+from sft.artifacts import LOGS_NAME, MANIFEST_NAME, digest_of
 from sft.errors import DataError, StageError
+from sft.files import inode, sha256_file
 from sft.stages.model import FILES_NAME
 from sft.stages.package import FACTS
 from sft.stages.upload import UPLOAD

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from sft.adapters.evaluation import task_index
-from sft.adapters.os.child import write_json
 from sft.adapters.os.process import run_module
 from sft.artifacts import LOGS_NAME, DatasetArtifact, EvalReport, digest_of, hash_files
 from sft.config.schema import EvalConfig
 from sft.errors import ConfigError, Problem, StageError
+from sft.files import write_json
 from sft.progress import Progress
 from sft.scores import Score
 

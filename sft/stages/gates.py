@@ -6,10 +6,10 @@ import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
-from sft.adapters.os.child import write_json
 from sft.artifacts import EvalReport, GateReport
 from sft.config.schema import EvalConfig
 from sft.errors import GateError, StageError
+from sft.files import write_json
 from sft.progress import Progress
 from sft.scores import parse_gate
 

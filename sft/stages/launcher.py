@@ -11,7 +11,7 @@ from typing import Protocol
 
 from sft.adapters.instructlab import torchrun
 from sft.adapters.instructlab.settings import LaunchSettings, TrainingTask
-from sft.adapters.kubeflow.job import Display
+from sft.adapters.kubeflow.job import JobDisplay
 from sft.config.schema import LauncherConfig, LauncherKind, RunConfig, TrainingConfig
 from sft.planning.resources import Resources
 from sft.progress import Progress
@@ -22,7 +22,7 @@ class TrainFunction(Protocol):
     """Train to the end, from where an earlier try was stopped."""
 
     def __call__(
-        self, cfg: TrainingConfig, task: TrainingTask, resources: Resources, display: Display, *, detach: bool
+        self, cfg: TrainingConfig, task: TrainingTask, resources: Resources, display: JobDisplay, *, detach: bool
     ) -> None:
         """Train.
 
@@ -80,7 +80,7 @@ def _train_here(
     cfg: TrainingConfig,
     task: TrainingTask,
     resources: Resources,
-    display: Display,
+    display: JobDisplay,
     *,
     detach: bool,  # noqa: ARG001 - refused before: nobody would be left to watch the ranks
 ) -> None:

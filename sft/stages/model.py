@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from sft.adapters import hub, storage
-from sft.adapters.os.child import write_json
 from sft.adapters.os.process import run_module
-from sft.artifacts import LOGS_NAME, DatasetArtifact, ModelArtifact, sha256_file
+from sft.artifacts import LOGS_NAME, DatasetArtifact, ModelArtifact
 from sft.config.schema import ModelConfig, ModelSource
 from sft.errors import StageError
+from sft.files import sha256_file, write_json
 from sft.progress import Progress
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tekken.json")

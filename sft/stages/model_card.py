@@ -15,7 +15,7 @@ import yaml
 from sft.adapters import hub
 from sft.artifacts import DatasetArtifact
 from sft.logs import redact
-from sft.scores import Score, change
+from sft.scores import Score, score_row
 
 if TYPE_CHECKING:
     from sft.stages.package import PackageInputs
@@ -88,19 +88,13 @@ def _scores(inputs: PackageInputs) -> Iterator[str]:
         return
     rows = ["| score | before | after | difference | samples |", "|---|---|---|---|---|"]
     for score in inputs.report.scores:
-        before = inputs.baseline.score(score.name) if inputs.baseline else None
-        difference = str(change(before, score)) if before else "–"
-        rows.append(f"| {score.name} | {_number(before)} | {_number(score)} | {difference} | {score.num_samples} |")
+        row = score_row(score, inputs.baseline.score(score.name) if inputs.baseline else None)
+        cells = (row.name, row.before or "–", row.after, row.difference or "–", row.num_samples)
+        rows.append(f"| {' | '.join(cells)} |")
     yield "## Scores"
     yield "\n".join(rows)
     if inputs.gates:
         yield "It passed these gates:\n\n" + "\n".join(f"- {line}" for line in inputs.gates.passed)
-
-
-def _number(score: Score | None) -> str:
-    if score is None:
-        return "–"
-    return f"{score.value:.4f}" + (f" ± {score.stderr:.4f}" if score.stderr is not None else "")
 
 
 def _making(inputs: PackageInputs) -> str:

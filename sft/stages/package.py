@@ -24,10 +24,10 @@ from sft.artifacts import (
     ModelArtifact,
     ModelPackage,
     hash_files,
-    sha256_file,
 )
 from sft.config.schema import RegistryConfig
 from sft.errors import StageError
+from sft.files import sha256_file
 from sft.logs import redact
 from sft.progress import Progress
 from sft.stages.model_card import CARD, card

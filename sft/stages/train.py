@@ -17,7 +17,7 @@ from sft.adapters.instructlab import torchrun
 from sft.adapters.instructlab.layout import ADAPTER, FINISHED, METRICS
 from sft.adapters.instructlab.monitor import RankLost, TrainingProgress
 from sft.adapters.instructlab.settings import MainArgs, TrainingTask, WorkerOptions
-from sft.adapters.kubeflow.job import Display
+from sft.adapters.kubeflow.job import JobDisplay
 from sft.artifacts import LOGS_NAME, CheckpointArtifact, ModelArtifact, TokenizedArtifact
 from sft.config.schema import Attention, TrainingConfig
 from sft.errors import StageError
@@ -105,7 +105,7 @@ def _train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, work: Path, prog
     """Train, and resume after the loss of a rank as often as the recipe says."""
     for note in inputs.resources.notes:
         progress.say(f"  {note}")
-    display = Display(watch=lambda live: progress.update(_line(live)), update=progress.update, say=progress.say)
+    display = JobDisplay(watch=lambda live: progress.update(_line(live)), update=progress.update, say=progress.say)
     logs = out / LOGS_NAME
     logs.mkdir(exist_ok=True)
     train_ranks = launcher_of(cfg.launcher).train

@@ -10,11 +10,11 @@ from typing import Any
 
 from sft.adapters import hub
 from sft.adapters.instructlab import pod_entrypoint
-from sft.adapters.instructlab.pod_entrypoint import Verdict
+from sft.adapters.instructlab.pod_entrypoint import NodeExit
 from sft.adapters.instructlab.settings import TrainingTask
 from sft.adapters.kubeflow import job
 from sft.adapters.kubeflow.cluster import Access, connect
-from sft.adapters.kubeflow.job import Display
+from sft.adapters.kubeflow.job import JobDisplay
 from sft.adapters.kubeflow.manifest import TrainJob, check, manifest
 from sft.adapters.kubeflow.watch import JobWatcher
 from sft.config.schema import LauncherConfig, ModelSource, RunConfig, TrainingConfig
@@ -59,11 +59,11 @@ def check_cluster(cfg: TrainingConfig, run_id: str, progress: Progress) -> None:
         SftError: It can't be reached, or would not take it.
     """
     asked = _job(cfg, resolve_resources(cfg), run_id=run_id, key=_NO_KEY, logs=Path(cfg.launcher.mount_path))
-    job.reach(connect(_access(cfg.launcher), progress.say), asked)
+    job.check_access(connect(_access(cfg.launcher), progress.say), asked)
 
 
 def train_in_pods(
-    cfg: TrainingConfig, task: TrainingTask, resources: Resources, display: Display, *, detach: bool
+    cfg: TrainingConfig, task: TrainingTask, resources: Resources, display: JobDisplay, *, detach: bool
 ) -> None:
     """Train to the end, in the TrainJob that is at work already if there is one.
 
@@ -76,14 +76,14 @@ def train_in_pods(
 
     Raises:
         Detached: It is.
-        Preempted: This process was asked to end; the job goes on.
+        Preempted: This process was asked to end; the job trains on.
         StageError: The job failed, or the cluster refuses it.
     """
     cluster = connect(_access(cfg.launcher), lambda _: None)  # what there is to say of it was said at the start
     asked = _job(cfg, resources, run_id=task.run_id, key=task.key, logs=task.logs)
-    name = job.begin(cluster, asked, logs=task.logs, prepare=lambda: _prepare(cfg, task), display=display)
+    name = job.find_or_create(cluster, asked, logs=task.logs, prepare=lambda: _prepare(cfg, task), display=display)
     if detach:
-        raise Detached(f"TrainJob {name} goes on by itself")
+        raise Detached(f"TrainJob {name} trains on")
     JobWatcher(
         cluster,
         asked,
@@ -103,7 +103,7 @@ def export(cfg: TrainingConfig, task: TrainingTask, resources: Resources) -> dic
     """
     made = manifest(_job(cfg, resources, run_id=task.run_id, key=task.key, logs=task.logs))
     check(made)
-    if any(end.verdict is Verdict.failed for end in pod_entrypoint.node_exits(task.logs)):
+    if any(end.exit is NodeExit.failed for end in pod_entrypoint.node_reports(task.logs)):
         pod_entrypoint.clear_notes(task.logs)  # not else: a job of this training may be at work
     pod_entrypoint.save(task.logs, task.main, task.options, cfg.env)
     return made

@@ -72,7 +72,7 @@ def upload(cfg: RegistryConfig, inputs: UploadInputs, out: Path, progress: Progr
             bring = hub.upload
         case never:
             assert_never(never)
-    done = bring(model, folder=folder, told=progress.update)
+    done = bring(model, folder=folder, update=progress.update)
     progress.say(f"  {done.note}")
     told = {"uri": done.uri, "files": model.files}
     (out / UPLOAD).write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", encoding="utf-8")

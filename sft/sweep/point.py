@@ -101,7 +101,7 @@ class Job:
         number = HydraConfig.get().job.num + 1
         if self.origin.is_here():
             return self._do(number, composed, Progress())
-        with _set_up(self.origin), self.slots.one(self.folder / ".slots") if self.slots else nullcontext():
+        with _set_up(self.origin), self.slots.acquire(self.folder / ".slots") if self.slots else nullcontext():
             compose.prepare(self.recipe)
             try:
                 return self._do(number, composed, Progress(label=f"{number}|"))

@@ -7,7 +7,6 @@ made is in its run's own record. The same sweep has the same folder, so the same
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -17,6 +16,7 @@ import msgspec
 from sft import record, self_hashed_json
 from sft.config.schema import RunConfig
 from sft.errors import DataError
+from sft.files import write_atomically
 from sft.logs import redacted
 from sft.runner.status import run_folder
 
@@ -162,9 +162,7 @@ def _without(tree: dict[str, Any], varied: Mapping[str, str]) -> dict[str, Any]:
 
 def _write(path: Path, content: msgspec.Struct) -> None:
     """Write so that a reader sees the last whole file; secrets are masked."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(self_hashed_json.dump_with_digest(redacted(msgspec.to_builtins(content))))
-    partial.replace(path)
+    write_atomically(path, self_hashed_json.dump_with_digest(redacted(msgspec.to_builtins(content))))
 
 
 def _read(path: Path, kind: type[T]) -> T:

@@ -22,10 +22,11 @@ from sft.planning.plan import steps_up_to
 from sft.planning.resources import resolve_resources
 from sft.progress import Progress
 from sft.runner.rerun import RecordedRun
+from sft.scores import is_better_when_higher
 from sft.sweep import records
 from sft.sweep.point import Job, Origin, check_point
 from sft.sweep.records import Point, SweepRecord
-from sft.sweep.spec import Sweep, check, is_better_when_higher, objective
+from sft.sweep.spec import Sweep, check, objective
 
 _HERE = {"basic", "joblib"}
 """Launchers that run points on this machine, so that what it can do is known beforehand."""
@@ -164,7 +165,7 @@ def _checked_points(
 ) -> list[Point]:
     """Return every point, and note which of them are not to run."""
     points: list[Point] = []
-    with slots_of_machine.as_in(0) if slots_of_machine else nullcontext():
+    with slots_of_machine.restricted_to(0) if slots_of_machine else nullcontext():
         for overrides, cfg in zip(sweep.points(), configs, strict=True):
             given = (text.lstrip("+").partition("=") for text in overrides)
             values = {key: value for key, _, value in given if key in sweep.varied}

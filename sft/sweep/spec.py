@@ -28,11 +28,6 @@ from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Problem
 from sft.planning.plan import steps_up_to
 
-_LOWER_IS_BETTER = {
-    "loss", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score", "ter", "mse",
-}  # fmt: skip
-"""Metrics of ours and of lm-eval's that are better when they are smaller."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
@@ -208,11 +203,6 @@ def objective(cfg: RunConfig, until: str | None) -> str:
     if rule:
         raise ConfigError([Problem(key=key, value=name, rule=rule, suggestion=fix)])
     return name
-
-
-def is_better_when_higher(name: str) -> bool:
-    """Return the direction of a score, by its metric's name."""
-    return name.rpartition(".")[2] not in _LOWER_IS_BETTER
 
 
 def _hydra(recipe: Recipe, own: Sequence[str]) -> DictConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 import zipfile
@@ -51,6 +52,21 @@ def test_every_room_imports(tmp_path: Path) -> None:
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in modules if path.stem != "__main__"]
     code = f"import importlib\nfor name in {names!r}: importlib.import_module(name.removesuffix('.__init__'))"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
+def test_no_module_imports_what_is_for_tests() -> None:
+    modules = sorted(ROOT.glob("sft/**/*.py"))
+    assert len(modules) > 20
+    for path in modules:
+        names = {name for node in ast.walk(ast.parse(path.read_text())) for name in imported(node)}
+        assert not {name for name in names if name.partition(".")[0] in {"unittest", "mock", "pytest", "tests"}}, path
+
+
+def imported(node: ast.AST) -> list[str]:
+    """Modules that a statement imports."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
 
 
 def test_an_editable_install_reads_the_checkout() -> None:

@@ -29,6 +29,7 @@ WITHOUT_INFLUENCE = {
     *("sft.adapters.instructlab.layout", "sft.adapters.instructlab.settings", "sft.adapters.instructlab.monitor"),
     *("sft.adapters.instructlab.tracking", "sft.stages.launcher", "sft.stages.trainjob", "sft.adapters.kubeflow.job"),
     *("sft.adapters.evaluation.progress_file", "sft.adapters.evaluation.task_index"),
+    *("sft.files", "sft.adapters.retry", "sft.adapters.partial_file", "sft.adapters.patched"),
     # What it decides is in the key itself.
     "sft.planning.resources",
     # The upload stage takes the names of files from it.

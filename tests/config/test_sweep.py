@@ -8,7 +8,7 @@ import pytest
 
 from sft.config.compose import Recipe, compose, find_recipe
 from sft.errors import ConfigError
-from sft.sweep.spec import Sweep, check, is_better_when_higher, objective, read
+from sft.sweep.spec import Sweep, check, objective, read
 
 QUICKSTART = find_recipe("quickstart")
 STRATEGIES = find_recipe("quickstart_fsdp_sweep")
@@ -165,11 +165,6 @@ def test_an_objective_that_is_never_made_is_refused(overrides: list[str], until:
     with pytest.raises(ConfigError) as caught:
         objective(compose(QUICKSTART, overrides), until)
     assert said in str(caught.value)
-
-
-def test_a_losses_direction_is_down_and_an_accuracys_is_up() -> None:
-    assert not is_better_when_higher("holdout.loss")
-    assert is_better_when_higher("arc_easy.acc_norm")
 
 
 def test_what_somebody_said_of_the_direction_is_known() -> None:

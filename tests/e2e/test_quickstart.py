@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sft.artifacts import sha256_file
+from sft.files import sha256_file
 from tests.support.command import Answer, records, sft, start, steps
 
 pytestmark = pytest.mark.slow
@@ -199,7 +199,7 @@ def test_preempted_and_killed_it_goes_on_to_the_same_weights(done: tuple[Path, A
 
     answer = sft("run", "quickstart", *UNSCORED, cwd=started)
     assert answer.status == 0, answer.err
-    assert "goes on after step" in answer.out
+    assert "resumes after step" in answer.out
     assert weights(started) == weights_of(done[0])
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from sft.artifacts import sha256_file
+from sft.files import sha256_file
 from tests.servers.http import Resource, serving
 from tests.support.command import Answer, sft, start
 

@@ -176,8 +176,8 @@ def test_a_killed_sweep_loses_only_the_point_at_work_and_that_one_resumes(tmp_pa
     assert [row["status"] for row in rows] == ["done", "interrupted"]
     answer = sft(*command, cwd=tmp_path)
     assert answer.status == 0, answer.err
-    assert answer.out.count("goes on after step") == answer.out.count("✓ train") == 1
-    assert "goes on after step" in answer.out.partition("[2/2")[2]
+    assert answer.out.count("resumes after step") == answer.out.count("✓ train") == 1
+    assert "resumes after step" in answer.out.partition("[2/2")[2]
     assert statuses(tmp_path) == ["done", "done"]
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sft.artifacts import sha256_file
+from sft.files import sha256_file
 from tests.servers.kubernetes.server import wait_until
 from tests.support.cluster import ON_EVERY_CLUSTER, Site, site
 from tests.support.command import Answer, records, sft, steps
@@ -116,13 +116,13 @@ def story(there: Site) -> Story:
 
 
 def test_a_run_that_is_left_alone_says_how_to_come_back(story: Story) -> None:
-    assert "goes on by itself" in story.left.err
+    assert "trains on" in story.left.err
     assert "Traceback" not in story.left.err
 
 
 def test_attach_comes_back_from_wherever_it_is_called(story: Story) -> None:
     assert story.attached.status == -signal.SIGKILL, story.attached.out
-    assert "goes on with TrainJob" in story.attached.out
+    assert "resumes TrainJob" in story.attached.out
     assert "= tokenize: done before" in story.attached.out
 
 
@@ -132,13 +132,13 @@ def test_a_job_goes_on_without_the_process_that_stayed_with_it(story: Story) -> 
 
 def test_the_command_that_comes_back_goes_on_with_the_job_and_begins_no_other(story: Story) -> None:
     assert story.back.status == 0, story.back.out + story.back.err
-    assert "goes on with TrainJob" in story.back.out
+    assert "resumes TrainJob" in story.back.out
     assert story.jobs[0] == story.jobs[1] == story.jobs[2]
 
 
 def test_a_preempted_pod_saves_its_state_and_the_training_goes_on_from_there(story: Story) -> None:
     assert story.preempted_at < STEPS, "the training was over before the pod was taken away"
-    assert re.search(r"goes on after step \d+", story.back.out), story.back.out
+    assert re.search(r"resumes after step \d+", story.back.out), story.back.out
     assert [row["step"] for row in rows(story.there.root)] == list(range(1, STEPS + 1))
 
 
@@ -204,7 +204,7 @@ def test_a_job_that_somebody_else_applied_is_the_runs_own(prepared: Site) -> Non
     prepared.apply(exported.out)
     answer = sft("run", *settings, cwd=prepared.root, **prepared.environment)
     assert answer.status == 0, answer.out + answer.err
-    assert f"goes on with TrainJob {yaml.safe_load(exported.out)['metadata']['name']}" in answer.out
+    assert f"resumes TrainJob {yaml.safe_load(exported.out)['metadata']['name']}" in answer.out
 
 
 @pytest.mark.exhaustive
@@ -240,8 +240,8 @@ def test_a_node_that_is_killed_comes_back_and_all_go_on_together(prepared: Site)
     prepared.server.controller.kill(name, 1, "Error")
     said, _ = watcher.communicate(timeout=200)
     assert watcher.returncode == 0, said
-    assert re.search(r"node 1: begins again, which ended with status 137", said), said
-    assert re.search(r"node 0: goes on after step \d+", said), said
+    assert re.search(r"node 1: restarted after status 137", said), said
+    assert re.search(r"node 0: resumes after step \d+", said), said
     assert [row["step"] for row in rows(prepared.root)] == list(range(1, 25))
 
 
@@ -251,6 +251,6 @@ def test_an_error_that_would_come_again_ends_the_job_with_the_nodes_own_words(pr
     answer = sft(*command(prepared), "training.learning_rate=1e30", cwd=prepared.root, **prepared.environment)
     assert answer.status == 1, answer.out
     assert re.search(r"TrainJob sft-quickstart-\S+, node \d: training failed: .* is (nan|inf) at step", answer.err)
-    assert "a lower training.learning_rate" in answer.err
+    assert "lower training.learning_rate" in answer.err
     assert "Traceback" not in answer.err
     assert set(prepared.jobs()) == before

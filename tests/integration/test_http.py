@@ -15,12 +15,13 @@ import pytest
 
 from sft.adapters import http
 from sft.adapters.http import Patience
+from sft.adapters.retry import RetryPolicy
 from sft.errors import DataError
 from tests.servers.http import Resource, serving
 from tests.support.command import records, sft, steps
 
 CONTENT = random.Random(0).randbytes(1_000_000)
-QUICK = Patience(connect_seconds=2, stall_seconds=0.3, tries=3, backoff_seconds=0.01)
+QUICK = Patience(connect_seconds=2, stall_seconds=0.3, retry=RetryPolicy(max_attempts=3, first_wait_seconds=0.01))
 
 
 def fetch(resource: Resource, folder: Path, *, max_bytes: int | None = None) -> bytes:
@@ -53,7 +54,7 @@ def test_one_that_gets_nowhere_is_given_up_and_its_part_kept(tmp_path: Path) -> 
     said = refused(Resource(CONTENT, break_after=0, break_times=99), tmp_path)
     assert "broke off" in said
     assert "3 times in a row" in said
-    assert "goes on from where it stopped" in said
+    assert "resumes where it stopped" in said
 
 
 def test_a_server_that_stalls_is_asked_again(tmp_path: Path) -> None:
@@ -76,6 +77,24 @@ def test_a_server_without_ranges_or_tags_is_fetched_anew(tmp_path: Path) -> None
         (tmp_path / "data.jsonl").unlink()
 
 
+@pytest.mark.parametrize("damaged", ["x.part", "x.part.json"])
+def test_a_torn_part_or_note_of_an_earlier_download_heals(damaged: str, tmp_path: Path) -> None:
+    resource = Resource(CONTENT, break_after=300_000, break_times=99)
+    with serving({"/x": resource}) as address:
+        arguments = {"max_bytes": None, "patience": QUICK}
+
+        def stop(arrived: int, _: int | None) -> None:
+            if arrived >= 300_000:
+                raise OSError("killed")
+
+        with pytest.raises(OSError, match="killed"):
+            http.download(f"{address}/x", tmp_path / "x", progress=stop, **arguments)
+        (tmp_path / damaged).write_bytes(b"")
+        http.download(f"{address}/x", tmp_path / "x", progress=lambda *_: None, **arguments)
+    assert (tmp_path / "x").read_bytes() == CONTENT
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x"]
+
+
 @pytest.mark.parametrize("statuses", [[500], [503, 502], [429]])
 def test_an_answer_that_may_pass_is_asked_for_again(statuses: list[int], tmp_path: Path) -> None:
     assert fetch(Resource(CONTENT, statuses=list(statuses)), tmp_path) == CONTENT
@@ -88,7 +107,7 @@ def test_a_server_that_says_when_is_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(401, "login"), (403, "refuses access"), (404, "no such file"), (410, "no more")]
+    ("status", "said"), [(401, "login"), (403, "refuses access"), (404, "no such file"), (410, "no longer")]
 )
 def test_a_refusal_is_said_at_once(status: int, said: str, tmp_path: Path) -> None:
     resource = Resource(CONTENT, statuses=[status])

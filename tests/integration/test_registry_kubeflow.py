@@ -124,7 +124,7 @@ def test_new_scores_of_a_registered_checkpoint_are_brought_up_to_date(address: s
     assert version["customProperties"]["tuned.holdout.acc"]["double_value"] == 1.0
     assert version["customProperties"]["run_id"]["string_value"] == "run-1"
     assert registered.metadata["tuned.holdout.acc"] == 1.0
-    assert "scores were brought up to date" in note
+    assert "scores were updated" in note
 
 
 def test_another_checkpoint_under_the_same_version_is_refused(address: str, tmp_path: Path) -> None:
@@ -144,12 +144,12 @@ def test_a_half_registered_model_is_completed_by_the_same_command(
     with pytest.raises(StageError, match="HTTP 500") as failed:
         run_stage(cfg, inputs, tmp_path / "first")
     assert stand_in.url in str(failed.value)
-    assert "the same command registers later" in str(failed.value)
+    assert "repeat the command to register" in str(failed.value)
     assert len(stand_in.rows["model_versions"]) == 1
     assert not stand_in.rows["model_artifacts"]
 
     _, note = run_stage(cfg, inputs, tmp_path / "second")
-    assert "half registered" in note
+    assert "partly registered" in note
     _, [_], [artifact] = held(stand_in.url, cfg)
     assert artifact["uri"] == inputs.package.model_dir.as_uri()
     assert artifact["modelSourceId"] == "run-1"
@@ -176,7 +176,7 @@ def test_a_label_that_another_checkpoint_has_is_counted_up_where_that_is_asked_f
     assert (registered.version, registered.metadata["version"]) == ("1.0.1", "1.0.1")
     again, note = run_stage(cfg, other, tmp_path / "third")
     assert again.version == "1.0.1"
-    assert "the same checkpoint is" in note
+    assert "is the same checkpoint already" in note
     _, versions, _ = held(address, cfg)
     assert [version["name"] for version in versions] == ["1.0.0", "1.0.1"]
 
@@ -233,7 +233,7 @@ def test_a_server_of_the_other_api_version_is_told_which_client_fits(
 def test_a_server_that_is_away_fails_this_stage_with_its_address(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"http://127\.0\.0\.1:9 can't be reached") as failed:
         run_stage(kubeflow("http://127.0.0.1:9"), register_inputs(tmp_path), tmp_path / "out")
-    assert "the same command registers later" in str(failed.value)
+    assert "repeat the command to register" in str(failed.value)
 
 
 def test_a_server_of_a_private_authority_is_trusted_with_its_certificate_alone(
@@ -276,5 +276,5 @@ def test_what_is_registered_is_where_the_model_was_uploaded_to_also_later(addres
     registered, note = run_stage(cfg, register_inputs(tmp_path, uploaded=uploaded), tmp_path / "later")
     _, [version], [there] = held(address, cfg)
     assert (there["uri"], registered.uri, version["customProperties"]["uri"]["string_value"]) == (place, place, place)
-    assert f"already; it is at {place} now" in note
+    assert f"already; its uri is now {place}" in note
     assert run_stage(cfg, register_inputs(tmp_path, uploaded=uploaded), tmp_path / "same")[1].endswith(" already")

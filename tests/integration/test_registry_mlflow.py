@@ -107,7 +107,7 @@ def test_mlflow_finds_a_registered_checkpoint_again_and_updates_its_scores(spell
     rescored = register_inputs(root / "runs", report=report(root / "rescored", 0.5, 1.0), run_id="run-2")
     again, note = run_stage(mlflow(), rescored, root / "again")
     assert again.version == "1"
-    assert "version 1 already; its scores were brought up to date" in note
+    assert "version 1 is the same checkpoint already; its scores were updated" in note
     [version] = client(inputs).search_model_versions("name = 'speller'")
     assert (version.tags["tuned.holdout.acc"], version.tags["run_id"]) == ("1.0", "run-1")
 
@@ -139,7 +139,7 @@ def test_mlflow_is_told_where_the_model_was_uploaded_to_also_later(speller: Spel
         assert (registered.uri, version.source, version.tags["uri"]) == (place, place, place)
     _, note = run_stage(mlflow(model_name="placed"), replace(placed, uploaded=None), root / "moved")
     here = placed.package.model_dir.as_uri()
-    assert note.endswith(f"already; its tag uri says that it is at {here} now")
+    assert note.endswith(f"already; its tag uri is now {here}")
     assert client(inputs).get_model_version("placed", registered.version).tags["uri"] == here
 
 

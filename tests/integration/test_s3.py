@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def test_a_certificate_that_does_not_verify_is_an_error_until_it_is_trusted(
 def fetch(endpoint: str, key: str, target: Path, progress: Callable[..., None] = lambda *_: None) -> None:
     options = {"endpoint_url": endpoint, **NO_RETRIES}
     [file] = storage.find(f"s3://bucket/{key}", options)
-    storage.fetch(file, target, options, progress)
+    storage.download(file, target, options, progress)
 
 
 def test_a_part_of_another_version_is_fetched_anew(bucket: tuple[Path, str], tmp_path: Path) -> None:
@@ -164,11 +165,11 @@ def test_a_connection_that_breaks_is_made_again_and_only_the_chunk_under_way_com
 def test_a_later_call_goes_on_where_a_broken_one_has_stopped(
     bucket: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "_BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(storage, "_RETRY", replace(storage._RETRY, first_wait_seconds=0.01))
     broken = wire(bucket[1], cut_after=LARGE // 2, away_seconds=60)
     with broken as way, pytest.raises(DataError, match="Could not connect") as caught:
         fetch(way.endpoint, "large.jsonl", tmp_path / "x")
-    assert "goes on from where it stopped" in str(caught.value.fix)
+    assert "resumes where it stopped" in str(caught.value.fix)
     arrived = (tmp_path / "x.part").stat().st_size
     assert arrived == 4 << 20
     assert not (tmp_path / "x").exists()
@@ -183,7 +184,7 @@ def test_a_full_disk_is_an_os_error_and_the_next_try_goes_on(bucket: tuple[Path,
         "import resource, signal, sys; from pathlib import Path; from sft.adapters import storage\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (5 << 20, 5 << 20))\n"
         "options = {'endpoint_url': sys.argv[1]}; [file] = storage.find('s3://bucket/large.jsonl', options)\n"
-        "try: storage.fetch(file, Path(sys.argv[2]), options, lambda *_: None)\n"
+        "try: storage.download(file, Path(sys.argv[2]), options, lambda *_: None)\n"
         "except OSError as error: print('no space:', error.strerror)"
     )
     command = [sys.executable, "-c", limited, bucket[1], str(tmp_path / "x")]
@@ -220,7 +221,7 @@ def test_an_object_that_never_stands_still_is_an_error(bucket: tuple[Path, str],
         sizes.append(arrived)
         moving.write_bytes(moving.read_bytes() + rows(1))
 
-    with pytest.raises(DataError, match="changes again and again"):
+    with pytest.raises(DataError, match="keeps changing"):
         fetch(bucket[1], "moving.jsonl", tmp_path / "x", change)
     assert len(sizes) == 4  # the first time, and three times anew
     assert not (tmp_path / "x").exists()

@@ -60,7 +60,7 @@ def test_a_killed_parent_takes_all_ranks_along_and_the_run_continues_to_the_same
     (cut_short / "optimizer.bin").write_bytes(b"the kill came while this was written")
     said: list[str] = []
     continued = train(CONFIG, train_inputs, out, listening(said))
-    assert f"  goes on after step {newest}, in epoch {newest // STEPS_PER_EPOCH + 1}" in said
+    assert f"  resumes after step {newest}, in epoch {newest // STEPS_PER_EPOCH + 1}" in said
     assert weights(continued) == weights(trained)
     assert curve(out) == curve(trained.root)
 
@@ -77,7 +77,7 @@ def test_a_run_killed_in_the_middle_of_an_epoch_goes_on_from_its_last_step(
         assert parent.wait(60) != 0
     said: list[str] = []
     assert weights(train(EVERY_STEP, train_inputs, out, listening(said))) == weights(trained)
-    went_on = next(int(line.split()[4].rstrip(",")) for line in said if "goes on after step" in line)
+    went_on = next(int(line.split()[3].rstrip(",")) for line in said if "resumes after step" in line)
     assert went_on >= middle - 1
     assert curve(out) == curve(trained.root)
 

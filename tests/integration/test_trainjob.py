@@ -22,9 +22,10 @@ pytest.importorskip("kubernetes")
 from sft.adapters.instructlab.monitor import RankLost
 from sft.adapters.kubeflow import cluster, job
 from sft.adapters.kubeflow.cluster import Access, Cluster, TokenRefused, connect
-from sft.adapters.kubeflow.job import Display
+from sft.adapters.kubeflow.job import JobDisplay
 from sft.adapters.kubeflow.manifest import TrainJob
 from sft.adapters.kubeflow.watch import JobWatcher
+from sft.adapters.retry import RetryPolicy
 from sft.errors import ConfigError, Preempted, SftError, StageError
 from tests.servers.kubernetes import KubernetesServer
 from tests.servers.kubernetes.server import DROP, LOSE, wait_until
@@ -43,8 +44,8 @@ class Seen:
     lines: list[str] = field(default_factory=list)
     on_line: Callable[[str], object] = lambda _: None
 
-    def display(self) -> Display:
-        return Display(watch=lambda _: None, update=lambda text: self._say(f"({text})"), say=self._say)
+    def display(self) -> JobDisplay:
+        return JobDisplay(watch=lambda _: None, update=lambda text: self._say(f"({text})"), say=self._say)
 
     def _say(self, text: str) -> None:
         self.lines.append(text)
@@ -95,7 +96,7 @@ def asked(folder: Path, script: str, **changes: Any) -> TrainJob:
 def begin(wanted: TrainJob, folder: Path, seen: Seen) -> tuple[Cluster, str]:
     there = connect(ACCESS, seen.lines.append)
     prepare = lambda: (folder / "finished.json").unlink(missing_ok=True)  # noqa: E731
-    return there, job.begin(there, wanted, logs=folder, prepare=prepare, display=seen.display())
+    return there, job.find_or_create(there, wanted, logs=folder, prepare=prepare, display=seen.display())
 
 
 def stay(wanted: TrainJob, folder: Path, seen: Seen, start_timeout_seconds: int | None = None) -> str:
@@ -149,7 +150,7 @@ def test_a_pod_out_of_memory_is_named_with_the_setting_and_may_be_tried_again(
         )
     )
     killer.start()
-    with pytest.raises(RankLost, match=r"node 1 had more than its memory \(OOMKilled\)") as caught:
+    with pytest.raises(RankLost, match=r"node 1 used more than its memory \(OOMKilled\)") as caught:
         stay(wanted, tmp_path, seen)
     killer.join()
     assert "training.launcher.memory" in str(caught.value.fix)
@@ -160,7 +161,7 @@ def test_a_job_without_a_place_waits_with_the_reason_and_begins_when_there_is_on
 ) -> None:
     why = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
     server.faults.unschedulable[1] = why
-    waits = f"(1 of 2 pods run; node 1 waits: Unschedulable: {why})"
+    waits = f"(1 of 2 pods running; node 1 waits: Unschedulable: {why})"
 
     seen.on_line = lambda line: server.faults.unschedulable.clear() if line == waits else None
     stay(asked(tmp_path, f"import time; time.sleep(0.5); {DONE}"), tmp_path, seen)
@@ -181,7 +182,7 @@ def test_a_job_that_does_not_begin_in_time_is_ended_with_the_reason(
 ) -> None:
     if "image" in changes:
         server.faults.image_errors = {0: "manifest unknown", 1: "manifest unknown"}
-    with pytest.raises(StageError, match="has not begun") as caught:
+    with pytest.raises(StageError, match="has not started within") as caught:
         stay(asked(tmp_path, DONE, **changes), tmp_path, seen, start_timeout_seconds=1)
     assert said in caught.value.message
     assert server.jobs() == {}
@@ -191,7 +192,7 @@ def test_a_suspended_job_waits_for_its_queue(server: KubernetesServer, tmp_path:
     server.faults.suspended = True
     seen.on_line = lambda line: setattr(server.faults, "suspended", not line.startswith("(suspended"))
     stay(asked(tmp_path, DONE), tmp_path, seen)
-    assert "(suspended: a queue, or a person, lets it begin)" in seen.lines
+    assert "(suspended until a queue or a person resumes it)" in seen.lines
 
 
 def test_a_token_that_expires_leaves_the_job_and_a_new_one_goes_on_with_it(
@@ -199,14 +200,14 @@ def test_a_token_that_expires_leaves_the_job_and_a_new_one_goes_on_with_it(
 ) -> None:
     wanted = asked(tmp_path, f"import time; print('at work', flush=True); time.sleep(3); {DONE}")
     seen.on_line = lambda line: setattr(server, "token", "canary-new-token") if "at work" in line else None
-    with pytest.raises(StageError, match=r"token \(HTTP 401\); it may have expired; TrainJob .* goes on") as caught:
+    with pytest.raises(StageError, match=r"token \(HTTP 401\); it may have expired; TrainJob .* trains on") as caught:
         stay(wanted, tmp_path, seen)
-    assert "then the same command" in str(caught.value.fix)
+    assert "then repeat the command" in str(caught.value.fix)
     assert "canary" not in str(caught.value)
     monkeypatch.setenv("KUBERNETES_AUTH_TOKEN", server.token)
     seen.on_line = lambda _: None
     name = stay(wanted, tmp_path, seen)
-    assert f"  goes on with TrainJob {name} in namespace sft" in seen.lines
+    assert f"  resumes TrainJob {name} in namespace sft" in seen.lines
     assert len(server.created) == 1
 
 
@@ -216,7 +217,7 @@ def test_a_server_that_fails_now_and_then_is_asked_again(server: KubernetesServe
     server.fail("list", "pods", DROP, 429)
     server.fail("get", "pods/log", 500)
     stay(asked(tmp_path, DONE), tmp_path, seen)
-    assert seen.text.count("asks again") >= 5
+    assert seen.text.count("asking again") >= 5
     assert len(server.created) == 1
 
 
@@ -234,7 +235,7 @@ def test_a_job_of_that_name_that_is_anothers_is_left_alone(
     wanted = asked(tmp_path, SLEEP)
     there, name = begin(wanted, tmp_path, seen)
     del server.jobs()[name].object["metadata"]["labels"]["sft/key"]
-    with pytest.raises(StageError, match="that is not this run's"):
+    with pytest.raises(StageError, match="of another run"):
         begin(wanted, tmp_path, seen)
     assert list(server.jobs()) == [name]
     there.delete(name)
@@ -265,7 +266,7 @@ def test_a_signal_to_this_process_leaves_the_job(server: KubernetesServer, tmp_p
 
     seen.on_line = told
     wanted = asked(tmp_path, SLEEP)
-    with pytest.raises(Preempted, match=r"SIGTERM: TrainJob .* goes on by itself"):
+    with pytest.raises(Preempted, match=r"SIGTERM: TrainJob .* trains on"):
         stay(wanted, tmp_path, seen)
     assert list(server.jobs()) == [wanted.name]
 
@@ -296,7 +297,7 @@ def test_a_new_job_begins_only_when_no_pod_of_the_old_one_writes(
     wait_until(lambda: len(one.pods) == 2 and all(pod.process for pod in one.pods))
     time.sleep(0.3)
     processes = [pod.process for pod in one.pods]
-    job.remove(there, "0123456789abcdef0123", name, seen.display())
+    job.delete(there, "0123456789abcdef0123", name, seen.display())
     assert all(process and process.poll() is not None for process in processes)
     assert server.jobs() == {}
 
@@ -313,12 +314,12 @@ def test_what_the_cluster_would_refuse_is_known_before_anything_runs(
     changes: dict[str, Any], said: str, server: KubernetesServer, tmp_path: Path, seen: Seen
 ) -> None:
     with pytest.raises(StageError, match=said):
-        job.reach(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE, **changes))
+        job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE, **changes))
     assert server.created == []
 
 
 def test_asking_whether_it_would_be_taken_makes_no_job(server: KubernetesServer, tmp_path: Path, seen: Seen) -> None:
-    job.reach(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
+    job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
     assert server.created == []
     assert server.jobs() == {}
 
@@ -329,7 +330,7 @@ def test_an_older_trainer_is_named(tmp_path: Path, seen: Seen, monkeypatch: pyte
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         with pytest.raises(StageError, match=r"has no spec\.runtimePatches: its Kubeflow Trainer is too old") as caught:
-            job.reach(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
+            job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
     assert caught.value.fix == "Kubeflow Trainer 2.2 or later"
     assert server.violations == []
 
@@ -343,7 +344,7 @@ def test_a_right_that_is_missing_is_named_with_the_manifest_that_gives_it(
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         with pytest.raises(StageError, match="not allowed to create trainjobs in namespace sft") as caught:
-            job.reach(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
+            job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
     assert "deploy/base/rbac.yaml" in str(caught.value.fix)
 
 
@@ -352,16 +353,16 @@ def test_a_wrong_token_is_said_without_the_token(
 ) -> None:
     monkeypatch.setenv("KUBERNETES_AUTH_TOKEN", "canary-wrong-token")
     with pytest.raises(TokenRefused) as caught:
-        job.reach(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
+        job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
     assert "canary" not in str(caught.value)
 
 
 def test_a_server_that_is_away_is_named(tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "_FIRST_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(job, "_CHECK_RETRY", RetryPolicy(max_seconds=0.0))
     monkeypatch.setenv("KUBERNETES_SERVER_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("KUBERNETES_AUTH_TOKEN", "canary-cluster-token")
     with pytest.raises(StageError, match=r"http://127\.0\.0\.1:9 can't be reached"):
-        job.reach(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
+        job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
 
 
 def test_a_certificate_must_be_trusted_unless_a_person_says_otherwise(
@@ -377,13 +378,13 @@ def test_a_certificate_must_be_trusted_unless_a_person_says_otherwise(
     with KubernetesServer(contracts(), ROLE, volumes={}, home=tmp_path, certificate=(certificate, key)) as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(job, "_FIRST_PATIENCE_SECONDS", 0.0)
+        monkeypatch.setattr(job, "_CHECK_RETRY", RetryPolicy(max_seconds=0.0))
         with pytest.raises(StageError, match="certificate") as caught:
-            job.reach(connect(ACCESS, seen.lines.append), wanted)
+            job.check_access(connect(ACCESS, seen.lines.append), wanted)
         assert "training.launcher.ca" in str(caught.value.fix)
-        job.reach(connect(replace(ACCESS, ca=str(certificate)), seen.lines.append), wanted)
+        job.check_access(connect(replace(ACCESS, ca=str(certificate)), seen.lines.append), wanted)
         assert seen.lines == []
-        job.reach(connect(replace(ACCESS, verify_tls=False), seen.lines.append), wanted)
+        job.check_access(connect(replace(ACCESS, verify_tls=False), seen.lines.append), wanted)
         assert "whoever answers as" in seen.text
 
 
@@ -409,7 +410,7 @@ def test_a_kubeconfig_says_server_token_and_namespace(
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig(server, tmp_path)))
     there = connect(replace(ACCESS, namespace=None), seen.lines.append)
     assert there.namespace == "sft"
-    job.reach(there, asked(tmp_path, DONE))
+    job.check_access(there, asked(tmp_path, DONE))
 
 
 def test_a_pod_finds_its_own_cluster_and_namespace(
@@ -436,7 +437,7 @@ def test_a_client_that_is_not_installed_is_told_with_its_command(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(SftError, match=package) as caught:
-        job.reach(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
+        job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
     assert caught.value.fix == "pip install 'sft[kubeflow]'"
 
 
@@ -449,10 +450,10 @@ def test_half_an_environment_and_none_at_all_are_refused(
     with pytest.raises(ConfigError, match="no cluster is named"):
         connect(ACCESS, seen.lines.append)
     monkeypatch.setenv("KUBERNETES_SERVER_URL", "https://cluster.example")
-    with pytest.raises(ConfigError, match="KUBERNETES_AUTH_TOKEN: is needed too"):
+    with pytest.raises(ConfigError, match="KUBERNETES_AUTH_TOKEN: must be set, too"):
         connect(ACCESS, seen.lines.append)
     monkeypatch.setenv("KUBERNETES_AUTH_TOKEN", "canary")
-    with pytest.raises(ConfigError, match="must be said where neither"):
+    with pytest.raises(ConfigError, match="must be set if neither"):
         connect(replace(ACCESS, namespace=None), seen.lines.append)
 
 

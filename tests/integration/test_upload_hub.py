@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sft.artifacts import hash_files, sha256_file
+from sft.artifacts import hash_files
 from sft.errors import StageError
+from sft.files import sha256_file
 from tests.servers import hub, hub_upload
 from tests.servers.hub_upload import Hub
 from tests.support.register_inputs import written
@@ -56,7 +57,7 @@ def test_the_same_model_makes_no_commit(taking: Hub, tmp_path: Path) -> None:
     made, _ = bring("hf://org/speller", packaged, tmp_path / "out")
     again, told = bring("hf://org/speller", packaged, tmp_path / "again")
     assert (again.uri, len(taking.commits), len(taking.received)) == (made.uri, 1, 1)
-    assert "the same files are" in told
+    assert "has the same files already" in told
 
 
 def test_a_later_model_has_its_own_files_only_and_the_earlier_commit_stays(taking: Hub, tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ def test_a_killed_upload_sends_only_what_the_hub_lacks(taking: Hub, tmp_path: Pa
 
 def test_a_file_that_the_hub_has_otherwise_is_named(taking: Hub, tmp_path: Path) -> None:
     taking.damages = (MARK, MARK.upper())
-    with pytest.raises(StageError, match=r"config\.json: something else has arrived: its digest there is git's "):
+    with pytest.raises(StageError, match=r"config\.json: other bytes have arrived: its digest there is git's "):
         bring("hf://org/damaged", package(tmp_path / "package"), tmp_path / "out")
     taking.damages = None
     bring("hf://org/damaged", package(tmp_path / "package"), tmp_path / "out")
@@ -112,8 +113,8 @@ def test_a_file_that_changed_since_it_was_packaged_is_not_sent(taking: Hub, tmp_
 @pytest.mark.parametrize(
     ("uri", "environment", "said"),
     [
-        ("hf://org/speller", {"HF_TOKEN": "hf_canarycanarycanarycanary"}, "does not let us write org/speller (401"),
-        ("hf://others/speller", {}, "does not let us write others/speller (403"),
+        ("hf://org/speller", {"HF_TOKEN": "hf_canarycanarycanarycanary"}, "does not allow writing to org/speller (401"),
+        ("hf://others/speller", {}, "does not allow writing to others/speller (403"),
         ("hf://org/speller", {"HF_ENDPOINT": hub.AWAY}, "can't be reached"),
         ("hf://org/speller", {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE"),
     ],

@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sft.artifacts import CheckpointArtifact, sha256_file
+from sft.artifacts import CheckpointArtifact
 from sft.config.schema import LauncherConfig, LrScheduler, Precision, TrackingConfig, TrainingConfig
+from sft.files import sha256_file
 from sft.planning.resources import resolve_resources
 from sft.progress import Progress
 from sft.stages import train as stage

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from typing import Any
 
 import pytest
 
-from sft.scores import Score, change, parse_gate
+from sft.scores import Score, change, is_better_when_higher, parse_gate, score_row
 
 
 def score(value: float, **changes: Any) -> Score:
@@ -27,6 +28,26 @@ def score(value: float, **changes: Any) -> Score:
 )
 def test_a_difference_is_held_against_its_standard_error(before: Score, after: Score, text: str) -> None:
     assert str(change(before, after)) == text
+
+
+@pytest.mark.parametrize(
+    ("before", "texts"),
+    [
+        (score(0.25), ("t.acc", "0.2500 ± 0.0300", "0.5000 ± 0.0300", "+0.2500, better", "1,200")),
+        (score(0.25, stderr=None), ("t.acc", "0.2500", "0.5000 ± 0.0300", "+0.2500, better", "1,200")),
+        (None, ("t.acc", "", "0.5000 ± 0.0300", "", "1,200")),
+    ],
+)
+def test_a_row_of_a_table_has_each_value_with_its_error(before: Score | None, texts: tuple[str, ...]) -> None:
+    assert astuple(score_row(score(0.5, num_samples=1200), before)) == texts
+
+
+@pytest.mark.parametrize(
+    ("name", "higher"),
+    [("holdout.loss", False), ("perplexity", False), ("wikitext.bits_per_byte", False), ("arc_easy.acc_norm", True)],
+)
+def test_the_direction_of_a_score_follows_from_its_metric(name: str, higher: bool) -> None:
+    assert is_better_when_higher(name) is higher
 
 
 @pytest.mark.parametrize(

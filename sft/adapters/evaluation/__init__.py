@@ -1,3 +1,4 @@
-"""Owns scoring in a child process, which loads a model once: lm-eval's tasks (``harness``) and held-out conversations
-(``holdout``). ``catalog`` knows the names of lm-eval's tasks without importing it.
+"""Owns scoring in a child process that loads a model once: lm-eval's tasks (``lm_eval``), held-out data (``holdout``).
+
+``task_index`` knows the names of lm-eval's tasks without importing it.
 """

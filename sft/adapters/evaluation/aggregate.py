@@ -1,4 +1,4 @@
-"""What the scored turns of the held-out split amount to: a file of samples; for each metric a mean with its error."""
+"""Owns the scores of the held-out split: a file of samples, and for each metric a mean with its error."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from sft.adapters.evaluation.sample_log import SampleLog
+from sft.scores import is_better_when_higher
 
-_WRITTEN = {"exact_match", "rouge_l", "chrf"}
-_LOWER_IS_BETTER = {"loss", "perplexity"}
+_TEXT_METRICS = {"exact_match", "rouge_l", "chrf"}
 METRICS = ("loss", "perplexity", "token_accuracy", "exact_match", "rouge_l", "chrf")
 
 
 def publish(journal: SampleLog, file: Path) -> list[dict[str, Any]]:
-    """Writes the samples in the split's order, and takes the means on the way."""
+    """Write the samples in the split's order, and return the fields of each metric's `sft.scores.Score`."""
     sums: dict[str, tuple[array[float], array[float]]] = defaultdict(lambda: (array("d"), array("d")))
 
     def add(metric: str, value: float, count: float) -> None:
@@ -32,33 +32,33 @@ def publish(journal: SampleLog, file: Path) -> list[dict[str, Any]]:
             num_tokens = sum(turn["num_tokens"] for turn in turns)
             add("loss", sum(turn["loss"] for turn in turns), num_tokens)
             add("token_accuracy", sum(turn["num_correct"] for turn in turns), num_tokens)
-            for metric in _WRITTEN & turns[0].keys():
+            for metric in _TEXT_METRICS & turns[0].keys():
                 add(metric, sum(turn[metric] for turn in turns), len(turns))
             for turn in turns:
                 lines.write(json.dumps({"sample": row["sample"], **turn}, ensure_ascii=False) + "\n")
-    found = {metric: mean(values, counts) for metric, (values, counts) in sums.items()}
-    loss, error = found["loss"]
-    found["perplexity"] = math.exp(loss), error and error * math.exp(loss)  # to first order (the delta method)
+    means = {metric: mean(values, counts) for metric, (values, counts) in sums.items()}
+    loss, error = means["loss"]
+    means["perplexity"] = math.exp(loss), error and error * math.exp(loss)  # to first order (the delta method)
     return [
         {
             "task": "holdout",
             "metric": metric,
-            "value": found[metric][0],
-            "stderr": found[metric][1],
+            "value": means[metric][0],
+            "stderr": means[metric][1],
             "num_samples": len(journal),
-            "higher_is_better": metric not in _LOWER_IS_BETTER,
+            "higher_is_better": is_better_when_higher(metric),
         }
         for metric in METRICS
-        if metric in found
+        if metric in means
     ]
 
 
 def mean(values: Sequence[float], counts: Sequence[float]) -> tuple[float, float | None]:
-    """A mean over all turns or tokens, and its standard error; None for one conversation.
+    """Return the mean over all turns or tokens, and its standard error; None for one conversation.
 
     Args:
         values: Sum over each conversation.
-        counts: Turns or tokens of each conversation.
+        counts: Number of turns or tokens of each conversation.
 
     The mean is a ratio of sums over conversations; its error is that of a ratio estimator, which respects that the
     tokens of one conversation belong together (Cochran, Sampling Techniques, 1977, eq. 6.13).

@@ -1,5 +1,6 @@
-"""A model's answers to lm-eval's requests, kept while it works: a try that was killed or ran out of memory doesn't ask
-twice. lm-eval's own cache commits each answer to SQLite, twice, which costs more than a small model's answer does.
+"""Owns a model's answers to lm-eval's requests: after a kill, or with too little memory, none is asked for twice.
+
+lm-eval's own cache commits each answer to SQLite twice, which costs more than the answer of a small model.
 """
 
 from __future__ import annotations
@@ -16,34 +17,34 @@ _KINDS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
 
 
 class AnswerCache:
-    """Answers by the digest of what was asked, in a file of JSON lines.
+    """Answers by the digest of their request, in a file of JSON lines.
 
     Args:
-        file: Where they are.
-        meter: Counts them.
+        file: The file.
+        meter: Counts the answers.
     """
 
     def __init__(self, file: Path, meter: ProgressFile) -> None:
         self._meter = meter
         self._known: dict[str, Any] = {}
-        whole = 0
+        num_bytes = 0
         if file.exists():
             for line in file.read_bytes().splitlines(keepends=True):
                 if not line.endswith(b"\n"):
                     break
                 self._known |= json.loads(line)
-                whole += len(line)
+                num_bytes += len(line)
         self._file = file.open("ab")
-        self._file.truncate(whole)
+        self._file.truncate(num_bytes)
 
     def watch(self, model: Any) -> None:
-        """Answers what is known in place of an lm-eval model, and keeps what that answers: it tells its hook of it."""
+        """Make an lm-eval model return known answers, and keep the new ones, which it passes to its hook."""
         model.set_cache_hook(self)
         for kind in _KINDS:
-            setattr(model, kind, self._answering(kind, getattr(model, kind)))
+            setattr(model, kind, self._cached(kind, getattr(model, kind)))
 
     def add_partial(self, kind: str, request: Any, answer: Any) -> None:
-        """lm-eval's hook: one answer."""
+        """Keep one answer; lm-eval calls this hook."""
         key = _key(kind, request)
         self._known[key] = answer
         self._file.write(json.dumps({key: answer}).encode() + b"\n")
@@ -51,24 +52,24 @@ class AnswerCache:
         self._meter.add(1)
 
     def close(self) -> None:
-        """Nothing is asked any more."""
+        """Close the file."""
         self._file.close()
 
-    def _answering(self, kind: str, answer: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+    def _cached(self, kind: str, answer: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
         def ask(requests: Sequence[Any], *args: Any, **kwargs: Any) -> list[Any]:
             keys = [_key(kind, request.args) for request in requests]
             new = [place for place, key in enumerate(keys) if key not in self._known or _is_random(requests[place])]
             self._meter.begins("requests", len(requests), len(requests) - len(new))
-            found = {}
+            answers = {}
             if new:
-                found = dict(zip(new, answer([requests[place] for place in new], *args, **kwargs), strict=True))
-            return [found[place] if place in found else _typed(self._known[key]) for place, key in enumerate(keys)]
+                answers = dict(zip(new, answer([requests[place] for place in new], *args, **kwargs), strict=True))
+            return [answers[place] if place in answers else _typed(self._known[key]) for place, key in enumerate(keys)]
 
         return ask
 
 
 def _is_random(request: Any) -> bool:
-    """Whether the same request may be answered otherwise another time."""
+    """Return whether the same request may have another answer the next time."""
     return any(isinstance(part, dict) and part.get("do_sample") for part in request.args)
 
 

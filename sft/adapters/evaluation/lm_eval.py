@@ -1,4 +1,4 @@
-"""lm-eval's tasks on a model that is loaded once. Only here: lm-eval."""
+"""Owns running lm-eval's tasks on a model that is loaded once. Only here: lm-eval."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from sft.adapters.evaluation import task_index
 from sft.adapters.evaluation.answer_cache import AnswerCache
 from sft.adapters.evaluation.oom_batches import free_memory, is_out_of_memory
 from sft.adapters.evaluation.progress_file import ProgressFile
 from sft.adapters.evaluation.results import digest_of_documents, refuse_nan, scores_of
+from sft.adapters.patched import patched
 from sft.errors import DataError, StageError
 
 _LARGEST_BATCH = {"cpu": 16, "cuda": 64}
 _LOGITS_BYTES = {"cpu": 1 << 30, "cuda": 8 << 30}
-"""Bound of one batch's float32 logits and their log-softmax."""
+"""Largest size of one batch's float32 logits and their log-softmax."""
 _SHOWN_CHARACTERS = 400
 
 
 def set_up_log(level: str) -> None:
-    """lm-eval's log goes where the child's goes, from a level on."""
+    """Send lm-eval's log, from a level on, to the log of this process."""
     from lm_eval.utils import setup_logging
 
     setup_logging(level)
 
 
 def load_hf(request: Mapping[str, Any]) -> Any:
-    """The model under lm-eval's hands, by transformers.
+    """Load a model with transformers, as lm-eval does.
 
-    Where lm-eval looks for the largest batch by five passes of its largest one, which on a CPU takes longer than many a
-    task, this one computes it; running out of memory halves it (`run`).
+    lm-eval finds the largest batch by five passes of the largest one, which on a CPU takes longer than many tasks. This
+    model computes it; running out of memory halves it (`run`).
     """
     import torch
     from lm_eval.models.huggingface import HFLM
@@ -63,7 +63,7 @@ def load_hf(request: Mapping[str, Any]) -> Any:
 
 
 def load(request: Mapping[str, Any]) -> Any:
-    """The model by another backend of lm-eval.
+    """Load a model with another backend of lm-eval.
 
     Raises:
         StageError: It is not installed.
@@ -84,13 +84,13 @@ def load(request: Mapping[str, Any]) -> Any:
 def run(
     request: Mapping[str, Any], manager: Any, model: Any, out: Path, meter: ProgressFile, template: str
 ) -> dict[str, Any]:
-    """Scores the tasks, and writes lm-eval's ``results_*.json`` and ``samples_*.jsonl``.
+    """Score the tasks, and write lm-eval's ``results_*.json`` and ``samples_*.jsonl``.
 
     Args:
-        request: `sft.stages.evaluate.request_of`'s.
-        manager: `task_manager`'s.
+        request: The request of `sft.stages.evaluate.request_of`.
+        manager: The task manager of `task_manager`.
         model: An lm-eval model.
-        out: Where the files go.
+        out: Folder for the files.
         meter: Counts requests.
         template: sha256 of the chat template.
 
@@ -99,7 +99,7 @@ def run(
 
     Raises:
         DataError: A task's data can't be read.
-        StageError: A metric is missing or not a number, or one request alone is too much for the memory.
+        StageError: A metric is missing or not a number, or one request alone needs too much memory.
     """
     from lm_eval.loggers import EvaluationTracker
 
@@ -118,7 +118,7 @@ def run(
         for name, rows in samples.items():
             facts = {"task_version": results["versions"].get(name), "chat_template_sha256": template}
             tracker.save_results_samples(task_name=name, samples=[row | facts for row in rows])
-    if not list(out.glob("results_*.json")):  # the tracker logs its failures and goes on
+    if not list(out.glob("results_*.json")):  # the tracker only logs its failures
         raise StageError(f"lm-eval could not write its results to {out}")
     Path(request["answers"]).unlink()
     data = {name: digest_of_documents(rows) for name, rows in samples.items()}
@@ -128,13 +128,13 @@ def run(
 def _evaluate(
     request: Mapping[str, Any], manager: Any, model: Any, tracker: Any, meter: ProgressFile
 ) -> dict[str, Any]:
-    """`simple_evaluate`, with half the batch where memory ran out: what was answered is not asked again."""
+    """Run `simple_evaluate`, again with half the batch if memory ran out; no answered request is asked again."""
     from lm_eval import simple_evaluate
 
     seed = request["seed"]
     while True:
         try:
-            with _data_files_beside_their_task(), _templates_compiled_once():
+            with _data_files_beside_task(), _templates_compiled_once():
                 results: dict[str, Any] = simple_evaluate(
                     model=model,
                     tasks=request["tasks"],
@@ -156,20 +156,20 @@ def _evaluate(
                 raise
             size = _halve(model, error)
         free_memory()
-        meter.note(f"out of memory: goes on with {size} requests at once")
+        meter.note(f"out of memory: continuing with {size} {'request' if size == 1 else 'requests'} at once")
 
 
 def _halve(model: Any, error: RuntimeError) -> int:
-    """A smaller batch for all that follows.
+    """Halve the batch for everything that follows, and return its size.
 
     Raises:
-        StageError: It was one request.
+        StageError: The batch was one request.
     """
     automatic = model.batch_size_per_gpu == "auto"
     size = (model.last_batch_size if automatic else int(model.batch_size_per_gpu)) // 2
     if not size:
-        fix = "a shorter eval.model_args.max_length, or a machine with more memory"
-        raise StageError("eval.tasks: one request alone is too much for the memory", fix=fix) from error
+        fix = "lower eval.model_args.max_length, or use a machine with more memory"
+        raise StageError("eval.tasks: one request alone needs too much memory", fix=fix) from error
     if automatic:
         model.max_batch_size = size
     else:
@@ -178,7 +178,7 @@ def _halve(model: Any, error: RuntimeError) -> int:
 
 
 def task_manager(names: list[str], include_path: str | None) -> Any:
-    """Knows the tasks asked for, and what their groups hold; of lm-eval's own, only the folders where those are.
+    """Return a task manager for these tasks and the members of their groups, which reads only the folders they need.
 
     Raises:
         DataError: A task is unknown, or its data can't be read.
@@ -188,51 +188,51 @@ def task_manager(names: list[str], include_path: str | None) -> Any:
     paths = [include_path] if include_path else []
     while True:
         manager = TaskManager(include_path=paths, include_defaults=False)
-        missing = {why_too_large for name in names for why_too_large in _missing(manager.task_index, name)}
-        found = task_index.folders(missing)
-        if unknown := sorted(missing - found.keys()):
-            fix = "`lm-eval ls tasks` lists them"
+        missing = {absent for name in names for absent in _missing(manager.task_index, name)}
+        matches = task_index.folders(missing)
+        if unknown := sorted(missing - matches.keys()):
+            fix = "run `lm-eval ls tasks` to list them"
             raise DataError(f"eval.tasks: there is no lm-eval task {', '.join(unknown)}", fix=fix)
         if not missing:
             break
-        paths = [*sorted({str(folder) for folders in found.values() for folder in folders} - {*paths}), *paths]
+        paths = [*sorted({str(folder) for folders in matches.values() for folder in folders} - {*paths}), *paths]
     load = manager.load
 
-    def load_in_our_words(specs: Any) -> Any:
+    def load_translating_errors(specs: Any) -> Any:
         try:
             return load(specs)
-        except Exception as error:  # a dataset's library, and a task's own code, raise what they like
-            what = " ".join(f"{type(error).__name__}: {error}".split())[:_SHOWN_CHARACTERS]
-            away = "data that was fetched before is taken from the cache; without it the hub must be within reach"
-            raise DataError(f"eval.tasks: can't load {', '.join(names)}: {what}", fix=away) from error
+        except Exception as error:  # the datasets library and a task's own code may raise anything
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:_SHOWN_CHARACTERS]
+            fix = "check that the hub can be reached, unless the data was downloaded before"
+            raise DataError(f"eval.tasks: can't load {', '.join(names)}: {reason}", fix=fix) from error
 
-    manager.load = load_in_our_words
+    manager.load = load_translating_errors
     return manager
 
 
 def _missing(index: Mapping[str, Any], name: str) -> Iterator[str]:
-    """What is not in the index of a task, and of a group's members."""
+    """Return a task's name, or those of a group's members, if they are not in the index."""
     if name not in index:
         yield name
         return
     members = (index[name].cfg or {}).get("task")
     for member in members if isinstance(members, list) else ():
-        named = member if isinstance(member, str) else member.get("task") or member.get("group")
-        if isinstance(named, str) and named != name and "group" not in member:
-            yield from _missing(index, named)
+        member_name = member if isinstance(member, str) else member.get("task") or member.get("group")
+        if isinstance(member_name, str) and member_name != name and "group" not in member:
+            yield from _missing(index, member_name)
 
 
 @contextmanager
-def _data_files_beside_their_task() -> Iterator[None]:
-    """Reads relative `data_files` of a task from the folder of its YAML, not from wherever the process runs.
+def _data_files_beside_task() -> Iterator[None]:
+    """Read relative `data_files` of a task from the folder of its YAML, until the block ends.
 
-    tasks/_factory.py:_load_full_config@lm-eval 0.4.13 leaves them to `datasets`, which takes the working directory.
+    tasks/_factory.py:_load_full_config@lm-eval 0.4.13 leaves them to `datasets`, which uses the working directory.
     """
     from lm_eval.tasks._factory import TaskFactory
 
     load_config = TaskFactory._load_full_config
 
-    def load_beside(self: Any, entry: Any, overrides: Any = None) -> dict[str, Any]:
+    def load_config_beside(self: Any, entry: Any, overrides: Any = None) -> dict[str, Any]:
         config: dict[str, Any] = load_config(self, entry, overrides)
         options = config.get("dataset_kwargs") or {}
         if entry.yaml_path and "data_files" in options:
@@ -240,7 +240,7 @@ def _data_files_beside_their_task() -> Iterator[None]:
             config["dataset_kwargs"] = {**options, "data_files": files}
         return config
 
-    with mock.patch.object(TaskFactory, "_load_full_config", load_beside):
+    with patched((TaskFactory, "_load_full_config", load_config_beside)):
         yield
 
 
@@ -254,8 +254,8 @@ def _beside(folder: Path, files: Any) -> Any:
 
 @contextmanager
 def _templates_compiled_once() -> Iterator[None]:
-    """utils.py:623@lm-eval 0.4.13 compiles a task's Jinja templates again for each document."""
+    """Compile each Jinja template once: utils.py:623@lm-eval 0.4.13 compiles it again for each document."""
     from lm_eval.utils import env
 
-    with mock.patch.object(env, "from_string", functools.cache(env.from_string)):
+    with patched((env, "from_string", functools.cache(env.from_string))):
         yield

@@ -1,4 +1,4 @@
-"""Batches under a token budget that gets smaller when memory runs out."""
+"""Owns batches under a token budget that shrinks when memory runs out."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ T = TypeVar("T")
 
 @dataclass
 class Budget:
-    """What goes into a batch; remembered from one batch to the next.
+    """The limits of a batch, which stay from one batch to the next.
 
     Attributes:
         tokens: Padded tokens of a batch.
         size: Items of a batch; None = as many as `tokens` allow.
-        say: Told when it got smaller.
+        say: Called with a note when they shrink.
     """
 
     tokens: int
@@ -25,32 +25,32 @@ class Budget:
     say: Callable[[str], None]
 
     def fits(self, longest: int) -> int:
-        """Items of `longest` tokens that make a batch."""
+        """Return the number of items of `longest` tokens that make a batch."""
         return self.size or max(1, self.tokens // longest)
 
     def halve(self, num_items: int, longest: int) -> None:
-        """So many were too many."""
+        """Shrink the limits because `num_items` were too many."""
         half = num_items // 2
         self.tokens, self.size = half * longest, self.size and half
-        self.say(f"out of memory at {num_items} samples of up to {longest} tokens at once; goes on with {half}")
+        self.say(f"out of memory at {num_items} samples of up to {longest} tokens at once; continuing with {half}")
 
 
 def in_batches(
     items: Iterable[T], length: Callable[[T], int], work: Callable[[list[T]], None], budget: Budget
 ) -> Iterator[list[T]]:
-    """Does `work` batch by batch, the longest items first, so that running out of memory shows at once.
+    """Work on one batch after the other, the longest items first, so that memory runs out at once if it does.
 
     Args:
-        items: What is to be worked on.
-        length: Tokens of an item.
-        work: Done again with half of a batch where memory ran out.
-        budget: Made smaller then.
+        items: Items to work on.
+        length: Returns the tokens of an item.
+        work: Works on a batch; repeated with half of it if memory ran out.
+        budget: Limits of a batch, which shrink then.
 
     Yields:
         Each batch that is done.
 
     Raises:
-        Exception: What `work` raises; running out of memory only where one item alone is too much.
+        Exception: The error of `work`; running out of memory only if one item alone is too large.
     """
     waiting = sorted(items, key=length, reverse=True)
     while waiting:
@@ -70,7 +70,7 @@ def in_batches(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch had no memory left, on a GPU or on the host, where it says so only in words."""
+    """Return whether torch ran out of memory, on a GPU or on the host, which only the message says."""
     import torch
 
     return isinstance(error, torch.OutOfMemoryError) or (
@@ -79,7 +79,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory() -> None:
-    """Gives back what a failed batch held."""
+    """Free the memory of a failed batch."""
     import torch
 
     gc.collect()

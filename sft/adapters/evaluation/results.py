@@ -1,4 +1,4 @@
-"""lm-eval's results as scores, and what in them is no result. Imports nothing of lm-eval."""
+"""Owns turning lm-eval's results into scores, and refusing what is no result. Imports nothing of lm-eval."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SHOWN_CHARACTERS = 400
 
 
 def scores_of(results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every number in lm-eval's results, as the fields of `sft.scores.Score`.
+    """Return every number in lm-eval's results, as the fields of `sft.scores.Score`.
 
     The first filter of a metric gives the plain name, as in ``exact_match``; a further one keeps lm-eval's
     ``exact_match,flexible-extract``.
@@ -45,18 +45,18 @@ def scores_of(results: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def refuse_nan(samples: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
-    """Looks through the answers: a likelihood that is not a number still gives an accuracy.
+    """Refuse answers that are not a number: such a likelihood would still give an accuracy.
 
     Raises:
-        StageError: There is one; it shows the sample.
+        StageError: There is one; the message shows the sample.
     """
     for task, rows in samples.items():
         for row in rows:
             if any(isinstance(number, float) and math.isnan(number) for number in _numbers(row["resps"])):
                 prompt = str(next(iter(_texts(row["arguments"])), ""))[-_SHOWN_CHARACTERS:]
-                fix = "look at the model's weights, or at a lower precision's range"
+                fix = "check the model's weights, and the range of a lower precision"
                 raise StageError(
-                    f"eval.tasks: {task}, sample {row['doc_id']}: the model answers with what is no number; "
+                    f"eval.tasks: {task}, sample {row['doc_id']}: the model's answer is not a number; "
                     f"the prompt: {prompt}",
                     fix=fix,
                 )
@@ -81,6 +81,6 @@ def _num_samples(task: str, results: Mapping[str, Any]) -> int:
 
 
 def digest_of_documents(rows: Iterable[Mapping[str, Any]]) -> str:
-    """sha256 of lm-eval's digests of a task's documents, in their order."""
+    """Return the sha256 of lm-eval's digests of a task's documents, in their order."""
     lines = sorted({(row["doc_id"], row["doc_hash"]) for row in rows})
     return hashlib.sha256("\n".join(f"{number} {digest}" for number, digest in lines).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What of a long piece of work is done: one JSON object per line, so that a killed try goes on after the last line."""
+"""Owns a log of finished samples: one JSON object per line, so that a killed attempt resumes after the last line."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, BinaryIO
 
 
 class SampleLog:
-    """Lines in the order in which they were done; a line that was cut off is dropped.
+    """Lines in the order in which they were added; a torn line at the end is removed, and its sample is done again.
 
     Args:
-        file: Where they are.
+        file: The file.
     """
 
     def __init__(self, file: Path) -> None:
@@ -34,18 +34,18 @@ class SampleLog:
         return len(self._places)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Keeps what is known of `row["sample"]`."""
+        """Add the row of `row["sample"]`."""
         self._file.seek(0, 2)
         self._places[row["sample"]] = self._file.tell()
         self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
         self._file.flush()
 
     def in_order(self) -> Iterator[dict[str, Any]]:
-        """Every row by its sample's number."""
+        """Return every row, sorted by sample."""
         for _, place in sorted(self._places.items()):
             self._file.seek(place)
             yield json.loads(self._file.readline())
 
     def close(self) -> None:
-        """Nothing is added any more."""
+        """Close the file."""
         self._file.close()

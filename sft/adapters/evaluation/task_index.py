@@ -1,7 +1,7 @@
-"""Which tasks there are, found in the text of their YAML files: lm-eval's own index parses 14,000 of them in 7 to 10 s,
-and importing lm-eval takes seconds more.
+"""Owns finding lm-eval's tasks in the text of their YAML files.
 
-What is found here is where to look; lm-eval's `TaskManager` then reads those folders, and has the last word.
+lm-eval's own index parses 14,000 of them in 7 to 10 s, and importing lm-eval takes seconds more. Here only the folders
+are found; lm-eval's `TaskManager` then reads those folders, and decides.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ _ITEM = re.compile(rb"^[ \t]*-[ \t]*[\"']?([^\s\"'#]+)", re.MULTILINE)
 
 
 def folders(names: Iterable[str]) -> dict[str, set[Path]]:
-    """lm-eval's own folders that define a task, group or tag of these names; a name that nothing defines is left out.
+    """Return lm-eval's folders that define a task, group or tag of these names, without names that nothing defines.
 
-    A task or group that is named like its file, as most are, is looked up there; only for another one all are read.
+    Most tasks and groups are named like their file and are looked up there; all files are read only for the others.
     """
     root = _root()
-    found: dict[str, set[Path]] = {}
+    matches: dict[str, set[Path]] = {}
     for name in set(names):
         likely = [file for pattern in (f"*/{name}.yaml", f"*/*/_{name}.yaml") for file in root.glob(pattern)]
-        if here := {_top(file, root) for file in likely if name in _names(file, tags=False)}:
-            found[name] = here
-    if wanted := set(names) - found.keys():
+        if tops := {_top(file, root) for file in likely if name in _names(file, tags=False)}:
+            matches[name] = tops
+    if wanted := set(names) - matches.keys():
         for file in root.rglob("*.yaml"):
             for name in wanted & _names(file):
-                found.setdefault(name, set()).add(_top(file, root))
-    return found
+                matches.setdefault(name, set()).add(_top(file, root))
+    return matches
 
 
 def own(folder: Path) -> set[str]:
-    """Names that a folder of the person's defines."""
+    """Return the names that a recipe's own folder defines."""
     return {name for file in folder.rglob("*.yaml") for name in _names(file)}
 
 
 def closest(name: str, include_path: Path | None) -> list[str]:
-    """Known names that are most like `name`."""
+    """Return the known names that are most similar to `name`."""
     known = {each for file in _root().rglob("*.yaml") for each in _names(file)}
     return difflib.get_close_matches(name, sorted(known | (own(include_path) if include_path else set())), n=3)
 
 
 def _root() -> Path:
-    found = importlib.util.find_spec("lm_eval")
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec("lm_eval")
+    if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("lm_eval")
-    return Path(found.submodule_search_locations[0]) / "tasks"
+    return Path(spec.submodule_search_locations[0]) / "tasks"
 
 
 def _top(file: Path, root: Path) -> Path:

@@ -1,4 +1,4 @@
-"""How a written text compares with the one that was wanted."""
+"""Owns comparing a generated text with its reference."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import re
 from collections.abc import Callable, Mapping
 
 Compare = Callable[[str, str], float]
-"""Takes the target, then what was written."""
+"""Takes the reference, then the generated text."""
 
 
 class _Words:
-    """rouge-score's own tokenizer keeps nothing but a to z and digits: no German umlaut, no Chinese."""
+    """Splits into words; rouge-score's own tokenizer keeps only a to z and digits: no German umlaut, no Chinese."""
 
     def tokenize(self, text: str) -> list[str]:
         return re.findall(r"\w+", text.lower())
 
 
 def comparisons() -> Mapping[str, Compare]:
-    """By the metric's name.
+    """Return the comparisons by their metric's name.
 
-    - ``exact_match``: 1 where the texts are equal, white space around them aside.
+    - ``exact_match``: 1 if the texts are equal except for white space around them, else 0.
     - ``rouge_l``: F-measure of the longest common subsequence of words, 0 to 1 (Lin, *ROUGE*, 2004, section 3.1).
     - ``chrf``: F2 of character n-grams up to 6, 0 to 100 (Popović, *chrF*, 2015), sacrebleu's for a sentence.
     """

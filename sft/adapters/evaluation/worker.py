@@ -1,6 +1,6 @@
-"""Evaluation of one model in a child process: ``python -m sft.adapters.evaluation.worker``.
+"""Evaluates one model in a child process: ``python -m sft.adapters.evaluation.worker``.
 
-One load of the model serves lm-eval's tasks and the held-out split. lm-eval is imported only when there are tasks or
+The model is loaded once for lm-eval's tasks and the held-out split. lm-eval is imported only if there are tasks or
 arguments for its model.
 """
 
@@ -17,11 +17,11 @@ from sft.adapters.os import child
 from sft.chat.template import Renderer, stops
 
 PROGRESS = "progress.json"
-"""What the parent shows; beside it lies what is answered already."""
+"""File that the parent process shows; answers so far are kept beside it."""
 
 
 def _evaluate(request: dict[str, Any]) -> Mapping[str, Any]:
-    """Child. The request is `sft.stages.evaluate.request_of`'s."""
+    """Evaluate a model as `sft.stages.evaluate.request_of` says."""
     out, meter = Path(request["out"]), ProgressFile(Path(request["progress"]))
     hf = request["backend"] == "hf"
     manager = model = None
@@ -31,7 +31,7 @@ def _evaluate(request: dict[str, Any]) -> Mapping[str, Any]:
             request["tasks"], request["include_path"]
         )  # a wrong name shows before a long load
         model = lm_eval.load_hf(request) if hf else lm_eval.load(request)
-    elif hf and request["model_args"]:  # they mean what lm-eval makes of them, with tasks or without
+    elif hf and request["model_args"]:  # they have lm-eval's meaning, with or without tasks
         model = lm_eval.load_hf(request)
     network, tokenizer = (model.model, model.tokenizer) if hf and model else (None, _tokenizer(request))
     template = hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from sft.adapters import readers
-from sft.adapters.hub import Reference, in_our_words, patiently
+from sft.adapters.hub import Reference, ask, translate_errors
 from sft.adapters.os import child
 from sft.adapters.os.process import run_module
 from sft.errors import DataError
@@ -57,11 +57,11 @@ def _write_rows(request: dict[str, Any]) -> Mapping[str, Any]:
     import datasets
 
     repo, commit = request["repo"], request["commit"]
-    with in_our_words("dataset", repo, commit):
+    with translate_errors("dataset", repo, commit):
         place = _complete_copy(repo, commit) or _remote_place(repo, commit)
-        configs = patiently(lambda: datasets.get_dataset_config_names(place, revision=commit))
+        configs = ask(lambda: datasets.get_dataset_config_names(place, revision=commit))
         config = chosen("config", repo, request["config"], configs)
-        builder = patiently(lambda: datasets.load_dataset_builder(place, config, revision=commit))
+        builder = ask(lambda: datasets.load_dataset_builder(place, config, revision=commit))
         splits = _json_files(builder) or builder.as_streaming_dataset()
         split = chosen("split", repo, request["split"], [str(name) for name in splits])
         rows = splits[split]
@@ -90,7 +90,7 @@ def _remote_place(repo: str, commit: str) -> str:
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
     with suppress(RemoteEntryNotFoundError):
-        patiently(lambda: hf_hub_download(repo, "README.md", repo_type="dataset", revision=commit))
+        ask(lambda: hf_hub_download(repo, "README.md", repo_type="dataset", revision=commit))
     return f"hf://datasets/{repo}"
 
 

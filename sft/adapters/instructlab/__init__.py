@@ -1,1 +1,1 @@
-"""instructlab-training 0.16.2: its settings, its launch, the worker, and the mended traps."""
+"""Owns instructlab-training 0.16.2 as the parent process sees it. ``rank`` holds what runs inside the ranks."""

@@ -1,4 +1,4 @@
-"""What the orchestrator sees of a training at work: the ranks' metrics and notes, and whether they are alive."""
+"""Owns watching a training from its parent process: the ranks' metrics and notes, and whether they still write."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _SHOWN_FRAMES = 4
 
 
 class RankLost(StageError):
-    """A rank was killed, hung or lost its connection: it may go well the next time."""
+    """A rank was killed, hung or lost its connection: the next attempt may succeed."""
 
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """What there is to see of a training at work.
+    """How far a training is.
 
     Attributes:
         row: The newest row of ``metrics.jsonl``.
-        num_steps: Of the whole run.
-        num_epochs: Of the whole run.
-        seconds_left: At the mean speed since the ranks were started.
+        num_steps: Steps of the whole run.
+        num_epochs: Epochs of the whole run.
+        seconds_left: Remaining time, at the mean speed since the ranks were started.
     """
 
     row: dict[str, Any]
@@ -38,8 +38,16 @@ class TrainingProgress:
     seconds_left: float
 
 
-class View:
-    """What the ranks write, as it grows."""
+class TrainingMonitor:
+    """Reads what the ranks write.
+
+    Args:
+        logs: Folder in which they write.
+        num_epochs: Epochs of the whole run.
+        stall_timeout_seconds: Longest time in which nothing of the run changes.
+        watch: Called with each new state.
+        say: Called with a line that stays.
+    """
 
     def __init__(
         self,
@@ -62,8 +70,8 @@ class View:
         self._row: dict[str, Any] = {}
         self._lost: dict[str, str] = {}
 
-    def look(self) -> None:
-        """Reads what is new.
+    def poll(self) -> None:
+        """Read what is new.
 
         Raises:
             RankLost: Nothing of the run has changed for too long.
@@ -73,7 +81,7 @@ class View:
             for line in self._start["damaged"]:
                 self._say(f"  {line}; it is not used")
             if self._start["step"]:
-                self._say(f"  goes on after step {self._start['step']}, in epoch {self._start['epoch'] + 1}")
+                self._say(f"  resumes after step {self._start['step']}, in epoch {self._start['epoch'] + 1}")
             self._offset = (self._logs / METRICS).stat().st_size if self._start["step"] else 0
         if self._start is not None:
             self._read(self._start)
@@ -82,7 +90,7 @@ class View:
             for tracker, error in self._lost.items():
                 self._say(f"  {tracker} gets no more rows: {error}")
         if time.monotonic() >= self._next_check:
-            self._check()
+            self._check_stall()
 
     def _read(self, start: dict[str, Any]) -> None:
         try:
@@ -103,22 +111,22 @@ class View:
         mean_seconds = (now - began) / (step - first) if step > first else self._row["seconds"]
         self._watch(TrainingProgress(self._row, num_steps, self._num_epochs, mean_seconds * (num_steps - step)))
 
-    def _check(self) -> None:
-        """Whether any file of the run has changed lately."""
-        quiet = time.time() - max(last_change(self._logs.parent), self._began_at)
-        if quiet < self._timeout:
-            self._next_check = time.monotonic() + self._timeout - quiet
+    def _check_stall(self) -> None:
+        """Raise `RankLost` if no file of the run has changed for too long."""
+        quiet_seconds = time.time() - max(last_change(self._logs.parent), self._began_at)
+        if quiet_seconds < self._timeout:
+            self._next_check = time.monotonic() + self._timeout - quiet_seconds
             return
         after = f"after step {self._row['step']}" if self._row else "before the first step"
         raise RankLost(
-            f"training hangs: nothing was written for {quiet:.0f} seconds {after}\n{self._stacks()}",
-            fix="the stack that differs from the others is the cause; a longer training.stall_timeout_seconds if "
-            "the run is only slow",
+            f"training hangs: nothing was written for {quiet_seconds:.0f} seconds {after}\n{self._stacks()}",
+            fix="look at the stack that differs from the others; raise training.stall_timeout_seconds if the run "
+            "is only slow",
             log=self._logs / "train.log",
         )
 
     def _stacks(self) -> str:
-        """Where each rank is. The ranks write it by themselves when they have made no step for as long."""
+        """Return where each rank is, as the ranks write it after they have made no step for as long."""
         files = sorted((self._logs / STACKS).glob("rank_*.txt"), key=lambda path: int(path.stem.removeprefix("rank_")))
         deadline = time.monotonic() + _STACK_SECONDS
         while time.monotonic() < deadline and not all(path.stat().st_size for path in files):
@@ -127,17 +135,17 @@ class View:
 
 
 def last_change(folder: Path) -> float:
-    """Newest modification time of a file in the folder, in seconds since the epoch; stacks don't count."""
+    """Return the newest modification time of a file in the folder, in seconds since 1970; stacks don't count."""
     newest = 0.0
     for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # an old state, pruned meanwhile
+        with contextlib.suppress(FileNotFoundError):  # an old state was removed meanwhile
             if path.parent.name != STACKS and path.is_file():
                 newest = max(newest, path.stat().st_mtime)
     return newest
 
 
 def _innermost(stack: Path) -> str:
-    """The innermost frames of a rank's main thread, which Python writes last."""
+    """Return the innermost frames of a rank's main thread, which Python writes last."""
     frames = stack.read_text(encoding="utf-8").rpartition("(most recent call first):")[2].splitlines()
     shown = [frame.strip() for frame in frames if frame.strip()][:_SHOWN_FRAMES]
     return "".join(f"\n    {frame}" for frame in shown) or "no answer; it is stopped, or stuck in the kernel"

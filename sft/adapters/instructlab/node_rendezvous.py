@@ -1,9 +1,9 @@
-"""How the nodes of a training find together on the shared volume before each start of their ranks.
+"""Owns how the nodes of a training meet on the shared volume before each start of their ranks.
 
-A cluster makes a new pod while the old one still saves its state, and starts a lost node again while the others wait in
-a collective. torchrun's static rendezvous would let such a node into the old group, where it hangs. So a node that is
-ready says so in ``gather/node_N.json`` and waits; node 0, when all are ready, names who belongs together in
-``gather/group.json``. A node that is ready while a group works was lost: the others end at once, not after a timeout.
+A cluster creates a new pod while the old one still saves its state, and restarts a lost node while the others wait in a
+collective. torchrun's static rendezvous would let such a node into the old group, where it hangs. So a node that is
+ready writes ``gather/node_N.json`` and waits; when all are ready, node 0 writes the members of the group to
+``gather/group.json``. If a member is ready again while the group trains, it was lost: the others end at once.
 """
 
 from __future__ import annotations
@@ -16,72 +16,72 @@ from pathlib import Path
 
 from sft.adapters.instructlab.layout import STOP, STOPPED
 from sft.adapters.instructlab.monitor import RankLost, last_change
-from sft.adapters.os.child import write_json
+from sft.files import write_json
 
 FOLDER = "gather"
 
 _GROUP = "group.json"
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 _SAVING_SECONDS = 60.0
-"""A state that is being saved grows at least once in this time."""
+"""Longest time in which a state that is being saved does not grow."""
 
 
 class NodeRendezvous:
-    """One node's part in it.
+    """The rendezvous as one node sees it.
 
     Args:
         logs: The run's folder for logs, on the shared volume.
-        node: This one.
-        num: How many there are.
+        node: Index of this node.
+        num: Number of nodes.
     """
 
     def __init__(self, logs: Path, node: int, num: int) -> None:
         self._logs, self._folder, self._node, self._num = logs, logs / FOLDER, node, num
-        self._own = uuid.uuid4().hex
+        self._id = uuid.uuid4().hex
         self._group: dict[str, str] = {}
 
-    def wait(self, look: Callable[[], None], tell: Callable[[str], None], clear: Callable[[], None]) -> None:
-        """Returns when all nodes are ready.
+    def wait(self, check: Callable[[], None], say: Callable[[str], None], clear: Callable[[], None]) -> None:
+        """Return when all nodes are ready.
 
         Args:
-            look: Called now and then; what it raises ends the wait.
-            tell: Takes a line that says who is waited for.
-            clear: Called on node 0 when all are ready, before any begins: takes the last group's notes away.
+            check: Called regularly; an exception of it ends the wait.
+            say: Prints a line that says which nodes are missing.
+            clear: Called on node 0 when all are ready, before any starts: removes the last group's notes.
         """
         if self._node == 0:
-            self._let_others_save()
+            self._wait_for_save()
         if self._num == 1:
             clear()
             return
         self._folder.mkdir(exist_ok=True)
-        own = self._folder / f"node_{self._node}.json"
+        note = self._folder / f"node_{self._node}.json"
         if self._node == 0:
             (self._folder / _GROUP).unlink(missing_ok=True)
         else:
-            write_json(own, {"id": self._own})
-        told = ""
+            write_json(note, {"id": self._id})
+        printed = ""
         try:
             while not self._is_complete(clear):
-                if (text := self._waits_for()) != told:
-                    tell(text)
-                    told = text
-                look()
-                time.sleep(_LOOK_SECONDS)
+                if (text := self._waits_for()) != printed:
+                    say(text)
+                    printed = text
+                check()
+                time.sleep(_POLL_SECONDS)
         finally:
-            if self._ready().get(str(self._node)) == self._own:  # else another pod has taken this one's place
-                own.unlink()
+            if self._ready().get(str(self._node)) == self._id:  # otherwise another pod has replaced this one
+                note.unlink()
 
     def check(self) -> None:
-        """Whether the group is still that which began.
+        """Raise if a member of the group was restarted.
 
         Raises:
-            RankLost: A node of it began again.
+            RankLost: A node of the group is ready again.
         """
         if self._num == 1 or self._is_saving():
             return
-        again = [node for node, own in self._ready().items() if self._group.get(node) != own]
-        if again:
-            raise RankLost(f"node {again[0]} was lost and is ready again")
+        lost = [node for node, own_id in self._ready().items() if self._group.get(node) != own_id]
+        if lost:
+            raise RankLost(f"node {lost[0]} was lost and is ready again")
 
     def _is_complete(self, clear: Callable[[], None]) -> bool:
         if self._node == 0:
@@ -96,29 +96,29 @@ class NodeRendezvous:
             self._group = json.loads((self._folder / _GROUP).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return False
-        return self._group.get(str(self._node)) == self._own
+        return self._group.get(str(self._node)) == self._id
 
     def _ready(self) -> dict[str, str]:
-        """Nodes that are ready, with what they call themselves this time."""
-        found = {}
+        """Return the nodes that are ready, each with the id of its process."""
+        ids = {}
         for node in range(1, self._num):
             try:
                 note = json.loads((self._folder / f"node_{node}.json").read_text(encoding="utf-8"))
             except FileNotFoundError:
                 continue
-            found[str(node)] = str(note["id"])
-        return found
+            ids[str(node)] = str(note["id"])
+        return ids
 
     def _waits_for(self) -> str:
         if self._node:
-            return "ready; waits for node 0"
+            return "ready; waiting for node 0"
         missing = sorted({str(node) for node in range(1, self._num)} - self._ready().keys(), key=int)
-        return f"waits for node {', '.join(missing)}"
+        return f"waiting for {'node' if len(missing) == 1 else 'nodes'} {', '.join(missing)}"
 
-    def _let_others_save(self) -> None:
-        """Waits for the state that this node's own forerunner, told to stop, is saving."""
+    def _wait_for_save(self) -> None:
+        """Wait while the pod that this one replaces, and that was asked to stop, saves its state."""
         while self._is_saving():
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
     def _is_saving(self) -> bool:
         if not (self._logs / STOP).exists() or (self._logs / STOPPED).exists():

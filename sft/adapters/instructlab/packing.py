@@ -1,4 +1,4 @@
-"""How much of a training will be padding: the lengths that it will get, divided as it divides them."""
+"""Owns how samples are divided into minibatches, and how much of a training will be padding."""
 
 from __future__ import annotations
 
@@ -10,72 +10,73 @@ import msgspec
 
 LENGTHS = 32
 """Padded lengths are multiples of this, as far as the token budget allows. A CPU compiles a bf16 matrix product for
-each shape that it has not met, which cost a sixth of a training; and a GPU's tensor cores like multiples."""
+each new shape, which cost a sixth of a training; and a GPU's tensor cores are faster with multiples."""
 OVERHEAD = 350
-"""What a minibatch costs beyond its tokens, in tokens: FSDP casts and reduces every parameter for each, work that grows
-with a model as a token's does. From the step times of token budgets 1024, 2048 and 4096 on a CPU; by arithmetic a GPU's
-bandwidth and speed come to about as much; not measured."""
+"""Cost of a minibatch beyond its tokens, in tokens: FSDP casts and reduces every parameter for each minibatch, which
+grows with the model as the work of a token does. From the step times of token budgets 1024, 2048 and 4096 on a CPU; a
+GPU's bandwidth and speed suggest about as much, which was not measured."""
 NOTHING = [-1]
 """The library's minibatch of a dummy sample, which has no loss token."""
 _MAX_BATCHES = 200
 
 
 def padded_length(num_tokens: int, max_tokens: int) -> int:
-    """Length to which a minibatch is padded whose longest sample has `num_tokens`, at most its budget `max_tokens`."""
+    """Return the length to which a minibatch is padded whose longest sample has `num_tokens`: at most `max_tokens`."""
     return max(num_tokens, min(-(-num_tokens // LENGTHS) * LENGTHS, max_tokens))
 
 
 def pack(
     lengths: Sequence[int], max_tokens: int, num_ranks: int, rank: int, max_batch_size: int = 64
 ) -> list[list[int]]:
-    """A rank's minibatches, in the library's signature.
+    """Return a rank's minibatches, with the signature of the library's function.
 
     Args:
-        lengths: Of a batch's samples, in tokens, each at most `max_tokens`.
-        max_tokens: Budget of a minibatch, padding included.
-        num_ranks: Every one of them gets as many minibatches, and at each turn all get about equally large ones.
-        rank: Whose.
-        max_batch_size: Samples of a minibatch at most.
+        lengths: Lengths of a batch's samples in tokens, each at most `max_tokens`.
+        max_tokens: Token budget of a minibatch, padding included.
+        num_ranks: Number of ranks. All get the same number of minibatches, and minibatches of about equal size at the
+            same time.
+        rank: Index of the rank.
+        max_batch_size: Largest number of samples of a minibatch.
 
     Returns:
-        Indices into `lengths`; `NOTHING` where there is none left for this rank.
+        Indices into `lengths`; `NOTHING` if no minibatch is left for this rank.
     """
-    found = division(lengths, max_tokens, num_ranks, max_batch_size)
-    mine = found[rank::num_ranks]
-    return mine + [NOTHING] * (-(-len(found) // num_ranks) - len(mine))
+    minibatches = divide(lengths, max_tokens, num_ranks, max_batch_size)
+    own = minibatches[rank::num_ranks]
+    return own + [NOTHING] * (-(-len(minibatches) // num_ranks) - len(own))
 
 
-def division(lengths: Sequence[int], max_tokens: int, num_ranks: int, max_samples: int = 64) -> list[list[int]]:
-    """All ranks' minibatches, large ones first, and in each the longest sample first. Arguments as of `pack`.
+def divide(lengths: Sequence[int], max_tokens: int, num_ranks: int, max_samples: int = 64) -> list[list[int]]:
+    """Return all ranks' minibatches, largest first, each with its longest sample first. Arguments as of `pack`.
 
-    There are a multiple of `num_ranks`, as long as one can be halved.
+    Their number is a multiple of `num_ranks`, unless every minibatch has only one sample.
     """
 
     def size(minibatch: list[int]) -> int:
         return num_padded(minibatch, lengths, max_tokens)
 
-    found = _cheapest(lengths, max_tokens, max_samples)
-    while len(found) % num_ranks and (several := [minibatch for minibatch in found if len(minibatch) > 1]):
-        largest = max(several, key=size)
-        found.remove(largest)
-        found += [largest[: len(largest) // 2], largest[len(largest) // 2 :]]
-    return sorted(found, key=size, reverse=True)
+    minibatches = _divide_cheapest(lengths, max_tokens, max_samples)
+    while len(minibatches) % num_ranks and (divisible := [each for each in minibatches if len(each) > 1]):
+        largest = max(divisible, key=size)
+        minibatches.remove(largest)
+        minibatches += [largest[: len(largest) // 2], largest[len(largest) // 2 :]]
+    return sorted(minibatches, key=size, reverse=True)
 
 
 def num_padded(minibatch: Sequence[int], lengths: Sequence[int], max_tokens: int) -> int:
-    """Tokens of one of `division`'s minibatches, padding included."""
+    """Return the tokens of one of `divide`'s minibatches, padding included."""
     return padded_length(lengths[minibatch[0]], max_tokens) * len(minibatch)
 
 
-def _cheapest(lengths: Sequence[int], max_tokens: int, max_samples: int) -> list[list[int]]:
-    """The division with the least padding and `OVERHEAD` on one rank.
+def _divide_cheapest(lengths: Sequence[int], max_tokens: int, max_samples: int) -> list[list[int]]:
+    """Return the minibatches with the least padding plus `OVERHEAD`, for one rank.
 
-    Some cheapest division takes the samples in the order of their length, so only its cuts are sought, by dynamic
-    programming: at most len(lengths) x max_samples steps.
+    One of the cheapest divisions takes the samples in the order of their length, so only the cuts are searched, by
+    dynamic programming: at most len(lengths) x max_samples steps.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
     padded = [padded_length(lengths[index], max_tokens) for index in order]
-    costs, begins = [0], [0]  # of the cheapest division of the first so many, and where its last minibatch begins
+    costs, begins = [0], [0]  # of the cheapest division of the first samples; where its last minibatch begins
     for end in range(1, len(order) + 1):
         choices = []
         for begin in range(end - 1, max(-1, end - 1 - max_samples), -1):
@@ -86,11 +87,11 @@ def _cheapest(lengths: Sequence[int], max_tokens: int, max_samples: int) -> list
         cost, begin = min(choices)
         costs.append(cost)
         begins.append(begin)
-    found, end = [], len(order)
+    minibatches, end = [], len(order)
     while end:
-        found.append(order[begins[end] : end])
+        minibatches.append(order[begins[end] : end])
         end = begins[end]
-    return found
+    return minibatches
 
 
 class _Row(msgspec.Struct):
@@ -98,14 +99,14 @@ class _Row(msgspec.Struct):
 
 
 def padding_share(data_file: Path, *, batch_size: int, max_tokens: int, num_ranks: int, seed: int) -> float:
-    """Share of what is computed that is padding, over at most 200 batches drawn like an epoch's.
+    """Return the share of computed tokens that is padding, over at most 200 batches drawn as in an epoch.
 
     Args:
         data_file: JSON Lines with a ``len`` in tokens, at least one row.
         batch_size: Samples per optimizer step.
-        max_tokens: Budget of a minibatch, padding included.
-        num_ranks: Those that share a batch.
-        seed: Of the order of samples.
+        max_tokens: Token budget of a minibatch, padding included.
+        num_ranks: Ranks that share a batch.
+        seed: Seed of the order of samples.
     """
     decode = msgspec.json.Decoder(_Row).decode
     with data_file.open("rb") as lines:
@@ -115,5 +116,6 @@ def padding_share(data_file: Path, *, batch_size: int, max_tokens: int, num_rank
     for begin in range(0, min(len(lengths), _MAX_BATCHES * batch_size), batch_size):
         batch = lengths[begin : begin + batch_size]
         num_tokens += sum(batch)
-        num_computed += sum(num_padded(found, batch, max_tokens) for found in division(batch, max_tokens, num_ranks))
+        minibatches = divide(batch, max_tokens, num_ranks)
+        num_computed += sum(num_padded(minibatch, batch, max_tokens) for minibatch in minibatches)
     return 1 - num_tokens / num_computed

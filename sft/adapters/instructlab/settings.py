@@ -1,4 +1,4 @@
-"""What goes into the training library, in its own names. Frozen facts; no import of the library.
+"""Owns the settings of the training library, under its own names, and those of our ranks. No import of the library.
 
 `MainArgs` holds every attribute that ``instructlab.training.main_ds.main(args)`` and what it calls read in
 0.16.2, so that each is reachable: the library's public `TrainingArgs` lacks some (``lr_scheduler``).
@@ -77,23 +77,23 @@ class MainArgs:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerOptions:
-    """What the library hard-codes, has wrong or has not, and the worker does.
+    """Settings that the library lacks or hard-codes, and that our ranks apply.
 
     Attributes:
         precision: Arithmetic of forward and backward: ``bf16`` or ``fp32``.
         num_loader_workers: Data loader processes (upstream: 8).
-        max_grad_norm: Upstream: 1.0.
-        checkpoint_at_epoch: Keep the model of each epoch; the last one is saved always.
-        save_samples: Keep the model about every so many samples; 0 = no.
-        full_state_at_epoch: Save the full state at the end of each epoch but the last.
-        checkpoint_every_steps: Save the full state every so many optimizer steps too.
-        keep_full_states: So many of the newest.
-        validation_frequency: Optimizer steps; None = at the end of each epoch.
-        stall_timeout_seconds: A rank that makes no step for so long writes down where it is.
-        adapted_model: What peft calls the adapter's base model.
+        max_grad_norm: Largest norm of the gradient (upstream: 1.0).
+        checkpoint_at_epoch: Keep the model of each epoch; the last one is always saved.
+        save_samples: Samples after which the model is kept, again and again; 0 = never.
+        full_state_at_epoch: Save the full state at the end of each epoch except the last.
+        checkpoint_every_steps: Optimizer steps after which the full state is saved, too; None = only at epochs.
+        keep_full_states: Number of the newest full states to keep.
+        validation_frequency: Optimizer steps between two validations; None = at the end of each epoch.
+        stall_timeout_seconds: Time without a step after which a rank writes its Python stack.
+        adapted_model: Name of the base model in the adapter's configuration.
         trackers: ``tensorboard``, ``mlflow``, ``wandb``.
         project: MLflow's experiment, W&B's project.
-        run_name: What the trackers call the run.
+        run_name: Name of the run in the trackers.
     """
 
     precision: str = "fp32"
@@ -118,9 +118,9 @@ class Nodes:
     """The machines that train together.
 
     Attributes:
-        num: How many.
-        rank: Which of them this one is, from 0.
-        rendezvous: ``host:port`` of node 0; empty where there is one node.
+        num: Number of machines.
+        rank: Index of this one, from 0.
+        rendezvous: ``host:port`` of node 0; empty if there is one node.
     """
 
     num: int = 1
@@ -136,7 +136,7 @@ class LaunchSettings:
         num_processes: Ranks on this machine.
         nodes: The machines.
         env: Added to every rank's environment.
-        stall_timeout_seconds: A run that writes nothing for so long is ended.
+        stall_timeout_seconds: Time after which a run that writes nothing is ended.
     """
 
     num_processes: int
@@ -147,14 +147,14 @@ class LaunchSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingTask:
-    """One training as its ranks do it.
+    """One training, as its ranks run it.
 
     Attributes:
-        run_id: Of the run that asks for it.
-        key: Of what it makes, in the store.
-        main: What the library gets.
-        options: What it hard-codes, has wrong or has not.
-        logs: Folder in which the ranks leave metrics and notes.
+        run_id: Id of the run that needs it.
+        key: Key of its result in the store.
+        main: Arguments of the library.
+        options: Settings that the library lacks or hard-codes.
+        logs: Folder in which the ranks write metrics and notes.
     """
 
     run_id: str

@@ -1,6 +1,6 @@
-"""The orchestrator's side of a training: starts torchrun, watches what the ranks write, and says why one failed.
+"""Owns starting torchrun, watching the ranks from the parent process, and saying why they failed.
 
-Imports nothing of the library. What the ranks write is `loop`'s: ``metrics.jsonl`` and the notes beside it.
+Imports nothing of the library. The ranks write ``metrics.jsonl`` and notes beside it (`rank.loop`).
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from sft.adapters.instructlab.layout import (
     STOPPED,
     UNTRACKED,
 )
-from sft.adapters.instructlab.monitor import RankLost, TrainingProgress, View
+from sft.adapters.instructlab.monitor import RankLost, TrainingMonitor, TrainingProgress
 from sft.adapters.instructlab.settings import LaunchSettings, MainArgs, Nodes, WorkerOptions
-from sft.adapters.os.child import write_json
-from sft.adapters.os.process import ended, failure, supervise, tail
+from sft.adapters.os.process import child_error, describe_exit, supervise, tail
 from sft.errors import Preempted, StageError
+from sft.files import write_json
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "MemoryError")
 _LESS_MEMORY = "lower training.max_tokens_per_gpu, or shard more: training/fsdp=full_shard"
@@ -50,22 +50,22 @@ def launch(
     watch: Callable[[TrainingProgress], None],
     say: Callable[[str], None],
 ) -> None:
-    """Trains to the end, from the last full state where there is one; on one node of several, its part.
+    """Train to the end, from the last full state if there is one; on one node of several, this node's part.
 
-    SIGTERM and SIGUSR1 save the state in the middle of the epoch and end the run; a second one ends it at once.
+    SIGTERM and SIGUSR1 save the state within the epoch and end the run; a second one ends it at once.
 
     Args:
-        main: What the library gets.
-        options: What it hard-codes, has wrong or has not.
+        main: Arguments of the library.
+        options: Settings that the library lacks or hard-codes.
         settings: The processes.
-        logs: Folder for the log, the metrics and the ranks' errors; kept where a run goes on, shared by all nodes.
-        watch: Called now and then with what is to be seen.
-        say: Called with a line that is worth keeping.
+        logs: Folder for the log, the metrics and the ranks' errors. Kept if a run resumes; shared by all nodes.
+        watch: Called regularly with the progress.
+        say: Called with a line that stays.
 
     Raises:
         Preempted: The run was asked to stop, and its state is saved.
         RankLost: A rank was killed, hung or lost its connection.
-        StageError: A rank failed; the message is the first one's own error.
+        StageError: A rank failed; the message is the error of the first one that did.
     """
     if settings.nodes.rank == 0:
         clear(logs)
@@ -74,7 +74,7 @@ def launch(
 
 
 def clear(logs: Path) -> None:
-    """Takes away what an earlier try has noted, and makes room for this one's notes."""
+    """Remove the notes of an earlier attempt, and create the folders for this one's."""
     for folder in (ERRORS, STACKS):
         shutil.rmtree(logs / folder, ignore_errors=True)
         (logs / folder).mkdir(parents=True)
@@ -91,15 +91,15 @@ def supervise_node(
     say: Callable[[str], None],
     check: Callable[[], None] = lambda: None,
 ) -> None:
-    """A node's ranks, from torchrun's start to its end.
+    """Run a node's ranks from torchrun's start to its end.
 
     Args:
-        main: What the library gets.
+        main: Arguments of the library.
         settings: The processes.
-        logs: As in `launch`; the ranks' settings lie there already.
-        watch: Called now and then with what is to be seen.
-        say: Called with a line that is worth keeping.
-        check: Called now and then; what it raises ends the ranks.
+        logs: As in `launch`; it holds the ranks' settings already.
+        watch: Called regularly with the progress.
+        say: Called with a line that stays.
+        check: Called regularly; an exception of it ends the ranks.
 
     Raises:
         Preempted: The run was asked to stop, and its state is saved.
@@ -110,36 +110,38 @@ def supervise_node(
     worker = ["-m", "sft.adapters.instructlab.rank.worker", str(logs)]
     agent = [sys.executable, "-m", "sft.adapters.instructlab.torchrun_agent", str(logs / ERRORS / _agent_file(nodes))]
     log = logs / (f"train_{nodes.rank}.log" if nodes.rank else "train.log")
-    view = View(logs, main.num_epochs, settings.stall_timeout_seconds, watch, say)
+    monitor = TrainingMonitor(logs, main.num_epochs, settings.stall_timeout_seconds, watch, say)
 
-    def look() -> None:
-        view.look()
+    def poll() -> None:
+        monitor.poll()
         check()
 
-    with _saving_when_asked(logs / STOP, say) as asked:
+    with _save_on_signal(logs / STOP, say) as signal_name:
         status = supervise(
             [*agent, *_torchrun(settings, logs), *worker],
             log=log,
             env=_environment(settings, main),
-            poll=look,
+            poll=poll,
             poll_seconds=0.5,
         )
     if status != 0:
         raise _failure(logs / ERRORS, nodes, status, log)
     if (logs / STOPPED).exists():
         step = json.loads((logs / STOPPED).read_text(encoding="utf-8"))["step"]
-        raise Preempted(f"{asked()}: stopped after step {step}, its full state is saved; the same command continues")
+        raise Preempted(
+            f"{signal_name()}: stopped after step {step}, its full state is saved; the same command continues"
+        )
     if nodes.rank:
-        return  # node 0 looks after the result, and may have moved it already
+        return  # node 0 handles the result, and may have moved it already
     if not (logs / FINISHED).exists():
         raise StageError(f"training ended without a model; its last lines:\n{tail(log)}", log=log)
-    view.look()  # the last steps
+    monitor.poll()  # the last steps
     if (logs / STOP).exists():
-        raise Preempted(f"{asked()}: training has just ended and is kept; the same command goes on after it")
+        raise Preempted(f"{signal_name()}: training has just ended and is kept; the same command continues")
 
 
 def _torchrun(settings: LaunchSettings, logs: Path) -> list[str]:
-    """torchrun's own options. Ranks are never restarted one by one: a run goes on from a full state, all together."""
+    """Return torchrun's options. Ranks are never restarted one by one: all resume together from a full state."""
     nodes = settings.nodes
     processes = [
         "--nproc-per-node",
@@ -152,8 +154,17 @@ def _torchrun(settings: LaunchSettings, logs: Path) -> list[str]:
     if nodes.num == 1:
         return ["--standalone", *processes]
     host, _, port = nodes.rendezvous.rpartition(":")
-    where = ["--nnodes", str(nodes.num), "--node-rank", str(nodes.rank), "--master-addr", host, "--master-port", port]
-    return [*where, *processes]
+    rendezvous = [
+        "--nnodes",
+        str(nodes.num),
+        "--node-rank",
+        str(nodes.rank),
+        "--master-addr",
+        host,
+        "--master-port",
+        port,
+    ]
+    return [*rendezvous, *processes]
 
 
 def _agent_file(nodes: Nodes) -> str:
@@ -161,8 +172,8 @@ def _agent_file(nodes: Nodes) -> str:
 
 
 @contextlib.contextmanager
-def _saving_when_asked(stop: Path, say: Callable[[str], None]) -> Iterator[Callable[[], str]]:
-    """While the block runs, SIGTERM and SIGUSR1 ask the ranks to save and stop. Gives the name of what was sent."""
+def _save_on_signal(stop: Path, say: Callable[[str], None]) -> Iterator[Callable[[], str]]:
+    """Make SIGTERM and SIGUSR1 ask the ranks to save and stop, until the block ends. Yield the name of the signal."""
     received = ["a request"]
 
     def ask(number: int, _frame: FrameType | None) -> None:
@@ -171,7 +182,7 @@ def _saving_when_asked(stop: Path, say: Callable[[str], None]) -> Iterator[Calla
             raise KeyboardInterrupt(name)
         received[0] = name
         stop.touch()
-        say(f"  {name}: saves its state after this step; once more ends it at once")
+        say(f"  {name}: saving the state after this step; send it again to end at once")
 
     numbers = (signal.SIGTERM, signal.SIGUSR1) if threading.current_thread() is threading.main_thread() else ()
     before = {number: signal.signal(number, ask) for number in numbers}
@@ -187,63 +198,63 @@ def _environment(settings: LaunchSettings, main: MainArgs) -> dict[str, str]:
     return {
         "OMP_NUM_THREADS": str(max(1, cores // settings.num_processes)),
         "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",  # the model is local by now; nothing else is to be fetched
-        "HF_DATASETS_CACHE": str(Path(main.output_dir) / "datasets"),  # else a copy of the data stays in the home
+        "HF_HUB_OFFLINE": "1",  # the model is local by now; nothing else may be downloaded
+        "HF_DATASETS_CACHE": str(Path(main.output_dir) / "datasets"),  # otherwise a copy of the data stays in the home
         "TRUST_REMOTE_CODE": "1" if main.trust_remote_code else "0",
-        # What a CPU computes in comes from malloc: in huge pages, where Linux lets a program ask, an eighth faster.
+        # malloc in huge pages, if Linux lets a program ask for them, makes training on a CPU an eighth faster.
         "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
         **settings.env,
     }
 
 
 def _failure(errors: Path, nodes: Nodes, status: int, log: Path) -> StageError:
-    """Why the run ended: a rank that was killed, else the first rank's own error, else torchrun's status.
+    """Return why the run ended: a rank was killed, else the first rank's own error, else torchrun's status.
 
-    A killed rank comes first because the others then only see their connection to it close. SIGTERM doesn't count:
-    it is how torchrun ends the others.
+    A killed rank comes first because the others then only see their connection to it close. SIGTERM doesn't count,
+    because torchrun ends the others with it.
     """
     agent = errors / _agent_file(nodes)
     torchrun = json.loads(agent.read_text(encoding="utf-8")) if agent.exists() else {"exit_statuses": {}}
     for rank, rank_status in torchrun["exit_statuses"].items():
         if rank_status < 0 and -rank_status != signal.SIGTERM:
             fix = _LESS_MEMORY if -rank_status == signal.SIGKILL else None
-            return RankLost(f"training failed: rank {rank} {ended(rank_status)}", fix=fix, log=log)
-    own = [json.loads(path.read_text(encoding="utf-8")) for path in errors.glob("rank_*.json")]
-    if own:
-        first = min(own, key=lambda error: float(error["time"]))
+            return RankLost(f"training failed: rank {rank} {describe_exit(rank_status)}", fix=fix, log=log)
+    rank_errors = [json.loads(path.read_text(encoding="utf-8")) for path in errors.glob("rank_*.json")]
+    if rank_errors:
+        first = min(rank_errors, key=lambda error: float(error["time"]))
         text = f"{first['type']}: {first['message']}"
-        if _says(text, _OUT_OF_MEMORY):
+        if _contains(text, _OUT_OF_MEMORY):
             first["fix"] = _LESS_MEMORY
-        elif _says(text, _NO_SPACE):
-            first["fix"] = "free space, then repeat; the last full state is whole"
-        elif _says(text, _LOST_CONNECTION):
+        elif _contains(text, _NO_SPACE):
+            first["fix"] = "free some space, then repeat the command; the last full state is complete"
+        elif _contains(text, _LOST_CONNECTION):
             return RankLost(f"training failed: {text}", fix="see training.max_restarts", log=log)
-        return failure(first, what="training", log=log)
+        return child_error(first, what="training", log=log)
     if "error" in torchrun:
         error = torchrun["error"]
-        if _says(error["message"], _PORT_TAKEN):
-            error["fix"] = "another port in training.launcher.rendezvous"
-        elif _says(error["message"], _LOST_CONNECTION):
+        if _contains(error["message"], _PORT_TAKEN):
+            error["fix"] = "set another port in training.launcher.rendezvous"
+        elif _contains(error["message"], _LOST_CONNECTION):
             return RankLost(f"torchrun failed: {error['type']}: {error['message']}", log=log)
-        return failure(error, what="torchrun", log=log)
-    return StageError(f"training failed: torchrun {ended(status)}; its last lines:\n{tail(log)}", log=log)
+        return child_error(error, what="torchrun", log=log)
+    return StageError(f"training failed: torchrun {describe_exit(status)}; its last lines:\n{tail(log)}", log=log)
 
 
-def _says(text: str, signs: tuple[str, ...]) -> bool:
-    return any(sign in text for sign in signs)
+def _contains(text: str, phrases: tuple[str, ...]) -> bool:
+    return any(phrase in text for phrase in phrases)
 
 
 def checkpoint(output_dir: Path, num_samples: int) -> Path:
-    """The finished model: what was saved when the last sample had been seen.
+    """Return the folder of the finished model, which was saved after the last sample.
 
     Raises:
-        StageError: It is not there.
+        StageError: There is none.
     """
-    saved = output_dir / MODELS / f"samples_{num_samples}"
-    if saved.is_dir():
-        return saved
-    there = sorted(path.name for path in (output_dir / MODELS).glob("*"))
+    folder = output_dir / MODELS / f"samples_{num_samples}"
+    if folder.is_dir():
+        return folder
+    saved = sorted(path.name for path in (output_dir / MODELS).glob("*"))
     raise StageError(
-        f"training ended without a checkpoint after {num_samples} samples (there is: {', '.join(there) or 'none'}); "
+        f"training ended without a checkpoint after {num_samples} samples (saved: {', '.join(saved) or 'none'}); "
         "the trainer lost rows of the training split"
     )

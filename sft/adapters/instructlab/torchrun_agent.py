@@ -1,7 +1,7 @@
-"""torchrun's agent: ``python -m sft.adapters.instructlab.torchrun_agent FILE TORCHRUN_ARGUMENT…``.
+"""Runs torchrun: ``python -m sft.adapters.instructlab.torchrun_agent FILE TORCHRUN_ARGUMENT…``.
 
-Dies with the orchestrator, and its ranks die with it, since torchrun starts each rank in a session of its own,
-where no signal to a process group reaches it. What torchrun knows of the ends of its ranks goes to ``FILE``.
+It dies with its parent process, and its ranks die with it: torchrun starts each rank in a session of its own, where no
+signal to a process group reaches it. torchrun's exit statuses of the ranks are written to ``FILE``.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ import sys
 from pathlib import Path
 
 from sft.adapters.os import child
+from sft.files import write_json
 from sft.logs import mask_streams
 
 
 def main() -> None:
-    """Runs torchrun's own main.
+    """Run torchrun's own main.
 
     Raises:
-        SystemExit: With status 1 when a rank failed.
-        Exception: What torchrun itself failed of, after it was written down.
+        SystemExit: With status 1 if a rank failed.
+        Exception: The error of torchrun itself, after it was written to the file.
     """
     child.die_with_parent()
     mask_streams()
@@ -31,11 +32,11 @@ def main() -> None:
     try:
         run.main(sys.argv[2:])
     except ChildFailedError as error:
-        ended = {str(rank): failure.exitcode for rank, failure in error.failures.items()}
-        child.write_json(Path(sys.argv[1]), {"exit_statuses": ended})
+        statuses = {str(rank): failure.exitcode for rank, failure in error.failures.items()}
+        write_json(Path(sys.argv[1]), {"exit_statuses": statuses})
         raise SystemExit(1) from error
     except Exception as error:
-        child.write_json(Path(sys.argv[1]), {"exit_statuses": {}, "error": child.describe(error)})
+        write_json(Path(sys.argv[1]), {"exit_statuses": {}, "error": child.describe(error)})
         raise
 
 

@@ -1,7 +1,7 @@
-"""Where the training curve can be watched while it grows: TensorBoard, MLflow, W&B. Used by the main rank only.
+"""Owns logging the training curve to TensorBoard, MLflow and W&B. Used by the main rank only.
 
-Upstream logs its own step, which starts at 1 again after a resume (trap 8); here a step has one number over the whole
-run, and the tracker's run is found again.
+Upstream logs its own step, which restarts at 1 after a resume (trap 8). Here a step has one number over the whole run,
+and a resumed run logs to the same run of the tracker.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from sft.adapters.os.child import write_json
+from sft.files import write_json
 
 log = logging.getLogger(__name__)
 
@@ -23,16 +23,16 @@ _NOT_CURVES = {"step", "epoch"}
 
 
 class Trackers:
-    """The trackers that a recipe names, as one.
+    """All trackers of a recipe.
 
     Args:
         names: ``tensorboard``, ``mlflow``, ``wandb``.
-        folder: TensorBoard's files go to its ``tensorboard``.
-        work: Folder that outlives a stopped run; keeps the ids of the trackers' runs.
+        folder: Folder in which ``tensorboard`` holds TensorBoard's files.
+        work: Folder that outlives a stopped run; holds the ids of the trackers' runs.
         project: MLflow's experiment, W&B's project.
-        run_name: What MLflow and W&B call the run.
-        settings: Shown beside the curves.
-        step: The step that the run goes on from; 0 at its start.
+        run_name: Name of the run in MLflow and W&B.
+        settings: Hyperparameters, shown beside the curves.
+        step: The step after which the run resumes; 0 at its start.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class Trackers:
         self._closing.close()
 
     def log(self, row: Mapping[str, Any]) -> dict[str, str]:
-        """Sends the numbers of a row of ``metrics.jsonl``.
+        """Log the numbers of a row of ``metrics.jsonl``.
 
         Returns:
-            The trackers that failed, each with its error. They get no more rows: a server that is away must not cost
-            the training, and ``metrics.jsonl`` has everything.
+            The trackers that failed, each with its error. They get no more rows: a server that can't be reached must
+            not end the training, and ``metrics.jsonl`` has everything.
         """
         values = {key: float(value) for key, value in row.items() if key not in _NOT_CURVES and math.isfinite(value)}
         lost = {}

@@ -1,6 +1,6 @@
-"""Owns Kubeflow's TrainJob: its manifest, the API server's client, and what there is to see of a job at work.
+"""Owns Kubeflow's TrainJob: its manifest, the API server's client, and what a job shows while it trains.
 
-``manifest`` is pure; ``cluster`` is the only room that calls the Kubernetes client; ``sights`` reads what it answers;
-``job`` finds or makes a run's TrainJob, ``stay`` stays with it, ``ending`` says why it failed. What the pods do is
+``manifest`` is pure. Only ``cluster`` calls the Kubernetes client; ``status`` reads its answers. ``job`` finds or
+creates a run's TrainJob, ``watch`` follows it until it ends, ``failure`` says why it failed. What the pods run is
 `sft.adapters.instructlab.pod_entrypoint`.
 """

@@ -1,10 +1,10 @@
-"""A run's TrainJob: found, or made, or taken away. It is found again by the key of what it makes."""
+"""Owns finding, creating and deleting a run's TrainJob. A later process finds it by the key of its result."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,25 +13,25 @@ from sft.adapters.instructlab.monitor import TrainingProgress
 from sft.adapters.kubeflow import status
 from sft.adapters.kubeflow.cluster import Cluster, Conflict, Unreachable
 from sft.adapters.kubeflow.manifest import TrainJob, check, manifest
-from sft.adapters.kubeflow.status import State
+from sft.adapters.kubeflow.status import State, plural
+from sft.adapters.retry import RetryPolicy, retry
 from sft.errors import StageError
 
 POLL_SECONDS = 1.0
-_PATIENCE_SECONDS = 600.0
-_FIRST_PATIENCE_SECONDS = 5.0
-_LONGEST_WAIT_SECONDS = 15.0
+_RETRY = RetryPolicy(max_attempts=None, max_seconds=600.0, first_wait_seconds=0.5, longest_wait_seconds=15.0)
+_CHECK_RETRY = replace(_RETRY, max_seconds=5.0)
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Display:
-    """Where what is seen goes.
+class JobDisplay:
+    """Shows a job to a person.
 
     Attributes:
-        watch: Takes the newest row of the metrics.
-        update: Takes what is going on now.
-        say: Takes a line that is worth keeping.
+        watch: Shows the newest row of the metrics.
+        update: Shows what happens now, in place of what it has shown before.
+        say: Prints a line that stays.
     """
 
     watch: Callable[[TrainingProgress], None]
@@ -39,80 +39,80 @@ class Display:
     say: Callable[[str], None]
 
 
-def reach(cluster: Cluster, job: TrainJob) -> None:
-    """Asks the cluster whether it would take such a job: token, rights, namespace, runtime, version of the trainer.
+def check_access(cluster: Cluster, job: TrainJob) -> None:
+    """Check that the cluster would accept such a job: token, permissions, namespace, runtime, version of the trainer.
 
     Raises:
         StageError: It would not.
     """
-    made = manifest(job)
-    check(made)
-    patiently(lambda: cluster.create(made, dry_run=True), lambda _: None, _FIRST_PATIENCE_SECONDS)
+    content = manifest(job)
+    check(content)
+    ask(lambda: cluster.create(content, dry_run=True), lambda _: None, _CHECK_RETRY)
 
 
-def begin(cluster: Cluster, job: TrainJob, *, logs: Path, prepare: Callable[[], None], display: Display) -> str:
-    """The name of the job at work: one that an earlier process began, else a new one.
+def find_or_create(
+    cluster: Cluster, job: TrainJob, *, logs: Path, prepare: Callable[[], None], display: JobDisplay
+) -> str:
+    """Return the name of a job that an earlier process created and that still trains, else create one.
 
     Args:
-        cluster: Where it is.
-        job: What is asked.
-        logs: Of the run, on the shared volume.
-        prepare: Called before a new job is made: nobody else writes into the run's folder then.
-        display: Where what is seen goes.
+        cluster: The cluster.
+        job: The job.
+        logs: The run's folder for logs, on the shared volume.
+        prepare: Called before a job is created: nobody else writes into the run's folder then.
+        display: Shows what happens.
 
     Raises:
-        StageError: The cluster refuses it, or can't be reached.
+        StageError: The cluster refuses the job, or can't be reached.
     """
-    found = patiently(lambda: cluster.find(job.key), display.update)
-    if found is not None:
-        name, state = str(found["metadata"]["name"]), status.condition(found).state
+    existing = ask(lambda: cluster.find(job.key), display.update)
+    if existing is not None:
+        name, state = str(existing["metadata"]["name"]), status.condition(existing).state
         is_over = state is State.failed or (state is State.complete and not (logs / FINISHED).exists())
-        if not is_over and "deletionTimestamp" not in found["metadata"]:
-            display.say(f"  goes on with TrainJob {name} in namespace {cluster.namespace}")
+        if not is_over and "deletionTimestamp" not in existing["metadata"]:
+            display.say(f"  resumes TrainJob {name} in namespace {cluster.namespace}")
             return name
-        remove(cluster, job.key, name, display)
+        delete(cluster, job.key, name, display)
     prepare()
-    made = manifest(job)
-    check(made)
+    content = manifest(job)
+    check(content)
     try:
-        patiently(lambda: cluster.create(made), display.update)
-    except Conflict as error:  # an answer was lost on its way, or the name is another's
-        if patiently(lambda: cluster.find(job.key), display.update) is None:
-            fix = f"kubectl delete trainjob {job.name} -n {cluster.namespace}, if it is not needed"
-            raise StageError(f"there is a TrainJob {job.name} that is not this run's", fix=fix) from error
-    display.say(f"  TrainJob {job.name} in namespace {cluster.namespace}: {job.num_nodes} pods of {job.image}")
+        ask(lambda: cluster.create(content), display.update)
+    except Conflict as error:  # the answer to our request was lost, or another run has this name
+        if ask(lambda: cluster.find(job.key), display.update) is None:
+            fix = f"run `kubectl delete trainjob {job.name} -n {cluster.namespace}` if nobody needs it"
+            raise StageError(f"there is a TrainJob {job.name} of another run", fix=fix) from error
+    display.say(
+        f"  TrainJob {job.name} in namespace {cluster.namespace}: {plural(job.num_nodes, 'pod')} of {job.image}"
+    )
     return job.name
 
 
-def remove(cluster: Cluster, key: str, name: str, display: Display) -> None:
-    """Ends a job and waits until none of its pods writes any more, and its name is free.
+def delete(cluster: Cluster, key: str, name: str, display: JobDisplay) -> None:
+    """Delete a job, and wait until none of its pods writes any more and its name is free.
 
     Raises:
         StageError: The cluster refuses it, or can't be reached.
     """
-    patiently(lambda: cluster.delete(name), display.update)
+    ask(lambda: cluster.delete(name), display.update)
     while True:
-        left = patiently(lambda: cluster.pods(name), display.update)
-        found = patiently(lambda: cluster.find(key), display.update)
-        if not left and (found is None or found["metadata"]["name"] != name):
+        pods = ask(lambda: cluster.pods(name), display.update)
+        existing = ask(lambda: cluster.find(key), display.update)
+        if not pods and (existing is None or existing["metadata"]["name"] != name):
             return
-        display.update(f"waits for TrainJob {name} to end: {len(left)} pods")
+        display.update(f"waiting for TrainJob {name} to end: {plural(len(pods), 'pod')} left")
         time.sleep(POLL_SECONDS)
 
 
-def patiently(ask: Callable[[], T], update: Callable[[str], None], patience_seconds: float = _PATIENCE_SECONDS) -> T:
-    """What the API server answers, once it does.
+def ask(request: Callable[[], T], update: Callable[[str], None], policy: RetryPolicy = _RETRY) -> T:
+    """Return the API server's answer; ask again while it gives none.
+
+    Args:
+        request: Asks the API server.
+        update: Shows why it is asked again.
+        policy: How long to ask.
 
     Raises:
-        Unreachable: It doesn't for too long.
+        Unreachable: It gave no answer for too long.
     """
-    began, wait = time.monotonic(), 0.5
-    while True:
-        try:
-            return ask()
-        except Unreachable as error:
-            if time.monotonic() - began > patience_seconds:
-                raise
-            update(f"{error.message}; asks again")
-        time.sleep(wait)
-        wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
+    return retry(request, policy, on=Unreachable, before_pause=lambda error: update(f"{error.args[0]}; asking again"))

@@ -1,4 +1,4 @@
-"""A TrainJob of ``trainer.kubeflow.org/v1alpha1`` as Kubernetes takes it. Pure: a frozen dataclass in, a mapping out.
+"""Owns the manifest of a TrainJob of ``trainer.kubeflow.org/v1alpha1``. Pure: a frozen dataclass in, a mapping out.
 
 Volumes, labels, nodes and the pods' rights go through ``runtimePatches`` (Kubeflow Trainer 2.2 and later), the
 environment through ``spec.trainer.env``: the trainer's webhook refuses it in a patch of the container ``node``.
@@ -15,30 +15,30 @@ from sft.errors import SftError
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 KEY_LABEL, RUN_LABEL = "sft/key", "sft/run"
-"""What a job makes, by its key in the store; and the run that began it."""
+"""Labels with the key of the job's result in the store, and with the run that created the job."""
 
 JOBSET_LABEL, INDEX_LABEL = "jobset.sigs.k8s.io/jobset-name", "batch.kubernetes.io/job-completion-index"
 CONTAINER = "node"
 
 _MANAGER = "sft/launcher"
 _GRACE_SECONDS = 600
-"""What a pod has to save its state once it is told to stop."""
+"""Time that a pod has to save its state after it is asked to stop."""
 _LONGEST_NAME = 45  # JobSet refuses a job whose pods, <job>-node-0-<index>-abcde, have more than 63 characters
 _KEY_CHARACTERS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob:
-    """What a run asks of the cluster.
+    """What a run requests from the cluster.
 
     Attributes:
-        run: The run's id.
-        key: Of its training step in the store.
-        namespace: None = the client's.
-        command: Of each pod, arguments included.
-        cpu: Of a pod, a quantity.
-        memory: Of a pod, a quantity.
-        gpus: Of a pod.
+        run: Id of the run.
+        key: Key of its training step in the store.
+        namespace: Namespace; None = the client's.
+        command: Command of each pod, with its arguments.
+        cpu: Quantity of cores of a pod.
+        memory: Quantity of memory of a pod.
+        gpus: Number of GPUs of a pod.
         secrets: Secret -> its keys that become environment variables.
     """
 
@@ -67,13 +67,13 @@ class TrainJob:
 
     @property
     def name(self) -> str:
-        """``sft-<run>-<key>``, as a host name may be; the same for the same result."""
+        """Return ``sft-<run>-<key>`` as a host name; the same result has the same name."""
         slug = re.sub("[^a-z0-9]+", "-", self.run.lower())[: _LONGEST_NAME - len("sft--") - _KEY_CHARACTERS].strip("-")
         return "-".join(part for part in ("sft", slug, self.key[:_KEY_CHARACTERS]) if part)
 
 
 def manifest(job: TrainJob) -> dict[str, Any]:
-    """The object to be created."""
+    """Return the object to create."""
     own = {"app.kubernetes.io/managed-by": "sft", RUN_LABEL: label_value(job.run), KEY_LABEL: job.key}
     metadata: dict[str, Any] = {"name": job.name}
     if job.namespace:
@@ -94,12 +94,12 @@ def manifest(job: TrainJob) -> dict[str, Any]:
 
 
 def label_value(text: str) -> str:
-    """Text as a label's value may be."""
+    """Return a text with only the characters that a label's value may have."""
     return re.sub("[^A-Za-z0-9_.-]+", "-", text)[-63:].strip("-_.")
 
 
-def check(made: Mapping[str, Any]) -> None:
-    """Holds a manifest to the models of Kubeflow's own API package.
+def check(content: Mapping[str, Any]) -> None:
+    """Check a manifest against the models of Kubeflow's own API package.
 
     Raises:
         SftError: The package is not installed, or its models refuse it.
@@ -111,7 +111,7 @@ def check(made: Mapping[str, Any]) -> None:
     from pydantic import ValidationError
 
     try:
-        TrainerV1alpha1TrainJob.from_dict(dict(made))
+        TrainerV1alpha1TrainJob.from_dict(dict(content))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise SftError(f"the TrainJob does not fit Kubeflow's models: {problems}") from error
@@ -138,7 +138,7 @@ def _trainer(job: TrainJob) -> dict[str, Any]:
 
 
 def _literal(text: str) -> str:
-    """Text in which the kubelet replaces nothing: it would put a variable's value for ``$(NAME)``."""
+    """Return a text in which the kubelet replaces nothing: it would replace ``$(NAME)`` by a variable's value."""
     return text.replace("$(", "$$(")
 
 
@@ -157,7 +157,7 @@ def _patch(job: TrainJob, own: Mapping[str, str]) -> dict[str, Any]:
         ],
         "volumes": [
             {"name": "workspace", "persistentVolumeClaim": {"claimName": job.pvc}},
-            {"name": "shm", "emptyDir": {"medium": "Memory"}},  # NCCL's; a container's own has 64 MB
+            {"name": "shm", "emptyDir": {"medium": "Memory"}},  # for NCCL; a container's own has 64 MB
         ],
         "securityContext": security,
         "terminationGracePeriodSeconds": _GRACE_SECONDS,

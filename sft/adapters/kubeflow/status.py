@@ -1,4 +1,4 @@
-"""What there is to see of a TrainJob, in the words of who waits for it. Pure: the API's objects in, texts out."""
+"""Owns reading what the API server says about a TrainJob. Pure: the API's objects in, facts and texts out."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from sft.adapters.kubeflow.manifest import CONTAINER, INDEX_LABEL
 
 _NO_REASON_TO_WAIT = {"ContainerCreating", "PodInitializing"}
-_SOON = {"CrashLoopBackOff"}
+_ABOUT_TO_RUN = {"CrashLoopBackOff"}
 _LOST_WITH_THE_NODE = {"Evicted", "NodeLost", "Preempting", "Shutdown", "NodeShutdown", "Terminated"}
 
 
 class State(Enum):
-    """Where a TrainJob is, by its conditions."""
+    """The state of a TrainJob, by its conditions."""
 
     waiting = "waiting"
     suspended = "suspended"
@@ -25,29 +25,29 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Condition:
-    """What a TrainJob says of itself."""
+    """What a TrainJob says about itself."""
 
     state: State
     message: str
 
 
 def condition(job: Mapping[str, Any]) -> Condition:
-    """The condition that counts: an end before a suspension."""
+    """Return the condition that counts: an end before a suspension."""
     true = {c["type"]: c for c in job.get("status", {}).get("conditions", []) if c["status"] == "True"}
     for kind, state in {"Failed": State.failed, "Complete": State.complete, "Suspended": State.suspended}.items():
         if kind in true:
-            said = true[kind].get("message") or true[kind].get("reason", "")
-            return Condition(state, said)
+            message = true[kind].get("message") or true[kind].get("reason", "")
+            return Condition(state, message)
     return Condition(State.waiting, "")
 
 
 @dataclass(frozen=True)
-class Stop:
+class ContainerExit:
     """How a container ended.
 
     Attributes:
         status: Its exit status.
-        reason: The kubelet's: ``OOMKilled``, ``Error``.
+        reason: The kubelet's reason: ``OOMKilled``, ``Error``.
     """
 
     status: int
@@ -59,13 +59,13 @@ class Pod:
     """A pod, one node of the training.
 
     Attributes:
-        node: Its index.
-        name: Its own.
+        node: Index of the node.
+        name: Name of the pod.
         phase: ``Pending``, ``Running``, ``Succeeded``, ``Failed``.
         restarts: How often its container was started again.
-        waits_for: Why it does not run; empty where it does, or will at once.
-        lost: Why the cluster took it away: ``Evicted``; empty where it didn't.
-        stop: How its container ended, the last time that it did.
+        waits_for: Why it does not run; empty if it does, or is about to.
+        lost: Why the cluster removed it: ``Evicted``; empty if it didn't.
+        last_exit: How its container ended, the last time that it did.
     """
 
     node: int
@@ -74,16 +74,16 @@ class Pod:
     restarts: int
     waits_for: str
     lost: str
-    stop: Stop | None
+    last_exit: ContainerExit | None
 
     @property
-    def began(self) -> bool:
-        """Whether its container has been started."""
+    def has_started(self) -> bool:
+        """Return whether its container has been started."""
         return self.phase != "Pending" or self.restarts > 0
 
 
 def pods(objects: Iterable[Mapping[str, Any]]) -> list[Pod]:
-    """The pods of the training, by node; of two with one index, the newer: the other is on its way out."""
+    """Return the pods of the training, by node; of two with one index the newer one, because the other is ending."""
     newest: dict[int, Mapping[str, Any]] = {}
     for pod in sorted(objects, key=lambda pod: str(pod["metadata"].get("creationTimestamp", ""))):
         newest[int(pod["metadata"].get("labels", {}).get(INDEX_LABEL, 0))] = pod
@@ -105,33 +105,38 @@ def _pod(node: int, pod: Mapping[str, Any]) -> Pod:
         restarts=container.get("restartCount", 0),
         waits_for=_waits_for(status, state.get("waiting", {})),
         lost=disrupted[0] if disrupted else reason if reason in _LOST_WITH_THE_NODE else "",
-        stop=Stop(ended["exitCode"], ended.get("reason", "")) if ended else None,
+        last_exit=ContainerExit(ended["exitCode"], ended.get("reason", "")) if ended else None,
     )
 
 
 def _waits_for(status: Mapping[str, Any], waiting: Mapping[str, Any]) -> str:
-    if (reason := waiting.get("reason", "")) and reason not in _NO_REASON_TO_WAIT | _SOON:
+    if (reason := waiting.get("reason", "")) and reason not in _NO_REASON_TO_WAIT | _ABOUT_TO_RUN:
         return ": ".join(part for part in (reason, waiting.get("message", "")) if part)
-    for found in status.get("conditions", []):
-        if found["type"] == "PodScheduled" and found["status"] == "False":
-            return ": ".join(part for part in (found.get("reason", ""), found.get("message", "")) if part)
+    for condition in status.get("conditions", []):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return ": ".join(part for part in (condition.get("reason", ""), condition.get("message", "")) if part)
     return ""
 
 
-def summary(found: Condition, have: Sequence[Pod], num_nodes: int) -> str:
-    """One line of where a job that goes on is."""
-    if found.state is State.suspended:
-        return "suspended: a queue, or a person, lets it begin"
-    running = sum(pod.phase == "Running" for pod in have)
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun: ``1 pod``, ``2 pods``."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def summary(condition: Condition, pods: Sequence[Pod], num_nodes: int) -> str:
+    """Return one line about a job that has not ended."""
+    if condition.state is State.suspended:
+        return "suspended until a queue or a person resumes it"
+    running = sum(pod.phase == "Running" for pod in pods)
     if running == num_nodes:
-        return f"{running} pods run"
-    waits = next((f"; node {pod.node} waits: {pod.waits_for}" for pod in have if pod.waits_for), "")
-    return f"{running} of {num_nodes} pods run{waits}"
+        return f"{plural(running, 'pod')} running"
+    waits = next((f"; node {pod.node} waits: {pod.waits_for}" for pod in pods if pod.waits_for), "")
+    return f"{running} of {plural(num_nodes, 'pod')} running{waits}"
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that was not normal, of the job, its jobs or its pods."""
+    """A warning about the job, its jobs or its pods."""
 
     about: str
     reason: str
@@ -142,7 +147,7 @@ class Event:
 
 
 def events(objects: Iterable[Mapping[str, Any]], job: str) -> list[Event]:
-    """A job's own events, the oldest first. Whatever belongs to a job has a name that begins with the job's."""
+    """Return a job's own events, the oldest first. What belongs to a job has a name that begins with the job's."""
     own = [event for event in objects if _is_of(event["involvedObject"].get("name", ""), job)]
     own.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
     return [
@@ -156,11 +161,11 @@ def _is_of(name: str, job: str) -> bool:
 
 
 def new_lines(lines: Iterable[str], after: str) -> tuple[list[str], str]:
-    """Lines of a log that are newer than a time, without their times; and the newest time.
+    """Return the lines of a log that are newer than a time, without their times, and the newest time.
 
     Args:
         lines: Each begins with its time, as RFC 3339 in UTC, and a space.
-        after: Time of the last line that is known; empty = none is.
+        after: Time of the last line that was read; empty = none was.
     """
     new, newest = [], after
     for line in lines:
@@ -172,6 +177,6 @@ def new_lines(lines: Iterable[str], after: str) -> tuple[list[str], str]:
 
 
 def _sortable(time: str) -> str:
-    """A time whose order is that of its text: the kubelet leaves out zeros at the end of the nanoseconds."""
+    """Return a time as a text that sorts by time: the kubelet omits zeros at the end of the nanoseconds."""
     whole, _, fraction = time.removesuffix("Z").partition(".")
     return f"{whole}.{fraction:0<9}" if time else ""

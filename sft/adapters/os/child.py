@@ -1,4 +1,4 @@
-"""The child's half of a supervised process: it dies with its parent, and says what went wrong in a file.
+"""Owns the child's half of a supervised process: it dies with its parent, and writes its error to a file.
 
 A child module ends in ``child.main(handler)`` and is started by `sft.adapters.os.process.run_module`. Heavy
 libraries (torch, transformers, lm-eval) are imported only in children, so that the orchestrator stays small
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.errors import SftError
+from sft.files import write_json
 from sft.logs import mask_streams, redact
 
 PARENT_PID = "SFT_PARENT_PID"
@@ -28,32 +29,32 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def die_with_parent() -> None:
-    """Makes the kernel kill this process when its parent dies, however it dies; elsewhere a thread watches.
+    """Make the kernel kill this process when its parent dies, however it dies; without Linux a thread watches.
 
-    The parent's id comes in `SFT_PARENT_PID`, so that a parent that died before this call is noticed too.
+    `SFT_PARENT_PID` holds the parent's id, so that a parent that died before this call is noticed too.
     """
     expected = int(os.environ.get(PARENT_PID, os.getppid()))
     if sys.platform == "linux":
         if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     else:
-        threading.Thread(target=_watch, args=(expected,), daemon=True).start()
+        threading.Thread(target=_watch_parent, args=(expected,), daemon=True).start()
     if os.getppid() != expected:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def die_with(process: int) -> None:
-    """Makes this process kill itself when another one of this machine ends, however it ends, parent or not.
+    """Make this process kill itself when another process of this machine ends, however it ends, parent or not.
 
-    On Linux at once, through a descriptor of the process; elsewhere a thread looks twice a second.
+    On Linux that happens at once, through a descriptor of the process; elsewhere a thread looks twice a second.
 
     Args:
-        process: Its id.
+        process: Id of the other process.
     """
-    threading.Thread(target=_follow, args=(process,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(process,), daemon=True).start()
 
 
-def _follow(process: int) -> None:
+def _end_with(process: int) -> None:
     try:
         if hasattr(os, "pidfd_open"):
             select.select([os.pidfd_open(process)], [], [])
@@ -66,21 +67,14 @@ def _follow(process: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _watch(expected: int) -> None:
+def _watch_parent(expected: int) -> None:
     while os.getppid() == expected:
         time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON so that a reader sees either nothing or all of it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
-    partial.replace(path)
-
-
 def describe(error: BaseException) -> dict[str, str | None]:
-    """An exception as the parent reads it, secrets masked: third parties quote addresses with passwords."""
+    """Return an exception as the parent reads it, with secrets masked: libraries quote addresses with passwords."""
     return {
         "type": type(error).__name__,
         "message": redact(error.message if isinstance(error, SftError) else str(error)),
@@ -91,10 +85,10 @@ def describe(error: BaseException) -> dict[str, str | None]:
 
 
 def main(handler: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
-    """Runs `handler(request)` from ``<folder>/request.json``; leaves ``result.json`` or ``error.json`` there.
+    """Run `handler` on ``<folder>/request.json``, and write ``result.json`` or ``error.json`` beside it.
 
     Raises:
-        SystemExit: With status 1 when the handler failed.
+        SystemExit: With status 1 if the handler failed.
     """
     die_with_parent()
     mask_streams()

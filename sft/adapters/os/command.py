@@ -1,4 +1,4 @@
-"""What every command of ours sets up in its process: logs, signals, and errors that a person reads as a sentence."""
+"""Owns what each of our commands sets up in its process: logs, signals, and errors as a person reads them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def run_command(command: Callable[[], int], *, debug: bool) -> int:
     """Run a command in this process and return its exit status.
 
     Args:
-        command: What is to be done; returns an exit status.
+        command: Does the work and returns an exit status.
         debug: Whether errors keep their traceback.
 
     Raises:
@@ -42,7 +42,7 @@ def run_command(command: Callable[[], int], *, debug: bool) -> int:
             logs.print_error("interrupted; the same command continues")
             return INTERRUPTED
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: `sft plan … | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: `sft plan … | head`
             return 0
 
 
@@ -50,7 +50,7 @@ def run_command(command: Callable[[], int], *, debug: bool) -> int:
 def interrupted_by(*numbers: signal.Signals, other: Mapping[signal.Signals, Any] | None = None) -> Iterator[None]:
     """End this process's work as Ctrl-C does when one of these signals comes, until the block ends.
 
-    Children are taken down, and the record says so. A training saves its state first.
+    Children are terminated, and the record says so. A training saves its state first.
 
     Args:
         numbers: Signals that raise KeyboardInterrupt.

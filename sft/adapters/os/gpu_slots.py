@@ -1,6 +1,6 @@
-"""Owns how one machine is divided among runs that work on it at once: by ``CUDA_VISIBLE_DEVICES``, else by cores.
+"""Owns how runs share one machine at the same time: by ``CUDA_VISIBLE_DEVICES``, or by cores if it has no GPU.
 
-Each run takes a slot and gives it back, also when it is killed: a slot is a lock on a file.
+Each run locks a slot, which is a lock on a file, and so is released when the run is killed, too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class GpuSlots:
     """Equal parts of this machine.
 
     Attributes:
-        num: How many.
+        num: Number of parts.
         gpus: Ids of all GPUs, as ``CUDA_VISIBLE_DEVICES`` names them.
         cores: All cores.
     """
@@ -35,19 +35,19 @@ class GpuSlots:
     cores: tuple[int, ...]
 
     @contextmanager
-    def one(self, folder: Path) -> Iterator[None]:
-        """This process and its children have one slot for as long as the block lasts; it waits until one is free.
+    def acquire(self, folder: Path) -> Iterator[None]:
+        """Wait for a free slot, and restrict this process and its children to it until the block ends.
 
         Args:
-            folder: For the locks; the same one for all that share the machine.
+            folder: Holds the locks; the same one for all that share the machine.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        with _free(folder, self.num) as place, self.as_in(place):
+        with _lock_free_slot(folder, self.num) as place, self.restricted_to(place):
             yield
 
     @contextmanager
-    def as_in(self, place: int) -> Iterator[None]:
-        """What a run in that slot sees, without taking it."""
+    def restricted_to(self, place: int) -> Iterator[None]:
+        """Show this process only the GPUs or cores of a slot until the block ends, without locking it."""
         before, affinity = os.environ.get(_VISIBLE), _affinity()
         if self.gpus:
             size = len(self.gpus) // self.num
@@ -66,7 +66,7 @@ class GpuSlots:
 
 
 def slots(num: int) -> GpuSlots:
-    """This machine in so many parts."""
+    """Return this machine, divided into `num` parts."""
     visible = os.environ.get(_VISIBLE)
     ids = [entry for entry in visible.split(",") if entry.strip()] if visible is not None else []
     gpus = ids[: len(machine.gpus())] if ids else [str(place) for place in range(len(machine.gpus()))]
@@ -74,12 +74,12 @@ def slots(num: int) -> GpuSlots:
 
 
 def _affinity() -> tuple[int, ...]:
-    """Cores of this process; empty where the system can't say."""
+    """Return the cores of this process; empty if the system can't say."""
     return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
 
 
 @contextmanager
-def _free(folder: Path, num: int) -> Iterator[int]:
+def _lock_free_slot(folder: Path, num: int) -> Iterator[int]:
     locks = [filelock.FileLock(folder / f"slot-{place}.lock") for place in range(num)]
     while True:
         for place, lock in enumerate(locks):

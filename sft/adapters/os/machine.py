@@ -1,4 +1,4 @@
-"""Owns what this machine computes with, found without importing torch."""
+"""Owns facts about this machine: GPUs, their memory, the CPU. It doesn't import torch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 
 @cache
 def gpus() -> tuple[str, ...]:
-    """Names of the CUDA devices that a process started here would see; empty on a machine without.
+    """Return the names of the CUDA devices that a process started here would see.
 
-    Honours ``CUDA_VISIBLE_DEVICES``. Asks the driver's ``nvidia-smi``, as torch would take seconds to import.
+    Honours ``CUDA_VISIBLE_DEVICES``. Asks the driver's ``nvidia-smi``, because importing torch takes seconds.
     """
     names = _nvidia_smi("name")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -25,7 +25,7 @@ def gpus() -> tuple[str, ...]:
 
 
 def use_gpus(visible: str | None) -> None:
-    """This process and its children see only these GPUs from here on; None = all."""
+    """Show only these GPUs to this process and its children from now on; None = all."""
     if visible is None:
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     else:
@@ -35,24 +35,24 @@ def use_gpus(visible: str | None) -> None:
 
 
 def device() -> str:
-    """``cpu``, or the first GPU's name."""
+    """Return the first GPU's name, or ``cpu``."""
     return gpus()[0] if gpus() else "cpu"
 
 
 def runs_liger() -> bool:
-    """Whether Liger's kernels can run here: Triton needs a GPU."""
+    """Return whether Liger's kernels can run here: Triton needs a GPU."""
     return bool(gpus()) and importlib.util.find_spec("liger_kernel") is not None
 
 
 @cache
 def compute_capability() -> tuple[int, int]:
-    """CUDA's compute capability of the first GPU; (0, 0) on a machine without."""
+    """Return the CUDA compute capability of the first GPU; (0, 0) if there is none."""
     major, _, minor = next(iter(_nvidia_smi("compute_cap")), "").strip().partition(".")
     return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else (0, 0)
 
 
 def cpu_computes_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware (AMX or AVX-512); elsewhere it is emulated and slow."""
+    """Return whether this CPU multiplies bfloat16 in hardware (AMX or AVX-512); emulated it is slow."""
     facts = Path("/proc/cpuinfo")
     return facts.is_file() and any(
         flag in line.split()
@@ -64,13 +64,13 @@ def cpu_computes_bf16() -> bool:
 
 @cache
 def gpu_bytes() -> int:
-    """Memory of the smallest GPU; 0 on a machine without."""
+    """Return the memory of the smallest GPU in bytes; 0 if there is none."""
     mebibytes = [line.strip() for line in _nvidia_smi("memory.total")]
     return min((int(value) << 20 for value in (m.partition(" ")[0] for m in mebibytes) if value.isdigit()), default=0)
 
 
 def host_bytes() -> int:
-    """Memory that processes of this host can still have: what the kernel has, within the cgroup's limit."""
+    """Return the bytes that processes here can still allocate: the kernel's, within the cgroup's limit."""
     free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     facts = Path("/proc/meminfo")
     if facts.is_file():
@@ -83,7 +83,7 @@ def host_bytes() -> int:
 
 
 def _nvidia_smi(what: str) -> tuple[str, ...]:
-    """A property of each GPU, as the driver's program says it; empty where there is none."""
+    """Return a property of each GPU as the driver's program prints it; empty if there is no GPU."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ()

@@ -1,7 +1,7 @@
-"""The parent's half of a supervised process: start it in a group of its own, watch it, take it down.
+"""Owns the parent's half of a supervised process: start it in a group of its own, watch it, terminate it.
 
-No child outlives its parent: an interrupt terminates the group, a parent killed with ``kill -9`` takes the
-child with it (`sft.adapters.os.child.die_with_parent`).
+No child outlives its parent: an interrupt terminates the group, and a child notices that its parent was killed
+(`sft.adapters.os.child.die_with_parent`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sft.adapters.os.child import PARENT_PID, write_json
+from sft.adapters.os.child import PARENT_PID
 from sft.errors import StageError
+from sft.files import write_json
 
 TERMINATE_SECONDS = 15.0
 """How long a group may take to end after SIGTERM before SIGKILL."""
@@ -32,13 +33,13 @@ def supervise(
     poll: Callable[[], None] = lambda: None,
     poll_seconds: float = 0.25,
 ) -> int:
-    """Runs `argv` to its end, output appended to `log`, and returns its exit status (negative: the signal).
+    """Run `argv` to its end and return its exit status; negative if a signal ended it.
 
     Args:
         argv: Program and arguments.
-        log: Receives standard output and error.
+        log: File to which standard output and error are appended.
         env: Added to this process's environment.
-        poll: Called about every `poll_seconds` while the process runs; what it raises ends the process.
+        poll: Called about every `poll_seconds` while the process runs; an exception of it terminates the process.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, **(env or {}), PARENT_PID: str(os.getpid())}
@@ -66,7 +67,7 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
         _signal_group(process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=TERMINATE_SECONDS)
-    _signal_group(process.pid, signal.SIGKILL)  # also what the leader left behind in its group
+    _signal_group(process.pid, signal.SIGKILL)  # what the leader has left in its group, too
     process.wait()
 
 
@@ -86,7 +87,7 @@ def run_module(
     env: Mapping[str, str] | None = None,
     poll: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Runs a child module (see `sft.adapters.os.child.main`) on `request` and returns its result.
+    """Run a child module (see `sft.adapters.os.child.main`) on a request and return its result.
 
     Args:
         module: Dotted name of a module that ends in `child.main`.
@@ -95,7 +96,7 @@ def run_module(
         what: What the child does, for messages: "tokenizing".
 
     Raises:
-        StageError: The child failed; the message is the child's own error, the log is named.
+        StageError: The child failed; the message holds the child's own error and names the log.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for stale in ("result.json", "error.json"):
@@ -107,26 +108,26 @@ def run_module(
         result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         return result
     if (folder / "error.json").exists():
-        raise failure(json.loads((folder / "error.json").read_text(encoding="utf-8")), what=what, log=log)
-    raise StageError(f"{what} {ended(status)} without a word; its last lines:\n{tail(log)}", log=log)
+        raise child_error(json.loads((folder / "error.json").read_text(encoding="utf-8")), what=what, log=log)
+    raise StageError(f"{what} {describe_exit(status)} and left no error; its last lines:\n{tail(log)}", log=log)
 
 
-def failure(error: Mapping[str, Any], *, what: str, log: Path) -> StageError:
-    """What a child wrote about its end, as the error a person sees."""
+def child_error(error: Mapping[str, Any], *, what: str, log: Path) -> StageError:
+    """Return the error that a child has written, as a person reads it."""
     message = error["message"] if error.get("expected") else f"{error['type']}: {error['message']}"
     return StageError(f"{what} failed: {message}", fix=error.get("fix"), log=log)
 
 
-def ended(status: int) -> str:
-    """An exit status in words."""
+def describe_exit(status: int) -> str:
+    """Return an exit status in words."""
     if status >= 0:
         return f"ended with status {status}"
     name = signal.Signals(-status).name
-    why = " (out of memory?)" if name == "SIGKILL" else ""
+    why = " (perhaps out of memory)" if name == "SIGKILL" else ""
     return f"was killed by {name}{why}"
 
 
 def tail(log: Path, lines: int = 15) -> str:
-    """The last lines of a log file, indented."""
+    """Return the last lines of a log file, indented."""
     with log.open(encoding="utf-8", errors="replace") as file:
         return "".join(f"    {line.rstrip()}\n" for line in deque(file, maxlen=lines)).rstrip("\n")

@@ -1,7 +1,7 @@
-"""What a registry is told and what it answers. ``mlflow`` and ``kubeflow`` each have ``register`` and ``models``.
+"""What registering takes and returns, for every registry. ``mlflow`` and ``kubeflow`` have ``register`` and ``models``.
 
-Both work in a child process, because either library takes seconds to import, and both may be repeated: a
-checkpoint that is registered already is found by its digest.
+Each works in a child process, because its library takes seconds to import. Each may be repeated: a checkpoint that is
+registered already is found by its digest.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 Fact = str | int | float | bool
-"""What a registry can hold about a model version."""
+"""A value that a registry can hold about a model version."""
 
 DIGEST_KEY = "checkpoint.digest"
 """The fact that says whether two versions are the same model."""
@@ -17,15 +17,15 @@ DIGEST_KEY = "checkpoint.digest"
 
 @dataclass(frozen=True, kw_only=True)
 class Registration:
-    """One model version to be.
+    """A model version to register.
 
     Attributes:
-        name: Registered model.
+        name: Name of the registered model.
         version: Label of the version, chosen by a person.
-        uri: Where the model files are.
+        uri: Address of the model's files.
         facts: Where the model came from, by dotted key; holds `DIGEST_KEY`. Numbers are finite.
-        scores: What the model scored, by dotted key; brought up to date when the version exists already.
-        run_id: The run that made the model.
+        scores: The model's scores, by dotted key; updated if the version exists already.
+        run_id: The run that trained the model.
         origin: Kubeflow's `model_source_*` and `storage_*`, by those names.
     """
 
@@ -48,11 +48,11 @@ class Registration:
 
 @dataclass(frozen=True, kw_only=True)
 class Registered:
-    """A model version that is.
+    """A model version that is registered.
 
     Attributes:
-        version: What the registry calls it.
-        note: What was done, for a person.
+        version: The registry's name of it.
+        note: What was done, as a person reads it.
         facts: Facts and scores as the registry now holds them.
     """
 
@@ -66,10 +66,10 @@ class ListedModel:
     """A model version as a registry lists it.
 
     Attributes:
-        aliases: Names that point at it, where the registry has such.
-        uri: Where its files are; empty where the registry doesn't say.
+        aliases: Names that point at it, if the registry has such.
+        uri: Address of its files; empty if the registry doesn't say.
         registered_at: Milliseconds since the epoch.
-        facts: Everything that the registry holds of it, by dotted key; MLflow's are all text.
+        facts: Everything that the registry holds about it, by dotted key; MLflow's are all text.
     """
 
     name: str

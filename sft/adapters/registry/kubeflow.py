@@ -1,14 +1,13 @@
 """Owns the Kubeflow Model Registry client: one registered model, one version, one model artifact.
 
-The three are separate calls of a client that neither retries nor cleans up. So `register` looks at what is
-there first and only adds what is missing; it may be repeated after any failure.
+The three are separate calls of a client that neither retries nor cleans up. So `register` first reads what the registry
+has and adds only what is missing; it may be repeated after any failure.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sft.adapters.os import child
 from sft.adapters.os.process import run_module
 from sft.adapters.registry import DIGEST_KEY, Fact, ListedModel, Registered, Registration
+from sft.adapters.retry import RetryPolicy, retry
 from sft.errors import StageError
 
 if TYPE_CHECKING:
@@ -30,9 +30,8 @@ _ADDRESS = "SFT_REGISTRY_ADDRESS"
 _TOKEN_FILE = "KF_PIPELINES_SA_TOKEN_PATH"  # as the client reads it, model_registry/_client.py:66@0.3.18
 _POD_TOKEN_FILE = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 _LARGEST_INT = 999_999_999  # MetadataIntValue's pattern has nine digits; larger counts go as doubles
-_WAITS = (0.5, 1.0, 2.0)
-"""Seconds before each further try, when the server fails or can't be reached."""
-_LATER = "earlier stages are done, the same command registers later"
+_RETRY = RetryPolicy(max_attempts=4, first_wait_seconds=0.5)
+_RETRY_HINT = "earlier stages are done; repeat the command to register"
 
 
 def register(
@@ -44,15 +43,15 @@ def register(
     ca: Path | None = None,
     next_version: bool = False,
 ) -> Registered:
-    """Registers the version, completes a half registered one, or finds it there.
+    """Register a version, complete a partly registered one, or find that it is registered.
 
     Args:
         registration: The version.
         address: ``http://`` or ``https://`` address of the server.
         port: Its port, unless `address` has one.
-        folder: For the child's request, result and log.
+        folder: Holds the child's request, result and log.
         ca: PEM of the authority that signed the server's certificate; None = the system's.
-        next_version: Whether a label that another checkpoint has is counted up.
+        next_version: Whether to increase the label if another checkpoint has it.
 
     Raises:
         StageError: The version exists with another checkpoint, the server refused or can't be reached.
@@ -67,17 +66,17 @@ def register(
         },
         folder=folder,
         what="registering with Kubeflow",
-        env={_ADDRESS: address.rstrip("/")},  # not in the request: a file keeps that, and it may hold a password
+        env={_ADDRESS: address.rstrip("/")},  # not in the request, which is kept in a file: it may hold a password
     )
     return Registered(**result)
 
 
 def models(name: str | None, *, address: str, port: int, folder: Path, ca: Path | None = None) -> list[ListedModel]:
-    """Every registered version.
+    """Return every registered version.
 
     Args:
-        name: Only of this model; None = all.
-        address: As in `register`; likewise the others.
+        name: Name of the registered model; None = all.
+        address: As in `register`, like the others.
 
     Raises:
         StageError: The server refused or can't be reached.
@@ -93,31 +92,29 @@ def _handle(request: dict[str, Any]) -> dict[str, Any]:
     from mr_openapi import exceptions as api
 
     address = os.environ[_ADDRESS]
-    waits = iter(_WAITS)
+    # A conflict: somebody else has added it after we read. Each attempt reads first what the registry has.
+    temporary = (api.ConflictException, StoreError, api.ServiceException, aiohttp.ClientError, TimeoutError)
     try:
-        while True:
-            try:
-                if "list" in request:
-                    client = _connect(address, request["port"], "sft", request["ca"])
-                    return {"models": list(_listed(client, request["list"]))}
-                registration = Registration(**request["registration"])
-                client = _connect(address, request["port"], registration.author, request["ca"])
-                return asdict(_register(client, registration, next_version=request["next_version"]))
-            # A conflict: someone else added it between our look and our call. Each try looks at what is there first.
-            except (api.ConflictException, StoreError, api.ServiceException, aiohttp.ClientError, TimeoutError):
-                if (seconds := next(waits, None)) is None:
-                    raise
-                time.sleep(seconds)
+        return retry(lambda: _answer(request, address), _RETRY, on=temporary)
     except (api.UnauthorizedException, api.ForbiddenException) as error:
         message = f"the model registry at {address} refused the token (HTTP {error.status})"
-        raise StageError(message, fix=f"set {TOKEN} to a token for that server; {_LATER}") from error
+        raise StageError(message, fix=f"set {TOKEN} to a token for that server; {_RETRY_HINT}") from error
     except api.ApiException as error:
         answer = getattr(error.data, "message", None) or error.reason
         message = f"the model registry at {address} answered HTTP {error.status}: {answer}"
-        raise StageError(message, fix=_LATER) from error
+        raise StageError(message, fix=_RETRY_HINT) from error
     except (aiohttp.ClientError, TimeoutError) as error:
         message = f"the model registry at {address} can't be reached: {str(error) or type(error).__name__}"
-        raise StageError(message, fix=f"check registry.address and registry.port; {_LATER}") from error
+        raise StageError(message, fix=f"check registry.address and registry.port; {_RETRY_HINT}") from error
+
+
+def _answer(request: dict[str, Any], address: str) -> dict[str, Any]:
+    if "list" in request:
+        client = _connect(address, request["port"], "sft", request["ca"])
+        return {"models": list(_listed(client, request["list"]))}
+    registration = Registration(**request["registration"])
+    client = _connect(address, request["port"], registration.author, request["ca"])
+    return asdict(_register(client, registration, next_version=request["next_version"]))
 
 
 def _connect(address: str, port: int, author: str, ca: str | None) -> ModelRegistry:
@@ -138,7 +135,7 @@ def _connect(address: str, port: int, author: str, ca: str | None) -> ModelRegis
 
 
 def _token() -> str | None:
-    """The bearer token, stripped: a newline at the end of a token file makes an invalid header."""
+    """Return the bearer token, stripped: a newline at the end of a token file makes an invalid header."""
     if token := os.environ.get(TOKEN):
         return token.strip()
     if _TOKEN_FILE not in os.environ and not Path(_POD_TOKEN_FILE).exists():
@@ -154,7 +151,7 @@ def _register(client: ModelRegistry, registration: Registration, *, next_version
     name, label = registration.name, registration.version
     version = client.get_model_version(name, label) if client.get_registered_model(name) else None
     while next_version and version and (version.custom_properties or {}).get(DIGEST_KEY) != registration.digest:
-        label = _counted_up(label)
+        label = _increase(label)
         version = client.get_model_version(name, label)
     registration = replace(registration, version=label, facts=registration.facts | {"version": label})
     facts = {key: _number(value) for key, value in (registration.facts | registration.scores).items()}
@@ -174,34 +171,34 @@ def _register(client: ModelRegistry, registration: Registration, *, next_version
 
 
 def _complete(client: ModelRegistry, version: ModelVersion, registration: Registration) -> Registered:
-    """Brings a version that exists to what it should be, if it is this checkpoint's."""
+    """Add what a version of this checkpoint lacks, and update its scores and its uri."""
     name, label = registration.name, registration.version
-    held: dict[str, Fact] = dict(version.custom_properties or {})
-    if held.get(DIGEST_KEY) != registration.digest:
+    facts: dict[str, Fact] = dict(version.custom_properties or {})
+    if facts.get(DIGEST_KEY) != registration.digest:
         raise StageError(
-            f"registry.model_version={label}: {name} has that version already, of another checkpoint "
-            f"({held.get(DIGEST_KEY, 'not registered by sft')}; this one is {registration.digest})",
+            f"registry.model_version={label}: {name} already has that version, of another checkpoint "
+            f"({facts.get(DIGEST_KEY, 'not registered by sft')}; this one is {registration.digest})",
             fix="choose a new registry.model_version, or registry.on_conflict=next_version",
         )
-    note = f"the same checkpoint is {name} version {label} already"
+    note = f"{name} version {label} is the same checkpoint already"
     artifact = client.get_model_artifact(name, label)
     if artifact is None:
         # Private, and the only way to add what `register_model` left out (model_registry/_client.py:231@0.3.18).
         add = client._register_model_artifact(version, name, registration.uri, **_artifact(registration))
         client.async_runner(add)
-        note = f"completed {name} version {label}, which was half registered"
+        note = f"completed {name} version {label}, which was partly registered"
     elif artifact.uri != registration.uri:
         artifact.uri = registration.uri
         client.update(artifact)
-        note += f"; it is at {registration.uri} now"
-    outdated = {key: value for key, value in registration.scores.items() if held.get(key) != value}
-    moved: dict[str, Fact] = {"uri": registration.uri} if held.get("uri") != registration.uri else {}
+        note += f"; its uri is now {registration.uri}"
+    outdated = {key: value for key, value in registration.scores.items() if facts.get(key) != value}
+    moved: dict[str, Fact] = {"uri": registration.uri} if facts.get("uri") != registration.uri else {}
     if outdated or moved:
-        held |= outdated | moved
-        version.custom_properties = held
+        facts |= outdated | moved
+        version.custom_properties = facts
         client.update(version)
-        note += "; its scores were brought up to date" if outdated else ""
-    return Registered(version=label, note=note, facts=held)
+        note += "; its scores were updated" if outdated else ""
+    return Registered(version=label, note=note, facts=facts)
 
 
 def _listed(client: ModelRegistry, name: str | None) -> Iterator[dict[str, Any]]:
@@ -221,8 +218,8 @@ def _listed(client: ModelRegistry, name: str | None) -> Iterator[dict[str, Any]]
             )
 
 
-def _counted_up(label: str) -> str:
-    """The label with its last number one higher; ``-2`` after a label without one."""
+def _increase(label: str) -> str:
+    """Return a label with its last number increased by one, or with ``-2`` if it has no number."""
     numbers = list(re.finditer(r"\d+", label))
     if not numbers:
         return f"{label}-2"

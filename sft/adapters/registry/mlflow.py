@@ -1,9 +1,8 @@
 """Owns MLflow: one tracking run and one model version for a checkpoint, in SQLite or on a tracking server.
 
-The weights stay where they are. A SQLite store records their ``file://`` address as the version's source; a
-tracking server refuses paths of another machine (mlflow/server/handlers.py:3158@3.17.2), so there the source
-is the run, and the tag ``uri`` says where the weights are. A version's source can't be changed, so the tag also says
-where a model has gone that was registered before.
+The weights stay where they are. A SQLite store records their ``file://`` address as the version's source. A tracking
+server refuses paths of another machine (mlflow/server/handlers.py:3158@3.17.2), so there the source is the run, and the
+tag ``uri`` holds the address. A version's source can't be changed, so the tag also holds a later address.
 """
 
 from __future__ import annotations
@@ -36,21 +35,21 @@ _ENVIRONMENT = {
     "DO_NOT_TRACK": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    # With MLflow's own 7 retries a person waits for 4 minutes when the server is away.
+    # With MLflow's own 7 retries a person waits for 4 minutes if the server can't be reached.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingRun:
-    """What the tracking run holds beside the version's facts.
+    """What the tracking run holds in addition to the version's facts.
 
     Attributes:
         name: Name of the run.
-        artifact_root: Folder for the artifacts of a SQLite store; a server has its own.
+        artifact_root: Folder for the artifacts of a SQLite store; a server has a folder of its own.
         parameters: Hyperparameters by dotted key.
         curve: JSON Lines file, a row per step; each numeric field becomes a metric.
-        files: Small files to keep, by their path among the run's artifacts.
+        files: Small files to log, by their path among the run's artifacts.
     """
 
     name: str
@@ -61,18 +60,18 @@ class TrackingRun:
 
 
 def register(registration: Registration, run: TrackingRun, *, address: str, folder: Path) -> Registered:
-    """Logs `run` and registers a version of its model, unless the checkpoint's digest is registered already.
+    """Log `run` and register a version of its model, unless the checkpoint's digest is registered already.
 
     Args:
         registration: The version.
         run: The tracking run to log.
         address: Tracking URI (``sqlite:///…``, ``http://…``).
-        folder: For the child's request, result and log.
+        folder: Holds the child's request, result and log.
 
     Raises:
         StageError: MLflow refused or can't be reached; the message names the address without its secrets.
     """
-    # The address goes by environment: it may hold a password, and the request is kept in a file.
+    # The address is passed in the environment: it may hold a password, and the request is kept in a file.
     result = run_module(
         __name__,
         {"registration": asdict(registration), "run": asdict(run)},
@@ -84,12 +83,12 @@ def register(registration: Registration, run: TrackingRun, *, address: str, fold
 
 
 def models(name: str | None, *, address: str, folder: Path) -> list[ListedModel]:
-    """Every registered version, newest first.
+    """Return every registered version, newest first.
 
     Args:
-        name: Only of this model; None = all.
+        name: Name of the registered model; None = all.
         address: Tracking URI.
-        folder: For the child's request, result and log.
+        folder: Holds the child's request, result and log.
 
     Raises:
         StageError: MLflow refused or can't be reached.
@@ -111,15 +110,13 @@ def _handle(request: dict[str, Any]) -> dict[str, Any]:
             registration, run = Registration(**request["registration"]), TrackingRun(**request["run"])
             return asdict(_register(registration, run, address))
     except MlflowException as error:
-        raise StageError(
-            f"MLflow at {address}: {error.message}",
-            fix="check registry.address and registry.model_name; earlier stages are done, the same command goes on",
-        ) from error
+        fix = "check registry.address and registry.model_name, then repeat the command: earlier stages are done"
+        raise StageError(f"MLflow at {address}: {error.message}", fix=fix) from error
 
 
 @contextlib.contextmanager
 def _locked(address: str) -> Iterator[None]:
-    """One registration at a time in a SQLite file: two at once would both migrate it, or both miss a digest."""
+    """Lock a SQLite file: two registrations at once would both migrate it, or both miss the other's digest."""
     from filelock import FileLock
 
     if not address.startswith("sqlite:"):
@@ -145,16 +142,16 @@ def _register(registration: Registration, run: TrackingRun, address: str) -> Reg
         for name, value in (outdated | moved).items():
             client.set_model_version_tag(version.name, version.version, name, value)
         tags = version.tags | outdated | moved
-        note = f"the same checkpoint is {version.name} version {version.version} already"
-        note += "; its scores were brought up to date" if outdated else ""
-        note += f"; its tag uri says that it is at {registration.uri} now" if moved else ""
+        note = f"{version.name} version {version.version} is the same checkpoint already"
+        note += "; its scores were updated" if outdated else ""
+        note += f"; its tag uri is now {registration.uri}" if moved else ""
     else:
         try:
             client.create_registered_model(registration.name)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        with _tracked(client, registration, run, local=address.startswith("sqlite:")) as run_id:
+        with _tracking_run(client, registration, run, local=address.startswith("sqlite:")) as run_id:
             version = client.create_model_version(
                 registration.name,
                 source=registration.uri if address.startswith("sqlite:") else f"runs:/{run_id}",
@@ -170,13 +167,13 @@ def _register(registration: Registration, run: TrackingRun, address: str) -> Reg
 
 
 @contextlib.contextmanager
-def _tracked(client: MlflowClient, registration: Registration, run: TrackingRun, *, local: bool) -> Iterator[str]:
-    """A finished tracking run around the block, or a failed one when the block fails."""
+def _tracking_run(client: MlflowClient, registration: Registration, run: TrackingRun, *, local: bool) -> Iterator[str]:
+    """Log a tracking run around the block, which ends as finished, or as failed if the block fails."""
     from mlflow.entities import Metric, Param
 
-    found = client.get_experiment_by_name(registration.name)
+    known = client.get_experiment_by_name(registration.name)
     root = Path(run.artifact_root, _key(registration.name)).as_uri() if local else None
-    experiment = found.experiment_id if found else client.create_experiment(registration.name, artifact_location=root)
+    experiment = known.experiment_id if known else client.create_experiment(registration.name, artifact_location=root)
     tags = {"mlflow.user": registration.author, "sft.run_id": registration.run_id}
     run_id = client.create_run(experiment, run_name=run.name, tags=tags).info.run_id
     try:
@@ -188,8 +185,8 @@ def _tracked(client: MlflowClient, registration: Registration, run: TrackingRun,
             size = _ENTITIES_PER_BATCH[kind]
             for start in range(0, len(entities), size):
                 client.log_batch(run_id, **{kind: entities[start : start + size]})
-        for kept_as, file in run.files.items():
-            client.log_artifact(run_id, file, str(Path(kept_as).parent) if "/" in kept_as else None)
+        for path, file in run.files.items():
+            client.log_artifact(run_id, file, str(Path(path).parent) if "/" in path else None)
         yield run_id
     except BaseException:
         client.set_terminated(run_id, "FAILED")
@@ -202,14 +199,14 @@ def _listed(name: str | None, address: str) -> Iterator[dict[str, Any]]:
 
     client = MlflowClient(tracking_uri=address, registry_uri=address)
     aliases = {model.name: model.aliases for model in _pages(client.search_registered_models)}
-    chosen = f"name = '{name}'" if name else ""
-    for version in _pages(lambda **page: client.search_model_versions(chosen, **page)):
-        pointing = [alias for alias, number in aliases[version.name].items() if str(number) == str(version.version)]
+    condition = f"name = '{name}'" if name else ""
+    for version in _pages(lambda **page: client.search_model_versions(condition, **page)):
+        own_aliases = [alias for alias, number in aliases[version.name].items() if str(number) == str(version.version)]
         yield asdict(
             ListedModel(
                 name=version.name,
                 version=str(version.version),
-                aliases=tuple(pointing),
+                aliases=tuple(own_aliases),
                 uri=version.tags.get("uri", version.source or ""),
                 registered_at=version.creation_timestamp,
                 facts=dict(version.tags),
@@ -217,18 +214,18 @@ def _listed(name: str | None, address: str) -> Iterator[dict[str, Any]]:
         )
 
 
-def _pages(ask: Callable[..., Any]) -> Iterator[Any]:
-    """All items of a listing that comes in pages."""
+def _pages(request: Callable[..., Any]) -> Iterator[Any]:
+    """Return all items of a listing that comes in pages."""
     token = None
     while True:
-        page = ask(page_token=token)
+        page = request(page_token=token)
         yield from page
         if not (token := page.token):
             return
 
 
 def _points(curve: Path) -> Iterator[tuple[str, float, int]]:
-    """(metric, value, step) of every number in the curve but the step itself."""
+    """Return (metric, value, step) of every number in the curve except the step itself."""
     with curve.open(encoding="utf-8") as file:
         for row in map(json.loads, file):
             for name, value in row.items():
@@ -237,7 +234,7 @@ def _points(curve: Path) -> Iterator[tuple[str, float, int]]:
 
 
 def _key(name: str) -> str:
-    """A name that MLflow takes for a tag, a parameter or a metric (mlflow/utils/validation.py:332@3.17.2)."""
+    """Return a name that MLflow accepts for a tag, a parameter or a metric (mlflow/utils/validation.py:332@3.17.2)."""
     return re.sub(r"[^\w.\- /:]", "_", name)
 
 

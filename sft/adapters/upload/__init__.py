@@ -1,7 +1,7 @@
-"""What a destination is told and what it answers. ``s3``, ``oci`` and ``hub`` each have one function, ``upload``.
+"""What an upload takes and returns, for every destination. ``s3``, ``oci`` and ``hub`` each have a function ``upload``.
 
-All work in a child process, which an interrupt ends at once, and all may be repeated: what has arrived already is found
-and not sent again. What has arrived is compared with the record before a uri is given back.
+Each works in a child process, which an interrupt ends at once. Each may be repeated: files that have arrived are not
+sent again, and all are compared with the record before a uri is returned.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sft.adapters.os.process import run_module
-from sft.artifacts import sha256_file
 from sft.errors import StageError
+from sft.files import sha256_file
 
-RETRY_HINT = "earlier stages are done, the same command goes on where this one stopped"
+RETRY_HINT = "earlier stages are done; repeat the command: it resumes where this one stopped"
 _MIB = 1 << 20
-_TOLD_EVERY_SECONDS = 0.5
-_SENT = "sent"
+_WRITE_SECONDS = 0.5
+_COUNT_FILE = "sent"
 
-Told = Callable[[str], None]
-"""Takes what is being done now, for a person."""
+Update = Callable[[str], None]
+"""Shows a person what is being done now."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """A model that is to be somewhere else.
+    """A model to upload.
 
     Attributes:
         host: Bucket, registry or organization.
         path: Prefix, repository or name there.
-        tag: Of an OCI artifact; None = the version's label.
+        tag: Tag of an OCI artifact; None = the version's label.
         folder: The model's folder.
-        files: sha256 of each file in it by its relative path, in the order in which they appear at the destination: who
-            sees the last one sees all.
+        files: sha256 of each file in it by its relative path, in the order in which they appear at the destination: if
+            the last one is there, all are.
         digest: sha256 that stands for all files.
-        name: Of the model, for a person.
-        version: Its label.
+        name: Name of the model.
+        version: Label of its version.
     """
 
     host: str
@@ -52,7 +52,7 @@ class Upload:
 
     @property
     def short_digest(self) -> str:
-        """What keeps models apart where one name is for many."""
+        """Return the part of the digest that keeps models apart which share a name."""
         return self.digest[:16]
 
     def file(self, name: str) -> Path:
@@ -64,58 +64,58 @@ class Upload:
 
 @dataclass(frozen=True, kw_only=True)
 class Uploaded:
-    """A model that is somewhere else.
+    """A model that was uploaded.
 
     Attributes:
-        uri: Of these very files: what is uploaded later has another one.
-        note: What was done, for a person.
+        uri: Address of exactly these files: a later upload has another one.
+        note: What was done, as a person reads it.
     """
 
     uri: str
     note: str
 
 
-class Sent:
-    """The child's count of bytes under way, which the parent reads from a file.
+class ByteCounter:
+    """Counts the bytes that the child sends, in a file that the parent reads.
 
     Attributes:
-        num_bytes: Sent by this try.
+        num_bytes: Bytes that this attempt has sent.
     """
 
     def __init__(self, folder: Path) -> None:
         self.num_bytes = 0
-        self._file = folder / _SENT
+        self._file = folder / _COUNT_FILE
         self._lock = threading.Lock()
-        self._told_at = 0.0
+        self._written_at = 0.0
 
     def add(self, num_bytes: int) -> None:
-        """Counts; any thread may call it."""
+        """Add bytes that were sent; any thread may call it."""
         with self._lock:
             self.num_bytes += num_bytes
-            if time.monotonic() - self._told_at >= _TOLD_EVERY_SECONDS:
-                self._told_at = time.monotonic()
+            if time.monotonic() - self._written_at >= _WRITE_SECONDS:
+                self._written_at = time.monotonic()
                 self._file.write_text(str(self.num_bytes), encoding="utf-8")
 
 
-def run(module: str, upload: Upload, *, uri: str, folder: Path, told: Told) -> Uploaded:
-    """Runs the child of a destination.
+def run_child(module: str, upload: Upload, *, uri: str, folder: Path, update: Update) -> Uploaded:
+    """Upload a model in a child process.
 
     Args:
-        module: The destination's.
+        module: Name of the destination's module.
         upload: The model.
-        uri: Where it goes, for messages.
-        folder: For the child's request, result and log, and for what it must know after a kill.
-        told: Told how far it is.
+        uri: The destination, for messages.
+        folder: Holds the child's request, result and log, and what it must know after a kill.
+        update: Shows how much was sent.
 
     Raises:
-        StageError: The destination refused, can't be reached, or something else has arrived.
+        StageError: The destination refuses, can't be reached, or has other bytes than were sent.
     """
-    sent, total = folder / _SENT, sum(map(upload.size, upload.files)) / _MIB
-    sent.unlink(missing_ok=True)
+    count_file, total = folder / _COUNT_FILE, sum(map(upload.size, upload.files)) / _MIB
+    count_file.unlink(missing_ok=True)
 
     def poll() -> None:
-        count = sent.read_text(encoding="utf-8") if sent.exists() else ""
-        told((f"{int(count) / _MIB:,.1f} MiB sent, " if count else "") + f"{total:,.1f} MiB in all")
+        count = count_file.read_text(encoding="utf-8") if count_file.exists() else ""
+        update((f"{int(count) / _MIB:,.1f} MiB sent of " if count else "") + f"{total:,.1f} MiB")
 
     result = run_module(
         module,
@@ -127,19 +127,20 @@ def run(module: str, upload: Upload, *, uri: str, folder: Path, told: Told) -> U
     return Uploaded(**result)
 
 
-def other_content(upload: Upload, name: str, digest: str) -> StageError:
-    """That a file is there, but with other bytes: damaged on its way, or on this side since it was recorded.
+def digest_mismatch(upload: Upload, name: str, digest: str) -> StageError:
+    """Return the error for a file that arrived with other bytes: it was damaged on its way, or here after packaging.
 
     Args:
         upload: The model.
         name: The file.
-        digest: What it has there.
+        digest: Its digest at the destination.
     """
     recorded, file = upload.files[name], upload.file(name)
-    if (here := sha256_file(file)) != recorded:
-        message = f"{file}: changed after it was packaged: its sha256 is {here}, recorded is {recorded}"
+    if (actual := sha256_file(file)) != recorded:
+        message = f"{file}: changed after it was packaged: its sha256 is {actual}, the recorded one is {recorded}"
         return StageError(
-            message, fix="`sft verify` names every such file; remove the package's folder to make it anew"
+            message,
+            fix="run `sft verify` to list every such file, then remove the package's folder to package it again",
         )
-    message = f"{name}: something else has arrived: its digest there is {digest}, recorded is {recorded}"
-    return StageError(message, fix="the same command sends it again")
+    message = f"{name}: other bytes have arrived: its digest there is {digest}, the recorded one is {recorded}"
+    return StageError(message, fix="repeat the command to send it again")

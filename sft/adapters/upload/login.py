@@ -1,4 +1,4 @@
-"""Who we are to an OCI registry: the environment, else what ``docker login`` has kept. Sends nothing."""
+"""Owns the credentials for an OCI registry: from the environment, else from ``docker login``. Sends nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TOKEN_USER = "<token>"  # https://github.com/docker/docker-credential-helpers: 
 
 @dataclass(frozen=True, kw_only=True)
 class Login:
-    """A name and a password, or a token that a token server takes in their place."""
+    """A user name and a password, or a token that a token server accepts in their place."""
 
     username: str = ""
     password: str = field(default="", repr=False)
@@ -30,14 +30,14 @@ class Login:
 
     @property
     def header(self) -> str | None:
-        """``Authorization`` of the basic kind."""
+        """Return the header ``Authorization`` for basic authentication; None without a user name."""
         if not self.username:
             return None
         return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
 
 
 def login(host: str) -> Login:
-    """What is known for a registry; an empty login where nothing is.
+    """Return the credentials for a registry; an empty login if there are none.
 
     Raises:
         StageError: Docker's file can't be read, or its helper fails.
@@ -56,25 +56,25 @@ def login(host: str) -> Login:
 
 
 def _keys(host: str) -> tuple[str, ...]:
-    """How a registry may be named in Docker's file."""
+    """Return the names that a registry may have in Docker's file."""
     return (host, f"https://{host}", f"http://{host}", *((_HUB_KEY,) if host == _HUB else ()))
 
 
 def _inline(config: Mapping[str, Any], host: str) -> Login | None:
-    auths = {key.rstrip("/") if key != _HUB_KEY else key: found for key, found in config.get("auths", {}).items()}
-    found = next((auths[key] for key in _keys(host) if auths.get(key)), None)
-    if not found:
+    auths = {key.rstrip("/") if key != _HUB_KEY else key: entry for key, entry in config.get("auths", {}).items()}
+    entry = next((auths[key] for key in _keys(host) if auths.get(key)), None)
+    if not entry:
         return None
-    if token := found.get("identitytoken"):
+    if token := entry.get("identitytoken"):
         return Login(identity_token=token)
-    if found.get("auth"):
+    if entry.get("auth"):
         try:
-            username, _, password = base64.b64decode(found["auth"]).decode().partition(":")
+            username, _, password = base64.b64decode(entry["auth"]).decode().partition(":")
         except binascii.Error as error:
             raise ValueError("auth is not base64") from error
         return Login(username=username, password=password)
-    if found.get("username"):
-        return Login(username=found["username"], password=found.get("password", ""))
+    if entry.get("username"):
+        return Login(username=entry["username"], password=entry.get("password", ""))
     return None
 
 
@@ -86,13 +86,13 @@ def _from_helper(config: Mapping[str, Any], host: str) -> Login | None:
         return None
     program = f"docker-credential-{helper}"
     try:
-        done = subprocess.run([program, "get"], input=key, capture_output=True, text=True, check=False, timeout=60)
+        answer = subprocess.run([program, "get"], input=key, capture_output=True, text=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
         message = f"Docker's configuration names {program}, which fails ({type(error).__name__})"
         raise StageError(message, fix=f"install it, or set {USERNAME} and {PASSWORD}") from error
-    if done.returncode:  # it has none
+    if answer.returncode:  # it has no credentials for this registry
         return None
-    found = json.loads(done.stdout)
-    if found["Username"] == _TOKEN_USER:
-        return Login(identity_token=found["Secret"])
-    return Login(username=found["Username"], password=found["Secret"])
+    entry = json.loads(answer.stdout)
+    if entry["Username"] == _TOKEN_USER:
+        return Login(identity_token=entry["Secret"])
+    return Login(username=entry["Username"], password=entry["Secret"])

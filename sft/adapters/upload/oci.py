@@ -1,7 +1,8 @@
-"""Owns a model as an OCI artifact: the manifest of CNCF's ModelPack, with each file as a layer as it is.
+"""Owns uploads to an OCI registry: the manifest of CNCF's ModelPack, with each file unchanged as one layer.
 
-The sha256 of a layer is that of its file, so the manifest repeats the record, and the registry, which takes a blob only
-with the bytes of its digest, does the comparing. Each layer carries its name as ``oras pull`` and as ModelPack read it.
+The sha256 of a layer is that of its file, so the manifest repeats the record. A registry accepts a blob only if it has
+the digest that was announced, so it compares every file. A layer's annotations name its file for ``oras pull`` and for
+ModelPack.
 
 The format: https://github.com/modelpack/model-spec, docs/spec.md and docs/config.md, with its ``raw`` media types.
 """
@@ -16,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from sft.adapters.os import child
-from sft.adapters.upload import Sent, Told, Upload, Uploaded, other_content, run
+from sft.adapters.upload import ByteCounter, Update, Upload, Uploaded, digest_mismatch, run_child
 from sft.errors import StageError
 
 if TYPE_CHECKING:
@@ -32,27 +33,27 @@ _TITLE = "org.opencontainers.image.title"
 _VERSION = "org.opencontainers.image.version"
 _FILEPATH = "org.cncf.model.filepath"
 DIGEST_KEY = "package.digest"
-"""Annotation with the digest that our registries hold too."""
+"""Annotation with the package's digest, which model registries get too."""
 
 _DOCS = {"README.md", "LICENSE", "sft.json", "sbom.cdx.json", "model.sig"}
 
 
-def upload(upload: Upload, *, folder: Path, told: Told) -> Uploaded:
-    """Uploads a model as an artifact; blobs that the registry has are not sent.
+def upload(upload: Upload, *, folder: Path, update: Update) -> Uploaded:
+    """Upload a model as an artifact; blobs that the registry has are not sent.
 
     Args:
         upload: `host` is the registry, `path` the repository.
-        folder: Private.
-        told: Told how far it is.
+        folder: Private folder for the child process.
+        update: Shows how much was sent.
 
     Raises:
         StageError: The registry refuses, can't be reached, or lacks what was sent.
     """
-    return run(__name__, upload, uri=f"oci://{upload.host}/{upload.path}", folder=folder, told=told)
+    return run_child(__name__, upload, uri=f"oci://{upload.host}/{upload.path}", folder=folder, update=update)
 
 
 def config_of(upload: Upload) -> bytes:
-    """The artifact's config: what the model is called, and its layers once more."""
+    """Return the artifact's config: the model's name and version, and its layers."""
     layers = [f"sha256:{digest}" for digest in upload.files.values()]
     return _json(
         {
@@ -64,11 +65,11 @@ def config_of(upload: Upload) -> bytes:
 
 
 def manifest_of(upload: Upload, config: Mapping[str, Any]) -> bytes:
-    """The manifest: the same bytes for the same model.
+    """Return the manifest, which has the same bytes for the same model.
 
     Args:
         upload: The model.
-        config: Descriptor of its config.
+        config: Descriptor of the artifact's config.
     """
     layers = [
         {
@@ -92,14 +93,14 @@ def manifest_of(upload: Upload, config: Mapping[str, Any]) -> bytes:
 
 
 def media_type(name: str) -> str:
-    """What a file is to ModelPack."""
+    """Return ModelPack's media type of a file."""
     if name in _DOCS:
         return _DOC
     return {".safetensors": _WEIGHTS, ".py": _CODE, ".md": _DOC}.get(PurePosixPath(name).suffix, _WEIGHTS_CONFIG)
 
 
 def tag_of(version: str) -> str:
-    """A version's label as a tag, in which fewer characters may be."""
+    """Return a version's label as a tag, which allows fewer characters."""
     tag = re.sub(r"[^\w.-]", "-", version, flags=re.ASCII)[:128]
     return f"v{tag[:127]}" if not tag or tag[0] in ".-" else tag
 
@@ -108,48 +109,46 @@ def _handle(request: dict[str, Any]) -> Mapping[str, Any]:
     from sft.adapters.upload import oci_client
 
     model, folder = Upload(**request["upload"]), Path(request["folder"])
-    repository, sent = oci_client.Repository(model.host, model.path), Sent(folder)
+    repository, counter = oci_client.Repository(model.host, model.path), ByteCounter(folder)
     new = [name for name in model.files if not repository.has(f"sha256:{model.files[name]}", model.size(name))]
     for name in new:
-        _push(repository, model, name, sent)
+        _push(repository, model, name, counter)
     content = config_of(model)
     config = oci_client.digest_of(content)
     if not repository.has(config, len(content)):
         (folder / "config.json").write_bytes(content)
-        repository.push(folder / "config.json", config, sent.add)
+        repository.push(folder / "config.json", config, counter.add)
     manifest = manifest_of(model, {"mediaType": _CONFIG_TYPE, "digest": config, "size": len(content)})
-    # A tag of its own, too: registries clear manifests away that another model has taken the only tag of.
+    # Two tags: registries remove a manifest whose only tag was moved to another model.
     for tag in (model.short_digest, model.tag or tag_of(model.version)):
         repository.tag(manifest, tag)
     digest = oci_client.digest_of(manifest)
     _compare(repository, model, manifest, digest)
     uri = f"oci://{model.host}/{model.path}@{digest}"
-    note = (
-        f"uploaded {len(new)} of {len(model.files)} files to {uri}" if new else f"the same files are at {uri} already"
-    )
+    note = f"uploaded {len(new)} of {len(model.files)} files to {uri}" if new else f"{uri} has the same files already"
     return asdict(Uploaded(uri=uri, note=note))
 
 
-def _push(repository: Repository, model: Upload, name: str, sent: Sent) -> None:
+def _push(repository: Repository, model: Upload, name: str, counter: ByteCounter) -> None:
     try:
-        repository.push(model.file(name), f"sha256:{model.files[name]}", sent.add)
+        repository.push(model.file(name), f"sha256:{model.files[name]}", counter.add)
     except StageError as error:
         if "DIGEST_INVALID" in error.message:
-            raise other_content(model, name, "another one, says the registry") from error
+            raise digest_mismatch(model, name, "another one, says the registry") from error
         raise
 
 
 def _compare(repository: Repository, model: Upload, manifest: bytes, digest: str) -> None:
-    """Asks for all that the manifest names.
+    """Check that the registry has everything that the manifest names.
 
     Raises:
-        StageError: Something is not there.
+        StageError: Something is missing.
     """
-    if (there := repository.manifest(digest)) != manifest:
-        raise StageError(f"the registry {model.host} has another manifest under {digest}: {len(there)} bytes")
+    if (stored := repository.manifest(digest)) != manifest:
+        raise StageError(f"the registry {model.host} has another manifest under {digest}: {len(stored)} bytes")
     for name, sha256 in model.files.items():
         if not repository.has(f"sha256:{sha256}", model.size(name)):
-            raise other_content(model, name, "unknown: the registry has no such blob of this size")
+            raise digest_mismatch(model, name, "unknown: the registry has no such blob of this size")
 
 
 def _json(content: Mapping[str, Any]) -> bytes:

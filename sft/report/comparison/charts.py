@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from sft.report.comparison.axes import Axis, number, of_numbers, of_texts
 from sft.report.comparison.rows import Comparison, Row
-from sft.report.comparison.text import memory_text, number_text, short_keys, time_text, value_text
+from sft.report.comparison.text import memory_text, short_keys, time_text, value_text
+from sft.scores import format_score
 
 _RAMP = ((29, 78, 216), (118, 134, 168), (217, 119, 6))
 """From the best run to the worst: blue, grey, amber; told apart also by the colour-blind."""
@@ -84,7 +85,7 @@ def _points(found: Comparison, key: str) -> str:
     marks = []
     for row in reversed(rows):
         x, y = _x(where.place(_value(where, row.values[key]))), _y(values.place(row.objective or 0.0))
-        label = f'<text class="label" x="{x + 10:.1f}" y="{y + 4:.1f}">{number_text(row.objective)}</text>'
+        label = f'<text class="label" x="{x + 10:.1f}" y="{y + 4:.1f}">{format_score(row.objective)}</text>'
         marks.append(_mark(found, row, f'<circle cx="{x:.1f}" cy="{y:.1f}" r="7"/>{label if len(rows) <= 12 else ""}'))
     axes = _axes(where, values, short_keys([key])[key], found.objective)
     return _chart(axes, marks, f"{found.objective} by {key}")
@@ -118,7 +119,7 @@ def _heat_map(found: Comparison, first: str, second: str) -> str:
         y = _TOP + down.names.index(row.values[second]) * cell_height
         box = f'x="{x + 2:.1f}" y="{y + 2:.1f}" width="{cell_width - 4:.1f}" height="{cell_height - 4:.1f}" rx="6"'
         is_drawn = row.objective is not None and row.status == "done"
-        shown = number_text(row.objective) if is_drawn else row.status
+        shown = format_score(row.objective) if is_drawn else row.status
         kind = "cell" if is_drawn else "cell empty"
         text = (
             f'<text class="{"value" if is_drawn else "tick"}" text-anchor="middle" x="{x + cell_width / 2:.1f}" '
@@ -160,7 +161,7 @@ def _mark(found: Comparison, row: Row, shape: str) -> str:
     rows = done(found)
     place = rows.index(row) / max(1, len(rows) - 1) if row in rows else 1.0
     facts = [f"{row.number}: {' '.join(f'{key}={value_text(row, key)}' for key in row.values)}"]
-    facts.append(f"{found.objective} {number_text(row.objective)}" if row.objective is not None else row.status)
+    facts.append(f"{found.objective} {format_score(row.objective)}" if row.objective is not None else row.status)
     facts += [text for text in (time_text(row.seconds), memory_text(row.memory_bytes)) if text]
     best = " best" if row.is_best else ""
     title = html.escape("\n".join(facts))

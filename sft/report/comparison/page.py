@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 from sft.report.comparison import charts
 from sft.report.comparison.rows import TRAIN_LOSS, Comparison, Row
-from sft.report.comparison.text import BEST, memory_text, number_text, short_keys, time_text, value_text
+from sft.report.comparison.text import BEST, memory_text, short_keys, time_text, value_text
+from sft.scores import format_difference, format_score
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -127,10 +128,10 @@ def _facts(found: Comparison) -> str:
     if best is not None:
         names = short_keys(found.keys)
         values = ", ".join(f"{names[key]} {value_text(best, key)}" for key in found.keys)
-        facts.append((f"{BEST} {number_text(best.objective)}", f"best {found.objective}, run {best.number}: {values}"))
+        facts.append((f"{BEST} {format_score(best.objective)}", f"best {found.objective}, run {best.number}: {values}"))
         cell = best.scores.get(found.objective)
         if cell and cell.change is not None:
-            facts.append((f"{cell.change:+.4f}", f"from {number_text(cell.base)} of the base model"))
+            facts.append((format_difference(cell.change), f"from {format_score(cell.base)} of the base model"))
     counts = Counter(row.status for row in found.rows)
     spent = sum(row.seconds or 0.0 for row in found.rows)
     facts.append(
@@ -169,7 +170,7 @@ def _row(found: Comparison, row: Row, num_columns: int) -> str:
     cells += [_score(row, name) for name in first]
     speed = "" if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}"
     status = f'<span class="{html.escape(row.status)}">{html.escape(row.status)}</span>'
-    cells += [number_text(row.train_loss), speed, memory_text(row.memory_bytes), time_text(row.seconds), status]
+    cells += [format_score(row.train_loss), speed, memory_text(row.memory_bytes), time_text(row.seconds), status]
     cells += [_score(row, name) for name in rest]
     best = ' class="best"' if row.is_best else ""
     line = f'<tr{best} data-n="{row.number}">{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
@@ -191,7 +192,7 @@ def _score(row: Row, name: str) -> str:
     if cell is None:
         return ""
     if cell.change is None:
-        return number_text(cell.value)
+        return format_score(cell.value)
     is_better = (cell.change > 0) == cell.higher_is_better and cell.change != 0
     kind = "up" if is_better else "down" if cell.change else ""
-    return f'{number_text(cell.value)} <small class="{kind}">{cell.change:+.4f}</small>'
+    return f'{format_score(cell.value)} <small class="{kind}">{format_difference(cell.change)}</small>'

@@ -13,9 +13,9 @@ from sft.adapters.instructlab.layout import METRICS
 from sft.artifacts import LOGS_NAME
 from sft.errors import ConfigError, DataError, Problem
 from sft.record import RunRecord, StepRecord
+from sft.scores import is_better_when_higher
 from sft.sweep import records as kept
 from sft.sweep.records import Point, SweepRecord
-from sft.sweep.spec import is_better_when_higher
 
 _MOST_CURVE_POINTS = 400
 _NOT_COMPARED = ("name", "registry.")

@@ -11,6 +11,7 @@ import msgspec
 
 from sft.report.comparison.axes import is_number, number
 from sft.report.comparison.rows import TRAIN_LOSS, Comparison, Row
+from sft.scores import format_difference, format_score
 
 _MOST_SCORES = 3
 _WIDEST = 28
@@ -44,7 +45,7 @@ def as_text(found: Comparison) -> str:
             *(row.run for _ in named),
             *(_cut(value_text(row, key)) for key in keys),
             *(score_text(row, name) for name in scores),
-            number_text(row.train_loss),
+            format_score(row.train_loss),
             "" if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}",
             memory_text(row.memory_bytes),
             time_text(row.seconds),
@@ -95,12 +96,7 @@ def score_text(row: Row, name: str) -> str:
     cell = row.scores.get(name)
     if cell is None:
         return ""
-    return number_text(cell.value) + ("" if cell.change is None else f" ({cell.change:+.4f})")
-
-
-def number_text(value: float | None) -> str:
-    """Return a score or a loss."""
-    return "" if value is None else f"{value:.4f}"
+    return format_score(cell.value) + ("" if cell.change is None else f" ({format_difference(cell.change)})")
 
 
 def memory_text(num_bytes: int | None) -> str:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from sft.artifacts import DatasetArtifact, sha256_file
+from sft.artifacts import DatasetArtifact
 from sft.config.schema import DatasetConfig, OnInvalid
 from sft.errors import DataError
+from sft.files import sha256_file
 from sft.progress import Progress
 from sft.stages.dataset import dataset
 

@@ -1,1 +1,1 @@
-"""What runs inside a rank. The parent process imports nothing from here; it shares `layout` and `settings`."""
+"""Runs inside a rank. The parent process imports nothing from here; both sides import `layout` and `settings`."""

@@ -1,21 +1,21 @@
-"""Lets the library train on a CPU: it asks for CUDA by name in a handful of places.
+"""Owns training on a CPU, although the library names CUDA in a handful of places.
 
-Entered only where there is no CUDA device. Each replacement cites what it stands in for in instructlab-training
-0.16.2, accelerate 1.15 or torch 2.13, and can go when upstream takes a device; ``tests/contract`` holds the names.
+Used only if there is no CUDA device. Each replacement cites what it replaces in instructlab-training 0.16.2, accelerate
+1.15 or torch 2.13, and can be removed when upstream takes a device; ``tests/contract`` checks the names.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
-from unittest import mock
+
+from sft.adapters.patched import patched, patched_environment
 
 
 @contextmanager
 def cpu_as_accelerator() -> Iterator[None]:
-    """Makes the CPU stand where the library expects CUDA devices, until the block ends."""
+    """Make the library use the CPU in place of CUDA devices, until the block ends."""
     import torch
     from instructlab.training import accelerator, batch_loss_manager
 
@@ -26,7 +26,7 @@ def cpu_as_accelerator() -> Iterator[None]:
         init(self, *args, **kwargs)
         self.torch_device = cpu  # batch_loss_manager.py:73
 
-    replaced: list[tuple[object, str, object]] = [
+    replacements: tuple[tuple[object, str, object], ...] = (
         (torch.cuda, "set_device", lambda *_: None),  # main_ds.py:554
         (torch.cuda, "memory_allocated", lambda *_: 0),  # main_ds.py:327
         (torch.cuda, "memory_stats", lambda *_: {"num_alloc_retries": 0}),  # main_ds.py:328
@@ -34,16 +34,13 @@ def cpu_as_accelerator() -> Iterator[None]:
         (torch.Tensor, "cuda", lambda self, *_, **__: self),  # main_ds.py:564
         (accelerator, "TransformersAccel", _cpu_accelerator(accelerator.TransformersAccel)),  # accelerator.py:87
         (batch_loss_manager.BatchLossManager, "__init__", init_on_cpu),
-    ]
-    with ExitStack() as patches:
-        patches.enter_context(mock.patch.dict(os.environ, {"ACCELERATE_USE_CPU": "true"}))
-        for owner, name, value in replaced:
-            patches.enter_context(mock.patch.object(owner, name, value))
+    )
+    with patched_environment(ACCELERATE_USE_CPU="true"), patched(*replacements):
         yield
 
 
 def _cpu_accelerator(base: type) -> type:
-    """accelerate turns a MULTI_GPU state into an FSDP one, but never a CPU state (state.py:987)."""
+    """Return an accelerator with an FSDP state on a CPU, which accelerate makes only for MULTI_GPU (state.py:987)."""
     import torch
     from accelerate.state import PartialState
     from accelerate.utils import DistributedType

@@ -1,7 +1,7 @@
-"""What is mended in instructlab-training 0.16.2, and what of its hard-coded choices becomes an option.
+"""Owns fixes of instructlab-training 0.16.2, and options in place of its hard-coded choices.
 
-One function per trap of ``docs/backend.md``; each cites ``file:line@version`` and says when it can go. They
-replace names inside the library's modules for as long as a block runs; ``tests/contract`` holds the names.
+Each function fixes one trap of ``docs/backend.md``, cites ``file:line@version`` and says when it can be removed. They
+replace names of the library while a block runs; ``tests/contract`` checks the names.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
-from unittest import mock
+
+from sft.adapters.patched import patched
 
 log = logging.getLogger(__name__)
 
@@ -19,16 +20,16 @@ _TRACKERS = ("mlflow", "wandb")
 
 
 @contextmanager
-def options(*, mixed_precision: str, num_workers: int, gradient_checkpointing: bool) -> Iterator[None]:
-    """Sets what the library hard-codes: bf16, 8 loader workers, gradient checkpointing.
+def patched_options(*, mixed_precision: str, num_workers: int, gradient_checkpointing: bool) -> Iterator[None]:
+    """Set what the library hard-codes, until the block ends: bf16, 8 loader workers, gradient checkpointing.
 
-    Trap 22: weights are loaded in the precision that the checkpoint has, mostly bf16, and only mixed precision makes
-    the trained ones fp32 (accelerate). So without it, fp32 was bf16 throughout, the optimizer's steps included.
+    Trap 22: weights are loaded in the precision of the checkpoint, mostly bf16, and accelerate makes the trained ones
+    fp32 only with mixed precision. Without it, fp32 was bf16 throughout, the optimizer's steps included.
 
     Args:
-        mixed_precision: accelerate's name: ``bf16``, or ``no`` to compute in fp32.
+        mixed_precision: Precision as accelerate names it: ``bf16``, or ``no`` to compute in fp32.
         num_workers: Data loader processes per rank.
-        gradient_checkpointing: Whether activations are recomputed in the backward pass.
+        gradient_checkpointing: Whether to recompute activations in the backward pass.
     """
     from instructlab.training import accelerator, main_ds, model
 
@@ -42,56 +43,51 @@ def options(*, mixed_precision: str, num_workers: int, gradient_checkpointing: b
 
     finish_model = model.Model._post_model_init
 
-    def in_fp32(self: Any) -> None:  # model.py:634, before there are adapters
+    def in_fp32(self: Any) -> None:  # model.py:634, before adapters are added
         self.model.float()
         finish_model(self)
 
-    with ExitStack() as patches:
-        patches.enter_context(mock.patch.object(accelerator, "TransformersAccel", with_precision))
-        patches.enter_context(mock.patch.object(main_ds, "get_data_loader", with_workers))
-        if mixed_precision == "no":
-            patches.enter_context(mock.patch.object(model.Model, "_post_model_init", in_fp32))
-        if not gradient_checkpointing:
-            name = "_enable_gradient_checkpointing_if_supported"
-            patches.enter_context(mock.patch.object(model.Model, name))
+    replacements: list[tuple[object, str, object]] = [
+        (accelerator, "TransformersAccel", with_precision),
+        (main_ds, "get_data_loader", with_workers),
+    ]
+    if mixed_precision == "no":
+        replacements.append((model.Model, "_post_model_init", in_fp32))
+    if not gradient_checkpointing:
+        replacements.append((model.Model, "_enable_gradient_checkpointing_if_supported", lambda _: None))
+    with patched(*replacements):
         yield
 
 
 @contextmanager
 def patched_library() -> Iterator[None]:
-    """All mends at once."""
+    """Apply all fixes until the block ends."""
     import torch.distributed.fsdp._state_dict_utils as fsdp_state
     from instructlab.training import main_ds, utils
 
     cache_compiled_packer()
-    replaced: list[tuple[Any, str, object]] = [
-        (main_ds, "setup_metric_logger", no_metrics),
-        (utils, "add_noisy_embeddings", noisy_embeddings),
-        (
-            fsdp_state,
-            "_common_unshard_pre_state_dict_hook",
-            unsharded_in_place(fsdp_state._common_unshard_pre_state_dict_hook),
-        ),
-    ]
-    with ExitStack() as patches:
-        for owner, name, value in replaced:
-            patches.enter_context(mock.patch.object(owner, name, value))
+    unshard = fsdp_state._common_unshard_pre_state_dict_hook
+    with patched(
+        (main_ds, "setup_metric_logger", skip_metric_logger),
+        (utils, "add_noisy_embeddings", add_noisy_embeddings),
+        (fsdp_state, "_common_unshard_pre_state_dict_hook", unshard_without_offload(unshard)),
+    ):
         yield
 
 
-def no_metrics(*_args: Any, **_kwargs: Any) -> None:
-    """Traps 8 and 15, logger.py:950@0.16.2: the library's metrics, for which `loop` has its own.
+def skip_metric_logger(*_args: Any, **_kwargs: Any) -> None:
+    """Traps 8 and 15, logger.py:950@0.16.2: skip the library's metrics, in place of which `loop` writes its own.
 
-    Its steps start at 1 again after a resume, and the variables of MLflow and W&B alone switch them on.
+    Its steps restart at 1 after a resume, and only the environment variables of MLflow and W&B enable them.
     """
     logging.getLogger("instructlab.training.metrics").propagate = False
 
 
-def noisy_embeddings(model: Any, noise_alpha: float | None = None) -> Any:
+def add_noisy_embeddings(model: Any, noise_alpha: float | None = None) -> Any:
     """Trap 15, utils.py:142@0.16.2: NEFTune knows three model classes, and scales by all tokens of a minibatch.
 
-    Uniform noise of ``alpha / sqrt(tokens x width)`` on each sample's embeddings while training (arXiv:2310.05914,
-    section 2). Can go when upstream takes any model.
+    Add uniform noise of ``alpha / sqrt(tokens x width)`` to each sample's embeddings while training (arXiv:2310.05914,
+    section 2). Remove it when upstream takes any model.
 
     Args:
         model: A causal language model.
@@ -109,42 +105,40 @@ def noisy_embeddings(model: Any, noise_alpha: float | None = None) -> Any:
     return model
 
 
-def unsharded_in_place(unshard: Callable[..., Any]) -> Callable[..., Any]:
+def unshard_without_offload(unshard: Callable[..., Any]) -> Callable[..., Any]:
     """Trap 14, torch 2.13 fsdp/_unshard_param_utils.py:141: NO_SHARD refuses to offload its state when it is saved.
 
-    That hits a single GPU too, as torch makes every strategy NO_SHARD there. And what is on the CPU already must not
-    be "offloaded": the copy is an alias of storage that FSDP then frees. Can go when torch takes both.
+    That happens on a single GPU, too, because torch makes every strategy NO_SHARD there. And what is on the CPU already
+    must not be "offloaded": the copy is an alias of storage that FSDP then frees. Remove it when torch supports both.
     """
 
-    def unshard_where_it_lies(module: Any, state: Any, offload_to_cpu: bool, rank0_only: bool) -> Any:
+    def unshard_in_place(module: Any, state: Any, offload_to_cpu: bool, rank0_only: bool) -> Any:
         handle = state._handle
         offload = offload_to_cpu and (handle is None or (handle.uses_sharded_strategy and handle.device.type != "cpu"))
         return unshard(module, state, offload_to_cpu=offload, rank0_only=rank0_only)
 
-    return unshard_where_it_lies
+    return unshard_in_place
 
 
-def without_trackers() -> None:
-    """logger.py:79@0.16.2: importing MLflow takes 2 s, and nothing of the library that is used here needs it.
+@contextmanager
+def trackers_not_importable() -> Iterator[None]:
+    """logger.py:79@0.16.2: importing MLflow takes 2 s, and nothing that we use of the library needs it.
 
-    Called before the library is imported; `with_trackers` takes it back. Can go when upstream imports trackers where
-    they are asked for.
+    Import the library in the block. Remove it when upstream imports trackers only if they are used.
     """
     for tracker in _TRACKERS:
-        sys.modules[tracker] = None  # type: ignore[assignment] # what Python takes for "can't be imported"
-
-
-def with_trackers() -> None:
-    """Lets trackers be imported again."""
-    for tracker in _TRACKERS:
-        del sys.modules[tracker]
+        sys.modules[tracker] = None  # type: ignore[assignment]  # Python then refuses to import it
+    try:
+        yield
+    finally:
+        for tracker in _TRACKERS:
+            del sys.modules[tracker]
 
 
 def cache_compiled_packer() -> None:
-    """batch_packer.py:14@0.16.2: the packer for flash attention is compiled anew in every process, for seconds.
+    """batch_packer.py:14@0.16.2: every process compiles the packer for flash attention again, for seconds.
 
-    Turns on numba's own cache on disk, where it finds a folder to write. Can go when upstream says
-    ``@njit(cache=True)``.
+    Turn on numba's cache on disk, if it finds a folder to write to. Remove it when upstream has ``@njit(cache=True)``.
     """
     from instructlab.training import batch_packer
     from numba.core.dispatcher import Dispatcher
@@ -154,4 +148,4 @@ def cache_compiled_packer() -> None:
             try:
                 function.enable_caching()
             except RuntimeError as error:  # "no locator available": a read-only home and installation
-                log.warning("the packer is compiled in every process: %s", error)
+                log.warning("every process compiles the packer again: %s", error)

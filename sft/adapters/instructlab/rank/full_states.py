@@ -1,22 +1,21 @@
-"""Full states: weights, optimizer, scheduler and random states of every rank, from which a stopped run goes on.
+"""Owns full states: weights, optimizer, scheduler and random states of every rank, from which a stopped run resumes.
 
-Upstream writes them in place, never prunes them and loads the newest, whole or not (trap 13,
-utils.py:861,916@0.16.2). Here a state is written beside, hashed, synced to the disk and then renamed; it is checked
-before it is loaded. Not covered: a disk that loses what it said was synced.
+Upstream writes them in place, never removes old ones and loads the newest, complete or not (trap 13,
+utils.py:861,916@0.16.2). Here a state is written to a temporary folder, hashed, synced to the disk and then renamed; it
+is checked before it is loaded. Not covered: a disk that loses what it reported as synced.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sft.errors import StageError
+from sft.files import list_files, sha256_file, sync, write_json
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +27,10 @@ class Position:
     """A place in the training, between two optimizer steps.
 
     Attributes:
-        step: Optimizer steps done since the start of the run.
-        epoch: The one at work, from 0.
-        steps_in_epoch: Optimizer steps done in it.
-        samples_seen: Since the start of the run.
+        step: Optimizer steps since the start of the run.
+        epoch: Index of the current epoch, from 0.
+        steps_in_epoch: Optimizer steps in that epoch.
+        samples_seen: Samples since the start of the run.
     """
 
     step: int = 0
@@ -48,10 +47,10 @@ class FullStates:
         self._keep = keep
 
     def save(self, accelerator: Any, position: Position) -> None:
-        """Publishes a state once every rank has written its part, and removes the oldest beyond `keep`.
+        """Publish a state once every rank has written its part, and remove the oldest beyond `keep`.
 
         Raises:
-            StageError: It can't be written: no space, no permission. What was published before stays.
+            StageError: It can't be written: no space, no permission. Earlier states stay.
         """
         import torch.distributed as dist
 
@@ -65,50 +64,49 @@ class FullStates:
             free = shutil.disk_usage(self._root).free >> 20
             raise StageError(
                 f"the full state of step {position.step} can't be written: {error}",
-                fix=f"free space ({free} MiB are free at {self._root}); the state before it is whole",
+                fix=f"free some space ({free} MiB are free at {self._root}); the state before it is complete",
             ) from error
         dist.barrier()
         if dist.get_rank() == 0:
-            facts = {
-                "position": asdict(position),
-                "files": {name: _synced_sha256(partial / name) for name in _files(partial)},
-            }
-            (partial / _FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
-            _synced_sha256(partial / _FACTS)
+            names = list_files(partial)
+            digests = {name: sha256_file(partial / name) for name in names}
+            write_json(partial / _FACTS, {"position": asdict(position), "files": digests})
+            for name in (*names, _FACTS):
+                sync(partial / name)
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
-            _sync_folder(self._root)
+            sync(self._root)
             for older in self._newest_first()[self._keep :]:
                 shutil.rmtree(older)
         dist.barrier()
 
     def load(self, accelerator: Any) -> tuple[Position, list[str]]:
-        """Loads the newest state that is what it was when it was saved.
+        """Load the newest state that is undamaged.
 
         Returns:
-            Where it stands (the start, where there is none), and a line for each damaged state that was passed over.
+            Its position (the start, if there is none), and a line for each damaged state that was skipped.
         """
         import torch.distributed as dist
 
-        found: list[Any] = [None, None]
+        choice: list[Any] = [None, None]
         if dist.get_rank() == 0:
-            found = list(self._newest_sound())
-        dist.broadcast_object_list(found)
-        state, damaged = found
+            choice = list(self._newest_undamaged())
+        dist.broadcast_object_list(choice)
+        state, damaged = choice
         if state is None:
             return Position(), damaged
         accelerator.load_state(state)
         facts = json.loads((Path(state) / _FACTS).read_text(encoding="utf-8"))
         return Position(**facts["position"]), damaged
 
-    def _newest_sound(self) -> tuple[str | None, list[str]]:
-        """The newest state whose files have their digests; those that don't are removed, a line each says why."""
+    def _newest_undamaged(self) -> tuple[str | None, list[str]]:
+        """Return the newest state whose files have their digests, and a line for each that was removed."""
         damaged: list[str] = []
         for state in self._newest_first():
-            wrong = _damage(state)
-            if wrong is None:
+            damage = _damage(state)
+            if damage is None:
                 return str(state), damaged
-            damaged.append(f"full state {state.name} is damaged: {wrong}")
+            damaged.append(f"full state {state.name} is damaged: {damage}")
             log.warning(damaged[-1])
             shutil.rmtree(state)
         return None, damaged
@@ -118,7 +116,7 @@ class FullStates:
 
 
 def _damage(state: Path) -> str | None:
-    """What is wrong with a state; None where nothing is."""
+    """Return what is wrong with a state; None if nothing is."""
     try:
         expected = json.loads((state / _FACTS).read_text(encoding="utf-8"))["files"]
     except (FileNotFoundError, ValueError, KeyError):
@@ -126,26 +124,6 @@ def _damage(state: Path) -> str | None:
     for name, sha256 in expected.items():
         if not (state / name).is_file():
             return f"{name} is missing"
-        if _synced_sha256(state / name, sync=False) != sha256:
-            return f"{name} is not what was saved"
+        if sha256_file(state / name) != sha256:
+            return f"{name} has changed since it was saved"
     return None
-
-
-def _files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-def _synced_sha256(path: Path, *, sync: bool = True) -> str:
-    """Hex sha256 of a file whose bytes are on the disk when this returns."""
-    with path.open("rb") as file:
-        if sync:
-            os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,4 +1,4 @@
-"""The loader that the library's loop iterates: where it begins after a resume, and what runs between two batches."""
+"""Owns the data loader of the library's loop: where it starts after a resume, and a hook between two batches."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 
-def resuming(epoch_sampler: type, num_seen: Callable[[], int]) -> type:
-    """The library's `EpochSampler`, leaving out what was seen before the state that was loaded, without collating it.
+def resuming_sampler(epoch_sampler: type, num_seen: Callable[[], int]) -> type:
+    """Return the library's `EpochSampler` without the samples that were seen before the resume; none is collated.
 
     Args:
-        epoch_sampler: The library's class; its order depends on seed and epoch alone.
-        num_seen: Samples of the epoch at work that were seen already.
+        epoch_sampler: The library's class, whose order depends only on seed and epoch.
+        num_seen: Returns the number of samples of the current epoch that were seen already.
     """
 
     class ResumingSampler(epoch_sampler):  # type: ignore[misc]
@@ -22,7 +22,7 @@ def resuming(epoch_sampler: type, num_seen: Callable[[], int]) -> type:
 
 
 class BatchHook:
-    """A loader that calls `after` between the step on one batch and the next batch, and after the last."""
+    """A loader that calls `after` after the step on each batch, before the next batch is loaded."""
 
     def __init__(self, loader: Any, after: Callable[[], None]) -> None:
         self._loader = loader
@@ -35,8 +35,8 @@ class BatchHook:
     def __iter__(self) -> Iterator[Any]:
         import torch
 
-        # torch draws the loader workers' seed from the random state that dropout uses too; a run that resumes in the
-        # middle of an epoch makes a loader at another moment, and would draw differently ever after.
+        # torch draws the seed of the loader workers from the random state that dropout uses. A run that resumes within
+        # an epoch creates a loader at another moment, and would draw different numbers from then on.
         with torch.random.fork_rng(devices=()):
             batches = iter(self._loader)
         for batch in batches:
@@ -44,10 +44,10 @@ class BatchHook:
             self._after()
 
     def __deepcopy__(self, _memo: object) -> BatchHook:
-        return self  # upstream copies loader and dataset for accelerate and drops the copy (accelerator.py:138)
+        return self  # upstream copies loader and dataset for accelerate, and discards the copy (accelerator.py:138)
 
 
 def num_tokens(minibatch: dict[str, Any]) -> int:
-    """Tokens of a minibatch without its padding."""
+    """Return the tokens of a minibatch without its padding."""
     mask = minibatch.get("attention_mask")
     return int(minibatch["input_ids"].numel() if mask is None else mask.sum())

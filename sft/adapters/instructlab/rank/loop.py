@@ -1,9 +1,9 @@
-"""What a rank does around each optimizer step of the library's loop: resume, checks, metrics, validation, checkpoints.
+"""Owns what a rank does around each optimizer step: resuming, checks, metrics, validation, checkpoints.
 
-The library's `train` (main_ds.py:147@0.16.2) iterates a loader, processes a batch, takes an optimizer step and saves
-at the end of an epoch. `Loop` stands at those four places. That replaces the library's own metrics (trap 8), its
-saving by samples (trap 9), its full states (trap 13) and its checkpoints on demand, which resume at the wrong step
-(trap 6). All of it can go when upstream's loop takes callbacks that may act on it.
+The library's `train` (main_ds.py:147@0.16.2) iterates a loader, processes a batch, takes an optimizer step and saves at
+the end of an epoch. `Loop` replaces those four steps. So it replaces the library's own metrics (trap 8), its saving by
+samples (trap 9), its full states (trap 13) and its checkpoints on demand, which resume at the wrong step (trap 6). It
+can be removed when upstream's loop takes callbacks that may act on it.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from sft.adapters.instructlab.layout import FINISHED, METRICS, RESUMED, STATES, STOP, STOPPED, UNTRACKED
 from sft.adapters.instructlab.rank import loader
 from sft.adapters.instructlab.rank.full_states import FullStates, Position
 from sft.adapters.instructlab.settings import WorkerOptions
 from sft.adapters.instructlab.tracking import Trackers
-from sft.adapters.os.child import write_json
+from sft.adapters.patched import patched
 from sft.errors import StageError
+from sft.files import write_atomically, write_json
 
 
 class StopRequested(Exception):
@@ -33,53 +33,52 @@ class StopRequested(Exception):
 
 
 class Loop:
-    """One rank's walk through the training.
+    """The training loop of one rank.
 
     Args:
-        args: The library's own settings.
-        options: Ours.
-        folder: Where metrics and notes for the orchestrator go (`METRICS` and its like); a file `STOP` in it asks
-            every rank to save its state and stop.
-        alive: Called after each step.
+        args: Arguments of the library.
+        options: Settings that the library lacks or hard-codes.
+        folder: Folder for metrics and notes that the parent process reads (`layout`). A file `STOP` in it asks every
+            rank to save its state and stop.
+        after_step: Called after each step.
     """
 
     def __init__(
-        self, args: argparse.Namespace, options: WorkerOptions, folder: Path, *, alive: Callable[[], None]
+        self, args: argparse.Namespace, options: WorkerOptions, folder: Path, *, after_step: Callable[[], None]
     ) -> None:
         self._args = args
         self._options = options
         self._folder = folder
-        self._alive = alive
+        self._notify = after_step
         self._output = Path(args.output_dir)
         self._states = FullStates(self._output / STATES, keep=options.keep_full_states)
-        self._at = Position()
-        self._kept_at = -1
+        self._position = Position()
+        self._saved_step = -1
         self._row: dict[str, Any] = {}
 
     @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Stands in the library's loop until the block ends."""
+    def patched_library(self) -> Iterator[None]:
+        """Replace steps of the library's loop until the block ends."""
         from instructlab.training import accelerator, main_ds, sampler
 
         manager = main_ds.BatchLossManager
         self._process_upstream, self._save_model = manager.process_batch, main_ds.save_checkpoint
         loop, batch_size = self, self._args.effective_batch_size
-        resuming = loader.resuming(sampler.EpochSampler, lambda: loop._at.steps_in_epoch * batch_size)
-        replaced: list[tuple[object, str, object]] = [
-            (sampler, "EpochSampler", resuming),
-            (main_ds, "get_data_loader", self._loaders(main_ds.get_data_loader)),
+        sampler_class = loader.resuming_sampler(
+            sampler.EpochSampler, lambda: loop._position.steps_in_epoch * batch_size
+        )
+        with patched(
+            (sampler, "EpochSampler", sampler_class),
+            (main_ds, "get_data_loader", self._hooked_loaders(main_ds.get_data_loader)),
             (main_ds, "load_latest_full_state", self._resume),
-            (main_ds, "train", self._train(main_ds.train)),
+            (main_ds, "train", self._with_trackers(main_ds.train)),
             (manager, "process_batch", lambda self, batch, interrupt_check=None: loop._process(self, batch)),  # noqa: ARG005
             (accelerator.Accelerator, "take_optimizer_step", lambda self: loop._optimizer_step(self)),
             (main_ds, "save_checkpoint", self._end_epoch),
-        ]
-        with ExitStack() as patches:
-            for owner, name, value in replaced:
-                patches.enter_context(mock.patch.object(owner, name, value))
+        ):
             yield
 
-    def _loaders(self, make: Callable[..., Any]) -> Callable[..., Any]:
+    def _hooked_loaders(self, make: Callable[..., Any]) -> Callable[..., Any]:
         def get_data_loader(*args: Any, **kwargs: Any) -> Any:
             training, self._validation = make(*args, **kwargs)
             self._steps_per_epoch, self._num_rows = len(training), len(training.dataset)
@@ -90,16 +89,16 @@ class Loop:
     def _resume(self, args: argparse.Namespace, accelerator: Any) -> None:
         import torch.distributed as dist
 
-        self._at, damaged = self._states.load(accelerator)
-        args.current_epoch, args.samples_seen = self._at.epoch, self._at.samples_seen
+        self._position, damaged = self._states.load(accelerator)
+        args.current_epoch, args.samples_seen = self._position.epoch, self._position.samples_seen
         self._is_main = dist.get_rank() == 0
         if self._is_main:
-            _cut(self._folder / METRICS, self._at.step)
-            note = {**asdict(self._at), "steps_per_epoch": self._steps_per_epoch, "damaged": damaged}
+            _truncate(self._folder / METRICS, self._position.step)
+            note = {**asdict(self._position), "steps_per_epoch": self._steps_per_epoch, "damaged": damaged}
             write_json(self._folder / RESUMED, note)
 
-    def _train(self, train: Callable[..., None]) -> Callable[..., None]:
-        def run_worker_node(args: argparse.Namespace, model: Any, accelerator: Any, **rest: Any) -> None:
+    def _with_trackers(self, train: Callable[..., None]) -> Callable[..., None]:
+        def train_with_trackers(args: argparse.Namespace, model: Any, accelerator: Any, **rest: Any) -> None:
             self._model, self._accelerator = model, accelerator
             options = self._options
             with Trackers(
@@ -109,18 +108,18 @@ class Loop:
                 project=options.project,
                 run_name=options.run_name,
                 settings=vars(args),
-                step=self._at.step,
+                step=self._position.step,
             ) as self._trackers:
                 self._began = time.perf_counter()
                 train(args, model=model, accelerator=accelerator, **rest)
 
-        return run_worker_node
+        return train_with_trackers
 
     def _process(self, manager: Any, batch: list[Any]) -> Any:
-        """A batch, forward and backward; refuses a loss that is not a number before it reaches the weights."""
+        """Run forward and backward of a batch; refuse a loss that is not finite before it reaches the weights."""
         metrics, loss = self._process_upstream(manager, batch)
         if not math.isfinite(loss):
-            raise self._refuse_nan("loss", loss)
+            raise self._not_finite("loss", loss)
         self._num_tokens = sum(loader.num_tokens(minibatch) for minibatch in batch)
         self._row = {
             "loss": loss,
@@ -131,38 +130,38 @@ class Loop:
         return metrics, loss
 
     def _optimizer_step(self, accelerator: Any) -> None:
-        """Upstream's (accelerator.py:289@0.16.2), with the norm kept and its bound a setting."""
+        """Replace upstream's step (accelerator.py:289@0.16.2): keep the norm, and take its bound from the settings."""
         norm = float(accelerator.clip_grad_norm_(accelerator.model.parameters(), self._options.max_grad_norm))
         if not math.isfinite(norm):
-            raise self._refuse_nan("gradient norm", norm)
+            raise self._not_finite("gradient norm", norm)
         accelerator.optimizer.step()
         accelerator.lr_scheduler.step()
         accelerator.optimizer.zero_grad()
         self._row["gradient_norm"] = norm
 
-    def _refuse_nan(self, what: str, value: float) -> StageError:
+    def _not_finite(self, what: str, value: float) -> StageError:
         return StageError(
-            f"the {what} is {value} at step {self._at.step + 1} (epoch {self._at.epoch})",
-            fix="a lower training.learning_rate, more training.warmup_steps, or training.precision=fp32",
+            f"the {what} is {value} at step {self._position.step + 1} (epoch {self._position.epoch})",
+            fix="lower training.learning_rate, raise training.warmup_steps, or set training.precision=fp32",
         )
 
     def _after_step(self) -> None:
-        """Runs between two steps, on every rank."""
-        self._alive()
-        at, options = self._at, self._options
+        """Write metrics, validate and save after a step, on every rank."""
+        self._notify()
+        before, options = self._position, self._options
         num_samples = self._row.pop("num_samples")
-        self._at = replace(
-            at,
-            step=at.step + 1,
-            steps_in_epoch=at.steps_in_epoch + 1,
-            samples_seen=at.samples_seen + num_samples,
+        self._position = replace(
+            before,
+            step=before.step + 1,
+            steps_in_epoch=before.steps_in_epoch + 1,
+            samples_seen=before.samples_seen + num_samples,
         )
-        stop, num_tokens, memory = self._over_ranks((self._folder / STOP).exists())
+        stop, num_tokens, memory = self._gather((self._folder / STOP).exists())
         seconds = time.perf_counter() - self._began
         row = {
-            "step": self._at.step,
-            "epoch": self._at.epoch,
-            "samples_seen": self._at.samples_seen,
+            "step": self._position.step,
+            "epoch": self._position.epoch,
+            "samples_seen": self._position.samples_seen,
             **self._row,
             "learning_rate": self._accelerator.lr_scheduler.get_last_lr()[0],
             "num_tokens": num_tokens,
@@ -181,79 +180,79 @@ class Loop:
             if lost := self._trackers.log(row):
                 write_json(self._folder / UNTRACKED, lost)
         every = options.save_samples
-        if every and self._at.samples_seen // every > at.samples_seen // every:
-            self._keep_model()
+        if every and self._position.samples_seen // every > before.samples_seen // every:
+            self._save_checkpoint()
         if stop or (options.checkpoint_every_steps and self._is_due(options.checkpoint_every_steps)):
-            self._states.save(self._accelerator, self._at)
+            self._states.save(self._accelerator, self._position)
         if stop:
             if self._is_main:
-                write_json(self._folder / STOPPED, asdict(self._at))
+                write_json(self._folder / STOPPED, asdict(self._position))
             raise StopRequested
         self._began = time.perf_counter()
 
-    def _over_ranks(self, asked_to_stop: bool) -> tuple[bool, int, int]:
-        """Whether any rank was asked to stop, all ranks' tokens, and the largest peak of memory in bytes."""
+    def _gather(self, asked_to_stop: bool) -> tuple[bool, int, int]:
+        """Return whether any rank was asked to stop, the tokens of all ranks, and the largest peak memory in bytes."""
         import torch
         import torch.distributed as dist
 
-        mine = torch.tensor(
+        own = torch.tensor(
             [asked_to_stop, self._num_tokens, _peak_bytes()], dtype=torch.int64, device=self._accelerator.device
         )
-        every = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-        dist.all_gather(every, mine)
+        every = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+        dist.all_gather(every, own)
         stops, tokens, peaks = torch.stack(every).T.tolist()
         return any(stops), sum(tokens), max(peaks)
 
     def _is_due(self, every_steps: int | None) -> bool:
-        """Whether something that is done every so many steps, or at the end of each epoch, is to be done now."""
-        at = self._at
-        return at.step % every_steps == 0 if every_steps else at.steps_in_epoch == self._steps_per_epoch
+        """Return whether a number of steps has passed since the last time; None = whether the epoch has ended."""
+        position = self._position
+        return position.step % every_steps == 0 if every_steps else position.steps_in_epoch == self._steps_per_epoch
 
     def _validate(self) -> dict[str, Any]:
         from instructlab.training import main_ds
 
-        scored = main_ds.compute_validation_loss(self._model, self._validation, self._accelerator.device)
-        return {"validation_loss": scored["val_loss"], "num_validation_tokens": scored["val_num_tokens"]}
+        losses = main_ds.compute_validation_loss(self._model, self._validation, self._accelerator.device)
+        return {"validation_loss": losses["val_loss"], "num_validation_tokens": losses["val_num_tokens"]}
 
     def _end_epoch(self, *, epoch: int, samples_seen: int, **_rest: Any) -> None:
-        """In the place of the library's `save_checkpoint`, which is called at the end of each epoch.
+        """Replace the library's `save_checkpoint`, which is called at the end of each epoch.
 
         Raises:
-            StageError: Not every row of the training split was seen, or one twice.
+            StageError: A row of the training split was not seen, or seen twice.
         """
-        if not samples_seen == self._at.samples_seen == (epoch + 1) * self._num_rows:
-            seen = self._at.samples_seen - epoch * self._num_rows
+        if not samples_seen == self._position.samples_seen == (epoch + 1) * self._num_rows:
+            seen = self._position.samples_seen - epoch * self._num_rows
             raise StageError(f"epoch {epoch} saw {seen} samples, but the training split has {self._num_rows}")
-        last = epoch + 1 == self._args.num_epochs
-        if last or self._options.checkpoint_at_epoch:
-            self._keep_model()
-        self._at = replace(self._at, epoch=epoch + 1, steps_in_epoch=0)
-        if last:
+        is_last = epoch + 1 == self._args.num_epochs
+        if is_last or self._options.checkpoint_at_epoch:
+            self._save_checkpoint()
+        self._position = replace(self._position, epoch=epoch + 1, steps_in_epoch=0)
+        if is_last:
             if self._is_main:
                 validation = 0 if self._validation is None else len(self._validation.dataset)
                 rows = {"num_rows": self._num_rows, "num_validation_rows": validation}
-                write_json(self._folder / FINISHED, {**asdict(self._at), **rows})
+                write_json(self._folder / FINISHED, {**asdict(self._position), **rows})
         elif self._options.full_state_at_epoch:
-            self._states.save(self._accelerator, self._at)
+            self._states.save(self._accelerator, self._position)
         self._began = time.perf_counter()
 
-    def _keep_model(self) -> None:
-        """The model as it is now, in Hugging Face layout, under ``hf_format/samples_<N>``."""
-        if self._kept_at == self._at.step:
+    def _save_checkpoint(self) -> None:
+        """Save the model as it is now, in Hugging Face layout, under ``hf_format/samples_<N>``."""
+        if self._saved_step == self._position.step:
             return
-        self._kept_at = self._at.step
+        self._saved_step = self._position.step
         self._save_model(
             args=self._args,
             accelerator=self._accelerator,
             model=self._model,
             tokenizer=self._model.tokenizer,
-            samples_seen=self._at.samples_seen,
+            samples_seen=self._position.samples_seen,
             is_lora=bool(self._args.lora_r),
         )
 
 
 def _peak_bytes() -> int:
-    """Largest memory that this rank has used: the device's, or the process's own on a CPU."""
+    """Return the largest memory that this rank has used: on its device, or of its process on a CPU."""
     import resource
 
     import torch
@@ -263,12 +262,10 @@ def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _cut(metrics: Path, step: int) -> None:
-    """Takes the rows after `step` away, and what a kill left of a row."""
+def _truncate(metrics: Path, step: int) -> None:
+    """Remove the rows after `step`, and what a kill has left of a row."""
     if not metrics.exists():
         return
     lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    partial = metrics.with_name(f".{metrics.name}")
-    partial.write_text("".join(kept), encoding="utf-8")
-    partial.replace(metrics)
+    write_atomically(metrics, "".join(kept).encode())

@@ -1,49 +1,49 @@
-"""LoRA under FSDP, which fails upstream in four places (trap 12); and the adapter itself, which upstream throws away.
+"""Owns LoRA under FSDP, which fails upstream in four places (trap 12), and saving the adapter, which upstream discards.
 
 1. model.py:363@0.16.2 imports a name that trl no longer has.
 2. model.py:405 compares an enum with its value, and so never reaches the path that it has for FSDP.
 3. utils.py:399 reads ``args.lora_config``, which nothing sets.
 4. Gradient checkpointing without reentry sees fp32 in the forward pass and bf16 when it recomputes: `CheckpointError`.
 
-The replaced names can go when upstream trains and saves LoRA under FSDP.
+The replacements can be removed when upstream trains and saves LoRA under FSDP.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from sft.adapters.instructlab.layout import ADAPTER
+from sft.adapters.patched import patched
 from sft.errors import StageError
 
 
 @contextmanager
-def trainable(*, adapted_model: str, gradient_checkpointing: bool) -> Iterator[None]:
-    """Makes the library train adapters and save them, until the block ends.
+def lora_training(*, adapted_model: str, gradient_checkpointing: bool) -> Iterator[None]:
+    """Make the library train adapters and save them, until the block ends.
 
     Args:
-        adapted_model: What the adapter says it belongs to.
-        gradient_checkpointing: Whether activations are recomputed in the backward pass.
+        adapted_model: Name of the base model in the adapter's configuration.
+        gradient_checkpointing: Whether to recompute activations in the backward pass.
     """
     from instructlab.training import model, utils
 
     def prepare(self: Any) -> Any:
-        """In the place of `Model.prepare_peft_model`."""
+        """Replace `Model.prepare_peft_model`."""
         from peft import get_peft_model
 
         config = self.lora_config
         available = sorted(self.projection_layer_names)
         wanted = sorted(config.target_modules or available)
-        if absent := sorted(set(wanted) - {name.rpartition(".")[2] for name, _ in self.model.named_modules()}):
+        if missing := sorted(set(wanted) - {name.rpartition(".")[2] for name, _ in self.model.named_modules()}):
             raise StageError(
-                f"training.lora.target_modules: the model has no {', '.join(absent)}",
-                fix=f"it has {', '.join(available)}; null takes all of them",
+                f"training.lora.target_modules: the model has no {', '.join(missing)}",
+                fix=f"choose from {', '.join(available)}, or null for all of them",
             )
         config.target_modules = wanted
-        self.model.enable_input_require_grads()  # reentrant checkpointing drops the gradient otherwise
+        self.model.enable_input_require_grads()  # without it reentrant checkpointing drops the gradient
         adapted = get_peft_model(self.model, config)
         config.base_model_name_or_path = adapted_model
         return adapted
@@ -51,19 +51,20 @@ def trainable(*, adapted_model: str, gradient_checkpointing: bool) -> Iterator[N
     def checkpoint(self: Any) -> None:
         self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
 
-    with ExitStack() as patches:
-        patches.enter_context(mock.patch.object(model.Model, "prepare_peft_model", prepare))
-        if gradient_checkpointing:
-            name = "_enable_gradient_checkpointing_if_supported"
-            patches.enter_context(mock.patch.object(model.Model, name, checkpoint))
-        patches.enter_context(mock.patch.object(utils, "save_fsdp_lora_model", _save))
+    replacements: list[tuple[object, str, object]] = [
+        (model.Model, "prepare_peft_model", prepare),
+        (utils, "save_fsdp_lora_model", _save),
+    ]
+    if gradient_checkpointing:
+        replacements.append((model.Model, "_enable_gradient_checkpointing_if_supported", checkpoint))
+    with patched(*replacements):
         yield
 
 
 def _save(args: Any, model: Any, tokenizer: Any, accelerator: Any, output_dir: Path) -> None:
-    """The adapter in fp32, and a copy of the base model, in the precision it is stored in, with the adapter merged in.
+    """Save the adapter in fp32, and the base model, in the precision of its files, with the adapter merged into it.
 
-    Memory: one copy of the model on the main process's host.
+    Memory: one copy of the model on the host of the main process.
     """
     import torch.distributed as dist
     from peft import PeftModel

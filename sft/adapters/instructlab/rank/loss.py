@@ -1,113 +1,110 @@
-"""A minibatch's loss where it counts, in the place of the library's.
+"""Owns the loss, computed only at the positions that count.
 
 `Model.compute_loss` (model.py:493@0.16.2) passes the labels to the model, which computes a loss that nobody reads, and
-then takes the logits of every token, padding included, though only labelled ones enter the loss. Here the head sees
-only the places that predict one: less memory (a token's logits in fp32 are four times the vocabulary in bytes) and less
-work, for the same loss and gradients. And their gradient is written over them while they are at hand, where torch keeps
-the log-softmax and makes two more tensors of that size.
+then takes the logits of every token, padding included, although only labelled ones enter the loss. Here the output
+layer sees only the positions that predict a labelled token. That needs less memory (a token's logits in fp32 are four
+times the vocabulary in bytes) and less work for the same loss and gradients. The gradient overwrites the logits, where
+torch keeps the log-softmax and makes two more tensors of that size.
 
-A minibatch is padded on the right only, where no token of a causal model looks, so its mask changes nothing but makes
-attention slower: torch's fastest kernels take none.
+A minibatch is padded on the right only, which no token of a causal model sees. So its mask changes nothing but makes
+attention slower, because torch's fastest kernels take none.
 
-All of it can go when upstream does the same.
+It can be removed when upstream does the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
-from unittest import mock
 
 from sft.adapters.instructlab.rank.minibatches import NO_TARGET, Minibatch
+from sft.adapters.patched import patched
 from sft.errors import StageError
 
 AT_A_TIME = 2**18
-"""Logits that a CPU goes over at a time: as many as its cache holds."""
+"""Logits that a CPU processes at a time: as many as its cache holds."""
 PLACES = 128
 """The number of rows of logits is a multiple of this, for the reasons of `minibatches.LENGTHS`."""
 
 
 @contextmanager
 def patched_loss() -> Iterator[None]:
-    """Replaces the library's loss, of training and of validation, until the block ends."""
+    """Replace the library's loss, in training and in validation, until the block ends."""
     from instructlab.training import main_ds, model
 
     manager = main_ds.BatchLossManager
-    replaced: list[tuple[Any, str, object]] = [
+    with patched(
         (manager, "_prepare_model_inputs", lambda self, minibatch: inputs(minibatch, self.model, self.torch_device)),
         (model.Model, "compute_loss", compute_loss),
         (main_ds, "compute_validation_loss", validation_loss),
-    ]
-    with ExitStack() as patches:
-        for owner, name, value in replaced:
-            patches.enter_context(mock.patch.object(owner, name, value))
+    ):
         yield
 
 
 def inputs(minibatch: Minibatch, model: Any, device: Any) -> Minibatch:
-    """What `compute_loss` takes, on `device`.
+    """Return the arguments of `compute_loss`, on `device`.
 
     Args:
-        minibatch: With ``input_ids`` and ``labels`` of shape (samples, tokens) on the CPU, where their places are
-            sought: a device would have to be waited for. ``position_ids`` where samples lie in one row.
-        model: The library's.
-        device: Where the model computes.
+        minibatch: With ``input_ids`` and ``labels`` of shape (samples, tokens) on the CPU, where the positions are
+            found without waiting for a device. With ``position_ids`` if all samples are in one row.
+        model: The library's model.
+        device: Device of the model.
 
     Returns:
-        ``input_ids``, ``position_ids`` if there were any, ``places``: the places in the flattened minibatch whose
-        logits enter the loss, and ``targets``: the tokens that they predict. Those two are filled up with places
-        that have no target.
+        ``input_ids``, ``position_ids`` if there were any, ``places``: the positions in the flattened minibatch whose
+        logits enter the loss, and ``targets``: the tokens that they predict. Those two are padded with positions that
+        have no target.
     """
     import torch
 
     targets = torch.nn.functional.pad(minibatch["labels"][:, 1:], (0, 1), value=NO_TARGET).flatten()
     (places,) = torch.nonzero(targets != NO_TARGET, as_tuple=True)
-    more = max(PLACES, -(-len(places) // PLACES) * PLACES) - len(places)
-    taken = {
+    num_padding = max(PLACES, -(-len(places) // PLACES) * PLACES) - len(places)
+    arguments = {
         "input_ids": minibatch["input_ids"],
-        "places": torch.nn.functional.pad(places, (0, more)),
-        "targets": torch.nn.functional.pad(targets[places], (0, more), value=NO_TARGET),
+        "places": torch.nn.functional.pad(places, (0, num_padding)),
+        "targets": torch.nn.functional.pad(targets[places], (0, num_padding), value=NO_TARGET),
     }
     if "position_ids" in minibatch:
-        taken["position_ids"] = minibatch["position_ids"]
-    if getattr(model.config, "output_router_logits", False):  # a router's loss counts every token that is not masked
-        taken["attention_mask"] = minibatch.get("attention_mask")
-    return {name: value if value is None else value.to(device) for name, value in taken.items()}
+        arguments["position_ids"] = minibatch["position_ids"]
+    if getattr(model.config, "output_router_logits", False):  # a router's loss counts all unmasked tokens
+        arguments["attention_mask"] = minibatch.get("attention_mask")
+    return {name: value if value is None else value.to(device) for name, value in arguments.items()}
 
 
-def compute_loss(model: Any, taken: Minibatch, world_size: int, num_counted: int) -> tuple[Any, Any]:
-    """In the place of `Model.compute_loss`.
+def compute_loss(model: Any, arguments: Minibatch, world_size: int, num_counted: int) -> tuple[Any, Any]:
+    """Replace `Model.compute_loss`.
 
     Args:
-        model: The library's.
-        taken: From `inputs`.
-        world_size: Ranks, over whose gradients FSDP takes the mean.
+        model: The library's model.
+        arguments: Those that `inputs` returned.
+        world_size: Number of ranks, over whose gradients FSDP takes the mean.
         num_counted: Loss tokens of the whole batch, over all its minibatches and ranks.
 
     Returns:
-        The loss to go back from, ``sum of the cross-entropies x world_size / num_counted``, and the library's
+        The loss for the backward pass, ``sum of the cross-entropies x world_size / num_counted``, and the library's
         `ModelLosses` with the sum.
 
     Raises:
-        StageError: The model does not take its logits from one call of its output layer.
+        StageError: The model does not compute its logits by one call of its output layer.
     """
     from instructlab.training.type_definitions import ModelLosses
 
-    places, targets = taken["places"], taken["targets"]
+    places, targets = arguments["places"], arguments["targets"]
 
     def keep_places(_head: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (args[0].flatten(0, -2).index_select(0, places).unsqueeze(0), *args[1:])
 
-    given = {name: value for name, value in taken.items() if name not in ("places", "targets")}
+    model_inputs = {name: value for name, value in arguments.items() if name not in ("places", "targets")}
     with model.get_output_embeddings().register_forward_pre_hook(keep_places):
-        output = model(**given, use_cache=False)
+        output = model(**model_inputs, use_cache=False)
     logits = output.logits.flatten(0, -2)
     if len(logits) != len(targets):
         architecture = type(model.module).__name__
-        rule = f"{architecture}: its logits don't come from one call of its output layer, which the loss relies on"
-        raise StageError(rule, fix="a model of another architecture")
+        rule = f"{architecture}: its logits don't come from one call of its output layer, which the loss needs"
+        raise StageError(rule, fix="use a model of another architecture")
     summed = cross_entropy()(logits.float(), targets)
     scaled, router = summed * world_size / num_counted, None
     if model.is_gpt_oss or model.is_granitemoehybrid:  # those whose routers upstream trains
@@ -120,10 +117,10 @@ def compute_loss(model: Any, taken: Minibatch, world_size: int, num_counted: int
 
 @cache
 def cross_entropy() -> Callable[[Any, Any], Any]:
-    """What `torch.nn.functional.cross_entropy` sums up, of logits that nobody needs afterwards.
+    """Return a function like `torch.nn.functional.cross_entropy` with a sum, which overwrites the logits.
 
-    It takes logits of shape (places, vocabulary) in fp32, which it overwrites, and targets of shape (places,), some of
-    which may be `NO_TARGET`. Where the logits are needed once more in the backward pass, autograd refuses that.
+    It takes logits of shape (places, vocabulary) in fp32 and targets of shape (places,), some of which may be
+    `NO_TARGET`. If the backward pass needs the logits again, autograd refuses that.
     """
     import torch
 
@@ -153,12 +150,12 @@ def cross_entropy() -> Callable[[Any, Any], Any]:
 
 
 def validation_loss(model: Any, loader: Any, device: Any) -> dict[str, Any]:
-    """In the place of `compute_validation_loss` (main_ds.py:95@0.16.2): trap 3, too small by the world size.
+    """Replace `compute_validation_loss` (main_ds.py:95@0.16.2), whose result is too small by the world size (trap 3).
 
     Args:
-        model: The library's; it is in training mode afterwards.
-        loader: Of batches, each a rank's list of minibatches.
-        device: Where the model computes.
+        model: The library's model; it is in training mode afterwards.
+        loader: Yields batches, each a rank's list of minibatches.
+        device: Device of the model.
 
     Returns:
         ``val_loss``, the mean over the loss tokens of all ranks, and ``val_num_tokens``, their number.

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from sft.adapters.instructlab.layout import METRICS, RESUMED, STACKS, UNTRACKED
-from sft.adapters.instructlab.monitor import RankLost, TrainingProgress, View
-from sft.adapters.os.child import write_json
+from sft.adapters.instructlab.monitor import RankLost, TrainingMonitor, TrainingProgress
+from sft.files import write_json
 
 
-def view(logs: Path, seen: list[TrainingProgress], said: list[str], *, timeout: float = 1800.0) -> View:
-    return View(logs, 2, timeout, seen.append, said.append)
+def view(logs: Path, seen: list[TrainingProgress], said: list[str], *, timeout: float = 1800.0) -> TrainingMonitor:
+    return TrainingMonitor(logs, 2, timeout, seen.append, said.append)
 
 
 def begin(logs: Path, *, step: int = 0, damaged: tuple[str, ...] = ()) -> None:
@@ -28,14 +28,14 @@ def row(step: int) -> str:
 def test_the_newest_whole_row_is_shown_with_the_length_of_the_run(tmp_path: Path) -> None:
     seen: list[TrainingProgress] = []
     looking = view(tmp_path, seen, [])
-    looking.look()
+    looking.poll()
     begin(tmp_path)
     (tmp_path / METRICS).write_text(row(1) + row(2) + row(3)[:9])
-    looking.look()
+    looking.poll()
     assert [(live.row["step"], live.num_steps, live.num_epochs) for live in seen] == [(2, 10, 2)]
     assert seen[0].seconds_left == 0.5 * 8
     (tmp_path / METRICS).write_text(row(1) + row(2) + row(3))
-    looking.look()
+    looking.poll()
     assert seen[-1].row["step"] == 3
 
 
@@ -45,8 +45,8 @@ def test_a_run_that_goes_on_says_from_where_and_shows_no_old_step(tmp_path: Path
     (tmp_path / METRICS).write_text(row(1) + row(2))
     begin(tmp_path, step=2, damaged=("full state step_3 is damaged: x",))
     looking = view(tmp_path, seen, said)
-    looking.look()
-    assert said == ["  full state step_3 is damaged: x; it is not used", "  goes on after step 2, in epoch 1"]
+    looking.poll()
+    assert said == ["  full state step_3 is damaged: x; it is not used", "  resumes after step 2, in epoch 1"]
     assert seen == []
 
 
@@ -60,10 +60,10 @@ def test_a_run_that_writes_nothing_hangs_and_each_ranks_innermost_frames_are_sho
     (tmp_path / STACKS / "rank_0.txt").write_text(threads + main)
     (tmp_path / STACKS / "rank_1.txt").touch()
     looking = view(tmp_path, [], [], timeout=0.2)
-    looking.look()
+    looking.poll()
     time.sleep(0.3)
     with pytest.raises(RankLost) as caught:
-        looking.look()
+        looking.poll()
     assert "before the first step" in caught.value.message
     assert 'rank 0: \n    File "here.py", line 7 in stuck\n    File "x.py"' in caught.value.message
     assert "rank 1: no answer; it is stopped" in caught.value.message
@@ -77,13 +77,13 @@ def test_any_file_that_changes_is_a_sign_of_life(tmp_path: Path) -> None:
     for _ in range(4):
         time.sleep(0.2)
         (tmp_path / "state.bin").write_text("saving")
-        looking.look()
+        looking.poll()
 
 
 def test_a_tracker_that_was_lost_is_said_once(tmp_path: Path) -> None:
     said: list[str] = []
     looking = view(tmp_path, [], said)
     write_json(tmp_path / UNTRACKED, {"mlflow": "ConnectionError: away"})
-    looking.look()
-    looking.look()
+    looking.poll()
+    looking.poll()
     assert said == ["  mlflow gets no more rows: ConnectionError: away"]

@@ -86,7 +86,7 @@ def test_node_0_says_for_whom_it_waits(tmp_path: Path) -> None:
 
     with pytest.raises(Gone):
         NodeRendezvous(tmp_path, 0, 3).wait(look, said.append, lambda: None)
-    assert said == ["waits for node 1, 2"]
+    assert said == ["waiting for nodes 1, 2"]
 
 
 def test_notes_are_cleared_when_all_are_ready_and_before_any_begins(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from sft.adapters.instructlab import pod_entrypoint
-from sft.adapters.instructlab.pod_entrypoint import Ended, Verdict
+from sft.adapters.instructlab.pod_entrypoint import NodeExit, NodeReport
 
 PET = {
     "PET_NNODES": "1",
@@ -35,7 +35,7 @@ def settings(logs: Path, **versions: str) -> None:
 
 def test_a_pod_that_does_not_see_the_volume_says_so(tmp_path: Path) -> None:
     answer = begun(tmp_path / "logs", **PET)
-    assert answer.returncode == Verdict.failed.value
+    assert answer.returncode == NodeExit.failed.value
     assert "the pod does not see the run's folder" in answer.stdout
     assert "training.launcher.pvc" in answer.stdout
     assert "Traceback" not in answer.stdout + answer.stderr
@@ -44,10 +44,10 @@ def test_a_pod_that_does_not_see_the_volume_says_so(tmp_path: Path) -> None:
 def test_an_image_with_other_versions_than_the_record_names_is_refused(tmp_path: Path) -> None:
     settings(tmp_path, torch="1.0.0")
     answer = begun(tmp_path, **PET)
-    assert answer.returncode == Verdict.failed.value
+    assert answer.returncode == NodeExit.failed.value
     assert "not 1.0.0, which the run's record names" in answer.stdout
-    [end] = pod_entrypoint.node_exits(tmp_path)
-    assert end.verdict is Verdict.failed
+    [end] = pod_entrypoint.node_reports(tmp_path)
+    assert end.exit is NodeExit.failed
     assert "training.launcher.image" in str(end.fix)
 
 
@@ -58,17 +58,17 @@ def test_another_build_of_the_same_torch_is_the_same(tmp_path: Path) -> None:
 def test_a_runtime_that_is_not_torchs_is_named(tmp_path: Path) -> None:
     settings(tmp_path)
     answer = begun(tmp_path, **{**PET, "PET_NNODES": ""})
-    assert answer.returncode == Verdict.failed.value
+    assert answer.returncode == NodeExit.failed.value
     assert "the runtime sets no PET_NNODES" in answer.stdout
 
 
 def test_a_node_that_begins_again_after_an_error_of_its_own_ends_with_the_same_words(tmp_path: Path) -> None:
     settings(tmp_path)
     (tmp_path / "ended").mkdir()
-    note = {"node": 1, "verdict": "failed", "message": "the loss is nan at step 3", "fix": "a lower rate", "time": 1.0}
+    note = {"node": 1, "exit": "failed", "message": "the loss is nan at step 3", "fix": "a lower rate", "time": 1.0}
     (tmp_path / "ended" / "node_1.json").write_text(json.dumps(note))
     answer = begun(tmp_path, **PET)
-    assert answer.returncode == Verdict.failed.value
+    assert answer.returncode == NodeExit.failed.value
     assert "the loss is nan at step 3\n  try: a lower rate" in answer.stdout
 
 
@@ -92,9 +92,9 @@ def test_what_an_earlier_job_noted_is_forgotten_before_another_begins(tmp_path: 
 def test_the_first_end_comes_first(tmp_path: Path) -> None:
     (tmp_path / "ended").mkdir()
     for node, time in ((0, 2.0), (1, 1.0)):
-        note = {"node": node, "verdict": "lost", "message": f"m{node}", "fix": None, "time": time}
+        note = {"node": node, "exit": "lost", "message": f"m{node}", "fix": None, "time": time}
         (tmp_path / "ended" / f"node_{node}.json").write_text(json.dumps(note))
-    assert pod_entrypoint.node_exits(tmp_path) == [
-        Ended(1, Verdict.lost, "m1", None),
-        Ended(0, Verdict.lost, "m0", None),
+    assert pod_entrypoint.node_reports(tmp_path) == [
+        NodeReport(1, NodeExit.lost, "m1", None),
+        NodeReport(0, NodeExit.lost, "m0", None),
     ]

@@ -12,8 +12,8 @@ import pytest
 from sft.adapters.instructlab.monitor import RankLost
 from sft.adapters.instructlab.settings import LaunchSettings, Nodes
 from sft.adapters.instructlab.torchrun import _environment, _failure, checkpoint
-from sft.adapters.os.child import write_json
 from sft.errors import StageError
+from sft.files import write_json
 
 
 def fail(folder: Path, *, ranks: dict[int, tuple[float, str]], statuses: dict[int, int]) -> StageError:
@@ -33,7 +33,7 @@ def test_the_rank_that_failed_first_is_quoted(tmp_path: Path) -> None:
 
 def test_a_killed_rank_is_the_cause_even_where_another_one_wrote_an_error(tmp_path: Path) -> None:
     error = fail(tmp_path, ranks={0: (1.0, "Connection closed by peer")}, statuses={0: 1, 1: -signal.SIGKILL})
-    assert error.message == "training failed: rank 1 was killed by SIGKILL (out of memory?)"
+    assert error.message == "training failed: rank 1 was killed by SIGKILL (perhaps out of memory)"
     assert error.fix is not None
 
 
@@ -45,7 +45,7 @@ def test_out_of_memory_says_what_to_lower(tmp_path: Path) -> None:
 
 def test_a_run_without_the_checkpoint_of_its_last_sample_has_failed(tmp_path: Path) -> None:
     (tmp_path / "hf_format" / "samples_190").mkdir(parents=True)
-    with pytest.raises(StageError, match=r"without a checkpoint after 200 samples \(there is: samples_190\)"):
+    with pytest.raises(StageError, match=r"without a checkpoint after 200 samples \(saved: samples_190\)"):
         checkpoint(tmp_path, 200)
 
 

@@ -58,7 +58,7 @@ def test_a_restarted_container_says_how_it_ended_the_last_time() -> None:
     }
     sidecar = {"name": "istio-proxy", "restartCount": 9}
     [one] = status.pods([pod(1, {"phase": "Running", "containerStatuses": [sidecar, again]})])
-    assert (one.restarts, one.stop) == (2, status.Stop(137, "OOMKilled"))
+    assert (one.restarts, one.last_exit) == (2, status.ContainerExit(137, "OOMKilled"))
 
 
 def test_a_pod_that_was_taken_away_says_why() -> None:
@@ -89,5 +89,5 @@ def test_a_waiting_job_is_summed_up_in_a_line() -> None:
     unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no GPU"}
     have = status.pods([pod(0, {"phase": "Running"}), pod(1, {"phase": "Pending", "conditions": [unscheduled]})])
     waiting = Condition(State.waiting, "")
-    assert status.summary(waiting, have, 2) == "1 of 2 pods run; node 1 waits: Unschedulable: no GPU"
-    assert status.summary(waiting, [], 2) == "0 of 2 pods run"
+    assert status.summary(waiting, have, 2) == "1 of 2 pods running; node 1 waits: Unschedulable: no GPU"
+    assert status.summary(waiting, [], 2) == "0 of 2 pods running"

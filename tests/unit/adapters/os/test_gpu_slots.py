@@ -19,7 +19,7 @@ _HOLD = """
 import sys, time
 from pathlib import Path
 from sft.adapters.os.gpu_slots import GpuSlots
-with GpuSlots(1, (), ()).one(Path(sys.argv[1])):
+with GpuSlots(1, (), ()).acquire(Path(sys.argv[1])):
     print("holds", flush=True)
     time.sleep(60)
 """
@@ -43,7 +43,7 @@ def test_gpus_are_divided_and_all_are_there_afterwards(four_gpus: None) -> None:
     parts = slots(2)
     seen = []
     for place in range(2):
-        with parts.as_in(place):
+        with parts.restricted_to(place):
             seen.append((os.environ["CUDA_VISIBLE_DEVICES"], machine.gpus()))
     assert seen == [("0,1", ("GPU-0", "GPU-1")), ("2,3", ("GPU-2", "GPU-3"))]
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
@@ -52,7 +52,7 @@ def test_gpus_are_divided_and_all_are_there_afterwards(four_gpus: None) -> None:
 
 def test_only_the_gpus_that_are_visible_are_divided(four_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.use_gpus("3,1")
-    with slots(2).as_in(1):
+    with slots(2).restricted_to(1):
         assert (os.environ["CUDA_VISIBLE_DEVICES"], machine.gpus()) == ("1", ("GPU-1",))
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,1"
 
@@ -64,7 +64,7 @@ def test_without_gpus_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None
     parts = slots(len(before))
     seen = []
     for place in range(parts.num):
-        with parts.as_in(place):
+        with parts.restricted_to(place):
             seen.append(os.sched_getaffinity(0))
     assert set().union(*seen) == before
     assert all(len(cores) == 1 for cores in seen)
@@ -76,10 +76,10 @@ def test_a_slot_is_waited_for(tmp_path: Path) -> None:
     order = []
 
     def second() -> None:
-        with alone.one(tmp_path):
+        with alone.acquire(tmp_path):
             order.append("second")
 
-    with alone.one(tmp_path):
+    with alone.acquire(tmp_path):
         other = threading.Thread(target=second)
         other.start()
         time.sleep(0.5)
@@ -94,5 +94,5 @@ def test_a_killed_run_gives_its_slot_back(tmp_path: Path) -> None:
         assert holder.stdout.readline() == "holds\n"
         holder.kill()
         holder.wait()
-    with GpuSlots(1, (), ()).one(tmp_path):
+    with GpuSlots(1, (), ()).acquire(tmp_path):
         pass

@@ -11,7 +11,7 @@ import pytest
 
 from sft.adapters.upload import Upload, oci
 from sft.adapters.upload.login import Login, login
-from sft.adapters.upload.oci_client import _is_here
+from sft.adapters.upload.oci_client import _is_local
 from sft.artifacts import hash_files
 from sft.errors import StageError
 from tests.support.uploading import package
@@ -83,7 +83,7 @@ def test_a_label_becomes_a_tag(version: str, tag: str) -> None:
     ],
 )
 def test_only_this_machine_is_spoken_to_without_tls(host: str, here: bool) -> None:
-    assert _is_here(host) is here
+    assert _is_local(host) is here
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def test_a_file_has_at_most_ten_thousand_parts_of_whole_mebibytes(size: int) -> 
 )
 def test_a_servers_code_comes_with_what_to_try(code: str, said: str) -> None:
     error = ClientError({"Error": {"Code": code, "Message": "please"}}, "PutObject")
-    with pytest.raises(StageError) as caught, s3._in_our_words(MODEL):
+    with pytest.raises(StageError) as caught, s3._translate_errors(MODEL):
         raise error
     assert said in str(caught.value)
 

@@ -23,7 +23,7 @@ def test_noise_is_added_to_each_samples_embeddings_while_training_and_never_when
 
     width, tokens, alpha = 16, 25, 5.0
     embeddings = torch.nn.Embedding(10, width)
-    fixes.noisy_embeddings(SimpleNamespace(get_input_embeddings=lambda: embeddings), alpha)
+    fixes.add_noisy_embeddings(SimpleNamespace(get_input_embeddings=lambda: embeddings), alpha)
     ids = torch.zeros(3, tokens, dtype=torch.long)
     noise = (embeddings(ids) - embeddings.weight[0]).abs().max()
     assert 0.9 * alpha / (tokens * width) ** 0.5 < noise <= alpha / (tokens * width) ** 0.5 + 1e-6
@@ -41,7 +41,7 @@ def test_a_state_is_offloaded_only_where_torch_can(sharded: bool, device: str, o
         seen.append(offload_to_cpu)
 
     handle = SimpleNamespace(uses_sharded_strategy=sharded, device=SimpleNamespace(type=device))
-    fixes.unsharded_in_place(unshard)(None, SimpleNamespace(_handle=handle), offload_to_cpu=True, rank0_only=True)
+    fixes.unshard_without_offload(unshard)(None, SimpleNamespace(_handle=handle), offload_to_cpu=True, rank0_only=True)
     assert seen == [offloaded]
 
 
@@ -50,8 +50,6 @@ def test_trackers_are_not_imported_with_the_library_and_can_be_afterwards(monkey
 
     for tracker in ("mlflow", "wandb"):
         monkeypatch.setitem(sys.modules, tracker, SimpleNamespace())  # puts back what was there, at the end
-    fixes.without_trackers()
-    with pytest.raises(ImportError):
+    with fixes.trackers_not_importable(), pytest.raises(ImportError):
         __import__("mlflow")
-    fixes.with_trackers()
     assert "mlflow" not in sys.modules

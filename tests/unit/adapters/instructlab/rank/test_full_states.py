@@ -98,7 +98,7 @@ def forget(state: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
-        (flip, "nested/optimizer.bin is not what was saved"),
+        (flip, "nested/optimizer.bin has changed since it was saved"),
         (remove, "nested/optimizer.bin is missing"),
         (forget, "state.json can't be read"),
     ],

@@ -1,0 +1,116 @@
+"""Owns repeating what may succeed the next time, over tenacity. Each caller says what is repeated, and how long."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+
+T = TypeVar("T")
+
+_MAX_DOUBLINGS = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryPolicy:
+    """How often something is attempted, for how long, and with what pauses.
+
+    Attributes:
+        max_attempts: Failed attempts in a row after which it is given up; None = no limit.
+        max_seconds: Seconds since the first attempt after which it is given up; None = no limit.
+        first_wait_seconds: Longest pause after the first failed attempt; it doubles each time. The real pause is
+            random, from half of it on, so that many processes don't come back at once. 0 = no pauses.
+        longest_wait_seconds: Upper bound of every pause.
+    """
+
+    max_attempts: int | None = 4
+    max_seconds: float | None = None
+    first_wait_seconds: float = 0.5
+    longest_wait_seconds: float = 60.0
+
+    def pause_seconds(self, num_failures: int, asked_for_seconds: float) -> float:
+        """Return the pause after so many failures in a row, if the server asked for one of `asked_for_seconds`."""
+        doubled = self.first_wait_seconds * 2.0 ** min(num_failures - 1, _MAX_DOUBLINGS)
+        return min(self.longest_wait_seconds, max(doubled * random.uniform(0.5, 1.0), asked_for_seconds))
+
+    def is_over(self, num_failures: int, elapsed_seconds: float) -> bool:
+        """Return whether to give up."""
+        too_often = self.max_attempts is not None and num_failures >= self.max_attempts
+        return too_often or (self.max_seconds is not None and elapsed_seconds >= self.max_seconds)
+
+
+class TemporaryError(Exception):
+    """An attempt failed in a way that may pass.
+
+    Attributes:
+        retry_after_seconds: Pause that the server asked for.
+    """
+
+    def __init__(self, message: str, retry_after_seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class _Failures:
+    """Counts failed attempts in a row; an attempt that made progress is the first of a new row."""
+
+    def __init__(self, progress: Callable[[], int]) -> None:
+        self._progress = progress
+        self._before = self.count = 0
+
+    def start_attempt(self, _state: RetryCallState) -> None:
+        self._before = self._progress()
+
+    def add(self, _state: RetryCallState) -> None:
+        self.count = 1 if self._progress() > self._before else self.count + 1
+
+
+def retry(
+    attempt: Callable[[], T],
+    policy: RetryPolicy = RetryPolicy(),
+    *,
+    on: type[Exception] | tuple[type[Exception], ...] | Callable[[BaseException], bool] = TemporaryError,
+    before_pause: Callable[[BaseException], None] = lambda _: None,
+    progress: Callable[[], int] = lambda: 0,
+) -> T:
+    """Return what `attempt` returns, as soon as it does.
+
+    Args:
+        attempt: What may fail.
+        policy: When it is given up.
+        on: The exceptions that may pass: their types, or a function that tells. Any other is raised at once.
+        before_pause: Called with each such exception that is followed by another attempt.
+        progress: Returns how far the work is. An attempt that got further before it failed starts the count of
+            failures anew.
+
+    Raises:
+        Exception: The last one of `attempt`, when it is given up or could only come again.
+    """
+    import tenacity  # imports asyncio, for which no command should wait that asks nobody
+
+    failures = _Failures(progress)
+
+    def pause(state: RetryCallState) -> float:
+        return policy.pause_seconds(failures.count, getattr(_error(state), "retry_after_seconds", 0.0))
+
+    is_type = isinstance(on, type | tuple)
+    attempts = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(on) if is_type else tenacity.retry_if_exception(on),  # type: ignore[arg-type]
+        before=failures.start_attempt,
+        after=failures.add,
+        wait=pause,
+        stop=lambda state: policy.is_over(failures.count, state.seconds_since_start or 0.0),
+        before_sleep=lambda state: before_pause(_error(state)),
+        reraise=True,
+    )
+    return attempts(attempt)
+
+
+def _error(state: RetryCallState) -> BaseException:
+    error = state.outcome.exception() if state.outcome else None
+    assert error is not None  # an attempt that returned is not repeated
+    return error

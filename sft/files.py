@@ -1,0 +1,48 @@
+"""Owns what many modules do with a file: hash it, replace it in one step, put it on the disk. Standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hex sha256 of a file's bytes."""
+    with path.open("rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def inode(path: Path) -> tuple[int, int]:
+    """Return device and inode, which all names of one file share."""
+    facts = path.stat()
+    return facts.st_dev, facts.st_ino
+
+
+def list_files(root: Path) -> list[str]:
+    """Return the relative POSIX path of every file under `root`, sorted."""
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file so that a reader sees either the old content or all of the new one."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON as `write_atomically` does; a value that JSON doesn't know is written as its text."""
+    write_atomically(path, json.dumps(content, indent=1, default=str).encode())
+
+
+def sync(path: Path) -> None:
+    """Return once the bytes of a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
