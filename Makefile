@@ -2,6 +2,7 @@
 # make test         install what the tests need and run them
 # make test-exhaustive   the minutes-long ones
 # make test-gpu     those that need a CUDA device
+# make dist         sdist and wheel; make release-check   install and run them as a user would
 # make test-lowest, test-highest   what depends on versions of other packages, with the lowest and the newest of them
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^  "\(torch[<>=].*\)",/\1/p' pyproject.toml)
 
 .PHONY: quickstart test test-exhaustive test-gpu test-lowest test-highest test-versions check format bench
-.PHONY: constraints constraints-lowest clean
+.PHONY: constraints constraints-lowest dist release-check clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/sft run quickstart
@@ -51,6 +52,15 @@ format: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+# docs/releasing.md
+dist: $(VENV)/.installed-dev
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
+
+release-check: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/e2e/test_release.py
 
 # torch by itself and first: what comes after must not pull another build of it.
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
