@@ -18,6 +18,7 @@ _ACCESS_MODES = ("ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod")
 _EPILOG = """\
 examples:
   sft recipes                                        what there is to start from
+  sft recipes copy quickstart mine                   one of them, with its tasks and data, to edit
   sft plan quickstart                                what would be done, and why
   sft run quickstart                                 do it; the same command again continues or does nothing
   sft run my.yaml training.learning_rate=1e-5        a recipe of your own, one value changed
@@ -90,9 +91,9 @@ def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
 
             return complete(arguments)
         case "recipes":
-            from sft.cli.recipes import execute as recipes
+            from sft.cli import recipes
 
-            return recipes()
+            return recipes.copy(options.name, options.folder) if options.action == "copy" else recipes.execute()
         case "data":
             from sft.cli.data import execute as check_data
 
@@ -143,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("model", metavar="MODEL", help="a model's folder, or a hub id")
     what = "settings of eval, model and dataset; with dataset.uri, its held-out split is scored"
     evaluate.add_argument("overrides", nargs=argparse.REMAINDER, metavar="OVERRIDE", help=what)
-    commands.add_parser("recipes", help="list the shipped recipes")
+    _add_recipes(commands.add_parser("recipes", help="list the shipped recipes, or copy one to edit"))
     data = commands.add_parser("data", help="check a dataset, without training anything")
     data.add_argument("action", choices=["check"])
     data.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -178,6 +179,13 @@ def _parser() -> argparse.ArgumentParser:
     store.add_argument("--run-root", default="runs", help="the folder that holds it (default: runs)")
     store.add_argument("--dry-run", action="store_true", help="prune: only say what would go")
     return parser
+
+
+def _add_recipes(parser: argparse.ArgumentParser) -> None:
+    text = "copy a shipped recipe, with its tasks and data, to edit and run there"
+    copy = parser.add_subparsers(dest="action", metavar="ACTION").add_parser("copy", help=text, description=f"{text}.")
+    copy.add_argument("name", metavar="NAME", help="a name from `sft recipes`")
+    copy.add_argument("folder", metavar="DIR", help="where to; nothing that is there is overwritten")
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:

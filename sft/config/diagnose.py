@@ -86,7 +86,7 @@ def missing_extra(error: Exception) -> Problem | None:
         return None
     extras = _EXTRAS[group]
     if choice in extras:
-        fix = f"pip install 'sft[{extras[choice]}]'"
+        fix = f"pip install 'sft-runner[{extras[choice]}]'"
         return Problem(key=group, value=choice, rule="is not installed", suggestion=fix)
     rule = f"must be one of {', '.join(['basic', *extras])}"
     return Problem(key=group, value=choice, rule=rule, suggestion=nearest(choice, extras))

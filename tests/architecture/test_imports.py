@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sft import __version__
 from sft.config.compose import recipes, shipped
 
 ROOT = Path(__file__).parents[2]
@@ -80,13 +81,15 @@ def test_a_wheel_carries_configs_and_recipes_and_works_without_a_checkout(tmp_pa
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     assert (site / "sft" / "py.typed").is_file()
+    assert wheel.name == f"sft_runner-{__version__}-py3-none-any.whl"
     environment = {"PYTHONPATH": str(site), "PATH": "/usr/bin:/bin"}
-    run = [sys.executable, "-m", "sft"]
-    listed = subprocess.run(
-        [*run, "recipes"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    )
-    assert [line.split()[0] for line in listed.stdout.splitlines()] == [recipe.name for recipe in recipes()]
-    planned = subprocess.run(
-        [*run, "plan", "quickstart"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    )
-    assert f"include_path: {site}/sft/recipes/tasks" in planned.stdout
+
+    def said(*arguments: str) -> str:
+        run = [sys.executable, "-m", "sft", *arguments]
+        return subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert said("--version") == f"sft {__version__}\n"
+    assert [line.split()[0] for line in said("recipes").splitlines()] == [recipe.name for recipe in recipes()]
+    assert f"include_path: {site}/sft/recipes/tasks" in said("plan", "quickstart")
+    assert "wrote mine/tasks/spell_numbers.jsonl" in said("recipes", "copy", "quickstart", "mine")
+    assert f"include_path: {tmp_path}/mine/tasks" in said("plan", "mine/quickstart.yaml")

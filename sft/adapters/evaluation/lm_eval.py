@@ -78,7 +78,7 @@ def load(request: Mapping[str, Any]) -> Any:
         return get_model(backend).create_from_arg_obj(arguments, {"batch_size": batch_size})
     except ModuleNotFoundError as error:
         extra = "vllm" if backend == "vllm" else "api"
-        raise StageError(f"eval.backend={backend}: {error}", fix=f"pip install 'sft[{extra}]'") from error
+        raise StageError(f"eval.backend={backend}: {error}", fix=f"pip install 'sft-runner[{extra}]'") from error
 
 
 def run(
