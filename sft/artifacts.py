@@ -115,7 +115,8 @@ class ModelArtifact(Artifact):
 class TokenizedArtifact(Artifact):
     """``data.jsonl`` as the trainer reads it: ``input_ids``, ``labels`` (-100 = no loss), ``len`` per row.
 
-    ``rejected.jsonl`` holds the samples that can't be trained with this model: rows in = samples + rejected.
+    ``rejected.jsonl`` holds the samples of both splits that break a rule of the tokenizer: those of the training split
+    are not trained (rows in = samples + rejected), those of the held-out split are not scored.
     """
 
     num_samples: int
@@ -123,10 +124,15 @@ class TokenizedArtifact(Artifact):
     num_loss_tokens: int
     longest_tokens: int
     num_rejected: int = 0
+    num_eval_rejected: int = 0
 
     @property
     def data_file(self) -> Path:
         return self.root / "data.jsonl"
+
+    @property
+    def rejected_file(self) -> Path:
+        return self.root / "rejected.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,8 +169,9 @@ class EvalReport(Artifact):
         model_digest: Digest of the artifact that holds the scored model.
         scores: Every number, tasks in the recipe's order, then the held-out split.
         task_versions: lm-eval's version of each task.
-        task_data: sha256 of the documents on which each task was scored.
+        task_data: sha256 of the documents on which each task, and the held-out split, was scored.
         chat_template_sha256: Of the scored model's.
+        holdout_sample: Which held-out samples were scored, in words; empty where all were.
     """
 
     model_digest: str
@@ -172,6 +179,7 @@ class EvalReport(Artifact):
     task_versions: dict[str, str] = field(default_factory=dict)
     task_data: dict[str, str] = field(default_factory=dict)
     chat_template_sha256: str = ""
+    holdout_sample: str = ""
 
     def score(self, name: str) -> Score | None:
         """Return the score named ``task.metric``, or None."""

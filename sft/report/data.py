@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from sft.artifacts import DatasetArtifact, TokenizedArtifact
-from sft.chat.rejected import Rejected, Rejections
+from sft.chat.rejected import Rejections, read_rejected
 from sft.chat.sample import RULES
 from sft.report.page import PAGE
 
@@ -73,19 +73,21 @@ def measure(data: DatasetArtifact, tokens: TokenizedArtifact | None, padding: fl
         turns[len(sample["messages"])] += 1
         roles.update(message["role"] for message in sample["messages"])
     rejections = Rejections()
-    for row in _rejected(data.root):
+    for row in read_rejected(data.root / "rejected.jsonl"):
         rejections.add(row)
-    for row in _rejected(tokens.root) if tokens else ():
-        rejections.add(msgspec.structs.replace(row, file="training split"))
+    for row in read_rejected(tokens.rejected_file) if tokens else ():
+        split = "held-out split" if row.is_held_out else "training split"
+        rejections.add(msgspec.structs.replace(row, file=split))
     not_trained = tokens.num_rejected if tokens else 0
+    not_scored = tokens.num_eval_rejected if tokens else 0
     return DataReport(
         source=data.source,
         format=data.row_format,
         rows={
             "all": data.num_rows,
             "train": data.num_train - not_trained,
-            "held out": data.num_eval,
-            "rejected": data.num_rejected + not_trained,
+            "held out": data.num_eval - not_scored,
+            "rejected": data.num_rejected + not_trained + not_scored,
             "duplicates": data.num_duplicates,
             "held out already": data.num_overlap,
             "unused": data.num_unused,
@@ -109,12 +111,6 @@ def _tokens(tokens: TokenizedArtifact, padding: float) -> Tokens:
         histogram=dict(sorted(histogram.items())),
         padding_share=padding,
     )
-
-
-def _rejected(root: Path) -> Iterator[Rejected]:
-    with (root / "rejected.jsonl").open("rb") as lines:
-        for line in lines:
-            yield msgspec.json.decode(line, type=Rejected)
 
 
 def _lines(file: Path) -> Iterator[dict[str, Any]]:
