@@ -131,6 +131,7 @@ def _evaluate_inputs(name: str, artifacts: Mapping[str, Artifact]) -> EvaluateIn
         model_digest=scored.digest,
         trust_remote_code=base.trust_remote_code,
         dataset=_dataset(artifacts),
+        tokenized=pick(artifacts, "tokenize", TokenizedArtifact) if "tokenize" in artifacts else None,
     )
 
 

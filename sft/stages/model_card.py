@@ -93,6 +93,8 @@ def _scores(inputs: PackageInputs) -> Iterator[str]:
         rows.append(f"| {score.name} | {_number(before)} | {_number(score)} | {difference} | {score.num_samples} |")
     yield "## Scores"
     yield "\n".join(rows)
+    if sample := inputs.report.holdout_sample:
+        yield f"Held-out samples that were scored: {sample}."
     if inputs.gates:
         yield "It passed these gates:\n\n" + "\n".join(f"- {line}" for line in inputs.gates.passed)
 

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from sft.adapters.evaluation import holdout, lm_eval
+from sft.adapters.evaluation.holdout_sample import HeldOutSample, draw
 from sft.adapters.evaluation.progress_file import ProgressFile
 from sft.adapters.os import child
 from sft.chat.template import Renderer, stops
 
 PROGRESS = "progress.json"
 """What the parent shows; beside it lies what is answered already."""
+HOLDOUT = "holdout"
+"""What the held-out split is called among tasks."""
 
 
 def _evaluate(request: dict[str, Any]) -> Mapping[str, Any]:
@@ -40,7 +43,12 @@ def _evaluate(request: dict[str, Any]) -> Mapping[str, Any]:
         result |= lm_eval.run(request, manager, model, out, meter, template)
     del model
     if request["holdout"]:
-        result["scores"] += _holdout(request, network or _load(request), tokenizer, out, meter)
+        wanted = request["holdout"]
+        sample = draw(
+            Path(wanted["file"]), limit=wanted["limit"], seed=request["seed"], left_out=frozenset(wanted["left_out"])
+        )
+        result["data"][HOLDOUT] = sample.digest
+        result["scores"] += _holdout(request, sample, network or _load(request), tokenizer, out, meter)
     return {**result, "chat_template_sha256": template, "notes": meter.notes}
 
 
@@ -60,7 +68,7 @@ def _load(request: Mapping[str, Any]) -> Any:
 
 
 def _holdout(
-    request: Mapping[str, Any], model: Any, tokenizer: Any, out: Path, meter: ProgressFile
+    request: Mapping[str, Any], sample: HeldOutSample, model: Any, tokenizer: Any, out: Path, meter: ProgressFile
 ) -> list[dict[str, Any]]:
     import torch
 
@@ -68,7 +76,7 @@ def _holdout(
     renderer = Renderer(tokenizer, stops(tokenizer, Path(request["model_dir"])))
     if renderer.folds_system:
         meter.note("the chat template knows no system turn: it is put before the first user's text")
-    return holdout.score(request["holdout"], model, renderer, out, meter)
+    return holdout.score(request["holdout"], sample.places, model, renderer, out, meter)
 
 
 if __name__ == "__main__":
