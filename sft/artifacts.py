@@ -54,8 +54,10 @@ class DatasetArtifact(Artifact):
             rows as they came.
         row_format: How the source spelled a conversation.
         num_rows: Input rows read, those of a separate evaluation set included.
-        num_overlap: Training rows that the separate evaluation set holds too.
+        num_overlap: Training rows whose group stands in the separate evaluation set.
         num_unused: Valid rows beyond ``dataset.max_samples``.
+        split_by: What samples have in common if they must go to the same half: ``prompt``, ``row`` or a column.
+        num_groups: Groups of such samples that the split divided.
     """
 
     source: str
@@ -68,6 +70,8 @@ class DatasetArtifact(Artifact):
     num_unused: int
     num_overlap: int = 0
     row_format: str = "messages"
+    split_by: str = "row"
+    num_groups: int = 0
     source_files: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -169,7 +169,9 @@ STAGES: dict[str, StageSpec] = {
             settings=_dataset,
             modules=(
                 "sft.stages.dataset",
+                "sft.stages.grouping",
                 "sft.stages.split",
+                "sft.chat.prompt",
                 "sft.chat.sample",
                 "sft.chat.formats",
                 "sft.chat.rejected",
@@ -178,7 +180,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.synthetic",
                 "sft.adapters.hub.rows",
             ),
-            revision=2,
+            revision=3,
             is_resumable=True,
         ),
         StageSpec(

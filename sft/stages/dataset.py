@@ -25,6 +25,7 @@ from sft.chat.sample import InvalidRow, Sample, encode
 from sft.config.schema import DatasetConfig, DatasetFormat, OnInvalid
 from sft.errors import DataError
 from sft.progress import Progress
+from sft.stages.grouping import ROW, Grouping
 from sft.stages.split import Split
 
 
@@ -70,7 +71,7 @@ def dataset(cfg: DatasetConfig, out: Path, progress: Progress) -> DatasetArtifac
         has_eval_source=cfg.eval_uri is not None,
     )
     with closing(split), (out / "rejected.jsonl").open("wb") as rejected:
-        checked = _Checked(cfg=cfg, split=split, rejected=rejected, progress=progress)
+        checked = _Checked(cfg=cfg, split=split, rejected=rejected, progress=progress, grouping=Grouping(cfg.split_by))
         for number, one in enumerate(sources_of(cfg)):
             versions.append(source.version(one))
             had = split.num_samples
@@ -89,6 +90,7 @@ def dataset(cfg: DatasetConfig, out: Path, progress: Progress) -> DatasetArtifac
         source_version="|".join(versions),
         source_files=digests,
         row_format=", ".join(sorted(checked.formats)),
+        split_by=cfg.split_by,
         num_rows=checked.num_rows,
         num_rejected=len(checked.rejections),
         **asdict(counts),
@@ -105,10 +107,12 @@ def _check_halves(data: DatasetArtifact, cfg: DatasetConfig) -> None:
     if data.num_train and (data.num_eval or not wants_eval):
         return
     empty = "evaluation" if data.num_train else "train"
-    what = f"dataset.train_split={cfg.train_split} of {data.num_train + data.num_eval} samples"
-    raise DataError(
-        f"{what} leaves the {empty} split empty", fix="dataset.train_split=1.0 trains on everything, or give more data"
-    )
+    of = f"{data.num_train + data.num_eval} samples"
+    fix = "dataset.train_split=1.0 trains on everything, or give more data"
+    if data.split_by != ROW:
+        of += f" in {data.num_groups} groups (dataset.split_by={data.split_by})"
+        fix += ", or divide single rows: dataset.split_by=row"
+    raise DataError(f"dataset.train_split={cfg.train_split} of {of} leaves the {empty} split empty", fix=fix)
 
 
 def summary(data: DatasetArtifact) -> str:
@@ -119,8 +123,9 @@ def summary(data: DatasetArtifact) -> str:
         "held out already": data.num_overlap,
         "unused": data.num_unused,
     }
+    groups = f", {data.num_groups} groups by {data.split_by}" if data.split_by != ROW else ""
     shown = [f"{data.num_train} train", f"{data.num_eval} held out", *(f"{n} {what}" for what, n in parts.items() if n)]
-    return f"{data.num_rows} rows of {data.row_format} = {' + '.join(shown)}"
+    return f"{data.num_rows} rows of {data.row_format} = {' + '.join(shown)}{groups}"
 
 
 @dataclass
@@ -131,6 +136,7 @@ class _Checked:
     split: Split
     rejected: IO[bytes]
     progress: Progress
+    grouping: Grouping
     formats: set[str] = field(default_factory=set)
     num_rows: int = 0
     rejections: Rejections = field(default_factory=Rejections)
@@ -142,30 +148,37 @@ class _Checked:
             for number, rows in batches:
                 self.progress.update(f"{self.num_rows:,} rows")
                 lines = parser.many(rows) if parser else None
-                if lines is not None:
+                if lines is not None and self.grouping.column is None:
                     self.num_rows += len(lines)
-                    self.split.add(lines, lines, held_out=held_out)
+                    self.split.add(lines, lines, self.grouping.of_samples(lines), held_out=held_out)
                     continue
-                parser, samples = self._one_by_one(parser, name, number, rows)
-                bare = [msgspec.structs.replace(sample, metadata=msgspec.UNSET) for sample in samples]
-                self.split.add(list(map(encode, samples)), list(map(encode, bare)), held_out=held_out)
+                parser, samples, groups = self._one_by_one(parser, name, number, rows)
+                bare = [encode(msgspec.structs.replace(sample, metadata=msgspec.UNSET)) for sample in samples]
+                groups = groups if self.grouping.column is not None else self.grouping.of_samples(bare)
+                self.split.add(list(map(encode, samples)), bare, groups, held_out=held_out)
 
     def _one_by_one(
         self, parser: Parser | None, name: str, number: int, rows: bytes
-    ) -> tuple[Parser | None, list[Sample]]:
-        """The valid rows of a batch; the others are noted. The first that shows a format decides it."""
-        samples = []
+    ) -> tuple[Parser | None, list[Sample], list[bytes] | None]:
+        """Return the valid rows of a batch, with their groups where a column says them; note the others.
+
+        The first row that shows a format decides it.
+        """
+        samples, groups = [], []
         for line, row in enumerate(rows.split(b"\n"), start=number):
             if not row or row.isspace():
                 continue
             self.num_rows += 1
             try:
                 parser = parser or self._parser(row)
-                samples.append(parser.one(row))
+                sample = parser.one(row)
+                if self.grouping.column is not None:
+                    groups.append(self.grouping.of_row(row))
+                samples.append(sample)
             except InvalidRow as error:
                 refused = Rejected(name, line, error.rule, error.found, row.decode(errors="replace"))
                 self.rejected.write(self.rejections.add(refused))
-        return parser, samples
+        return parser, samples, groups
 
     def _parser(self, row: bytes) -> Parser:
         """A parser for the format that a row shows."""
