@@ -45,7 +45,8 @@ class DatasetArtifact(Artifact):
     """Checked and split chat data: ``train.jsonl``, ``eval.jsonl``, ``rejected.jsonl``.
 
     Each line is ``{"messages": [{"role", "content"}, …]}``. Rows add up:
-    ``num_rows = num_train + num_eval + num_rejected + num_duplicates + num_overlap + num_unused``.
+    ``num_rows = num_train + num_eval + num_rejected + num_duplicates + num_overlap + num_unused +
+    num_contaminated``.
 
     Attributes:
         source: The uri it came from, without secrets.
@@ -56,6 +57,7 @@ class DatasetArtifact(Artifact):
         num_rows: Input rows read, those of a separate evaluation set included.
         num_overlap: Training rows whose group stands in the separate evaluation set.
         num_unused: Valid rows beyond ``dataset.max_samples``.
+        num_contaminated: Training rows that share text with an evaluation: ``contaminated.jsonl``.
         split_by: What samples have in common if they must go to the same half: ``prompt``, ``row`` or a column.
         num_groups: Groups of such samples that the split divided.
     """
@@ -72,13 +74,15 @@ class DatasetArtifact(Artifact):
     row_format: str = "messages"
     split_by: str = "row"
     num_groups: int = 0
+    num_contaminated: int = 0
     source_files: dict[str, str] = field(default_factory=dict)
 
     @property
     def num_accounted(self) -> int:
         """Rows whose place is known. Equal to `num_rows`, or a row was lost."""
         kept = self.num_train + self.num_eval
-        return kept + self.num_rejected + self.num_duplicates + self.num_overlap + self.num_unused
+        left_out = self.num_duplicates + self.num_overlap + self.num_unused + self.num_contaminated
+        return kept + self.num_rejected + left_out
 
     @property
     def train_file(self) -> Path:

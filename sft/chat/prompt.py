@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import unicodedata
-from string import ascii_lowercase, ascii_uppercase
+from collections.abc import Sequence
 
 _ANSWER = b'{"role":"assistant"'
 """How the first assistant turn begins in a sample's JSON. No text can hold it: its quotes would be escaped."""
-_LOWER = bytes.maketrans(ascii_uppercase.encode(), ascii_lowercase.encode())
+_SPACE = ord(" ")
 _ESCAPED_SPACES = (b"\\n", b"\\t", b"\\r")
 
 
-def prompt(line: bytes) -> bytes:
-    """Return all turns before the first assistant turn, normalised: case, white space and Unicode form don't count.
+def prompts(lines: Sequence[bytes]) -> list[bytes]:
+    """Return each sample's turns before the first assistant turn, normalised.
+
+    Case, white space and how Unicode composes its characters don't count.
 
     Args:
-        line: A sample's JSON, as `sft.chat.sample.encode` writes it.
+        lines: The samples' JSON, as `sft.chat.sample.encode` writes it.
 
     Raises:
-        ValueError: The sample has no assistant turn.
+        ValueError: A sample has no assistant turn.
     """
-    text = line[: line.index(_ANSWER)]
-    if not text.isascii():
-        text = "".join(unicodedata.normalize("NFKC", text.decode()).casefold().split()).encode()
-    text = text.translate(_LOWER, b" ")
+    import numpy as np
+
+    if not lines:
+        return []
+    texts = [line[: line.index(_ANSWER)] for line in lines]
+    if not all(map(bytes.isascii, texts)):
+        texts = [text if text.isascii() else _folded(text) for text in texts]
+    joined = np.frombuffer(b"\n".join(texts), dtype=np.uint8)  # JSON holds no line end: it is escaped
+    text: bytes = joined[joined != _SPACE].tobytes().lower()
     if b"\\" in text:
-        for space in _ESCAPED_SPACES:
-            text = text.replace(space, b"")
-    return text
+        for escaped in _ESCAPED_SPACES:
+            text = text.replace(escaped, b"")
+    return text.split(b"\n")
+
+
+def _folded(text: bytes) -> bytes:
+    return "".join(unicodedata.normalize("NFC", text.decode().casefold()).split()).encode()

@@ -91,7 +91,12 @@ class StageSpec:
 
 
 def _dataset(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
-    return {**_plain(cfg.dataset), "source_version": environment.dataset_version}
+    own = {**_plain(cfg.dataset), "source_version": environment.dataset_version}
+    if cfg.dataset.decontaminate:
+        tasks = cfg.eval.tasks if cfg.eval.enabled else []
+        lm_eval = environment.versions.get("lm-eval", "")
+        own["decontaminate"] = {"tasks": tasks, "include_path": environment.tasks_version, "lm-eval": lm_eval}
+    return own
 
 
 def _model(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
@@ -169,8 +174,12 @@ STAGES: dict[str, StageSpec] = {
             settings=_dataset,
             modules=(
                 "sft.stages.dataset",
+                "sft.stages.decontaminate",
                 "sft.stages.grouping",
                 "sft.stages.split",
+                "sft.adapters.evaluation.lm_eval",
+                "sft.adapters.evaluation.task_documents",
+                "sft.chat.decontamination",
                 "sft.chat.prompt",
                 "sft.chat.sample",
                 "sft.chat.formats",

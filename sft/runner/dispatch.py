@@ -24,6 +24,7 @@ from sft.planning.plan import Step
 from sft.planning.resources import Resources
 from sft.progress import Progress
 from sft.stages.dataset import dataset
+from sft.stages.decontaminate import EvaluationTasks
 from sft.stages.evaluate import EvaluateInputs, evaluate
 from sft.stages.gates import GatesInputs, gates
 from sft.stages.launcher import launcher_of
@@ -67,7 +68,7 @@ def perform(
     """
     match step.name:
         case "dataset":
-            return dataset(cfg.dataset, out, progress)
+            return dataset(cfg.dataset, out, progress, EvaluationTasks.of(cfg.eval))
         case "model":
             return model(cfg.model, ModelInputs(dataset=_dataset(artifacts)), out, progress)
         case "tokenize":

@@ -18,13 +18,15 @@ import msgspec
 from sft.adapters import source
 from sft.adapters.readers import Batch
 from sft.adapters.source import Source
-from sft.artifacts import DatasetArtifact
+from sft.artifacts import LOGS_NAME, DatasetArtifact
 from sft.chat.formats import Columns, Format, Parser, recognise
 from sft.chat.rejected import Rejected, Rejections
 from sft.chat.sample import InvalidRow, Sample, encode
 from sft.config.schema import DatasetConfig, DatasetFormat, OnInvalid
 from sft.errors import DataError
 from sft.progress import Progress
+from sft.stages import decontaminate
+from sft.stages.decontaminate import NO_TASKS, EvaluationTasks
 from sft.stages.grouping import ROW, Grouping
 from sft.stages.split import Split
 
@@ -50,16 +52,18 @@ def download(cfg: DatasetConfig) -> str | None:
     return ", ".join(names) or None
 
 
-def dataset(cfg: DatasetConfig, out: Path, progress: Progress) -> DatasetArtifact:
-    """Fetches, checks and splits.
+def dataset(cfg: DatasetConfig, out: Path, progress: Progress, tasks: EvaluationTasks = NO_TASKS) -> DatasetArtifact:
+    """Fetch, check and split, and drop what the evaluation holds where `dataset.decontaminate` says so.
 
     Args:
         cfg: The dataset settings.
         out: Private staging folder; what an earlier try has fetched stays in it.
         progress: The run's display.
+        tasks: The lm-eval tasks on which the model will be scored.
 
     Raises:
         DataError: A source can't be read; rows break rules and `dataset.on_invalid=error`; a split is empty.
+        StageError: The documents of a task can't be had.
     """
     fetched, versions = out / "source", []
     digests: dict[str, str] = {}
@@ -84,6 +88,7 @@ def dataset(cfg: DatasetConfig, out: Path, progress: Progress) -> DatasetArtifac
         raise checked.rejections.error(checked.num_rows, fix)
     counts = split.finish()
     shutil.rmtree(fetched, ignore_errors=True)
+    num_contaminated = _decontaminate(out, tasks, progress) if cfg.decontaminate else 0
     result = DatasetArtifact(
         root=out,
         source=" and ".join(one.name for one in sources_of(cfg)),
@@ -93,7 +98,8 @@ def dataset(cfg: DatasetConfig, out: Path, progress: Progress) -> DatasetArtifac
         split_by=cfg.split_by,
         num_rows=checked.num_rows,
         num_rejected=len(checked.rejections),
-        **asdict(counts),
+        num_contaminated=num_contaminated,
+        **{**asdict(counts), "num_train": counts.num_train - num_contaminated},
     )
     if result.num_rows != result.num_accounted:
         raise AssertionError(f"{result.num_rows} rows came in, {result.num_accounted} are accounted for")
@@ -102,7 +108,19 @@ def dataset(cfg: DatasetConfig, out: Path, progress: Progress) -> DatasetArtifac
     return result
 
 
+def _decontaminate(out: Path, tasks: EvaluationTasks, progress: Progress) -> int:
+    progress.update("looking for text of the evaluation")
+    num_dropped, contamination = decontaminate.drop(out, tasks, out / LOGS_NAME)
+    for line in contamination.lines():
+        progress.say(f"  {line}")
+    return num_dropped
+
+
 def _check_halves(data: DatasetArtifact, cfg: DatasetConfig) -> None:
+    if data.num_contaminated and not data.num_train:
+        what = f"all {data.num_contaminated} training samples share text with what the model is scored on"
+        fix = f"look into {decontaminate.CONTAMINATED_NAME}, or dataset.decontaminate=false"
+        raise DataError(f"dataset.decontaminate=true: {what}", fix=fix)
     wants_eval = cfg.train_split < 1.0 or cfg.eval_uri is not None
     if data.num_train and (data.num_eval or not wants_eval):
         return
@@ -122,6 +140,7 @@ def summary(data: DatasetArtifact) -> str:
         "duplicates": data.num_duplicates,
         "held out already": data.num_overlap,
         "unused": data.num_unused,
+        "contaminated": data.num_contaminated,
     }
     groups = f", {data.num_groups} groups by {data.split_by}" if data.split_by != ROW else ""
     shown = [f"{data.num_train} train", f"{data.num_eval} held out", *(f"{n} {what}" for what, n in parts.items() if n)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from sft.chat.prompt import prompt
+from sft.chat.prompt import prompts
 from sft.chat.sample import InvalidRow
 from sft.errors import DataError
 
@@ -34,7 +34,7 @@ class Grouping:
 
     def of_samples(self, lines: Sequence[bytes]) -> list[bytes] | None:
         """Return the groups of samples by their JSON; None where each is its own."""
-        return list(map(prompt, lines)) if self._by_prompt else None
+        return prompts(lines) if self._by_prompt else None
 
     def of_row(self, row: bytes) -> bytes:
         """Return the group of a valid row of the source by its column; a row with null in it is its own group.

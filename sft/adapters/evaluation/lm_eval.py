@@ -134,7 +134,7 @@ def _evaluate(
     seed = request["seed"]
     while True:
         try:
-            with _data_files_beside_their_task(), _templates_compiled_once():
+            with _data_files_beside_their_task(), templates_compiled_once():
                 results: dict[str, Any] = simple_evaluate(
                     model=model,
                     tasks=request["tasks"],
@@ -210,6 +210,18 @@ def task_manager(names: list[str], include_path: str | None) -> Any:
     return manager
 
 
+def load_tasks(names: list[str], include_path: str | None) -> dict[str, Any]:
+    """Return the tasks of these names, and those of groups and tags, with their data.
+
+    Raises:
+        DataError: A task is unknown, or its data can't be read.
+    """
+    manager = task_manager(names, include_path)
+    with _data_files_beside_their_task():
+        tasks: dict[str, Any] = manager.load(names)["tasks"]
+    return tasks
+
+
 def _missing(index: Mapping[str, Any], name: str) -> Iterator[str]:
     """What is not in the index of a task, and of a group's members."""
     if name not in index:
@@ -253,7 +265,7 @@ def _beside(folder: Path, files: Any) -> Any:
 
 
 @contextmanager
-def _templates_compiled_once() -> Iterator[None]:
+def templates_compiled_once() -> Iterator[None]:
     """utils.py:623@lm-eval 0.4.13 compiles a task's Jinja templates again for each document."""
     from lm_eval.utils import env
 

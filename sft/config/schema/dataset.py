@@ -68,6 +68,9 @@ class DatasetConfig:
     samples are removed from training."""
     max_samples: int | None = None
     """Seeded subset of the valid samples; null = all. A smaller subset is part of a larger one."""
+    decontaminate: bool = False
+    """Drop training samples that share 13 words in a row, or a whole short prompt, with the held-out split or with a
+    document of `eval.tasks`; they stand in `contaminated.jsonl`."""
     seed: int = 42
     """Seed of the split and of `max_samples`."""
     on_invalid: OnInvalid = OnInvalid.error
