@@ -41,9 +41,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[:1] in (["-sc"], ["--shell-completion"]):
         options = argparse.Namespace(command="completion", debug=False)
     else:
-        options = _parser().parse_args(arguments)
+        options = _parsed(arguments)
     _take_flags(options)
     return run_command(lambda: _execute(options, arguments), debug=options.debug)
+
+
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    """Parse arguments; overrides may stand before and after flags, which argparse alone refuses."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    unknown = [text for text in rest if text.startswith("-") or not hasattr(options, "overrides")]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options
 
 
 def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
@@ -96,7 +108,13 @@ def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
         case "data":
             from sft.cli.data import execute as check_data
 
-            return check_data(options.uri, options.overrides, json=options.json, page=options.html)
+            return check_data(
+                options.uri,
+                options.overrides,
+                json=options.json,
+                page=options.html,
+                against_tasks=options.against_tasks,
+            )
         case "compare":
             from sft.cli.compare import execute as compare
 
@@ -148,6 +166,8 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("action", choices=["check"])
     data.add_argument("--json", action="store_true", help="print the report as JSON")
     data.add_argument("--html", metavar="FILE", help="write the report as a page")
+    text = "search the training split for documents of these lm-eval tasks (eval.include_path=DIR for your own)"
+    data.add_argument("--against-tasks", metavar="TASK,…", type=lambda value: value.split(","), default=[], help=text)
     data.add_argument("uri", metavar="URI", help="as in dataset.uri")
     what = "settings of dataset, model and training; with a model, tokens are counted"
     data.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=what)

@@ -16,11 +16,14 @@ from sft.planning.resources import resolve_resources
 from sft.progress import Progress
 from sft.report.data import as_html, as_json, as_text, measure
 from sft.stages.dataset import dataset
+from sft.stages.decontaminate import EvaluationTasks, find
 from sft.stages.model import ModelInputs, model
 from sft.stages.tokenize import TokenizeInputs, tokenize
 
 
-def execute(uri: str, overrides: Sequence[str], *, json: bool, page: str | None) -> int:
+def execute(
+    uri: str, overrides: Sequence[str], *, json: bool, page: str | None, against_tasks: Sequence[str] = ()
+) -> int:
     """Prints the report; 1 where a row is invalid.
 
     Args:
@@ -28,24 +31,29 @@ def execute(uri: str, overrides: Sequence[str], *, json: bool, page: str | None)
         overrides: Settings of the groups `dataset`, `model` and `training`; with one of `model`, tokens are counted.
         json: Print JSON.
         page: Write the report as HTML to this file.
+        against_tasks: lm-eval tasks whose documents are searched for in the training split.
 
     Raises:
         ConfigError: A setting is wrong.
         DataError: The source can't be read.
+        StageError: The documents of a task can't be had.
     """
     base = Recipe(compose.shipped("conf") / "config.yaml")
     cfg = compose.compose(
         base, [f"dataset.uri={uri}", "dataset.on_invalid=drop", "dataset.train_split=1.0", *overrides]
     )
+    tasks = EvaluationTasks(tuple(against_tasks), cfg.eval.include_path)
     progress = Progress(quiet=json)
     with tempfile.TemporaryDirectory(prefix="sft-data-") as folder:
         out = Path(folder)
-        data = dataset(cfg.dataset, _made(out / "dataset"), Progress(quiet=True))
+        data = dataset(cfg.dataset, _made(out / "dataset"), Progress(quiet=True), tasks)
         tokens = None
         if any(text.startswith("model") for text in overrides):
             tokens = _tokens(cfg, data, out)
         padding = _padding(cfg, tokens) if tokens else None
-        report = measure(data, tokens, padding)
+        compares = data.num_eval or tasks.names
+        contamination = find(data.train_file, data.eval_file, tasks, out / "tasks") if compares else None
+        report = measure(data, tokens, padding, contamination)
     if page:
         Path(page).write_text(redact(as_html(report)), encoding="utf-8")
     Progress().say(as_json(report) if json else as_text(report))

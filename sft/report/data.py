@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from sft.artifacts import DatasetArtifact, TokenizedArtifact
 from sft.chat.rejected import Rejections, read_rejected
 from sft.chat.sample import RULES
 from sft.report.page import PAGE
+from sft.stages.decontaminate import Contamination
 
 _BAR = 40
 
@@ -43,6 +45,8 @@ class DataReport(msgspec.Struct, kw_only=True):
         rejected: The first of them.
         roles: Turns by role, in the training split.
         turns: Conversations by their number of turns.
+        shared: Training samples that share text with the held-out split or a task, by its name.
+        shared_examples: The first of them, with what they share.
     """
 
     source: str
@@ -53,19 +57,27 @@ class DataReport(msgspec.Struct, kw_only=True):
     roles: dict[str, int]
     turns: dict[int, int]
     tokens: Tokens | None = None
+    shared: dict[str, int] = {}
+    shared_examples: list[str] = []
 
     @property
     def num_rejected(self) -> int:
         return sum(self.rules.values())
 
 
-def measure(data: DatasetArtifact, tokens: TokenizedArtifact | None, padding: float | None) -> DataReport:
+def measure(
+    data: DatasetArtifact,
+    tokens: TokenizedArtifact | None,
+    padding: float | None,
+    contamination: Contamination | None = None,
+) -> DataReport:
     """Reads what the stages made, a line at a time.
 
     Args:
         data: The checked dataset.
         tokens: Its tokens, where a model was given.
         padding: Share of padding in what a training computes, where a model was given.
+        contamination: Training samples that share text with what a model is scored on; None = nobody looked.
     """
     roles: Counter[str] = Counter()
     turns: Counter[int] = Counter()
@@ -91,12 +103,15 @@ def measure(data: DatasetArtifact, tokens: TokenizedArtifact | None, padding: fl
             "duplicates": data.num_duplicates,
             "held out already": data.num_overlap,
             "unused": data.num_unused,
+            "contaminated": data.num_contaminated,
         },
         rules=dict(rejections.by_rule.most_common()),
         rejected=[str(row) for row in rejections.first],
         roles=dict(roles.most_common()),
         turns=dict(sorted(turns.items())),
         tokens=_tokens(tokens, padding) if tokens and padding is not None else None,
+        shared=dict(contamination.by_evaluation.most_common()) if contamination else {},
+        shared_examples=list(itertools.chain(*contamination.examples.values())) if contamination else [],
     )
 
 
@@ -126,6 +141,12 @@ def as_text(report: DataReport) -> str:
         parts.append("rejected by rule")
         parts += [f"  {rule:<22}{count:>8,}  {RULES[rule]}" for rule, count in report.rules.items()]
         parts += ["the first of them", *(f"  {row}" for row in report.rejected)]
+    if report.shared:
+        parts.append(
+            "training samples that share text with what a model is scored on (dataset.decontaminate drops them)"
+        )
+        parts += [f"  {name:<22}{count:>8,}" for name, count in report.shared.items()]
+        parts += [f"  {example}" for example in report.shared_examples]
     parts.append("turns by role: " + ", ".join(f"{role} {count:,}" for role, count in report.roles.items()))
     parts.append("conversations by turns: " + ", ".join(f"{n}: {count:,}" for n, count in report.turns.items()))
     if tokens := report.tokens:
@@ -154,6 +175,10 @@ def as_html(report: DataReport) -> str:
         )
         items = "".join(f"<li><code>{html.escape(row)}</code></li>" for row in report.rejected)
         sections.insert(2, f"<h2>The first of them</h2><ol>{items}</ol>")
+    if report.shared:
+        sections.append(_table("Training samples that share text with what a model is scored on", report.shared))
+        items = "".join(f"<li>{html.escape(example)}</li>" for example in report.shared_examples)
+        sections.append(f"<ul>{items}</ul>")
     if tokens := report.tokens:
         facts = {
             "tokens": f"{tokens.num_tokens:,}",

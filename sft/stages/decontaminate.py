@@ -43,7 +43,7 @@ class Contamination:
     """What was found.
 
     Attributes:
-        by_evaluation: Training samples that share text with it, by its name.
+        by_evaluation: Training samples that share text with it, by its name; 0 where none does.
         examples: The first of them, per evaluation, with the sample's line.
         task_data: sha256 of each task's documents.
     """
@@ -62,7 +62,7 @@ class Contamination:
     def lines(self) -> Iterator[str]:
         """Yield what a person reads: a count per evaluation, then its examples."""
         for evaluation, count in self.by_evaluation.most_common():
-            yield f"{count:,} training samples share text with {evaluation}"
+            yield f"{count or 'no'} training samples share text with {evaluation}"
             yield from (f"  {example}" for example in self.examples[evaluation])
 
 
@@ -99,7 +99,7 @@ def drop(root: Path, tasks: EvaluationTasks, folder: Path) -> tuple[int, Contami
         for line, overlaps in _read(train_file, root / "eval.jsonl", tasks, folder, contamination):
             if overlaps:
                 num_moved += 1
-                facts = {"overlaps": [asdict(overlap) for overlap in overlaps], "sample": msgspec.Raw(line)}
+                facts = {"overlaps": [asdict(overlap) for overlap in overlaps], "sample": msgspec.Raw(line.rstrip(b"\n"))}
                 moved.write(msgspec.json.encode(facts) + b"\n")
             else:
                 kept.write(line)
@@ -114,8 +114,11 @@ def _read(
 ) -> Iterator[tuple[bytes, list[Overlap]]]:
     """Yield each training sample's line with what it shares, and count on the way."""
     texts = EvaluationTexts()
-    texts.add_split(HELD_OUT, map(_messages, _lines(eval_file)))
+    if eval_file.stat().st_size:
+        contamination.by_evaluation[HELD_OUT] = 0
+        texts.add_split(HELD_OUT, map(_messages, _lines(eval_file)))
     for name, questions in _questions(tasks, folder, contamination).items():
+        contamination.by_evaluation[name] = 0
         texts.add_task(name, questions)
     number = 0
     lines = _lines(train_file)
