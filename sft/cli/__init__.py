@@ -19,6 +19,7 @@ _EPILOG = """\
 examples:
   sft recipes                                        what there is to start from
   sft plan quickstart                                what would be done, and why
+  sft preview quickstart -n 2                        two samples as the model sees them, the loss marked
   sft run quickstart                                 do it; the same command again continues or does nothing
   sft run my.yaml training.learning_rate=1e-5        a recipe of your own, one value changed
   sft run quickstart -m training.seed=1,2,3          one run per value; shared work is done once
@@ -81,6 +82,11 @@ def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
             from sft.cli.plan import execute as plan
 
             return plan(options.recipe, options.overrides)
+        case "preview":
+            from sft.cli.preview import execute as preview
+
+            command, flags = ["sft", *arguments], {"num": options.num, "json": options.json, "page": options.html}
+            return preview(options.recipe, options.overrides, command, **flags)
         case "eval":
             from sft.cli.evaluate import execute as evaluate
 
@@ -154,6 +160,7 @@ def _parser() -> argparse.ArgumentParser:
         rest = "key=value, group=choice, and Hydra's own flags (-m, --cfg job, --info …)"
         overrides = command.add_argument("overrides", nargs=argparse.REMAINDER, metavar="OVERRIDE", help=rest)
         overrides.required = False
+    _add_preview(commands.add_parser("preview", help="show samples as the model sees them"))
     attach = commands.add_parser("attach", help="come back to a run that a cluster trains")
     attach.add_argument("run", metavar="RUN", help="the run's folder")
     evaluate = commands.add_parser("eval", help="score a model, without training anything")
@@ -198,6 +205,14 @@ def _parser() -> argparse.ArgumentParser:
     store.add_argument("--run-root", default="runs", help="the folder that holds it (default: runs)")
     store.add_argument("--dry-run", action="store_true", help="prune: only say what would go")
     return parser
+
+
+def _add_preview(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="a name from `sft recipes`, or a YAML's path")
+    parser.add_argument("-n", dest="num", type=int, default=5, metavar="N", help="how many samples (default: 5)")
+    parser.add_argument("--json", action="store_true", help="print JSON, token ids included")
+    parser.add_argument("--html", metavar="FILE", help="also write a page")
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as of `sft run`")
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ import msgspec
 from sft.artifacts import DatasetArtifact, TokenizedArtifact
 from sft.chat.rejected import Rejections, read_rejected
 from sft.chat.sample import RULES
+from sft.report import preview
 from sft.report.page import PAGE
 from sft.stages.decontaminate import Contamination
+from sft.stages.preview import TokenizedSample
 
 _BAR = 40
 
@@ -47,6 +49,7 @@ class DataReport(msgspec.Struct, kw_only=True):
         turns: Conversations by their number of turns.
         shared: Training samples that share text with the held-out split or a task, by its name.
         shared_examples: The first of them, with what they share.
+        first_samples: The first samples as the model sees them.
     """
 
     source: str
@@ -59,6 +62,7 @@ class DataReport(msgspec.Struct, kw_only=True):
     tokens: Tokens | None = None
     shared: dict[str, int] = {}
     shared_examples: list[str] = []
+    first_samples: list[TokenizedSample] = []
 
     @property
     def num_rejected(self) -> int:
@@ -70,6 +74,7 @@ def measure(
     tokens: TokenizedArtifact | None,
     padding: float | None,
     contamination: Contamination | None = None,
+    first_samples: Sequence[TokenizedSample] = (),
 ) -> DataReport:
     """Reads what the stages made, a line at a time.
 
@@ -78,6 +83,7 @@ def measure(
         tokens: Its tokens, where a model was given.
         padding: Share of padding in what a training computes, where a model was given.
         contamination: Training samples that share text with what a model is scored on; None = nobody looked.
+        first_samples: The first samples as the model sees them, where a model was given.
     """
     roles: Counter[str] = Counter()
     turns: Counter[int] = Counter()
@@ -112,6 +118,7 @@ def measure(
         tokens=_tokens(tokens, padding) if tokens and padding is not None else None,
         shared=dict(contamination.by_evaluation.most_common()) if contamination else {},
         shared_examples=list(itertools.chain(*contamination.examples.values())) if contamination else [],
+        first_samples=list(first_samples),
     )
 
 
@@ -187,6 +194,8 @@ def as_html(report: DataReport) -> str:
             "padding": f"{tokens.padding_share:.1%}",
         }
         sections += [_table("Tokens", facts), _bars("Samples by tokens, up to", tokens.histogram)]
+    if report.first_samples:
+        sections.append(preview.section(report.first_samples))
     title = html.escape(f"{report.source}: {report.rows['all']:,} rows, format {report.format}")
     return PAGE.format(title=title, body="\n".join(sections))
 

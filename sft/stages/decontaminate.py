@@ -99,7 +99,10 @@ def drop(root: Path, tasks: EvaluationTasks, folder: Path) -> tuple[int, Contami
         for line, overlaps in _read(train_file, root / "eval.jsonl", tasks, folder, contamination):
             if overlaps:
                 num_moved += 1
-                facts = {"overlaps": [asdict(overlap) for overlap in overlaps], "sample": msgspec.Raw(line.rstrip(b"\n"))}
+                facts = {
+                    "overlaps": [asdict(overlap) for overlap in overlaps],
+                    "sample": msgspec.Raw(line.rstrip(b"\n")),
+                }
                 moved.write(msgspec.json.encode(facts) + b"\n")
             else:
                 kept.write(line)
