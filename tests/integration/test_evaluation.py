@@ -223,12 +223,12 @@ def test_running_out_of_memory_halves_the_batch_and_asks_nothing_twice(
 ) -> None:
     import torch
 
-    from sft.adapters.evaluation import lm_eval
+    from sft.adapters.evaluation import lm_eval, tasks
     from sft.adapters.evaluation.progress_file import ProgressFile
 
     request = request_of(settings(batch_size="16"), inputs, tmp_path, tmp_path / "progress.json")
     request["batch_size"] = batch_size
-    manager, model = lm_eval.task_manager(["spell_numbers"], str(TASKS)), lm_eval.load_hf(request)
+    manager, model = tasks.task_manager(["spell_numbers"], str(TASKS)), lm_eval.load_hf(request)
     forward, rows = model._model_call, []
 
     def small_memory(batch: Any, **more: Any) -> Any:

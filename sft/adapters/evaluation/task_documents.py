@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from sft.adapters.evaluation import lm_eval
+from sft.adapters.evaluation import tasks
 from sft.adapters.os import child
 
 
@@ -21,10 +21,10 @@ def _write(request: dict[str, Any]) -> Mapping[str, Any]:
     Writes a line ``{"task", "prompt", "answer"}`` for each document on which a task scores; returns the sha256 of each
     task's documents under ``data``.
     """
-    lm_eval.set_up_log("WARNING")
+    tasks.set_up_log("WARNING")
     digests = {}
-    with Path(request["target"]).open("wb") as target, lm_eval.templates_compiled_once():
-        for name, task in lm_eval.load_tasks(request["tasks"], request["include_path"]).items():
+    with Path(request["target"]).open("wb") as target, tasks.templates_compiled_once():
+        for name, task in tasks.load_tasks(request["tasks"], request["include_path"]).items():
             digest = hashlib.sha256()
             for document in task.eval_docs:
                 facts = {"task": name, "prompt": _prompt(task, document), "answer": _answer(task, document)}

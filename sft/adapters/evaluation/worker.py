@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sft.adapters.evaluation import holdout, lm_eval
+from sft.adapters.evaluation import holdout, lm_eval, tasks
 from sft.adapters.evaluation.holdout_sample import HeldOutSample, draw
 from sft.adapters.evaluation.progress_file import ProgressFile
 from sft.adapters.os import child
@@ -29,10 +29,8 @@ def _evaluate(request: dict[str, Any]) -> Mapping[str, Any]:
     hf = request["backend"] == "hf"
     manager = model = None
     if request["tasks"]:
-        lm_eval.set_up_log(request["verbosity"])
-        manager = lm_eval.task_manager(
-            request["tasks"], request["include_path"]
-        )  # a wrong name shows before a long load
+        tasks.set_up_log(request["verbosity"])
+        manager = tasks.task_manager(request["tasks"], request["include_path"])  # a wrong name shows before a long load
         model = lm_eval.load_hf(request) if hf else lm_eval.load(request)
     elif hf and request["model_args"]:  # they mean what lm-eval makes of them, with tasks or without
         model = lm_eval.load_hf(request)
