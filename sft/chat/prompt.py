@@ -7,14 +7,17 @@ from collections.abc import Sequence
 
 _ANSWER = b'{"role":"assistant"'
 """How the first assistant turn begins in a sample's JSON. No text can hold it: its quotes would be escaped."""
-_SPACE = ord(" ")
-_ESCAPED_SPACES = (b"\\n", b"\\t", b"\\r")
+_END = b'"},'
+"""How the turn before it ends."""
+_SPACES = (b" ", b"\\n", b"\\t", b"\\r")
+_SPACE_ENDS = tuple(space + _END for space in _SPACES)
 
 
 def prompts(lines: Sequence[bytes]) -> list[bytes]:
     """Return each sample's turns before the first assistant turn, normalised.
 
-    Case, white space and how Unicode composes its characters don't count.
+    Case, white space at the end and how Unicode composes its characters don't count. White space between words does:
+    to look at each takes as long as all the rest of reading a row.
 
     Args:
         lines: The samples' JSON, as `sft.chat.sample.encode` writes it.
@@ -22,20 +25,17 @@ def prompts(lines: Sequence[bytes]) -> list[bytes]:
     Raises:
         ValueError: A sample has no assistant turn.
     """
-    import numpy as np
-
-    if not lines:
-        return []
     texts = [line[: line.index(_ANSWER)] for line in lines]
-    if not all(map(bytes.isascii, texts)):
-        texts = [text if text.isascii() else _folded(text) for text in texts]
-    joined = np.frombuffer(b"\n".join(texts), dtype=np.uint8)  # JSON holds no line end: it is escaped
-    text: bytes = joined[joined != _SPACE].tobytes().lower()
-    if b"\\" in text:
-        for escaped in _ESCAPED_SPACES:
-            text = text.replace(escaped, b"")
-    return text.split(b"\n")
+    return [
+        text.lower() if text.isascii() and not text.endswith(_SPACE_ENDS) else _normalised(text.decode())
+        for text in texts
+    ]
 
 
-def _folded(text: bytes) -> bytes:
-    return "".join(unicodedata.normalize("NFC", text.decode().casefold()).split()).encode()
+def _normalised(text: str) -> bytes:
+    content = unicodedata.normalize("NFC", text.casefold()).encode()
+    while content.endswith(_SPACE_ENDS):
+        content = content[: -len(_END)]
+        space = next(space for space in _SPACES if content.endswith(space))
+        content = content[: -len(space)] + _END
+    return content

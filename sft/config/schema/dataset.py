@@ -64,8 +64,8 @@ class DatasetConfig:
     """Share of the samples to train on, in (0, 1]; the rest is held out. 1.0 = no evaluation split."""
     split_by: str = "prompt"
     """What goes to the same half of the split: `prompt` = samples with the same turns before the first answer (case and
-    white space don't count), `row` = nothing, or a column of the source whose value they share. With `eval_uri` such
-    samples are removed from training."""
+    white space at the end don't count), `row` = nothing, or a column of the source whose value they share. With
+    `eval_uri` such samples are removed from training."""
     max_samples: int | None = None
     """Seeded subset of the valid samples; null = all. A smaller subset is part of a larger one."""
     decontaminate: bool = False
