@@ -160,7 +160,7 @@ def asked(question: str, answer: str, **columns: Any) -> str:
     return json.dumps({"messages": turns, **columns}, ensure_ascii=False)
 
 
-SPELLINGS = ("Was ist {n} in Köln?", "was ist {n} in KÖLN? \n\t", "Was ist {n} in Ko\u0308ln?\r\n")
+SPELLINGS = ("Who owns {n} in Köln?", "who owns {n} in KÖLN? \n\t", "Who owns {n} in Ko\u0308ln?\r\n")
 
 
 @pytest.mark.parametrize("keep", [[], ["note"]])
