@@ -32,23 +32,23 @@ from sft.stages.split import Split
 
 
 def sources_of(cfg: DatasetConfig) -> list[Source]:
-    """The training source, and the evaluation source where there is one."""
+    """Return the training source, and the evaluation source where there is one."""
     train = Source(uri=cfg.uri, split=cfg.split, options=cfg.storage_options, max_bytes=cfg.max_download_bytes)
     return [train, replace(train, uri=cfg.eval_uri, split=cfg.eval_split)] if cfg.eval_uri else [train]
 
 
 def source_version(cfg: DatasetConfig) -> str:
-    """What changes when a source may have changed.
+    """Return what changes when a source may have changed.
 
     Raises:
         DataError: A source is not there or can't be reached.
     """
-    return "|".join(source.version(one) for one in sources_of(cfg))
+    return "|".join(source.version(origin) for origin in sources_of(cfg))
 
 
 def download(cfg: DatasetConfig) -> str | None:
-    """What fetching the sources will download, in words; None where nothing is."""
-    names = [f"dataset {one.name}" for one in sources_of(cfg) if source.is_download(one)]
+    """Return what fetching the sources will download, in words; None where nothing is."""
+    names = [f"dataset {origin.name}" for origin in sources_of(cfg) if source.is_download(origin)]
     return ", ".join(names) or None
 
 
@@ -118,7 +118,7 @@ def _decontaminate(out: Path, tasks: EvaluationTasks, progress: Progress) -> int
 
 def _check_halves(data: DatasetArtifact, cfg: DatasetConfig) -> None:
     if data.num_contaminated and not data.num_train:
-        what = f"all {data.num_contaminated} training samples share text with what the model is scored on"
+        what = f"each of {data.num_contaminated} training samples shares text with what the model is scored on"
         fix = f"look into {decontaminate.CONTAMINATED_NAME}, or dataset.decontaminate=false"
         raise DataError(f"dataset.decontaminate=true: {what}", fix=fix)
     wants_eval = cfg.train_split < 1.0 or cfg.eval_uri is not None
@@ -128,13 +128,13 @@ def _check_halves(data: DatasetArtifact, cfg: DatasetConfig) -> None:
     of = f"{data.num_train + data.num_eval} samples"
     fix = "dataset.train_split=1.0 trains on everything, or give more data"
     if data.split_by != ROW:
-        of += f" in {data.num_groups} groups (dataset.split_by={data.split_by})"
+        of += f" in {_groups(data)} (dataset.split_by={data.split_by})"
         fix += ", or divide single rows: dataset.split_by=row"
     raise DataError(f"dataset.train_split={cfg.train_split} of {of} leaves the {empty} split empty", fix=fix)
 
 
 def summary(data: DatasetArtifact) -> str:
-    """Where every row went, in a line."""
+    """Return where every row went, in a line."""
     parts = {
         "rejected": data.num_rejected,
         "duplicates": data.num_duplicates,
@@ -142,14 +142,18 @@ def summary(data: DatasetArtifact) -> str:
         "unused": data.num_unused,
         "contaminated": data.num_contaminated,
     }
-    groups = f", {data.num_groups} groups by {data.split_by}" if data.split_by != ROW else ""
+    groups = f", {_groups(data)} by {data.split_by}" if data.split_by != ROW else ""
     shown = [f"{data.num_train} train", f"{data.num_eval} held out", *(f"{n} {what}" for what, n in parts.items() if n)]
     return f"{data.num_rows} rows of {data.row_format} = {' + '.join(shown)}{groups}"
 
 
+def _groups(data: DatasetArtifact) -> str:
+    return f"{data.num_groups:,} group{'s' * (data.num_groups != 1)}"
+
+
 @dataclass
 class _Checked:
-    """What the rows were so far."""
+    """Checks rows, and keeps what they were so far."""
 
     cfg: DatasetConfig
     split: Split
@@ -161,7 +165,7 @@ class _Checked:
     rejections: Rejections = field(default_factory=Rejections)
 
     def read(self, files: Iterator[tuple[str, Iterator[Batch]]], *, held_out: bool) -> None:
-        """Checks every row of a source."""
+        """Check every row of a source."""
         parser: Parser | None = None
         for name, batches in files:
             for number, rows in batches:
@@ -200,7 +204,7 @@ class _Checked:
         return parser, samples, groups
 
     def _parser(self, row: bytes) -> Parser:
-        """A parser for the format that a row shows."""
+        """Return a parser for the format that a row shows."""
         names = self.cfg.columns
         columns = Columns(
             messages=names.messages, prompt=names.prompt, completion=names.completion, keep=tuple(self.cfg.keep_columns)

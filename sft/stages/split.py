@@ -40,7 +40,7 @@ _LAST = 2.0**64 - 2.0**12  # the largest rank that a float and 64 bits both hold
 
 @dataclass(frozen=True)
 class Counts:
-    """How many samples went where, and how many groups the training source's samples in use have."""
+    """How many samples went where, and how many groups of the training source's samples were divided."""
 
     num_train: int
     num_eval: int
@@ -131,7 +131,7 @@ class Split:
 
     @property
     def num_samples(self) -> int:
-        """Samples taken in so far."""
+        """Return how many samples were taken in so far."""
         return len(self._written)
 
     def finish(self) -> Counts:

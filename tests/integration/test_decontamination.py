@@ -92,7 +92,7 @@ def test_held_out_text_is_dropped_from_training_without_any_task(tmp_path: Path)
 
 def test_a_training_split_of_nothing_but_leaks_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(row(leaked()[0]["question"], "no") + "\n")
-    with pytest.raises(DataError, match="all 1 training samples share text with what the model is scored on"):
+    with pytest.raises(DataError, match="each of 1 training samples shares text with what the model is scored on"):
         make(tmp_path, decontaminate=True)
 
 

@@ -196,7 +196,7 @@ def test_by_row_nothing_is_kept_together(tmp_path: Path) -> None:
 
 
 def test_one_prompt_for_all_can_not_be_split_and_the_error_says_how(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"100 samples in 1 groups \(dataset.split_by=prompt\)") as caught:
+    with pytest.raises(DataError, match=r"100 samples in 1 group \(dataset.split_by=prompt\)") as caught:
         make(tmp_path, [asked("same", str(n)) for n in range(100)])
     assert "dataset.split_by=row" in str(caught.value)
 
