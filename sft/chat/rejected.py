@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 
@@ -17,7 +19,7 @@ class Rejected(msgspec.Struct):
     """One line of ``rejected.jsonl``.
 
     Attributes:
-        file: The source's file, or the ``train.jsonl`` of a rule that needs the tokenizer.
+        file: The source's file; for a rule that needs the tokenizer the split's, ``train.jsonl`` or ``eval.jsonl``.
         line: Line or row in it, from 1.
         rule: Code of the rule.
         found: What breaks it.
@@ -30,8 +32,20 @@ class Rejected(msgspec.Struct):
     found: str
     row: str
 
+    @property
+    def is_held_out(self) -> bool:
+        """Whether it is a sample of the held-out split, which broke a rule that needs the tokenizer."""
+        return self.file.rpartition("/")[2] == "eval.jsonl"
+
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.rule}: {self.found}; {RULES[self.rule]}"
+
+
+def read_rejected(file: Path) -> Iterator[Rejected]:
+    """Read a ``rejected.jsonl``, a row at a time."""
+    with file.open("rb") as lines:
+        for line in lines:
+            yield msgspec.json.decode(line, type=Rejected)
 
 
 @dataclass

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import html
+import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from sft.artifacts import DatasetArtifact, TokenizedArtifact
-from sft.chat.rejected import Rejected, Rejections
+from sft.chat.rejected import Rejections, read_rejected
 from sft.chat.sample import RULES
+from sft.report import preview
 from sft.report.page import PAGE
+from sft.stages.decontaminate import Contamination
+from sft.stages.preview import TokenizedSample
 
 _BAR = 40
 
@@ -43,6 +47,9 @@ class DataReport(msgspec.Struct, kw_only=True):
         rejected: The first of them.
         roles: Turns by role, in the training split.
         turns: Conversations by their number of turns.
+        shared: Training samples that share text with the held-out split or a task, by its name.
+        shared_examples: The first of them, with what they share.
+        first_samples: The first samples as the model sees them.
     """
 
     source: str
@@ -53,19 +60,30 @@ class DataReport(msgspec.Struct, kw_only=True):
     roles: dict[str, int]
     turns: dict[int, int]
     tokens: Tokens | None = None
+    shared: dict[str, int] = {}
+    shared_examples: list[str] = []
+    first_samples: list[TokenizedSample] = []
 
     @property
     def num_rejected(self) -> int:
         return sum(self.rules.values())
 
 
-def measure(data: DatasetArtifact, tokens: TokenizedArtifact | None, padding: float | None) -> DataReport:
+def measure(
+    data: DatasetArtifact,
+    tokens: TokenizedArtifact | None,
+    padding: float | None,
+    contamination: Contamination | None = None,
+    first_samples: Sequence[TokenizedSample] = (),
+) -> DataReport:
     """Reads what the stages made, a line at a time.
 
     Args:
         data: The checked dataset.
         tokens: Its tokens, where a model was given.
         padding: Share of padding in what a training computes, where a model was given.
+        contamination: Training samples that share text with what a model is scored on; None = nobody looked.
+        first_samples: The first samples as the model sees them, where a model was given.
     """
     roles: Counter[str] = Counter()
     turns: Counter[int] = Counter()
@@ -73,28 +91,34 @@ def measure(data: DatasetArtifact, tokens: TokenizedArtifact | None, padding: fl
         turns[len(sample["messages"])] += 1
         roles.update(message["role"] for message in sample["messages"])
     rejections = Rejections()
-    for row in _rejected(data.root):
+    for row in read_rejected(data.root / "rejected.jsonl"):
         rejections.add(row)
-    for row in _rejected(tokens.root) if tokens else ():
-        rejections.add(msgspec.structs.replace(row, file="training split"))
+    for row in read_rejected(tokens.rejected_file) if tokens else ():
+        split = "held-out split" if row.is_held_out else "training split"
+        rejections.add(msgspec.structs.replace(row, file=split))
     not_trained = tokens.num_rejected if tokens else 0
+    not_scored = tokens.num_eval_rejected if tokens else 0
     return DataReport(
         source=data.source,
         format=data.row_format,
         rows={
             "all": data.num_rows,
             "train": data.num_train - not_trained,
-            "held out": data.num_eval,
-            "rejected": data.num_rejected + not_trained,
+            "held out": data.num_eval - not_scored,
+            "rejected": data.num_rejected + not_trained + not_scored,
             "duplicates": data.num_duplicates,
             "held out already": data.num_overlap,
             "unused": data.num_unused,
+            "contaminated": data.num_contaminated,
         },
         rules=dict(rejections.by_rule.most_common()),
         rejected=[str(row) for row in rejections.first],
         roles=dict(roles.most_common()),
         turns=dict(sorted(turns.items())),
         tokens=_tokens(tokens, padding) if tokens and padding is not None else None,
+        shared=dict(contamination.by_evaluation.most_common()) if contamination else {},
+        shared_examples=list(itertools.chain(*contamination.examples.values())) if contamination else [],
+        first_samples=list(first_samples),
     )
 
 
@@ -111,12 +135,6 @@ def _tokens(tokens: TokenizedArtifact, padding: float) -> Tokens:
     )
 
 
-def _rejected(root: Path) -> Iterator[Rejected]:
-    with (root / "rejected.jsonl").open("rb") as lines:
-        for line in lines:
-            yield msgspec.json.decode(line, type=Rejected)
-
-
 def _lines(file: Path) -> Iterator[dict[str, Any]]:
     with file.open("rb") as lines:
         yield from map(msgspec.json.decode, lines)
@@ -130,6 +148,12 @@ def as_text(report: DataReport) -> str:
         parts.append("rejected by rule")
         parts += [f"  {rule:<22}{count:>8,}  {RULES[rule]}" for rule, count in report.rules.items()]
         parts += ["the first of them", *(f"  {row}" for row in report.rejected)]
+    if report.shared:
+        parts.append(
+            "training samples that share text with what a model is scored on (dataset.decontaminate drops them)"
+        )
+        parts += [f"  {name:<22}{count:>8,}" for name, count in report.shared.items()]
+        parts += [f"  {example}" for example in report.shared_examples]
     parts.append("turns by role: " + ", ".join(f"{role} {count:,}" for role, count in report.roles.items()))
     parts.append("conversations by turns: " + ", ".join(f"{n}: {count:,}" for n, count in report.turns.items()))
     if tokens := report.tokens:
@@ -158,6 +182,10 @@ def as_html(report: DataReport) -> str:
         )
         items = "".join(f"<li><code>{html.escape(row)}</code></li>" for row in report.rejected)
         sections.insert(2, f"<h2>The first of them</h2><ol>{items}</ol>")
+    if report.shared:
+        sections.append(_table("Training samples that share text with what a model is scored on", report.shared))
+        items = "".join(f"<li>{html.escape(example)}</li>" for example in report.shared_examples)
+        sections.append(f"<ul>{items}</ul>")
     if tokens := report.tokens:
         facts = {
             "tokens": f"{tokens.num_tokens:,}",
@@ -166,6 +194,8 @@ def as_html(report: DataReport) -> str:
             "padding": f"{tokens.padding_share:.1%}",
         }
         sections += [_table("Tokens", facts), _bars("Samples by tokens, up to", tokens.histogram)]
+    if report.first_samples:
+        sections.append(preview.section(report.first_samples))
     title = html.escape(f"{report.source}: {report.rows['all']:,} rows, format {report.format}")
     return PAGE.format(title=title, body="\n".join(sections))
 

@@ -18,47 +18,52 @@ import msgspec
 from sft.adapters import source
 from sft.adapters.readers import Batch
 from sft.adapters.source import Source
-from sft.artifacts import DatasetArtifact
+from sft.artifacts import LOGS_NAME, DatasetArtifact
 from sft.chat.formats import Columns, Format, Parser, recognise
 from sft.chat.rejected import Rejected, Rejections
 from sft.chat.sample import InvalidRow, Sample, encode
 from sft.config.schema import DatasetConfig, DatasetFormat, OnInvalid
 from sft.errors import DataError
 from sft.progress import Progress
+from sft.stages import decontaminate
+from sft.stages.decontaminate import NO_TASKS, EvaluationTasks
+from sft.stages.grouping import ROW, Grouping
 from sft.stages.split import Split
 
 
 def sources_of(cfg: DatasetConfig) -> list[Source]:
-    """The training source, and the evaluation source where there is one."""
+    """Return the training source, and the evaluation source where there is one."""
     train = Source(uri=cfg.uri, split=cfg.split, options=cfg.storage_options, max_bytes=cfg.max_download_bytes)
     return [train, replace(train, uri=cfg.eval_uri, split=cfg.eval_split)] if cfg.eval_uri else [train]
 
 
 def source_version(cfg: DatasetConfig) -> str:
-    """What changes when a source may have changed.
+    """Return what changes when a source may have changed.
 
     Raises:
         DataError: A source is not there or can't be reached.
     """
-    return "|".join(source.version(one) for one in sources_of(cfg))
+    return "|".join(source.version(origin) for origin in sources_of(cfg))
 
 
 def download(cfg: DatasetConfig) -> str | None:
-    """What fetching the sources will download, in words; None where nothing is."""
-    names = [f"dataset {one.name}" for one in sources_of(cfg) if source.is_download(one)]
+    """Return what fetching the sources will download, in words; None where nothing is."""
+    names = [f"dataset {origin.name}" for origin in sources_of(cfg) if source.is_download(origin)]
     return ", ".join(names) or None
 
 
-def dataset(cfg: DatasetConfig, out: Path, progress: Progress) -> DatasetArtifact:
-    """Fetches, checks and splits.
+def dataset(cfg: DatasetConfig, out: Path, progress: Progress, tasks: EvaluationTasks = NO_TASKS) -> DatasetArtifact:
+    """Fetch, check and split, and drop what the evaluation holds where `dataset.decontaminate` says so.
 
     Args:
         cfg: The dataset settings.
         out: Private staging folder; what an earlier try has fetched stays in it.
         progress: The run's display.
+        tasks: The lm-eval tasks on which the model will be scored.
 
     Raises:
         DataError: A source can't be read; rows break rules and `dataset.on_invalid=error`; a split is empty.
+        StageError: The documents of a task can't be had.
     """
     fetched, versions = out / "source", []
     digests: dict[str, str] = {}
@@ -70,7 +75,7 @@ def dataset(cfg: DatasetConfig, out: Path, progress: Progress) -> DatasetArtifac
         has_eval_source=cfg.eval_uri is not None,
     )
     with closing(split), (out / "rejected.jsonl").open("wb") as rejected:
-        checked = _Checked(cfg=cfg, split=split, rejected=rejected, progress=progress)
+        checked = _Checked(cfg=cfg, split=split, rejected=rejected, progress=progress, grouping=Grouping(cfg.split_by))
         for number, one in enumerate(sources_of(cfg)):
             versions.append(source.version(one))
             had = split.num_samples
@@ -83,15 +88,18 @@ def dataset(cfg: DatasetConfig, out: Path, progress: Progress) -> DatasetArtifac
         raise checked.rejections.error(checked.num_rows, fix)
     counts = split.finish()
     shutil.rmtree(fetched, ignore_errors=True)
+    num_contaminated = _decontaminate(out, tasks, progress) if cfg.decontaminate else 0
     result = DatasetArtifact(
         root=out,
         source=" and ".join(one.name for one in sources_of(cfg)),
         source_version="|".join(versions),
         source_files=digests,
         row_format=", ".join(sorted(checked.formats)),
+        split_by=cfg.split_by,
         num_rows=checked.num_rows,
         num_rejected=len(checked.rejections),
-        **asdict(counts),
+        num_contaminated=num_contaminated,
+        **{**asdict(counts), "num_train": counts.num_train - num_contaminated},
     )
     if result.num_rows != result.num_accounted:
         raise AssertionError(f"{result.num_rows} rows came in, {result.num_accounted} are accounted for")
@@ -100,75 +108,103 @@ def dataset(cfg: DatasetConfig, out: Path, progress: Progress) -> DatasetArtifac
     return result
 
 
+def _decontaminate(out: Path, tasks: EvaluationTasks, progress: Progress) -> int:
+    progress.update("looking for text of the evaluation")
+    num_dropped, contamination = decontaminate.drop(out, tasks, out / LOGS_NAME)
+    for line in contamination.lines():
+        progress.say(f"  {line}")
+    return num_dropped
+
+
 def _check_halves(data: DatasetArtifact, cfg: DatasetConfig) -> None:
+    if data.num_contaminated and not data.num_train:
+        what = f"each of {data.num_contaminated} training samples shares text with what the model is scored on"
+        fix = f"look into {decontaminate.CONTAMINATED_NAME}, or dataset.decontaminate=false"
+        raise DataError(f"dataset.decontaminate=true: {what}", fix=fix)
     wants_eval = cfg.train_split < 1.0 or cfg.eval_uri is not None
     if data.num_train and (data.num_eval or not wants_eval):
         return
     empty = "evaluation" if data.num_train else "train"
-    what = f"dataset.train_split={cfg.train_split} of {data.num_train + data.num_eval} samples"
-    raise DataError(
-        f"{what} leaves the {empty} split empty", fix="dataset.train_split=1.0 trains on everything, or give more data"
-    )
+    of = f"{data.num_train + data.num_eval} samples"
+    fix = "dataset.train_split=1.0 trains on everything, or give more data"
+    if data.split_by != ROW:
+        of += f" in {_groups(data)} (dataset.split_by={data.split_by})"
+        fix += ", or divide single rows: dataset.split_by=row"
+    raise DataError(f"dataset.train_split={cfg.train_split} of {of} leaves the {empty} split empty", fix=fix)
 
 
 def summary(data: DatasetArtifact) -> str:
-    """Where every row went, in a line."""
+    """Return where every row went, in a line."""
     parts = {
         "rejected": data.num_rejected,
         "duplicates": data.num_duplicates,
         "held out already": data.num_overlap,
         "unused": data.num_unused,
+        "contaminated": data.num_contaminated,
     }
+    groups = f", {_groups(data)} by {data.split_by}" if data.split_by != ROW else ""
     shown = [f"{data.num_train} train", f"{data.num_eval} held out", *(f"{n} {what}" for what, n in parts.items() if n)]
-    return f"{data.num_rows} rows of {data.row_format} = {' + '.join(shown)}"
+    return f"{data.num_rows} rows of {data.row_format} = {' + '.join(shown)}{groups}"
+
+
+def _groups(data: DatasetArtifact) -> str:
+    return f"{data.num_groups:,} group{'s' * (data.num_groups != 1)}"
 
 
 @dataclass
 class _Checked:
-    """What the rows were so far."""
+    """Checks rows, and keeps what they were so far."""
 
     cfg: DatasetConfig
     split: Split
     rejected: IO[bytes]
     progress: Progress
+    grouping: Grouping
     formats: set[str] = field(default_factory=set)
     num_rows: int = 0
     rejections: Rejections = field(default_factory=Rejections)
 
     def read(self, files: Iterator[tuple[str, Iterator[Batch]]], *, held_out: bool) -> None:
-        """Checks every row of a source."""
+        """Check every row of a source."""
         parser: Parser | None = None
         for name, batches in files:
             for number, rows in batches:
                 self.progress.update(f"{self.num_rows:,} rows")
                 lines = parser.many(rows) if parser else None
-                if lines is not None:
+                if lines is not None and self.grouping.column is None:
                     self.num_rows += len(lines)
-                    self.split.add(lines, lines, held_out=held_out)
+                    self.split.add(lines, lines, self.grouping.of_samples(lines), held_out=held_out)
                     continue
-                parser, samples = self._one_by_one(parser, name, number, rows)
-                bare = [msgspec.structs.replace(sample, metadata=msgspec.UNSET) for sample in samples]
-                self.split.add(list(map(encode, samples)), list(map(encode, bare)), held_out=held_out)
+                parser, samples, groups = self._one_by_one(parser, name, number, rows)
+                bare = [encode(msgspec.structs.replace(sample, metadata=msgspec.UNSET)) for sample in samples]
+                groups = groups if self.grouping.column is not None else self.grouping.of_samples(bare)
+                self.split.add(list(map(encode, samples)), bare, groups, held_out=held_out)
 
     def _one_by_one(
         self, parser: Parser | None, name: str, number: int, rows: bytes
-    ) -> tuple[Parser | None, list[Sample]]:
-        """The valid rows of a batch; the others are noted. The first that shows a format decides it."""
-        samples = []
+    ) -> tuple[Parser | None, list[Sample], list[bytes] | None]:
+        """Return the valid rows of a batch, with their groups where a column says them; note the others.
+
+        The first row that shows a format decides it.
+        """
+        samples, groups = [], []
         for line, row in enumerate(rows.split(b"\n"), start=number):
             if not row or row.isspace():
                 continue
             self.num_rows += 1
             try:
                 parser = parser or self._parser(row)
-                samples.append(parser.one(row))
+                sample = parser.one(row)
+                if self.grouping.column is not None:
+                    groups.append(self.grouping.of_row(row))
+                samples.append(sample)
             except InvalidRow as error:
                 refused = Rejected(name, line, error.rule, error.found, row.decode(errors="replace"))
                 self.rejected.write(self.rejections.add(refused))
-        return parser, samples
+        return parser, samples, groups
 
     def _parser(self, row: bytes) -> Parser:
-        """A parser for the format that a row shows."""
+        """Return a parser for the format that a row shows."""
         names = self.cfg.columns
         columns = Columns(
             messages=names.messages, prompt=names.prompt, completion=names.completion, keep=tuple(self.cfg.keep_columns)

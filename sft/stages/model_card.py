@@ -94,6 +94,8 @@ def _scores(inputs: PackageInputs) -> Iterator[str]:
         rows.append(f"| {' | '.join(cells)} |")
     yield "## Scores"
     yield "\n".join(rows)
+    if sample := inputs.report.holdout_sample:
+        yield f"Held-out samples that were scored: {sample}."
     if inputs.gates:
         yield "It passed these gates:\n\n" + "\n".join(f"- {line}" for line in inputs.gates.passed)
 

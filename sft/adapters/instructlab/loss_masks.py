@@ -1,5 +1,6 @@
-"""Token ids and loss masks of the training split, as the library reads them. A child process:
-``python -m sft.adapters.instructlab.loss_masks``.
+"""Token ids and loss masks of the training split, as the library reads them, and the same rules for the held-out split.
+
+A child process: ``python -m sft.adapters.instructlab.loss_masks``.
 
 In the place of the library's `process_data`, whose `filter_samples_by_length` drops rows of fewer than 20 or of
 `max_seq_len` and more tokens in silence (trap 1, data_process.py:1067@0.16.2). Here such a row is kept or refused.
@@ -13,11 +14,11 @@ import multiprocessing
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
@@ -60,43 +61,65 @@ class _Counts:
 
 
 def _tokenize(request: dict[str, Any]) -> Mapping[str, Any]:
-    """Child. Request: ``model_dir``, ``train_file``, ``target``, ``rejected``, ``max_seq_len``.
+    """Child. Request: ``model_dir``, ``train_file``, ``eval_file`` (None = no held-out split), ``target``,
+    ``rejected``, ``max_seq_len``.
 
-    Returns the counts, and the first rejected rows.
+    Returns the counts of both splits. ``rejected`` gets a line per rejected sample, those of the training split first.
+    The tokens of the held-out split are not kept.
     """
-    file, target = Path(request["train_file"]), Path(request["target"])
-    parts = [
+    target = Path(request["target"])
+    splits = {"train": _parts(Path(request["train_file"]), target, request)}
+    if request["eval_file"]:
+        splits["eval"] = _parts(Path(request["eval_file"]), target.with_name(f"{target.name}.eval"), request)
+    counts = iter(_tokenize_parts([part for parts in splits.values() for part in parts]))
+    result = {}
+    with Path(request["rejected"]).open("wb") as rejected:
+        for split, parts in splits.items():
+            with (target if split == "train" else Path(os.devnull)).open("wb") as tokens:
+                result[split] = asdict(_join(list(zip(parts, counts, strict=False)), tokens, rejected))
+    return result
+
+
+def _parts(file: Path, target: Path, request: Mapping[str, Any]) -> list[_Part]:
+    return [
         _Part(
             file, begin, end, target.with_name(f"{target.name}.{begin}"), request["model_dir"], request["max_seq_len"]
         )
         for begin, end in _ranges(file, len(os.sched_getaffinity(0)))
     ]
-    if len(parts) == 1:
-        counts = [_tokenize_part(parts[0])]
-    else:
-        os.environ[child.PARENT_PID] = str(os.getpid())
-        fork = multiprocessing.get_context("fork")  # safe: nothing that starts threads is imported yet
-        with ProcessPoolExecutor(len(parts), fork, initializer=child.die_with_parent) as pool:
-            counts = list(pool.map(_tokenize_part, parts))
+
+
+def _tokenize_parts(parts: Sequence[_Part]) -> list[_Counts]:
+    """Tokenizes all parts, in processes of their own where a file has more than one part."""
+    if len(parts) == len({part.file for part in parts}):
+        return [_tokenize_part(part) for part in parts]
+    os.environ[child.PARENT_PID] = str(os.getpid())
+    num_processes = min(len(parts), len(os.sched_getaffinity(0)))
+    fork = multiprocessing.get_context("fork")  # safe: nothing that starts threads is imported yet
+    with ProcessPoolExecutor(num_processes, fork, initializer=child.die_with_parent) as pool:
+        return list(pool.map(_tokenize_part, parts))
+
+
+def _join(parts: Sequence[tuple[_Part, _Counts]], tokens: IO[bytes], rejected: IO[bytes]) -> _Counts:
+    """Puts the parts of one file together, with line numbers of the file, and adds up their counts."""
     whole = _Counts()
-    with target.open("wb") as joined, Path(request["rejected"]).open("wb") as refused:
-        for part, count in zip(parts, counts, strict=True):
-            with part.target.open("rb") as piece:
-                shutil.copyfileobj(piece, joined, 1 << 20)
-            with part.rejected.open("rb") as piece:
-                for line in piece:
-                    row = msgspec.json.decode(line)
-                    row["line"] += whole.num_samples + whole.num_rejected
-                    refused.write(msgspec.json.encode(row) + b"\n")
-            part.target.unlink()
-            part.rejected.unlink()
-            whole.num_samples += count.num_samples
-            whole.num_rejected += count.num_rejected
-            whole.num_tokens += count.num_tokens
-            whole.num_loss_tokens += count.num_loss_tokens
-            whole.longest_tokens = max(whole.longest_tokens, count.longest_tokens)
-            whole.num_folded += count.num_folded
-    return asdict(whole)
+    for part, count in parts:
+        with part.target.open("rb") as piece:
+            shutil.copyfileobj(piece, tokens, 1 << 20)
+        with part.rejected.open("rb") as piece:
+            for line in piece:
+                row = msgspec.json.decode(line)
+                row["line"] += whole.num_samples + whole.num_rejected
+                rejected.write(msgspec.json.encode(row) + b"\n")
+        part.target.unlink()
+        part.rejected.unlink()
+        whole.num_samples += count.num_samples
+        whole.num_rejected += count.num_rejected
+        whole.num_tokens += count.num_tokens
+        whole.num_loss_tokens += count.num_loss_tokens
+        whole.longest_tokens = max(whole.longest_tokens, count.longest_tokens)
+        whole.num_folded += count.num_folded
+    return whole
 
 
 def _ranges(file: Path, num_processes: int) -> list[tuple[int, int]]:

@@ -48,8 +48,8 @@ class DatasetConfig:
     split: str | None = None
     """Split of a hub dataset; null = `train`, else the only one."""
     eval_uri: str | None = None
-    """A separate evaluation set, read like `uri`: `train_split` is then not applied, and samples that stand in both are
-    removed from training."""
+    """A separate evaluation set, read like `uri`: `train_split` is then not applied, and training samples that share
+    their `split_by` with one of it are removed from training."""
     eval_split: str | None = None
     """Split of a hub dataset in `eval_uri`."""
     format: DatasetFormat = DatasetFormat.auto
@@ -62,8 +62,15 @@ class DatasetConfig:
     """System turn put before every conversation that has none; null = none."""
     train_split: float = 0.9
     """Share of the samples to train on, in (0, 1]; the rest is held out. 1.0 = no evaluation split."""
+    split_by: str = "prompt"
+    """What goes to the same half of the split: `prompt` = samples with the same turns before the first answer (case and
+    white space at the end don't count), `row` = nothing, or a column of the source whose value they share. With
+    `eval_uri` such samples are removed from training."""
     max_samples: int | None = None
-    """Seeded subset of the valid samples; null = all."""
+    """Seeded subset of the valid samples; null = all. A smaller subset is part of a larger one."""
+    decontaminate: bool = False
+    """Drop training samples that share 13 words in a row, or a whole short prompt, with the held-out split or with a
+    document of `eval.tasks`; they stand in `contaminated.jsonl`."""
     seed: int = 42
     """Seed of the split and of `max_samples`."""
     on_invalid: OnInvalid = OnInvalid.error

@@ -83,7 +83,7 @@ def test_the_same_configuration_has_the_same_keys() -> None:
         ("registry.description=x", TOLD),
         ("training.learning_rate=0.1", ["train", "evaluate:tuned", *TOLD]),
         ("training.fsdp=shard_grad_op", ["train", "evaluate:tuned", *TOLD]),
-        ("training.max_seq_len=100", ["tokenize", "train", "evaluate:tuned", *TOLD]),
+        ("training.max_seq_len=100", ["tokenize", "evaluate:base", "train", "evaluate:tuned", *TOLD]),
         ("dataset.seed=1", ["dataset", "model", "tokenize", "evaluate:base", "train", "evaluate:tuned", *TOLD]),
         ("name=other", TOLD),
         ("run_root=elsewhere", []),

@@ -175,13 +175,13 @@ def request_of(tmp_path: Path) -> dict[str, Any]:
     file = tmp_path / "eval.jsonl"
     file.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in CONVERSATIONS))
     rest = {"generate": True, "max_new_tokens": 4, "batch_size": 1, "journal": str(tmp_path / "journal.jsonl")}
-    return {"file": str(file), "num_samples": 3, **rest}
+    return {"file": str(file), **rest}
 
 
 def score(request: dict[str, Any], loaded: tuple[Any, Any], out: Path) -> tuple[list[dict[str, Any]], ProgressFile]:
     out.mkdir(exist_ok=True)
     meter = ProgressFile(out / "progress.json")
-    return holdout.score(request, loaded[0], renderer(loaded), out, meter), meter
+    return holdout.score(request, range(3), loaded[0], renderer(loaded), out, meter), meter
 
 
 def test_a_killed_try_goes_on_after_its_last_whole_line_and_ends_the_same(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sft.adapters.evaluation import lm_eval
+from sft.adapters.evaluation import tasks
 from sft.adapters.evaluation.results import refuse_nan, scores_of
 from sft.errors import DataError, StageError
 
@@ -80,15 +80,15 @@ def test_a_task_without_a_metric_fails() -> None:
 def test_only_the_folders_of_the_tasks_asked_for_are_indexed(tmp_path: Path) -> None:
     (tmp_path / "mixed.yaml").write_text("group: mixed\ntask: [own, arc_easy]\n")
     (tmp_path / "own.yaml").write_text("task: own\ndataset_path: json\n")
-    assert lm_eval.task_manager(["own"], str(tmp_path)).all_tasks == ["mixed", "own"]
-    mixed = lm_eval.task_manager(["mixed"], str(tmp_path)).all_tasks
+    assert tasks.task_manager(["own"], str(tmp_path)).all_tasks == ["mixed", "own"]
+    mixed = tasks.task_manager(["mixed"], str(tmp_path)).all_tasks
     assert {"mixed", "own", "arc_easy", "arc_challenge"} <= {*mixed}
     assert "gsm8k" not in mixed
-    mmlu = lm_eval.task_manager(["mmlu"], None)
+    mmlu = tasks.task_manager(["mmlu"], None)
     assert "mmlu_anatomy" in mmlu.all_tasks
     assert mmlu.task_index["mmlu"].cfg["task"]
     with pytest.raises(DataError, match="there is no lm-eval task nonesuch"):
-        lm_eval.task_manager(["arc_easy", "nonesuch"], None)
+        tasks.task_manager(["arc_easy", "nonesuch"], None)
 
 
 def sample(**changes: Any) -> dict[str, Any]:
