@@ -56,6 +56,8 @@ class DatasetArtifact(Artifact):
         num_rows: Input rows read, those of a separate evaluation set included.
         num_overlap: Training rows that the separate evaluation set holds too.
         num_unused: Valid rows beyond ``dataset.max_samples``.
+        unread_fields: How many rows have each field that isn't read.
+        notes: What a person should know of the rows, a sentence each.
     """
 
     source: str
@@ -69,6 +71,8 @@ class DatasetArtifact(Artifact):
     num_overlap: int = 0
     row_format: str = "messages"
     source_files: dict[str, str] = field(default_factory=dict)
+    unread_fields: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def num_accounted(self) -> int:

@@ -51,7 +51,7 @@ def execute(uri: str, overrides: Sequence[str], *, json: bool, page: str | None)
     Progress().say(as_json(report) if json else as_text(report))
     if page:
         progress.say(f"page: {page}")
-    return 1 if report.num_rejected else 0
+    return 1 if report.num_invalid else 0
 
 
 def _made(folder: Path) -> Path:

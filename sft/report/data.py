@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import msgspec
 
 from sft.artifacts import DatasetArtifact, TokenizedArtifact
 from sft.chat.rejected import Rejected, Rejections
-from sft.chat.sample import RULES
+from sft.chat.sample import LEFT_OUT_BY_CHOICE, RULES
 from sft.report.page import PAGE
 
 _BAR = 40
@@ -39,6 +39,8 @@ class DataReport(msgspec.Struct, kw_only=True):
 
     Attributes:
         rows: Where every row went; the parts add up to ``rows["all"]``.
+        notes: What a run says of the rows: fields and files that aren't read.
+        unread_fields: How many rows have each field that isn't read.
         rules: Rejected rows by rule.
         rejected: The first of them.
         roles: Turns by role, in the training split.
@@ -48,6 +50,8 @@ class DataReport(msgspec.Struct, kw_only=True):
     source: str
     format: str
     rows: dict[str, int]
+    notes: list[str]
+    unread_fields: dict[str, int]
     rules: dict[str, int]
     rejected: list[str]
     roles: dict[str, int]
@@ -55,8 +59,9 @@ class DataReport(msgspec.Struct, kw_only=True):
     tokens: Tokens | None = None
 
     @property
-    def num_rejected(self) -> int:
-        return sum(self.rules.values())
+    def num_invalid(self) -> int:
+        """Rejected rows that a run would stop at."""
+        return sum(count for rule, count in self.rules.items() if rule not in LEFT_OUT_BY_CHOICE)
 
 
 def measure(data: DatasetArtifact, tokens: TokenizedArtifact | None, padding: float | None) -> DataReport:
@@ -90,6 +95,8 @@ def measure(data: DatasetArtifact, tokens: TokenizedArtifact | None, padding: fl
             "held out already": data.num_overlap,
             "unused": data.num_unused,
         },
+        notes=data.notes,
+        unread_fields=data.unread_fields,
         rules=dict(rejections.by_rule.most_common()),
         rejected=[str(row) for row in rejections.first],
         roles=dict(roles.most_common()),
@@ -126,6 +133,7 @@ def as_text(report: DataReport) -> str:
     """The report for a terminal."""
     parts = [f"{report.source}: {report.rows['all']:,} rows, format {report.format}"]
     parts += [f"  {name:<18}{count:>12,}" for name, count in report.rows.items() if count and name != "all"]
+    parts += [f"  {note}" for note in report.notes]
     if report.rules:
         parts.append("rejected by rule")
         parts += [f"  {rule:<22}{count:>8,}  {RULES[rule]}" for rule, count in report.rules.items()]
@@ -153,11 +161,10 @@ def as_html(report: DataReport) -> str:
     sections = [_table("Rows", report.rows), _table("Turns by role", report.roles)]
     sections.append(_bars("Conversations by turns", report.turns))
     if report.rules:
-        sections.insert(
-            1, _table("Rejected by rule", {f"{rule}: {RULES[rule]}": n for rule, n in report.rules.items()})
-        )
-        items = "".join(f"<li><code>{html.escape(row)}</code></li>" for row in report.rejected)
-        sections.insert(2, f"<h2>The first of them</h2><ol>{items}</ol>")
+        rules = {f"{rule}: {RULES[rule]}": count for rule, count in report.rules.items()}
+        sections[1:1] = [_table("Rejected by rule", rules), _list("The first of them", report.rejected)]
+    if report.notes:
+        sections.insert(1, _list("Notes", report.notes))
     if tokens := report.tokens:
         facts = {
             "tokens": f"{tokens.num_tokens:,}",
@@ -178,6 +185,11 @@ def _table(title: str, rows: Mapping[str, Any]) -> str:
         for name, value in rows.items()
     )
     return f"<h2>{html.escape(title)}</h2><table>{cells}</table>"
+
+
+def _list(title: str, lines: Sequence[str]) -> str:
+    items = "".join(f"<li><code>{html.escape(line)}</code></li>" for line in lines)
+    return f"<h2>{html.escape(title)}</h2><ol>{items}</ol>"
 
 
 def _bars(title: str, counts: Mapping[int, int]) -> str:

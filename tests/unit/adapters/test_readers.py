@@ -43,10 +43,11 @@ MAKERS: dict[str, Callable[[], bytes]] = {
 
 
 def read(name: str, content: bytes) -> list[tuple[int, bytes]]:
-    rows = []
+    """Rows with their numbers; empty lines are none."""
+    rows: list[tuple[int, bytes]] = []
     for number, lines in readers.batches(name, io.BytesIO(content)):
         assert lines.endswith(b"\n")
-        rows += list(enumerate(lines.split(b"\n")[:-1], start=number))
+        rows += [entry for entry in enumerate(lines.split(b"\n"), start=number) if entry[1]]
     return rows
 
 
@@ -54,7 +55,8 @@ def read(name: str, content: bytes) -> list[tuple[int, bytes]]:
 def test_every_kind_of_file_gives_the_same_rows(name: str) -> None:
     found = read(name, MAKERS[name]())
     assert [json.loads(row) for _, row in found] == ROWS
-    assert [number for number, _ in found] == [1, 2, 3]
+    numbers = [2, 3, 5] if ".csv" in name else [1, 2, 3]  # the header is line 1, and one text has two lines
+    assert [number for number, _ in found] == numbers
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ def test_every_kind_of_file_gives_the_same_rows(name: str) -> None:
         ("x.jsonl.gz", gzip.compress(jsonl())[:-12]),
         ("x.jsonl.gz", b"not gzip"),
         ("x.json", b'[{"a": 1}'),
-        ("x.json", b'{"a": 1}'),
+        ("x.json", b'{\n"a": 1}'),
         ("x.csv", b'a,b\n"open quote'),
         ("x.csv", b"a,b\n\xff,1\n"),
         ("x.parquet", b"PAR1 no"),
