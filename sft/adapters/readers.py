@@ -199,7 +199,8 @@ def _csv(file: IO[bytes]) -> Iterator[Batch]:
 def _csv_lines(file: IO[bytes]) -> Iterator[bytes]:
     """Yield the header and each row as JSON with as many line ends as it has in the file, so that lines keep count."""
     csv.field_size_limit(MAX_ROW_BYTES)  # of the whole process: nothing else in it reads CSV
-    rows = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    rows = csv.reader(text, strict=True)
     line = 0  # where the row before ends
     try:
         header = next(rows, [])
@@ -213,6 +214,8 @@ def _csv_lines(file: IO[bytes]) -> Iterator[bytes]:
             line = rows.line_num
     except csv.Error as error:
         raise _Damaged(f"line {line + 1}: not a valid .csv file: {error}") from error
+    finally:
+        text.detach()  # the file is its opener's to close
 
 
 def _csv_row(header: list[str], row: list[str], line: int) -> bytes:

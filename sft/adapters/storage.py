@@ -208,11 +208,21 @@ def _find_local(path: Path) -> list[SourceFile]:
             found = [path]
         else:
             names = glob.glob(str(path), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-            found = [f for f in map(Path, names) if f.is_file()]
+            found = [f for f in map(Path, names) if f.is_file() and f.name not in _ABOUT_A_DATASET]
+        for file in found:
+            _check_name(str(file))
         return [SourceFile(str(f), stat_version(f)) for f in sorted(found)]
     except OSError as error:
         fix = f"relative paths start at {Path.cwd()}" if not path.is_absolute() else None
         raise DataError(f"dataset.uri={path}: {_said(error)}", fix=fix) from error
+
+
+def _check_name(name: str) -> None:
+    """Raise `DataError` if a file's name is not UTF-8: no record could hold it."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{name!r}: the file's name is not UTF-8", fix="rename it") from error
 
 
 def _files_of_folder(folder: Path) -> list[Path]:
@@ -222,7 +232,7 @@ def _files_of_folder(folder: Path) -> list[Path]:
         if files := [path for path in present if _is_data(path.name)]:
             return files
         _check_no_arrow(str(folder), [path.name for path in present])
-    below = sorted({str(path.parent) for path in folder.rglob("*") if path.is_file() and _is_data(path.name)})
+    below = sorted({str(path.parent) for path in folder.glob("*/*") if path.is_file() and _is_data(path.name)})
     if below:
         raise DataError(f"dataset.uri={folder}: only its folders hold files of rows", fix=f"dataset.uri={below[0]}")
     return []

@@ -21,7 +21,7 @@ from sft.stages.tokenize import TokenizeInputs, tokenize
 
 
 def execute(uri: str, overrides: Sequence[str], *, json: bool, page: str | None) -> int:
-    """Prints the report; 1 where a row is invalid.
+    """Print the report and return 1 if a row is invalid.
 
     Args:
         uri: The dataset.
@@ -40,12 +40,13 @@ def execute(uri: str, overrides: Sequence[str], *, json: bool, page: str | None)
     progress = Progress(quiet=json)
     with tempfile.TemporaryDirectory(prefix="sft-data-") as folder:
         out = Path(folder)
-        data = dataset(cfg.dataset, _made(out / "dataset"), Progress(quiet=True))
+        stages = Progress(quiet=True)
+        data = dataset(cfg.dataset, _folder(out / "dataset"), stages)
         tokens = None
         if any(text.startswith("model") for text in overrides):
-            tokens = _tokens(cfg, data, out)
+            tokens = _tokens(cfg, data, out, stages)
         padding = _padding(cfg, tokens) if tokens else None
-        report = measure(data, tokens, padding)
+        report = measure(data, tokens, padding, stages.notes)
     if page:
         Path(page).write_text(redact(as_html(report)), encoding="utf-8")
     Progress().say(as_json(report) if json else as_text(report))
@@ -54,16 +55,15 @@ def execute(uri: str, overrides: Sequence[str], *, json: bool, page: str | None)
     return 1 if report.num_invalid else 0
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
 
 
-def _tokens(cfg: RunConfig, data: DatasetArtifact, out: Path) -> TokenizedArtifact:
-    quiet = Progress(quiet=True)
-    base = model(cfg.model, ModelInputs(dataset=data), _made(out / "model"), quiet)
+def _tokens(cfg: RunConfig, data: DatasetArtifact, out: Path, progress: Progress) -> TokenizedArtifact:
+    base = model(cfg.model, ModelInputs(dataset=data), _folder(out / "model"), progress)
     inputs = TokenizeInputs(dataset=data, model=base, on_invalid=OnInvalid.drop)
-    return tokenize(cfg.training, inputs, _made(out / "tokens"), quiet)
+    return tokenize(cfg.training, inputs, _folder(out / "tokens"), progress)
 
 
 def _padding(cfg: RunConfig, tokens: TokenizedArtifact) -> float:

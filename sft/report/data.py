@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -64,13 +65,16 @@ class DataReport(msgspec.Struct, kw_only=True):
         return sum(count for rule, count in self.rules.items() if rule not in LEFT_OUT_BY_CHOICE)
 
 
-def measure(data: DatasetArtifact, tokens: TokenizedArtifact | None, padding: float | None) -> DataReport:
-    """Reads what the stages made, a line at a time.
+def measure(
+    data: DatasetArtifact, tokens: TokenizedArtifact | None, padding: float | None, notes: Sequence[str]
+) -> DataReport:
+    """Read what the stages wrote, a line at a time.
 
     Args:
         data: The checked dataset.
-        tokens: Its tokens, where a model was given.
-        padding: Share of padding in what a training computes, where a model was given.
+        tokens: Its tokens, if a model was given.
+        padding: Share of padding in what a training computes, if a model was given.
+        notes: What the stages said of the data.
     """
     roles: Counter[str] = Counter()
     turns: Counter[int] = Counter()
@@ -95,7 +99,7 @@ def measure(data: DatasetArtifact, tokens: TokenizedArtifact | None, padding: fl
             "held out already": data.num_overlap,
             "unused": data.num_unused,
         },
-        notes=data.notes,
+        notes=list(notes),
         unread_fields=data.unread_fields,
         rules=dict(rejections.by_rule.most_common()),
         rejected=[str(row) for row in rejections.first],
@@ -130,7 +134,7 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def as_text(report: DataReport) -> str:
-    """The report for a terminal."""
+    """Return the report for a terminal."""
     parts = [f"{report.source}: {report.rows['all']:,} rows, format {report.format}"]
     parts += [f"  {name:<18}{count:>12,}" for name, count in report.rows.items() if count and name != "all"]
     parts += [f"  {note}" for note in report.notes]
@@ -152,12 +156,12 @@ def as_text(report: DataReport) -> str:
 
 
 def as_json(report: DataReport) -> str:
-    """The report for machines."""
-    return msgspec.json.format(msgspec.json.encode(report).decode(), indent=1)
+    """Return the report for machines, in ASCII, because any terminal or pipe can carry that."""
+    return json.dumps(msgspec.to_builtins(report, str_keys=True), indent=1)
 
 
 def as_html(report: DataReport) -> str:
-    """The report as one page that needs nothing else."""
+    """Return the report as one page that needs nothing else."""
     sections = [_table("Rows", report.rows), _table("Turns by role", report.roles)]
     sections.append(_bars("Conversations by turns", report.turns))
     if report.rules:

@@ -108,8 +108,10 @@ def dataset(cfg: DatasetConfig, out: Path, progress: Progress) -> DatasetArtifac
         raise AssertionError(f"{result.num_rows} rows came in, {result.num_accounted} are accounted for")
     _check_halves(result, cfg)
     left_out = f"left out: {checked.rejections.counts}" if checked.rejections else ""
-    for line in filter(None, (summary(result), left_out, *result.notes)):
+    for line in filter(None, (summary(result), left_out)):
         progress.say(f"  {line}")
+    for note in result.notes:
+        progress.note(note)
     return result
 
 
