@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from sft.chat.sample import InvalidRow, Role, check, encode
+from sft.chat.sample import InvalidRow, Role, check, check_trains, encode
 
 _MAX_OTHER_COLUMNS = 64
 NOTHING = {b"null", b'""', b"[]", b"{}"}
@@ -27,8 +27,18 @@ class _AssistantTurn(msgspec.Struct, tag_field="role", tag="assistant", forbid_u
 class _Turn(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     role: Role
     content: str
+    weight: Literal[0, 1] | UnsetType = UNSET
     tool_calls: ClassVar[UnsetType] = UNSET
     calls_a_tool: ClassVar[bool] = False
+
+
+def _canonical(turn: _Turn) -> _Turn:
+    """Return the turn with a weight only if that is 0, as a canonical one has it."""
+    if turn.weight is UNSET or (turn.weight == 0 and turn.role == "assistant"):
+        return turn
+    if turn.role != "assistant" and turn.weight == 1:
+        raise InvalidRow("user-weight", "found on a closer look")
+    return _Turn(turn.role, turn.content)
 
 
 class _PlainRow(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
@@ -61,13 +71,15 @@ class PlainRows:
         self._types: dict[str, Any] = {}
         self._make_decoders()
 
-    def pass_over(self, columns: Iterable[str], *, null_only: Iterable[str]) -> None:
+    def pass_over(self, columns: Set[str], *, null_only: Set[str]) -> None:
         """Know further columns from now on.
 
         Args:
             columns: Columns that aren't read and don't change what a row means.
             null_only: Columns that need a closer look unless they are null.
         """
+        if self._types.keys() >= {*columns, *null_only}:
+            return
         types = {**dict.fromkeys(columns, msgspec.Raw | UnsetType), **dict.fromkeys(null_only, None | UnsetType)}
         if types.keys() - self._types.keys() - {"tools"} and len(self._types) + len(types) <= _MAX_OTHER_COLUMNS:
             self._types = {name: kind for name, kind in {**types, **self._types}.items() if name != "tools"}
@@ -111,6 +123,10 @@ class PlainRows:
         rows = self._decode(lines)
         for row in rows:
             check(row.messages)
+        if b'"weight"' in lines:
+            for row in rows:
+                row.messages = list(map(_canonical, row.messages))
+                check_trains(row.messages)
         return rows
 
     def _counts(self, rows: list[Any]) -> dict[str, tuple[int, int]]:

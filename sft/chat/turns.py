@@ -105,6 +105,8 @@ class TurnReader:
         return message
 
     def _tool_calls(self, place: int, role: str, fields: dict[str, Any]) -> list[Any]:
+        if fields.keys().isdisjoint(("tool_calls", "function_call")):
+            return []
         calls, older = fields.pop("tool_calls", None), fields.pop("function_call", None)
         if older and calls:
             raise InvalidRow("two-spellings", f"turn {place} has both tool_calls and function_call")
@@ -116,6 +118,8 @@ class TurnReader:
         return tool_calls_of(place, calls, self.declared, self.unread)
 
     def _note_unread(self, place: int, fields: dict[str, Any]) -> None:
+        if not fields:
+            return
         left = [name for name, value in fields.items() if not says_nothing(value)]
         refuse_if_meaningful(left, MEANINGFUL_TURN_FIELDS, f"turn {place}: ")
         self.unread.update(f"messages[].{name}" for name in left)
@@ -138,7 +142,7 @@ def _role(place: int, fields: dict[str, Any]) -> Role:
 
 
 def _weight(place: int, role: str, fields: dict[str, Any], default: Literal[0, 1]) -> bool:
-    flags = {name: fields.pop(name) for name in _WEIGHTS if name in fields}
+    flags = {} if fields.keys().isdisjoint(_WEIGHTS) else {n: fields.pop(n) for n in _WEIGHTS if n in fields}
     for name, value in flags.items():
         if not isinstance(value, int | float) or value not in (0, 1):
             raise InvalidRow("bad-weight", f"turn {place}: {name} is {value!r}")
@@ -181,6 +185,8 @@ def _part(place: int, part: Any, unread: set[str]) -> str:
 
 def _text(place: int, fields: dict[str, Any], *spellings: str) -> str:
     """Return the text of a field that may have several names; empty if it isn't there."""
+    if fields.keys().isdisjoint(spellings):
+        return ""
     values = {name: value for name in spellings if (value := fields.pop(name, None)) is not None}
     for name, value in values.items():
         if not isinstance(value, str):

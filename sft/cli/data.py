@@ -40,13 +40,13 @@ def execute(uri: str, overrides: Sequence[str], *, json: bool, page: str | None)
     progress = Progress(quiet=json)
     with tempfile.TemporaryDirectory(prefix="sft-data-") as folder:
         out = Path(folder)
-        stages = Progress(quiet=True)
-        data = dataset(cfg.dataset, _folder(out / "dataset"), stages)
+        data = dataset(cfg.dataset, _folder(out / "dataset"), Progress(quiet=True))
+        tokenizing = Progress(quiet=True)
         tokens = None
         if any(text.startswith("model") for text in overrides):
-            tokens = _tokens(cfg, data, out, stages)
+            tokens = _tokens(cfg, data, out, tokenizing)
         padding = _padding(cfg, tokens) if tokens else None
-        report = measure(data, tokens, padding, stages.notes)
+        report = measure(data, tokens, padding, tokenizing.notes)
     if page:
         Path(page).write_text(redact(as_html(report)), encoding="utf-8")
     Progress().say(as_json(report) if json else as_text(report))

@@ -66,7 +66,7 @@ class DataReport(msgspec.Struct, kw_only=True):
 
 
 def measure(
-    data: DatasetArtifact, tokens: TokenizedArtifact | None, padding: float | None, notes: Sequence[str]
+    data: DatasetArtifact, tokens: TokenizedArtifact | None, padding: float | None, notes: Sequence[str] = ()
 ) -> DataReport:
     """Read what the stages wrote, a line at a time.
 
@@ -74,7 +74,7 @@ def measure(
         data: The checked dataset.
         tokens: Its tokens, if a model was given.
         padding: Share of padding in what a training computes, if a model was given.
-        notes: What the stages said of the data.
+        notes: What the tokenize stage said of the samples.
     """
     roles: Counter[str] = Counter()
     turns: Counter[int] = Counter()
@@ -99,7 +99,7 @@ def measure(
             "held out already": data.num_overlap,
             "unused": data.num_unused,
         },
-        notes=list(notes),
+        notes=[*data.notes, *notes],
         unread_fields=data.unread_fields,
         rules=dict(rejections.by_rule.most_common()),
         rejected=[str(row) for row in rejections.first],

@@ -20,8 +20,9 @@ from sft.adapters.readers import Batch
 from sft.adapters.source import Source, SourceFacts
 from sft.adapters.split_names import Wanted
 from sft.artifacts import DatasetArtifact
-from sft.chat.formats import Columns, Format, ParsedRow, Parser, recognise
+from sft.chat.formats import Format, ParsedRow, Parser, recognise
 from sft.chat.rejected import Rejected, Rejections
+from sft.chat.row_reader import Columns
 from sft.chat.sample import InvalidRow, encode
 from sft.chat.unread import UnreadFields
 from sft.config.schema import DatasetConfig, DatasetFormat, OnInvalid
@@ -220,7 +221,7 @@ class _Checked:
             prompt=names.prompt,
             completion=names.completion,
             keep=tuple(self.cfg.keep_columns),
-            ignore=tuple(self.cfg.ignore_fields),
+            ignore=frozenset(self.cfg.ignore_fields),
         )
         given: Format | None = None if self.cfg.format is DatasetFormat.auto else self.cfg.format.value
         row_format, columns = recognise(row, columns, given)

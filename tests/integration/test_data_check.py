@@ -116,16 +116,14 @@ def test_notes_and_refusals_are_those_of_a_run_in_text_json_and_page(noted: Path
         assert row in page
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_a_terminal_that_lacks_a_character_shows_an_escape(encoding: str, noted: Path) -> None:
-    environment = {"PYTHONIOENCODING": encoding}
+def test_a_terminal_that_lacks_a_character_shows_an_escape(noted: Path) -> None:
+    environment = {"PYTHONIOENCODING": "ascii"}
     for command in (["data", "check", "data"], ["data", "check", "data", "dataset.on_invalid=error"]):
         answer = sft(*command, cwd=noted, **environment)
         assert "Traceback" not in answer.err
         assert answer.status == 1
     assert (
-        json.loads(sft("data", "check", "data", "--json", cwd=noted, **environment).out)["unread_fields"]["naïve"]
-        == 1
+        json.loads(sft("data", "check", "data", "--json", cwd=noted, **environment).out)["unread_fields"]["naïve"] == 1
     )
 
 

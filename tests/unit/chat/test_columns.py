@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from sft.chat.formats import Columns, Parser
+from sft.chat.formats import Parser
+from sft.chat.row_reader import Columns
 from sft.chat.sample import InvalidRow
 from sft.chat.unread import MEANINGFUL_COLUMNS
 from tests.unit.chat.test_turns import ANSWER, CONTEXT, USER, messages, parse
@@ -81,9 +82,22 @@ def test_a_column_that_changes_the_meaning_is_found_among_rows_at_once() -> None
         assert parser.many(plain + b"\n" + other + b"\n") is None
 
 
-def test_a_turns_field_is_found_among_rows_at_once() -> None:
-    row = json.dumps({"messages": [USER, {**ANSWER, "weight": 0}, USER, ANSWER]}).encode()
+@pytest.mark.parametrize("field", [{"train": False}, {"name": "a"}, {"weight": 0.5}, {"lang": "en"}], ids=str)
+def test_a_turns_field_is_found_among_rows_at_once(field: dict[str, Any]) -> None:
+    row = json.dumps({"messages": [USER, {**ANSWER, **field}, USER, ANSWER]}).encode()
     assert Parser("messages", Columns()).many(row + b"\n") is None
+
+
+def test_weights_of_rows_at_once_are_what_they_are_one_by_one() -> None:
+    parser = Parser("messages", Columns())
+    unsaid = {**USER, "weight": 0}
+    turns = [[unsaid, CONTEXT, USER, {**ANSWER, "weight": 1}], [USER, ANSWER, USER, CONTEXT]]
+    rows = [json.dumps({"messages": each}).encode() for each in turns]
+    together = parser.many(b"\n".join([*rows, b""]))
+    assert together
+    assert together.lines == [parser.one(row).line for row in rows]
+    for refused in ([USER, CONTEXT], [{**USER, "weight": 1}, ANSWER]):
+        assert parser.many(json.dumps({"messages": refused}).encode() + b"\n") is None
 
 
 def test_a_false_unmask_says_nothing_and_a_true_one_names_the_setting() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from sft.chat.formats import Columns, Format, Parser, recognise
+from sft.chat.formats import Format, Parser, recognise
+from sft.chat.row_reader import Columns
 from sft.chat.sample import LEFT_OUT_BY_CHOICE, RULES, InvalidRow
 
 USER = {"role": "user", "content": "2+2?"}

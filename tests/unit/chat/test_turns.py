@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from sft.chat.formats import Columns, Format, ParsedRow, Parser, recognise
+from sft.chat.formats import Format, ParsedRow, Parser, recognise
+from sft.chat.row_reader import Columns
 from sft.chat.sample import InvalidRow
 
 USER = {"role": "user", "content": "2+2?"}
@@ -16,9 +18,13 @@ CONTEXT = {**ANSWER, "weight": 0}
 RESULT = {"role": "tool", "content": "4"}
 
 
+def named(*, ignore: Sequence[str] = (), **columns: Any) -> Columns:
+    return Columns(ignore=frozenset(ignore), **columns)
+
+
 def parse(content: dict[str, Any], given: Format | None = None, **columns: Any) -> ParsedRow:
     raw = json.dumps(content).encode()
-    row_format, names = recognise(raw, Columns(**columns), given)
+    row_format, names = recognise(raw, named(**columns), given)
     return Parser(row_format, names, takes_preferences=given == "preference").one(raw)
 
 

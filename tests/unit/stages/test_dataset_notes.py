@@ -112,8 +112,8 @@ def test_answers_that_were_not_chosen_are_left_out_and_are_no_error(tmp_path: Pa
         make(file, tmp_path / "a")
     data = make(file, tmp_path / "b", format=DatasetFormat.preference)
     assert (data.num_train, data.num_rejected) == (7, 3)
+    write(file, [*rows, {"prompt": "x"}])
     with pytest.raises(DataError, match="4 of 11 rows are invalid"):
-        write(file, [*rows, {"prompt": "x"}])
         make(file, tmp_path / "c", format=DatasetFormat.preference)
 
 
@@ -124,7 +124,7 @@ def test_calls_in_parquet_are_what_they_are_in_json_lines(tmp_path: Path) -> Non
         call = {"type": "function", "function": {"name": name, "arguments": arguments}}
         tool = {
             "type": "function",
-            "function": {"name": name, "parameters": {"properties": dict.fromkeys(arguments, {"type": "x"})}},
+            "function": {"name": name, "parameters": {"properties": {key: {"type": "x"} for key in arguments}}},
         }
         turns = [{"role": "user", "content": f"{number}"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
         rows.append(
