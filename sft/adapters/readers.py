@@ -221,7 +221,7 @@ def _csv_lines(file: IO[bytes]) -> Iterator[bytes]:
 def _csv_row(header: list[str], row: list[str], line: int) -> bytes:
     if row and len(row) != len(header):
         rule = "a text that holds a comma, a quote or a line end stands in quotes"
-        raise _Damaged(f"line {line}: {len(row)} fields, but the header has {len(header)}; {rule}")
+        raise _Damaged(f"line {line}: {len(row)} of the header's {len(header)} fields; {rule}")
     return msgspec.json.encode(dict(zip(header, row, strict=True))) if row else b""
 
 

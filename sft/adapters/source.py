@@ -63,7 +63,7 @@ class SourceFacts:
 
 
 def version(source: Source) -> str:
-    """What changes when the rows may have changed: file times, the server's ETag, the hub's commit.
+    """Return what changes when the rows may have changed: file times, the server's ETag, the hub's commit.
 
     Raises:
         DataError: The source is not there or can't be reached, or it is not clear which of its files are to be read.
@@ -79,7 +79,7 @@ def version(source: Source) -> str:
 
 
 def is_download(source: Source) -> bool:
-    """Whether reading it fetches something over a network."""
+    """Return whether reading a source fetches something over a network."""
     if storage.scheme(source.uri) == synthetic.SCHEME:
         return False
     return _hub_reference(source.uri) is not None or not storage.is_local(source.uri)
@@ -88,7 +88,7 @@ def is_download(source: Source) -> bool:
 def files(
     source: Source, source_version: str, folder: Path, say: Callable[[str], None], facts: SourceFacts
 ) -> Iterator[tuple[str, Iterator[readers.Batch]]]:
-    """Name and rows of each file, in order.
+    """Yield the name and rows of each file, in order.
 
     Args:
         source: Where they are.
@@ -114,24 +114,29 @@ def _selected(source: Source) -> tuple[list[storage.SourceFile], str | None]:
     """Return the files that are read, and what there is to say about the others."""
     files = storage.find(source.uri, source.options)
     wanted = source.wanted
-    is_one_file = len(files) == 1 and PurePosixPath(files[0].name).name == PurePosixPath(source.uri).name
-    if is_one_file:
-        note = f"{wanted.key}={wanted.split} does nothing: {source.name} is one file" if wanted.split else None
-        return files, note
+    if len(files) == 1 and PurePosixPath(files[0].name).name == PurePosixPath(source.uri).name:
+        return files, _unused_split(source)
     selection = select_files(source.name, [file.name for file in files], wanted)
     left_out = ", ".join(sorted(PurePosixPath(redact(name)).name for name in selection.left_out))
     note = f"{source.name}: not read: {left_out}; {wanted.key} chooses" if left_out else None
     return [file for file in files if file.name in selection.chosen], note
 
 
+def _unused_split(source: Source) -> str | None:
+    wanted = source.wanted
+    return f"{wanted.key}={wanted.split} does nothing: {source.name} is one file" if wanted.split else None
+
+
 def _fetched(
     source: Source, source_version: str, folder: Path, say: Callable[[str], None], notes: list[str]
 ) -> Iterator[tuple[str, storage.SourceFile]]:
+    if storage.scheme(source.uri) in {synthetic.SCHEME, *_HTTP} and (note := _unused_split(source)):
+        notes.append(note)
     if storage.scheme(source.uri) == synthetic.SCHEME:
         folder.mkdir(parents=True, exist_ok=True)
-        made = folder / "rows.jsonl"
-        synthetic.write(source.uri, made)
-        yield source.name, storage.find(str(made), {})[0]
+        target = folder / "rows.jsonl"
+        synthetic.write(source.uri, target)
+        yield source.name, storage.find(str(target), {})[0]
     elif reference := _hub_reference(source.uri):
         fetched = fetch_rows(
             reference,
@@ -167,7 +172,7 @@ def _bytes(done: int, total: int | None) -> str:
 
 
 def _hub_reference(uri: str) -> hub.Reference | None:
-    """A hub dataset: ``hf://…``, or a bare ``org/name`` that is no path here."""
+    """Return what names a hub dataset: ``hf://…``, or a bare ``org/name`` that is not a path here; else None."""
     if storage.scheme(uri) == "hf":
         return hub.parse(uri)
     if not _BARE_HUB_NAME.match(uri) or storage.local_path(uri).exists() or readers.supported(uri):

@@ -188,7 +188,7 @@ def _prompt(row: RowReader) -> list[Message]:
     if isinstance(value, list):
         return row.turns.messages(value, row.columns.prompt, is_context=True)
     if not isinstance(value, str):
-        raise InvalidRow("wrong-type", f"{row.columns.prompt} is a {kind_of(value)}")
+        raise InvalidRow("wrong-type", f"{row.columns.prompt} is {kind_of(value)}")
     return [Message("user", value)]
 
 
@@ -197,7 +197,7 @@ def _answer(row: RowReader, name: str, *, after: int) -> list[Message]:
     if isinstance(value, list):
         return row.turns.messages(value, name, after=after)
     if not isinstance(value, str):
-        raise InvalidRow("wrong-type", f"{name} is a {kind_of(value)}")
+        raise InvalidRow("wrong-type", f"{name} is {kind_of(value)}")
     return [Message("assistant", value)]
 
 

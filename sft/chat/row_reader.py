@@ -81,7 +81,7 @@ class RowReader:
         """Return the text of a column that must be there."""
         value = self.required(*names)
         if not isinstance(value, str):
-            raise InvalidRow("wrong-type", f"{names[0]} is a {kind_of(value)}")
+            raise InvalidRow("wrong-type", f"{names[0]} is {kind_of(value)}")
         return value
 
     def optional_text(self, *names: str) -> str:

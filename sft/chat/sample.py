@@ -54,7 +54,7 @@ class InvalidRow(Exception):
 
     Attributes:
         rule: Its code, one of `RULES`.
-        found: What the row holds instead.
+        found: What the row holds.
     """
 
     def __init__(self, rule: str, found: str) -> None:
@@ -122,8 +122,8 @@ def check_trains(messages: list[Message]) -> None:
     """Raise `InvalidRow` if every assistant turn is context."""
     answers = [place for place, message in enumerate(messages, start=1) if message.role == "assistant"]
     if all(messages[place - 1].weight == 0 for place in answers):
-        turns = "turn" if len(answers) == 1 else "turns"
-        raise InvalidRow("nothing-to-train", f"assistant {turns} {', '.join(map(str, answers))} carry no loss")
+        carry = "turn {} carries" if len(answers) == 1 else "turns {} carry"
+        raise InvalidRow("nothing-to-train", f"{carry.format(', '.join(map(str, answers)))} no loss")
 
 
 def _check_turns(messages: list[Message]) -> None:

@@ -29,7 +29,7 @@ def tools_of(value: Any, column: str) -> list[Any]:
     tools = tools if isinstance(tools, list) else [tools]
     for tool in tools:
         if not isinstance(tool, dict):
-            raise InvalidRow("wrong-type", f"{column} holds a {kind_of(tool)}; it is a list of objects")
+            raise InvalidRow("wrong-type", f"{column} holds {kind_of(tool)}; it is a list of objects")
     tools = [_without_nulls(tool) for tool in tools]
     return [{"type": "function", "function": tool} for tool in tools] if column == "functions" else tools
 
@@ -73,13 +73,13 @@ def tool_calls_of(place: int, value: Any, declared: Declared, unread: set[str]) 
         InvalidRow: A call has no name, or its arguments are no JSON object.
     """
     if not isinstance(value, list):
-        raise InvalidRow("bad-tool-call", f"turn {place}: tool_calls is a {kind_of(value)}")
+        raise InvalidRow("bad-tool-call", f"turn {place}: tool_calls is {kind_of(value)}")
     return [_call(f"turn {place}, call {number}", call, declared, unread) for number, call in enumerate(value, 1)]
 
 
 def _call(where: str, call: Any, declared: Declared, unread: set[str]) -> dict[str, Any]:
     if not isinstance(call, dict):
-        raise InvalidRow("bad-tool-call", f"{where} is a {kind_of(call)}")
+        raise InvalidRow("bad-tool-call", f"{where} is {kind_of(call)}")
     rest = {key: value for key, value in call.items() if value is not None}
     kind, identity = rest.pop("type", "function"), rest.pop("id", None)
     if kind != "function":
@@ -104,7 +104,7 @@ def _arguments(where: str, value: Any, parameters: Set[str] | None) -> dict[str,
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise InvalidRow("bad-tool-call", f"{where}: arguments are a {kind_of(value)}")
+        raise InvalidRow("bad-tool-call", f"{where}: arguments are {kind_of(value)}")
     # An export of Arrow's rows gives each call the parameters of all tools, as null.
     return {k: v for k, v in value.items() if v is not None or parameters is None or k in parameters}
 
@@ -120,16 +120,16 @@ def _without_nulls(value: Any) -> Any:
 
 
 def kind_of(value: Any) -> str:
-    """Return the JSON name of a value's type."""
-    return _KINDS.get(type(value), type(value).__name__)
+    """Return the JSON name of a value's type, with its article."""
+    return _KINDS[type(value)]
 
 
 _KINDS = {
-    dict: "object",
-    list: "list",
-    str: "text",
-    bool: "boolean",
-    int: "number",
-    float: "number",
+    dict: "an object",
+    list: "a list",
+    str: "a text",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
     type(None): "null",
 }

@@ -67,13 +67,13 @@ class TurnReader:
         """
         turns = parsed(turns, what)
         if not isinstance(turns, list):
-            raise InvalidRow("wrong-type", f"{what} is a {kind_of(turns)}")
+            raise InvalidRow("wrong-type", f"{what} is {kind_of(turns)}")
         default: Literal[0, 1] = 0 if is_context else 1
         return [self._message(place, turn, default) for place, turn in enumerate(turns, start=after + 1)]
 
     def _message(self, place: int, turn: Any, default_weight: Literal[0, 1]) -> Message:
         if not isinstance(turn, dict):
-            raise InvalidRow("wrong-type", f"turn {place} is a {kind_of(turn)}")
+            raise InvalidRow("wrong-type", f"turn {place} is {kind_of(turn)}")
         if turn.keys() == _PLAIN and default_weight and not self.ignored:
             role, text = turn["role"], turn["content"]
             if type(role) is str and type(text) is str and role in _ROLES:
@@ -167,13 +167,13 @@ def _content(place: int, fields: dict[str, Any], unread: set[str]) -> str | None
     if isinstance(values[0], str):
         return values[0]
     if not isinstance(values[0], list):
-        raise InvalidRow("wrong-type", f"turn {place}: content is a {kind_of(values[0])}")
+        raise InvalidRow("wrong-type", f"turn {place}: content is {kind_of(values[0])}")
     return "".join(_part(place, part, unread) for part in values[0])
 
 
 def _part(place: int, part: Any, unread: set[str]) -> str:
     if not isinstance(part, dict):
-        raise InvalidRow("wrong-type", f"turn {place}: content holds a {kind_of(part)}")
+        raise InvalidRow("wrong-type", f"turn {place}: content holds {kind_of(part)}")
     text = part.get("text")
     if part.get("type", "text") != "text" or not isinstance(text, str):
         raise InvalidRow("not-text", f"turn {place} has a part of type {part.get('type', 'text')}")
@@ -190,7 +190,7 @@ def _text(place: int, fields: dict[str, Any], *spellings: str) -> str:
     values = {name: value for name in spellings if (value := fields.pop(name, None)) is not None}
     for name, value in values.items():
         if not isinstance(value, str):
-            raise InvalidRow("wrong-type", f"turn {place}: {name} is a {kind_of(value)}")
+            raise InvalidRow("wrong-type", f"turn {place}: {name} is {kind_of(value)}")
     if len(set(values.values())) > 1:
         raise InvalidRow("two-spellings", f"turn {place}: {' and '.join(values)} differ")
     return next(iter(values.values()), "")

@@ -93,7 +93,7 @@ def dataset(cfg: DatasetConfig, out: Path, progress: Progress) -> DatasetArtifac
         raise checked.rejections.error(checked.num_rows, fix)
     counts = split.finish()
     shutil.rmtree(fetched, ignore_errors=True)
-    result = DatasetArtifact(
+    data = DatasetArtifact(
         root=out,
         source=" and ".join(each.name for each in sources_of(cfg)),
         source_version="|".join(versions),
@@ -105,15 +105,15 @@ def dataset(cfg: DatasetConfig, out: Path, progress: Progress) -> DatasetArtifac
         notes=[*facts.notes, *checked.notes()],
         **asdict(counts),
     )
-    if result.num_rows != result.num_accounted:
-        raise AssertionError(f"{result.num_rows} rows came in, {result.num_accounted} are accounted for")
-    _check_halves(result, cfg)
+    if data.num_rows != data.num_accounted:
+        raise AssertionError(f"{data.num_rows} rows came in, {data.num_accounted} are accounted for")
+    _check_halves(data, cfg)
     left_out = f"left out: {checked.rejections.counts}" if checked.rejections else ""
-    for line in filter(None, (summary(result), left_out)):
+    for line in filter(None, (summary(data), left_out)):
         progress.say(f"  {line}")
-    for note in result.notes:
+    for note in data.notes:
         progress.note(note)
-    return result
+    return data
 
 
 def _check_halves(data: DatasetArtifact, cfg: DatasetConfig) -> None:

@@ -4,6 +4,7 @@ orchestrator, and code that lies in a repository is never run.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -152,7 +153,8 @@ def as_written(files: Iterable[str]) -> Iterator[bytes]:
     from huggingface_hub import HfFileSystem
 
     for name in files:
-        with HfFileSystem().open(name, "rb") if "://" in name else Path(name).open("rb") as stream:
+        raw = HfFileSystem().open(name, "rb") if "://" in name else Path(name).open("rb", buffering=0)
+        with io.BufferedReader(raw) as stream:  # the hub's own has no `readline` with a limit
             for _, rows in readers.batches(name, stream):
                 yield rows
 

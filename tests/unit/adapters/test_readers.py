@@ -111,8 +111,8 @@ def values(name: str, content: bytes) -> list[object]:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"a,b\n1,2\n3\n", r"line 3: 1 fields, but the header has 2"),
-        (b'a,b\n"x\ny",2\n1,2,3\n', r"line 4: 3 fields, but the header has 2"),
+        (b"a,b\n1,2\n3\n", r"line 3: 1 of the header's 2 fields"),
+        (b'a,b\n"x\ny",2\n1,2,3\n', r"line 4: 3 of the header's 2 fields"),
         (b"a,b,a\n1,2,3\n", r"line 1: 'a' names two columns"),
         (b'a,b\n1,2\n"x\ny\n', r"line 3: not a valid \.csv file"),
     ],

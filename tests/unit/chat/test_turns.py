@@ -70,7 +70,7 @@ def test_a_flag_on_another_role_may_only_say_what_holds_anyway(turn: dict[str, A
 
 
 def test_a_row_in_which_nothing_trains_is_refused() -> None:
-    with pytest.raises(InvalidRow, match="nothing-to-train: assistant turns 2, 4 carry no loss"):
+    with pytest.raises(InvalidRow, match="nothing-to-train: turns 2, 4 carry no loss"):
         messages({"messages": [USER, CONTEXT, USER, CONTEXT]})
 
 
