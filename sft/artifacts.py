@@ -61,6 +61,8 @@ class DatasetArtifact(Artifact):
         num_contaminated: Training rows that share text with an evaluation: ``contaminated.jsonl``.
         split_by: What samples have in common if they must go to the same half: ``prompt``, ``row`` or a column.
         num_groups: Groups of such samples that the split divided.
+        unread_fields: How many rows have each field that isn't read.
+        notes: What a person should know of the rows, a sentence each.
     """
 
     source: str
@@ -77,6 +79,8 @@ class DatasetArtifact(Artifact):
     num_groups: int = 0
     num_contaminated: int = 0
     source_files: dict[str, str] = field(default_factory=dict)
+    unread_fields: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def num_accounted(self) -> int:

@@ -28,7 +28,7 @@ from sft.stages.tokenize import TokenizeInputs, tokenize
 def execute(
     uri: str, overrides: Sequence[str], *, json: bool, page: str | None, against_tasks: Sequence[str] = ()
 ) -> int:
-    """Prints the report; 1 where a row is invalid.
+    """Print the report and return 1 if a row is invalid.
 
     Args:
         uri: The dataset.
@@ -50,15 +50,16 @@ def execute(
     progress = Progress(quiet=json)
     with tempfile.TemporaryDirectory(prefix="sft-data-") as folder:
         out = Path(folder)
-        data = dataset(cfg.dataset, _made(out / "dataset"), Progress(quiet=True), tasks)
+        data = dataset(cfg.dataset, _folder(out / "dataset"), Progress(quiet=True), tasks)
+        tokenizing = Progress(quiet=True)
         tokens, samples = None, []
         if any(text.startswith("model") for text in overrides):
-            base, tokens = _tokens(cfg, data, out)
+            base, tokens = _tokens(cfg, data, out, tokenizing)
             samples = first_samples(tokens, base, 1, out / "texts")
         padding = _padding(cfg, tokens) if tokens else None
         compares = data.num_eval or tasks.names
         contamination = find(data.train_file, data.eval_file, tasks, out / "tasks") if compares else None
-        report = measure(data, tokens, padding, contamination, samples)
+        report = measure(data, tokens, padding, contamination, samples, tokenizing.notes)
     if page:
         Path(page).write_text(redact(as_html(report)), encoding="utf-8")
     Progress().say(as_json(report) if json else as_text(report))
@@ -66,19 +67,20 @@ def execute(
         sys.stdout.write(preview.as_text(samples, in_color=is_color_wanted()) + "\n")
     if page:
         progress.say(f"page: {page}")
-    return 1 if report.num_rejected else 0
+    return 1 if report.num_invalid else 0
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
 
 
-def _tokens(cfg: RunConfig, data: DatasetArtifact, out: Path) -> tuple[ModelArtifact, TokenizedArtifact]:
-    quiet = Progress(quiet=True)
-    base = model(cfg.model, ModelInputs(dataset=data), _made(out / "model"), quiet)
+def _tokens(
+    cfg: RunConfig, data: DatasetArtifact, out: Path, progress: Progress
+) -> tuple[ModelArtifact, TokenizedArtifact]:
+    base = model(cfg.model, ModelInputs(dataset=data), _folder(out / "model"), progress)
     inputs = TokenizeInputs(dataset=data, model=base, on_invalid=OnInvalid.drop)
-    return base, tokenize(cfg.training, inputs, _made(out / "tokens"), quiet)
+    return base, tokenize(cfg.training, inputs, _folder(out / "tokens"), progress)
 
 
 def _padding(cfg: RunConfig, tokens: TokenizedArtifact) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import itertools
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import msgspec
 
 from sft.artifacts import DatasetArtifact, TokenizedArtifact
 from sft.chat.rejected import Rejections, read_rejected
-from sft.chat.sample import RULES
+from sft.chat.sample import LEFT_OUT_BY_CHOICE, RULES
 from sft.report import preview
 from sft.report.page import PAGE
 from sft.stages.decontaminate import Contamination
@@ -43,6 +44,8 @@ class DataReport(msgspec.Struct, kw_only=True):
 
     Attributes:
         rows: Where every row went; the parts add up to ``rows["all"]``.
+        notes: What a run says of the rows: fields and files that aren't read.
+        unread_fields: How many rows have each field that isn't read.
         rules: Rejected rows by rule.
         rejected: The first of them.
         roles: Turns by role, in the training split.
@@ -55,6 +58,8 @@ class DataReport(msgspec.Struct, kw_only=True):
     source: str
     format: str
     rows: dict[str, int]
+    notes: list[str]
+    unread_fields: dict[str, int]
     rules: dict[str, int]
     rejected: list[str]
     roles: dict[str, int]
@@ -65,8 +70,9 @@ class DataReport(msgspec.Struct, kw_only=True):
     first_samples: list[TokenizedSample] = []
 
     @property
-    def num_rejected(self) -> int:
-        return sum(self.rules.values())
+    def num_invalid(self) -> int:
+        """Rejected rows that a run would stop at."""
+        return sum(count for rule, count in self.rules.items() if rule not in LEFT_OUT_BY_CHOICE)
 
 
 def measure(
@@ -75,15 +81,17 @@ def measure(
     padding: float | None,
     contamination: Contamination | None = None,
     first_samples: Sequence[TokenizedSample] = (),
+    notes: Sequence[str] = (),
 ) -> DataReport:
-    """Reads what the stages made, a line at a time.
+    """Read what the stages wrote, a line at a time.
 
     Args:
         data: The checked dataset.
-        tokens: Its tokens, where a model was given.
-        padding: Share of padding in what a training computes, where a model was given.
+        tokens: Its tokens, if a model was given.
+        padding: Share of padding in what a training computes, if a model was given.
         contamination: Training samples that share text with what a model is scored on; None = nobody looked.
-        first_samples: The first samples as the model sees them, where a model was given.
+        first_samples: The first samples as the model sees them, if a model was given.
+        notes: What the tokenize stage said of the samples.
     """
     roles: Counter[str] = Counter()
     turns: Counter[int] = Counter()
@@ -111,6 +119,8 @@ def measure(
             "unused": data.num_unused,
             "contaminated": data.num_contaminated,
         },
+        notes=[*data.notes, *notes],
+        unread_fields=data.unread_fields,
         rules=dict(rejections.by_rule.most_common()),
         rejected=[str(row) for row in rejections.first],
         roles=dict(roles.most_common()),
@@ -141,9 +151,10 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def as_text(report: DataReport) -> str:
-    """The report for a terminal."""
+    """Return the report for a terminal."""
     parts = [f"{report.source}: {report.rows['all']:,} rows, format {report.format}"]
     parts += [f"  {name:<18}{count:>12,}" for name, count in report.rows.items() if count and name != "all"]
+    parts += [f"  {note}" for note in report.notes]
     if report.rules:
         parts.append("rejected by rule")
         parts += [f"  {rule:<22}{count:>8,}  {RULES[rule]}" for rule, count in report.rules.items()]
@@ -168,20 +179,19 @@ def as_text(report: DataReport) -> str:
 
 
 def as_json(report: DataReport) -> str:
-    """The report for machines."""
-    return msgspec.json.format(msgspec.json.encode(report).decode(), indent=1)
+    """Return the report for machines, in ASCII, because any terminal or pipe can carry that."""
+    return json.dumps(msgspec.to_builtins(report, str_keys=True), indent=1)
 
 
 def as_html(report: DataReport) -> str:
-    """The report as one page that needs nothing else."""
+    """Return the report as one page that needs nothing else."""
     sections = [_table("Rows", report.rows), _table("Turns by role", report.roles)]
     sections.append(_bars("Conversations by turns", report.turns))
     if report.rules:
-        sections.insert(
-            1, _table("Rejected by rule", {f"{rule}: {RULES[rule]}": n for rule, n in report.rules.items()})
-        )
-        items = "".join(f"<li><code>{html.escape(row)}</code></li>" for row in report.rejected)
-        sections.insert(2, f"<h2>The first of them</h2><ol>{items}</ol>")
+        rules = {f"{rule}: {RULES[rule]}": count for rule, count in report.rules.items()}
+        sections[1:1] = [_table("Rejected by rule", rules), _list("The first of them", report.rejected)]
+    if report.notes:
+        sections.insert(1, _list("Notes", report.notes))
     if report.shared:
         sections.append(_table("Training samples that share text with what a model is scored on", report.shared))
         items = "".join(f"<li>{html.escape(example)}</li>" for example in report.shared_examples)
@@ -208,6 +218,11 @@ def _table(title: str, rows: Mapping[str, Any]) -> str:
         for name, value in rows.items()
     )
     return f"<h2>{html.escape(title)}</h2><table>{cells}</table>"
+
+
+def _list(title: str, lines: Sequence[str]) -> str:
+    items = "".join(f"<li><code>{html.escape(line)}</code></li>" for line in lines)
+    return f"<h2>{html.escape(title)}</h2><ol>{items}</ol>"
 
 
 def _bars(title: str, counts: Mapping[int, int]) -> str:
