@@ -196,7 +196,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.synthetic",
                 "sft.adapters.hub.rows",
             ),
-            revision=3,
+            revision=4,
             is_resumable=True,
         ),
         StageSpec(
