@@ -29,6 +29,7 @@ class Columns:
     Attributes:
         keep: Columns that are kept beside the conversation.
         ignore: Columns and fields of turns that are left out on purpose.
+        used: Columns that the split reads.
     """
 
     messages: str = "messages"
@@ -36,6 +37,7 @@ class Columns:
     completion: str = "completion"
     keep: Sequence[str] = ()
     ignore: frozenset[str] = frozenset()
+    used: frozenset[str] = frozenset()
 
 
 class RowReader:
@@ -127,6 +129,7 @@ class RowReader:
         if not self._raw:
             return self.turns.unread
         left = {name for name, raw in self._raw.items() if name not in kept and bytes(raw) not in NOTHING}
+        left -= self.columns.used
         refuse_if_meaningful(sorted(left), MEANINGFUL_COLUMNS)
         return left | self.turns.unread
 

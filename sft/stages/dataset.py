@@ -53,17 +53,17 @@ def source_version(cfg: DatasetConfig) -> str:
     Raises:
         DataError: A source is not there or can't be reached.
     """
-    return "|".join(source.version(each) for each in sources_of(cfg))
+    return "|".join(source.version(origin) for origin in sources_of(cfg))
 
 
 def download(cfg: DatasetConfig) -> str | None:
-    """Return what fetching the sources will download, in words; None if nothing is."""
-    names = [f"dataset {each.name}" for each in sources_of(cfg) if source.is_download(each)]
+    """Return what fetching the sources will download, in words; None where nothing is."""
+    names = [f"dataset {origin.name}" for origin in sources_of(cfg) if source.is_download(origin)]
     return ", ".join(names) or None
 
 
 def dataset(cfg: DatasetConfig, out: Path, progress: Progress, tasks: EvaluationTasks = NO_TASKS) -> DatasetArtifact:
-    """Fetch, check and split the rows, and drop what the evaluation holds if `dataset.decontaminate` says so.
+    """Fetch, check and split, and drop what the evaluation holds where `dataset.decontaminate` says so.
 
     Args:
         cfg: The dataset settings.
@@ -86,13 +86,13 @@ def dataset(cfg: DatasetConfig, out: Path, progress: Progress, tasks: Evaluation
     )
     with closing(split), (out / "rejected.jsonl").open("wb") as rejected:
         checked = _Checked(cfg=cfg, split=split, rejected=rejected, progress=progress, grouping=Grouping(cfg.split_by))
-        for number, each in enumerate(sources_of(cfg)):
-            versions.append(source.version(each))
+        for number, origin in enumerate(sources_of(cfg)):
+            versions.append(source.version(origin))
             num_before = split.num_samples
-            files = source.files(each, versions[-1], fetched / str(number), progress.update, facts)
+            files = source.files(origin, versions[-1], fetched / str(number), progress.update, facts)
             checked.read(files, held_out=number == 1)
             if split.num_samples == num_before and not checked.rejections:
-                raise DataError(f"dataset.{'eval_' * number}uri={each.name}: no row", fix="check the uri")
+                raise DataError(f"dataset.{'eval_' * number}uri={origin.name}: no row", fix="check the uri")
     if not split.num_samples or (checked.rejections.num_errors and cfg.on_invalid is OnInvalid.error):
         fix = "mend the rows, or leave them out: dataset.on_invalid=drop"
         raise checked.rejections.error(checked.num_rows, fix)
@@ -101,7 +101,7 @@ def dataset(cfg: DatasetConfig, out: Path, progress: Progress, tasks: Evaluation
     num_contaminated = _decontaminate(out, tasks, progress) if cfg.decontaminate else 0
     data = DatasetArtifact(
         root=out,
-        source=" and ".join(each.name for each in sources_of(cfg)),
+        source=" and ".join(origin.name for origin in sources_of(cfg)),
         source_version="|".join(versions),
         source_files=facts.digests,
         row_format=", ".join(sorted(checked.formats)),
@@ -150,7 +150,7 @@ def _check_halves(data: DatasetArtifact, cfg: DatasetConfig) -> None:
 
 
 def summary(data: DatasetArtifact) -> str:
-    """Say in a line where every row went."""
+    """Return where every row went, in a line."""
     parts = {
         "rejected": data.num_rejected,
         "duplicates": data.num_duplicates,
@@ -169,7 +169,7 @@ def _groups(data: DatasetArtifact) -> str:
 
 @dataclass
 class _Checked:
-    """What was learned of the rows so far."""
+    """Checks rows, and keeps what they were so far."""
 
     cfg: DatasetConfig
     split: Split
@@ -188,19 +188,19 @@ class _Checked:
         for name, batches in files:
             for number, rows in batches:
                 self.progress.update(f"{self.num_rows:,} rows")
-                plain = parser.many(rows) if parser else None
-                if plain is not None and self.grouping.column is None:
+                plain = parser.many(rows) if parser and self.grouping.column is None else None
+                if plain is not None:
                     self.num_rows += len(plain.lines)
                     groups = self.grouping.of_samples(plain.lines)
                     self.split.add(plain.lines, plain.lines, groups, held_out=held_out)
                     for column, (num_rows, first) in plain.passed_over.items():
                         self._note(column, num_rows, f"{name}:{number + first}")
                     continue
-                parser, parsed, groups_by_column = self._one_by_one(parser, name, number, rows)
+                parser, parsed, groups = self._one_by_one(parser, name, number, rows)
                 lines = [row.line for row in parsed]
-                compared = self._compared(parsed) if self.cfg.keep_columns else lines
-                groups = groups_by_column if self.grouping.column is not None else self.grouping.of_samples(compared)
-                self.split.add(lines, compared, groups, held_out=held_out)
+                bare = self._compared(parsed) if self.cfg.keep_columns else lines
+                groups = groups if self.grouping.column is not None else self.grouping.of_samples(bare)
+                self.split.add(lines, bare, groups, held_out=held_out)
 
     @staticmethod
     def _compared(parsed: Sequence[ParsedRow]) -> list[bytes]:
@@ -217,9 +217,7 @@ class _Checked:
         ]
 
     def _note(self, column: str, num_rows: int, first: str) -> None:
-        """Count a field that isn't read, unless the recipe leaves it out or splits by it."""
-        if column == self.grouping.column:
-            return
+        """Count a field that isn't read, unless the recipe leaves it out."""
         if column in self.cfg.ignore_fields:
             self.seen.add(column)
         else:
@@ -227,8 +225,8 @@ class _Checked:
 
     def _one_by_one(
         self, parser: Parser | None, name: str, number: int, rows: bytes
-    ) -> tuple[Parser | None, list[ParsedRow], list[bytes]]:
-        """Return the valid rows of a batch, with their groups if a column says them; note the others.
+    ) -> tuple[Parser | None, list[ParsedRow], list[bytes] | None]:
+        """Return the valid rows of a batch, with their groups where a column says them; note the others.
 
         The first row that shows a format decides it.
         """
@@ -239,18 +237,18 @@ class _Checked:
             self.num_rows += 1
             try:
                 parser = parser or self._parser(row)
-                row_parsed = parser.one(row)
+                row_read = parser.one(row)
                 if self.grouping.column is not None:
                     groups.append(self.grouping.of_row(row))
+                parsed.append(row_read)
             except InvalidRow as error:
                 refused = Rejected(name, line, error.rule, error.found, row.decode(errors="replace"))
                 self.rejected.write(self.rejections.add(refused))
                 continue
-            parsed.append(row_parsed)
-            for unread in row_parsed.unread:
+            for unread in row_read.unread:
                 self._note(unread, 1, f"{name}:{line}")
-            self.seen |= row_parsed.ignored
-            self.seen.update(row_parsed.sample.metadata or ())
+            self.seen |= row_read.ignored
+            self.seen.update(row_read.sample.metadata or ())
         return parser, parsed, groups
 
     def _parser(self, row: bytes) -> Parser:
@@ -262,6 +260,7 @@ class _Checked:
             completion=names.completion,
             keep=tuple(self.cfg.keep_columns),
             ignore=frozenset(self.cfg.ignore_fields),
+            used=frozenset(filter(None, [self.grouping.column])),
         )
         given: Format | None = None if self.cfg.format is DatasetFormat.auto else self.cfg.format.value
         row_format, columns = recognise(row, columns, given)

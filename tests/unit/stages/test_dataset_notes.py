@@ -67,10 +67,10 @@ def test_a_column_that_changes_the_meaning_is_found_in_the_last_row_of_many(tmp_
 
 def test_a_setting_that_names_a_field_of_no_row_is_said(tmp_path: Path) -> None:
     file = write(tmp_path / "rows.jsonl", [row(n, id=n) for n in range(10)])
-    data = make(file, tmp_path / "out", ignore_fields=["imagse", "id"], keep_columns=["sorce"])
+    data = make(file, tmp_path / "out", ignore_fields=["pictures", "id"], keep_columns=["origin"])
     assert data.notes == [
-        "dataset.keep_columns=[sorce] does nothing: no row has `sorce`",
-        "dataset.ignore_fields=[imagse] does nothing: no row has `imagse`",
+        "dataset.keep_columns=[origin] does nothing: no row has `origin`",
+        "dataset.ignore_fields=[pictures] does nothing: no row has `pictures`",
     ]
 
 
@@ -160,3 +160,9 @@ def test_a_deep_column_that_is_kept_is_refused(tmp_path: Path) -> None:
     file.write_text(json.dumps(row(0)) + "\n" + deep + "\n", encoding="utf-8")
     data = make(file, tmp_path / "out", keep_columns=["deep"], on_invalid=OnInvalid.drop)
     assert (data.num_train, data.num_rejected) == (1, 1)
+
+
+def test_a_column_that_the_split_reads_is_no_unread_one(tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.jsonl", [row(n, context=f"c{n % 5}", id=n) for n in range(10)])
+    data = make(file, tmp_path / "out", split_by="context")
+    assert (data.num_groups, data.unread_fields) == (5, {"id": 10})
