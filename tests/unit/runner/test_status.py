@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import filelock
 import pytest
 
 from sft import record, runner
@@ -100,9 +99,3 @@ def test_only_what_is_to_be_reached_counts_as_work() -> None:
     configs = [compose(recipe, [f"eval.limit={limit}"]) for limit in (1, 2)]
     assert len({runner.work_digest(cfg) for cfg in configs}) == 2
     assert len({runner.work_digest(cfg, "train") for cfg in configs}) == 1
-
-
-def test_a_run_that_was_killed_is_not_at_work(tmp_path: Path) -> None:
-    assert not runner.is_running(tmp_path)
-    with filelock.FileLock(tmp_path / ".lock"):
-        assert runner.is_running(tmp_path)
