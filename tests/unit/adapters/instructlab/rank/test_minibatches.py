@@ -8,6 +8,7 @@ from sft.adapters.instructlab.packing import pack
 from sft.adapters.instructlab.rank import minibatches
 
 pytestmark = [
+    pytest.mark.slow,  # imports torch
     # Warned while the library and what it pulls in are imported.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
