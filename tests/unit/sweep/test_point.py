@@ -8,13 +8,13 @@ import pytest
 
 from sft.adapters.os import machine
 from sft.artifacts import CheckpointArtifact, EvalReport
-from sft.config.compose import compose, find_recipe
 from sft.config.schema import RunConfig
 from sft.errors import StageError
 from sft.scores import Score
 from sft.sweep import records
 from sft.sweep.point import check_point, score
 from sft.sweep.records import Point
+from tests.support.configs import composed
 
 ONE_RANK = ["training.launcher.procs_per_worker=1"]
 
@@ -26,7 +26,7 @@ def on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def config(*overrides: str) -> RunConfig:
-    return compose(find_recipe("quickstart"), overrides)
+    return composed(*overrides)
 
 
 def judged(*overrides: list[str], until: str | None = None) -> list[Point]:

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from sft.config.compose import compose, find_recipe
 from sft.config.schema import RunConfig
 from sft.errors import DataError
 from sft.sweep import records
 from sft.sweep.records import SweepRecord
+from tests.support.configs import composed
 
 
 def config(*overrides: str) -> RunConfig:
-    return compose(find_recipe("quickstart"), overrides)
+    return composed(*overrides)
 
 
 def test_the_same_sweep_has_the_same_folder_and_another_one_another() -> None:
