@@ -25,7 +25,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "not exhaustive"
 
 test-fast: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q -m "not slow and not exhaustive" tests/unit tests/config tests/architecture
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not exhaustive" tests/unit tests/config tests/architecture
 
 test-exhaustive: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m exhaustive

@@ -1,6 +1,6 @@
 """Composed configurations, for tests that look at what is made of one.
 
-Hydra takes a tenth of a second for each, and most tests compare with the same few; so each is composed once per session,
+Hydra takes a tenth of a second for each, and most tests compare with the same few. Each is composed once per session,
 and every caller gets a copy that it may change. Tests of composing itself call `sft.config.compose`.
 """
 
