@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sft.adapters.synthetic import KEPT_BACK, question, spell, write
+from sft.adapters.synthetic import HELD_OUT_FACTOR, question, spell, write
 from sft.errors import DataError
 
 
@@ -36,7 +36,7 @@ def test_no_row_comes_twice_and_none_is_of_those_that_are_kept_back(tmp_path: Pa
         int(user["content"].removesuffix(".").split()[-1]) for user, _ in rows("synthetic://spell-numbers", tmp_path)
     ]
     assert len(set(numbers)) == len(numbers) == 3000
-    assert all(number % KEPT_BACK for number in numbers)
+    assert all(number % HELD_OUT_FACTOR for number in numbers)
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ def test_no_row_comes_twice_and_none_is_of_those_that_are_kept_back(tmp_path: Pa
         ("synthetic://other", "no such synthetic data"),
         ("synthetic://spell-numbers?rows=0", "rows must be between 1 and 80000"),
         ("synthetic://spell-numbers?rows=80001", "rows must be between 1 and 80000"),
-        ("synthetic://spell-numbers?rows=many", "takes whole numbers for rows and seed only"),
-        ("synthetic://spell-numbers?row=1", "takes whole numbers for rows and seed only"),
+        ("synthetic://spell-numbers?rows=many", "takes only rows and seed, both whole numbers"),
+        ("synthetic://spell-numbers?row=1", "takes only rows and seed, both whole numbers"),
     ],
 )
 def test_a_uri_that_names_nothing_is_refused(uri: str, said: str, tmp_path: Path) -> None:

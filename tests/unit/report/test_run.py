@@ -40,14 +40,14 @@ def test_a_score_is_a_line_with_before_after_error_and_difference() -> None:
         "0.0100",
         "+0.1000,",
         "better",
-        "(1500",
+        "(1,500",
         "samples)",
     ]
 
 
 def test_without_the_base_models_score_there_is_no_difference() -> None:
     [line] = score_lines(report(score("arc", 0.5)), None)
-    assert line.split() == ["arc.acc", "0.5000", "(1500", "samples)"]
+    assert line.split() == ["arc.acc", "0.5000", "(1,500", "samples)"]
 
 
 def test_a_task_that_got_clearly_worse_is_a_warning_and_the_held_out_split_is_not_a_task() -> None:
@@ -80,7 +80,7 @@ def test_a_summary_says_where_everything_is(record: RunRecord, tmp_path: Path, m
     }
     lines = list(summary(RunResult(tmp_path / "r", record, artifacts, nothing_to_do=False)))
     assert [line.split() for line in lines if line] == [
-        ["arc.acc", "0.5000", "(1500", "samples)"],
+        ["arc.acc", "0.5000", "(1,500", "samples)"],
         ["record", "r/run.json"],
         ["model", "store/p/model"],
         ["uploaded", "s3://models/m"],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sft.adapters.os.process import ended, failure, run_module, supervise, tail
+from sft.adapters.os.process import child_error, describe_exit, run_module, supervise, tail
 from sft.errors import StageError
 
 CHILD = """
@@ -68,7 +68,9 @@ def test_a_bug_of_a_child_is_named_and_its_traceback_is_in_the_log(module: str, 
 
 
 def test_a_child_that_ends_without_a_word_shows_its_last_lines(module: str, tmp_path: Path) -> None:
-    with pytest.raises(StageError, match=r"adding ended with status 7 without a word; its last lines:\n    last words"):
+    with pytest.raises(
+        StageError, match=r"adding ended with status 7 and left no error; its last lines:\n    last words"
+    ):
         run_module(module, {"do": "vanish"}, folder=tmp_path / "child", what="adding")
 
 
@@ -99,16 +101,16 @@ def test_a_process_gets_what_is_added_to_the_environment_and_no_input(tmp_path: 
     ("status", "words"),
     [
         (0, "ended with status 0"),
-        (-signal.SIGKILL, "was killed by SIGKILL (out of memory?)"),
+        (-signal.SIGKILL, "was killed by SIGKILL (perhaps out of memory)"),
         (-signal.SIGSEGV, "was killed by SIGSEGV"),
     ],
 )
 def test_a_status_in_words(status: int, words: str) -> None:
-    assert ended(status) == words
+    assert describe_exit(status) == words
 
 
 def test_an_error_without_a_fix_has_none(tmp_path: Path) -> None:
-    error = failure({"type": "KeyError", "message": "'x'"}, what="adding", log=tmp_path / "log.txt")
+    error = child_error({"type": "KeyError", "message": "'x'"}, what="adding", log=tmp_path / "log.txt")
     assert (error.message, error.fix) == ("adding failed: KeyError: 'x'", None)
 
 
