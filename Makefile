@@ -1,5 +1,6 @@
 # make quickstart   install into .venv and run the main job end to end
 # make test         install what the tests need and run them
+# make test-fast    units, configurations and architecture, in under a minute: at each save
 # make test-exhaustive   the minutes-long ones
 # make test-gpu     those that need a CUDA device
 # make dist         sdist and wheel; make release-check   install and run them as a user would
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 # With its bounds: without constraints, the newest torch may be newer than what we take.
 TORCH := $(shell sed -n 's/^  "\(torch[<>=].*\)",/\1/p' pyproject.toml)
 
-.PHONY: quickstart test test-exhaustive test-gpu test-lowest test-highest test-versions check format bench
+.PHONY: quickstart test test-fast test-exhaustive test-gpu test-lowest test-highest test-versions check format bench
 .PHONY: constraints constraints-lowest dist release-check clean
 
 quickstart: $(VENV)/.installed
@@ -22,6 +23,9 @@ quickstart: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "not exhaustive"
+
+test-fast: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not exhaustive" tests/unit tests/config tests/architecture
 
 test-exhaustive: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m exhaustive

@@ -47,6 +47,7 @@ def test_help_does_not_load_hydra(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
 
 
+@pytest.mark.slow
 def test_every_room_imports(tmp_path: Path) -> None:
     modules = sorted(ROOT.glob("sft/**/*.py"))
     assert len(modules) > 20
@@ -74,6 +75,7 @@ def test_an_editable_install_reads_the_checkout() -> None:
     assert shipped("conf") == ROOT / "conf"
 
 
+@pytest.mark.slow
 def test_a_wheel_carries_configs_and_recipes_and_works_without_a_checkout(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)

@@ -9,12 +9,12 @@ import pytest
 
 from sft.adapters.instructlab.settings import Nodes
 from sft.adapters.os import machine
-from sft.config.compose import compose, find_recipe
 from sft.config.schema import Attention, LauncherConfig, Precision, ShardingStrategy, TrainingConfig
 from sft.errors import ConfigError
 from sft.planning.plan import Plan, build_plan
 from sft.planning.resources import resolve_resources
 from sft.planning.stage_spec import Environment
+from tests.support.configs import composed
 
 WORLD = Environment(
     dataset_version="1",
@@ -30,7 +30,7 @@ TOLD = ["package", "register"]
 
 
 def plan(*overrides: str, world: Environment | None = None) -> Plan:
-    cfg = compose(find_recipe("quickstart"), overrides)
+    cfg = composed(*overrides)
     return build_plan(cfg, world or dataclasses.replace(WORLD, resources=resolve_resources(cfg.training)))
 
 

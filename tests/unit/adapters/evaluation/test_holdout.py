@@ -19,6 +19,7 @@ from sft.artifacts import ModelArtifact
 from sft.chat.template import Renderer
 from sft.errors import DataError, StageError
 
+pytestmark = pytest.mark.slow  # imports torch
 SYSTEM = {"role": "system", "content": "spell digits"}
 CONVERSATIONS = [
     [{"role": "user", "content": "12"}, {"role": "assistant", "content": "one two"}],
