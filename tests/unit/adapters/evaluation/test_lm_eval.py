@@ -98,5 +98,5 @@ def sample(**changes: Any) -> dict[str, Any]:
 
 def test_an_answer_that_is_not_a_number_fails_and_shows_the_sample() -> None:
     refuse_nan({"sums": [sample()], "texts": [sample(resps=[["nan"]])]})
-    with pytest.raises(StageError, match=r"sums, sample 7: .*no number; the prompt: 2\+2="):
+    with pytest.raises(StageError, match=r"sums, sample 7: .*not a number; the prompt: 2\+2="):
         refuse_nan({"sums": [sample(), sample(resps=[[(-1.5, True)], [(math.nan, False)]])]})
