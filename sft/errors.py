@@ -6,8 +6,13 @@ A person sees `str(error)`; a program reads the attributes. Anything that is not
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
+
+_LONGEST_SHOWN = 200
+_UNSEEN = {"Cc", "Cs", "Zl", "Zp"}
+"""Categories of Unicode: control characters, halves of a pair, separators of lines and paragraphs."""
 
 
 class SftError(Exception):
@@ -47,9 +52,15 @@ class Problem:
     suggestion: str | None = None
 
     def __str__(self) -> str:
-        what = self.key if self.value is None else f"{self.key}={self.value}"
+        what = _shown(self.key) if self.value is None else f"{_shown(self.key)}={_shown(self.value)}"
         tail = f"; {self.suggestion}" if self.suggestion else ""
         return f"{what}: {self.rule}{tail}"
+
+
+def _shown(text: str) -> str:
+    """What a person typed, in one line that a terminal shows: not all of a long text, and no control character."""
+    short = text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN // 2]}… ({len(text)} characters)"
+    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in _UNSEEN else c for c in short)
 
 
 class ConfigError(SftError):

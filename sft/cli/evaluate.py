@@ -34,10 +34,11 @@ def execute(model: str, recipe: str | None, overrides: Sequence[str], command: S
     """
     base = compose.find_recipe(recipe) if recipe else Recipe(compose.shipped("conf") / "config.yaml")
     settings = ["model=hub", f"model.name_or_path={model}", "registry=none", "eval.baseline=true", "eval.gates={}"]
-    if not recipe and not any(text.startswith("dataset") for text in overrides):
+    has_data = bool(recipe) or any(text.startswith("dataset") for text in overrides)
+    if not has_data:
         settings += ["dataset.uri=", "eval.holdout.enabled=false"]
     name = re.sub(r"[^\w.-]+", "-", model).strip("-")[-40:]
-    cfg = compose.compose(base, [f"name=eval-{name}", *settings, *overrides])
+    cfg = compose.compose(base, [f"name=eval-{name}", *settings, *overrides], needs_data=has_data)
     if not cfg.eval.tasks and not cfg.eval.holdout.enabled:
         suggestion = "name a task, or a dataset.uri whose held-out split is scored"
         raise ConfigError([Problem(key="eval.tasks", rule="nothing to score", suggestion=suggestion)])

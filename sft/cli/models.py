@@ -36,7 +36,7 @@ def execute(name: str | None, overrides: Sequence[str], *, json: bool) -> int:
         StageError: The registry refused or can't be reached.
     """
     asked = ["dataset.uri=", *([] if any(o.startswith("registry=") for o in overrides) else ["registry=mlflow"])]
-    cfg = compose.compose(Recipe(compose.shipped("conf") / "config.yaml"), [*asked, *overrides])
+    cfg = compose.compose(Recipe(compose.shipped("conf") / "config.yaml"), [*asked, *overrides], needs_data=False)
     found = sorted(_ask(name, cfg.registry, Path(cfg.run_root)), key=lambda model: -model.registered_at)
     progress = Progress()
     if json:

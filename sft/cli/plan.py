@@ -53,7 +53,7 @@ def execute(name_or_path: str, arguments: Sequence[str]) -> int:
         stage, _, why = line.partition(": ")
         progress.say(f"{stage:<16}left out  {why}")
     progress.say("")
-    for line in _facts(cfg, have):
+    for line in _facts(cfg, have, plan.notes):
         progress.say(line)
     for line in preview_sweep(found, points) if found else ():
         progress.say(line)
@@ -95,7 +95,7 @@ def _shown(value: object) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _facts(cfg: RunConfig, have: Mapping[str, Entry]) -> list[str]:
+def _facts(cfg: RunConfig, have: Mapping[str, Entry], notes: Sequence[str]) -> list[str]:
     artifacts = {name: entry.artifact for name, entry in have.items()}
     facts = [*estimate.steps(cfg, artifacts), *estimate.place(cfg)]
     wanted = []
@@ -110,4 +110,4 @@ def _facts(cfg: RunConfig, have: Mapping[str, Entry]) -> list[str]:
     for name, why in resources.explained().items():
         lead = "resources" if name == "device" else ""
         facts.append(f"{lead:<11}{name:<24}{_shown(why['value']):<14}{why['reason']}")
-    return [*facts, *(f"note       {note}" for note in resources.notes)]
+    return [*facts, *(f"note       {note}" for note in (*notes, *resources.notes))]

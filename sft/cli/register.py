@@ -38,7 +38,7 @@ def execute(path: str, overrides: Sequence[str]) -> int:
         text.replace(f"{_GROUP}=", f"{_GROUP}.kind=") if text.startswith(f"{_GROUP}=") else text for text in overrides
     ]
     with rerun.recipe(earlier, settings, groups=(_GROUP,)) as recipe:
-        cfg = compose.compose(recipe, settings)
+        cfg = compose.compose(recipe, settings, needs_data=False)
     if cfg.registry.kind is RegistryKind.none and cfg.registry.upload is None:
         suggestion = "registry=mlflow, or registry=kubeflow registry.address=https://…"
         raise ConfigError(

@@ -2,98 +2,50 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sft.config import upload_uri
+from sft.config.dataset_checks import check_dataset
 from sft.config.launcher_checks import check_launcher
+from sft.config.registry_checks import check_registry
 from sft.config.schema import (
     EvalBackend,
     EvalConfig,
     ModelSource,
-    RegistryKind,
     RunConfig,
     ScratchConfig,
+    Tracker,
+    TrackingConfig,
     TrainingConfig,
 )
+from sft.config.schema.bounds import out_of_bounds, within_bounds
 from sft.errors import Problem
 from sft.logs import is_secret_name, redact
 from sft.scores import parse_gate
 
-_MIN_SCRATCH_VOCAB = 300
-_PVC = re.compile(r"[a-z0-9][-.a-z0-9]*:/.+")
+_SCRATCH = "model.scratch"
+_WANDB_REFUSES = "/\\#?%:"
+_WANDB_LONGEST = 128
 
 
 def check(cfg: RunConfig) -> list[Problem]:
-    """All problems of a composed configuration; an empty list when it can run."""
-    return [
-        *_ranges(cfg),
-        *_training(cfg.training),
-        *(_scratch(cfg.model.scratch) if cfg.model.source is ModelSource.scratch else ()),
-        *_eval(cfg.eval),
-        *_registry(cfg),
-        *_secrets(cfg),
-    ]
+    """Return all problems of a composed configuration; an empty list when it can run."""
+    problems = list(out_of_bounds(cfg))
+    told = {problem.key for problem in problems}
+    between = _between(within_bounds(cfg) if problems else cfg, told)
+    return [*problems, *(problem for problem in between if problem.key not in told)]
 
 
-def _ranges(cfg: RunConfig) -> Iterator[Problem]:
-    t, d, e = cfg.training, cfg.dataset, cfg.eval
-    if "/" in cfg.name:
-        yield Problem(key="name", value=cfg.name, rule="must be without /: it names the run's folder")
-    if not 0.0 < d.train_split <= 1.0:
-        yield Problem(key="dataset.train_split", value=str(d.train_split), rule="must be above 0 and at most 1")
-    if not d.split_by:
-        rule = "must be prompt, row, or the name of a column"
-        yield Problem(key="dataset.split_by", value="''", rule=rule, suggestion="try dataset.split_by=prompt")
-    at_least_one = {
-        "dataset.max_samples": d.max_samples,
-        "training.num_epochs": t.num_epochs,
-        "training.effective_batch_size": t.effective_batch_size,
-        "training.max_tokens_per_gpu": t.max_tokens_per_gpu,
-        "training.max_seq_len": t.max_seq_len,
-        "training.validation_frequency": t.validation_frequency,
-        "training.checkpoint_every_steps": t.checkpoint_every_steps,
-        "training.keep_full_states": t.keep_full_states,
-        "training.stall_timeout_seconds": t.stall_timeout_seconds,
-        "training.launcher.num_workers": t.launcher.num_workers,
-        "training.launcher.procs_per_worker": t.launcher.procs_per_worker,
-        "training.lora.alpha": t.lora.alpha,
-        "eval.limit": e.limit,
-        "eval.holdout.limit": e.holdout.limit,
-        "eval.holdout.max_new_tokens": e.holdout.max_new_tokens,
-    }
-    for key, value in at_least_one.items():
-        if value is not None and value < 1:
-            yield Problem(key=key, value=str(value), rule="must be at least 1")
-    not_negative = {
-        "training.learning_rate": t.learning_rate,
-        "training.warmup_steps": t.warmup_steps,
-        "training.weight_decay": t.weight_decay,
-        "training.neftune_alpha": t.neftune_alpha,
-        "training.save_samples": t.save_samples,
-        "training.max_restarts": t.max_restarts,
-        "training.num_loader_workers": t.num_loader_workers,
-        "training.launcher.gpus_per_worker": t.launcher.gpus_per_worker,
-        "training.lora.rank": t.lora.rank,
-        "eval.num_fewshot": e.num_fewshot,
-    }
-    below_one = {
-        "training.validation_split": t.validation_split,
-        "training.beta1": t.beta1,
-        "training.beta2": t.beta2,
-        "training.lora.dropout": t.lora.dropout,
-    }
-    for key, part in below_one.items():
-        if not 0.0 <= part < 1.0:
-            yield Problem(key=key, value=str(part), rule="must be at least 0 and below 1")
-    above_zero = {"training.max_grad_norm": t.max_grad_norm, "training.adam_epsilon": t.adam_epsilon}
-    for key, amount in above_zero.items():
-        if amount <= 0:
-            yield Problem(key=key, value=str(amount), rule="must be above 0")
-    for key, number in not_negative.items():
-        if number is not None and number < 0:
-            yield Problem(key=key, value=str(number), rule="must not be negative")
+def _between(cfg: RunConfig, told: set[str]) -> Iterator[Problem]:
+    """Yield what is wrong between settings, each within its bounds; those that were not are `told` already."""
+    yield from check_dataset(cfg.dataset)
+    yield from _training(cfg.training)
+    if cfg.model.source is ModelSource.scratch and not any(key.startswith(_SCRATCH) for key in told):
+        yield from _scratch(cfg.model.scratch)
+    yield from _eval(cfg.eval)
+    yield from check_registry(cfg.registry)
+    yield from _secrets(cfg)
 
 
 def _training(cfg: TrainingConfig) -> Iterator[Problem]:
@@ -118,25 +70,42 @@ def _training(cfg: TrainingConfig) -> Iterator[Problem]:
             rule="must name a layer; null takes every projection",
             suggestion="try null",
         )
+    if cfg.keep_full_states > 1 and not cfg.full_state_at_epoch and cfg.checkpoint_every_steps is None:
+        yield Problem(
+            key="training.keep_full_states",
+            value=str(cfg.keep_full_states),
+            rule="keeps nothing: no full state is saved",
+            suggestion="try training.full_state_at_epoch=true",
+        )
+    yield from _tracking(cfg.tracking)
     yield from check_launcher(cfg)
 
 
+def _repeated(key: str, names: Sequence[str]) -> Iterator[Problem]:
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield Problem(key=key, value=name, rule="is named twice")
+
+
+def _tracking(cfg: TrackingConfig) -> Iterator[Problem]:
+    yield from _repeated("training.tracking.trackers", [tracker.value for tracker in cfg.trackers])
+    is_refused = len(cfg.project) > _WANDB_LONGEST or {*cfg.project} & {*_WANDB_REFUSES}
+    if Tracker.wandb in cfg.trackers and is_refused:  # wandb_settings.py:validate_project
+        rule = f"names a project in W&B, which takes {_WANDB_LONGEST} characters and none of {_WANDB_REFUSES}"
+        yield Problem(key="training.tracking.project", value=cfg.project, rule=rule)
+
+
 def _scratch(cfg: ScratchConfig) -> Iterator[Problem]:
-    key = "model.scratch"
+    key = _SCRATCH
     if cfg.hidden_size % (2 * cfg.num_attention_heads):
         rule = f"must be a multiple of twice num_attention_heads={cfg.num_attention_heads} (rotary embedding)"
         yield Problem(key=f"{key}.hidden_size", value=str(cfg.hidden_size), rule=rule)
     if cfg.num_attention_heads % cfg.num_key_value_heads:
         rule = f"must divide num_attention_heads={cfg.num_attention_heads}"
         yield Problem(key=f"{key}.num_key_value_heads", value=str(cfg.num_key_value_heads), rule=rule)
-    if cfg.vocab_size < _MIN_SCRATCH_VOCAB:
-        rule = f"must be at least {_MIN_SCRATCH_VOCAB}: all bytes and the special tokens"
-        yield Problem(key=f"{key}.vocab_size", value=str(cfg.vocab_size), rule=rule)
 
 
 def _eval(cfg: EvalConfig) -> Iterator[Problem]:
-    if cfg.batch_size != "auto" and not (cfg.batch_size.isdigit() and int(cfg.batch_size)):
-        yield Problem(key="eval.batch_size", value=cfg.batch_size, rule="must be a number above 0, or auto")
+    yield from _repeated("eval.tasks", cfg.tasks)
     for name in cfg.model_args.keys() & {"pretrained", "trust_remote_code"}:
         own = "which model is scored" if name == "pretrained" else "model.trust_remote_code"
         yield Problem(key=f"eval.model_args.{name}", rule=f"is not for an evaluation to say: see {own}")
@@ -167,7 +136,9 @@ def _gate(cfg: EvalConfig, name: str, rule: str) -> Iterator[Problem]:
         yield Problem(key=key, value=rule, rule=str(error))
         return
     task, dot, metric = name.partition(".")
-    if not cfg.enabled:
+    if not math.isfinite(gate.bound):
+        yield Problem(key=key, value=rule, rule="must compare with a finite number")
+    elif not cfg.enabled:
         yield Problem(key=key, value=rule, rule="nothing is scored: eval.enabled=false")
     elif gate.from_baseline and not cfg.baseline:
         yield Problem(key=key, value=rule, rule="needs the base model's score", suggestion="try eval.baseline=true")
@@ -186,31 +157,6 @@ def holdout_metrics(cfg: EvalConfig) -> tuple[str, ...]:
     """What the held-out split is scored for."""
     written = ("exact_match", "rouge_l", "chrf") if cfg.holdout.generate else ()
     return ("loss", "perplexity", "token_accuracy", *written) if cfg.holdout.enabled else ()
-
-
-def _registry(cfg: RunConfig) -> Iterator[Problem]:
-    address, uri, upload = cfg.registry.address, cfg.registry.uri, cfg.registry.upload
-    if upload is not None:
-        try:
-            upload_uri.parse(upload)
-        except ValueError as error:
-            yield Problem(key="registry.upload", value=redact(upload), rule=str(error))
-        if uri:
-            rule = "is where registry.upload has brought the model, or where something else does: not both"
-            yield Problem(key="registry.uri", value=uri, rule=rule, suggestion="try registry.uri=null")
-    if uri and cfg.registry.kind is RegistryKind.mlflow:
-        yield Problem(
-            key="registry.uri", value=uri, rule="is for a Kubeflow registry; MLflow is told where the model is"
-        )
-    if (pvc := cfg.registry.pvc) is not None and not _PVC.fullmatch(pvc):
-        suggestion = "try sft-workspace:/workspace"
-        yield Problem(key="registry.pvc", value=pvc, rule="must be claim:/mount/path", suggestion=suggestion)
-    if cfg.registry.pvc and uri:
-        rule = "says where the model is, and so does registry.pvc; one of them"
-        yield Problem(key="registry.uri", value=uri, rule=rule)
-    if cfg.registry.kind is RegistryKind.kubeflow and address and not address.startswith(("http://", "https://")):
-        rule = "must start with http:// or https://"
-        yield Problem(key="registry.address", value=address, rule=rule, suggestion=f"try https://{address}")
 
 
 def _secrets(cfg: RunConfig) -> Iterator[Problem]:

@@ -30,13 +30,17 @@ from sft.config.diagnose import (
     nearest,
     override_problems,
     recipe_problems,
+    required,
     unknown,
+    unresolved,
 )
 from sft.config.kfp_parameters import quoted, translated
 from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Problem
 
 SCHEMA_NAME = "run_schema"
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OverflowError)
+"""What Hydra and OmegaConf raise where a recipe or an override is wrong: a number of 5,000 digits is Python's error."""
 
 
 @dataclass(frozen=True)
@@ -153,8 +157,13 @@ def _as_hydra(text: str) -> str:
     return f"++{key}={value}" if free_mapping(key) else f"{key}={value}"
 
 
-def compose(recipe: Recipe, overrides: Sequence[str]) -> RunConfig:
-    """Return the typed, checked configuration of one run; overrides are as a person types them.
+def compose(recipe: Recipe, overrides: Sequence[str], *, needs_data: bool = True) -> RunConfig:
+    """Return the typed, checked configuration of one run.
+
+    Args:
+        recipe: The recipe.
+        overrides: As a person types them.
+        needs_data: Whether there must be a `dataset.uri`; else it may be empty.
 
     Raises:
         ConfigError: With every problem there is: keys, types, values, choices, missing values, cross-field rules.
@@ -162,20 +171,25 @@ def compose(recipe: Recipe, overrides: Sequence[str]) -> RunConfig:
     overrides = as_hydra(overrides)
     try:
         composed = _composed(recipe, overrides)
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+    except COMPOSITION_ERRORS as error:
         problems = diagnose(recipe.path, shipped("conf"), overrides, error)
         raise ConfigError([*problems, *_beyond(recipe, overrides)]) from error
-    return to_run_config(composed, recipe)
+    return to_run_config(composed, recipe, needs_data=needs_data)
 
 
-def to_run_config(composed: DictConfig, recipe: Recipe) -> RunConfig:
+def to_run_config(composed: DictConfig, recipe: Recipe, *, needs_data: bool = True) -> RunConfig:
     """Return a composition that Hydra accepted as dataclasses.
 
+    Args:
+        composed: The composition.
+        recipe: What it is of.
+        needs_data: As in `compose`.
+
     Raises:
-        ConfigError: A key is unknown, a value is missing or does not resolve, or a rule across fields is broken.
+        ConfigError: A key is unknown, a value is missing, does not resolve or is out of bounds, or a rule across fields
+            is broken.
     """
-    problems = [*unknown(composed), *missing(composed)]
-    if problems:
+    if problems := [*unknown(composed), *unresolved(composed)] or missing(composed):
         raise ConfigError(problems)
     try:
         cfg = OmegaConf.to_object(composed)
@@ -185,7 +199,8 @@ def to_run_config(composed: DictConfig, recipe: Recipe) -> RunConfig:
     if not isinstance(cfg, RunConfig):
         rule = "does not start from `config`"
         raise ConfigError([Problem(key=str(recipe.path), rule=rule, suggestion="write `defaults: [config, _self_]`")])
-    if problems := check(cfg):
+    no_data = [required("dataset.uri")] if needs_data and not cfg.dataset.uri else []
+    if problems := [*no_data, *check(cfg)]:
         raise ConfigError(problems)
     return cfg
 
@@ -205,7 +220,7 @@ def _beyond(recipe: Recipe, overrides: Sequence[str]) -> tuple[Problem, ...]:
         to_run_config(_composed(recipe, [o for o in overrides if not override_problems(o, shipped("conf"))]), recipe)
     except ConfigError as error:
         return error.problems
-    except (HydraException, OmegaConfBaseException):  # the error that diagnose passed on already
+    except COMPOSITION_ERRORS:  # what diagnose passed on already
         return ()
     return ()
 

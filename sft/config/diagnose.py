@@ -7,6 +7,7 @@ schema, without composing anything. What none of them explains is passed on in H
 from __future__ import annotations
 
 import difflib
+import functools
 import types
 import typing
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -56,9 +58,7 @@ def recipe_problems(recipe: Path) -> list[Problem]:
 
 def override_problems(text: str, conf: Path) -> list[Problem]:
     """Return what is wrong with one override on its own, outside of a sweep."""
-    try:
-        override = OverridesParser.create().parse_override(text)
-    except HydraException:
+    if (override := _parsed(text)) is None:
         return [Problem(key=text, rule="is not an override", suggestion="write key=value")]
     key = override.key_or_group
     if override.is_sweep_override():
@@ -94,11 +94,28 @@ def missing_extra(error: Exception) -> Problem | None:
 
 
 def missing(composed: DictConfig) -> list[Problem]:
-    """Yield a problem for every value that only a person can supply and has not."""
-    return [
-        Problem(key=key, rule="is required and not set", suggestion=_HOW_TO_SET.get(key, f"set it: {key}=…"))
-        for key in sorted(OmegaConf.missing_keys(composed))
-    ]
+    """Return a problem for every value that only a person can supply and has not."""
+    return [required(key) for key in sorted(OmegaConf.missing_keys(composed))]
+
+
+def required(key: str) -> Problem:
+    """Return the problem of a value that only a person can supply."""
+    suggestion = _HOW_TO_SET.get(key, f"set it: {key}=…")
+    return Problem(key=key, rule="is required and not set", suggestion=suggestion)
+
+
+def unresolved(composed: DictConfig) -> list[Problem]:
+    """Return a problem for every value that holds an interpolation which leads nowhere."""
+    content = OmegaConf.to_container(composed, resolve=False)
+    problems = []
+    for key, value in _leaves(typing.cast("dict[str, Any]", content)):
+        if not isinstance(value, dict | list) and not (isinstance(value, str) and "${" in value):
+            continue
+        try:
+            OmegaConf.resolve(OmegaConf.create({"value": OmegaConf.select(composed, key)}))
+        except OmegaConfBaseException as error:
+            problems.append(Problem(key=key, value=_shown(value), rule=str(error).splitlines()[0]))
+    return problems
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -119,12 +136,17 @@ def schema_keys(cls: type = RunConfig, prefix: str = "") -> Iterator[str]:
 
 
 def is_override(text: str) -> bool:
-    """Return whether Hydra's grammar takes a text."""
+    """Return whether Hydra's grammar takes a text as the override of some key."""
+    return _parsed(text) is not None
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(text: str) -> Override | None:
     try:
-        OverridesParser.create().parse_override(text)
-    except HydraException:
-        return False
-    return True
+        override: Override = OverridesParser.create().parse_override(text)
+    except (HydraException, ValueError):  # Python's, of a number with more than 4,300 digits
+        return None
+    return override if override.key_or_group else None
 
 
 def is_whole_number(key: str) -> bool:
@@ -176,9 +198,20 @@ def _hint(key: str) -> Any:
     for part in key.split("."):
         if not is_dataclass(hint):
             return None
-        hint = typing.get_type_hints(hint).get(part)
+        hint = _hints(typing.cast(type, hint)).get(part)
     options = [o for o in typing.get_args(hint) if o is not type(None)]
     return options[0] if isinstance(hint, types.UnionType) and len(options) == 1 else hint
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+@functools.cache
+def _schema() -> DictConfig:
+    """What types every value; those that were tried before do no harm."""
+    return typing.cast(DictConfig, OmegaConf.structured(RunConfig))
 
 
 def _leaf_problem(key: str, value: Any) -> Problem | None:
@@ -188,8 +221,8 @@ def _leaf_problem(key: str, value: Any) -> Problem | None:
         known = PARAMETERS if key.startswith("phase_") else schema_keys()
         return Problem(key=key, value=_shown(value), rule="no such setting", suggestion=nearest(key, known))
     try:
-        OmegaConf.update(OmegaConf.structured(RunConfig), key, value, merge=True, force_add=True)
-    except OmegaConfBaseException as error:
+        OmegaConf.update(_schema(), key, value, merge=True, force_add=True)
+    except (OmegaConfBaseException, OverflowError) as error:  # Python's, of a whole number that no float holds
         return Problem(key=key, value=_shown(value), rule=_rule(key, error), suggestion=_enum_suggestion(key, value))
     return None
 

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from sft.config.schema import ModelSource, RegistryKind, RunConfig
+from sft.config.unread_settings import unread_settings
 from sft.errors import ConfigError, Problem
 from sft.planning.stage_spec import STAGES, Environment, stage_of
 
@@ -42,10 +43,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run's steps in order, and what the recipe leaves out, each in a line."""
+    """A run's steps in order.
+
+    Attributes:
+        left_out: What the recipe leaves out, each in a line.
+        notes: Settings that do nothing in it, each in a line.
+    """
 
     steps: tuple[Step, ...]
     left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def reaching(self, goal: str) -> Plan:
         """Return only the step of that name, or every step of that stage, and what they need.
@@ -61,7 +68,7 @@ class Plan:
             raise ConfigError([Problem(key=goal, rule=rule, suggestion=suggestion)])
         for step in reversed(self.steps):
             wanted |= set(step.needs) if step.name in wanted else set()
-        return Plan(tuple(step for step in self.steps if step.name in wanted))
+        return Plan(tuple(step for step in self.steps if step.name in wanted), notes=self.notes)
 
 
 def steps_up_to(cfg: RunConfig, goal: str | None) -> set[str]:
@@ -121,4 +128,4 @@ def build_plan(cfg: RunConfig, environment: Environment) -> Plan:
         left_out.append("register: registry.address is empty")
     else:
         steps.append(step("register", "dataset", "model", "train", *scores, "package", *uploaded))
-    return Plan(tuple(steps), tuple(left_out))
+    return Plan(tuple(steps), tuple(left_out), tuple(unread_settings(cfg)))

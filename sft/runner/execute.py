@@ -86,7 +86,7 @@ def run(
             return RunResult(folder, previous, artifacts, nothing_to_do=True)
         if any(step.name == "package" for step in plan.steps) and "package" not in done:
             check_publishing(cfg.registry)  # what will lack at the end is missed before anything is trained
-        for line in plan.left_out:
+        for line in (*plan.left_out, *plan.notes):
             progress.say(f"- {line}")
         is_to_train = any(step.name == "train" for step in plan.steps) and "train" not in done
         if is_to_train:

@@ -16,9 +16,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, ValueType
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from sft.config import compose
 from sft.config.checks import holdout_metrics
@@ -102,7 +100,7 @@ def read(recipe: Recipe, overrides: Sequence[str], *, asked: bool) -> Sweep | No
         raise ConfigError([Problem(key=one.get_key_element(), value=_text(one), rule=rule) for one in varied])
     try:
         hydra = _hydra(recipe, own)
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+    except compose.COMPOSITION_ERRORS as error:
         raise ConfigError(_problems(recipe, rest, own, error, asked=asked)) from error
     params = _params(hydra)
     mode = hydra.mode.name if hydra.mode is not None else ""

@@ -1,6 +1,6 @@
 """Every setting a recipe may hold: one file per group of dataclasses, each field documented beneath it.
 
-Defaults live here and nowhere else; the YAML files under ``conf/`` say only what differs. Enum members are
+Defaults and bounds live here and nowhere else; the YAML files under ``conf/`` say only what differs. Enum members are
 spelled as a person types them. ``MISSING`` marks what only a person can supply.
 """
 
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sft.config.schema.bounds import setting
 from sft.config.schema.dataset import ColumnsConfig, DatasetConfig, DatasetFormat, OnInvalid
 from sft.config.schema.eval import EvalBackend, EvalConfig, HoldoutConfig, Verbosity
 from sft.config.schema.launcher import LauncherConfig, LauncherKind
 from sft.config.schema.model import ModelConfig, ModelSource, ScratchConfig
 from sft.config.schema.registry import OnConflict, RegistryConfig, RegistryKind
 from sft.config.schema.sweep import SweepConfig
+from sft.config.schema.texts import FOLDER_NAME, PATH
 from sft.config.schema.training import (
     Attention,
     FsdpConfig,
@@ -61,9 +63,9 @@ __all__ = [
 class RunConfig:
     """One run: everything that `sft run` reads."""
 
-    name: str = "run"
+    name: str = setting("run", FOLDER_NAME)
     """Prefix of the run's folder; a recipe's own name unless set."""
-    run_root: str = "runs"
+    run_root: str = setting("runs", PATH)
     """Folder of the artifact store and of every run's record; relative to where `sft` is called."""
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

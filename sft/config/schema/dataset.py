@@ -8,6 +8,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from sft.config.schema.bounds import each, number, random_seed, setting, tree
+from sft.config.schema.texts import COLUMN, FREE, LINE, PATH, PATH_OR_EMPTY
+
 
 class DatasetFormat(Enum):
     """How a source row spells a conversation."""
@@ -31,11 +34,11 @@ class OnInvalid(Enum):
 class ColumnsConfig:
     """Names of the source's columns."""
 
-    messages: str = "messages"
+    messages: str = setting("messages", COLUMN)
     """Column that holds the conversation (`messages`, `conversations`)."""
-    prompt: str = "prompt"
+    prompt: str = setting("prompt", COLUMN)
     """Column that becomes the user's turn (`format=prompt_completion`)."""
-    completion: str = "completion"
+    completion: str = setting("completion", COLUMN)
     """Column that becomes the assistant's turn (`format=prompt_completion`)."""
 
 
@@ -43,45 +46,45 @@ class ColumnsConfig:
 class DatasetConfig:
     """Where the data is, what it looks like and how it is split."""
 
-    uri: str = MISSING
+    uri: str = setting(MISSING, PATH_OR_EMPTY)
     """Source: a file, folder or glob; `hf://org/name[:config][@revision]`; `s3://`, `http(s)://` or whatever
     fsspec knows; `synthetic://spell-numbers?rows=3000` for data that needs no download."""
-    split: str | None = None
+    split: str | None = setting(None, LINE)
     """Split of a hub dataset, or of a folder whose files are named for splits (`train.jsonl`, `test.jsonl`); null =
     `train`, or the only one unless that holds test or validation data; `all` = every file of a folder."""
-    eval_uri: str | None = None
+    eval_uri: str | None = setting(None, PATH)
     """A separate evaluation set, read like `uri`: `train_split` is then not applied, and training samples that share
     their `split_by` with one of it are removed from training."""
-    eval_split: str | None = None
+    eval_split: str | None = setting(None, LINE)
     """The same of `eval_uri`; null = its only test or validation split, or the only one."""
     format: DatasetFormat = DatasetFormat.auto
     """`auto` looks at the first row and says what it found; `messages` (OpenAI), `conversations` (ShareGPT), `alpaca`,
     two columns by name (`prompt_completion`), or the chosen answers of preference data (`preference`), which `auto`
     refuses."""
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
-    keep_columns: list[str] = field(default_factory=list)
+    keep_columns: list[str] = each(COLUMN)
     """Further columns that stay with each sample, as its `metadata`; they don't take part in finding duplicates."""
-    ignore_fields: list[str] = field(default_factory=list)
+    ignore_fields: list[str] = each(COLUMN)
     """Columns and fields of turns (`images`, `reasoning_content`) that are left out although a row may mean something
     else without them."""
-    system_prompt: str | None = None
+    system_prompt: str | None = setting(None, FREE)
     """System turn put before every conversation that has none; null = none."""
-    train_split: float = 0.9
+    train_split: float = number(0.9, above=0, at_most=1)
     """Share of the samples to train on, in (0, 1]; the rest is held out. 1.0 = no evaluation split."""
-    split_by: str = "prompt"
+    split_by: str = setting("prompt", COLUMN)
     """What goes to the same half of the split: `prompt` = samples with the same turns before the first answer (case and
     white space at the end don't count), `row` = nothing, or a column of the source whose value they share. With
     `eval_uri` such samples are removed from training."""
-    max_samples: int | None = None
+    max_samples: int | None = number(None, at_least=1)
     """Seeded subset of the valid samples; null = all. A smaller subset is part of a larger one."""
     decontaminate: bool = False
     """Drop training samples that share 13 words in a row, or a whole short prompt, with the held-out split or with a
     document of `eval.tasks`; they stand in `contaminated.jsonl`."""
-    seed: int = 42
+    seed: int = random_seed(42)
     """Seed of the split and of `max_samples`."""
     on_invalid: OnInvalid = OnInvalid.error
     """`error` stops at invalid rows and lists them; `drop` writes them to `rejected.jsonl` and goes on."""
-    max_download_bytes: int | None = None
+    max_download_bytes: int | None = number(None, at_least=1)
     """Largest file that is fetched over HTTP; null = any."""
-    storage_options: dict[str, Any] = field(default_factory=dict)
+    storage_options: dict[str, Any] = tree()
     """Passed to fsspec as they are (`endpoint_url` for an S3 server). Keys belong into the environment."""

@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from sft.config.schema.bounds import each, number, pairs, random_seed, setting, tree
+from sft.config.schema.rules import Text
+from sft.config.schema.texts import FREE, LINE, PATH, matches
+
 
 class EvalBackend(Enum):
     """What answers lm-eval's requests; the held-out split is always scored by transformers."""
@@ -24,6 +28,9 @@ class Verbosity(Enum):
     ERROR = "ERROR"
 
 
+_BATCH_SIZE = Text(matches("auto|0*[1-9][0-9]{0,8}", "must be a number above 0, or auto"))
+
+
 @dataclass(kw_only=True)
 class HoldoutConfig:
     """Scoring of the evaluation split with the model's own chat template."""
@@ -32,9 +39,9 @@ class HoldoutConfig:
     """Loss per answer token on the evaluation split."""
     generate: bool = True
     """Also write each answer greedily and compare it: exact match, ROUGE-L, chrF."""
-    max_new_tokens: int = 256
+    max_new_tokens: int = number(256, at_least=1, at_most=1_000_000)
     """Longest written answer, in tokens."""
-    limit: int | None = None
+    limit: int | None = number(None, at_least=1)
     """Score so many samples of the evaluation split, drawn with `eval.seed`; null = all. A smaller draw is part of a
     larger one."""
 
@@ -45,23 +52,23 @@ class EvalConfig:
 
     enabled: bool = True
     """False = nothing is scored at all, whatever else is set here."""
-    tasks: list[str] = field(default_factory=lambda: ["arc_easy"])
+    tasks: list[str] = each(LINE, "arc_easy")
     """lm-eval tasks or groups; an empty list = only the held-out split."""
-    include_path: str | None = None
+    include_path: str | None = setting(None, PATH)
     """Folder with task YAMLs of your own; relative `data_files` in them are relative to the YAML."""
-    num_fewshot: int | None = None
+    num_fewshot: int | None = number(None, at_least=0, at_most=10_000)
     """null = as the task says."""
-    system_instruction: str | None = None
+    system_instruction: str | None = setting(None, FREE)
     """System turn of every prompt, with `apply_chat_template`."""
-    limit: int | None = None
+    limit: int | None = number(None, at_least=1)
     """First so many samples of each task; null = all. lm-eval: `limit`."""
-    batch_size: str = "auto"
+    batch_size: str = setting("auto", _BATCH_SIZE)
     """A number, or `auto` = as memory allows. Halved where memory runs out."""
     backend: EvalBackend = EvalBackend.hf
     """`local_chat_completions`, with `sft eval` only, asks a server that already runs: `eval.model_args.base_url`."""
-    gen_kwargs: dict[str, Any] = field(default_factory=dict)
+    gen_kwargs: dict[str, Any] = tree()
     """Passed to generation tasks as they are."""
-    model_args: dict[str, Any] = field(default_factory=dict)
+    model_args: dict[str, Any] = tree()
     """Passed to lm-eval's model as they are (`dtype`, `max_length` …)."""
     apply_chat_template: bool = False
     """Put each task's prompts through the model's chat template."""
@@ -69,11 +76,11 @@ class EvalConfig:
     """Keep every sample with prompt, target and answer."""
     verbosity: Verbosity = Verbosity.INFO
     """How much lm-eval writes to the stage's log."""
-    seed: int = 1234
+    seed: int = random_seed(1234)
     """Of `holdout.limit`; lm-eval: random, numpy, torch and few-shot seed."""
     baseline: bool = True
     """Also score the base model, once per model, data and settings."""
-    gates: dict[str, str] = field(default_factory=dict)
+    gates: dict[str, str] = pairs(LINE, LINE)
     """What the tuned model must reach to be packaged and registered: score -> `>= 0.6`, `< baseline` or
     `>= baseline - 0.01`. One that is missed ends the run with exit code 3."""
     holdout: HoldoutConfig = field(default_factory=HoldoutConfig)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from sft.config.schema.bounds import LARGEST_INT32, number, random_seed, setting
+from sft.config.schema.texts import LINE, PATH
+
 
 class ModelSource(Enum):
     """Where the weights come from."""
@@ -17,17 +20,17 @@ class ModelSource(Enum):
 class ScratchConfig:
     """Shape of a Qwen2-architecture model with random weights, and of the tokenizer trained for it."""
 
-    hidden_size: int = 64
-    intermediate_size: int = 256
-    num_hidden_layers: int = 3
-    num_attention_heads: int = 4
-    num_key_value_heads: int = 2
-    max_position_embeddings: int = 2048
-    vocab_size: int = 2048
+    hidden_size: int = number(64, at_least=1, at_most=2**17)
+    intermediate_size: int = number(256, at_least=1, at_most=2**20)
+    num_hidden_layers: int = number(3, at_least=1, at_most=1_024)
+    num_attention_heads: int = number(4, at_least=1, at_most=1_024)
+    num_key_value_heads: int = number(2, at_least=1, at_most=1_024)
+    max_position_embeddings: int = number(2048, at_least=1, at_most=LARGEST_INT32)
+    vocab_size: int = number(2048, at_least=300, at_most=2**24)
     """Largest vocabulary of the byte-level BPE tokenizer trained on the training split, special tokens
     included; at least 300 (256 bytes and the special tokens)."""
-    initializer_range: float = 0.05
-    seed: int = 0
+    initializer_range: float = number(0.05, above=0, at_most=10)
+    seed: int = random_seed(0)
     """Seed of the random weights."""
 
 
@@ -36,9 +39,9 @@ class ModelConfig:
     """The model to fine-tune."""
 
     source: ModelSource = ModelSource.pretrained
-    name_or_path: str = "Qwen/Qwen2.5-1.5B-Instruct"
+    name_or_path: str = setting("Qwen/Qwen2.5-1.5B-Instruct", PATH)
     """Hub id or local folder (`source=pretrained`). transformers: `pretrained_model_name_or_path`."""
-    revision: str | None = None
+    revision: str | None = setting(None, LINE)
     """Branch, tag or commit on the hub; null = the default branch."""
     trust_remote_code: bool = False
     """Whether code that comes with the model may run. Recorded when true."""

@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from sft.config.schema.bounds import LARGEST_INT32, number, pairs, random_seed, setting
 from sft.config.schema.launcher import LauncherConfig
+from sft.config.schema.rules import Each, Text
+from sft.config.schema.texts import FREE, LINE, matches, not_empty, one_line
+
+_VARIABLE = Text(not_empty, one_line, matches("[^=]+", "must be a variable's name, without ="))
 
 
 class ShardingStrategy(Enum):
@@ -58,13 +63,13 @@ class Attention(Enum):
 class LoraConfig:
     """Low-rank adapters in the place of full fine-tuning. peft's `LoraConfig`."""
 
-    rank: int = 0
+    rank: int = number(0, at_least=0, at_most=65_536)
     """Rank of the update; 0 = no adapters, every weight is trained. peft: `r`."""
-    alpha: int = 32
+    alpha: int = number(32, at_least=1, at_most=1_000_000)
     """The update is scaled by `alpha / rank`. peft: `lora_alpha`."""
-    dropout: float = 0.1
+    dropout: float = number(0.1, at_least=0, below=1)
     """peft: `lora_dropout`."""
-    target_modules: list[str] | None = None
+    target_modules: list[str] | None = setting(None, Each(LINE))
     """Last part of the names of the adapted layers (`q_proj`); null = every projection (`*_proj`)."""
 
 
@@ -82,7 +87,7 @@ class TrackingConfig:
 
     trackers: list[Tracker] = field(default_factory=lambda: [Tracker.tensorboard])
     """TensorBoard's files lie under the checkpoint's `logs/tensorboard`; an empty list = none."""
-    project: str = "sft"
+    project: str = setting("sft", LINE)
     """MLflow: the experiment; W&B: the project."""
 
 
@@ -90,31 +95,31 @@ class TrackingConfig:
 class TrainingConfig:
     """Supervised fine-tuning with instructlab-training on PyTorch FSDP."""
 
-    num_epochs: int = 1
-    effective_batch_size: int = 128
+    num_epochs: int = number(1, at_least=1, at_most=1_000_000)
+    effective_batch_size: int = number(128, at_least=1, at_most=LARGEST_INT32)
     """Samples per optimizer step over all ranks; minibatches are packed below `max_tokens_per_gpu`."""
-    max_tokens_per_gpu: int | None = None
+    max_tokens_per_gpu: int | None = number(None, at_least=1, at_most=LARGEST_INT32)
     """Token budget of one minibatch on one rank, padding included. null = 10,000 on a GPU, 2048 on a CPU, where more
     takes memory and is no faster; and never less than the longest sample. Upstream: `max_batch_len`."""
-    max_seq_len: int = 8192
+    max_seq_len: int = number(8192, at_least=1, at_most=LARGEST_INT32)
     """A sample of this many tokens or more does not fit: it is refused before training."""
-    learning_rate: float = 5e-6
+    learning_rate: float = number(5e-6, at_least=0, at_most=1_000)
     lr_scheduler: LrScheduler = LrScheduler.cosine
-    warmup_steps: int = 0
+    warmup_steps: int = number(0, at_least=0)
     """Optimizer steps of linear warm-up. Upstream: `num_warmup_steps`."""
-    weight_decay: float = 0.0
+    weight_decay: float = number(0.0, at_least=0, at_most=1_000)
     """Upstream: `adamw_weight_decay`."""
-    beta1: float = 0.9
+    beta1: float = number(0.9, at_least=0, below=1)
     """Upstream: `adamw_beta1`."""
-    beta2: float = 0.95
+    beta2: float = number(0.95, at_least=0, below=1)
     """Upstream: `adamw_beta2`."""
-    adam_epsilon: float = 1e-8
+    adam_epsilon: float = number(1e-8, above=0, at_most=1)
     """Upstream: `adamw_eps`."""
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm. torch: `clip_grad_norm_`."""
-    neftune_alpha: float | None = None
+    max_grad_norm: float = number(1.0, above=0)
+    """Gradients are scaled down to this norm; 1e30 leaves them as they are. torch: `clip_grad_norm_`."""
+    neftune_alpha: float | None = number(None, at_least=0, at_most=1_000_000)
     """Noise on the embeddings while training (arXiv:2310.05914), 5 to 15 where it is used; null = none."""
-    seed: int = 42
+    seed: int = random_seed(42)
     precision: Precision = Precision.auto
     """`auto` = bf16 where the machine computes in it, else fp32."""
     attention: Attention = Attention.auto
@@ -124,28 +129,28 @@ class TrainingConfig:
     """Recompute activations in the backward pass: less memory, about a third more compute."""
     use_liger: bool = False
     """Liger's fused kernels, where there is a GPU and `liger-kernel` is installed."""
-    validation_split: float = 0.0
+    validation_split: float = number(0.0, at_least=0, below=1)
     """Part of the training split that is not trained but scored on the way; 0 = none. The evaluation split is never
     touched by training."""
-    validation_frequency: int | None = None
+    validation_frequency: int | None = number(None, at_least=1)
     """Optimizer steps from one validation to the next; null = at the end of each epoch."""
     checkpoint_at_epoch: bool = True
     """Keep the model of each epoch under `checkpoints/`; the last one is always kept as `model/`."""
-    save_samples: int = 0
+    save_samples: int = number(0, at_least=0)
     """Also keep the model each time that so many samples more have been seen; 0 = no."""
     full_state_at_epoch: bool = True
     """Save optimizer and scheduler at the end of each epoch, so that a stopped run continues from there."""
-    checkpoint_every_steps: int | None = None
+    checkpoint_every_steps: int | None = number(None, at_least=1)
     """Save the full state each so many optimizer steps too; null = only at the end of an epoch."""
-    keep_full_states: int = 1
+    keep_full_states: int = number(1, at_least=1)
     """How many full states to keep while training; at the end they are removed."""
-    stall_timeout_seconds: int = 1800
+    stall_timeout_seconds: int = number(1800, at_least=1, at_most=LARGEST_INT32)
     """A run that writes nothing for so long is ended, with the stack of each rank in the message."""
-    max_restarts: int = 0
+    max_restarts: int = number(0, at_least=0, at_most=1_000_000)
     """How often to go on from the last full state after a rank was lost (not after an error of its own)."""
-    num_loader_workers: int | None = None
+    num_loader_workers: int | None = number(None, at_least=0, at_most=1_024)
     """Data loader processes per rank; null = 0 without a GPU, 2 with one."""
-    env: dict[str, str] = field(default_factory=dict)
+    env: dict[str, str] = pairs(_VARIABLE, FREE)
     """Environment variables of every rank. Never a secret: they are recorded."""
     fsdp: FsdpConfig = field(default_factory=FsdpConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)

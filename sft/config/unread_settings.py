@@ -1,0 +1,81 @@
+"""Settings that are set and would do nothing, where that may be meant: a sweep's point, a choice on the command line.
+
+Where it can only be a mistake it is refused (`sft.config.checks` and its like).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from sft.config.schema import (
+    DatasetConfig,
+    HoldoutConfig,
+    LauncherConfig,
+    LauncherKind,
+    LoraConfig,
+    LrScheduler,
+    ModelConfig,
+    ModelSource,
+    RunConfig,
+    Tracker,
+    TrackingConfig,
+    TrainingConfig,
+)
+from sft.logs import redact
+
+_READ_WITHOUT_OPTIONS = re.compile(r"(file|pvc|hf|https?|synthetic)://.*|(?!.*://).*", re.IGNORECASE | re.DOTALL)
+
+
+def unread_settings(cfg: RunConfig) -> Iterator[str]:
+    """Yield a line for each setting that differs from its default and that this run does not read, with the reason."""
+    yield from _dataset(cfg.dataset)
+    yield from _model(cfg.model)
+    yield from _training(cfg.training)
+    if not cfg.eval.holdout.enabled:
+        holdout = _changed("eval.holdout", cfg.eval.holdout, HoldoutConfig(), {"max_new_tokens", "limit"})
+        yield from (f"{told}: not read with eval.holdout.enabled=false" for told in holdout)
+    if cfg.registry.pvc is not None and cfg.registry.upload is not None:
+        yield f"registry.pvc={cfg.registry.pvc}: not read, since registry.upload says where the model is"
+
+
+def _dataset(cfg: DatasetConfig) -> Iterator[str]:
+    if cfg.eval_uri is not None:
+        share = _changed("dataset", cfg, DatasetConfig(), {"train_split"})
+        yield from (f"{told}: not read, since dataset.eval_uri brings the held-out samples" for told in share)
+    uris = [cfg.uri] if cfg.eval_uri is None else [cfg.uri, cfg.eval_uri]
+    has_options = any(value is not None for value in cfg.storage_options.values())
+    if has_options and all(map(_READ_WITHOUT_OPTIONS.fullmatch, uris)):
+        yield f"dataset.storage_options: not read for {' and '.join(map(redact, uris))}"
+
+
+def _model(cfg: ModelConfig) -> Iterator[str]:
+    names = {"revision", "trust_remote_code"} if cfg.source is ModelSource.scratch else {"scratch"}
+    settings = _changed("model", cfg, ModelConfig(), names)
+    yield from (f"{told}: not read with model.source={cfg.source.value}" for told in settings)
+
+
+def _training(cfg: TrainingConfig) -> Iterator[str]:
+    if cfg.lora.rank == 0:
+        settings = _changed("training.lora", cfg.lora, LoraConfig(), {"alpha", "dropout", "target_modules"})
+        yield from (f"{told}: not read with training.lora.rank=0, which trains every weight" for told in settings)
+    if cfg.warmup_steps and cfg.lr_scheduler is LrScheduler.constant:  # optimization.py:get_scheduler@transformers 5
+        yield f"training.warmup_steps={cfg.warmup_steps}: lr_scheduler=constant has none; constant_with_warmup has"
+    if not {Tracker.mlflow, Tracker.wandb} & {*cfg.tracking.trackers}:
+        project = _changed("training.tracking", cfg.tracking, TrackingConfig(), {"project"})
+        yield from (f"{told}: read only with mlflow or wandb among training.tracking.trackers" for told in project)
+    if cfg.launcher.kind is LauncherKind.torchrun and cfg.launcher.num_workers == 1:
+        nodes = _changed("training.launcher", cfg.launcher, LauncherConfig(), {"rendezvous", "node_rank"})
+        yield from (f"{told}: not read with training.launcher.num_workers=1" for told in nodes)
+
+
+def _changed(prefix: str, group: Any, untouched: Any, names: set[str]) -> Iterator[str]:
+    """Yield ``key=value`` for those of a group's settings that are not at their default, down to the last group."""
+    for name in (field.name for field in dataclasses.fields(group) if field.name in names):
+        value, default = getattr(group, name), getattr(untouched, name)
+        if dataclasses.is_dataclass(value):
+            yield from _changed(f"{prefix}.{name}", value, default, {field.name for field in dataclasses.fields(value)})
+        elif value != default:
+            yield f"{prefix}.{name}={str(value).lower() if isinstance(value, bool) else value}"
