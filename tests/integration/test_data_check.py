@@ -45,6 +45,14 @@ def test_with_a_model_tokens_are_counted_and_its_rules_applied(rows: Path, tiny_
     assert report["rows"]["train"] == sum(report["tokens"]["histogram"].values()) == 2
     assert 0 < report["tokens"]["loss_share"] < 1
     assert 0 < report["tokens"]["padding_share"] < 0.5
+    [sample] = report["first_samples"]
+    assert [piece["text"] for piece in sample["pieces"] if piece["is_loss"]] == ["one two", "<|im_end|>"]
+
+
+def test_with_a_model_the_first_sample_is_shown_as_the_model_sees_it(rows: Path, tiny_model: ModelArtifact) -> None:
+    answer = sft("data", "check", "rows.jsonl", f"model.name_or_path={tiny_model.model_dir}", cwd=rows)
+    assert answer.out.endswith("<|im_start|>assistant\n⟦one two<|im_end|>⟧\n\n")
+    assert answer.out.count("⟦") == 2  # the legend, and the answer
 
 
 def test_a_clean_dataset_exits_with_0_and_its_text_is_for_people(tmp_path: Path) -> None:
