@@ -114,16 +114,24 @@ class ModelArtifact(Artifact):
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizedArtifact(Artifact):
-    """``data.jsonl`` as the trainer reads it: ``input_ids``, ``labels`` (-100 = no loss), ``len`` per row.
+    """``data.jsonl`` as the trainer reads it: ``input_ids``, ``labels`` (-100 = no loss), ``len`` per sample.
 
-    ``rejected.jsonl`` holds the samples that can't be trained with this model: rows in = samples + rejected.
+    ``rejected.jsonl`` holds the rows that can't be trained with this model: rows in = `num_rows` + `num_rejected`.
+
+    Attributes:
+        num_rows: Conversations that are trained.
+        num_samples: What they became: more than one each where the chat template shows a turn otherwise once the
+            conversation goes on.
+        unrendered: Rows with a field that the chat template doesn't render, by field.
     """
 
+    num_rows: int
     num_samples: int
     num_tokens: int
     num_loss_tokens: int
     longest_tokens: int
     num_rejected: int = 0
+    unrendered: dict[str, int] = field(default_factory=dict)
 
     @property
     def data_file(self) -> Path:

@@ -10,7 +10,7 @@ from sft.adapters.instructlab.packing import padding_share
 from sft.artifacts import DatasetArtifact, TokenizedArtifact
 from sft.config import compose
 from sft.config.compose import Recipe
-from sft.config.schema import OnInvalid, RunConfig
+from sft.config.schema import OnInvalid, OnUnrendered, RunConfig
 from sft.logs import redact
 from sft.planning.resources import resolve_resources
 from sft.progress import Progress
@@ -62,7 +62,13 @@ def _made(folder: Path) -> Path:
 def _tokens(cfg: RunConfig, data: DatasetArtifact, out: Path) -> TokenizedArtifact:
     quiet = Progress(quiet=True)
     base = model(cfg.model, ModelInputs(dataset=data), _made(out / "model"), quiet)
-    inputs = TokenizeInputs(dataset=data, model=base, on_invalid=OnInvalid.drop)
+    on_unrendered = cfg.dataset.on_unrendered
+    inputs = TokenizeInputs(
+        dataset=data,
+        model=base,
+        on_invalid=OnInvalid.drop,
+        on_unrendered=OnUnrendered.drop_row if on_unrendered is OnUnrendered.error else on_unrendered,
+    )
     return tokenize(cfg.training, inputs, _made(out / "tokens"), quiet)
 
 

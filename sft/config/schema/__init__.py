@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sft.config.schema.dataset import ColumnsConfig, DatasetConfig, DatasetFormat, OnInvalid
+from sft.config.schema.dataset import ColumnsConfig, DatasetConfig, DatasetFormat, OnInvalid, OnUnrendered
 from sft.config.schema.eval import EvalBackend, EvalConfig, HoldoutConfig, Verbosity
 from sft.config.schema.launcher import LauncherConfig, LauncherKind
 from sft.config.schema.model import ModelConfig, ModelSource, ScratchConfig
@@ -24,6 +24,7 @@ from sft.config.schema.training import (
     Tracker,
     TrackingConfig,
     TrainingConfig,
+    TrainOn,
 )
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "ModelSource",
     "OnConflict",
     "OnInvalid",
+    "OnUnrendered",
     "Precision",
     "RegistryConfig",
     "RegistryKind",
@@ -52,6 +54,7 @@ __all__ = [
     "SweepConfig",
     "Tracker",
     "TrackingConfig",
+    "TrainOn",
     "TrainingConfig",
     "Verbosity",
 ]

@@ -42,7 +42,7 @@ BROKEN = {
     "trailing-user": row(USER, ANSWER, USER),
     "empty-answer": row(USER, {"role": "assistant", "content": " \n"}),
 }
-NEED_A_TOKENIZER = {"nothing-for-the-loss", "too-long", "template-error", "special-token"}
+NEED_A_TOKENIZER = {"nothing-for-the-loss", "too-long", "template-error", "unrendered", "special-token"}
 
 
 def parse(content: bytes | dict[str, Any], given: Format | None = None, **options: Any) -> dict[str, Any]:
