@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 from sft.chat.template import Message, TemplateError
-from sft.chat.turns import TokenSequence, Turn, TurnFinder, reasoning_of
+from sft.chat.turn_tokens import TokenSequence, Turn, TurnFinder, reasoning_of
 
 TrainOn = Literal["all_turns", "last_turn", "everything"]
 Row = dict[str, Any]

@@ -23,7 +23,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     tool_calls: list[Any] | UnsetType = UNSET
     tool_call_id: str | UnsetType = UNSET
     reasoning_content: str | UnsetType = UNSET
-    weight: Literal[0, 1] | UnsetType = UNSET
+    weight: Literal[0] | UnsetType = UNSET
 
     @property
     def calls_a_tool(self) -> bool:
@@ -74,7 +74,7 @@ RULES: Mapping[str, str] = {
     "nothing-for-the-loss": "the chat template leaves nothing of the assistant's turns: take another model",
     "too-long": "raise training.max_seq_len (and training.max_tokens_per_gpu), or shorten the conversation",
     "template-error": "the model's chat template can't render it: mend the roles, or take another model",
-    "unrendered": "the model's chat template would leave it out: dataset.on_unrendered decides, or take another template",
+    "unrendered": "the model's chat template would leave it out: see dataset.on_unrendered",
     "special-token": "it would become the real token: take it out of the text, or write it differently",
 }
 """Code of every rule, and how to mend a row that breaks it. The last four need the model's tokenizer."""

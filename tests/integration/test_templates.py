@@ -15,7 +15,7 @@ from sft.adapters.instructlab.loss_masks import renderer
 from sft.artifacts import ModelArtifact
 from sft.chat.loss import answered, rows
 from sft.chat.template import Renderer, TemplateError
-from sft.chat.turns import TurnFinder
+from sft.chat.turn_tokens import TurnFinder
 from sft.chat.unrendered import unrendered
 from sft.errors import DataError
 

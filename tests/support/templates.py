@@ -12,7 +12,7 @@ from sft.adapters.instructlab.loss_masks import renderer
 from sft.artifacts import ModelArtifact
 from sft.chat.loss import NO_LOSS, TrainOn, rows
 from sft.chat.template import Renderer
-from sft.chat.turns import TurnFinder
+from sft.chat.turn_tokens import TurnFinder
 
 TURNS = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + BODY + '<|im_end|>\n' }}{% endfor %}"
 PROMPT = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"

@@ -22,7 +22,7 @@ from sft.adapters.evaluation.progress_file import ProgressFile
 from sft.adapters.evaluation.sample_log import SampleLog
 from sft.chat.loss import answered
 from sft.chat.template import Renderer, TemplateError
-from sft.chat.turns import TokenSequence, TurnFinder
+from sft.chat.turn_tokens import TokenSequence, TurnFinder
 from sft.errors import DataError, StageError
 
 SAMPLES = "samples_holdout.jsonl"

@@ -16,7 +16,7 @@ from sft.adapters.evaluation.progress_file import ProgressFile
 from sft.adapters.os import child
 from sft.chat.special_tokens import stops
 from sft.chat.template import Renderer
-from sft.chat.turns import TurnFinder
+from sft.chat.turn_tokens import TurnFinder
 
 PROGRESS = "progress.json"
 """File that the parent process shows; answers so far are kept beside it."""

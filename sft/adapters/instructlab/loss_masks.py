@@ -23,7 +23,7 @@ from sft.adapters.os import child
 from sft.chat.loss import NO_LOSS, Row, TrainOn, rows, trained
 from sft.chat.special_tokens import find_special_token, special_tokens, stops
 from sft.chat.template import SYSTEM_ROLES, Renderer, TemplateError
-from sft.chat.turns import TurnFinder
+from sft.chat.turn_tokens import TurnFinder
 from sft.chat.unrendered import unrendered
 from sft.errors import DataError
 

@@ -107,8 +107,8 @@ class TrainingConfig:
     max_seq_len: int = 8192
     """A sample of this many tokens or more does not fit: it is refused before training."""
     train_on: TrainOn = TrainOn.all_turns
-    """`all_turns` = each assistant's turn with its terminator; `last_turn` = only the last of them; `everything` = every
-    token of the conversation but the first, which nothing precedes."""
+    """`all_turns` = each assistant's turn with its terminator; `last_turn` = only the last of them; `everything` =
+    every token of the conversation but the first, which nothing precedes."""
     train_on_reasoning: bool = True
     """Whether the model learns to write its reasoning (`reasoning_content`, or what a content begins with between
     `<think>` and `</think>`). False = the reasoning is context; the marks around it still count."""

@@ -17,7 +17,7 @@ from sft.adapters.evaluation.oom_batches import Budget, in_batches
 from sft.adapters.evaluation.progress_file import ProgressFile
 from sft.artifacts import ModelArtifact
 from sft.chat.template import Renderer
-from sft.chat.turns import TurnFinder
+from sft.chat.turn_tokens import TurnFinder
 from sft.errors import DataError, StageError
 
 SYSTEM = {"role": "system", "content": "spell digits"}
@@ -119,7 +119,7 @@ def test_every_assistant_turn_counts_with_its_terminator_and_is_asked_for_with_a
 def test_a_turn_that_is_context_is_not_scored(
     loaded: tuple[Any, Any], request_of: dict[str, Any], tmp_path: Path
 ) -> None:
-    first, second = holdout.render(0, CONVERSATIONS[2], finder(loaded)).turns
+    _, second = holdout.render(0, CONVERSATIONS[2], finder(loaded)).turns
     context: list[dict[str, Any]] = [*CONVERSATIONS[2]]
     context[1] = {**context[1], "weight": 0}
     [turn] = holdout.render(0, context, finder(loaded)).turns

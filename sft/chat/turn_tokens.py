@@ -10,7 +10,6 @@ model has to write.
 from __future__ import annotations
 
 import functools
-import os
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
@@ -157,7 +156,7 @@ class TurnFinder:
 
     def _plain_turns_stop(self) -> bool:
         prompt, text = self.renderer.prompt(PROBE[:1]), self.renderer.text(PROBE)
-        return self._stop.search(text, len(os.path.commonprefix([prompt, text]))) is not None
+        return self._stop.search(text, _common(prompt, text)) is not None
 
     def _own_sequence(self, turn: TurnText, reasoning: str) -> TokenSequence:
         """Return the tokens of a turn as the last one. Its prompt is tokenised alone where the two would merge."""
@@ -246,7 +245,7 @@ def _after_prompt(prompt: str, text: str) -> str:
     Raises:
         TemplateError: More is missing, so that training would begin with another text than generation.
     """
-    common = len(os.path.commonprefix([prompt, text]))
+    common = _common(prompt, text)
     if missing := prompt[common:].strip():
         raise TemplateError(
             f"generation starts after {prompt[-20:]!r}, but the chat template doesn't render "
@@ -254,6 +253,12 @@ def _after_prompt(prompt: str, text: str) -> str:
             "than it gets (model.chat_template, model.chat_template_kwargs)"
         )
     return prompt + text[common:]
+
+
+def _common(one: str, other: str) -> int:
+    """Return how many characters two texts have in common at their beginning."""
+    shorter = min(len(one), len(other))
+    return next((place for place in range(shorter) if one[place] != other[place]), shorter)
 
 
 def _holds(text: str, content: str) -> bool:

@@ -10,7 +10,7 @@ import pytest
 
 from sft.artifacts import ModelArtifact
 from sft.chat.template import TemplateError
-from sft.chat.turns import TurnFinder
+from sft.chat.turn_tokens import TurnFinder
 from sft.errors import DataError
 from tests.support.templates import CHAT, PROMPT, TURNS, counted, loss_rows, texts, with_template
 
