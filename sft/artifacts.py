@@ -99,6 +99,8 @@ class ModelArtifact(Artifact):
         external_dir: Folder that holds the files; None for ``root`` itself.
         num_parameters: Count of weights, tied ones once; None where the files don't say.
         trust_remote_code: Whether the recipe lets code that comes with the model run.
+        chat_template_changes: What the recipe makes of the model's own chat template, a line each. Where it makes
+            something, ``root`` holds the model itself: links to its files, and the template.
     """
 
     source: str
@@ -106,6 +108,7 @@ class ModelArtifact(Artifact):
     external_dir: Path | None
     num_parameters: int | None
     trust_remote_code: bool = False
+    chat_template_changes: tuple[str, ...] = ()
 
     @property
     def model_dir(self) -> Path:

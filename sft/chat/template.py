@@ -91,7 +91,16 @@ class Renderer:
             TemplateError: It can't be rendered.
             DataError: The template doesn't end in time.
         """
-        return self._render(messages, tools, generation=True)
+        return self._render(messages, tools, add_generation_prompt=True)
+
+    def continued(self, messages: Sequence[Message]) -> str:
+        """Return a conversation whose last turn is to be continued, without what would end it.
+
+        Raises:
+            TemplateError: It can't be rendered.
+            DataError: The template doesn't end in time.
+        """
+        return self._render(messages, continue_final_message=True)
 
     def _shows_only_parts(self) -> bool:
         content = PROBE[1]["content"]
@@ -123,7 +132,7 @@ class Renderer:
                 return form
         return forms[0]
 
-    def _render(self, messages: Sequence[Message], tools: Any = None, *, generation: bool = False) -> str:
+    def _render(self, messages: Sequence[Message], tools: Any = None, **how: bool) -> str:
         shown = [self._as_wanted(message) for message in messages]
         if self.folds_system:
             shown = _folded(shown)
@@ -131,9 +140,7 @@ class Renderer:
             shown = [_in_parts(message) for message in shown]
         try:
             with time_limit(RENDER_SECONDS):
-                text: str = self.tokenizer.apply_chat_template(
-                    shown, tools=tools, tokenize=False, add_generation_prompt=generation
-                )
+                text: str = self.tokenizer.apply_chat_template(shown, tools=tools, tokenize=False, **how)
         except TimeLimitExceeded:
             fix = "take a template that ends (model.chat_template), or a shorter conversation"
             raise DataError(f"the chat template did not end within {RENDER_SECONDS:g} s", fix=fix) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from sft.config.launcher_checks import check_launcher
 from sft.config.schema import (
     EvalBackend,
     EvalConfig,
+    ModelConfig,
     ModelSource,
     RegistryKind,
     RunConfig,
@@ -22,6 +24,13 @@ from sft.logs import is_secret_name, redact
 from sft.scores import parse_gate
 
 _MIN_SCRATCH_VOCAB = 300
+_TEMPLATE_INPUTS = {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"}
+_SAID_BY_THE_MODEL = {
+    "pretrained": "which model is scored",
+    "trust_remote_code": "model.trust_remote_code",
+    "enable_thinking": "model.chat_template_kwargs",
+    "chat_template_args": "model.chat_template_kwargs",
+}
 _PVC = re.compile(r"[a-z0-9][-.a-z0-9]*:/.+")
 
 
@@ -30,6 +39,7 @@ def check(cfg: RunConfig) -> list[Problem]:
     return [
         *_ranges(cfg),
         *_training(cfg.training),
+        *_chat_template(cfg.model),
         *(_scratch(cfg.model.scratch) if cfg.model.source is ModelSource.scratch else ()),
         *_eval(cfg.eval),
         *_registry(cfg),
@@ -118,6 +128,21 @@ def _training(cfg: TrainingConfig) -> Iterator[Problem]:
     yield from check_launcher(cfg)
 
 
+def _chat_template(cfg: ModelConfig) -> Iterator[Problem]:
+    try:
+        datetime.date.fromisoformat(cfg.chat_template_date)
+    except ValueError:
+        rule = "must be a date: YYYY-MM-DD"
+        yield Problem(key="model.chat_template_date", value=cfg.chat_template_date, rule=rule)
+    if cfg.chat_template is not None and cfg.chat_template_name is not None:
+        rule = "says which of the model's own templates, and model.chat_template replaces them; one of the two"
+        yield Problem(key="model.chat_template_name", value=cfg.chat_template_name, rule=rule)
+    for name in cfg.chat_template_kwargs:
+        if not name.isidentifier() or name in _TEMPLATE_INPUTS:
+            rule = "is not a variable that a recipe can set in a chat template"
+            yield Problem(key=f"model.chat_template_kwargs.{name}", rule=rule)
+
+
 def _scratch(cfg: ScratchConfig) -> Iterator[Problem]:
     key = "model.scratch"
     if cfg.hidden_size % (2 * cfg.num_attention_heads):
@@ -134,9 +159,9 @@ def _scratch(cfg: ScratchConfig) -> Iterator[Problem]:
 def _eval(cfg: EvalConfig) -> Iterator[Problem]:
     if cfg.batch_size != "auto" and not (cfg.batch_size.isdigit() and int(cfg.batch_size)):
         yield Problem(key="eval.batch_size", value=cfg.batch_size, rule="must be a number above 0, or auto")
-    for name in cfg.model_args.keys() & {"pretrained", "trust_remote_code"}:
-        own = "which model is scored" if name == "pretrained" else "model.trust_remote_code"
-        yield Problem(key=f"eval.model_args.{name}", rule=f"is not for an evaluation to say: see {own}")
+    for name in cfg.model_args.keys() & _SAID_BY_THE_MODEL.keys():
+        rule = f"is not for an evaluation to say: see {_SAID_BY_THE_MODEL[name]}"
+        yield Problem(key=f"eval.model_args.{name}", rule=rule)
     if cfg.system_instruction is not None and not cfg.apply_chat_template:
         rule = "needs a chat template to stand in"
         yield Problem(key="eval.system_instruction", rule=rule, suggestion="try eval.apply_chat_template=true")
