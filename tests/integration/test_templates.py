@@ -144,7 +144,7 @@ def outcome(rendering: Renderer, name: str, template: str, stops: list[str]) -> 
     try:
         texts, num_rows = labelled(rendering, messages, tools)
     except TemplateError as error:
-        return f"refused: {str(error).partition(chr(10))[0].partition(': the model would')[0]}", set()
+        return f"refused: {_reason(error)}", set()
     except DataError as error:
         return f"refused: {error.message.partition(': ')[2].partition(';')[0]}", set()
     turns = [message for message in messages if message["role"] == "assistant"]
@@ -162,6 +162,22 @@ def outcome(rendering: Renderer, name: str, template: str, stops: list[str]) -> 
         lead = body.partition(turn["content"] or "add")[0].strip()
         assert lead in LEADS or (not turn["content"] and "assistant" not in lead)
     return "trained" if num_rows == 1 else f"trained, {num_rows} samples", ends
+
+
+def _reason(error: Exception) -> str:
+    reason = str(error).partition("\n")[0].partition(": the model would")[0]
+    return re.sub(r"generation starts after .* doesn't render", "the template doesn't render", reason)
+
+
+def test_a_deepseek_template_without_its_think_mark_is_trained(tiny_model: ModelArtifact, tmp_path: Path) -> None:
+    """The remedy that docs/templates.md gives."""
+    for name in ("deepseekv3", "deepseek_r1_distill"):
+        text = (FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
+        assert r"<think>\n" in text
+        folder = tmp_path / name
+        folder.mkdir()
+        rendering = made(text.replace(r"<think>\n", ""), stops_of(name), tiny_model, folder)
+        assert outcome(rendering, "several turns", name, stops_of(name))[0] == "trained"
 
 
 def test_every_template_is_trained_right_or_refused_with_its_reason(tiny_model: ModelArtifact, tmp_path: Path) -> None:

@@ -140,8 +140,8 @@ def test_text_that_the_tokenizer_normalises_is_trained(tiny_model: ModelArtifact
 
     rendering = with_template(PLAIN, tiny_model, tmp_path)
     rendering.tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
-    apart = "cafe\u0301 o\u0308l"
-    assert counted(rendering, [CHAT[0], {"role": "assistant", "content": apart}]) == ["caf\u00e9 \u00f6l<|im_end|>"]
+    apart = "Zoe\u0308 o\u0308l"
+    assert counted(rendering, [CHAT[0], {"role": "assistant", "content": apart}]) == ["Zo\u00eb \u00f6l<|im_end|>"]
 
 
 def test_tokens_that_spell_something_else_are_refused_for_their_row(tiny_model: ModelArtifact, tmp_path: Path) -> None:
