@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sft.artifacts import sha256_file
 from sft.config.schema import ModelConfig
 from sft.errors import ConfigError, Problem, StageError
+from sft.files import sha256_file
 
 TEMPLATE = "chat_template.jinja"
 _NAMED = "additional_chat_templates"
