@@ -1,4 +1,4 @@
-"""Scores conversations with a loaded model and its own chat template.
+"""Score conversations with a loaded model and its own chat template.
 
 Every assistant's turn that isn't context (``"weight": 0``) counts, given all that stands before it and terminator
 included, exactly as training counts it. On request each is also written greedily, from the very tokens that precede it,
@@ -95,7 +95,7 @@ class Conversation:
 def score(
     request: Mapping[str, Any], model: Any, finder: TurnFinder, out: Path, meter: ProgressFile
 ) -> list[dict[str, Any]]:
-    """Scores the held-out split and writes `SAMPLES`, a line per assistant's turn.
+    """Score the held-out split and write `SAMPLES`, a line per assistant's turn.
 
     Args:
         request: ``file`` with a conversation per line, of which the first ``num_samples`` are scored; ``generate``,
@@ -131,7 +131,7 @@ def score(
                 for conversation in batch:
                     journal.add(_row(conversation, compare))
                 meter.add(len(batch))
-        found = aggregate.publish(journal, out / SAMPLES)
+        scores = aggregate.publish(journal, out / SAMPLES)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -140,11 +140,11 @@ def score(
     finally:
         journal.close()
     Path(request["journal"]).unlink()
-    return found
+    return scores
 
 
 def _windows(file: Path, num_samples: int, journal: SampleLog) -> Iterator[list[tuple[int, dict[str, Any]]]]:
-    """What is still to be scored, with its place in the file."""
+    """Yield windows of what is still to be scored, each row with its place in the file."""
     with file.open("rb") as lines:
         rows = enumerate(itertools.islice(lines, num_samples))
         left = ((index, line) for index, line in rows if index not in journal)
@@ -189,7 +189,7 @@ def _scored(sequence: TokenSequence, tokenizer: Any) -> ScoredSequence:
 
 
 def score_loss(batch: Sequence[Conversation], model: Any, pad_id: int) -> None:
-    """Fills in each turn's `loss` and `num_correct`.
+    """Fill in each turn's `loss` and `num_correct`.
 
     Args:
         batch: Conversations that go through the model at once.
@@ -229,12 +229,12 @@ def _score_turn(index: int, token_ids: list[int], turn: Turn, logits: Any) -> No
         raise StageError(
             f"held-out sample {index}: the loss of turn {turn.number + 1} is {turn.loss}; "
             f"the prompt: {turn.prompt[-_SHOWN_CHARACTERS:]}",
-            fix="the model answers with what is no number: look at its weights, or at a lower precision's range",
+            fix="check the model's weights, and the range of a lower precision",
         )
 
 
 def write_answers(turns: Sequence[Turn], model: Any, renderer: Renderer, max_new_tokens: int, budget: Budget) -> None:
-    """Fills in each turn's `written`: greedily, up to a token at which the model stops.
+    """Fill in each turn's `written`, greedily and up to a token at which the model stops.
 
     Args:
         turns: What is to be answered.
@@ -274,7 +274,7 @@ def write_answers(turns: Sequence[Turn], model: Any, renderer: Renderer, max_new
 
 
 def _row(conversation: Conversation, compare: Mapping[str, text_metrics.Compare]) -> dict[str, Any]:
-    """What the journal keeps of a conversation."""
+    """Return what the journal keeps of a conversation."""
     return {"sample": conversation.index, "turns": [_turn_row(turn, compare) for turn in conversation.turns]}
 
 
