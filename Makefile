@@ -1,13 +1,22 @@
 # make quickstart   install into .venv and run the main job end to end
 # make test         install what the tests need and run them
+# make test-fast    units, configurations and architecture, in under a minute: at each save
 # make test-exhaustive   the minutes-long ones
 # make test-gpu     those that need a CUDA device
+# make dist         sdist and wheel; make release-check   install and run them as a user would
+# make test-lowest, test-highest   what depends on versions of other packages, with the lowest and the newest of them
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
 VENV ?= .venv
 PYTHON ?= python3
-PIP := $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt
+CONSTRAINTS ?= constraints.txt
+PIP := $(VENV)/bin/python -m pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS))
 BIN := $(VENV)/bin
+# With its bounds: without constraints, the newest torch may be newer than what we take.
+TORCH := $(shell sed -n 's/^  "\(torch[<>=].*\)",/\1/p' pyproject.toml)
 
-.PHONY: quickstart test test-exhaustive test-gpu check format bench constraints clean
+.PHONY: quickstart test test-fast test-exhaustive test-gpu test-lowest test-highest test-versions check format bench
+.PHONY: constraints constraints-lowest dist release-check clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/sft run quickstart
@@ -15,11 +24,24 @@ quickstart: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "not exhaustive"
 
+test-fast: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not exhaustive" tests/unit tests/config tests/architecture
+
 test-exhaustive: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m exhaustive
 
 test-gpu: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m gpu
+
+test-lowest:
+	$(MAKE) test-versions VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt
+
+test-highest:
+	$(MAKE) test-versions VENV=.venv-highest CONSTRAINTS=
+
+test-versions: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "not exhaustive" tests/unit tests/config tests/contract tests/architecture \
+	  tests/e2e/test_quickstart.py::test_a_model_that_knew_nothing_spells_numbers
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -35,10 +57,19 @@ format: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
 
+# docs/releasing.md
+dist: $(VENV)/.installed-dev
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
+
+release-check: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/e2e/test_release.py
+
 # torch by itself and first: what comes after must not pull another build of it.
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) torch
+	$(PIP) '$(TORCH)'
 	$(PIP) --editable .
 	touch $@
 
@@ -50,5 +81,12 @@ constraints: $(VENV)/.installed-dev
 	{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//'; } > constraints.new
 	mv constraints.new constraints.txt
 
+# What a build of torch brings along (CUDA's libraries) is left to that build.
+constraints-lowest: $(VENV)/.installed-dev
+	{ sed -n '/^#/p' constraints-lowest.txt; \
+	  $(BIN)/uv pip compile --quiet --no-header --no-annotate --python-version 3.11 --resolution lowest-direct \
+	    --extra dev pyproject.toml | grep -vE '^(nvidia|cuda|triton)'; } > constraints.new
+	mv constraints.new constraints-lowest.txt
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-lowest .venv-highest .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

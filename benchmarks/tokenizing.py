@@ -40,6 +40,7 @@ def stage(folder: Path, out: Path) -> None:
     from sft.adapters.os.process import run_module
 
     request = {"model_dir": str(folder / "model"), "train_file": str(folder / "data" / "train.jsonl")}
+    request |= {"eval_file": None}
     request |= {"target": str(out / "data.jsonl"), "rejected": str(out / "rejected.jsonl")}
     run_module(
         "sft.adapters.instructlab.loss_masks", {**request, "max_seq_len": 4096}, folder=out / "logs", what="tokenizing"

@@ -46,7 +46,8 @@ class DatasetArtifact(Artifact):
     """Checked and split chat data: ``train.jsonl``, ``eval.jsonl``, ``rejected.jsonl``.
 
     Each line is ``{"messages": [{"role", "content"}, …]}``. Rows add up:
-    ``num_rows = num_train + num_eval + num_rejected + num_duplicates + num_overlap + num_unused``.
+    ``num_rows = num_train + num_eval + num_rejected + num_duplicates + num_overlap + num_unused +
+    num_contaminated``.
 
     Attributes:
         source: The uri it came from, without secrets.
@@ -55,8 +56,13 @@ class DatasetArtifact(Artifact):
             rows as they came.
         row_format: How the source spelled a conversation.
         num_rows: Input rows read, those of a separate evaluation set included.
-        num_overlap: Training rows that the separate evaluation set holds too.
+        num_overlap: Training rows whose group stands in the separate evaluation set.
         num_unused: Valid rows beyond ``dataset.max_samples``.
+        num_contaminated: Training rows that share text with an evaluation: ``contaminated.jsonl``.
+        split_by: What samples have in common if they must go to the same half: ``prompt``, ``row`` or a column.
+        num_groups: Groups of such samples that the split divided.
+        unread_fields: How many rows have each field that isn't read.
+        notes: What a person should know of the rows, a sentence each.
     """
 
     source: str
@@ -69,13 +75,19 @@ class DatasetArtifact(Artifact):
     num_unused: int
     num_overlap: int = 0
     row_format: str = "messages"
+    split_by: str = "row"
+    num_groups: int = 0
+    num_contaminated: int = 0
     source_files: dict[str, str] = field(default_factory=dict)
+    unread_fields: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def num_accounted(self) -> int:
         """Rows whose place is known. Equal to `num_rows`, or a row was lost."""
         kept = self.num_train + self.num_eval
-        return kept + self.num_rejected + self.num_duplicates + self.num_overlap + self.num_unused
+        left_out = self.num_duplicates + self.num_overlap + self.num_unused + self.num_contaminated
+        return kept + self.num_rejected + left_out
 
     @property
     def train_file(self) -> Path:
@@ -119,7 +131,8 @@ class ModelArtifact(Artifact):
 class TokenizedArtifact(Artifact):
     """``data.jsonl`` as the trainer reads it: ``input_ids``, ``labels`` (-100 = no loss), ``len`` per sample.
 
-    ``rejected.jsonl`` holds the rows that can't be trained with this model: rows in = `num_rows` + `num_rejected`.
+    ``rejected.jsonl`` holds the rows of both splits that break a rule of the tokenizer: those of the training split are
+    not trained (rows in = `num_rows` + `num_rejected`), those of the held-out split are not scored.
 
     Attributes:
         num_rows: Conversations that are trained.
@@ -134,11 +147,16 @@ class TokenizedArtifact(Artifact):
     num_loss_tokens: int
     longest_tokens: int
     num_rejected: int = 0
+    num_eval_rejected: int = 0
     unrendered: dict[str, int] = field(default_factory=dict)
 
     @property
     def data_file(self) -> Path:
         return self.root / "data.jsonl"
+
+    @property
+    def rejected_file(self) -> Path:
+        return self.root / "rejected.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,8 +193,9 @@ class EvalReport(Artifact):
         model_digest: Digest of the artifact that holds the scored model.
         scores: Every number, tasks in the recipe's order, then the held-out split.
         task_versions: lm-eval's version of each task.
-        task_data: sha256 of the documents on which each task was scored.
+        task_data: sha256 of the documents on which each task, and the held-out split, was scored.
         chat_template_sha256: Of the scored model's.
+        holdout_sample: Which held-out samples were scored, in words; empty where all were.
     """
 
     model_digest: str
@@ -184,6 +203,7 @@ class EvalReport(Artifact):
     task_versions: dict[str, str] = field(default_factory=dict)
     task_data: dict[str, str] = field(default_factory=dict)
     chat_template_sha256: str = ""
+    holdout_sample: str = ""
 
     def score(self, name: str) -> Score | None:
         """Return the score named ``task.metric``, or None."""

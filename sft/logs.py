@@ -5,6 +5,7 @@ Does not own what a person watches while a run works: that is `sft.progress`.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -108,9 +109,14 @@ class _Masking:
 
 
 def mask_streams() -> None:
-    """Mask secrets in all that this process prints from here on, whatever library prints it."""
+    """Mask secrets in all that this process prints from here on, whatever library prints it.
+
+    A character that the terminal's encoding lacks is printed as an escape, as Python does on standard error.
+    """
     for name in ("stdout", "stderr"):
         if not isinstance(stream := getattr(sys, name), _Masking):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
             setattr(sys, name, _Masking(stream))
 
 

@@ -32,6 +32,7 @@ class Progress:
         self._status: Status | None = None
         self._title = ""
         self._last_plain_at = 0.0
+        self.notes: list[str] = []
 
     @contextmanager
     def stage(self, title: str) -> Iterator[None]:
@@ -52,6 +53,11 @@ class Progress:
         elif time.monotonic() - self._last_plain_at >= _PLAIN_EVERY_SECONDS:
             self._last_plain_at = time.monotonic()
             self.say(f"  {self._title}: {text}")
+
+    def note(self, text: str) -> None:
+        """Say what a person should know of the data; ``sft data check`` shows `notes` in the same words."""
+        self.notes.append(text)
+        self.say(f"  {text}")
 
     def say(self, text: str) -> None:
         """Print one line that stays."""

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from sft import self_hashed_json
+from sft import DISTRIBUTION, __version__, self_hashed_json
 from sft.errors import StageError
 from sft.files import write_atomically
 from sft.logs import redacted
@@ -33,7 +33,7 @@ _LASTING = ("name", "key", "started_at", "seconds", "inputs", "output", "files",
 Status = Literal["pending", "running", "done", "failed", "interrupted"]
 
 _PACKAGES = (
-    "sft", "torch", "instructlab-training", "transformers", "tokenizers", "accelerate", "peft", "datasets", "lm-eval",
+    "torch", "instructlab-training", "transformers", "tokenizers", "accelerate", "peft", "datasets", "lm-eval",
     "mlflow", "model-registry", "hydra-core", "omegaconf", "numpy",
 )  # fmt: skip
 
@@ -183,8 +183,8 @@ def now() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the installed version of every package that takes part; Python's own first."""
-    found = {"python": platform.python_version()}
+    """Return the installed version of every package that takes part, by distribution; Python and sft first."""
+    found = {"python": platform.python_version(), DISTRIBUTION: __version__}
     for name in _PACKAGES:
         try:
             found[name] = metadata.version(name)

@@ -34,7 +34,7 @@ def check_installed() -> None:
         StageError: The extra is not installed.
     """
     if importlib.util.find_spec("cyclonedx") is None:
-        raise StageError("registry.sbom needs the package cyclonedx-python-lib", fix="pip install 'sft[sbom]'")
+        raise StageError("registry.sbom needs the package cyclonedx-python-lib", fix="pip install 'sft-runner[sbom]'")
 
 
 def write(folder: Path, model: Material, *, base: Material, dataset: Material, files: Mapping[str, str]) -> None:

@@ -139,7 +139,7 @@ def _identity_token() -> str:
 
 def _check_installed() -> None:
     if importlib.util.find_spec("model_signing") is None:
-        raise StageError("signatures need the package model-signing", fix="pip install 'sft[signing]'")
+        raise StageError("signatures need the package model-signing", fix="pip install 'sft-runner[signing]'")
 
 
 def _new_key(path: str) -> str:

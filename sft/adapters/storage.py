@@ -9,10 +9,10 @@ import copy
 import glob
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from sft.adapters.partial_file import PartialFile
@@ -34,6 +34,7 @@ _VERSION_FACTS = (  # each filesystem gives some of these
     *("modified", "modify", "modificationTime", "mtime", "updated", "created", "size"),
 )
 _GLOB = re.compile(r"[*?\[]")
+_ABOUT_A_DATASET = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,19 @@ def find(uri: str, options: Mapping[str, Any]) -> list[SourceFile]:
     if not files:
         raise DataError(f"{redact(uri)}: no file that can be read", fix="point it at .jsonl, .json, .csv or .parquet")
     return files
+
+
+def _is_data(name: str) -> bool:
+    """Return whether a file of a folder holds rows: hidden files and what `datasets` writes about a dataset do not."""
+    base = PurePosixPath(name).name
+    return supported(base) and not base.startswith((".", "__")) and base not in _ABOUT_A_DATASET
+
+
+def _check_no_arrow(uri: str, names: Iterable[str]) -> None:
+    """Raise `DataError` if a folder is what `datasets` writes with ``save_to_disk``."""
+    if any(name.endswith(".arrow") for name in names):
+        message = f"{redact(uri)}: holds .arrow files, as Dataset.save_to_disk writes them"
+        raise DataError(message, fix="write the dataset with Dataset.to_json or to_parquet")
 
 
 @contextmanager
@@ -177,16 +191,39 @@ def stat_version(path: Path) -> str:
 def _find_local(path: Path) -> list[SourceFile]:
     try:
         if path.is_dir():
-            files = [file for file in path.iterdir() if file.is_file() and supported(file.name)]
+            files = _files_of_folder(path)
         elif path.exists() or not _GLOB.search(str(path)):
             files = [path]
         else:
             names = glob.glob(str(path), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-            files = [file for file in map(Path, names) if file.is_file()]
+            files = [file for file in map(Path, names) if file.is_file() and file.name not in _ABOUT_A_DATASET]
+        for file in files:
+            _check_name(str(file))
         return [SourceFile(str(file), stat_version(file)) for file in sorted(files)]
     except OSError as error:
         fix = f"relative paths start at {Path.cwd()}" if not path.is_absolute() else None
         raise DataError(f"dataset.uri={path}: {_reason(error)}", fix=fix) from error
+
+
+def _check_name(name: str) -> None:
+    """Raise `DataError` if a file's name is not UTF-8: no record could hold it."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{name!r}: the file's name is not UTF-8", fix="rename it") from error
+
+
+def _files_of_folder(folder: Path) -> list[Path]:
+    """Return a folder's files of rows, or those of its ``data`` folder, where the hub's datasets have them."""
+    for place in (folder, folder / "data"):
+        present = [path for path in place.iterdir() if path.is_file()] if place.is_dir() else []
+        if files := [path for path in present if _is_data(path.name)]:
+            return files
+        _check_no_arrow(str(folder), [path.name for path in present])
+    below = sorted({str(path.parent) for path in folder.glob("*/*") if path.is_file() and _is_data(path.name)})
+    if below:
+        raise DataError(f"dataset.uri={folder}: only its folders hold files of rows", fix=f"dataset.uri={below[0]}")
+    return []
 
 
 def _find_remote(uri: str, options: Mapping[str, Any]) -> list[SourceFile]:
@@ -199,9 +236,20 @@ def _find_remote(uri: str, options: Mapping[str, Any]) -> list[SourceFile]:
         else:
             infos = [filesystem.info(path)]
             if infos[0]["type"] == "directory":
-                entries = filesystem.ls(path, detail=True)
-                infos = [info for info in entries if info["type"] == "file" and supported(info["name"])]
+                infos = _files_of_remote_folder(uri, filesystem, path)
     return sorted(map(remote.file, infos), key=lambda file: file.name)
+
+
+def _files_of_remote_folder(uri: str, filesystem: Any, path: str) -> list[Mapping[str, Any]]:
+    listed = filesystem.ls(path, detail=True)
+    folders = [info["name"] for info in listed if info["type"] == "directory"]
+    data = next((name for name in folders if PurePosixPath(name).name == "data"), None)
+    for infos in (listed, filesystem.ls(data, detail=True) if data else []):
+        present = [info for info in infos if info["type"] == "file"]
+        if files := [info for info in present if _is_data(info["name"])]:
+            return files
+        _check_no_arrow(uri, [info["name"] for info in present])
+    return []
 
 
 @dataclass(frozen=True)

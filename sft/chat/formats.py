@@ -1,97 +1,86 @@
-"""How sources spell a conversation: ``messages``, ``conversations``, ``alpaca``, ``prompt_completion``.
+"""How sources spell a row: ``messages``, ``conversations``, ``alpaca``, ``prompt_completion``, ``preference``.
 
-A row is decoded straight into a typed structure whose field names are the source's columns, so one pass over its bytes
-both reads and checks it.
+Owns which columns a format reads. A turn is `sft.chat.turns`'; what isn't read is `sft.chat.unread`'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+import itertools
+from collections.abc import Callable, Mapping, Set
+from dataclasses import replace
+from typing import Any, Literal
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
-from sft.chat.sample import ROLES, InvalidRow, Message, Role, Sample, check, encode
+from sft.chat.plain_rows import ParsedLines, PlainRows
+from sft.chat.row_reader import CHOSEN, READ_BY_SOME, REJECTED, Columns, RowReader, checked_utf8, decoded, raw_columns
+from sft.chat.sample import InvalidRow, Message, Sample, check, check_trains, encode
+from sft.chat.tool_calls import kind_of
 
-Format = Literal["messages", "conversations", "alpaca", "prompt_completion"]
+Format = Literal["messages", "conversations", "alpaca", "prompt_completion", "preference"]
 
-_SHAREGPT_ROLES: Mapping[str, Role] = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "model": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-    "tool": "tool",
-}
+_OTHER_MESSAGES = ("conversations", "conversation")
+"""ShareGPT's names of the column that holds the turns."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """The source's names of what a format reads, and the columns that are kept beside the conversation."""
+class ParsedRow(msgspec.Struct, frozen=True):
+    """One row.
 
-    messages: str = "messages"
-    prompt: str = "prompt"
-    completion: str = "completion"
-    keep: Sequence[str] = ()
+    Attributes:
+        sample: The conversation.
+        line: Its JSON.
+        unread: Fields that it has and that aren't read: a column's name, or ``messages[].name`` of a turn's.
+        ignored: Fields that it has and that the recipe leaves out.
+    """
 
-
-class _Part(msgspec.Struct):
-    """One part of a content list."""
-
-    type: str = "text"
-    text: str | None = None
-
-
-class _OpenAiMessage(msgspec.Struct):
-    role: Role
-    content: str | list[_Part] | None = None
-    name: str | None = None
-    tool_calls: list[Any] | None = None
-    tool_call_id: str | None = None
-    reasoning_content: str | None = None
-
-
-class _ShareGptMessage(msgspec.Struct, rename={"role": "from"}):
-    role: str
-    value: str
+    sample: Sample
+    line: bytes
+    unread: Set[str]
+    ignored: Set[str]
 
 
 def recognise(row: bytes, columns: Columns, given: Format | None) -> tuple[Format, Columns]:
-    """The format of a source, by one of its rows, and where its turns stand: ShareGPT's column is ``conversations``.
+    """Return the format of a source, by one of its rows, and the columns with the name of the one that holds the turns.
 
     Raises:
-        InvalidRow: The row is no JSON object; or no format is given and the row has the columns of none.
+        InvalidRow: The row isn't a JSON object, or no format is given and the row has the columns of none.
     """
-    names = _column_names(row)
-    if columns.messages not in names and "conversations" in names:
-        columns = replace(columns, messages="conversations")
+    raw = raw_columns(row)
+    names = {name for name in raw if name not in columns.ignore}
+    other = next((name for name in _OTHER_MESSAGES if name in names), None)
+    if columns.messages not in names and other:
+        columns = replace(columns, messages=other)
     if given is not None:
         return given, columns
-    turns = names.get(columns.messages)
-    if isinstance(turns, list):
-        sharegpt = turns and isinstance(turns[0], dict) and "from" in turns[0]
-        return ("conversations" if sharegpt else "messages"), columns
-    if {columns.prompt, columns.completion} <= names.keys():
+    if _prefers(names, columns):
+        return "preference", columns
+    if columns.messages in names and (first := _first_turn(raw[columns.messages])) is not None:
+        return ("conversations" if "from" in first else "messages"), columns
+    if {columns.prompt, columns.completion} <= names:
         return "prompt_completion", columns
-    if {"instruction", "output"} <= names.keys():
+    if "instruction" in names and names & {"output", "response"}:
         return "alpaca", columns
-    raise InvalidRow("missing-column", f"no known format has the columns {', '.join(names) or '(none)'}")
+    raise InvalidRow("missing-column", f"no known format has the columns {', '.join(raw) or '(none)'}")
 
 
-def _column_names(row: bytes) -> dict[str, Any]:
-    try:
-        decoded: Any = msgspec.json.decode(row)
-    except (UnicodeDecodeError, msgspec.DecodeError) as error:
-        raise _undecodable(row, str(error)) from None
-    except RecursionError:
-        raise InvalidRow("wrong-type", "JSON nested too deeply") from None
-    if not isinstance(decoded, dict):
-        raise InvalidRow("not-object", f"found a JSON {type(decoded).__name__}")
-    return decoded
+def _prefers(names: set[str], columns: Columns) -> bool:
+    """Return whether a row holds a chosen and a rejected answer and no setting says which column is the answer."""
+    named = {columns.messages, columns.prompt, columns.completion}
+    return {CHOSEN, REJECTED} <= names and not named & {CHOSEN, REJECTED}
+
+
+def _first_turn(raw: msgspec.Raw) -> dict[str, Any] | None:
+    """Return the first of a list of turns, which may be JSON in a text; None if it isn't a list."""
+    turns = decoded(raw, "messages")
+    if isinstance(turns, str):
+        try:
+            turns = msgspec.json.decode(turns)
+        except (msgspec.DecodeError, RecursionError):
+            return None
+    if not isinstance(turns, list):
+        return None
+    return turns[0] if turns and isinstance(turns[0], dict) else {}
 
 
 class Parser:
@@ -101,186 +90,161 @@ class Parser:
         row_format: How the source spells a conversation.
         columns: The source's column names.
         system_prompt: System turn for every conversation that has none.
+        takes_preferences: Whether the recipe asks for the chosen answers of preference data.
     """
 
-    def __init__(self, row_format: Format, columns: Columns, *, system_prompt: str | None = None) -> None:
-        fields, rename, self._build = _SPELLINGS[row_format](columns)
-        self._kept = {f"kept_{number}": name for number, name in enumerate(columns.keep)}
-        kept = ((name, msgspec.Raw | UnsetType, UNSET) for name in self._kept)
-        row_type = msgspec.defstruct("Row", [*fields, *kept], rename=rename | self._kept, gc=False)
-        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(row_type).decode
-        self._decode_plain = _decoder_of_lines(list[Message])
-        self._decode_single_turns = _decoder_of_lines(tuple[_UserTurn, _AssistantTurn])
+    def __init__(
+        self,
+        row_format: Format,
+        columns: Columns,
+        *,
+        system_prompt: str | None = None,
+        takes_preferences: bool = False,
+    ) -> None:
+        self._build = _BUILDERS[row_format]
+        self._columns = columns
+        self._takes_preferences = takes_preferences
         self._system = [Message("system", system_prompt)] if system_prompt is not None else []
         named_as_written = row_format == "messages" and columns.messages == "messages"
-        self._may_be_plain = named_as_written and not self._kept and not self._system
-        self._may_be_single_turns = True
+        may_be_plain = named_as_written and not (columns.keep or self._system or columns.ignore & {"messages", "tools"})
+        self._plain = PlainRows() if may_be_plain else None
 
-    def many(self, lines: bytes) -> list[bytes] | None:
-        """The samples' JSON where all of these JSON Lines are valid and hold nothing else; None where one isn't."""
-        if not self._may_be_plain:
-            return None
-        try:
-            rows = self._plain_rows(lines)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidRow):
-            return None
-        return list(map(encode, rows)) if len(rows) == lines.count(b"\n") else None
+    def many(self, lines: bytes) -> ParsedLines | None:
+        """Return what these JSON Lines hold if all are valid and need no closer look; else None."""
+        return self._plain.parse(lines) if self._plain else None
 
-    def _plain_rows(self, lines: bytes) -> list[Any]:
-        if self._may_be_single_turns:
-            try:
-                rows: list[Any] = self._decode_single_turns(lines)
-            except msgspec.DecodeError:
-                self._may_be_single_turns = False  # this source has other conversations: don't try again
-            else:
-                if any(row.messages[1].content.isspace() for row in rows):
-                    raise InvalidRow("empty-answer", "found on a closer look")
-                return rows
-        rows = self._decode_plain(lines)
-        for row in rows:
-            check(row.messages)
-        return rows
-
-    def one(self, row: bytes) -> Sample:
-        """The sample of one row.
+    def one(self, row: bytes) -> ParsedRow:
+        """Return the sample of one row.
 
         Raises:
             InvalidRow: It breaks a rule.
         """
-        try:
-            decoded = self._decode(row)
-        except msgspec.ValidationError as error:
-            raise _refused(row, str(error)) from None
-        except (UnicodeDecodeError, msgspec.DecodeError) as error:
-            raise _undecodable(row, str(error)) from None
-        except RecursionError:
-            raise InvalidRow("wrong-type", "JSON nested too deeply") from None
-        messages = self._build(decoded)
+        raw = raw_columns(row)
+        kept = {name: checked_utf8(row, raw[name]) for name in self._columns.keep if name in raw}
+        ignored = self._columns.ignore.intersection(raw)
+        for name in ignored:
+            del raw[name]
+        reader = RowReader(raw, self._columns)
+        has_more = not READ_BY_SOME.isdisjoint(raw)  # than the columns of its format
+        if has_more:
+            self._check_preference(reader)
+        tools = reader.tools() if has_more else []
+        messages = self._build(reader)
+        if has_more:
+            messages = reader.with_system(messages)
         if self._system and messages and messages[0].role not in ("system", "developer"):
             messages = self._system + messages
         check(messages)
-        tools = getattr(decoded, "tools", None)
-        if not self._kept:
-            return Sample(messages, tools) if tools else Sample(messages)
-        found = {name: getattr(decoded, field) for field, name in self._kept.items()}
-        metadata = {name: value for name, value in found.items() if value is not UNSET}
-        return Sample(messages, tools or UNSET, metadata)
+        if any(message.weight == 0 for message in messages):
+            check_trains(messages)
+        unread = reader.unread(kept)
+        if self._plain:
+            left = reader.left()
+            self._plain.pass_over((left - READ_BY_SOME) | ignored, null_only=left & READ_BY_SOME)
+        sample = Sample(messages, tools or UNSET, kept if self._columns.keep else UNSET)
+        return ParsedRow(sample, _encoded(sample), unread, ignored | reader.turns.seen)
+
+    def _check_preference(self, reader: RowReader) -> None:
+        """Refuse preference data unless the recipe asks for it; leave out what a person didn't choose."""
+        if not self._takes_preferences and _prefers(reader.left(), self._columns):
+            raise InvalidRow("preference", "the row has a `chosen` and a `rejected` answer")
+        if reader.boolean("label") is False:
+            if self._takes_preferences:
+                raise InvalidRow("not-chosen", "label is false")
+            raise InvalidRow("preference", "label is false: this answer is one to avoid")
+        if reader.boolean("unmask"):
+            raise InvalidRow("unread-field", "`unmask` is not read: set training.train_on=everything for all rows")
 
 
-class _UserTurn(msgspec.Struct, tag_field="role", tag="user", forbid_unknown_fields=True, gc=False):
-    content: str
+def _messages(row: RowReader) -> list[Message]:
+    name = row.columns.messages
+    return row.turns.messages(row.required(name), name)
 
 
-class _AssistantTurn(msgspec.Struct, tag_field="role", tag="assistant", forbid_unknown_fields=True, gc=False):
-    content: Annotated[str, msgspec.Meta(min_length=1)]
+def _alpaca(row: RowReader) -> list[Message]:
+    messages = _history(row)
+    question = "\n\n".join(text for text in (row.text("instruction"), row.optional_text("input", "context")) if text)
+    return [*messages, Message("user", question), Message("assistant", row.text("output", "response"))]
 
 
-def _decoder_of_lines(messages: Any) -> Callable[[bytes], list[Any]]:
-    """Decodes rows that need no change, so that decoding and encoding is all there is to do. Most rows are such."""
-    fields: list[Any] = [("messages", messages), ("tools", None, None)]
-    row_type = msgspec.defstruct("PlainRow", fields, omit_defaults=True, gc=False)
-    decode: Callable[[bytes], list[Any]] = msgspec.json.Decoder(row_type).decode_lines
-    return decode
+def _history(row: RowReader) -> list[Message]:
+    turns = row.value("history") or []
+    messages = []
+    for pair in turns if isinstance(turns, list) else [turns]:
+        if not isinstance(pair, list) or [type(text) for text in pair] != [str, str]:
+            raise InvalidRow("wrong-type", "history is a list of pairs of texts, [question, answer]")
+        messages += [Message("user", pair[0]), Message("assistant", pair[1])]
+    return messages
 
 
-_Spelling = tuple[list[Any], dict[str, str], Callable[[Any], list[Message]]]
+def _prompt_completion(row: RowReader) -> list[Message]:
+    """Two texts, or TRL's conversational form: of two lists of turns, only the second trains."""
+    prompt = _prompt(row)
+    return prompt + _answer(row, row.columns.completion, after=len(prompt))
 
 
-def _messages(columns: Columns) -> _Spelling:
-    def build(row: Any) -> list[Message]:
-        return [_openai(place, message) for place, message in enumerate(row.messages, start=1)]
-
-    fields = [("messages", list[_OpenAiMessage]), ("tools", list[Any] | None, None)]
-    return fields, {"messages": columns.messages}, build
-
-
-_NO_EXTRAS = (None, None, None, None)
+def _prompt(row: RowReader) -> list[Message]:
+    value = row.required(row.columns.prompt)
+    if isinstance(value, list):
+        return row.turns.messages(value, row.columns.prompt, is_context=True)
+    if not isinstance(value, str):
+        raise InvalidRow("wrong-type", f"{row.columns.prompt} is {kind_of(value)}")
+    return [Message("user", value)]
 
 
-def _openai(place: int, message: _OpenAiMessage) -> Message:
-    content = message.content
-    text = content if isinstance(content, str) else _joined(place, content)
-    extras = (message.name, message.tool_calls, message.tool_call_id, message.reasoning_content)
-    if extras == _NO_EXTRAS:
-        return Message(message.role, text)
-    name, tool_calls, tool_call_id, reasoning = extras
-    return Message(
-        message.role,
-        text,
-        UNSET if name is None else name,
-        tool_calls or UNSET,
-        UNSET if tool_call_id is None else tool_call_id,
-        UNSET if reasoning is None else reasoning,
-    )
+def _answer(row: RowReader, name: str, *, after: int) -> list[Message]:
+    value = row.required(name)
+    if isinstance(value, list):
+        return row.turns.messages(value, name, after=after)
+    if not isinstance(value, str):
+        raise InvalidRow("wrong-type", f"{name} is {kind_of(value)}")
+    return [Message("assistant", value)]
 
 
-def _joined(place: int, parts: list[_Part] | None) -> str:
-    texts = []
-    for part in parts or ():
-        if part.type != "text" or part.text is None:
-            raise InvalidRow("not-text", f"turn {place} has a part of type {part.type}")
-        texts.append(part.text)
-    return "".join(texts)
+def _preference(row: RowReader) -> list[Message]:
+    """The chosen answer, after its prompt or as a whole conversation; or prompt and completion with a good `label`."""
+    if CHOSEN not in row.left():
+        return _prompt_completion(row)
+    chosen, rejected = row.required(CHOSEN), row.value(REJECTED)
+    chosen = [chosen] if isinstance(chosen, dict) else chosen
+    if isinstance(chosen, str):
+        context = _context(row)
+        return [*context, Message("assistant", chosen)]
+    num_shared = _num_shared(chosen, rejected)
+    messages = row.turns.messages(chosen[:num_shared], CHOSEN, is_context=True)
+    messages += row.turns.messages(chosen[num_shared:], CHOSEN, after=num_shared)
+    if messages and messages[0].role == "assistant":
+        return _context(row) + messages
+    for name in (row.columns.prompt, row.columns.messages):
+        row.value(name)  # the chosen conversation begins with it
+    return messages
 
 
-def _conversations(columns: Columns) -> _Spelling:
-    def build(row: Any) -> list[Message]:
-        messages = []
-        for turn in row.messages:
-            if turn.role not in _SHAREGPT_ROLES:
-                raise InvalidRow("unknown-role", f"{turn.role!r}; known are {', '.join(_SHAREGPT_ROLES)}")
-            messages.append(Message(_SHAREGPT_ROLES[turn.role], turn.value))
-        if row.system and messages and messages[0].role != "system":
-            messages.insert(0, Message("system", row.system))
-        return messages
-
-    fields = [("messages", list[_ShareGptMessage]), ("system", str | None, None)]
-    return fields, {"messages": columns.messages}, build
+def _context(row: RowReader) -> list[Message]:
+    """What a chosen answer answers: the prompt, or the turns so far."""
+    name = row.columns.messages
+    return row.turns.messages(row.required(name), name, is_context=True) if name in row.left() else _prompt(row)
 
 
-def _alpaca(_columns: Columns) -> _Spelling:
-    def build(row: Any) -> list[Message]:
-        messages = [Message("system", row.system)] if row.system else []
-        for asked, answered in row.history or ():
-            messages += [Message("user", asked), Message("assistant", answered)]
-        question = f"{row.instruction}\n\n{row.input}" if row.input else row.instruction
-        return [*messages, Message("user", question), Message("assistant", row.output)]
-
-    optional = [("input", str | None, None), ("system", str | None, None)]
-    history = [("history", list[tuple[str, str]] | None, None)]
-    return [("instruction", str), ("output", str), *optional, *history], {}, build
+def _num_shared(chosen: Any, rejected: Any) -> int:
+    """Return how many turns both conversations begin with: they are the prompt, as TRL sees it."""
+    if not isinstance(chosen, list) or not isinstance(rejected, list):
+        return 0
+    pairs = zip(chosen[:-1], rejected, strict=False)
+    return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
-def _prompt_completion(columns: Columns) -> _Spelling:
-    fields = [("prompt", str), ("completion", str)]
-    rename = {"prompt": columns.prompt, "completion": columns.completion}
-    return fields, rename, lambda row: [Message("user", row.prompt), Message("assistant", row.completion)]
-
-
-_SPELLINGS: Mapping[Format, Callable[[Columns], _Spelling]] = {
+_BUILDERS: Mapping[Format, Callable[[RowReader], list[Message]]] = {
     "messages": _messages,
-    "conversations": _conversations,
+    "conversations": _messages,
     "alpaca": _alpaca,
     "prompt_completion": _prompt_completion,
+    "preference": _preference,
 }
 
 
-def _refused(row: bytes, message: str) -> InvalidRow:
-    """The rule behind msgspec's message, which ends in the place: ``… - at `$.messages[0].role```."""
-    at_top = " - at " not in message
-    if message.startswith("Expected `object`") and at_top:
-        return InvalidRow("not-object", message)
-    if "missing required field" in message and at_top:
-        present = ", ".join(msgspec.json.decode(row)) or "(none)"
-        return InvalidRow("missing-column", f"{message}; the row's columns: {present}")
-    if "Invalid enum value" in message:
-        return InvalidRow("unknown-role", f"{message}; roles: {', '.join(ROLES)}")
-    return InvalidRow("wrong-type", message)
-
-
-def _undecodable(row: bytes, message: str) -> InvalidRow:
+def _encoded(sample: Sample) -> bytes:
     try:
-        row.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return InvalidRow("not-utf8", f"byte {error.start} is 0x{row[error.start]:02x}")
-    return InvalidRow("not-json", f"{message}: {row[:60].decode(errors='replace')!r}")
+        return encode(sample)
+    except RecursionError:
+        raise InvalidRow("wrong-type", "JSON nested too deeply") from None

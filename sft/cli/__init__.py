@@ -18,7 +18,9 @@ _ACCESS_MODES = ("ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod")
 _EPILOG = """\
 examples:
   sft recipes                                        what there is to start from
+  sft recipes copy quickstart mine                   one of them, with its tasks and data, to edit
   sft plan quickstart                                what would be done, and why
+  sft preview quickstart -n 2                        two samples as the model sees them, the loss marked
   sft run quickstart                                 do it; the same command again continues or does nothing
   sft run my.yaml training.learning_rate=1e-5        a recipe of your own, one value changed
   sft run quickstart -m training.seed=1,2,3          one run per value; shared work is done once
@@ -41,9 +43,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[:1] in (["-sc"], ["--shell-completion"]):
         options = argparse.Namespace(command="completion", debug=False)
     else:
-        options = _parser().parse_args(arguments)
+        options = _parsed(arguments)
     _take_flags(options)
     return run_command(lambda: _execute(options, arguments), debug=options.debug)
+
+
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    """Parse arguments; overrides may stand before and after flags, which argparse alone refuses."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    unknown = [text for text in rest if text.startswith("-") or not hasattr(options, "overrides")]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options
 
 
 def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
@@ -69,6 +83,11 @@ def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
             from sft.cli.plan import execute as plan
 
             return plan(options.recipe, options.overrides)
+        case "preview":
+            from sft.cli.preview import execute as preview
+
+            command, flags = ["sft", *arguments], {"num": options.num, "json": options.json, "page": options.html}
+            return preview(options.recipe, options.overrides, command, **flags)
         case "eval":
             from sft.cli.evaluate import execute as evaluate
 
@@ -90,13 +109,19 @@ def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
 
             return complete(arguments)
         case "recipes":
-            from sft.cli.recipes import execute as recipes
+            from sft.cli import recipes
 
-            return recipes()
+            return recipes.copy(options.name, options.folder) if options.action == "copy" else recipes.execute()
         case "data":
             from sft.cli.data import execute as check_data
 
-            return check_data(options.uri, options.overrides, json=options.json, page=options.html)
+            return check_data(
+                options.uri,
+                options.overrides,
+                json=options.json,
+                page=options.html,
+                against_tasks=options.against_tasks,
+            )
         case "compare":
             from sft.cli.compare import execute as compare
 
@@ -136,6 +161,7 @@ def _parser() -> argparse.ArgumentParser:
         rest = "key=value, group=choice, and Hydra's own flags (-m, --cfg job, --info …)"
         overrides = command.add_argument("overrides", nargs=argparse.REMAINDER, metavar="OVERRIDE", help=rest)
         overrides.required = False
+    _add_preview(commands.add_parser("preview", help="show samples as the model sees them"))
     attach = commands.add_parser("attach", help="come back to a run that a cluster trains")
     attach.add_argument("run", metavar="RUN", help="the run's folder")
     evaluate = commands.add_parser("eval", help="score a model, without training anything")
@@ -143,11 +169,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("model", metavar="MODEL", help="a model's folder, or a hub id")
     what = "settings of eval, model and dataset; with dataset.uri, its held-out split is scored"
     evaluate.add_argument("overrides", nargs=argparse.REMAINDER, metavar="OVERRIDE", help=what)
-    commands.add_parser("recipes", help="list the shipped recipes")
+    _add_recipes(commands.add_parser("recipes", help="list the shipped recipes, or copy one to edit"))
     data = commands.add_parser("data", help="check a dataset, without training anything")
     data.add_argument("action", choices=["check"])
     data.add_argument("--json", action="store_true", help="print the report as JSON")
     data.add_argument("--html", metavar="FILE", help="write the report as a page")
+    text = "search the training split for documents of these lm-eval tasks (eval.include_path=DIR for your own)"
+    data.add_argument("--against-tasks", metavar="TASK,…", type=lambda value: value.split(","), default=[], help=text)
     data.add_argument("uri", metavar="URI", help="as in dataset.uri")
     what = "settings of dataset, model and training; with a model, tokens are counted"
     data.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=what)
@@ -178,6 +206,21 @@ def _parser() -> argparse.ArgumentParser:
     store.add_argument("--run-root", default="runs", help="the folder that holds it (default: runs)")
     store.add_argument("--dry-run", action="store_true", help="prune: only say what would go")
     return parser
+
+
+def _add_recipes(parser: argparse.ArgumentParser) -> None:
+    text = "copy a shipped recipe, with its tasks and data, to edit and run there"
+    copy = parser.add_subparsers(dest="action", metavar="ACTION").add_parser("copy", help=text, description=f"{text}.")
+    copy.add_argument("name", metavar="NAME", help="a name from `sft recipes`")
+    copy.add_argument("folder", metavar="DIR", help="where to; nothing that is there is overwritten")
+
+
+def _add_preview(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="a name from `sft recipes`, or a YAML's path")
+    parser.add_argument("-n", dest="num", type=int, default=5, metavar="N", help="how many samples (default: 5)")
+    parser.add_argument("--json", action="store_true", help="print JSON, token ids included")
+    parser.add_argument("--html", metavar="FILE", help="also write a page")
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as of `sft run`")
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from sft.config.hydra_app import call_through_hydra
 from sft.progress import Progress
 
 _COMMANDS = (
-    *("run", "plan", "eval", "attach", "export", "recipes", "data", "compare"),
+    *("run", "plan", "preview", "eval", "attach", "export", "recipes", "data", "compare"),
     *("verify", "register", "models", "store"),
 )
 
@@ -23,7 +23,7 @@ def execute(arguments: Sequence[str]) -> int:
         if len(words) <= 2:
             Progress().say(" ".join(_COMMANDS))
             return 0
-        if words[1] not in {"run", "plan"} or (len(words) > 3 and words[2].startswith("-")):
+        if words[1] not in {"run", "plan", "preview"} or (len(words) > 3 and words[2].startswith("-")):
             return 0
         if len(words) == 3:
             Progress().say(" ".join(recipe.name for recipe in recipes()))

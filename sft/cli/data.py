@@ -2,66 +2,83 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from sft.adapters.instructlab.packing import padding_share
-from sft.artifacts import DatasetArtifact, TokenizedArtifact
+from sft.artifacts import DatasetArtifact, ModelArtifact, TokenizedArtifact
+from sft.cli.preview import is_color_wanted
 from sft.config import compose
 from sft.config.compose import Recipe
 from sft.config.schema import OnInvalid, OnUnrendered, RunConfig
 from sft.logs import redact
 from sft.planning.resources import resolve_resources
 from sft.progress import Progress
+from sft.report import preview
 from sft.report.data import as_html, as_json, as_text, measure
 from sft.stages.dataset import dataset
+from sft.stages.decontaminate import EvaluationTasks, find
 from sft.stages.model import ModelInputs, model
+from sft.stages.preview import first_samples
 from sft.stages.tokenize import TokenizeInputs, tokenize
 
 
-def execute(uri: str, overrides: Sequence[str], *, json: bool, page: str | None) -> int:
-    """Prints the report; 1 where a row is invalid.
+def execute(
+    uri: str, overrides: Sequence[str], *, json: bool, page: str | None, against_tasks: Sequence[str] = ()
+) -> int:
+    """Print the report and return 1 if a row is invalid.
 
     Args:
         uri: The dataset.
         overrides: Settings of the groups `dataset`, `model` and `training`; with one of `model`, tokens are counted.
         json: Print JSON.
         page: Write the report as HTML to this file.
+        against_tasks: lm-eval tasks whose documents are searched for in the training split.
 
     Raises:
         ConfigError: A setting is wrong.
         DataError: The source can't be read.
+        StageError: The documents of a task can't be had.
     """
-    base = Recipe(compose.shipped("conf") / "config.yaml")
+    recipe = Recipe(compose.shipped("conf") / "config.yaml")
     cfg = compose.compose(
-        base, [f"dataset.uri={uri}", "dataset.on_invalid=drop", "dataset.train_split=1.0", *overrides]
+        recipe, [f"dataset.uri={uri}", "dataset.on_invalid=drop", "dataset.train_split=1.0", *overrides]
     )
+    tasks = EvaluationTasks(tuple(against_tasks), cfg.eval.include_path)
     progress = Progress(quiet=json)
     with tempfile.TemporaryDirectory(prefix="sft-data-") as folder:
         out = Path(folder)
-        data = dataset(cfg.dataset, _made(out / "dataset"), Progress(quiet=True))
-        tokens = None
+        data = dataset(cfg.dataset, _folder(out / "dataset"), Progress(quiet=True), tasks)
+        tokenizing = Progress(quiet=True)
+        tokens, samples = None, []
         if any(text.startswith("model") for text in overrides):
-            tokens = _tokens(cfg, data, out)
+            base, tokens = _tokens(cfg, data, out, tokenizing)
+            samples = first_samples(tokens, base, 1, out / "texts")
         padding = _padding(cfg, tokens) if tokens else None
-        report = measure(data, tokens, padding)
+        compares = data.num_eval or tasks.names
+        contamination = find(data.train_file, data.eval_file, tasks, out / "tasks") if compares else None
+        report = measure(data, tokens, padding, contamination, samples, tokenizing.notes)
     if page:
         Path(page).write_text(redact(as_html(report)), encoding="utf-8")
     Progress().say(as_json(report) if json else as_text(report))
+    if samples and not json:
+        sys.stdout.write(preview.as_text(samples, in_color=is_color_wanted()) + "\n")
     if page:
         progress.say(f"page: {page}")
-    return 1 if report.num_rejected else 0
+    return 1 if report.num_invalid else 0
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
 
 
-def _tokens(cfg: RunConfig, data: DatasetArtifact, out: Path) -> TokenizedArtifact:
-    quiet = Progress(quiet=True)
-    base = model(cfg.model, ModelInputs(dataset=data), _made(out / "model"), quiet)
+def _tokens(
+    cfg: RunConfig, data: DatasetArtifact, out: Path, progress: Progress
+) -> tuple[ModelArtifact, TokenizedArtifact]:
+    base = model(cfg.model, ModelInputs(dataset=data), _folder(out / "model"), progress)
     on_unrendered = cfg.dataset.on_unrendered
     inputs = TokenizeInputs(
         dataset=data,
@@ -69,7 +86,7 @@ def _tokens(cfg: RunConfig, data: DatasetArtifact, out: Path) -> TokenizedArtifa
         on_invalid=OnInvalid.drop,
         on_unrendered=OnUnrendered.drop_row if on_unrendered is OnUnrendered.error else on_unrendered,
     )
-    return tokenize(cfg.training, inputs, _made(out / "tokens"), quiet)
+    return base, tokenize(cfg.training, inputs, _folder(out / "tokens"), progress)
 
 
 def _padding(cfg: RunConfig, tokens: TokenizedArtifact) -> float:

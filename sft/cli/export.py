@@ -30,7 +30,7 @@ def kfp(options: argparse.Namespace) -> int:
     try:
         from sft.kfp.pipeline import Cluster, write
     except ModuleNotFoundError as error:
-        raise SftError(f"sft export kfp: {error}", fix="pip install 'sft[kfp]'") from error
+        raise SftError(f"sft export kfp: {error}", fix="pip install 'sft-runner[kfp]'") from error
     given: dict[str, Any] = {f.name: getattr(options, f.name) for f in fields(Cluster) if hasattr(options, f.name)}
     if "access_modes" in given:
         given["access_modes"] = tuple(given["access_modes"])

@@ -53,6 +53,9 @@ def _ranges(cfg: RunConfig) -> Iterator[Problem]:
         yield Problem(key="name", value=cfg.name, rule="must be without /: it names the run's folder")
     if not 0.0 < d.train_split <= 1.0:
         yield Problem(key="dataset.train_split", value=str(d.train_split), rule="must be above 0 and at most 1")
+    if not d.split_by:
+        rule = "must be prompt, row, or the name of a column"
+        yield Problem(key="dataset.split_by", value="''", rule=rule, suggestion="try dataset.split_by=prompt")
     at_least_one = {
         "dataset.max_samples": d.max_samples,
         "training.num_epochs": t.num_epochs,

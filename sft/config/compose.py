@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +115,14 @@ def search_path_override(recipe: Recipe) -> str:
 
 def prepare(recipe: Recipe) -> None:
     """Make Hydra know `RunConfig`, which types every composition, and the resolver ``${recipe_dir:}``."""
-    ConfigStore.instance().store(name=SCHEMA_NAME, node=RunConfig)
+    _store_schema()
     OmegaConf.register_new_resolver("recipe_dir", lambda: str(recipe.path.parent), replace=True)
+
+
+@cache
+def _store_schema() -> None:
+    """Make Hydra know `RunConfig`, once: it takes longer than to read all YAMLs."""
+    ConfigStore.instance().store(name=SCHEMA_NAME, node=RunConfig)
 
 
 def as_hydra(overrides: Sequence[str]) -> list[str]:

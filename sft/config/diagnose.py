@@ -12,6 +12,7 @@ import typing
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import is_dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def missing_extra(error: Exception) -> Problem | None:
         return None
     extras = _EXTRAS[group]
     if choice in extras:
-        fix = f"pip install 'sft[{extras[choice]}]'"
+        fix = f"pip install 'sft-runner[{extras[choice]}]'"
         return Problem(key=group, value=choice, rule="is not installed", suggestion=fix)
     rule = f"must be one of {', '.join(['basic', *extras])}"
     return Problem(key=group, value=choice, rule=rule, suggestion=nearest(choice, extras))
@@ -168,6 +169,7 @@ def _leaves(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield dotted, value
 
 
+@cache
 def _hint(key: str) -> Any:
     """Return the declared type of a dotted key without its None; None where the schema has no such key."""
     hint: Any = RunConfig

@@ -99,7 +99,7 @@ def build_plan(cfg: RunConfig, environment: Environment) -> Plan:
     if not cfg.eval.enabled:
         left_out.append("evaluate: eval.enabled=false")
     elif cfg.eval.tasks or cfg.eval.holdout.enabled:
-        data = ("dataset",) if cfg.eval.holdout.enabled else ()
+        data = ("dataset", "tokenize") if cfg.eval.holdout.enabled else ()
         if cfg.eval.baseline:
             steps.insert(-1, step("evaluate:base", "model", *data))
             scores = ("evaluate:base",)

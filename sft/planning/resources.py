@@ -251,19 +251,19 @@ def _attention(cfg: TrainingConfig, choices: _Choices, *, on_gpu: bool) -> Atten
             note = "training.launcher.image must have flash-attn"
             choices.notes.append(f"training.attention=flash_attention: {note}")
             return Attention.flash_attention
-        why_too_large = "the image's packages are not known here" if on_gpu else "it needs a GPU"
+        lacking = "the image's packages are not known here" if on_gpu else "it needs a GPU"
     else:
-        why_too_large = _lacking_for_flash_attention() if on_gpu else "it needs a GPU"
-    if not why_too_large and cfg.attention is not Attention.sdpa:
+        lacking = _lacking_for_flash_attention() if on_gpu else "it needs a GPU"
+    if not lacking and cfg.attention is not Attention.sdpa:
         choices.because("attention", "flash-attn is installed")
         return Attention.flash_attention
     if cfg.attention is Attention.flash_attention:
         setting = "training.attention=flash_attention"
-        choices.instead("attention", setting, why_too_large, "samples are padded to the longest of their minibatch")
+        choices.instead("attention", setting, lacking, "samples are padded to the longest of their minibatch")
     elif cfg.attention is Attention.auto:
-        choices.because("attention", f"no flash attention: {why_too_large}")
+        choices.because("attention", f"no flash attention: {lacking}")
         if on_gpu:
-            choices.notes.append(f"{why_too_large}: samples are padded to the longest of their minibatch")
+            choices.notes.append(f"{lacking}: samples are padded to the longest of their minibatch")
     return Attention.sdpa
 
 

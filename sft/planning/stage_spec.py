@@ -91,7 +91,12 @@ class StageSpec:
 
 
 def _dataset(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
-    return {**_plain(cfg.dataset), "source_version": environment.dataset_version}
+    own = {**_plain(cfg.dataset), "source_version": environment.dataset_version}
+    if cfg.dataset.decontaminate:
+        tasks = cfg.eval.tasks if cfg.eval.enabled else []
+        lm_eval = environment.versions.get("lm-eval", "")
+        own["decontaminate"] = {"tasks": tasks, "include_path": environment.tasks_version, "lm-eval": lm_eval}
+    return own
 
 
 def _model(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
@@ -173,16 +178,29 @@ STAGES: dict[str, StageSpec] = {
             settings=_dataset,
             modules=(
                 "sft.stages.dataset",
+                "sft.stages.decontaminate",
+                "sft.stages.grouping",
                 "sft.stages.split",
+                "sft.adapters.evaluation.task_documents",
+                "sft.adapters.evaluation.tasks",
+                "sft.chat.decontamination",
+                "sft.chat.prompt",
                 "sft.chat.sample",
                 "sft.chat.formats",
+                "sft.chat.plain_rows",
+                "sft.chat.row_reader",
+                "sft.chat.tool_calls",
+                "sft.chat.turns",
+                "sft.chat.unread",
                 "sft.chat.rejected",
                 "sft.adapters.source",
+                "sft.adapters.split_names",
+                "sft.adapters.arrow_rows",
                 "sft.adapters.readers",
                 "sft.adapters.synthetic",
                 "sft.adapters.hub.rows",
             ),
-            revision=2,
+            revision=4,
             is_resumable=True,
         ),
         StageSpec(
@@ -248,16 +266,20 @@ STAGES: dict[str, StageSpec] = {
                 "sft.stages.evaluate",
                 "sft.chat.loss",
                 "sft.chat.special_tokens",
+                "sft.chat.rejected",
+                "sft.chat.sample",
                 "sft.chat.template",
                 "sft.chat.time_limit",
                 "sft.chat.turn_tokens",
                 "sft.adapters.evaluation.aggregate",
                 "sft.adapters.evaluation.answer_cache",
                 "sft.adapters.evaluation.holdout",
+                "sft.adapters.evaluation.holdout_sample",
                 "sft.adapters.evaluation.lm_eval",
                 "sft.adapters.evaluation.oom_batches",
                 "sft.adapters.evaluation.results",
                 "sft.adapters.evaluation.sample_log",
+                "sft.adapters.evaluation.tasks",
                 "sft.adapters.evaluation.text_metrics",
                 "sft.adapters.evaluation.worker",
                 "sft.scores",

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import html
+import itertools
+import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from sft.artifacts import DatasetArtifact, TokenizedArtifact
-from sft.chat.rejected import Rejected, Rejections
-from sft.chat.sample import RULES
+from sft.chat.rejected import Rejections, read_rejected
+from sft.chat.sample import LEFT_OUT_BY_CHOICE, RULES
+from sft.report import preview
 from sft.report.page import PAGE
+from sft.stages.decontaminate import Contamination
+from sft.stages.preview import TokenizedSample
 
 _BAR = 40
 
@@ -39,33 +44,54 @@ class DataReport(msgspec.Struct, kw_only=True):
 
     Attributes:
         rows: Where every row went; the parts add up to ``rows["all"]``.
+        notes: What a run says of the rows: fields and files that aren't read.
+        unread_fields: How many rows have each field that isn't read.
         rules: Rejected rows by rule.
         rejected: The first of them.
         roles: Turns by role, in the training split.
         turns: Conversations by their number of turns.
+        shared: Training samples that share text with the held-out split or a task, by its name.
+        shared_examples: The first of them, with what they share.
+        first_samples: The first samples as the model sees them.
     """
 
     source: str
     format: str
     rows: dict[str, int]
+    notes: list[str]
+    unread_fields: dict[str, int]
     rules: dict[str, int]
     rejected: list[str]
     roles: dict[str, int]
     turns: dict[int, int]
     tokens: Tokens | None = None
+    shared: dict[str, int] = {}
+    shared_examples: list[str] = []
+    first_samples: list[TokenizedSample] = []
 
     @property
-    def num_rejected(self) -> int:
-        return sum(self.rules.values())
+    def num_invalid(self) -> int:
+        """Rejected rows that a run would stop at."""
+        return sum(count for rule, count in self.rules.items() if rule not in LEFT_OUT_BY_CHOICE)
 
 
-def measure(data: DatasetArtifact, tokens: TokenizedArtifact | None, padding: float | None) -> DataReport:
-    """Reads what the stages made, a line at a time.
+def measure(
+    data: DatasetArtifact,
+    tokens: TokenizedArtifact | None,
+    padding: float | None,
+    contamination: Contamination | None = None,
+    first_samples: Sequence[TokenizedSample] = (),
+    notes: Sequence[str] = (),
+) -> DataReport:
+    """Read what the stages wrote, a line at a time.
 
     Args:
         data: The checked dataset.
-        tokens: Its tokens, where a model was given.
-        padding: Share of padding in what a training computes, where a model was given.
+        tokens: Its tokens, if a model was given.
+        padding: Share of padding in what a training computes, if a model was given.
+        contamination: Training samples that share text with what a model is scored on; None = nobody looked.
+        first_samples: The first samples as the model sees them, if a model was given.
+        notes: What the tokenize stage said of the samples.
     """
     roles: Counter[str] = Counter()
     turns: Counter[int] = Counter()
@@ -73,28 +99,36 @@ def measure(data: DatasetArtifact, tokens: TokenizedArtifact | None, padding: fl
         turns[len(sample["messages"])] += 1
         roles.update(message["role"] for message in sample["messages"])
     rejections = Rejections()
-    for row in _rejected(data.root):
+    for row in read_rejected(data.root / "rejected.jsonl"):
         rejections.add(row)
-    for row in _rejected(tokens.root) if tokens else ():
-        rejections.add(msgspec.structs.replace(row, file="training split"))
+    for row in read_rejected(tokens.rejected_file) if tokens else ():
+        split = "held-out split" if row.is_held_out else "training split"
+        rejections.add(msgspec.structs.replace(row, file=split))
     not_trained = tokens.num_rejected if tokens else 0
+    not_scored = tokens.num_eval_rejected if tokens else 0
     return DataReport(
         source=data.source,
         format=data.row_format,
         rows={
             "all": data.num_rows,
             "train": data.num_train - not_trained,
-            "held out": data.num_eval,
-            "rejected": data.num_rejected + not_trained,
+            "held out": data.num_eval - not_scored,
+            "rejected": data.num_rejected + not_trained + not_scored,
             "duplicates": data.num_duplicates,
             "held out already": data.num_overlap,
             "unused": data.num_unused,
+            "contaminated": data.num_contaminated,
         },
+        notes=[*data.notes, *notes],
+        unread_fields=data.unread_fields,
         rules=dict(rejections.by_rule.most_common()),
         rejected=[str(row) for row in rejections.first],
         roles=dict(roles.most_common()),
         turns=dict(sorted(turns.items())),
         tokens=_tokens(tokens, padding) if tokens and padding is not None else None,
+        shared=dict(contamination.by_evaluation.most_common()) if contamination else {},
+        shared_examples=list(itertools.chain(*contamination.examples.values())) if contamination else [],
+        first_samples=list(first_samples),
     )
 
 
@@ -111,25 +145,26 @@ def _tokens(tokens: TokenizedArtifact, padding: float) -> Tokens:
     )
 
 
-def _rejected(root: Path) -> Iterator[Rejected]:
-    with (root / "rejected.jsonl").open("rb") as lines:
-        for line in lines:
-            yield msgspec.json.decode(line, type=Rejected)
-
-
 def _lines(file: Path) -> Iterator[dict[str, Any]]:
     with file.open("rb") as lines:
         yield from map(msgspec.json.decode, lines)
 
 
 def as_text(report: DataReport) -> str:
-    """The report for a terminal."""
+    """Return the report for a terminal."""
     parts = [f"{report.source}: {report.rows['all']:,} rows, format {report.format}"]
     parts += [f"  {name:<18}{count:>12,}" for name, count in report.rows.items() if count and name != "all"]
+    parts += [f"  {note}" for note in report.notes]
     if report.rules:
         parts.append("rejected by rule")
         parts += [f"  {rule:<22}{count:>8,}  {RULES[rule]}" for rule, count in report.rules.items()]
         parts += ["the first of them", *(f"  {row}" for row in report.rejected)]
+    if report.shared:
+        parts.append(
+            "training samples that share text with what a model is scored on (dataset.decontaminate drops them)"
+        )
+        parts += [f"  {name:<22}{count:>8,}" for name, count in report.shared.items()]
+        parts += [f"  {example}" for example in report.shared_examples]
     parts.append("turns by role: " + ", ".join(f"{role} {count:,}" for role, count in report.roles.items()))
     parts.append("conversations by turns: " + ", ".join(f"{n}: {count:,}" for n, count in report.turns.items()))
     if tokens := report.tokens:
@@ -144,20 +179,22 @@ def as_text(report: DataReport) -> str:
 
 
 def as_json(report: DataReport) -> str:
-    """The report for machines."""
-    return msgspec.json.format(msgspec.json.encode(report).decode(), indent=1)
+    """Return the report for machines, in ASCII, because any terminal or pipe can carry that."""
+    return json.dumps(msgspec.to_builtins(report, str_keys=True), indent=1)
 
 
 def as_html(report: DataReport) -> str:
-    """The report as one page that needs nothing else."""
+    """Return the report as one page that needs nothing else."""
     sections = [_table("Rows", report.rows), _table("Turns by role", report.roles)]
     sections.append(_bars("Conversations by turns", report.turns))
     if report.rules:
-        sections.insert(
-            1, _table("Rejected by rule", {f"{rule}: {RULES[rule]}": n for rule, n in report.rules.items()})
-        )
-        items = "".join(f"<li><code>{html.escape(row)}</code></li>" for row in report.rejected)
-        sections.insert(2, f"<h2>The first of them</h2><ol>{items}</ol>")
+        rules = {f"{rule}: {RULES[rule]}": count for rule, count in report.rules.items()}
+        sections[1:1] = [_table("Rejected by rule", rules), _list("The first of them", report.rejected)]
+    if report.shared:
+        sections.append(_table("Training samples that share text with what a model is scored on", report.shared))
+        sections.append(_list("Examples of shared text", report.shared_examples))
+    if report.notes:
+        sections.insert(1, _list("Notes", report.notes))
     if tokens := report.tokens:
         facts = {
             "tokens": f"{tokens.num_tokens:,}",
@@ -166,6 +203,8 @@ def as_html(report: DataReport) -> str:
             "padding": f"{tokens.padding_share:.1%}",
         }
         sections += [_table("Tokens", facts), _bars("Samples by tokens, up to", tokens.histogram)]
+    if report.first_samples:
+        sections.append(preview.section(report.first_samples))
     title = html.escape(f"{report.source}: {report.rows['all']:,} rows, format {report.format}")
     return PAGE.format(title=title, body="\n".join(sections))
 
@@ -178,6 +217,11 @@ def _table(title: str, rows: Mapping[str, Any]) -> str:
         for name, value in rows.items()
     )
     return f"<h2>{html.escape(title)}</h2><table>{cells}</table>"
+
+
+def _list(title: str, lines: Sequence[str]) -> str:
+    items = "".join(f"<li><code>{html.escape(line)}</code></li>" for line in lines)
+    return f"<h2>{html.escape(title)}</h2><ol>{items}</ol>"
 
 
 def _bars(title: str, counts: Mapping[int, int]) -> str:

@@ -24,6 +24,7 @@ from sft.planning.plan import Step
 from sft.planning.resources import Resources
 from sft.progress import Progress
 from sft.stages.dataset import dataset
+from sft.stages.decontaminate import EvaluationTasks
 from sft.stages.evaluate import EvaluateInputs, evaluate
 from sft.stages.gates import GatesInputs, gates
 from sft.stages.launcher import launcher_of
@@ -68,7 +69,7 @@ def perform(
     """
     match step.name:
         case "dataset":
-            return dataset(cfg.dataset, out, progress)
+            return dataset(cfg.dataset, out, progress, EvaluationTasks.of(cfg.eval))
         case "model":
             return model(cfg.model, ModelInputs(dataset=_dataset(artifacts)), out, progress)
         case "tokenize":
@@ -137,6 +138,7 @@ def _evaluate_inputs(name: str, artifacts: Mapping[str, Artifact]) -> EvaluateIn
         model_digest=scored.digest,
         trust_remote_code=base.trust_remote_code,
         dataset=_dataset(artifacts),
+        tokenized=pick(artifacts, "tokenize", TokenizedArtifact) if "tokenize" in artifacts else None,
     )
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from sft.adapters.evaluation import task_index
 from sft.adapters.os.process import run_module
-from sft.artifacts import LOGS_NAME, DatasetArtifact, EvalReport, digest_of, hash_files
+from sft.artifacts import LOGS_NAME, DatasetArtifact, EvalReport, TokenizedArtifact, digest_of, hash_files
+from sft.chat.rejected import read_rejected
 from sft.config.schema import EvalConfig
 from sft.errors import ConfigError, Problem, StageError
 from sft.files import write_json
@@ -29,12 +30,21 @@ class EvaluateInputs:
         model_dir: The model to score, in Hugging Face layout.
         model_digest: Digest of the artifact that holds it.
         dataset: Whose held-out split is scored; None where `eval.holdout` is off.
+        tokenized: Which of its held-out samples broke a rule of the tokenizer and are left out; None = none of them.
     """
 
     model_dir: Path
     model_digest: str
     trust_remote_code: bool
     dataset: DatasetArtifact | None
+    tokenized: TokenizedArtifact | None = None
+
+    @property
+    def num_held_out(self) -> int:
+        """Samples that can be scored."""
+        if self.dataset is None:
+            return 0
+        return self.dataset.num_eval - (self.tokenized.num_eval_rejected if self.tokenized else 0)
 
 
 def tasks_version(cfg: EvalConfig) -> str:
@@ -81,8 +91,7 @@ def evaluate(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, progress: Progr
     """
     folder = out / LOGS_NAME
     state = folder / "progress.json"
-    held_out = inputs.dataset.num_eval if inputs.dataset else 0
-    if cfg.holdout.enabled and not held_out:
+    if cfg.holdout.enabled and not inputs.num_held_out:
         if not cfg.tasks:
             raise StageError(
                 "nothing to score: eval.tasks is empty, and the dataset has no held-out split",
@@ -107,23 +116,36 @@ def evaluate(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, progress: Progr
         task_versions={name: str(version) for name, version in result["versions"].items()},
         task_data=result["data"],
         chat_template_sha256=result["chat_template_sha256"],
+        holdout_sample=_holdout_sample(cfg, inputs),
     )
+    if report.holdout_sample:
+        progress.say(f"  held-out samples: {report.holdout_sample}")
     facts = {name: value for name, value in asdict(report).items() if name not in {"root", "digest"}}
     write_json(out / REPORT_NAME, facts)
     progress.say("  " + ", ".join(f"{score.name} {score.value:.4f}" for score in report.scores))
     return report
 
 
+def _holdout_sample(cfg: EvalConfig, inputs: EvaluateInputs) -> str:
+    """Return which held-out samples are scored, in words; empty where all are."""
+    num, limit = inputs.num_held_out, cfg.holdout.limit
+    if not cfg.holdout.enabled or limit is None or limit >= num:
+        return ""
+    return f"{limit:,} of {num:,}, drawn with eval.seed={cfg.seed}"
+
+
 def request_of(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, state: Path) -> dict[str, Any]:
     """Return our settings as the child's request."""
     batch_size = None if cfg.batch_size == "auto" else int(cfg.batch_size)
     held_out = None
-    if cfg.holdout.enabled and inputs.dataset and inputs.dataset.num_eval:
+    if cfg.holdout.enabled and inputs.dataset and inputs.num_held_out:
+        rejected = read_rejected(inputs.tokenized.rejected_file) if inputs.tokenized else ()
         held_out = {
             "file": str(inputs.dataset.eval_file),
             "generate": cfg.holdout.generate,
             "max_new_tokens": cfg.holdout.max_new_tokens,
-            "num_samples": min(cfg.holdout.limit or inputs.dataset.num_eval, inputs.dataset.num_eval),
+            "limit": cfg.holdout.limit,
+            "left_out": [row.line - 1 for row in rejected if row.is_held_out],
             "batch_size": batch_size,
             "journal": str(state.with_name("holdout.jsonl")),
         }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from sft import DISTRIBUTION
 from sft.adapters import hub
 from sft.artifacts import DatasetArtifact
 from sft.logs import redact
@@ -26,7 +27,7 @@ _HYPERPARAMETERS = (
     *("num_epochs", "effective_batch_size", "learning_rate", "lr_scheduler", "warmup_steps", "weight_decay"),
     *("max_seq_len", "seed"),
 )
-_LIBRARIES = ("sft", "instructlab-training", "torch", "transformers", "lm-eval")
+_LIBRARIES = (DISTRIBUTION, "instructlab-training", "torch", "transformers", "lm-eval")
 
 
 def card(title: str, description: str, inputs: PackageInputs) -> str:
@@ -94,6 +95,8 @@ def _scores(inputs: PackageInputs) -> Iterator[str]:
         rows.append(f"| {' | '.join(cells)} |")
     yield "## Scores"
     yield "\n".join(rows)
+    if sample := inputs.report.holdout_sample:
+        yield f"Held-out samples that were scored: {sample}."
     if inputs.gates:
         yield "It passed these gates:\n\n" + "\n".join(f"- {line}" for line in inputs.gates.passed)
 

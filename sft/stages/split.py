@@ -1,12 +1,16 @@
-"""The split of a dataset: exact, the same for any order of rows, and written while the rows come in.
+"""The split of a dataset: exact as far as groups allow, the same for any order of rows, written while they come in.
 
-A sample's rank is the first word of its salted 128-bit digest; the samples of lowest rank train. How many there will be
-is known only at the end, but the rank at which training ends is known closely all along: of n uniform ranks, the
-share p lies within ``3 / sqrt(n)`` of p (six standard deviations of an order statistic, at most ``0.5 / sqrt(n)``
-each). So each sample is written to its half at once, but for about ``12 * sqrt(n)`` near the border, which wait. Where
-that is not the whole story (duplicates, `max_samples`, a share that was off) the files are written once more.
+Samples of one group (the same prompt, say) go to the same half. A group's rank is its salted digest; the groups of
+lowest rank train. How many that will be is known only at the end, but the rank at which training ends is known closely
+all along: of n uniform ranks, the share p lies within ``3 / sqrt(n)`` of p (six standard deviations of an order
+statistic, at most ``0.5 / sqrt(n)`` each). So each sample is written to its half at once, but for about
+``12 * sqrt(n)`` near the border, which wait. Where that is not the whole story (duplicates, `max_samples`, large
+groups) the files are written once more.
 
-Memory: 16 bytes per sample for its digest, 8 more at the end, 40 where there are duplicates.
+`max_samples` takes the samples whose own digests have the lowest second words, which are independent of the groups'
+ranks: a smaller subset is part of a larger one, and holds the same shares of both halves.
+
+Memory: 24 bytes per sample for its digests, 16 more at the end, 48 where there are duplicates.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 UNUSED, TRAIN, EVAL, DUPLICATE, OVERLAP = range(5)
-"""Where a sample goes. `OVERLAP`: it stands in the separate evaluation set too."""
+"""Where a sample goes. `OVERLAP`: its group stands in the separate evaluation set."""
 
 TRAIN_NAME, EVAL_NAME = "train.jsonl", "eval.jsonl"
 _BUFFER_BYTES = 1 << 20
@@ -36,17 +40,18 @@ _LAST = 2.0**64 - 2.0**12  # the largest rank that a float and 64 bits both hold
 
 @dataclass(frozen=True)
 class Counts:
-    """How many samples went where."""
+    """How many samples went where, and how many groups of the training source's samples were divided."""
 
     num_train: int
     num_eval: int
     num_duplicates: int
     num_overlap: int
     num_unused: int
+    num_groups: int
 
 
 class Split:
-    """Writes ``train.jsonl`` and ``eval.jsonl`` into a folder.
+    """Write ``train.jsonl`` and ``eval.jsonl`` into a folder.
 
     Args:
         out: The folder.
@@ -64,6 +69,7 @@ class Split:
         self._share = 1.0 if has_eval_source else train_split
         self._max_samples = max_samples
         self._digests = array("Q")  # two words per sample
+        self._groups = array("Q")  # one word per sample: its group's rank
         self._written = bytearray()  # TRAIN, EVAL, or UNUSED for one that waits, per sample
         self._waiting: list[bytes] = []
         self._num_from_train = 0
@@ -71,16 +77,24 @@ class Split:
         self._eval = (out / EVAL_NAME).open("wb", _BUFFER_BYTES)
 
     def close(self) -> None:
-        """Closes the files, whatever happened."""
+        """Close the files, whatever happened."""
         self._train.close()
         self._eval.close()
 
-    def add(self, lines: Sequence[bytes], compared: Sequence[bytes], *, held_out: bool = False) -> None:
-        """Takes samples in.
+    def add(
+        self,
+        lines: Sequence[bytes],
+        compared: Sequence[bytes],
+        groups: Sequence[bytes] | None = None,
+        *,
+        held_out: bool = False,
+    ) -> None:
+        """Take samples in.
 
         Args:
             lines: Their JSON.
             compared: What makes two of them the same, one per sample.
+            groups: What they must have in common to go to the same half, one per sample; None = `compared`.
             held_out: Whether they come from the separate evaluation set, after all others.
         """
         import numpy as np
@@ -88,11 +102,16 @@ class Split:
         seed, digest = self._seed, xxhash.xxh3_128_digest
         words = b"".join([digest(text, seed) for text in compared])
         self._digests.frombytes(words)
+        if groups is None:
+            ranks = np.frombuffer(words, dtype=np.uint64)[::2]
+        else:
+            rank = xxhash.xxh3_64_digest
+            ranks = np.frombuffer(b"".join([rank(text, seed) for text in groups]), dtype=np.uint64)
+        self._groups.frombytes(ranks.tobytes())
         if held_out or self._share == 1.0:
             self._write(self._eval if held_out else self._train, lines)
             self._written += bytes([EVAL if held_out else TRAIN]) * len(lines)
         else:
-            ranks = np.frombuffer(words, dtype=np.uint64)[::2]
             margin = 3 / math.sqrt(len(self._written) + 1)
             trains = ranks < np.uint64(max(0.0, self._share - margin) * _WHOLE)
             evaluates = ranks > np.uint64(min(_LAST, (self._share + margin) * _WHOLE))
@@ -112,56 +131,71 @@ class Split:
 
     @property
     def num_samples(self) -> int:
-        """Samples taken in so far."""
+        """Return how many samples were taken in so far."""
         return len(self._written)
 
     def finish(self) -> Counts:
-        """Puts every sample into its file, whatever was guessed on the way."""
+        """Put every sample into its file, whatever was guessed on the way."""
         import numpy as np
 
         self.close()
         written = np.frombuffer(self._written, dtype=np.uint8)
-        places = self._places()
+        places, num_groups = self._places()
         guessed = written != UNUSED
         if (places[guessed] == written[guessed]).all():
             self._append(places[~guessed])
         else:
             self._write_again(written, places)
         counts = np.bincount(places, minlength=OVERLAP + 1).tolist()
-        return Counts(counts[TRAIN], counts[EVAL], counts[DUPLICATE], counts[OVERLAP], counts[UNUSED])
+        return Counts(counts[TRAIN], counts[EVAL], counts[DUPLICATE], counts[OVERLAP], counts[UNUSED], num_groups)
 
-    def _places(self) -> NDArray[np.uint8]:
-        """Where each sample goes."""
+    def _places(self) -> tuple[NDArray[np.uint8], int]:
+        """Return where each sample goes, and how many groups were divided."""
         import numpy as np
 
-        ranks = np.frombuffer(self._digests, dtype=np.uint64)[::2]
-        ordered = np.sort(ranks[: self._num_from_train])
-        has_eval_source = self._num_from_train < len(ranks)
-        if self._max_samples is None and not has_eval_source and not (ordered[1:] == ordered[:-1]).any():
-            num_train = round(len(ordered) * self._share)
-            if num_train == len(ordered):
-                return np.full(len(ranks), TRAIN, dtype=np.uint8)
-            return np.where(ranks < ordered[num_train], TRAIN, EVAL).astype(np.uint8)
-        return self._places_with_duplicates()
+        groups = np.frombuffer(self._groups, dtype=np.uint64)
+        has_eval_source = self._num_from_train < len(groups)
+        if self._max_samples is None and not has_eval_source and not self._has_duplicates():
+            return self._halves(groups)
+        return self._places_with_duplicates(groups)
 
-    def _places_with_duplicates(self) -> NDArray[np.uint8]:
+    def _has_duplicates(self) -> bool:
+        import numpy as np
+
+        ordered = np.sort(np.frombuffer(self._digests, dtype=np.uint64)[::2])
+        return bool((ordered[1:] == ordered[:-1]).any())
+
+    def _halves(self, groups: NDArray[np.uint64]) -> tuple[NDArray[np.uint8], int]:
+        """Return `TRAIN` or `EVAL` for samples of these groups, and how many groups there are.
+
+        The share that trains is the nearest possible one; of two groups or more, neither half gets none.
+        """
+        import numpy as np
+
+        ordered = np.sort(groups)
+        begins = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(ordered) else np.empty(0, np.intp)
+        wanted = round(len(ordered) * self._share)
+        if wanted == len(ordered) or (wanted and len(begins) == 1):
+            return np.full(len(groups), TRAIN, dtype=np.uint8), len(begins)
+        borders = begins[1:] if wanted else begins
+        border = ordered[borders[np.abs(borders - wanted).argmin()]]
+        return np.where(groups < border, TRAIN, EVAL).astype(np.uint8), len(begins)
+
+    def _places_with_duplicates(self, groups: NDArray[np.uint64]) -> tuple[NDArray[np.uint8], int]:
         import numpy as np
 
         words = np.frombuffer(self._digests, dtype=np.uint64).reshape(-1, 2)
-        from_eval = np.arange(len(words)) >= self._num_from_train
-        order = np.lexsort((np.arange(len(words)), ~from_eval, words[:, 1], words[:, 0]))
-        ranked, held = words[order], from_eval[order]
-        again = np.zeros(len(words), dtype=bool)
-        again[1:] = (ranked[1:] == ranked[:-1]).all(axis=1)
-        first = np.maximum.accumulate(np.where(again, 0, np.arange(len(words))))  # of the equal ones
+        held = np.arange(len(words)) >= self._num_from_train
+        order = np.lexsort((np.arange(len(words)), groups, ~held, words[:, 1], words[:, 0]))
+        ranked = words[order]
         places = np.full(len(words), UNUSED, dtype=np.uint8)
-        places[order[again]] = np.where(held[first] & ~held, OVERLAP, DUPLICATE)[again]
-        places[order[~again & held]] = EVAL
-        used = order[~again & ~held][: self._max_samples]
-        num_train = round(len(used) * self._share)
-        places[used[:num_train]] = TRAIN
-        places[used[num_train:]] = EVAL
-        return places
+        places[order[1:][(ranked[1:] == ranked[:-1]).all(axis=1)]] = DUPLICATE
+        places[~held & np.isin(groups, groups[held])] = OVERLAP
+        places[held & (places == UNUSED)] = EVAL
+        used = order[(places == UNUSED)[order]]
+        used = used[np.argsort(words[used, 1], kind="stable")][: self._max_samples]
+        places[used], num_groups = self._halves(groups[used])
+        return places, num_groups
 
     def _append(self, places: NDArray[np.uint8]) -> None:
         for name, place in ((TRAIN_NAME, TRAIN), (EVAL_NAME, EVAL)):
@@ -169,7 +203,7 @@ class Split:
                 target.writelines(line + b"\n" for line in itertools.compress(self._waiting, places == place))
 
     def _write_again(self, written: NDArray[np.uint8], places: NDArray[np.uint8]) -> None:
-        """Moves what was guessed wrong, and leaves out what is in no half."""
+        """Move what was guessed wrong, and leave out what is in no half."""
         parts: list[tuple[Path, NDArray[np.uint8]]] = [
             (self._out / f"{TRAIN_NAME}.part", places[written == TRAIN]),
             (self._out / f"{EVAL_NAME}.part", places[written == EVAL]),

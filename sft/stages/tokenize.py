@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from sft.adapters.os.process import run_module
 from sft.artifacts import LOGS_NAME, DatasetArtifact, ModelArtifact, TokenizedArtifact
-from sft.chat.rejected import Rejected, Rejections
+from sft.chat.rejected import Rejections, read_rejected
 from sft.config.schema import OnInvalid, OnUnrendered, TrainingConfig
 from sft.progress import Progress
 
@@ -34,7 +32,7 @@ class TokenizeInputs:
 
 
 def tokenize(cfg: TrainingConfig, inputs: TokenizeInputs, out: Path, progress: Progress) -> TokenizedArtifact:
-    """Render the training split with the model's chat template and label the tokens that count for the loss.
+    """Render both splits with the model's chat template, and label the tokens of training that count for the loss.
 
     Args:
         cfg: The training settings, of which `max_seq_len`, `train_on` and `train_on_reasoning` count.
@@ -43,14 +41,17 @@ def tokenize(cfg: TrainingConfig, inputs: TokenizeInputs, out: Path, progress: P
         progress: The run's display.
 
     Raises:
-        DataError: Samples are too long, hold special tokens, or the template can't render them or not all of them.
+        DataError: Samples of either split are too long, hold special tokens, or the template can't render them, or not
+            all of them.
         StageError: No sample can be trained with this chat template.
     """
-    progress.update(f"{inputs.dataset.num_train:,} samples")
+    data = inputs.dataset
+    progress.update(f"{data.num_train + data.num_eval:,} samples")
     counts = run_module(
         "sft.adapters.instructlab.loss_masks",
         {
-            "train_file": str(inputs.dataset.train_file),
+            "train_file": str(data.train_file),
+            "eval_file": str(data.eval_file) if data.num_eval else None,
             "target": str(out / "data.jsonl"),
             "rejected": str(out / "rejected.jsonl"),
             "settings": {
@@ -65,16 +66,24 @@ def tokenize(cfg: TrainingConfig, inputs: TokenizeInputs, out: Path, progress: P
         what="tokenizing",
         env={"HF_HUB_OFFLINE": "1", "TRUST_REMOTE_CODE": "1" if inputs.model.trust_remote_code else "0"},
     )
-    num_folded, examples = counts.pop("num_folded"), counts.pop("examples")
-    result = TokenizedArtifact(root=out, **counts)
-    if result.num_rows + result.num_rejected != inputs.dataset.num_train:
-        raise AssertionError(f"{inputs.dataset.num_train} rows came in, {result} holds another number")
-    if result.num_rejected:
-        _refuse(result, inputs, cfg, progress)
+    train, held_out = counts["train"], counts.get("eval") or dict.fromkeys(counts["train"], 0)
+    num_folded, examples = train.pop("num_folded"), train.pop("examples")
+    result = TokenizedArtifact(root=out, **train, num_eval_rejected=held_out["num_rejected"])
+    _check_counts(data.num_train, result.num_rows + result.num_rejected)
+    _check_counts(data.num_eval, held_out["num_rows"] + held_out["num_rejected"])
+    if result.num_rejected or result.num_eval_rejected:
+        _refuse(result, inputs, cfg, max(result.longest_tokens, held_out["longest_tokens"]), progress)
     _say_how_rendered(result, num_folded, examples, progress)
+    for field, count in (held_out["unrendered"] or {}).items():
+        progress.say(f"  held-out rows: {field} in {count:,}, which the chat template does not render")
     share = result.num_loss_tokens / result.num_tokens
     progress.say(f"  {result.num_tokens:,} tokens, {share:.0%} for the loss; longest sample {result.longest_tokens}")
     return result
+
+
+def _check_counts(num_in: int, num_out: int) -> None:
+    if num_in != num_out:
+        raise AssertionError(f"{num_in} samples came in, {num_out} are accounted for")
 
 
 def _say_how_rendered(
@@ -96,31 +105,36 @@ def _say_how_rendered(
         )
 
 
-def _refuse(result: TokenizedArtifact, inputs: TokenizeInputs, cfg: TrainingConfig, progress: Progress) -> None:
-    """Stop at rows that can't be trained, or say how many are left out.
+def _refuse(
+    result: TokenizedArtifact, inputs: TokenizeInputs, cfg: TrainingConfig, longest: int, progress: Progress
+) -> None:
+    """Stop at rows that break a rule, or say how many are left out of which split.
 
     Raises:
-        DataError: A setting says that such rows are errors, or no row is left.
+        DataError: A setting says that such rows are errors, or no row of a split is left.
     """
-    rejections = Rejections()
-    with (result.root / "rejected.jsonl").open("rb") as lines:
-        for line in lines:
-            rejections.add(msgspec.json.decode(line, type=Rejected))
-    num_unrendered = rejections.by_rule[_UNRENDERED]
-    is_error = inputs.on_invalid is OnInvalid.error and len(rejections) > num_unrendered
-    if is_error or (inputs.on_unrendered is OnUnrendered.error and num_unrendered) or not result.num_rows:
-        raise rejections.error(inputs.dataset.num_train, _fix(result, cfg, num_unrendered, len(rejections)))
-    counts = ", ".join(f"{count} {rule}" for rule, count in rejections.by_rule.most_common())
-    progress.say(f"  {result.num_rejected} samples left out: {counts}")
+    data = inputs.dataset
+    train, held_out, both = Rejections(), Rejections(), Rejections()
+    for row in read_rejected(result.rejected_file):
+        both.add(row)
+        (held_out if row.is_held_out else train).add(row)
+    num_unrendered = both.by_rule[_UNRENDERED]
+    is_error = inputs.on_invalid is OnInvalid.error and len(both) > num_unrendered
+    is_error |= inputs.on_unrendered is OnUnrendered.error and num_unrendered > 0
+    nothing_left = not result.num_rows or 0 < data.num_eval == result.num_eval_rejected
+    if is_error or nothing_left:
+        raise both.error(data.num_train + data.num_eval, _fix(longest, cfg, num_unrendered, len(both)))
+    for rejections, name in ((train, "samples"), (held_out, "held-out samples")):
+        if rejections:
+            progress.say(f"  {len(rejections)} {name} left out: {rejections.counts}")
 
 
-def _fix(result: TokenizedArtifact, cfg: TrainingConfig, num_unrendered: int, num_rejected: int) -> str:
+def _fix(longest: int, cfg: TrainingConfig, num_unrendered: int, num_rejected: int) -> str:
     fixes = []
     if num_unrendered:
         fixes.append("train without that part (dataset.on_unrendered=warn) or without those rows (=drop_row)")
-    if result.longest_tokens >= cfg.max_seq_len:
-        longest = result.longest_tokens + 1
-        fixes.append(f"training.max_seq_len={longest} (and training.max_tokens_per_gpu at least that)")
+    if longest >= cfg.max_seq_len:
+        fixes.append(f"training.max_seq_len={longest + 1} (and training.max_tokens_per_gpu at least that)")
     if num_rejected > num_unrendered:
         fixes.append("leave them out: dataset.on_invalid=drop")
     return ", or ".join(fixes)

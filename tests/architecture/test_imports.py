@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sft import __version__
 from sft.config.compose import recipes, shipped
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +47,7 @@ def test_help_does_not_load_hydra(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
 
 
+@pytest.mark.slow
 def test_every_room_imports(tmp_path: Path) -> None:
     modules = sorted(ROOT.glob("sft/**/*.py"))
     assert len(modules) > 20
@@ -73,6 +75,7 @@ def test_an_editable_install_reads_the_checkout() -> None:
     assert shipped("conf") == ROOT / "conf"
 
 
+@pytest.mark.slow
 def test_a_wheel_carries_configs_and_recipes_and_works_without_a_checkout(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
@@ -80,13 +83,15 @@ def test_a_wheel_carries_configs_and_recipes_and_works_without_a_checkout(tmp_pa
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     assert (site / "sft" / "py.typed").is_file()
+    assert wheel.name == f"sft_runner-{__version__}-py3-none-any.whl"
     environment = {"PYTHONPATH": str(site), "PATH": "/usr/bin:/bin"}
-    run = [sys.executable, "-m", "sft"]
-    listed = subprocess.run(
-        [*run, "recipes"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    )
-    assert [line.split()[0] for line in listed.stdout.splitlines()] == [recipe.name for recipe in recipes()]
-    planned = subprocess.run(
-        [*run, "plan", "quickstart"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    )
-    assert f"include_path: {site}/sft/recipes/tasks" in planned.stdout
+
+    def said(*arguments: str) -> str:
+        run = [sys.executable, "-m", "sft", *arguments]
+        return subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert said("--version") == f"sft {__version__}\n"
+    assert [line.split()[0] for line in said("recipes").splitlines()] == [recipe.name for recipe in recipes()]
+    assert f"include_path: {site}/sft/recipes/tasks" in said("plan", "quickstart")
+    assert "wrote mine/tasks/spell_numbers.jsonl" in said("recipes", "copy", "quickstart", "mine")
+    assert f"include_path: {tmp_path}/mine/tasks" in said("plan", "mine/quickstart.yaml")

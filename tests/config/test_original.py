@@ -11,6 +11,7 @@ import pytest
 from sft.config.compose import compose, find_recipe
 from sft.config.kfp_parameters import PARAMETERS, hydra_text
 from sft.errors import ConfigError
+from tests.support.configs import composed
 
 URI = "phase_01_dataset_man_data_uri=rows.jsonl"
 
@@ -21,7 +22,7 @@ def setting(key: str, *overrides: str) -> Any:
 
 @pytest.mark.parametrize("parameter", [p for p in PARAMETERS.values() if not p.is_second], ids=lambda p: p.name)
 def test_a_default_given_by_hand_changes_nothing(parameter: Any) -> None:
-    cfg = compose(find_recipe("kfp"), [URI])
+    cfg = composed(URI, recipe="kfp")
     given = f"{parameter.name}={hydra_text(parameter.value(cfg))}"
     assert compose(find_recipe("kfp"), [URI, given]) == cfg
 

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from sft.cli.recipes import copy
 from sft.config.compose import compose, find_recipe, recipes, shipped
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -33,15 +34,25 @@ def test_there_are_recipes_and_groups() -> None:
     assert len(GROUP_FILES) >= 15
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_resolves_to_its_golden_settings(path: Path) -> None:
+def resolved(path: Path) -> str:
     needs = NEEDS if path.stem in OPEN else []
     settings = msgspec.to_builtins(compose(find_recipe(str(path)), needs))
-    text = "\n".join(sorted(flat(settings))).replace(str(path.parent), "RECIPES") + "\n"
+    return "\n".join(sorted(flat(settings))).replace(str(path.parent), "RECIPES") + "\n"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_resolves_to_its_golden_settings(path: Path) -> None:
+    text = resolved(path)
     golden = GOLDEN / f"{path.stem}.txt"
     if os.environ.get("UPDATE_GOLDEN") == "1":
         golden.write_text(text, encoding="utf-8")
     assert text == golden.read_text(encoding="utf-8"), "UPDATE_GOLDEN=1 accepts the change"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_copied_recipe_resolves_to_the_same_settings(path: Path, tmp_path: Path) -> None:
+    copy(path.stem, str(tmp_path / "mine"))
+    assert resolved(tmp_path / "mine" / path.name) == resolved(path)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -104,7 +104,8 @@ def test_a_launcher_that_is_not_installed_names_its_extra(monkeypatch: pytest.Mo
     from sft.config.diagnose import missing_extra
 
     error = MissingConfigException("…", missing_cfg_file="hydra/launcher/submitit_slurm")
-    assert str(missing_extra(error)) == "hydra/launcher=submitit_slurm: is not installed; pip install 'sft[submitit]'"
+    fix = "pip install 'sft-runner[submitit]'"
+    assert str(missing_extra(error)) == f"hydra/launcher=submitit_slurm: is not installed; {fix}"
     assert missing_extra(MissingConfigException("…", missing_cfg_file="training/fsdp/x")) is None
 
 

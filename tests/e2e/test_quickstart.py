@@ -147,6 +147,18 @@ def test_a_missed_gate_keeps_the_model_from_the_registry_and_exits_with_3(done: 
     assert "- spell_numbers.acc is" in card.read_text()
 
 
+def test_a_copied_recipe_runs_where_it_was_copied(started: Path) -> None:
+    copied = sft("recipes", "copy", "quickstart", "mine", cwd=started)
+    assert copied.out.splitlines()[-1] == "next: sft run mine/quickstart.yaml"
+    small = ["training.num_epochs=1", "eval.limit=20", "eval.holdout.limit=20", "registry=none"]
+    answer = sft("run", "mine/quickstart.yaml", *small, cwd=started)
+    assert answer.status == 0, answer.err
+    [record] = records(started / "runs")
+    assert record["config"]["eval"]["include_path"] == str(started / "mine" / "tasks")
+    assert steps(record)["tokenize"]["reused"]
+    assert scores(record, "evaluate:tuned")["spell_numbers.acc"] > 0
+
+
 def test_a_model_alone_is_scored_as_a_recipe_does(done: tuple[Path, Answer]) -> None:
     model = done[1].out.partition("\nmodel       ")[2].split()[0]
     overrides = ["eval.holdout.limit=20", "eval.tasks=[]"]

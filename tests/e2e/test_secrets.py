@@ -206,9 +206,9 @@ def test_no_secret_comes_out_of(
 @pytest.mark.exhaustive
 def test_a_run_is_repeated_from_its_record_once_its_secrets_are_given_again(planted: Planted) -> None:
     run = min(planted.cwd.glob("runs/recipe-*/run.json"), key=lambda file: file.stat().st_mtime)
-    why_too_large = planted.sft("run", "--from", str(run), "run_root=again")
-    assert why_too_large.status == 2
-    assert f"dataset.uri: was masked in {run}; give it again: dataset.uri=…" in why_too_large.err
+    lacking = planted.sft("run", "--from", str(run), "run_root=again")
+    assert lacking.status == 2
+    assert f"dataset.uri: was masked in {run}; give it again: dataset.uri=…" in lacking.err
     given = [f"dataset.uri=http://me:canary-uri@{planted.host}/rows.jsonl?api_key=canary-query", "run_root=again"]
     quick = ["eval.enabled=false", "registry.kind=none"]
     again = planted.sft("run", "--from", str(run), *given, *quick)

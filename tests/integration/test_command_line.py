@@ -1,38 +1,101 @@
-"""What a person types and what comes back: exit codes, messages, Hydra's flags, plans. Nothing is trained."""
+"""What a person types and what comes back: exit codes, messages, Hydra's flags, plans. Nothing is trained.
+
+A command runs in this process unless a process shows something that this one does not: then the test says what.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
+import signal
 import socket
-from importlib.metadata import version
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import entry_points, version
 from pathlib import Path
 
 import pytest
 
 from sft import __version__, self_hashed_json
+from sft.__main__ import main
 from sft.artifacts import ModelArtifact
-from tests.support.command import records, sft, steps
+from sft.errors import StageError
+from tests.support.command import Answer, records, sft, sft_in_process, start, steps
 
 ROW = json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})
 LOCAL = ["quickstart", "dataset=local"]
 
 
-def test_help_and_version_answer(tmp_path: Path) -> None:
-    assert "sft run quickstart" in sft("--help", cwd=tmp_path).out
-    assert sft("--version", cwd=tmp_path).out == f"sft {__version__}\n"
+def wait_for_a_reader(pipe: Path) -> int:
+    """Return a descriptor of a named pipe once a process reads from it."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO or time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
+
+
+def test_help_answers_and_python_runs_the_module(tmp_path: Path) -> None:
+    assert "sft run quickstart" in sft_in_process("--help", cwd=tmp_path).out
+    assert sft("--version", cwd=tmp_path) == Answer(status=0, out=f"sft {__version__}\n", err="")
+
+
+def test_the_installed_command_is_what_python_runs() -> None:
+    [script] = entry_points(group="console_scripts", name="sft")
+    assert script.load() is main
+
+
+@pytest.mark.parametrize("command", [["--help"], ["plan", "quickstart"]], ids=lambda words: words[0])
+def test_a_pipe_that_nobody_reads_on_is_no_error_to_show(command: list[str], tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        process = subprocess.run(
+            [sys.executable, "-m", "sft", *command], cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, check=False
+        )
+    finally:
+        os.close(writer)
+    assert process.stderr == b""
+
+
+def test_a_terminal_that_knows_ascii_alone_shows_a_plan(tmp_path: Path) -> None:
+    answer = sft("plan", "quickstart", cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert (answer.status, answer.err) == (0, "")
+    assert "will run" in answer.out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_command_with_130_and_a_sentence(number: signal.Signals, tmp_path: Path) -> None:
+    pipe = tmp_path / "rows.jsonl"
+    os.mkfifo(pipe)  # its reader waits for rows
+    with start("data", "check", str(pipe), cwd=tmp_path) as command:
+        writer = wait_for_a_reader(pipe)
+        command.send_signal(number)
+        assert command.stdout is not None
+        text = command.stdout.read()
+    os.close(writer)
+    assert command.returncode == 130
+    assert text.endswith("interrupted; the same command continues\n")
+    assert "Traceback" not in text
 
 
 def test_recipes_are_listed_with_their_purpose(tmp_path: Path) -> None:
-    answer = sft("recipes", cwd=tmp_path)
+    answer = sft_in_process("recipes", cwd=tmp_path)
     assert answer.status == 0
     assert re.search("^quickstart +Spell out numbers", answer.out, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", ["run", "plan"])
-def test_a_wrong_key_exits_with_2_and_leaves_nothing(command: str, tmp_path: Path) -> None:
-    answer = sft(command, "quickstart", "training.lerning_rate=1", cwd=tmp_path)
+@pytest.mark.parametrize(("call", "command"), [(sft, "run"), (sft_in_process, "plan")], ids=["run", "plan"])
+def test_a_wrong_key_exits_with_2_and_leaves_nothing(call: Callable[..., Answer], command: str, tmp_path: Path) -> None:
+    answer = call(command, "quickstart", "training.lerning_rate=1", cwd=tmp_path)
     assert answer.status == 2
     assert answer.err == (
         "error: configuration: 1 problem\n"
@@ -42,7 +105,7 @@ def test_a_wrong_key_exits_with_2_and_leaves_nothing(command: str, tmp_path: Pat
 
 
 def test_a_sweep_with_one_wrong_value_runs_no_job(tmp_path: Path) -> None:
-    answer = sft("run", "quickstart", "-m", "training.num_epochs=1,none", cwd=tmp_path)
+    answer = sft_in_process("run", "quickstart", "-m", "training.num_epochs=1,none", cwd=tmp_path)
     assert answer.status == 2
     assert "training.num_epochs=none: must be a whole number" in answer.err
     assert list(tmp_path.iterdir()) == []
@@ -68,7 +131,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 
 def test_every_job_of_a_sweep_is_tried_and_the_failed_ones_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
-    answer = sft("run", *LOCAL, "-m", "dataset.uri=empty.jsonl,nowhere.jsonl", cwd=tmp_path)
+    answer = sft_in_process("run", *LOCAL, "-m", "dataset.uri=empty.jsonl,nowhere.jsonl", cwd=tmp_path)
     assert answer.status == 1
     assert "no row" in answer.err
     assert "nowhere.jsonl: No such file" in answer.err
@@ -90,7 +153,7 @@ def test_a_model_folder_that_lacks_something_is_refused_before_training(
     shutil.copytree(tiny_model.model_dir, tmp_path / "model")
     for name in removed:
         (tmp_path / "model" / name).unlink()
-    answer = sft("run", "quickstart", "model=hub", "model.name_or_path=model", cwd=tmp_path)
+    answer = sft_in_process("run", "quickstart", "model=hub", "model.name_or_path=model", cwd=tmp_path)
     assert answer.status == 1
     assert "model.name_or_path=model" in answer.err
     assert said in answer.err
@@ -104,7 +167,7 @@ def test_weights_that_transformers_would_pass_over_for_pickled_ones_are_refused(
     weights = tmp_path / "model" / "model.safetensors"
     weights.rename(weights.with_name("other.safetensors"))
     (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
-    answer = sft("run", "quickstart", "model=hub", "model.name_or_path=model", cwd=tmp_path)
+    answer = sft_in_process("run", "quickstart", "model=hub", "model.name_or_path=model", cwd=tmp_path)
     assert answer.status == 1
     assert "pickled weights are not loaded, they can run code" in answer.err
     assert not (tmp_path / "ran").exists()
@@ -126,36 +189,36 @@ def test_an_index_names_safetensors_files_beside_it_only(
     weights.rename(tmp_path / "outside.safetensors")
     (tmp_path / "model" / "model-1.bin").touch()
     weights.with_name("model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
-    answer = sft("run", "quickstart", "model=hub", "model.name_or_path=model", cwd=tmp_path)
+    answer = sft_in_process("run", "quickstart", "model=hub", "model.name_or_path=model", cwd=tmp_path)
     assert answer.status == 1
     assert said in answer.err
 
 
 def test_a_run_needs_a_recipe_or_a_record(tmp_path: Path) -> None:
-    answer = sft("run", cwd=tmp_path)
+    answer = sft_in_process("run", cwd=tmp_path)
     assert answer.status == 2
     assert "sft run: needs a recipe; `sft recipes` lists what there is" in answer.err
-    assert "no run.json and no sft.json there" in sft("run", "--from", ".", cwd=tmp_path).err
+    assert "no run.json and no sft.json there" in sft_in_process("run", "--from", ".", cwd=tmp_path).err
 
 
 def test_a_record_is_repeated_with_its_settings_and_says_which_versions_differ(tmp_path: Path) -> None:
     broken = ["model=hub", f"model.name_or_path={tmp_path}", "dataset.seed=7"]
-    assert sft("run", "quickstart", *broken, cwd=tmp_path).status == 1
+    assert sft_in_process("run", "quickstart", *broken, cwd=tmp_path).status == 1
     [run] = tmp_path.glob("runs/quickstart-*")
     facts = self_hashed_json.load_checked((run / "run.json").read_bytes())
     facts["versions"] |= {"torch": "0.1", "gone": "2"}
     (run / "run.json").write_bytes(self_hashed_json.dump_with_digest(facts))
-    again = sft("run", "--from", str(run), cwd=tmp_path)
+    again = sft_in_process("run", "--from", str(run), cwd=tmp_path)
     assert again.status == 1  # as it failed before
     assert "= dataset: done before" in again.out
     assert f"other versions than recorded: gone 2 → absent, torch 0.1 → {version('torch')}\n" in again.out
-    [group] = sft("run", "--from", str(run), "eval=none", cwd=tmp_path).err.splitlines()[1:]
+    [group] = sft_in_process("run", "--from", str(run), "eval=none", cwd=tmp_path).err.splitlines()[1:]
     assert group == "  - eval: a record sets every value of this group; override its settings one by one"
 
 
 def test_a_record_that_was_changed_is_not_repeated(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_bytes(self_hashed_json.dump_with_digest({"config": {}}).replace(b"config", b"konfig"))
-    answer = sft("run", "--from", str(tmp_path), cwd=tmp_path)
+    answer = sft_in_process("run", "--from", str(tmp_path), cwd=tmp_path)
     assert answer.status == 1
     assert "run.json: was changed: its digest is" in answer.err
 
@@ -165,6 +228,7 @@ def test_a_hub_that_is_away_is_said_in_one_line(tmp_path: Path) -> None:
         nobody.bind(("127.0.0.1", 0))
         away = f"http://127.0.0.1:{nobody.getsockname()[1]}"
         arguments = ["run", "quickstart", "model=hub", "model.name_or_path=org/name"]
+        # A process: huggingface_hub reads these when it is imported.
         answer = sft(*arguments, cwd=tmp_path, HF_ENDPOINT=away, HF_HOME=str(tmp_path / "hub"))
     assert answer.status == 1
     assert (
@@ -175,20 +239,21 @@ def test_a_hub_that_is_away_is_said_in_one_line(tmp_path: Path) -> None:
 
 def test_a_run_root_that_can_not_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    answer = sft("run", "quickstart", "run_root=file/runs", cwd=tmp_path)
+    answer = sft_in_process("run", "quickstart", "run_root=file/runs", cwd=tmp_path)
     assert answer.status == 1
     assert "run_root: can't write" in answer.err
     assert "try: run_root=FOLDER" in answer.err
 
 
 def test_hydra_prints_the_composed_configuration(tmp_path: Path) -> None:
-    answer = sft("run", "quickstart", "training.seed=5", "--cfg", "job", cwd=tmp_path)
+    answer = sft_in_process("run", "quickstart", "training.seed=5", "--cfg", "job", cwd=tmp_path)
     assert answer.status == 0
     assert "  seed: 5\n" in answer.out
     assert list(tmp_path.iterdir()) == []
 
 
 def test_hydra_prints_the_defaults_tree(tmp_path: Path) -> None:
+    # A process: Hydra prints this through the logging that it sets up once.
     answer = sft("run", "quickstart", "--info", "defaults-tree", cwd=tmp_path)
     assert answer.status == 0
     assert "training/fsdp: full_shard" in answer.out
@@ -205,7 +270,7 @@ def test_hydra_prints_the_defaults_tree(tmp_path: Path) -> None:
     ],
 )
 def test_the_shell_completes(line: str, offered: str, tmp_path: Path) -> None:
-    assert offered in sft("-sc", "query=bash", cwd=tmp_path, COMP_LINE=line).out
+    assert offered in sft_in_process("-sc", "query=bash", cwd=tmp_path, COMP_LINE=line).out
 
 
 def test_completion_installs(tmp_path: Path) -> None:
@@ -213,7 +278,7 @@ def test_completion_installs(tmp_path: Path) -> None:
 
 
 def test_a_plan_says_what_will_run_and_makes_nothing(tmp_path: Path) -> None:
-    answer = sft("plan", "quickstart", "registry=none", cwd=tmp_path)
+    answer = sft_in_process("plan", "quickstart", "registry=none", cwd=tmp_path)
     assert answer.status == 0
     assert "dataset         will run  never done in this run_root" in answer.out
     assert "train           will run  takes what model and tokenize will make" in answer.out
@@ -225,21 +290,22 @@ def test_a_plan_says_what_will_run_and_makes_nothing(tmp_path: Path) -> None:
 def test_a_plan_names_what_will_be_downloaded(tmp_path: Path) -> None:
     revision = "a" * 40
     model = ["model=hub", "model.name_or_path=org/name", f"model.revision={revision}"]
-    answer = sft("plan", "quickstart", *model, cwd=tmp_path)
+    answer = sft_in_process("plan", "quickstart", *model, cwd=tmp_path)
     assert answer.status == 0
     assert "downloads  model org/name" in answer.out
 
 
 def test_a_done_dataset_gives_the_number_of_steps(tmp_path: Path) -> None:
     broken = ["model=hub", f"model.name_or_path={tmp_path}"]
-    assert sft("run", "quickstart", *broken, cwd=tmp_path).status == 1
-    planned = sft("plan", "quickstart", *broken, cwd=tmp_path).out
+    assert sft_in_process("run", "quickstart", *broken, cwd=tmp_path).status == 1
+    planned = sft_in_process("plan", "quickstart", *broken, cwd=tmp_path).out
     assert "dataset         done" in planned
     assert "steps      172 = 43 per epoch x 4 of 2700 samples" in planned
 
 
 def test_a_secret_in_the_environment_appears_nowhere(tmp_path: Path) -> None:
     (tmp_path / "canary-1234.jsonl").write_text("{")
+    # A process: whatever it or a child of it prints, by whatever way, comes back.
     answer = sft("run", *LOCAL, "dataset.uri=canary-1234.jsonl", cwd=tmp_path, HF_TOKEN="canary-1234")
     assert answer.status == 1
     everything = answer.out + answer.err
@@ -250,19 +316,21 @@ def test_a_secret_in_the_environment_appears_nowhere(tmp_path: Path) -> None:
 
 def test_store_lists_and_prunes_what_no_record_refers_to(tmp_path: Path) -> None:
     broken = ["model=hub", f"model.name_or_path={tmp_path}"]
-    sft("run", "quickstart", *broken, cwd=tmp_path)
-    assert "1 artifacts" in sft("store", cwd=tmp_path).out
-    assert sft("store", "prune", cwd=tmp_path).out.startswith("0 folders")  # what the failed step left may go on
+    sft_in_process("run", "quickstart", *broken, cwd=tmp_path)
+    assert "1 artifacts" in sft_in_process("store", cwd=tmp_path).out
+    assert sft_in_process("store", "prune", cwd=tmp_path).out.startswith(
+        "0 folders"
+    )  # what the failed step left may go on
     assert list(tmp_path.glob("runs/store/.staging/model-*"))
     for run in (tmp_path / "runs").glob("quickstart-*"):
         shutil.rmtree(run)
-    assert "2 folders" in sft("store", "prune", "--dry-run", cwd=tmp_path).out
-    assert "2 folders" in sft("store", "prune", cwd=tmp_path).out
-    assert "0 artifacts" in sft("store", cwd=tmp_path).out
+    assert "2 folders" in sft_in_process("store", "prune", "--dry-run", cwd=tmp_path).out
+    assert "2 folders" in sft_in_process("store", "prune", cwd=tmp_path).out
+    assert "0 artifacts" in sft_in_process("store", cwd=tmp_path).out
 
 
 def test_store_without_a_run_root_says_so(tmp_path: Path) -> None:
-    assert "no store in" in sft("store", cwd=tmp_path).out
+    assert "no store in" in sft_in_process("store", cwd=tmp_path).out
 
 
 def test_a_plan_that_can_not_fit_says_so_and_what_would(tmp_path: Path) -> None:
@@ -271,12 +339,12 @@ def test_a_plan_that_can_not_fit_says_so_and_what_would(tmp_path: Path) -> None:
         "model.scratch.num_hidden_layers=80",
         "training.max_tokens_per_gpu=100000",
     ]
-    answer = sft("plan", "quickstart", "registry=none", *huge, cwd=tmp_path)
+    answer = sft_in_process("plan", "quickstart", "registry=none", *huge, cwd=tmp_path)
     assert answer.status == 0, answer.err
     [warning] = [line for line in answer.out.splitlines() if line.startswith("warning")]
     assert "this can't fit" in warning
     assert "too much" in next(line for line in answer.out.splitlines() if "<- chosen" in line)
-    small = sft("plan", "quickstart", "registry=none", cwd=tmp_path).out
+    small = sft_in_process("plan", "quickstart", "registry=none", cwd=tmp_path).out
     assert "warning" not in small
     assert "fits, up to" in next(line for line in small.splitlines() if "<- chosen" in line)
     assert "full state" in small
@@ -285,18 +353,18 @@ def test_a_plan_that_can_not_fit_says_so_and_what_would(tmp_path: Path) -> None:
 def test_a_run_in_parts_ends_as_one_record_and_a_part_of_it_takes_nothing_back(tmp_path: Path) -> None:
     unscored = ["eval=none", "registry=none", "training.num_epochs=1", "dataset.max_samples=100"]
     for until, made in (("dataset", 1), ("tokenize", 3)):
-        answer = sft("run", "quickstart", *unscored, "--until", until, cwd=tmp_path)
+        answer = sft_in_process("run", "quickstart", *unscored, "--until", until, cwd=tmp_path)
         assert answer.status == 0, answer.err
         [record] = records(tmp_path / "runs")
         assert (record["status"], len(record["steps"])) == ("done", made)
     assert steps(record)["dataset"]["reused"]
-    again = sft("run", "quickstart", *unscored, "--until", "dataset", cwd=tmp_path)
+    again = sft_in_process("run", "quickstart", *unscored, "--until", "dataset", cwd=tmp_path)
     assert "nothing to do" in again.out
     assert records(tmp_path / "runs") == [record]
 
 
 def test_a_part_that_is_not_in_the_plan_is_refused_before_anything_runs(tmp_path: Path) -> None:
-    answer = sft("run", "quickstart", "--until", "training", cwd=tmp_path)
+    answer = sft_in_process("run", "quickstart", "--until", "training", cwd=tmp_path)
     assert answer.status == 2
     assert "training: no such step; there are dataset, model, tokenize, evaluate:base, train" in answer.err
     assert not (tmp_path / "runs").exists()
@@ -305,7 +373,8 @@ def test_a_part_that_is_not_in_the_plan_is_refused_before_anything_runs(tmp_path
 def test_a_stage_that_fails_shows_its_traceback_only_where_it_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
-    answer = sft("eval", "./model", "eval.tasks=[arc_easy]", cwd=tmp_path)
+    answer = sft_in_process("eval", "./model", "eval.tasks=[arc_easy]", cwd=tmp_path)
     assert answer.status == 1
     assert answer.err.startswith("error: model.name_or_path=./model: no tokenizer in ")
-    assert "Traceback" in sft("--debug", "eval", "./model", "eval.tasks=[arc_easy]", cwd=tmp_path).err
+    with pytest.raises(StageError, match="no tokenizer in"):
+        sft_in_process("--debug", "eval", "./model", "eval.tasks=[arc_easy]", cwd=tmp_path)

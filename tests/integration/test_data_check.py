@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from html.parser import HTMLParser
 from pathlib import Path
@@ -67,6 +68,71 @@ def test_the_page_is_whole_and_shows_hostile_text_as_text(rows: Path) -> None:
     assert "script" not in seen
     assert seen.count("h2") == 5
     assert "missing-column" in page
+
+
+NOTED = [
+    {**GOOD, "id": 1, "naïve": "x"},
+    {"messages": [GOOD["messages"][0], {"role": "assistant", "content": "one", "weight": 0}]},
+    {**GOOD, "images": ["ü.png"]},
+    {"messages": [{"role": "user", "content": None}, GOOD["messages"][1]]},
+    *({"messages": [{"role": "user", "content": str(number)}, GOOD["messages"][1]]} for number in range(10)),
+]
+
+
+@pytest.fixture
+def noted(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, NOTED)), encoding="utf-8")
+    (folder / "test.jsonl").write_text(json.dumps(GOOD))
+    return tmp_path
+
+
+def test_notes_and_refusals_are_those_of_a_run_in_text_json_and_page(noted: Path) -> None:
+    command = ["run", "quickstart", "dataset=local", "dataset.uri=data", "--until", "dataset"]
+    run = sft(*command, "dataset.on_invalid=drop", cwd=noted)
+    refused = sft(*command, cwd=noted)
+    text = sft("data", "check", "data", "--html", "report.html", cwd=noted)
+    report = json.loads(sft("data", "check", "data", "--json", cwd=noted).out)
+    page = html.unescape((noted / "report.html").read_text(encoding="utf-8"))
+    assert report["notes"] == [
+        "data: not read: test.jsonl; dataset.split chooses",
+        "not read: `id` in 1 of 14 rows, first in data/train.jsonl:1",
+        "not read: `naïve` in 1 of 14 rows, first in data/train.jsonl:1",
+    ]
+    assert report["unread_fields"] == {"id": 1, "naïve": 1}
+    for note in report["notes"]:
+        assert note in run.out
+        assert note in text.out
+        assert note in page
+    assert [row.split(": ")[:2] for row in report["rejected"]] == [
+        ["data/train.jsonl:2", "nothing-to-train"],
+        ["data/train.jsonl:3", "unread-field"],
+        ["data/train.jsonl:4", "no-content"],
+    ]
+    for row in report["rejected"]:
+        assert row in refused.err
+        assert row in text.out
+        assert row in page
+
+
+def test_a_terminal_that_lacks_a_character_shows_an_escape(noted: Path) -> None:
+    environment = {"PYTHONIOENCODING": "ascii"}
+    for command in (["data", "check", "data"], ["data", "check", "data", "dataset.on_invalid=error"]):
+        answer = sft(*command, cwd=noted, **environment)
+        assert "Traceback" not in answer.err
+        assert answer.status == 1
+    assert (
+        json.loads(sft("data", "check", "data", "--json", cwd=noted, **environment).out)["unread_fields"]["naïve"] == 1
+    )
+
+
+def test_answers_left_out_by_choice_are_no_failure(tmp_path: Path) -> None:
+    rows = [{"prompt": "1", "completion": "one", "label": label} for label in (True, False)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    answer = sft("data", "check", "rows.jsonl", "dataset.format=preference", "--json", cwd=tmp_path)
+    assert (answer.status, json.loads(answer.out)["rules"]) == (0, {"not-chosen": 1})
+    assert sft("data", "check", "rows.jsonl", "dataset.split=train", cwd=tmp_path).status == 1
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from sft.artifacts import DatasetArtifact, EvalReport, ModelArtifact
+from sft.artifacts import DatasetArtifact, EvalReport, ModelArtifact, TokenizedArtifact
+from sft.chat.rejected import Rejected
 from sft.config.compose import shipped
 from sft.config.schema import EvalConfig, HoldoutConfig
 from sft.errors import ConfigError, StageError
@@ -100,6 +102,27 @@ def test_the_held_out_split_is_scored_and_every_sample_kept(inputs: EvaluateInpu
     assert written["scores"] == [dataclasses.asdict(score) for score in report.scores]
     assert written["model_digest"] == inputs.model_digest
     assert len(written["chat_template_sha256"]) == 64
+
+
+def test_a_draw_of_the_held_out_split_leaves_out_what_the_tokenizer_refused_and_says_so(
+    inputs: EvaluateInputs, tmp_path: Path
+) -> None:
+    tokens, out = tmp_path / "tokens", tmp_path / "out"
+    tokens.mkdir()
+    out.mkdir()
+    refused = [Rejected("/data/eval.jsonl", line, "too-long", "", "") for line in range(1, 18)]
+    refused.append(Rejected("/data/train.jsonl", 19, "too-long", "", ""))
+    (tokens / "rejected.jsonl").write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in refused))
+    counts = {"num_samples": 1, "num_tokens": 1, "num_loss_tokens": 1, "longest_tokens": 1}
+    tokenized = TokenizedArtifact(root=tokens, **counts, num_eval_rejected=17)
+    holdout = HoldoutConfig(generate=False, limit=2)
+    report = run(settings(tasks=[], holdout=holdout), dataclasses.replace(inputs, tokenized=tokenized), out)
+    assert report.holdout_sample == "2 of 3, drawn with eval.seed=1234"
+    assert {score.num_samples for score in report.scores} == {2}
+    scored = {json.loads(line)["sample"] for line in (out / "samples_holdout.jsonl").read_text().splitlines()}
+    assert len(scored) == 2
+    assert scored < {17, 18, 19}
+    assert list(report.task_data) == ["holdout"]
 
 
 def test_without_a_held_out_split_only_the_tasks_are_scored(inputs: EvaluateInputs, tmp_path: Path) -> None:
@@ -200,12 +223,12 @@ def test_running_out_of_memory_halves_the_batch_and_asks_nothing_twice(
 ) -> None:
     import torch
 
-    from sft.adapters.evaluation import lm_eval
+    from sft.adapters.evaluation import lm_eval, tasks
     from sft.adapters.evaluation.progress_file import ProgressFile
 
     request = request_of(settings(batch_size="16"), inputs, tmp_path, tmp_path / "progress.json")
     request["batch_size"] = batch_size
-    manager, model = lm_eval.task_manager(["spell_numbers"], str(TASKS)), lm_eval.load_hf(request)
+    manager, model = tasks.task_manager(["spell_numbers"], str(TASKS)), lm_eval.load_hf(request)
     forward, rows = model._model_call, []
 
     def small_memory(batch: Any, **more: Any) -> Any:

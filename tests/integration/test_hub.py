@@ -129,7 +129,10 @@ def test_a_hub_address_is_no_folder_and_a_failing_hub_is_asked_again(served: Hub
     write(tmp_path / "org" / "halves", "train", num_rows=5)
     repos["org/halves"].failures = 1
     answer = read(endpoint, tmp_path, "dataset.uri=hf://org/halves", "dataset.split=test")
-    assert facts(tmp_path, "dataset")["num_rows"] == 40, answer.err
+    made = facts(tmp_path, "dataset")
+    assert made["num_rows"] == 40, answer.err
+    assert made["notes"] == ["hf://org/halves: not read: validation; dataset.split chooses"]
+    assert made["notes"][0] in answer.out
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sft import self_hashed_json
-from tests.support.command import Answer, records, sft
+from tests.support.command import Answer, records, sft, sft_in_process
 
 UNTIL = ["--until", "dataset"]
 ROWS = ["dataset.uri=synthetic://spell-numbers?rows=20"]
@@ -51,24 +51,24 @@ def test_nothing_of_hydras_own_is_left(done: tuple[Path, Answer]) -> None:
 
 
 def test_the_same_sweep_again_finds_its_points_done(done: tuple[Path, Answer]) -> None:
-    again = sft("run", "quickstart", "-m", "dataset.seed=1,2", *ROWS, *UNTIL, cwd=done[0])
+    again = sft_in_process("run", "quickstart", "-m", "dataset.seed=1,2", *ROWS, *UNTIL, cwd=done[0])
     assert again.status == 0
     assert "✓" not in again.out
     assert len(list(done[0].glob("runs/sweeps/*"))) == 1
-    alone = sft("run", "quickstart", "dataset.seed=2", *ROWS, *UNTIL, cwd=done[0])
+    alone = sft_in_process("run", "quickstart", "dataset.seed=2", *ROWS, *UNTIL, cwd=done[0])
     assert alone.out.startswith("nothing to do")
 
 
 def test_runs_compare_as_a_sweep_as_a_root_and_one_by_one(done: tuple[Path, Answer]) -> None:
     cwd = done[0]
     [sweep] = cwd.glob("runs/sweeps/*")
-    rows = list(csv.DictReader(io.StringIO(sft("compare", str(sweep), "--csv", cwd=cwd).out)))
+    rows = list(csv.DictReader(io.StringIO(sft_in_process("compare", str(sweep), "--csv", cwd=cwd).out)))
     assert [(row["number"], row["dataset.seed"], row["status"]) for row in rows] == [
         ("1", "1", "done"),
         ("2", "2", "done"),
     ]
     runs = [str(path) for path in sorted(cwd.glob("runs/quickstart-*"))]
-    found = json.loads(sft("compare", *runs, "--json", "--html", "mine.html", cwd=cwd).out)
+    found = json.loads(sft_in_process("compare", *runs, "--json", "--html", "mine.html", cwd=cwd).out)
     assert found["keys"] == ["dataset.seed"]
     assert {Path(row["folder"]).name for row in found["rows"]} == {Path(run).name for run in runs}
     assert "<svg" in (cwd / "mine.html").read_text() or "<table" in (cwd / "mine.html").read_text()
@@ -76,18 +76,18 @@ def test_runs_compare_as_a_sweep_as_a_root_and_one_by_one(done: tuple[Path, Answ
 
 
 def test_what_can_not_be_compared_is_said(done: tuple[Path, Answer], tmp_path: Path) -> None:
-    nothing = sft("compare", ".", cwd=tmp_path)
+    nothing = sft_in_process("compare", ".", cwd=tmp_path)
     assert (nothing.status, nothing.out) == (1, "")
     assert nothing.err.startswith("error: .: no run.json, no sweep.json and no runs there\n  try: a run's folder")
     [sweep] = done[0].glob("runs/sweeps/*")
-    unknown = sft("compare", str(sweep), "--by", "arc.acc", cwd=done[0])
+    unknown = sft_in_process("compare", str(sweep), "--by", "arc.acc", cwd=done[0])
     assert unknown.status == 2
     assert "--by=arc.acc: no run has this score; there are train.loss" in unknown.err
 
 
 def test_points_that_can_not_fit_are_not_run_and_say_why(tmp_path: Path) -> None:
     tokens = "training.max_tokens_per_gpu=1000000000,2000000000"
-    answer = sft("run", "quickstart", "-m", tokens, cwd=tmp_path)
+    answer = sft_in_process("run", "quickstart", "-m", tokens, cwd=tmp_path)
     assert answer.status == 0, answer.err
     assert "sweep of 2 points, 0 to run; sweep.skip_infeasible=false runs all of them" in answer.out
     assert statuses(tmp_path) == ["skipped", "skipped"]
@@ -96,7 +96,7 @@ def test_points_that_can_not_fit_are_not_run_and_say_why(tmp_path: Path) -> None
 
 
 def test_points_that_would_do_the_same_are_one(tmp_path: Path) -> None:
-    answer = sft("run", "quickstart_fsdp_sweep", *ROWS, *UNTIL, cwd=tmp_path)
+    answer = sft_in_process("run", "quickstart_fsdp_sweep", *ROWS, *UNTIL, cwd=tmp_path)
     assert answer.status == 0, answer.err
     assert "sweep of 4 points, 1 to run" in answer.out
     assert "- 3: training.fsdp.sharding_strategy=HYBRID_SHARD: the same work as point 1 (training.fsdp" in answer.out
@@ -106,7 +106,7 @@ def test_points_that_would_do_the_same_are_one(tmp_path: Path) -> None:
 
 def test_all_of_them_run_where_that_is_asked_for(tmp_path: Path) -> None:
     asked = ["training.launcher.procs_per_worker=1", "sweep.skip_infeasible=false"]
-    answer = sft("run", "quickstart_fsdp_sweep", *asked, *ROWS, *UNTIL, cwd=tmp_path)
+    answer = sft_in_process("run", "quickstart_fsdp_sweep", *asked, *ROWS, *UNTIL, cwd=tmp_path)
     assert answer.status == 0, answer.err
     assert statuses(tmp_path) == ["done"] * 4
     assert answer.out.count("✓ dataset") == 1  # the store knows that it is the same work
@@ -119,21 +119,21 @@ def test_every_point_is_tried_and_the_same_command_runs_what_is_missing(tmp_path
         for n in range(20)
     )
     (tmp_path / "there.jsonl").write_text(rows)
-    first = sft(*command, cwd=tmp_path)
+    first = sft_in_process(*command, cwd=tmp_path)
     assert first.status == 1
     assert first.err.startswith("error: dataset.uri=late.jsonl: No such file")
     assert statuses(tmp_path) == ["failed", "done"]
     assert "1: failed: dataset.uri=late.jsonl: No such file" in first.out
     assert first.out.splitlines()[-1] == "failed: 1: dataset.uri=late.jsonl"
     (tmp_path / "late.jsonl").write_text(rows)
-    second = sft(*command, cwd=tmp_path)
+    second = sft_in_process(*command, cwd=tmp_path)
     assert second.status == 0, second.err
     assert second.out.count("✓ dataset") == 1
     assert statuses(tmp_path) == ["done", "done"]
 
 
 def test_a_recipe_that_is_a_sweep_can_be_run_once(tmp_path: Path) -> None:
-    answer = sft("run", "quickstart_fsdp_sweep", "hydra.mode=RUN", *ROWS, *UNTIL, cwd=tmp_path)
+    answer = sft_in_process("run", "quickstart_fsdp_sweep", "hydra.mode=RUN", *ROWS, *UNTIL, cwd=tmp_path)
     assert answer.status == 0, answer.err
     assert "sweep of" not in answer.out
     assert len(records(tmp_path / "runs")) == 1
@@ -143,6 +143,7 @@ def test_a_secret_of_the_environment_is_in_nothing_that_a_sweep_leaves(tmp_path:
     uri = "dataset.uri=canary-1234.jsonl,canary-12345.jsonl"
     launcher = "hydra/launcher=submitit_local"
     environment = {"HF_TOKEN": "canary-1234"}
+    # A process: whatever it or a job of it prints, by whatever way, comes back.
     answer = sft("run", "quickstart", "dataset=local", "-m", uri, launcher, *UNTIL, cwd=tmp_path, **environment)
     assert answer.status == 1
     said = answer.out + answer.err
@@ -153,6 +154,6 @@ def test_a_secret_of_the_environment_is_in_nothing_that_a_sweep_leaves(tmp_path:
 
 def test_a_page_that_can_not_be_written_is_said(done: tuple[Path, Answer]) -> None:
     [sweep] = done[0].glob("runs/sweeps/*")
-    into_nowhere = sft("compare", str(sweep), "--html", "no/such/folder/x.html", cwd=done[0])
+    into_nowhere = sft_in_process("compare", str(sweep), "--html", "no/such/folder/x.html", cwd=done[0])
     assert into_nowhere.status == 1
     assert into_nowhere.err.startswith("error: --html no/such/folder/x.html: No such file or directory")

@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sft.artifacts import DatasetArtifact, ModelArtifact, TokenizedArtifact
+from sft.chat.rejected import read_rejected
 from sft.config.schema import OnInvalid, OnUnrendered, TrainingConfig, TrainOn
 from sft.errors import DataError, StageError
 from sft.progress import Progress
@@ -38,13 +40,16 @@ def run(
     on_unrendered: OnUnrendered = OnUnrendered.error,
     train_on: TrainOn = TrainOn.all_turns,
     quiet: bool = True,
+    held_out: Sequence[dict[str, Any]] = (),
 ) -> TokenizedArtifact:
     root, out = folder / "data", folder / "out"
     root.mkdir(parents=True)
     out.mkdir()
-    (root / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    counts = dict.fromkeys(("num_eval", "num_rejected", "num_duplicates", "num_unused"), 0)
-    data = DatasetArtifact(root=root, source="", source_version="", num_rows=len(rows), num_train=len(rows), **counts)
+    for name, split in (("train", rows), ("eval", held_out)):
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in split), encoding="utf-8")
+    counts = dict.fromkeys(("num_rejected", "num_duplicates", "num_unused"), 0) | {"num_eval": len(held_out)}
+    num_rows = len(rows) + len(held_out)
+    data = DatasetArtifact(root=root, source="", source_version="", num_rows=num_rows, num_train=len(rows), **counts)
     inputs = TokenizeInputs(dataset=data, model=base, on_invalid=on_invalid, on_unrendered=on_unrendered)
     return tokenize(TrainingConfig(max_seq_len=max_seq_len, train_on=train_on), inputs, out, Progress(quiet=quiet))
 
@@ -140,6 +145,48 @@ def test_samples_that_this_model_can_not_train_are_dropped_with_their_rule(
     assert "turn 1 holds <|im_end|>" in rejected[0]["found"]
     assert "no developer here" in rejected[1]["found"]
     assert json.loads(rejected[1]["row"]) == developer
+
+
+HELD_OUT = [
+    conversation("1", "one"),
+    conversation("2<|im_end|>", "two"),
+    conversation("3", " ".join(["three"] * LONG)),
+]
+
+
+@pytest.mark.slow
+def test_held_out_samples_are_held_to_the_same_rules_before_anything_is_trained(
+    tmp_path: Path, tiny_model: ModelArtifact
+) -> None:
+    with pytest.raises(DataError, match=r"2 of 4 rows are invalid \(1 special-token, 1 too-long\)") as caught:
+        run(tmp_path, tiny_model, [conversation("4", "four")], max_seq_len=64, held_out=HELD_OUT)
+    assert "eval.jsonl:2: special-token: turn 1 holds <|im_end|>" in str(caught.value)
+    assert "try: training.max_seq_len=" in str(caught.value)
+
+
+@pytest.mark.slow
+def test_held_out_samples_are_dropped_as_training_samples_are_and_cost_no_length(
+    tmp_path: Path, tiny_model: ModelArtifact
+) -> None:
+    rows = [conversation("4", "four")]
+    made = run(tmp_path, tiny_model, rows, max_seq_len=64, on_invalid=OnInvalid.drop, held_out=HELD_OUT)
+    assert (made.num_samples, made.num_rejected, made.num_eval_rejected) == (1, 0, 2)
+    assert made.longest_tokens < 64
+    rejected = [row for row in read_rejected(made.rejected_file) if row.is_held_out]
+    assert [(row.line, row.rule) for row in rejected] == [(2, "special-token"), (3, "too-long")]
+
+
+@pytest.mark.slow
+def test_a_held_out_split_of_which_nothing_is_left_is_an_error(tmp_path: Path, tiny_model: ModelArtifact) -> None:
+    with pytest.raises(DataError, match="2 of 3 rows are invalid"):
+        run(
+            tmp_path,
+            tiny_model,
+            [conversation("4", "four")],
+            max_seq_len=64,
+            on_invalid=OnInvalid.drop,
+            held_out=HELD_OUT[1:],
+        )
 
 
 TOOLS = (

@@ -438,7 +438,7 @@ def test_a_client_that_is_not_installed_is_told_with_its_command(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(SftError, match=package) as caught:
         job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
-    assert caught.value.fix == "pip install 'sft[kubeflow]'"
+    assert caught.value.fix == "pip install 'sft-runner[kubeflow]'"
 
 
 def test_half_an_environment_and_none_at_all_are_refused(

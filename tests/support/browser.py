@@ -1,4 +1,8 @@
-"""A real browser for the tests that look at a page: the system's Chromium, driven by Playwright."""
+"""A real browser, for tests of what a page shows.
+
+The system's Chromium, driven by Playwright; a test that needs it is skipped on a machine without Chromium. Tests take
+the fixture ``browser`` of ``tests/conftest.py``, which opens an empty page for each of them.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ TIMEOUT_SECONDS = 60.0
 
 @contextmanager
 def opened() -> Iterator[Page]:
-    """An empty page of a fresh browser; the test is skipped where there is no Chromium."""
+    """Open an empty page of a fresh browser; skip the test if there is no Chromium."""
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium")

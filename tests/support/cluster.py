@@ -1,4 +1,7 @@
-"""A cluster to train on: the stand-in, or a real one where ``SFT_TEST_KUBECONFIG`` names its kubeconfig.
+"""A cluster to train on: a stand-in, or a real one if ``SFT_TEST_KUBECONFIG`` names its kubeconfig.
+
+The stand-in (`tests.servers.kubernetes`) starts a TrainJob's pods as processes of this machine and checks every object
+against the official contract. `site` yields either kind as a `Site`, and the same tests run on both.
 
 A real one also needs ``SFT_TEST_IMAGE`` (with this sft in it) and ``SFT_TEST_VOLUME`` as ``CLAIM:PATH``: a claim in the
 context's namespace, and where that volume is mounted here and in the pods.
@@ -25,7 +28,7 @@ ON_EVERY_CLUSTER = ["stand-in", pytest.param("real", marks=pytest.mark.cluster)]
 
 
 def contracts() -> Path:
-    """Where the CRD and the runtime are; the test is skipped where they are not."""
+    """Return the folder of the CRD and the runtime; skip the test if it is not known."""
     if "SFT_TEST_DATA" not in os.environ:
         pytest.skip("SFT_TEST_DATA is not set: no contract to hold a TrainJob to")
     return Path(os.environ["SFT_TEST_DATA"], "contracts")
@@ -48,14 +51,14 @@ class Site:
     server: KubernetesServer | None
 
     def jobs(self) -> dict[str, dict[str, Any]]:
-        """TrainJobs of sft, by name."""
+        """Return sft's TrainJobs by name."""
         if self.server is not None:
             return {name: job.object for name, job in self.server.jobs().items()}
         found = json.loads(self._kubectl("get", "trainjobs", "-l", "app.kubernetes.io/managed-by=sft", "-o", "json"))
         return {job["metadata"]["name"]: job for job in found["items"]}
 
     def preempt(self, job: str, node: int) -> None:
-        """Takes a pod away: it is told to stop, and another one takes its place."""
+        """Take a pod away: it gets a SIGTERM, and another one takes its place."""
         if self.server is not None:
             return self.server.controller.preempt(job, node)
         selector = f"jobset.sigs.k8s.io/jobset-name={job},batch.kubernetes.io/job-completion-index={node}"
@@ -63,14 +66,14 @@ class Site:
         return None
 
     def delete(self, job: str) -> None:
-        """Ends a job."""
+        """Delete a job."""
         if self.server is not None:
             return self.server.controller.delete(job)
         self._kubectl("delete", "trainjob", job, "--ignore-not-found")
         return None
 
     def apply(self, manifest: str) -> None:
-        """What a repository's machinery does with a manifest."""
+        """Create a job from a manifest, as GitOps tools do."""
         import yaml
 
         if self.server is not None:
@@ -92,7 +95,7 @@ class Site:
 
 @contextmanager
 def site(kind: str, folder: Path) -> Iterator[Site]:
-    """A cluster for as long as the block lasts.
+    """Yield a cluster, which ends with the block.
 
     Args:
         kind: ``stand-in`` or ``real``.

@@ -1,4 +1,9 @@
-"""Runs side by side that never were, for the tests of tables and pages."""
+"""Comparisons of invented runs, for tests of tables and pages.
+
+`comparison` returns any number of runs over one to three settings, with scores, costs and loss curves that are the same
+each time; `row` returns one of them. Nothing was trained, and no file is read: comparisons of recorded runs are tested
+in ``tests/unit/report/comparison/test_rows.py``.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,7 @@ _SHAPES = {1: (40,), 2: (2, 3), 3: (4, 3, 4)}
 
 
 def comparison(num_runs: int, num_keys: int) -> Comparison:
-    """So many runs over so many settings, the first one the best."""
+    """Return `num_runs` runs over `num_keys` settings, the first one the best."""
     keys = list(SETTINGS)[:num_keys]
     grid = itertools.product(*(SETTINGS[key][:size] for key, size in zip(keys, _SHAPES[num_keys], strict=True)))
     values = list(itertools.islice(itertools.cycle(grid), num_runs))
@@ -29,7 +34,7 @@ def comparison(num_runs: int, num_keys: int) -> Comparison:
 
 
 def row(number: int, values: Mapping[str, str], status: str = "done", reason: str | None = None) -> Row:
-    """A run; the higher its number, the worse it went."""
+    """Return a run; the higher its number, the worse its loss."""
     if status != "done":
         return Row(number=number, run=f"r-{number}", folder="", values=dict(values), status=status, reason=reason)
     loss = 0.4 + 0.1 * number

@@ -1,4 +1,9 @@
-"""What the registry stage gets at the end of a small run, with real files behind it; and the stage itself, run."""
+"""Inputs of the registry stage, as a small run would leave them, and a call of the stage.
+
+`register_inputs` writes the files that the stage reads (record, metrics, reports, package) and returns the artifacts
+that name them. `run_stage` registers them and returns what a person was told; `Told` and `written` are for tests that
+look for a secret in it.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +35,7 @@ def report(root: Path, *values: float) -> EvalReport:
 
 
 def register_inputs(root: Path, *, weights: str = "weights", **changes: Any) -> RegisterInputs:
-    """Inputs below `root`; `weights` names the checkpoint's content."""
+    """Write and return inputs below `root`; `weights` names the checkpoint's content."""
     run, checkpoint = root / "run", root / f"checkpoint {weights}"
     for folder in (run, checkpoint / "model", checkpoint / "logs"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +90,7 @@ def register_inputs(root: Path, *, weights: str = "weights", **changes: Any) -> 
 
 
 class Told(Progress):
-    """Progress that keeps what it was told."""
+    """Progress that keeps its lines."""
 
     def __init__(self) -> None:
         super().__init__(quiet=True)
@@ -96,7 +101,7 @@ class Told(Progress):
 
 
 def run_stage(cfg: RegistryConfig, inputs: RegisterInputs, out: Path) -> tuple[RegisteredModel, str]:
-    """What was registered, and what a person was told."""
+    """Register, and return the model and what a person was told."""
     out.mkdir(parents=True)
     told = Told()
     model = register(cfg, inputs, out, told)
@@ -104,5 +109,5 @@ def run_stage(cfg: RegistryConfig, inputs: RegisterInputs, out: Path) -> tuple[R
 
 
 def written(folder: Path) -> str:
-    """Everything that a stage left in its files."""
+    """Return the text of every file that a stage left."""
     return "\n".join(p.read_text() for p in folder.rglob("*") if p.is_file())

@@ -1,4 +1,9 @@
-"""What the tests of the training stage share: one small configuration, and how to watch and stop a run."""
+"""One small training configuration, and functions that run, watch and stop a training.
+
+`CONFIG` trains three epochs of seven steps on two ranks; `changed` returns it with other settings, `train` trains in
+this process, `running` in one that a test may signal or kill. `curve`, `metrics` and `weights` read what was trained,
+`ranks` and `steps_done` look at a training at work.
+"""
 
 from __future__ import annotations
 

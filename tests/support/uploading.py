@@ -1,4 +1,6 @@
-"""A small package to upload, and the upload stage on it: here, or in a process that can be killed.
+"""A small package to upload, and the upload stage on it.
+
+`package` writes a package's files; `bring` uploads them in this process, `start` in one that can be killed.
 
 ``python -m tests.support.uploading URI PACKAGE OUT`` is the latter.
 """
@@ -29,7 +31,7 @@ FILES = {
 
 
 def package(root: Path, files: dict[str, bytes] | None = None) -> ModelPackage:
-    """A package of these files, or of `FILES`."""
+    """Write and return a package of these files, or of `FILES`."""
     for name, content in (FILES if files is None else files).items():
         (root / "model" / name).parent.mkdir(parents=True, exist_ok=True)
         (root / "model" / name).write_bytes(content)
@@ -37,14 +39,14 @@ def package(root: Path, files: dict[str, bytes] | None = None) -> ModelPackage:
 
 
 def noise(num_bytes: int, seed: int = 0) -> bytes:
-    """Bytes that nothing has twice."""
+    """Return random bytes, so that no part of them occurs twice."""
     return random.Random(seed).randbytes(num_bytes)
 
 
 def bring(
     uri: str, packaged: ModelPackage, out: Path, recorded: dict[str, str] | None = None, **settings: str
 ) -> tuple[UploadedModel, str]:
-    """What was uploaded, and what a person was told.
+    """Upload, and return the uploaded model and what a person was told.
 
     Args:
         uri: Where to.
@@ -62,7 +64,7 @@ def bring(
 
 
 def start(uri: str, packaged: ModelPackage, out: Path, **environment: str) -> subprocess.Popen[bytes]:
-    """The stage in a process of its own."""
+    """Start the stage in a process of its own."""
     argv = [sys.executable, "-m", "tests.support.uploading", uri, str(packaged.root), str(out)]
     return subprocess.Popen(argv, env={**os.environ, **environment})
 

@@ -64,4 +64,4 @@ def test_the_commit_says_when_files_differ(tmp_path: Path) -> None:
 
 
 def test_versions_name_what_takes_part() -> None:
-    assert {"python", "sft", "torch", "instructlab-training"} <= set(record.versions())
+    assert {"python", "sft-runner", "torch", "instructlab-training"} <= set(record.versions())

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,13 +93,19 @@ class Conversation:
 
 
 def score(
-    request: Mapping[str, Any], model: Any, finder: TurnFinder, out: Path, meter: ProgressFile
+    request: Mapping[str, Any],
+    places: Collection[int],
+    model: Any,
+    finder: TurnFinder,
+    out: Path,
+    meter: ProgressFile,
 ) -> list[dict[str, Any]]:
     """Score the held-out split and write `SAMPLES`, a line per assistant's turn.
 
     Args:
-        request: ``file`` with a conversation per line, of which the first ``num_samples`` are scored; ``generate``,
-            ``max_new_tokens``, ``batch_size`` (None = as memory allows), ``journal``.
+        request: ``file`` with a conversation per line; ``generate``, ``max_new_tokens``, ``batch_size`` (None = as
+            memory allows), ``journal``.
+        places: Which of them are scored: their places in the file, from 0, ascending.
         model: A causal language model in evaluation mode.
         finder: Of its tokenizer and template.
         out: Where the samples go.
@@ -118,9 +124,9 @@ def score(
     compare = text_metrics.comparisons() if request["generate"] else {}
     pad_id = finder.renderer.tokenizer.pad_token_id or 0
     journal = SampleLog(Path(request["journal"]))
-    meter.begins("held-out", request["num_samples"], len(journal))
+    meter.begins("held-out", len(places), len(journal))
     try:
-        for window in _windows(Path(request["file"]), request["num_samples"], journal):
+        for window in _windows(Path(request["file"]), places, journal):
             conversations = [render(index, row["messages"], finder, row.get("tools")) for index, row in window]
             for batch in in_batches(
                 conversations, lambda one: one.num_tokens, lambda some: score_loss(some, model, pad_id), at_once
@@ -143,11 +149,11 @@ def score(
     return scores
 
 
-def _windows(file: Path, num_samples: int, journal: SampleLog) -> Iterator[list[tuple[int, dict[str, Any]]]]:
+def _windows(file: Path, places: Collection[int], journal: SampleLog) -> Iterator[list[tuple[int, dict[str, Any]]]]:
     """Yield windows of what is still to be scored, each row with its place in the file."""
+    wanted = frozenset(places)
     with file.open("rb") as lines:
-        rows = enumerate(itertools.islice(lines, num_samples))
-        left = ((index, line) for index, line in rows if index not in journal)
+        left = ((index, line) for index, line in enumerate(lines) if index in wanted and index not in journal)
         while window := [(index, json.loads(line)) for index, line in itertools.islice(left, _WINDOW)]:
             yield window
 

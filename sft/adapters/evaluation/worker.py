@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sft.adapters.evaluation import holdout, lm_eval
+from sft.adapters.evaluation import holdout, lm_eval, tasks
+from sft.adapters.evaluation.holdout_sample import HeldOutSample, draw
 from sft.adapters.evaluation.progress_file import ProgressFile
 from sft.adapters.os import child
 from sft.chat.special_tokens import stops
@@ -20,6 +21,8 @@ from sft.chat.turn_tokens import TurnFinder
 
 PROGRESS = "progress.json"
 """File that the parent process shows; answers so far are kept beside it."""
+HOLDOUT = "holdout"
+"""What the held-out split is called among tasks."""
 
 
 def _evaluate(request: dict[str, Any]) -> Mapping[str, Any]:
@@ -28,10 +31,8 @@ def _evaluate(request: dict[str, Any]) -> Mapping[str, Any]:
     hf = request["backend"] == "hf"
     manager = model = None
     if request["tasks"]:
-        lm_eval.set_up_log(request["verbosity"])
-        manager = lm_eval.task_manager(
-            request["tasks"], request["include_path"]
-        )  # a wrong name shows before a long load
+        tasks.set_up_log(request["verbosity"])
+        manager = tasks.task_manager(request["tasks"], request["include_path"])  # a wrong name shows before a long load
         model = lm_eval.load_hf(request) if hf else lm_eval.load(request)
     elif hf and request["model_args"]:  # they have lm-eval's meaning, with or without tasks
         model = lm_eval.load_hf(request)
@@ -42,7 +43,12 @@ def _evaluate(request: dict[str, Any]) -> Mapping[str, Any]:
         result |= lm_eval.run(request, manager, model, out, meter, template)
     del model
     if request["holdout"]:
-        result["scores"] += _holdout(request, network or _load(request), tokenizer, out, meter)
+        wanted = request["holdout"]
+        sample = draw(
+            Path(wanted["file"]), limit=wanted["limit"], seed=request["seed"], left_out=frozenset(wanted["left_out"])
+        )
+        result["data"][HOLDOUT] = sample.digest
+        result["scores"] += _holdout(request, sample, network or _load(request), tokenizer, out, meter)
     return {**result, "chat_template_sha256": template, "notes": meter.notes}
 
 
@@ -62,7 +68,7 @@ def _load(request: Mapping[str, Any]) -> Any:
 
 
 def _holdout(
-    request: Mapping[str, Any], model: Any, tokenizer: Any, out: Path, meter: ProgressFile
+    request: Mapping[str, Any], sample: HeldOutSample, model: Any, tokenizer: Any, out: Path, meter: ProgressFile
 ) -> list[dict[str, Any]]:
     import torch
 
@@ -70,7 +76,7 @@ def _holdout(
     renderer = Renderer(tokenizer, stops(tokenizer, Path(request["model_dir"])))
     if renderer.folds_system:
         meter.note("the chat template knows no system turn: it is put before the first user's text")
-    return holdout.score(request["holdout"], model, TurnFinder(renderer), out, meter)
+    return holdout.score(request["holdout"], sample.places, model, TurnFinder(renderer), out, meter)
 
 
 if __name__ == "__main__":

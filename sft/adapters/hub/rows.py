@@ -4,52 +4,78 @@ orchestrator, and code that lies in a repository is never run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import io
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from sft.adapters import readers
+from sft.adapters.arrow_rows import as_json_lines, check_columns
 from sft.adapters.hub import Reference, ask, translate_errors
 from sft.adapters.os import child
 from sft.adapters.os.process import run_module
+from sft.adapters.split_names import Wanted, choose_split
 from sft.errors import DataError
 
-_TRAIN_SPLITS = ("train", "train_sft", "train_gen", "training")
 _BATCH_ROWS = 1000
 
 
+@dataclass(frozen=True)
+class FetchedRows:
+    """Rows that came from the hub.
+
+    Attributes:
+        file: JSON Lines.
+        left_out: What there is to say about the dataset's other splits; empty if it has none.
+    """
+
+    file: Path
+    left_out: str
+
+
 def fetch_rows(
-    reference: Reference, commit: str, split: str | None, folder: Path, progress: Callable[[int], None]
-) -> Path:
+    reference: Reference,
+    commit: str,
+    wanted: Wanted,
+    folder: Path,
+    *,
+    ignored: Collection[str],
+    progress: Callable[[int], None],
+) -> FetchedRows:
     """Writes one split of a dataset as JSON Lines, streamed by a child process.
 
     Args:
         reference: Repository and config.
         commit: What is read of it.
-        split: The split's name; None = the training split, or the only one.
+        wanted: Which split.
         folder: Private folder.
+        ignored: Columns that needn't be read.
         progress: Called with the bytes written so far.
-
-    Returns:
-        The file.
 
     Raises:
         StageError: The hub refused or can't be reached, it is not clear what to read, or JSON can't hold a column.
     """
     target = folder / "rows.jsonl"
-    run_module(
+    result = run_module(
         __name__,
-        {"repo": reference.repo, "config": reference.config, "commit": commit, "split": split, "target": str(target)},
+        {
+            "repo": reference.repo,
+            "config": reference.config,
+            "commit": commit,
+            "split": wanted.split,
+            "held_out": wanted.held_out,
+            "ignored": list(ignored),
+            "target": str(target),
+        },
         folder=folder,
         what=f"fetching {reference.repo}",
         env={"HF_DATASETS_CACHE": str(folder / "cache")},  # else `datasets` takes any old copy where the hub refuses
         poll=lambda: progress(target.stat().st_size if target.exists() else 0),
     )
-    return target
+    left_out = f"not read: {', '.join(result['left_out'])}; {wanted.key} chooses" if result["left_out"] else ""
+    return FetchedRows(target, left_out)
 
 
 def _write_rows(request: dict[str, Any]) -> Mapping[str, Any]:
@@ -60,14 +86,15 @@ def _write_rows(request: dict[str, Any]) -> Mapping[str, Any]:
     with translate_errors("dataset", repo, commit):
         place = _complete_copy(repo, commit) or _remote_place(repo, commit)
         configs = ask(lambda: datasets.get_dataset_config_names(place, revision=commit))
-        config = chosen("config", repo, request["config"], configs)
+        config = choose_config(repo, request["config"], configs)
         builder = ask(lambda: datasets.load_dataset_builder(place, config, revision=commit))
         splits = _json_files(builder) or builder.as_streaming_dataset()
-        split = chosen("split", repo, request["split"], [str(name) for name in splits])
+        present = [str(name) for name in splits]
+        split = choose_split(f"dataset {repo}", present, Wanted(request["split"], request["held_out"]))
         rows = splits[split]
         with Path(request["target"]).open("wb") as file:
-            file.writelines(as_written(rows) if isinstance(rows, list) else encoded(repo, rows))
-    return {"config": config, "split": split}
+            file.writelines(as_written(rows) if isinstance(rows, list) else encoded(repo, rows, request["ignored"]))
+    return {"config": config, "split": split, "left_out": [name for name in present if name != split]}
 
 
 def _complete_copy(repo: str, commit: str) -> str | None:
@@ -94,23 +121,18 @@ def _remote_place(repo: str, commit: str) -> str:
     return f"hf://datasets/{repo}"
 
 
-def chosen(what: str, repo: str, wanted: str | None, present: list[str]) -> str:
-    """The wanted config or split; without a wish the training split, or the only one.
+def choose_config(repo: str, wanted: str | None, present: list[str]) -> str:
+    """Choose among the configs of a dataset: the wanted one, or the only one.
 
     Raises:
-        DataError: There is no such one, or it is not clear which.
+        DataError: There is no such config, or it is not clear which.
     """
-    how = f"dataset.uri=hf://{repo}:{present[0]}" if what == "config" else f"dataset.split={present[0]}"
-    if wanted is not None:
-        if wanted not in present:
-            raise DataError(f"dataset {repo} has no {what} {wanted} but {', '.join(present)}", fix=how)
-        return wanted
-    for name in _TRAIN_SPLITS if what == "split" else ():
-        if name in present:
-            return name
-    if len(present) == 1:
-        return present[0]
-    raise DataError(f"dataset {repo} has several {what}s: {', '.join(present)}", fix=how)
+    fix = f"dataset.uri=hf://{repo}:{present[0]}"
+    if wanted is not None and wanted not in present:
+        raise DataError(f"dataset {repo} has no config {wanted} but {', '.join(present)}", fix=fix)
+    if wanted is None and len(present) > 1:
+        raise DataError(f"dataset {repo} has several configs: {', '.join(present)}", fix=fix)
+    return wanted or present[0]
 
 
 def _json_files(builder: Any) -> dict[str, list[str]]:
@@ -124,49 +146,35 @@ def _json_files(builder: Any) -> dict[str, list[str]]:
 
 
 def as_written(files: Iterable[str]) -> Iterator[bytes]:
-    """Rows of JSON files. `datasets` would make times of texts that are dates, and read nothing past a broken row."""
+    """Yield the rows of JSON files.
+
+    `datasets` would make times of texts that are dates, and read nothing past a broken row.
+    """
     from huggingface_hub import HfFileSystem
 
     for name in files:
-        with HfFileSystem().open(name, "rb") if "://" in name else Path(name).open("rb") as stream:
-            if name.endswith(".json") and stream.read(1) == b"{":  # many a .json on the hub holds JSON Lines
-                name += "l"
-            stream.seek(0)
+        is_on_hub = "://" in name
+        with (
+            HfFileSystem().open(name, "rb") if is_on_hub else Path(name).open("rb", buffering=0) as raw,
+            io.BufferedReader(raw) as stream,  # the hub's own file has no `readline` with a limit
+        ):
             for _, rows in readers.batches(name, stream):
                 yield rows
 
 
-def encoded(repo: str, rows: Any) -> Iterator[bytes]:
-    """Rows of a `datasets.IterableDataset` as JSON Lines.
+def encoded(repo: str, rows: Any, ignored: Collection[str] = ()) -> Iterator[bytes]:
+    """Yield the rows of a `datasets.IterableDataset` as JSON Lines.
 
     Raises:
-        DataError: JSON can't hold a column, such as an image.
+        DataError: JSON can't hold a column that isn't ignored.
     """
-    for column in rows.features.arrow_schema if rows.features else ():
-        if not _fits_json(column.type):
-            what = f"dataset {repo}: column {column.name} holds {column.type}, which JSON can't"
-            raise DataError(what, fix="choose a config without it, or bring the dataset as JSON Lines")
-    encode = msgspec.json.Encoder(enc_hook=_plain).encode
-    for batch in rows.iter(batch_size=_BATCH_ROWS):
-        for values in zip(*batch.values(), strict=True):
-            yield encode(dict(zip(batch, values, strict=True))) + b"\n"
-
-
-def _fits_json(kind: Any) -> bool:
-    """Whether an Arrow type has neither binary parts, which msgspec would write as base64 text, nor durations."""
-    from pyarrow import types
-
-    tests = types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_duration
-    if any(is_unfit(kind) for is_unfit in tests):
-        return False
-    return all(_fits_json(kind.field(number).type) for number in range(kind.num_fields))
-
-
-def _plain(value: object) -> str:
-    """What msgspec doesn't know: pandas' kind of time, in which `datasets` gives nanoseconds."""
-    if isinstance(value, datetime):
-        return value.isoformat()
-    raise NotImplementedError(f"JSON can't hold a {type(value).__name__}")
+    left_out = [name for name in ignored if rows.features and name in rows.features]
+    rows = rows.remove_columns(left_out) if left_out else rows
+    check_columns(f"dataset {repo}", rows.features.arrow_schema if rows.features else ())
+    batches = rows.iter(batch_size=_BATCH_ROWS)
+    each = (dict(zip(batch, values, strict=True)) for batch in batches for values in zip(*batch.values(), strict=True))
+    for line in as_json_lines(f"dataset {repo}", each, left_out):
+        yield line + b"\n"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""Token ids and loss masks of the training split, as the library reads them. A child process:
-``python -m sft.adapters.instructlab.loss_masks``.
+"""Token ids and loss masks of the training split, as the library reads them, and the same rules for the held-out split.
+
+A child process: ``python -m sft.adapters.instructlab.loss_masks``.
 
 In the place of the library's `process_data`, whose `filter_samples_by_length` drops rows of fewer than 20 or of
 `max_seq_len` and more tokens in silence (trap 1, data_process.py:1067@0.16.2). Here such a row is kept or refused.
@@ -11,9 +12,9 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -106,29 +107,53 @@ class _Refused(Exception):
 
 
 def _tokenize(request: dict[str, Any]) -> Mapping[str, Any]:
-    """Child. Request: ``train_file``, ``target``, ``rejected``, and ``settings`` (`Settings`). Return the counts."""
-    file, target = Path(request["train_file"]), Path(request["target"])
-    settings = Settings(**request["settings"])
-    parts = [
+    """Child. Request: ``train_file``, ``eval_file`` (None = no held-out split), ``target``, ``rejected``, ``settings``.
+
+    Return the counts of both splits. ``rejected`` gets a line per rejected row, those of the training split first. The
+    tokens of the held-out split are not kept: each of its turns is scored, whatever is trained.
+    """
+    target, settings = Path(request["target"]), Settings(**request["settings"])
+    splits = {"train": _parts(Path(request["train_file"]), target, settings)}
+    if request["eval_file"]:
+        scored = replace(settings, train_on="all_turns", train_on_reasoning=True)
+        splits["eval"] = _parts(Path(request["eval_file"]), target.with_name(f"{target.name}.eval"), scored)
+    counts = iter(_tokenize_parts([part for parts in splits.values() for part in parts]))
+    result = {}
+    with Path(request["rejected"]).open("wb") as rejected:
+        for split, parts in splits.items():
+            with (target if split == "train" else Path(os.devnull)).open("wb") as tokens:
+                result[split] = asdict(_join(list(zip(parts, counts, strict=False)), tokens, rejected))
+    return result
+
+
+def _parts(file: Path, target: Path, settings: Settings) -> list[_Part]:
+    return [
         _Part(file, begin, end, target.with_name(f"{target.name}.{begin}"), settings)
         for begin, end in _ranges(file, len(os.sched_getaffinity(0)))
     ]
-    if len(parts) == 1:
-        counts = [_tokenize_part(parts[0])]
-    else:
-        os.environ[child.PARENT_PID] = str(os.getpid())
-        fork = multiprocessing.get_context("fork")  # safe: nothing that starts threads is imported yet
-        with ProcessPoolExecutor(len(parts), fork, initializer=child.die_with_parent) as pool:
-            counts = list(pool.map(_tokenize_part, parts))
+
+
+def _tokenize_parts(parts: Sequence[_Part]) -> list[_Counts]:
+    """Tokenize all parts, in processes of their own where a file has more than one part."""
+    if len(parts) == len({part.file for part in parts}):
+        return [_tokenize_part(part) for part in parts]
+    os.environ[child.PARENT_PID] = str(os.getpid())
+    num_processes = min(len(parts), len(os.sched_getaffinity(0)))
+    fork = multiprocessing.get_context("fork")  # safe: nothing that starts threads is imported yet
+    with ProcessPoolExecutor(num_processes, fork, initializer=child.die_with_parent) as pool:
+        return list(pool.map(_tokenize_part, parts))
+
+
+def _join(parts: Sequence[tuple[_Part, _Counts]], tokens: BinaryIO, rejected: BinaryIO) -> _Counts:
+    """Put the parts of one file together and return the sum of their counts."""
     whole = _Counts()
-    with target.open("wb") as joined, Path(request["rejected"]).open("wb") as refused:
-        for part, count in zip(parts, counts, strict=True):
-            _join(part, joined, refused, before=whole.num_rows + whole.num_rejected)
-            whole.add(count)
-    return asdict(whole)
+    for part, counts in parts:
+        _append(part, tokens, rejected, before=whole.num_rows + whole.num_rejected)
+        whole.add(counts)
+    return whole
 
 
-def _join(part: _Part, joined: BinaryIO, refused: BinaryIO, *, before: int) -> None:
+def _append(part: _Part, joined: BinaryIO, refused: BinaryIO, *, before: int) -> None:
     """Append what a part wrote; `before` is how many lines of the file come before it."""
     with part.target.open("rb") as piece:
         shutil.copyfileobj(piece, joined, 1 << 20)

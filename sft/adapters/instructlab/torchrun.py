@@ -226,7 +226,7 @@ def _failure(errors: Path, nodes: Nodes, status: int, log: Path) -> StageError:
         if _contains(text, _OUT_OF_MEMORY):
             first["fix"] = _LESS_MEMORY
         elif _contains(text, _NO_SPACE):
-            first["fix"] = "free some space, then repeat the command; the last full state is complete"
+            first["fix"] = "free space, then repeat the command; the last full state is complete"
         elif _contains(text, _LOST_CONNECTION):
             return RankLost(f"training failed: {text}", fix="see training.max_restarts", log=log)
         return child_error(first, what="training", log=log)

@@ -228,7 +228,9 @@ def connect(access: Access, say: Callable[[str], None]) -> Cluster:
     try:
         from kubernetes import client, config
     except ModuleNotFoundError as error:
-        raise StageError(f"training.launcher.kind=kubeflow: {error}", fix="pip install 'sft[kubeflow]'") from error
+        raise StageError(
+            f"training.launcher.kind=kubeflow: {error}", fix="pip install 'sft-runner[kubeflow]'"
+        ) from error
     settings = client.Configuration()
     settings.retries = False  # `job.ask` repeats requests, and says so
     server, token = os.environ.get(SERVER, "").strip(), os.environ.get(TOKEN, "").strip()

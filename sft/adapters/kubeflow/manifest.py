@@ -107,7 +107,7 @@ def check(content: Mapping[str, Any]) -> None:
     try:
         from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob
     except ModuleNotFoundError as error:
-        raise SftError(f"training.launcher.kind=kubeflow: {error}", fix="pip install 'sft[kubeflow]'") from error
+        raise SftError(f"training.launcher.kind=kubeflow: {error}", fix="pip install 'sft-runner[kubeflow]'") from error
     from pydantic import ValidationError
 
     try:

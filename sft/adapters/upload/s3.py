@@ -241,7 +241,7 @@ def _translate_errors(model: Upload) -> Iterator[None]:
             rights = "s3:PutObject, s3:GetObject (what arrives is read back), s3:ListMultipartUploadParts"
             raise StageError(f"{what}: the key lacks a permission", fix=f"grant {rights}; or {_CHECK_KEYS}") from error
         if code in _FULL:
-            raise StageError(f"{what}: it has no space left", fix=f"free some space there; {RETRY_HINT}") from error
+            raise StageError(f"{what}: it has no space left", fix=f"free space there; {RETRY_HINT}") from error
         raise StageError(what, fix=RETRY_HINT) from error
     except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
         raise StageError(f"no credentials: {error}", fix=_CHECK_KEYS) from error

@@ -17,6 +17,7 @@ class DatasetFormat(Enum):
     conversations = "conversations"
     alpaca = "alpaca"
     prompt_completion = "prompt_completion"
+    preference = "preference"
 
 
 class OnInvalid(Enum):
@@ -54,24 +55,36 @@ class DatasetConfig:
     """Source: a file, folder or glob; `hf://org/name[:config][@revision]`; `s3://`, `http(s)://` or whatever
     fsspec knows; `synthetic://spell-numbers?rows=3000` for data that needs no download."""
     split: str | None = None
-    """Split of a hub dataset; null = `train`, else the only one."""
+    """Split of a hub dataset, or of a folder whose files are named for splits (`train.jsonl`, `test.jsonl`); null =
+    `train`, or the only one unless that holds test or validation data; `all` = every file of a folder."""
     eval_uri: str | None = None
-    """A separate evaluation set, read like `uri`: `train_split` is then not applied, and samples that stand in both are
-    removed from training."""
+    """A separate evaluation set, read like `uri`: `train_split` is then not applied, and training samples that share
+    their `split_by` with one of it are removed from training."""
     eval_split: str | None = None
-    """Split of a hub dataset in `eval_uri`."""
+    """The same of `eval_uri`; null = its only test or validation split, or the only one."""
     format: DatasetFormat = DatasetFormat.auto
     """`auto` looks at the first row and says what it found; `messages` (OpenAI), `conversations` (ShareGPT), `alpaca`,
-    or two columns by name (`prompt_completion`)."""
+    two columns by name (`prompt_completion`), or the chosen answers of preference data (`preference`), which `auto`
+    refuses."""
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     keep_columns: list[str] = field(default_factory=list)
     """Further columns that stay with each sample, as its `metadata`; they don't take part in finding duplicates."""
+    ignore_fields: list[str] = field(default_factory=list)
+    """Columns and fields of turns (`images`, `reasoning_content`) that are left out although a row may mean something
+    else without them."""
     system_prompt: str | None = None
     """System turn put before every conversation that has none; null = none."""
     train_split: float = 0.9
     """Share of the samples to train on, in (0, 1]; the rest is held out. 1.0 = no evaluation split."""
+    split_by: str = "prompt"
+    """What goes to the same half of the split: `prompt` = samples with the same turns before the first answer (case and
+    white space at the end don't count), `row` = nothing, or a column of the source whose value they share. With
+    `eval_uri` such samples are removed from training."""
     max_samples: int | None = None
-    """Seeded subset of the valid samples; null = all."""
+    """Seeded subset of the valid samples; null = all. A smaller subset is part of a larger one."""
+    decontaminate: bool = False
+    """Drop training samples that share 13 words in a row, or a whole short prompt, with the held-out split or with a
+    document of `eval.tasks`; they stand in `contaminated.jsonl`."""
     seed: int = 42
     """Seed of the split and of `max_samples`."""
     on_invalid: OnInvalid = OnInvalid.error

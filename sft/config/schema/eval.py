@@ -35,7 +35,8 @@ class HoldoutConfig:
     max_new_tokens: int = 256
     """Longest written answer, in tokens."""
     limit: int | None = None
-    """Score only the first so many samples of the evaluation split; null = all."""
+    """Score so many samples of the evaluation split, drawn with `eval.seed`; null = all. A smaller draw is part of a
+    larger one."""
 
 
 @dataclass(kw_only=True)
@@ -69,7 +70,7 @@ class EvalConfig:
     verbosity: Verbosity = Verbosity.INFO
     """How much lm-eval writes to the stage's log."""
     seed: int = 1234
-    """lm-eval: random, numpy, torch and few-shot seed."""
+    """Of `holdout.limit`; lm-eval: random, numpy, torch and few-shot seed."""
     baseline: bool = True
     """Also score the base model, once per model, data and settings."""
     gates: dict[str, str] = field(default_factory=dict)

@@ -55,7 +55,8 @@ def of_numbers(values: Sequence[float], *, margin: float = 0.06) -> Axis:
         room = (high / low) ** margin
         return Axis(low / room, high * room, is_log=True)
     room = max((high - low) * margin, abs(high) * _LEAST_ROOM if high - low < abs(high) * _LEAST_ROOM else 0.0)
-    room = room or 1.0
+    if low == high and not room:
+        room = 1.0
     return Axis(low - room if low < 0 or low - room > 0 else 0.0, high + room)
 
 

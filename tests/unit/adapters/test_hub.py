@@ -14,6 +14,7 @@ import pytest
 from sft.adapters import hub
 from sft.adapters.hub import Reference
 from sft.adapters.hub import rows as rows_of_hub
+from sft.adapters.split_names import Wanted, choose_split
 from sft.errors import DataError
 
 
@@ -44,19 +45,18 @@ def test_a_reference_names_repository_config_and_revision(uri: str, reference: R
     ],
 )
 def test_the_training_split_is_read_or_the_only_one(present: list[str], chosen: str) -> None:
-    assert rows_of_hub.chosen("split", "org/name", None, present) == chosen
+    assert choose_split("dataset org/name", present, Wanted()) == chosen
 
 
 def test_a_wished_split_goes_before_the_usual_one() -> None:
-    assert rows_of_hub.chosen("split", "org/name", "test", ["train", "test"]) == "test"
+    assert choose_split("dataset org/name", ["train", "test"], Wanted("test")) == "test"
 
 
-@pytest.mark.parametrize(("what", "fix"), [("config", r"dataset\.uri=hf://org/name:a"), ("split", r"dataset\.split=a")])
-def test_where_it_is_not_clear_all_are_listed_with_what_to_write(what: str, fix: str) -> None:
-    with pytest.raises(DataError, match=rf"several {what}s: a, b\n  try: {fix}"):
-        rows_of_hub.chosen(what, "org/name", None, ["a", "b"])
-    with pytest.raises(DataError, match=f"has no {what} c but a, b"):
-        rows_of_hub.chosen(what, "org/name", "c", ["a", "b"])
+def test_if_it_is_not_clear_which_config_all_are_listed_with_what_to_write() -> None:
+    with pytest.raises(DataError, match=r"several configs: a, b\n  try: dataset\.uri=hf://org/name:a"):
+        rows_of_hub.choose_config("org/name", None, ["a", "b"])
+    with pytest.raises(DataError, match="has no config c but a, b"):
+        rows_of_hub.choose_config("org/name", "c", ["a", "b"])
 
 
 def test_json_files_are_read_as_they_are_written_whatever_their_names_say(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from sft.progress import Progress
 from sft.stages.model import ModelInputs, model
 
 pytestmark = [
+    pytest.mark.slow,  # imports transformers
     # Warned while transformers is imported.
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

@@ -82,3 +82,38 @@ def test_half_of_the_aws_keys_is_an_error(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY", raising=False)
     with pytest.raises(DataError, match="AWS_SECRET_ACCESS_KEY is not"):
         storage.find("s3://bucket/key.jsonl", {})
+
+
+def test_hidden_files_and_facts_about_a_dataset_are_no_data(tmp_path: Path) -> None:
+    for name in ("a.jsonl", ".b.jsonl", "._a.jsonl", "__c.json", "dataset_info.json", "state.json"):
+        (tmp_path / name).touch()
+    assert names(str(tmp_path)) == ["a.jsonl"]
+
+
+def test_the_data_folder_of_a_folder_is_read_if_nothing_lies_above_it(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.jsonl").touch()
+    (tmp_path / "README.md").touch()
+    assert names(str(tmp_path)) == ["train.jsonl"]
+    (tmp_path / "a.jsonl").touch()
+    assert names(str(tmp_path)) == ["a.jsonl"]
+
+
+def test_rows_in_another_folder_below_are_pointed_at(tmp_path: Path) -> None:
+    (tmp_path / "chat").mkdir()
+    (tmp_path / "chat" / "a.jsonl").touch()
+    with pytest.raises(DataError, match=rf"only its folders hold files of rows\n  try: dataset\.uri={tmp_path}/chat"):
+        storage.find(str(tmp_path), {})
+
+
+def test_a_dataset_saved_to_disk_says_how_to_write_it(tmp_path: Path) -> None:
+    for name in ("data-00000-of-00001.arrow", "dataset_info.json", "state.json"):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=r"holds \.arrow files.*\n  try: write the dataset with Dataset\.to_json"):
+        storage.find(str(tmp_path), {})
+
+
+def test_a_name_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jsonl")).touch()
+    with pytest.raises(DataError, match=r"the file's name is not UTF-8\n  try: rename it"):
+        storage.find(str(tmp_path), {})

@@ -74,6 +74,7 @@ def read(folder: Path, config: Any) -> Shape:
     return shape
 
 
+@pytest.mark.slow  # imports transformers
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_parameters_are_those_of_transformers(model_type: str, tmp_path: Path) -> None:
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
@@ -89,6 +90,7 @@ def test_parameters_are_those_of_transformers(model_type: str, tmp_path: Path) -
         assert shape.per_layer * shape.num_layers == of_layers, variant
 
 
+@pytest.mark.slow  # imports transformers
 @pytest.mark.parametrize("value_bytes", [2, 4])
 @pytest.mark.parametrize("model_type", [m for m in FAMILIES if m != "gemma2"])  # it has no sdpa
 def test_a_layer_keeps_what_autograd_saves(model_type: str, value_bytes: int, tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ import pytest
 
 from sft.adapters.instructlab.settings import Nodes
 from sft.adapters.os import machine
-from sft.config.compose import compose, find_recipe
 from sft.config.schema import Attention, LauncherConfig, Precision, ShardingStrategy, TrainingConfig
 from sft.errors import ConfigError
 from sft.planning.plan import Plan, build_plan
 from sft.planning.resources import resolve_resources
 from sft.planning.stage_spec import Environment
+from tests.support.configs import composed
 
 WORLD = Environment(
     dataset_version="1",
@@ -30,7 +30,7 @@ TOLD = ["package", "register"]
 
 
 def plan(*overrides: str, world: Environment | None = None) -> Plan:
-    cfg = compose(find_recipe("quickstart"), overrides)
+    cfg = composed(*overrides)
     return build_plan(cfg, world or dataclasses.replace(WORLD, resources=resolve_resources(cfg.training)))
 
 
@@ -83,7 +83,7 @@ def test_the_same_configuration_has_the_same_keys() -> None:
         ("registry.description=x", TOLD),
         ("training.learning_rate=0.1", ["train", "evaluate:tuned", *TOLD]),
         ("training.fsdp=shard_grad_op", ["train", "evaluate:tuned", *TOLD]),
-        ("training.max_seq_len=100", ["tokenize", "train", "evaluate:tuned", *TOLD]),
+        ("training.max_seq_len=100", ["tokenize", "evaluate:base", "train", "evaluate:tuned", *TOLD]),
         ("dataset.seed=1", ["dataset", "model", "tokenize", "evaluate:base", "train", "evaluate:tuned", *TOLD]),
         ("name=other", TOLD),
         ("run_root=elsewhere", []),

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import filelock
 import pytest
 
 from sft import record, runner
 from sft.adapters.os import machine
 from sft.artifacts import CheckpointArtifact, RegisteredModel
-from sft.config.compose import compose, find_recipe
 from sft.planning.plan import Plan, Step
 from sft.store import Store
+from tests.support.configs import composed
 
 
 @pytest.fixture
@@ -38,7 +37,7 @@ def test_a_registration_is_done_as_long_as_its_database_is_there(store: Store, t
 
 def test_the_same_settings_have_the_same_folder_under_any_root() -> None:
     def name(*overrides: str) -> str:
-        return runner.run_folder(compose(find_recipe("quickstart"), overrides)).name
+        return runner.run_folder(composed(*overrides)).name
 
     assert name() == name("run_root=elsewhere") != name("training.seed=1")
     assert name("registry=kubeflow") == name("registry=kubeflow", "registry.uri=s3://models/m")
@@ -62,9 +61,8 @@ def test_a_run_goes_on_elsewhere_with_what_it_made_and_another_run_does_not(
 
 
 def test_what_a_sweep_looks_for_changes_no_folder() -> None:
-    recipe = find_recipe("quickstart")
-    looking = compose(recipe, ["sweep.objective=train.loss", "sweep.skip_infeasible=false"])
-    assert runner.run_folder(looking) == runner.run_folder(compose(recipe, []))
+    looking = composed("sweep.objective=train.loss", "sweep.skip_infeasible=false")
+    assert runner.run_folder(looking) == runner.run_folder(composed())
 
 
 @pytest.mark.parametrize(
@@ -84,25 +82,17 @@ def test_work_is_the_same_where_no_step_would_make_anything_else(
     overrides: list[str], is_same: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "gpus", tuple)
-    recipe = find_recipe("quickstart")
-    assert (runner.work_digest(compose(recipe, overrides)) == runner.work_digest(compose(recipe, []))) is is_same
+    assert (runner.work_digest(composed(*overrides)) == runner.work_digest(composed())) is is_same
 
 
 def test_on_one_rank_all_strategies_are_one_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "gpus", tuple)
-    recipe, alone = find_recipe("quickstart"), "training.launcher.procs_per_worker=1"
+    alone = "training.launcher.procs_per_worker=1"
     strategies = ("full_shard", "shard_grad_op", "hybrid_shard", "no_shard")
-    assert len({runner.work_digest(compose(recipe, [alone, f"training.fsdp={name}"])) for name in strategies}) == 1
+    assert len({runner.work_digest(composed(alone, f"training.fsdp={name}")) for name in strategies}) == 1
 
 
 def test_only_what_is_to_be_reached_counts_as_work() -> None:
-    recipe = find_recipe("quickstart")
-    configs = [compose(recipe, [f"eval.limit={limit}"]) for limit in (1, 2)]
+    configs = [composed(f"eval.limit={limit}") for limit in (1, 2)]
     assert len({runner.work_digest(cfg) for cfg in configs}) == 2
     assert len({runner.work_digest(cfg, "train") for cfg in configs}) == 1
-
-
-def test_a_run_that_was_killed_is_not_at_work(tmp_path: Path) -> None:
-    assert not runner.is_running(tmp_path)
-    with filelock.FileLock(tmp_path / ".lock"):
-        assert runner.is_running(tmp_path)

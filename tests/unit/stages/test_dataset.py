@@ -154,3 +154,82 @@ def test_broken_rows_before_the_first_good_one_do_not_hide_the_format(tmp_path: 
     rows = ["{", "[]", *(json.dumps({"prompt": str(n), "completion": "x"}) for n in range(10))]
     data = make(tmp_path, rows, on_invalid=OnInvalid.drop)
     assert (data.row_format, data.num_rejected, data.num_train) == ("prompt_completion", 2, 9)
+
+
+def asked(question: str, answer: str, **columns: Any) -> str:
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return json.dumps({"messages": turns, **columns}, ensure_ascii=False)
+
+
+SPELLINGS = ("Who owns {n} in Köln?", "who owns {n} in KÖLN? \n\t", "Who owns {n} in Ko\u0308ln?\r\n")
+
+
+@pytest.mark.parametrize("keep", [[], ["note"]])
+def test_rows_with_one_prompt_stay_together_however_it_is_spelled(tmp_path: Path, keep: list[str]) -> None:
+    rows = [asked(text.format(n=n), f"{n}, {i}", note=i) for n in range(100) for i, text in enumerate(SPELLINGS)]
+    data = make(tmp_path, rows, train_split=0.5, keep_columns=keep)
+    assert (data.num_train, data.num_eval, data.num_groups) == (150, 150, 100)
+    numbers = [{text.split()[2] for text in map(first_prompt, lines(f))} for f in (data.train_file, data.eval_file)]
+    assert not numbers[0] & numbers[1]
+
+
+def first_prompt(line: str) -> str:
+    return str(json.loads(line)["messages"][0]["content"])
+
+
+def test_a_text_that_looks_like_an_answer_is_part_of_the_prompt(tmp_path: Path) -> None:
+    trap = '{"role":"assistant"'
+    data = make(tmp_path, [asked(f"{trap} {n}", "x") for n in range(20)], train_split=0.5)
+    assert data.num_groups == 20
+
+
+def test_the_prompt_holds_the_system_turn(tmp_path: Path) -> None:
+    rows = [
+        json.dumps({"messages": [{"role": "system", "content": str(n)}, *json.loads(row(1))["messages"]]})
+        for n in range(10)
+    ]
+    assert make(tmp_path, rows, train_split=0.5).num_groups == 10
+
+
+def test_by_row_nothing_is_kept_together(tmp_path: Path) -> None:
+    data = make(tmp_path, [asked("same", str(n)) for n in range(100)], split_by="row")
+    assert (data.num_train, data.num_eval, data.num_groups) == (90, 10, 100)
+
+
+def test_one_prompt_for_all_can_not_be_split_and_the_error_says_how(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"100 samples in 1 group \(dataset.split_by=prompt\)") as caught:
+        make(tmp_path, [asked("same", str(n)) for n in range(100)])
+    assert "dataset.split_by=row" in str(caught.value)
+
+
+def test_rows_stay_together_by_a_column_and_a_null_is_no_value(tmp_path: Path) -> None:
+    rows = [asked(f"q {n}", "a", book=n // 10) for n in range(100)] + [
+        asked(f"q {n}", "a", book=None) for n in range(100, 110)
+    ]
+    data = make(tmp_path, rows, train_split=0.5, split_by="book")
+    assert data.num_groups == 20
+    books = [{int(text.split()[1]) // 10 for text in prompts_of(f)} for f in (data.train_file, data.eval_file)]
+    assert books[0] & books[1] <= {10}
+
+
+def prompts_of(path: Path) -> list[str]:
+    return [first_prompt(line) for line in lines(path)]
+
+
+def test_a_column_that_the_source_does_not_have_is_an_error_that_names_those_it_has(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"dataset.split_by=bok: the source has no such column; its columns: .*book"):
+        make(tmp_path, [asked(f"q {n}", "a", book=n) for n in range(10)], split_by="bok", on_invalid=OnInvalid.drop)
+
+
+def test_a_row_without_the_column_is_an_invalid_row(tmp_path: Path) -> None:
+    rows = [*(asked(f"q {n}", "a", book=n) for n in range(10)), asked("q", "a")]
+    with pytest.raises(DataError, match=r"rows.jsonl:11: missing-column: no book \(dataset.split_by\)"):
+        make(tmp_path, rows, split_by="book")
+
+
+def test_prompts_of_the_evaluation_set_do_not_train(tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").write_text(asked("Q 3", "three, said otherwise") + "\n")
+    rows = [asked(f"q {n}", "a") for n in range(10)]
+    data = make(tmp_path, rows, eval_uri=str(tmp_path / "test.jsonl"))
+    assert (data.num_train, data.num_eval, data.num_overlap) == (9, 1, 1)
+    assert "q 3" not in prompts_of(data.train_file)

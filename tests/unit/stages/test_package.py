@@ -231,7 +231,7 @@ def test_an_extra_that_is_not_installed_is_named(
     private, _ = key_pair(tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     cfg = replace(CONFIG, sign=str(private)) if option == "sign" else replace(CONFIG, sbom=True)
-    with pytest.raises(StageError, match=r"pip install 'sft\[s(igning|bom)\]'"):
+    with pytest.raises(StageError, match=r"pip install 'sft-runner\[s(igning|bom)\]'"):
         make(cfg, inputs, tmp_path / "out")
 
 

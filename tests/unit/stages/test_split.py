@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,21 @@ from sft.stages.split import Counts, Split
 SEED = 7
 
 
-def make(out: Path, lines: list[bytes], held: list[bytes] | None = None, **settings: Any) -> Counts:
+def make(
+    out: Path,
+    lines: list[bytes],
+    held: list[bytes] | None = None,
+    group: Callable[[bytes], bytes] = lambda line: line,
+    **settings: Any,
+) -> Counts:
     out.mkdir()
     usual = {"seed": SEED, "train_split": 0.9, "max_samples": None, "has_eval_source": held is not None}
     split = Split(out, **(usual | settings))
     for begin in range(0, len(lines), 997):
         batch = lines[begin : begin + 997]
-        split.add(batch, batch)
+        split.add(batch, batch, list(map(group, batch)))
     if held:
-        split.add(held, held, held_out=True)
+        split.add(held, held, list(map(group, held)), held_out=True)
     return split.finish()
 
 
@@ -32,7 +40,7 @@ def read(out: Path) -> tuple[list[bytes], list[bytes]]:
 
 def ranked(lines: list[bytes]) -> list[bytes]:
     """Each line once, by rank."""
-    return sorted(set(lines), key=lambda line: xxhash.xxh3_128_digest(line, SEED)[:8][::-1])
+    return sorted(set(lines), key=lambda line: xxhash.xxh3_64_digest(line, SEED)[::-1])
 
 
 def numbered(count: int) -> list[bytes]:
@@ -73,8 +81,11 @@ def test_duplicates_and_samples_beyond_the_limit_are_written_nowhere(tmp_path: P
     lines = numbered(1000) + numbered(300)
     counts = make(tmp_path / "out", random.Random(0).sample(lines, len(lines)), max_samples=400)
     train, held = read(tmp_path / "out")
-    assert counts == Counts(num_train=360, num_eval=40, num_duplicates=300, num_overlap=0, num_unused=600)
-    assert sorted(train + held) == sorted(ranked(lines)[:400])
+    assert counts == Counts(
+        num_train=360, num_eval=40, num_duplicates=300, num_overlap=0, num_unused=600, num_groups=400
+    )
+    by_second_word = sorted(set(lines), key=lambda line: xxhash.xxh3_128_digest(line, SEED)[8:][::-1])
+    assert sorted(train + held) == sorted(by_second_word[:400])
     assert not list(tmp_path.glob("out/*.part"))
 
 
@@ -83,7 +94,7 @@ def test_what_the_evaluation_set_holds_does_not_train(tmp_path: Path) -> None:
     held_out = numbered(105)[95:] + numbered(105)[100:]
     counts = make(tmp_path / "out", lines, held_out)
     train, held = read(tmp_path / "out")
-    assert counts == Counts(num_train=95, num_eval=10, num_duplicates=15, num_overlap=5, num_unused=0)
+    assert counts == Counts(num_train=95, num_eval=10, num_duplicates=15, num_overlap=5, num_unused=0, num_groups=95)
     assert (train, held) == (numbered(95), numbered(105)[95:])
 
 
@@ -93,3 +104,60 @@ def test_any_order_gives_the_same_halves(tmp_path: Path) -> None:
     make(tmp_path / "b", random.Random(1).sample(lines, len(lines)))
     for first, second in zip(read(tmp_path / "a"), read(tmp_path / "b"), strict=True):
         assert set(first) == set(second)
+
+
+def of_ten(line: bytes) -> bytes:
+    """The group of a numbered line: ten neighbours."""
+    return line[:-2]
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.9, 0.99])
+def test_a_group_goes_to_one_half_and_the_share_is_the_nearest_that_groups_allow(tmp_path: Path, share: float) -> None:
+    lines = numbered(1000)
+    counts = make(tmp_path / "out", random.Random(1).sample(lines, len(lines)), group=of_ten, train_split=share)
+    train, held = read(tmp_path / "out")
+    assert not set(map(of_ten, train)) & set(map(of_ten, held))
+    assert sorted(train + held) == sorted(lines)
+    assert len(train) == counts.num_train == round(100 * share) * 10
+    assert counts.num_groups == 100
+
+
+def test_of_two_groups_each_half_gets_one_however_unequal_they_are(tmp_path: Path) -> None:
+    counts = make(tmp_path / "out", numbered(100), group=lambda line: bytes([line == b'{"n":0}']), train_split=0.9)
+    assert sorted((counts.num_train, counts.num_eval)) == [1, 99]
+
+
+def test_one_group_is_not_divided(tmp_path: Path) -> None:
+    counts = make(tmp_path / "out", numbered(100), group=lambda line: line[:1])
+    assert (counts.num_train, counts.num_eval, counts.num_groups) == (100, 0, 1)
+
+
+def test_a_smaller_subset_is_part_of_a_larger_one_in_any_order(tmp_path: Path) -> None:
+    lines = numbered(1000) + numbered(50)
+    make(tmp_path / "small", lines, group=of_ten, max_samples=100)
+    make(tmp_path / "large", random.Random(2).sample(lines, len(lines)), group=of_ten, max_samples=200)
+    small, large = (set(itertools.chain(*read(tmp_path / name))) for name in ("small", "large"))
+    assert (len(small), len(large)) == (100, 200)
+    assert small < large
+    assert len(set(map(of_ten, small))) > 40  # drawn among samples, not group after group
+
+
+def test_the_groups_of_the_evaluation_set_do_not_train(tmp_path: Path) -> None:
+    counts = make(tmp_path / "out", numbered(100), [b'{"n":955}', b'{"n":20}'], group=of_ten)
+    train, held = read(tmp_path / "out")
+    assert (counts.num_overlap, counts.num_eval) == (10, 2)
+    assert not set(map(of_ten, train)) & set(map(of_ten, held))
+
+
+def test_of_equal_samples_in_two_groups_any_order_keeps_the_same(tmp_path: Path) -> None:
+    lines = numbered(200)
+    halves = []
+    for name, order in (("a", [b"a", b"b"]), ("b", [b"b", b"a"])):
+        out = tmp_path / name
+        out.mkdir()
+        split = Split(out, seed=SEED, train_split=0.5, max_samples=None, has_eval_source=False)
+        for suffix in order:
+            split.add(lines, lines, [line + suffix for line in lines])
+        split.finish()
+        halves.append([set(half) for half in read(out)])
+    assert halves[0] == halves[1]

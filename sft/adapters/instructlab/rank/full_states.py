@@ -64,7 +64,7 @@ class FullStates:
             free = shutil.disk_usage(self._root).free >> 20
             raise StageError(
                 f"the full state of step {position.step} can't be written: {error}",
-                fix=f"free some space ({free} MiB are free at {self._root}); the state before it is complete",
+                fix=f"free space ({free} MiB are free at {self._root}); the state before it is complete",
             ) from error
         dist.barrier()
         if dist.get_rank() == 0:

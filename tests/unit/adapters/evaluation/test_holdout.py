@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ def test_a_turn_that_is_context_is_not_scored(
     assert [(json.loads(s)["sample"], json.loads(s)["turn"]) for s in samples] == [(1, 3), (2, 2)]
     Path(request_of["file"]).write_text(json.dumps({"messages": nothing}) + "\n")
     with pytest.raises(StageError, match="no held-out conversation has a turn to score"):
-        score({**request_of, "num_samples": 1}, loaded, tmp_path / "nothing")
+        score(request_of, loaded, tmp_path / "nothing", places=[0])
 
 
 def test_turns_that_a_template_shows_otherwise_later_are_scored_as_they_are_written(
@@ -226,13 +227,15 @@ def request_of(tmp_path: Path) -> dict[str, Any]:
     file = tmp_path / "eval.jsonl"
     file.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in CONVERSATIONS))
     rest = {"generate": True, "max_new_tokens": 4, "batch_size": 1, "journal": str(tmp_path / "journal.jsonl")}
-    return {"file": str(file), "num_samples": 3, **rest}
+    return {"file": str(file), **rest}
 
 
-def score(request: dict[str, Any], loaded: tuple[Any, Any], out: Path) -> tuple[list[dict[str, Any]], ProgressFile]:
+def score(
+    request: dict[str, Any], loaded: tuple[Any, Any], out: Path, places: Collection[int] = range(3)
+) -> tuple[list[dict[str, Any]], ProgressFile]:
     out.mkdir(exist_ok=True)
     meter = ProgressFile(out / "progress.json")
-    return holdout.score(request, loaded[0], finder(loaded), out, meter), meter
+    return holdout.score(request, places, loaded[0], finder(loaded), out, meter), meter
 
 
 def test_a_killed_try_goes_on_after_its_last_whole_line_and_ends_the_same(

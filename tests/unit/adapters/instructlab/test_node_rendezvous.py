@@ -20,7 +20,7 @@ class Gone(Exception):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node_rendezvous, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(node_rendezvous, "_POLL_SECONDS", 0.01)
 
 
 def meet(*nodes: NodeRendezvous) -> list[list[str]]:

@@ -59,7 +59,7 @@ def test_a_runtime_that_is_not_torchs_is_named(tmp_path: Path) -> None:
     settings(tmp_path)
     answer = begun(tmp_path, **{**PET, "PET_NNODES": ""})
     assert answer.returncode == NodeExit.failed.value
-    assert "the runtime sets no PET_NNODES" in answer.stdout
+    assert "the runtime does not set PET_NNODES" in answer.stdout
 
 
 def test_a_node_that_begins_again_after_an_error_of_its_own_ends_with_the_same_words(tmp_path: Path) -> None:

@@ -14,13 +14,13 @@ NAN = NodeReport(0, NodeExit.failed, "the loss is nan at step 3", "a lower rate"
 LOST = NodeReport(1, NodeExit.lost, "rank 1 was killed by SIGKILL", None)
 
 
-def pod(node: int, stop: ContainerExit | None = None, lost: str = "") -> Pod:
-    return Pod(node, f"run-node-0-{node}-x", "Running", 0, "", lost, stop)
+def pod(node: int, last_exit: ContainerExit | None = None, lost: str = "") -> Pod:
+    return Pod(node, f"run-node-0-{node}-x", "Running", 0, "", lost, last_exit)
 
 
-def why(*pods: Pod, ends: tuple[NodeReport, ...] = (), events: tuple[Event, ...] = (), logs: Path) -> StageError:
+def why(*pods: Pod, exits: tuple[NodeReport, ...] = (), events: tuple[Event, ...] = (), logs: Path) -> StageError:
     state = Condition(State.failed, "jobset failed")
-    return explain("run", state, pods, exits=ends, events=events, last_lines=lambda _: ["one", "two"], logs=logs)
+    return explain("run", state, pods, exits=exits, events=events, last_lines=lambda _: ["one", "two"], logs=logs)
 
 
 def test_a_nodes_own_error_is_the_message_with_its_fix_and_log(tmp_path: Path) -> None:

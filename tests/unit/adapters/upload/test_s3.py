@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from botocore.exceptions import ClientError
 
 from sft.adapters.upload import Upload, s3
-from sft.adapters.upload.hub import git_blob
 from sft.errors import StageError
 
 MIB = 1 << 20
@@ -40,12 +37,3 @@ def test_a_servers_code_comes_with_what_to_try(code: str, said: str) -> None:
     with pytest.raises(StageError) as caught, s3._translate_errors(MODEL):
         raise error
     assert said in str(caught.value)
-
-
-def test_gits_name_of_a_file_is_gits(tmp_path: Path) -> None:
-    (tmp_path / "empty").touch()
-    (tmp_path / "hello").write_text("hello\n")
-    assert git_blob(tmp_path / "empty") == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"  # git hash-object /dev/null
-    assert (
-        git_blob(tmp_path / "hello") == "ce013625030ba8dba906f756967f9e9ca394464a"
-    )  # echo hello | git hash-object --stdin

@@ -10,6 +10,7 @@ import pytest
 from sft.adapters.instructlab.rank import fixes
 
 pytestmark = [
+    pytest.mark.slow,  # imports torch
     # Warned while the library and what it pulls in are imported.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),

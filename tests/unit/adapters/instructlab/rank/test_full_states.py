@@ -14,6 +14,7 @@ from sft.adapters.instructlab.rank.full_states import FullStates, Position
 from sft.errors import StageError
 
 pytestmark = [
+    pytest.mark.slow,  # imports torch
     # Warned by torch when gloo finds no network but the loopback.
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]

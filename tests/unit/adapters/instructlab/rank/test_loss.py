@@ -11,6 +11,7 @@ from sft.adapters.instructlab.rank import loss
 from sft.errors import StageError
 
 pytestmark = [
+    pytest.mark.slow,  # imports torch
     # Warned while the library and what it pulls in are imported.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),

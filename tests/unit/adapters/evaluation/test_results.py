@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sft.adapters.evaluation import lm_eval
-from sft.adapters.evaluation.results import refuse_nan, scores_of
-from sft.errors import DataError, StageError
+from sft.adapters.evaluation.results import digest_of_documents, refuse_nan, scores_of
+from sft.errors import StageError
 
 
 def results(**tasks: dict[str, Any]) -> dict[str, Any]:
@@ -76,21 +74,6 @@ def test_a_task_without_a_metric_fails() -> None:
         list(scores_of(results(first={"alias": "first"})))
 
 
-@pytest.mark.slow
-def test_only_the_folders_of_the_tasks_asked_for_are_indexed(tmp_path: Path) -> None:
-    (tmp_path / "mixed.yaml").write_text("group: mixed\ntask: [own, arc_easy]\n")
-    (tmp_path / "own.yaml").write_text("task: own\ndataset_path: json\n")
-    assert lm_eval.task_manager(["own"], str(tmp_path)).all_tasks == ["mixed", "own"]
-    mixed = lm_eval.task_manager(["mixed"], str(tmp_path)).all_tasks
-    assert {"mixed", "own", "arc_easy", "arc_challenge"} <= {*mixed}
-    assert "gsm8k" not in mixed
-    mmlu = lm_eval.task_manager(["mmlu"], None)
-    assert "mmlu_anatomy" in mmlu.all_tasks
-    assert mmlu.task_index["mmlu"].cfg["task"]
-    with pytest.raises(DataError, match="there is no lm-eval task nonesuch"):
-        lm_eval.task_manager(["arc_easy", "nonesuch"], None)
-
-
 def sample(**changes: Any) -> dict[str, Any]:
     row = {"doc_id": 7, "arguments": [("2+2=", " 4"), ("2+2=", " 5")], "resps": [[(-1.5, True)], [(-2.0, False)]]}
     return row | changes
@@ -98,5 +81,11 @@ def sample(**changes: Any) -> dict[str, Any]:
 
 def test_an_answer_that_is_not_a_number_fails_and_shows_the_sample() -> None:
     refuse_nan({"sums": [sample()], "texts": [sample(resps=[["nan"]])]})
-    with pytest.raises(StageError, match=r"sums, sample 7: .*no number; the prompt: 2\+2="):
+    with pytest.raises(StageError, match=r"sums, sample 7: .*is not a number; the prompt: 2\+2="):
         refuse_nan({"sums": [sample(), sample(resps=[[(-1.5, True)], [(math.nan, False)]])]})
+
+
+def test_the_digest_of_a_tasks_documents_knows_no_order_of_requests() -> None:
+    rows = [{"doc_id": 1, "doc_hash": "b"}, {"doc_id": 0, "doc_hash": "a"}, {"doc_id": 1, "doc_hash": "b"}]
+    assert digest_of_documents(rows) == digest_of_documents(rows[:2])
+    assert digest_of_documents(rows) != digest_of_documents([{**row, "doc_hash": "c"} for row in rows])

@@ -1,0 +1,41 @@
+"""The prompt of a sample: what two samples have in common if one must not be held out while the other trains."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+_ANSWER = b'{"role":"assistant"'
+"""How the first assistant turn begins in a sample's JSON. No text can hold it: its quotes would be escaped."""
+_END = b'"},'
+"""How the turn before it ends."""
+_SPACES = (b" ", b"\\n", b"\\t", b"\\r")
+_SPACE_ENDS = tuple(space + _END for space in _SPACES)
+
+
+def prompts(lines: Sequence[bytes]) -> list[bytes]:
+    """Return each sample's turns before the first assistant turn, normalised.
+
+    Case, white space at the end and how Unicode composes its characters don't count. White space between words does:
+    to look at each takes as long as all the rest of reading a row.
+
+    Args:
+        lines: The samples' JSON, as `sft.chat.sample.encode` writes it.
+
+    Raises:
+        ValueError: A sample has no assistant turn.
+    """
+    texts = [line[: line.index(_ANSWER)] for line in lines]
+    return [
+        text.lower() if text.isascii() and not text.endswith(_SPACE_ENDS) else _normalised(text.decode())
+        for text in texts
+    ]
+
+
+def _normalised(text: str) -> bytes:
+    content = unicodedata.normalize("NFC", text.casefold()).encode()
+    while content.endswith(_SPACE_ENDS):
+        content = content[: -len(_END)]
+        space = next(space for space in _SPACES if content.endswith(space))
+        content = content[: -len(space)] + _END
+    return content

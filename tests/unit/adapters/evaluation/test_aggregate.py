@@ -1,0 +1,58 @@
+"""The scores of the held-out split: means over tokens and turns with the error of a ratio."""
+
+from __future__ import annotations
+
+import json
+import math
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sft.adapters.evaluation.aggregate import mean, publish
+from sft.adapters.evaluation.sample_log import SampleLog
+
+
+def turn(loss: float, num_tokens: int, num_correct: int, **written: float) -> dict[str, Any]:
+    return {"loss": loss, "num_tokens": num_tokens, "num_correct": num_correct, **written}
+
+
+def scores(folder: Path, *samples: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    with closing(SampleLog(folder / "journal.jsonl")) as journal:
+        for number, turns in reversed([*enumerate(samples)]):
+            journal.add({"sample": number, "turns": turns})
+        return {score["metric"]: score for score in publish(journal, folder / "samples.jsonl")}
+
+
+def test_loss_is_a_mean_over_tokens_and_text_metrics_over_turns(tmp_path: Path) -> None:
+    first = [turn(2.0, 2, 1, exact_match=1.0), turn(4.0, 2, 0, exact_match=0.0)]
+    found = scores(tmp_path, first, [turn(1.0, 6, 6, exact_match=1.0)])
+    assert found["loss"]["value"] == pytest.approx(7 / 10)
+    assert found["token_accuracy"]["value"] == pytest.approx(7 / 10)
+    assert found["exact_match"]["value"] == pytest.approx(2 / 3)
+    assert found["perplexity"]["value"] == pytest.approx(math.exp(0.7))
+    assert found["perplexity"]["stderr"] == pytest.approx(found["loss"]["stderr"] * math.exp(0.7))
+    assert {name: score["higher_is_better"] for name, score in found.items()} == {
+        "loss": False, "perplexity": False, "token_accuracy": True, "exact_match": True,
+    }  # fmt: skip
+    assert {score["num_samples"] for score in found.values()} == {2}
+
+
+def test_turns_are_written_in_the_splits_order(tmp_path: Path) -> None:
+    scores(tmp_path, [turn(1.0, 1, 1), turn(2.0, 1, 1)], [turn(3.0, 1, 1)])
+    rows = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert [(row["sample"], row["loss"]) for row in rows] == [(0, 1.0), (0, 2.0), (1, 3.0)]
+
+
+def test_metrics_that_nobody_asked_for_are_no_scores(tmp_path: Path) -> None:
+    assert [*scores(tmp_path, [turn(1.0, 1, 1)])] == ["loss", "perplexity", "token_accuracy"]
+
+
+def test_one_conversation_has_no_error(tmp_path: Path) -> None:
+    found = scores(tmp_path, [turn(1.0, 1, 1)])
+    assert {score["stderr"] for score in found.values()} == {None}
+
+
+def test_conversations_of_one_ratio_have_no_error_whatever_their_lengths() -> None:
+    assert mean([1.0, 2.0, 4.0], [2, 4, 8]) == (0.5, 0.0)

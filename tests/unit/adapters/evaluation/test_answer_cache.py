@@ -1,0 +1,98 @@
+"""A model is not asked twice, not even by another try, and answers that may differ are not kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sft.adapters.evaluation.answer_cache import AnswerCache
+from sft.adapters.evaluation.progress_file import ProgressFile
+
+
+@dataclass
+class Request:
+    """What lm-eval asks a model."""
+
+    args: tuple[Any, ...]
+
+
+@dataclass
+class Model:
+    """Answers a text with its length, as an lm-eval model does, and tells its hook."""
+
+    asked: list[Any] = field(default_factory=list)
+
+    def set_cache_hook(self, hook: AnswerCache) -> None:
+        self.hook = hook
+
+    def loglikelihood(self, requests: list[Request]) -> list[tuple[float, bool]]:
+        return [self._answer("loglikelihood", request, (float(len(request.args[0])), True)) for request in requests]
+
+    def loglikelihood_rolling(self, requests: list[Request]) -> list[float]:
+        return [self._answer("loglikelihood_rolling", request, 1.0) for request in requests]
+
+    def generate_until(self, requests: list[Request]) -> list[str]:
+        return [self._answer("generate_until", request, request.args[0].upper()) for request in requests]
+
+    def _answer(self, kind: str, request: Request, answer: Any) -> Any:
+        self.asked.append(request.args)
+        self.hook.add_partial(kind, request.args, answer)
+        return answer
+
+
+@pytest.fixture
+def meter(tmp_path: Path) -> ProgressFile:
+    return ProgressFile(tmp_path / "progress.json")
+
+
+@pytest.fixture
+def cached(tmp_path: Path, meter: ProgressFile) -> Iterator[AnswerCache]:
+    cache = AnswerCache(tmp_path / "answers.jsonl", meter)
+    yield cache
+    cache.close()
+
+
+def test_a_later_try_asks_only_what_is_new_and_gets_answers_of_the_same_type(
+    cached: AnswerCache, meter: ProgressFile, tmp_path: Path
+) -> None:
+    first, again = Model(), Model()
+    cached.watch(first)
+    assert first.loglikelihood([Request(("a", "b"))]) == [(1.0, True)]
+    later = AnswerCache(tmp_path / "answers.jsonl", meter)
+    later.watch(again)
+    assert again.loglikelihood([Request(("a", "b")), Request(("long", "b"))]) == [(1.0, True), (4.0, True)]
+    assert again.asked == [("long", "b")]
+    later.close()
+
+
+def test_another_kind_of_request_is_another_question(cached: AnswerCache) -> None:
+    model = Model()
+    cached.watch(model)
+    assert model.loglikelihood([Request(("a",))]) == [(1.0, True)]
+    assert model.generate_until([Request(("a",))]) == ["A"]
+    assert len(model.asked) == 2
+
+
+def test_a_sampled_answer_is_asked_for_again(cached: AnswerCache) -> None:
+    model = Model()
+    cached.watch(model)
+    for _ in range(2):
+        model.generate_until([Request(("a", {"do_sample": True})), Request(("b", {"do_sample": False}))])
+    assert [args[0] for args in model.asked] == ["a", "b", "a"]
+
+
+def test_a_line_that_was_cut_off_is_dropped(cached: AnswerCache, meter: ProgressFile, tmp_path: Path) -> None:
+    model, again = Model(), Model()
+    cached.watch(model)
+    model.generate_until([Request(("a",)), Request(("b",))])
+    file = tmp_path / "answers.jsonl"
+    file.write_bytes(file.read_bytes()[:-3])
+    later = AnswerCache(file, meter)
+    later.watch(again)
+    assert again.generate_until([Request(("a",)), Request(("b",))]) == ["A", "B"]
+    assert again.asked == [("b",)]
+    later.close()

@@ -1,0 +1,15 @@
+"""Whether a run is at work. What a run does is tested through the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import filelock
+
+from sft import runner
+
+
+def test_a_run_that_was_killed_is_not_at_work(tmp_path: Path) -> None:
+    assert not runner.is_running(tmp_path)
+    with filelock.FileLock(tmp_path / ".lock"):
+        assert runner.is_running(tmp_path)

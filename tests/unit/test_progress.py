@@ -1,0 +1,37 @@
+"""What a person watches where output is no terminal: plain lines, now and then, and nothing when quiet."""
+
+from __future__ import annotations
+
+import pytest
+
+from sft import progress
+from sft.progress import Progress
+
+
+def test_a_stage_is_a_line_and_updates_come_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    display = Progress()
+    with display.stage("train"):
+        display.update("step 1")
+        monkeypatch.setattr(progress, "_PLAIN_EVERY_SECONDS", 0.0)
+        display.update("step 2")
+    assert capsys.readouterr().out == "train …\n  train: step 2\n"
+
+
+def test_every_line_of_a_point_has_its_label(capsys: pytest.CaptureFixture[str]) -> None:
+    Progress(label="[3/4]").say("\nfirst\nsecond\n")
+    assert capsys.readouterr().out == "[3/4] first\n[3/4] second\n"
+
+
+def test_a_text_is_no_markup_and_is_not_wrapped(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "[bold] " + "x" * 300
+    Progress().say(text)
+    assert capsys.readouterr().out == f"{text}\n"
+
+
+def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    display = Progress(quiet=True)
+    with display.stage("train"):
+        display.say("text")
+    assert capsys.readouterr().out == ""
