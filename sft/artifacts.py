@@ -111,6 +111,8 @@ class ModelArtifact(Artifact):
         external_dir: Folder that holds the files; None for ``root`` itself.
         num_parameters: Count of weights, tied ones once; None where the files don't say.
         trust_remote_code: Whether the recipe lets code that comes with the model run.
+        chat_template_changes: What the recipe makes of the model's own chat template, a line each. Where it makes
+            something, ``root`` holds the model itself: links to its files, and the template.
     """
 
     source: str
@@ -118,6 +120,7 @@ class ModelArtifact(Artifact):
     external_dir: Path | None
     num_parameters: int | None
     trust_remote_code: bool = False
+    chat_template_changes: tuple[str, ...] = ()
 
     @property
     def model_dir(self) -> Path:
@@ -126,18 +129,26 @@ class ModelArtifact(Artifact):
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizedArtifact(Artifact):
-    """``data.jsonl`` as the trainer reads it: ``input_ids``, ``labels`` (-100 = no loss), ``len`` per row.
+    """``data.jsonl`` as the trainer reads it: ``input_ids``, ``labels`` (-100 = no loss), ``len`` per sample.
 
-    ``rejected.jsonl`` holds the samples of both splits that break a rule of the tokenizer: those of the training split
-    are not trained (rows in = samples + rejected), those of the held-out split are not scored.
+    ``rejected.jsonl`` holds the rows of both splits that break a rule of the tokenizer: those of the training split are
+    not trained (rows in = `num_rows` + `num_rejected`), those of the held-out split are not scored.
+
+    Attributes:
+        num_rows: Conversations that are trained.
+        num_samples: What they became: more than one each where the chat template shows a turn otherwise once the
+            conversation goes on.
+        unrendered: Rows with a field that the chat template doesn't render, by field.
     """
 
+    num_rows: int
     num_samples: int
     num_tokens: int
     num_loss_tokens: int
     longest_tokens: int
     num_rejected: int = 0
     num_eval_rejected: int = 0
+    unrendered: dict[str, int] = field(default_factory=dict)
 
     @property
     def data_file(self) -> Path:

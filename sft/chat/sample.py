@@ -89,6 +89,7 @@ RULES: Mapping[str, str] = {
     "nothing-for-the-loss": "the chat template leaves nothing of the assistant's turns: take another model",
     "too-long": "raise training.max_seq_len (and training.max_tokens_per_gpu), or shorten the conversation",
     "template-error": "the model's chat template can't render it: mend the roles, or take another model",
+    "unrendered": "the model's chat template would leave it out: see dataset.on_unrendered",
     "special-token": "it would become the real token: take it out of the text, or write it differently",
 }
 """Code of every rule, and how to mend a row that breaks it. The last four need the model's tokenizer."""

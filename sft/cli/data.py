@@ -12,7 +12,7 @@ from sft.artifacts import DatasetArtifact, ModelArtifact, TokenizedArtifact
 from sft.cli.preview import is_color_wanted
 from sft.config import compose
 from sft.config.compose import Recipe
-from sft.config.schema import OnInvalid, RunConfig
+from sft.config.schema import OnInvalid, OnUnrendered, RunConfig
 from sft.logs import redact
 from sft.planning.resources import resolve_resources
 from sft.progress import Progress
@@ -79,7 +79,13 @@ def _tokens(
     cfg: RunConfig, data: DatasetArtifact, out: Path, progress: Progress
 ) -> tuple[ModelArtifact, TokenizedArtifact]:
     base = model(cfg.model, ModelInputs(dataset=data), _folder(out / "model"), progress)
-    inputs = TokenizeInputs(dataset=data, model=base, on_invalid=OnInvalid.drop)
+    on_unrendered = cfg.dataset.on_unrendered
+    inputs = TokenizeInputs(
+        dataset=data,
+        model=base,
+        on_invalid=OnInvalid.drop,
+        on_unrendered=OnUnrendered.drop_row if on_unrendered is OnUnrendered.error else on_unrendered,
+    )
     return base, tokenize(cfg.training, inputs, _folder(out / "tokens"), progress)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from sft.config.registry_checks import check_registry
 from sft.config.schema import (
     EvalBackend,
     EvalConfig,
+    ModelConfig,
     ModelSource,
     RunConfig,
     ScratchConfig,
@@ -27,6 +29,13 @@ from sft.scores import parse_gate
 _SCRATCH = "model.scratch"
 _WANDB_REFUSES = "/\\#?%:"
 _WANDB_LONGEST = 128
+_TEMPLATE_INPUTS = {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"}
+_SAID_BY_THE_MODEL = {
+    "pretrained": "which model is scored",
+    "trust_remote_code": "model.trust_remote_code",
+    "enable_thinking": "model.chat_template_kwargs",
+    "chat_template_args": "model.chat_template_kwargs",
+}
 
 
 def check(cfg: RunConfig) -> list[Problem]:
@@ -41,6 +50,7 @@ def _between(cfg: RunConfig, told: set[str]) -> Iterator[Problem]:
     """Yield what is wrong between settings, each within its bounds; those that were not are `told` already."""
     yield from check_dataset(cfg.dataset)
     yield from _training(cfg.training)
+    yield from _chat_template(cfg.model)
     if cfg.model.source is ModelSource.scratch and not any(key.startswith(_SCRATCH) for key in told):
         yield from _scratch(cfg.model.scratch)
     yield from _eval(cfg.eval)
@@ -94,6 +104,21 @@ def _tracking(cfg: TrackingConfig) -> Iterator[Problem]:
         yield Problem(key="training.tracking.project", value=cfg.project, rule=rule)
 
 
+def _chat_template(cfg: ModelConfig) -> Iterator[Problem]:
+    try:
+        datetime.date.fromisoformat(cfg.chat_template_date)
+    except ValueError:
+        rule = "must be a date: YYYY-MM-DD"
+        yield Problem(key="model.chat_template_date", value=cfg.chat_template_date, rule=rule)
+    if cfg.chat_template is not None and cfg.chat_template_name is not None:
+        rule = "says which of the model's own templates, and model.chat_template replaces them; one of the two"
+        yield Problem(key="model.chat_template_name", value=cfg.chat_template_name, rule=rule)
+    for name in cfg.chat_template_kwargs:
+        if not name.isidentifier() or name in _TEMPLATE_INPUTS:
+            rule = "is not a variable that a recipe can set in a chat template"
+            yield Problem(key=f"model.chat_template_kwargs.{name}", rule=rule)
+
+
 def _scratch(cfg: ScratchConfig) -> Iterator[Problem]:
     key = _SCRATCH
     if cfg.hidden_size % (2 * cfg.num_attention_heads):
@@ -106,9 +131,9 @@ def _scratch(cfg: ScratchConfig) -> Iterator[Problem]:
 
 def _eval(cfg: EvalConfig) -> Iterator[Problem]:
     yield from _repeated("eval.tasks", cfg.tasks)
-    for name in cfg.model_args.keys() & {"pretrained", "trust_remote_code"}:
-        own = "which model is scored" if name == "pretrained" else "model.trust_remote_code"
-        yield Problem(key=f"eval.model_args.{name}", rule=f"is not for an evaluation to say: see {own}")
+    for name in cfg.model_args.keys() & _SAID_BY_THE_MODEL.keys():
+        rule = f"is not for an evaluation to say: see {_SAID_BY_THE_MODEL[name]}"
+        yield Problem(key=f"eval.model_args.{name}", rule=rule)
     if cfg.system_instruction is not None and not cfg.apply_chat_template:
         rule = "needs a chat template to stand in"
         yield Problem(key="eval.system_instruction", rule=rule, suggestion="try eval.apply_chat_template=true")

@@ -105,7 +105,11 @@ def _model(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
 
 
 def _tokenize(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
-    return {"max_seq_len": cfg.training.max_seq_len, "on_invalid": cfg.dataset.on_invalid.value}
+    training, data = _plain(cfg.training), _plain(cfg.dataset)
+    return {
+        **{name: training[name] for name in ("max_seq_len", "train_on", "train_on_reasoning")},
+        **{name: data[name] for name in ("on_invalid", "on_unrendered")},
+    }
 
 
 _NOT_IN_A_CHECKPOINT = {
@@ -205,8 +209,8 @@ STAGES: dict[str, StageSpec] = {
             group="model",
             settings=_model,
             packages=("transformers", "tokenizers"),
-            modules=("sft.stages.model", "sft.adapters.random_model"),
-            revision=2,
+            modules=("sft.stages.model", "sft.stages.chat_template", "sft.adapters.random_model"),
+            revision=3,
         ),
         StageSpec(
             name="tokenize",
@@ -218,8 +222,13 @@ STAGES: dict[str, StageSpec] = {
                 "sft.stages.tokenize",
                 "sft.adapters.instructlab.loss_masks",
                 "sft.chat.rejected",
+                "sft.chat.loss",
                 "sft.chat.sample",
+                "sft.chat.special_tokens",
                 "sft.chat.template",
+                "sft.chat.time_limit",
+                "sft.chat.turn_tokens",
+                "sft.chat.unrendered",
             ),
             revision=4,
         ),
@@ -255,9 +264,13 @@ STAGES: dict[str, StageSpec] = {
             packages=("torch", "lm-eval", "transformers", "rouge-score", "sacrebleu"),
             modules=(
                 "sft.stages.evaluate",
+                "sft.chat.loss",
+                "sft.chat.special_tokens",
                 "sft.chat.rejected",
                 "sft.chat.sample",
                 "sft.chat.template",
+                "sft.chat.time_limit",
+                "sft.chat.turn_tokens",
                 "sft.adapters.evaluation.aggregate",
                 "sft.adapters.evaluation.answer_cache",
                 "sft.adapters.evaluation.holdout",

@@ -76,7 +76,12 @@ def perform(
             data, base = pick(artifacts, "dataset", DatasetArtifact), pick(artifacts, "model", ModelArtifact)
             return tokenize(
                 cfg.training,
-                TokenizeInputs(dataset=data, model=base, on_invalid=cfg.dataset.on_invalid),
+                TokenizeInputs(
+                    dataset=data,
+                    model=base,
+                    on_invalid=cfg.dataset.on_invalid,
+                    on_unrendered=cfg.dataset.on_unrendered,
+                ),
                 out,
                 progress,
             )

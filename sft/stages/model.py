@@ -20,6 +20,7 @@ from sft.config.schema import ModelConfig, ModelSource
 from sft.errors import StageError
 from sft.files import sha256_file, write_json
 from sft.progress import Progress
+from sft.stages import chat_template
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tekken.json")
 _WEIGHTS = "model.safetensors"
@@ -40,10 +41,12 @@ def source_version(cfg: ModelConfig) -> str:
         SftError: The model is not there or can't be reached.
     """
     if cfg.source is ModelSource.scratch:
-        return ""
+        return chat_template.file_version(cfg)
     if folder := _local_folder(cfg):
-        return ";".join(f"{f.relative_to(folder)}={storage.stat_version(f)}" for f in _files(folder))
-    return hub.commit_of(cfg.name_or_path, cfg.revision, kind="model")
+        version = ";".join(f"{f.relative_to(folder)}={storage.stat_version(f)}" for f in _files(folder))
+    else:
+        version = hub.commit_of(cfg.name_or_path, cfg.revision, kind="model")
+    return f"{version};{chat_template.file_version(cfg)}" if cfg.chat_template else version
 
 
 def download(cfg: ModelConfig) -> str | None:
@@ -73,15 +76,21 @@ def model(cfg: ModelConfig, inputs: ModelInputs, out: Path, progress: Progress) 
         folder = hub.fetch_model(cfg.name_or_path, cfg.revision)
         revision = folder.name
     _check(folder, cfg)
+    template = chat_template.choose(folder, cfg)
     progress.update("hashing files")
-    write_json(out / FILES_NAME, {f.relative_to(folder).as_posix(): sha256_file(f) for f in _files(folder)})
+    if template:
+        chat_template.folder_with(template, folder, out)
+        _say_changes(template, progress)
+    else:
+        write_json(out / FILES_NAME, {f.relative_to(folder).as_posix(): sha256_file(f) for f in _files(folder)})
     artifact = ModelArtifact(
         root=out,
         source=cfg.name_or_path if revision else str(folder),
         revision=revision,
-        external_dir=folder,
+        external_dir=None if template else folder,
         num_parameters=_num_parameters(folder),
         trust_remote_code=cfg.trust_remote_code,
+        chat_template_changes=template.changes if template else (),
     )
     progress.say(f"  {artifact.source}: {_millions(artifact.num_parameters)} parameters")
     return artifact
@@ -92,9 +101,22 @@ def _scratch(cfg: ModelConfig, data: DatasetArtifact, out: Path, progress: Progr
     request["shape"] = dataclasses.asdict(cfg.scratch)
     made = run_module("sft.adapters.random_model", request, folder=out / LOGS_NAME / "scratch", what="making the model")
     progress.say(f"  {_millions(made['num_parameters'])} random weights, vocabulary of {made['vocab_size']}")
+    if template := chat_template.choose(out, cfg):
+        chat_template.folder_with(template, out, out)
+        _say_changes(template, progress)
     return ModelArtifact(
-        root=out, source="scratch", revision="", external_dir=None, num_parameters=made["num_parameters"]
+        root=out,
+        source="scratch",
+        revision="",
+        external_dir=None,
+        num_parameters=made["num_parameters"],
+        chat_template_changes=template.changes if template else (),
     )
+
+
+def _say_changes(template: chat_template.ChosenTemplate, progress: Progress) -> None:
+    for change in template.changes:
+        progress.say(f"  chat template: {change}")
 
 
 def _millions(count: int | None) -> str:
@@ -126,8 +148,8 @@ def _check(folder: Path, cfg: ModelConfig) -> None:
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         fix = "copy the base model's tokenizer files (tokenizer.json, tokenizer_config.json) into the folder"
         raise StageError(f"{what}: no tokenizer in {folder} (none of {', '.join(_TOKENIZER_FILES)})", fix=fix)
-    if not _has_chat_template(folder):
-        fix = "use the instruct variant, or put a chat_template.jinja into a local copy of the model"
+    if cfg.chat_template is None and not chat_template.named_templates(folder):
+        fix = "use the instruct variant, or give it one: model.chat_template=FILE"
         raise StageError(f"{what}: its tokenizer has no chat template, so conversations can't be rendered", fix=fix)
     _check_weights(folder, what)
 
@@ -150,13 +172,6 @@ def _check_weights(folder: Path, what: str) -> None:
             raise StageError(f"{index}: names {shard}, which is no safetensors file beside it", fix="fetch it again")
         if not (folder / shard).is_file():
             raise StageError(f"{what}: {shard} is not there, which {index.name} names", fix="fetch it again")
-
-
-def _has_chat_template(folder: Path) -> bool:
-    if (folder / "chat_template.jinja").is_file():
-        return True
-    settings = folder / "tokenizer_config.json"
-    return settings.is_file() and bool(_read_json(settings).get("chat_template"))
 
 
 def _num_parameters(folder: Path) -> int:

@@ -81,6 +81,7 @@ def _origin(inputs: PackageInputs) -> str:
     lines = [f"Fine-tuned from {what} on {data.num_train:,} conversations of `{redact(data.source)}`."]
     if base.trust_remote_code:
         lines.append("Code that comes with the base model was allowed to run (`model.trust_remote_code=true`).")
+    lines += [f"Chat template: {change}." for change in base.chat_template_changes]
     return "\n".join(lines)
 
 

@@ -1,15 +1,19 @@
-"""The tokenize stage: training samples in, token ids and loss labels out, once per data, tokenizer and length."""
+"""The tokenize stage: training samples in, token ids and loss labels out, once per data, tokenizer and loss mask."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sft.adapters.os.process import run_module
 from sft.artifacts import LOGS_NAME, DatasetArtifact, ModelArtifact, TokenizedArtifact
 from sft.chat.rejected import Rejections, read_rejected
-from sft.config.schema import OnInvalid, TrainingConfig
+from sft.config.schema import OnInvalid, OnUnrendered, TrainingConfig
 from sft.progress import Progress
+
+_UNRENDERED = "unrendered"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,53 +22,60 @@ class TokenizeInputs:
 
     Attributes:
         on_invalid: `dataset.on_invalid`, for the rules that need the tokenizer.
+        on_unrendered: `dataset.on_unrendered`.
     """
 
     dataset: DatasetArtifact
     model: ModelArtifact
     on_invalid: OnInvalid = OnInvalid.error
+    on_unrendered: OnUnrendered = OnUnrendered.error
 
 
 def tokenize(cfg: TrainingConfig, inputs: TokenizeInputs, out: Path, progress: Progress) -> TokenizedArtifact:
-    """Render both splits with the model's chat template, and mask all but the assistant's turns of the training split.
+    """Render both splits with the model's chat template, and label the tokens of training that count for the loss.
 
     Args:
-        cfg: The training settings, of which only `max_seq_len` counts.
+        cfg: The training settings, of which `max_seq_len`, `train_on` and `train_on_reasoning` count.
         inputs: Dataset and base model.
         out: Private staging folder.
         progress: The run's display.
 
     Raises:
-        DataError: Samples of either split are too long, hold special tokens, or the template can't render them.
-        StageError: The loss mask would be wrong.
+        DataError: Samples of either split are too long, hold special tokens, or the template can't render them, or not
+            all of them.
+        StageError: No sample can be trained with this chat template.
     """
-    folder = out / LOGS_NAME
     data = inputs.dataset
     progress.update(f"{data.num_train + data.num_eval:,} samples")
     counts = run_module(
         "sft.adapters.instructlab.loss_masks",
         {
-            "model_dir": str(inputs.model.model_dir),
             "train_file": str(data.train_file),
             "eval_file": str(data.eval_file) if data.num_eval else None,
             "target": str(out / "data.jsonl"),
             "rejected": str(out / "rejected.jsonl"),
-            "max_seq_len": cfg.max_seq_len,
+            "settings": {
+                "model_dir": str(inputs.model.model_dir),
+                "max_seq_len": cfg.max_seq_len,
+                "train_on": cfg.train_on.value,
+                "train_on_reasoning": cfg.train_on_reasoning,
+                "keep_unrendered": inputs.on_unrendered is OnUnrendered.warn,
+            },
         },
-        folder=folder,
+        folder=out / LOGS_NAME,
         what="tokenizing",
         env={"HF_HUB_OFFLINE": "1", "TRUST_REMOTE_CODE": "1" if inputs.model.trust_remote_code else "0"},
     )
-    train = counts["train"]
-    held_out = counts.get("eval") or dict.fromkeys(train, 0)
-    if folded := train.pop("num_folded"):
-        text = "the chat template knows no system turn: it is put before the first user's text"
-        progress.say(f"  {text}, in {folded} of {data.num_train} samples")
+    train, held_out = counts["train"], counts.get("eval") or dict.fromkeys(counts["train"], 0)
+    num_folded, examples = train.pop("num_folded"), train.pop("examples")
     result = TokenizedArtifact(root=out, **train, num_eval_rejected=held_out["num_rejected"])
-    _check_counts(data.num_train, result.num_samples + result.num_rejected)
-    _check_counts(data.num_eval, held_out["num_samples"] + held_out["num_rejected"])
+    _check_counts(data.num_train, result.num_rows + result.num_rejected)
+    _check_counts(data.num_eval, held_out["num_rows"] + held_out["num_rejected"])
     if result.num_rejected or result.num_eval_rejected:
         _refuse(result, inputs, cfg, max(result.longest_tokens, held_out["longest_tokens"]), progress)
+    _say_how_rendered(result, num_folded, examples, progress)
+    for field, count in (held_out["unrendered"] or {}).items():
+        progress.say(f"  held-out rows: {field} in {count:,}, which the chat template does not render")
     share = result.num_loss_tokens / result.num_tokens
     progress.say(f"  {result.num_tokens:,} tokens, {share:.0%} for the loss; longest sample {result.longest_tokens}")
     return result
@@ -75,21 +86,55 @@ def _check_counts(num_in: int, num_out: int) -> None:
         raise AssertionError(f"{num_in} samples came in, {num_out} are accounted for")
 
 
+def _say_how_rendered(
+    result: TokenizedArtifact, num_folded: int, examples: Mapping[str, Any], progress: Progress
+) -> None:
+    """Say what the template does otherwise than a reader of the rows may think."""
+    if num_folded:
+        text = "the chat template knows no system turn: it is put before the first user's text"
+        progress.say(f"  {text}, in {num_folded} of {result.num_rows} samples")
+    for field, count in result.unrendered.items():
+        progress.say(
+            f"  not trained: {field} in {count:,} of {result.num_rows:,} rows, which the chat template does not render "
+            f"(dataset.on_unrendered=warn); for example {examples[field]}"
+        )
+    if result.num_samples != result.num_rows:
+        progress.say(
+            f"  {result.num_rows:,} rows became {result.num_samples:,} samples, because the chat template shows a turn "
+            "otherwise once the conversation goes on; each is trained as the model writes it"
+        )
+
+
 def _refuse(
     result: TokenizedArtifact, inputs: TokenizeInputs, cfg: TrainingConfig, longest: int, progress: Progress
 ) -> None:
-    """Stop at samples that break a rule, or say how many are left out of which split."""
+    """Stop at rows that break a rule, or say how many are left out of which split.
+
+    Raises:
+        DataError: A setting says that such rows are errors, or no row of a split is left.
+    """
     data = inputs.dataset
     train, held_out, both = Rejections(), Rejections(), Rejections()
     for row in read_rejected(result.rejected_file):
         both.add(row)
         (held_out if row.is_held_out else train).add(row)
-    nothing_left = not result.num_samples or 0 < data.num_eval == result.num_eval_rejected
-    if inputs.on_invalid is OnInvalid.error or nothing_left:
-        fits = f"training.max_seq_len={longest + 1} (and training.max_tokens_per_gpu at least that), or "
-        fix = f"{fits if longest + 1 > cfg.max_seq_len else ''}leave them out: dataset.on_invalid=drop"
-        raise both.error(data.num_train + data.num_eval, fix)
+    num_unrendered = both.by_rule[_UNRENDERED]
+    is_error = inputs.on_invalid is OnInvalid.error and len(both) > num_unrendered
+    is_error |= inputs.on_unrendered is OnUnrendered.error and num_unrendered > 0
+    nothing_left = not result.num_rows or 0 < data.num_eval == result.num_eval_rejected
+    if is_error or nothing_left:
+        raise both.error(data.num_train + data.num_eval, _fix(longest, cfg, num_unrendered, len(both)))
     for rejections, name in ((train, "samples"), (held_out, "held-out samples")):
         if rejections:
-            counts = ", ".join(f"{count} {rule}" for rule, count in rejections.by_rule.most_common())
-            progress.say(f"  {len(rejections)} {name} left out: {counts}")
+            progress.say(f"  {len(rejections)} {name} left out: {rejections.counts}")
+
+
+def _fix(longest: int, cfg: TrainingConfig, num_unrendered: int, num_rejected: int) -> str:
+    fixes = []
+    if num_unrendered:
+        fixes.append("train without that part (dataset.on_unrendered=warn) or without those rows (=drop_row)")
+    if longest >= cfg.max_seq_len:
+        fixes.append(f"training.max_seq_len={longest + 1} (and training.max_tokens_per_gpu at least that)")
+    if num_rejected > num_unrendered:
+        fixes.append("leave them out: dataset.on_invalid=drop")
+    return ", or ".join(fixes)

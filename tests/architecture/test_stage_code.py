@@ -78,7 +78,7 @@ def test_a_change_of_a_stages_code_is_declared() -> None:
     [
         ("train", "sft.adapters.instructlab.rank.loss", ".sum()", ".mean()"),
         ("train", "sft.adapters.instructlab.packing", "OVERHEAD = 350", "OVERHEAD = 351"),
-        ("tokenize", "sft.chat.template", "NO_LOSS = -100", "NO_LOSS = -101"),
+        ("tokenize", "sft.chat.loss", "NO_LOSS = -100", "NO_LOSS = -101"),
         ("evaluate", "sft.adapters.evaluation.text_metrics", ".fmeasure", ".recall"),
         ("dataset", "sft.stages.split", "else train_split", "else train_split / 2"),
     ],

@@ -113,7 +113,7 @@ def test_a_draw_of_the_held_out_split_leaves_out_what_the_tokenizer_refused_and_
     refused = [Rejected("/data/eval.jsonl", line, "too-long", "", "") for line in range(1, 18)]
     refused.append(Rejected("/data/train.jsonl", 19, "too-long", "", ""))
     (tokens / "rejected.jsonl").write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in refused))
-    counts = {"num_samples": 1, "num_tokens": 1, "num_loss_tokens": 1, "longest_tokens": 1}
+    counts = {"num_rows": 1, "num_samples": 1, "num_tokens": 1, "num_loss_tokens": 1, "longest_tokens": 1}
     tokenized = TokenizedArtifact(root=tokens, **counts, num_eval_rejected=17)
     holdout = HoldoutConfig(generate=False, limit=2)
     report = run(settings(tasks=[], holdout=holdout), dataclasses.replace(inputs, tokenized=tokenized), out)

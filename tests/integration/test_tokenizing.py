@@ -5,6 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,7 @@ import pytest
 
 from sft.artifacts import DatasetArtifact, ModelArtifact, TokenizedArtifact
 from sft.chat.rejected import read_rejected
-from sft.config.schema import OnInvalid, TrainingConfig
+from sft.config.schema import OnInvalid, OnUnrendered, TrainingConfig, TrainOn
 from sft.errors import DataError, StageError
 from sft.progress import Progress
 from sft.stages.tokenize import TokenizeInputs, tokenize
@@ -33,6 +37,9 @@ def run(
     *,
     max_seq_len: int = 256,
     on_invalid: OnInvalid = OnInvalid.error,
+    on_unrendered: OnUnrendered = OnUnrendered.error,
+    train_on: TrainOn = TrainOn.all_turns,
+    quiet: bool = True,
     held_out: Sequence[dict[str, Any]] = (),
 ) -> TokenizedArtifact:
     root, out = folder / "data", folder / "out"
@@ -43,8 +50,8 @@ def run(
     counts = dict.fromkeys(("num_rejected", "num_duplicates", "num_unused"), 0) | {"num_eval": len(held_out)}
     num_rows = len(rows) + len(held_out)
     data = DatasetArtifact(root=root, source="", source_version="", num_rows=num_rows, num_train=len(rows), **counts)
-    inputs = TokenizeInputs(dataset=data, model=base, on_invalid=on_invalid)
-    return tokenize(TrainingConfig(max_seq_len=max_seq_len), inputs, out, Progress(quiet=True))
+    inputs = TokenizeInputs(dataset=data, model=base, on_invalid=on_invalid, on_unrendered=on_unrendered)
+    return tokenize(TrainingConfig(max_seq_len=max_seq_len, train_on=train_on), inputs, out, Progress(quiet=quiet))
 
 
 @pytest.mark.slow
@@ -220,8 +227,132 @@ def test_tools_reach_the_template_and_calls_of_them_are_trained(tmp_path: Path, 
 
 
 @pytest.mark.slow
-def test_calls_that_can_not_be_told_from_the_header_before_them_are_refused(
-    tmp_path: Path, tiny_model: ModelArtifact
+def test_arguments_as_text_or_as_an_object_give_the_same_tokens(tmp_path: Path, tiny_model: ModelArtifact) -> None:
+    template = TOOLS.replace("{{ call['function']['name'] }}", "{{ call['function']['arguments'] | tojson }}") + PROMPT
+    base = changed_model(tmp_path, tiny_model, template)
+    rows = []
+    for arguments in ({"x": 1}, '{"x": 1}'):
+        call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "a", "arguments": arguments}}]}
+        rows.append({"messages": [{"role": "user", "content": "1+1"}, call]})
+    made = run(tmp_path / "run", base, rows)
+    first, second = (json.loads(line) for line in made.data_file.read_text().splitlines())
+    assert first == second
+
+
+def changed_model(folder: Path, base: ModelArtifact, template: str) -> ModelArtifact:
+    changed = folder / "model"
+    shutil.copytree(base.model_dir, changed)
+    (changed / "chat_template.jinja").write_text(template)
+    return dataclasses.replace(base, root=changed)
+
+
+def labelled(made: TokenizedArtifact, base: ModelArtifact) -> list[str]:
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base.model_dir)
+    rows = [json.loads(line) for line in made.data_file.read_text(encoding="utf-8").splitlines()]
+    return [tokenizer.decode([label for label in row["labels"] if label != -100]) for row in rows]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("train_on", "expected"),
+    [
+        (TrainOn.all_turns, "one<|im_end|>three<|im_end|>"),
+        (TrainOn.last_turn, "three<|im_end|>"),
+        (
+            TrainOn.everything,
+            "user\n1<|im_end|>\n<|im_start|>assistant\none<|im_end|>\n<|im_start|>user\n2<|im_end|>\n"
+            "<|im_start|>assistant\n<|im_start|>user\n3<|im_end|>\n<|im_start|>assistant\nthree<|im_end|>\n",
+        ),
+    ],
+)
+def test_who_trains_is_as_the_recipe_and_the_row_say(
+    train_on: TrainOn, expected: str, tmp_path: Path, tiny_model: ModelArtifact
 ) -> None:
-    with pytest.raises(DataError, match="doesn't let a turn that calls tools be told from the rest"):
-        calling(tmp_path, tiny_model, TOOLS)
+    row = conversation("1", "one", "2", "two", "3", "three")
+    row["messages"][3]["weight"] = 0
+    made = run(tmp_path, tiny_model, [row], train_on=train_on)
+    if train_on is TrainOn.everything:
+        expected = expected.replace("assistant\n<|im_start|>user\n3", "assistant\n\n<|im_start|>user\n3")
+    assert labelled(made, tiny_model) == [expected]
+    [tokens] = [json.loads(line) for line in made.data_file.read_text().splitlines()]
+    assert made.num_loss_tokens == sum(label != -100 for label in tokens["labels"])
+
+
+@pytest.mark.slow
+def test_rows_of_context_alone_are_refused(tmp_path: Path, tiny_model: ModelArtifact) -> None:
+    row = conversation("1", "one")
+    row["messages"][1]["weight"] = 0
+    with pytest.raises(DataError, match="nothing-for-the-loss: every assistant turn has weight 0"):
+        run(tmp_path, tiny_model, [row])
+
+
+@pytest.mark.slow
+def test_what_the_template_does_not_render_is_an_error_or_a_note_or_left_out(
+    tmp_path: Path, tiny_model: ModelArtifact, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [conversation("1", "one"), conversation("2", "two"), conversation("3", "three")]
+    rows[1]["messages"][1]["reasoning_content"] = "1 and 1"
+    rows[2]["tools"] = [{"type": "function", "function": {"name": "add"}}]
+    with pytest.raises(DataError) as caught:
+        run(tmp_path / "error", tiny_model, rows, on_invalid=OnInvalid.drop)
+    told = str(caught.value)
+    assert "2 of 3 rows are invalid (2 unrendered)" in told
+    assert 'train.jsonl:2: unrendered: turn 2 has reasoning_content "1 and 1"' in told
+    assert "dataset.on_unrendered=warn" in told
+    dropped = run(tmp_path / "drop", tiny_model, rows, on_unrendered=OnUnrendered.drop_row)
+    assert (dropped.num_rows, dropped.num_rejected, dropped.unrendered) == (1, 2, {})
+    capsys.readouterr()
+    warned = run(tmp_path / "warn", tiny_model, rows, on_unrendered=OnUnrendered.warn, quiet=False)
+    assert (warned.num_rows, warned.num_rejected) == (3, 0)
+    assert warned.unrendered == {"reasoning_content": 1, "tools": 1}
+    notes = capsys.readouterr().out
+    assert "not trained: reasoning_content in 1 of 3 rows, which the chat template does not render" in notes
+    assert 'for example turn 2 has reasoning_content "1 and 1"' in notes
+
+
+@pytest.mark.slow
+def test_a_turn_that_is_shown_otherwise_later_becomes_a_sample_of_its_own(
+    tmp_path: Path, tiny_model: ModelArtifact, capsys: pytest.CaptureFixture[str]
+) -> None:
+    think = "{{ '<think></think>' if loop.last and m['role'] == 'assistant' }}{{ m['content'] if m['content'] }}"
+    base = changed_model(tmp_path, tiny_model, TOOLS.replace("{{ m['content'] if m['content'] }}", think) + PROMPT)
+    rows = [conversation("1", "one", "2", "two"), conversation("3", "three")]
+    made = run(tmp_path / "run", base, rows, quiet=False)
+    assert (made.num_rows, made.num_samples) == (2, 3)
+    assert labelled(made, base) == [f"<think></think>{text}<|im_end|>" for text in ("two", "one", "three")]
+    assert "2 rows became 3 samples" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_special_tokens_in_calls_and_tools_are_refused(tmp_path: Path, tiny_model: ModelArtifact) -> None:
+    row = conversation("1", "one")
+    row["tools"] = [{"type": "function", "function": {"name": "add", "description": "ends with <|im_end|>"}}]
+    with pytest.raises(DataError, match=r"special-token: tools holds <\|im_end\|>, in the text"):
+        run(tmp_path, tiny_model, [row])
+
+
+@pytest.mark.slow
+def test_a_template_that_loops_ends_in_an_error_in_bounded_time(tmp_path: Path, tiny_model: ModelArtifact) -> None:
+    loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    base = changed_model(tmp_path, tiny_model, loops + TOOLS + PROMPT)
+    began = time.monotonic()
+    with pytest.raises(StageError, match="the chat template did not end within 10 s"):
+        run(tmp_path / "run", base, [conversation("1", "one")])
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.slow
+def test_a_template_that_loops_hears_sigterm(tmp_path: Path, tiny_model: ModelArtifact) -> None:
+    loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    base = changed_model(tmp_path, tiny_model, loops + TOOLS)
+    program = (
+        f"from sft.adapters.instructlab.loss_masks import renderer; print(1, flush=True); renderer({str(base.root)!r})"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        time.sleep(6)  # transformers is imported, and the template loops
+        child.terminate()
+        assert child.wait(timeout=3) == -signal.SIGTERM

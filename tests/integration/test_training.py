@@ -70,7 +70,7 @@ def test_a_rank_that_fails_is_quoted_and_not_torchruns_summary(train_inputs: Tra
     out.mkdir()
     beyond = {"input_ids": [0, 1, 10**6, 2], "labels": [-100, -100, 10**6, 2], "len": 4}
     (root / "data.jsonl").write_text(json.dumps(beyond) + "\n", encoding="utf-8")
-    counts = {"num_samples": 1, "num_tokens": 4, "num_loss_tokens": 2, "longest_tokens": 4}
+    counts = {"num_rows": 1, "num_samples": 1, "num_tokens": 4, "num_loss_tokens": 2, "longest_tokens": 4}
     broken = replace(train_inputs, tokenized=TokenizedArtifact(root=root, **counts))
     with pytest.raises(StageError, match="training failed: IndexError: index out of range") as caught:
         train(CONFIG, broken, out, Progress(quiet=True))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.adapters.evaluation.sample_log import SampleLog
+from sft.errors import StageError
 from sft.scores import is_better_when_higher
 
 _TEXT_METRICS = {"exact_match", "rouge_l", "chrf"}
@@ -18,7 +19,11 @@ METRICS = ("loss", "perplexity", "token_accuracy", "exact_match", "rouge_l", "ch
 
 
 def publish(journal: SampleLog, file: Path) -> list[dict[str, Any]]:
-    """Write the samples in the split's order, and return the fields of each metric's `sft.scores.Score`."""
+    """Write the samples in the split's order, and return the fields of each metric's `sft.scores.Score`.
+
+    Raises:
+        StageError: No conversation has a turn to score.
+    """
     sums: dict[str, tuple[array[float], array[float]]] = defaultdict(lambda: (array("d"), array("d")))
 
     def add(metric: str, value: float, count: float) -> None:
@@ -29,6 +34,8 @@ def publish(journal: SampleLog, file: Path) -> list[dict[str, Any]]:
     with file.open("w", encoding="utf-8") as lines:
         for row in journal.in_order():
             turns = row["turns"]
+            if not turns:  # every one of its turns is context
+                continue
             num_tokens = sum(turn["num_tokens"] for turn in turns)
             add("loss", sum(turn["loss"] for turn in turns), num_tokens)
             add("token_accuracy", sum(turn["num_correct"] for turn in turns), num_tokens)
@@ -36,6 +43,9 @@ def publish(journal: SampleLog, file: Path) -> list[dict[str, Any]]:
                 add(metric, sum(turn[metric] for turn in turns), len(turns))
             for turn in turns:
                 lines.write(json.dumps({"sample": row["sample"], **turn}, ensure_ascii=False) + "\n")
+    if not sums:
+        fix = "give turns without weight 0, or eval.holdout.enabled=false"
+        raise StageError("no held-out conversation has a turn to score", fix=fix)
     means = {metric: mean(values, counts) for metric, (values, counts) in sums.items()}
     loss, error = means["loss"]
     means["perplexity"] = math.exp(loss), error and error * math.exp(loss)  # to first order (the delta method)
@@ -45,7 +55,7 @@ def publish(journal: SampleLog, file: Path) -> list[dict[str, Any]]:
             "metric": metric,
             "value": means[metric][0],
             "stderr": means[metric][1],
-            "num_samples": len(journal),
+            "num_samples": len(sums["loss"][0]),
             "higher_is_better": is_better_when_higher(metric),
         }
         for metric in METRICS

@@ -1,8 +1,9 @@
-"""Scores conversations with a loaded model and its own chat template.
+"""Score conversations with a loaded model and its own chat template.
 
-Every assistant's turn counts, given all that stands before it and terminator included, exactly as training counts it;
-on request each is also written greedily and compared. Conversations are read in windows, and what is done lies in a
-journal: memory stays bounded, and a killed try goes on where it was.
+Every assistant's turn that isn't context (``"weight": 0``) counts, given all that stands before it and terminator
+included, exactly as training counts it. On request each is also written greedily, from the very tokens that precede it,
+and compared. Conversations are read in windows, and what is done lies in a journal, so that memory stays bounded and a
+killed try resumes where it was.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from sft.adapters.evaluation import aggregate, text_metrics
 from sft.adapters.evaluation.oom_batches import Budget, in_batches, is_out_of_memory
 from sft.adapters.evaluation.progress_file import ProgressFile
 from sft.adapters.evaluation.sample_log import SampleLog
+from sft.chat.loss import answered
 from sft.chat.template import Renderer, TemplateError
+from sft.chat.turn_tokens import TokenSequence, TurnFinder
 from sft.errors import DataError, StageError
 
 SAMPLES = "samples_holdout.jsonl"
@@ -39,8 +42,9 @@ class Turn:
     Attributes:
         number: Its place among the messages, from 0.
         prompt: Everything before it, with the generation prompt.
+        prompt_ids: Its tokens: those of the conversation before `places`.
         target: What it says, as tokens spell it, so that it compares with what the model writes.
-        places: Of its tokens in the conversation, terminator included.
+        places: Of its tokens in its sequence, terminator included.
         loss: Sum over its tokens, natural logarithm.
         num_correct: Tokens that are the most likely next one.
         written: What the model wrote; None where nothing was generated.
@@ -50,37 +54,60 @@ class Turn:
     prompt: str
     prompt_ids: list[int]
     target: str
-    places: list[int]
+    places: Sequence[int]
     loss: float = math.nan
     num_correct: int = 0
     written: str | None = None
 
 
 @dataclass
-class Conversation:
-    """A rendered conversation; `index` is its place in the evaluation split, from 0."""
+class ScoredSequence:
+    """Tokens that go through the model at once, and the turns that are scored in them."""
 
-    index: int
     token_ids: list[int]
     turns: list[Turn]
+
+
+@dataclass
+class Conversation:
+    """A rendered conversation.
+
+    Attributes:
+        index: Its place in the evaluation split, from 0.
+        sequences: More than one where the template shows a turn otherwise once the conversation goes on.
+    """
+
+    index: int
+    sequences: list[ScoredSequence]
+
+    @property
+    def turns(self) -> list[Turn]:
+        """Every turn that is scored, in order."""
+        turns = [turn for sequence in self.sequences for turn in sequence.turns]
+        return sorted(turns, key=lambda turn: turn.number)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that it takes in a batch, padding to its longest sequence included."""
+        return len(self.sequences) * max((len(sequence.token_ids) for sequence in self.sequences), default=1)
 
 
 def score(
     request: Mapping[str, Any],
     places: Collection[int],
     model: Any,
-    renderer: Renderer,
+    finder: TurnFinder,
     out: Path,
     meter: ProgressFile,
 ) -> list[dict[str, Any]]:
-    """Scores the held-out split and writes `SAMPLES`, a line per assistant's turn.
+    """Score the held-out split and write `SAMPLES`, a line per assistant's turn.
 
     Args:
         request: ``file`` with a conversation per line; ``generate``, ``max_new_tokens``, ``batch_size`` (None = as
             memory allows), ``journal``.
         places: Which of them are scored: their places in the file, from 0, ascending.
         model: A causal language model in evaluation mode.
-        renderer: Its tokenizer and template.
+        finder: Of its tokenizer and template.
         out: Where the samples go.
         meter: Counts conversations.
 
@@ -95,20 +122,22 @@ def score(
     at_once = Budget(min(_TOKENS[kind], _LOGITS_BYTES[kind] // (4 * vocabulary)), request["batch_size"], meter.note)
     written_at_once = Budget(_TOKENS[kind], request["batch_size"], meter.note)
     compare = text_metrics.comparisons() if request["generate"] else {}
-    pad_id = renderer.tokenizer.pad_token_id or 0
+    pad_id = finder.renderer.tokenizer.pad_token_id or 0
     journal = SampleLog(Path(request["journal"]))
     meter.begins("held-out", len(places), len(journal))
     try:
         for window in _windows(Path(request["file"]), places, journal):
-            conversations = [render(index, row["messages"], renderer, row.get("tools")) for index, row in window]
-            for batch in in_batches(conversations, _num_tokens, lambda some: score_loss(some, model, pad_id), at_once):
+            conversations = [render(index, row["messages"], finder, row.get("tools")) for index, row in window]
+            for batch in in_batches(
+                conversations, lambda one: one.num_tokens, lambda some: score_loss(some, model, pad_id), at_once
+            ):
                 if request["generate"]:
                     turns = [turn for conversation in batch for turn in conversation.turns]
-                    write_answers(turns, model, renderer, request["max_new_tokens"], written_at_once)
+                    write_answers(turns, model, finder.renderer, request["max_new_tokens"], written_at_once)
                 for conversation in batch:
                     journal.add(_row(conversation, compare))
                 meter.add(len(batch))
-        found = aggregate.publish(journal, out / SAMPLES)
+        scores = aggregate.publish(journal, out / SAMPLES)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -117,11 +146,11 @@ def score(
     finally:
         journal.close()
     Path(request["journal"]).unlink()
-    return found
+    return scores
 
 
 def _windows(file: Path, places: Collection[int], journal: SampleLog) -> Iterator[list[tuple[int, dict[str, Any]]]]:
-    """What is still to be scored, with its place in the file."""
+    """Yield windows of what is still to be scored, each row with its place in the file."""
     wanted = frozenset(places)
     with file.open("rb") as lines:
         left = ((index, line) for index, line in enumerate(lines) if index in wanted and index not in journal)
@@ -129,17 +158,15 @@ def _windows(file: Path, places: Collection[int], journal: SampleLog) -> Iterato
             yield window
 
 
-def render(index: int, messages: Sequence[dict[str, Any]], renderer: Renderer, tools: Any = None) -> Conversation:
-    """One conversation as tokens, with the places of its assistant's turns.
+def render(index: int, messages: Sequence[dict[str, Any]], finder: TurnFinder, tools: Any = None) -> Conversation:
+    """Return one conversation as tokens, with the places of the assistant's turns that are scored.
 
     Raises:
         DataError: The template can't render it, or its turns can't be told apart.
     """
-    tokenizer = renderer.tokenizer
     try:
-        ids, places = renderer.turns(messages, tools)
-        numbers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
-        prompts = [renderer.prompt(messages[:number], tools) for number in numbers]
+        whole = finder.renderer.text(messages, tools)
+        shared, own = finder.sequences(messages, whole, tools, answered(messages))
     except TemplateError as error:
         what = str(messages)[:_SHOWN_CHARACTERS]
         raise DataError(
@@ -148,21 +175,27 @@ def render(index: int, messages: Sequence[dict[str, Any]], renderer: Renderer, t
         ) from error
     except DataError as error:
         raise DataError(f"held-out sample {index}: {error.message}", fix=error.fix) from error
+    tokenizer = finder.renderer.tokenizer
+    return Conversation(index, [_scored(sequence, tokenizer) for sequence in (shared, *own) if sequence.turns])
+
+
+def _scored(sequence: TokenSequence, tokenizer: Any) -> ScoredSequence:
+    ids = sequence.token_ids
     turns = [
         Turn(
-            number=number,
-            prompt=prompt,
-            prompt_ids=tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"],
-            target=tokenizer.decode([ids[place] for place in where], skip_special_tokens=True),
-            places=where,
+            number=turn.number,
+            prompt=turn.prompt,
+            prompt_ids=ids[: turn.places.start],
+            target=tokenizer.decode(ids[turn.places.start : turn.places.stop], skip_special_tokens=True),
+            places=turn.places,
         )
-        for number, prompt, where in zip(numbers, prompts, places, strict=True)
+        for turn in sequence.turns
     ]
-    return Conversation(index, ids, turns)
+    return ScoredSequence(ids, turns)
 
 
 def score_loss(batch: Sequence[Conversation], model: Any, pad_id: int) -> None:
-    """Fills in each turn's `loss` and `num_correct`.
+    """Fill in each turn's `loss` and `num_correct`.
 
     Args:
         batch: Conversations that go through the model at once.
@@ -174,37 +207,40 @@ def score_loss(batch: Sequence[Conversation], model: Any, pad_id: int) -> None:
     """
     import torch
 
-    longest = max(map(_num_tokens, batch))
-    ids = torch.full((len(batch), longest), pad_id, dtype=torch.long)
+    sequences = [(conversation, sequence) for conversation in batch for sequence in conversation.sequences]
+    if not sequences:
+        return
+    longest = max(len(sequence.token_ids) for _, sequence in sequences)
+    ids = torch.full((len(sequences), longest), pad_id, dtype=torch.long)
     mask = torch.zeros_like(ids)
-    for row, conversation in enumerate(batch):
-        ids[row, : len(conversation.token_ids)] = torch.tensor(conversation.token_ids)
-        mask[row, : len(conversation.token_ids)] = 1
+    for row, (_, sequence) in enumerate(sequences):
+        ids[row, : len(sequence.token_ids)] = torch.tensor(sequence.token_ids)
+        mask[row, : len(sequence.token_ids)] = 1
     with torch.inference_mode():
         logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
-        for row, conversation in enumerate(batch):
-            for turn in conversation.turns:
-                _score_turn(conversation, turn, logits[row])
+        for row, (conversation, sequence) in enumerate(sequences):
+            for turn in sequence.turns:
+                _score_turn(conversation.index, sequence.token_ids, turn, logits[row])
 
 
-def _score_turn(conversation: Conversation, turn: Turn, logits: Any) -> None:
+def _score_turn(index: int, token_ids: list[int], turn: Turn, logits: Any) -> None:
     import torch
 
     places = torch.tensor(turn.places, device=logits.device)
-    targets = torch.tensor(conversation.token_ids, device=logits.device)[places]
+    targets = torch.tensor(token_ids, device=logits.device)[places]
     predictions = logits[places - 1].float()
     turn.loss = float(torch.nn.functional.cross_entropy(predictions, targets, reduction="sum"))
     turn.num_correct = int((predictions.argmax(dim=-1) == targets).sum())
     if not math.isfinite(turn.loss):
         raise StageError(
-            f"held-out sample {conversation.index}: the loss of turn {turn.number + 1} is {turn.loss}; "
+            f"held-out sample {index}: the loss of turn {turn.number + 1} is {turn.loss}; "
             f"the prompt: {turn.prompt[-_SHOWN_CHARACTERS:]}",
-            fix="the model answers with what is no number: look at its weights, or at a lower precision's range",
+            fix="check the model's weights, and the range of a lower precision",
         )
 
 
 def write_answers(turns: Sequence[Turn], model: Any, renderer: Renderer, max_new_tokens: int, budget: Budget) -> None:
-    """Fills in each turn's `written`: greedily, up to a token at which the model stops.
+    """Fill in each turn's `written`, greedily and up to a token at which the model stops.
 
     Args:
         turns: What is to be answered.
@@ -243,12 +279,8 @@ def write_answers(turns: Sequence[Turn], model: Any, renderer: Renderer, max_new
         pass
 
 
-def _num_tokens(conversation: Conversation) -> int:
-    return len(conversation.token_ids)
-
-
 def _row(conversation: Conversation, compare: Mapping[str, text_metrics.Compare]) -> dict[str, Any]:
-    """What the journal keeps of a conversation."""
+    """Return what the journal keeps of a conversation."""
     return {"sample": conversation.index, "turns": [_turn_row(turn, compare) for turn in conversation.turns]}
 
 

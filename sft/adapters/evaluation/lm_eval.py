@@ -11,8 +11,11 @@ from sft.adapters.evaluation.oom_batches import free_memory, is_out_of_memory
 from sft.adapters.evaluation.progress_file import ProgressFile
 from sft.adapters.evaluation.results import digest_of_documents, refuse_nan, scores_of
 from sft.adapters.evaluation.tasks import data_files_beside_task, templates_compiled_once
+from sft.chat.special_tokens import stops
+from sft.chat.template import Renderer, TemplateError
 from sft.errors import StageError
 
+_SHOWN_CHARACTERS = 400
 _LARGEST_BATCH = {"cpu": 16, "cuda": 64}
 _LOGITS_BYTES = {"cpu": 1 << 30, "cuda": 8 << 30}
 """Largest size of one batch's float32 logits and their log-softmax."""
@@ -39,15 +42,42 @@ def load_hf(request: Mapping[str, Any]) -> Any:
             self.last_batch_size = max(1, most)
             return self.last_batch_size
 
+        def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
+            # huggingface.py:1718@0.4.13 leaves the system turn out, and only logs it, where a template knows none.
+            return _rendered(renderer, chat_history, add_generation_prompt=add_generation_prompt)
+
+    if request["apply_chat_template"] and "add_bos_token" not in request["model_args"]:
+        # The template writes the token that begins a text, if any: training and servers add no other one.
+        arguments = {"add_bos_token": False, **request["model_args"]}
+    else:
+        arguments = request["model_args"]
     batch_size = request["batch_size"]
-    return Model(
+    model = Model(
         pretrained=request["model_dir"],
         batch_size=batch_size,
         max_batch_size=_LARGEST_BATCH[device],
         device=device,
         trust_remote_code=request["trust_remote_code"],
-        **request["model_args"],
+        **arguments,
     )
+    renderer = Renderer(model.tokenizer, stops(model.tokenizer, Path(request["model_dir"])))
+    return model
+
+
+def _rendered(renderer: Renderer, messages: Any, *, add_generation_prompt: bool) -> str:
+    """Return a task's prompt, from which generation starts as in training and on the held-out split.
+
+    Raises:
+        StageError: The template can't render it.
+    """
+    try:
+        return renderer.prompt(messages) if add_generation_prompt else renderer.continued(messages)
+    except TemplateError as error:
+        what = str(messages)[:_SHOWN_CHARACTERS]
+        raise StageError(
+            f"eval.apply_chat_template: the chat template can't render a prompt: {error}; the conversation: {what}",
+            fix="eval.apply_chat_template=false, or another template (model.chat_template)",
+        ) from error
 
 
 def load(request: Mapping[str, Any]) -> Any:

@@ -15,7 +15,9 @@ from sft.adapters.evaluation import holdout, lm_eval, tasks
 from sft.adapters.evaluation.holdout_sample import HeldOutSample, draw
 from sft.adapters.evaluation.progress_file import ProgressFile
 from sft.adapters.os import child
-from sft.chat.template import Renderer, stops
+from sft.chat.special_tokens import stops
+from sft.chat.template import Renderer
+from sft.chat.turn_tokens import TurnFinder
 
 PROGRESS = "progress.json"
 """File that the parent process shows; answers so far are kept beside it."""
@@ -74,7 +76,7 @@ def _holdout(
     renderer = Renderer(tokenizer, stops(tokenizer, Path(request["model_dir"])))
     if renderer.folds_system:
         meter.note("the chat template knows no system turn: it is put before the first user's text")
-    return holdout.score(request["holdout"], sample.places, model, renderer, out, meter)
+    return holdout.score(request["holdout"], sample.places, model, TurnFinder(renderer), out, meter)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from sft.adapters.os import child
-from sft.chat.template import NO_LOSS
+from sft.chat.loss import NO_LOSS
 
 
 def _read(request: dict[str, Any]) -> Mapping[str, Any]:

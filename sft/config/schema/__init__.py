@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sft.config.schema.bounds import setting
-from sft.config.schema.dataset import ColumnsConfig, DatasetConfig, DatasetFormat, OnInvalid
+from sft.config.schema.dataset import ColumnsConfig, DatasetConfig, DatasetFormat, OnInvalid, OnUnrendered
 from sft.config.schema.eval import EvalBackend, EvalConfig, HoldoutConfig, Verbosity
 from sft.config.schema.launcher import LauncherConfig, LauncherKind
 from sft.config.schema.model import ModelConfig, ModelSource, ScratchConfig
@@ -26,6 +26,7 @@ from sft.config.schema.training import (
     Tracker,
     TrackingConfig,
     TrainingConfig,
+    TrainOn,
 )
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "ModelSource",
     "OnConflict",
     "OnInvalid",
+    "OnUnrendered",
     "Precision",
     "RegistryConfig",
     "RegistryKind",
@@ -54,6 +56,7 @@ __all__ = [
     "SweepConfig",
     "Tracker",
     "TrackingConfig",
+    "TrainOn",
     "TrainingConfig",
     "Verbosity",
 ]

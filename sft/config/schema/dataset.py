@@ -30,6 +30,14 @@ class OnInvalid(Enum):
     drop = "drop"
 
 
+class OnUnrendered(Enum):
+    """What becomes of a row with a field that the model's chat template does not render."""
+
+    error = "error"
+    warn = "warn"
+    drop_row = "drop_row"
+
+
 @dataclass(kw_only=True)
 class ColumnsConfig:
     """Names of the source's columns."""
@@ -84,6 +92,10 @@ class DatasetConfig:
     """Seed of the split and of `max_samples`."""
     on_invalid: OnInvalid = OnInvalid.error
     """`error` stops at invalid rows and lists them; `drop` writes them to `rejected.jsonl` and goes on."""
+    on_unrendered: OnUnrendered = OnUnrendered.error
+    """What to do where the chat template does not render a part of a row (a developer turn, tools, calls of tools,
+    reasoning, names): `error` stops and lists the rows, `warn` trains without that part and says how often, `drop_row`
+    leaves the row out."""
     max_download_bytes: int | None = number(None, at_least=1)
     """Largest file that is fetched over HTTP; null = any."""
     storage_options: dict[str, Any] = tree()

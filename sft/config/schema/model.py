@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
-from sft.config.schema.bounds import LARGEST_INT32, number, random_seed, setting
+from sft.config.schema.bounds import LARGEST_INT32, number, random_seed, setting, tree
 from sft.config.schema.texts import LINE, PATH
 
 
@@ -45,4 +46,14 @@ class ModelConfig:
     """Branch, tag or commit on the hub; null = the default branch."""
     trust_remote_code: bool = False
     """Whether code that comes with the model may run. Recorded when true."""
+    chat_template: str | None = setting(None, PATH)
+    """File with a Jinja chat template that the model gets in the place of its own, or as its first one. It is kept with
+    the tuned model; null = the model's own. Relative paths start where the command is run."""
+    chat_template_name: str | None = setting(None, LINE)
+    """Which of the model's own templates, where it has several by name; null = the one named `default`."""
+    chat_template_kwargs: dict[str, Any] = tree()
+    """Values of the template's variables (`enable_thinking: false`), in training, scoring and in the tuned model."""
+    chat_template_date: str = setting("2024-07-26", LINE)
+    """The date, `YYYY-MM-DD`, that a template gets which reads the clock (`strftime_now`): training, scoring and the
+    tuned model see the same one, whenever they run. The default is the date that Llama 3's templates fall back on."""
     scratch: ScratchConfig = field(default_factory=ScratchConfig)

@@ -91,6 +91,14 @@ class TrackingConfig:
     """MLflow: the experiment; W&B: the project."""
 
 
+class TrainOn(Enum):
+    """Which tokens of a conversation count for the loss. A turn with `"weight": 0` never does."""
+
+    all_turns = "all_turns"
+    last_turn = "last_turn"
+    everything = "everything"
+
+
 @dataclass(kw_only=True)
 class TrainingConfig:
     """Supervised fine-tuning with instructlab-training on PyTorch FSDP."""
@@ -103,6 +111,12 @@ class TrainingConfig:
     takes memory and is no faster; and never less than the longest sample. Upstream: `max_batch_len`."""
     max_seq_len: int = number(8192, at_least=1, at_most=LARGEST_INT32)
     """A sample of this many tokens or more does not fit: it is refused before training."""
+    train_on: TrainOn = TrainOn.all_turns
+    """`all_turns` = each assistant's turn with its terminator; `last_turn` = only the last of them; `everything` =
+    every token of the conversation but the first, which nothing precedes."""
+    train_on_reasoning: bool = True
+    """Whether the model learns to write its reasoning (`reasoning_content`, or what a content begins with between
+    `<think>` and `</think>`). False = the reasoning is context; the marks around it still count."""
     learning_rate: float = number(5e-6, at_least=0, at_most=1_000)
     lr_scheduler: LrScheduler = LrScheduler.cosine
     warmup_steps: int = number(0, at_least=0)

@@ -51,7 +51,7 @@ BROKEN = {
     "preference": json.dumps({"prompt": "2+2?", "chosen": "4", "rejected": "5"}).encode(),
     "nothing-to-train": row(USER, {**ANSWER, "weight": 0}),
 }
-NEED_A_TOKENIZER = {"nothing-for-the-loss", "too-long", "template-error", "special-token"}
+NEED_A_TOKENIZER = {"nothing-for-the-loss", "too-long", "template-error", "unrendered", "special-token"}
 
 
 def parse(content: bytes | dict[str, Any], given: Format | None = None, **options: Any) -> dict[str, Any]:

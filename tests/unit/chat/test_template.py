@@ -1,131 +1,33 @@
-"""What counts for the loss under small templates that are difficult in one way each."""
+"""How conversations are rendered under small templates that are difficult in one way each."""
 
 from __future__ import annotations
 
-import itertools
 import json
-import shutil
+import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from sft.adapters.instructlab.loss_masks import check_mask, renderer
 from sft.artifacts import ModelArtifact
-from sft.chat.template import Renderer, TemplateError
+from sft.chat import template as template_module
+from sft.chat.template import TemplateError
 from sft.errors import DataError
+from tests.support.templates import CHAT, PROMPT, TURNS, counted, with_template
 
 pytestmark = [
     # Warned while transformers is imported.
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
-TURNS = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + BODY + '<|im_end|>\n' }}{% endfor %}"
-PROMPT = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-CHAT = [
-    {"role": "user", "content": "2 + 2"},
-    {"role": "assistant", "content": " four\n"},
-    {"role": "user", "content": "3"},
-    {"role": "assistant", "content": "three"},
-]
-
-
-def made(template: str, base: ModelArtifact, folder: Path, *, stops: int | list[int] | None = None) -> Renderer:
-    shutil.copytree(base.model_dir, folder, dirs_exist_ok=True)
-    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-    if stops is not None:
-        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": stops}))
-    return renderer(str(folder))
-
-
-def counted(rendering: Renderer, messages: list[dict[str, Any]]) -> list[str]:
-    row = rendering.tokenize(messages)
-    check_mask(messages, row, rendering, "train.jsonl")
-    groups = itertools.groupby(row["labels"], key=lambda label: label != -100)
-    return [rendering.tokenizer.decode(list(group)) for counts, group in groups if counts]
-
-
-def test_a_template_without_a_generation_prompt_is_trained(tiny_model: ModelArtifact, tmp_path: Path) -> None:
-    rendering = made(TURNS.replace("BODY", "m.content"), tiny_model, tmp_path)
-    assert counted(rendering, CHAT) == [" four\n<|im_end|>", "three<|im_end|>"]
-
-
-def test_what_a_template_strips_is_not_trained(tiny_model: ModelArtifact, tmp_path: Path) -> None:
-    rendering = made(TURNS.replace("BODY", "m.content | trim") + PROMPT, tiny_model, tmp_path)
-    assert counted(rendering, CHAT) == ["four<|im_end|>", "three<|im_end|>"]
-    row = rendering.tokenize(CHAT)
-    shown = rendering.tokenizer.apply_chat_template(CHAT, tokenize=False)
-    assert rendering.tokenizer.decode(row["input_ids"]) == shown
-
-
-REASONS = "('<think>' + m.reasoning_content + '</think>' if m.reasoning_content and loop.last else '') + m.content"
-
-
-def test_reasoning_counts_where_the_template_shows_it_and_nowhere_else(
-    tiny_model: ModelArtifact, tmp_path: Path
-) -> None:
-    rendering = made(TURNS.replace("BODY", REASONS) + PROMPT, tiny_model, tmp_path)
-    messages = [{**m, "reasoning_content": "hm"} if m["role"] == "assistant" else m for m in CHAT]
-    assert counted(rendering, messages) == [" four\n<|im_end|>", "<think>hm</think>three<|im_end|>"]
-
-
-def test_a_turn_may_end_with_another_token_than_eos_if_the_model_stops_there(
-    tiny_model: ModelArtifact, tmp_path: Path
-) -> None:
-    template = TURNS.replace("BODY", "m.content").replace("<|im_end|>", "<|endoftext|>")
-    with pytest.raises(DataError, match="no token at which the model stops") as caught:
-        counted(made(template, tiny_model, tmp_path / "refused"), CHAT)
-    assert "it stops at <|im_end|>" in caught.value.message
-    assert counted(made(template, tiny_model, tmp_path / "one", stops=0), CHAT)[1] == "three<|endoftext|>"
-    assert counted(made(template, tiny_model, tmp_path / "some", stops=[2, 0]), CHAT)[1] == "three<|endoftext|>"
-
-
-def test_a_template_that_ends_turns_with_the_next_roles_header_is_refused(
-    tiny_model: ModelArtifact, tmp_path: Path
-) -> None:
-    template = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}{% endfor %}"
-    with pytest.raises(DataError, match="then comes nothing"):
-        counted(made(template, tiny_model, tmp_path), CHAT[:2])
-
-
-@pytest.mark.parametrize("body", ["m.content | upper", "m.content | replace('three', 'x')"])
-def test_a_template_that_changes_an_answer_is_refused(body: str, tiny_model: ModelArtifact, tmp_path: Path) -> None:
-    with pytest.raises((TemplateError, DataError), match=r"changes an assistant's turn|the loss would count"):
-        counted(made(TURNS.replace("BODY", body), tiny_model, tmp_path), CHAT)
-
-
-def test_a_template_that_drops_an_answer_is_refused(tiny_model: ModelArtifact, tmp_path: Path) -> None:
-    rendering = made(TURNS.replace("BODY", "(m.content if loop.last else '')"), tiny_model, tmp_path)
-    with pytest.raises(TemplateError, match="drops or changes"):
-        counted(rendering, CHAT)
-
-
-def test_special_tokens_that_the_model_writes_before_its_content_count(
-    tiny_model: ModelArtifact, tmp_path: Path
-) -> None:
-    body = "('<|endoftext|>' if m.role == 'assistant' else '') + m.content"
-    rendering = made(TURNS.replace("BODY", body) + PROMPT, tiny_model, tmp_path)
-    assert counted(rendering, CHAT)[1] == "<|endoftext|>three<|im_end|>"
+CALLING = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{{ m.content if m.content }}"
+    "{% for call in m.tool_calls or [] %}{{ CALL }}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
+)
 
 
 def test_a_template_for_images_gets_its_texts_as_parts(tiny_model: ModelArtifact, tmp_path: Path) -> None:
-    rendering = made(TURNS.replace("BODY", "m.content[0]['text']") + PROMPT, tiny_model, tmp_path)
+    rendering = with_template(TURNS.replace("BODY", "m.content[0]['text']") + PROMPT, tiny_model, tmp_path)
     assert counted(rendering, CHAT)[1] == "three<|im_end|>"
-
-
-def test_the_guard_sees_a_mask_that_is_off_by_one_token_that_is_no_white_space(
-    tiny_model: ModelArtifact, tmp_path: Path
-) -> None:
-    rendering = made(TURNS.replace("BODY", "m.content") + PROMPT, tiny_model, tmp_path)
-    row = rendering.tokenize(CHAT)
-    check_mask(CHAT, row, rendering, "x")
-    for place, label in enumerate(row["labels"]):
-        if not rendering.tokenizer.decode(row["input_ids"][place]).strip():
-            continue
-        wrong = list(row["labels"])
-        wrong[place] = row["input_ids"][place] if label == -100 else -100
-        with pytest.raises(DataError, match="the loss would count"):
-            check_mask(CHAT, {**row, "labels": wrong}, rendering, "x")
 
 
 @pytest.mark.parametrize("refusal", ["{{ raise_exception('no system role') }}", ""])
@@ -136,11 +38,68 @@ def test_a_system_turn_that_a_template_does_not_know_goes_before_the_first_users
     template = (
         f"{{% for m in messages %}}{{% if m.role == 'system' %}}{refusal}{{% else %}}{turn}{{% endif %}}{{% endfor %}}"
     )
-    rendering = made(template, tiny_model, tmp_path)
+    rendering = with_template(template + PROMPT, tiny_model, tmp_path)
     assert rendering.folds_system
     messages = [{"role": "system", "content": "Be brief."}, *CHAT]
-    assert rendering.tokenizer.decode(rendering.tokenize(messages)["input_ids"]).startswith(
+    assert rendering.text(messages).startswith(
         "<|im_start|>user\nBe brief.\n\n2 + 2<|im_end|>\n<|im_start|>assistant\n four"
     )
     assert counted(rendering, messages) == [" four\n<|im_end|>", "three<|im_end|>"]
-    assert not made(TURNS.replace("BODY", "m.content"), tiny_model, tmp_path / "knows").folds_system
+    assert not with_template(TURNS.replace("BODY", "m.content"), tiny_model, tmp_path / "knows").folds_system
+
+
+@pytest.mark.parametrize(
+    ("call", "as_text"),
+    [
+        ("call.function.arguments | tojson", False),
+        ("call.function.arguments if call.function.arguments is string else call.function.arguments | tojson", False),
+        ("'```' + call.function.arguments + '```'", True),
+        ("call.function.arguments", True),  # an object would come out as Python spells it
+    ],
+)
+def test_arguments_of_tools_reach_the_template_in_the_form_that_it_wants(
+    call: str, as_text: bool, tiny_model: ModelArtifact, tmp_path: Path
+) -> None:
+    rendering = with_template(CALLING.replace("CALL", call) + PROMPT, tiny_model, tmp_path)
+    assert rendering.call_form.as_text is as_text
+    arguments = {"city": 'a "b"', "days": 3}
+
+    def calling(given: object) -> str:
+        function = {"name": "weather", "arguments": given}
+        called = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
+        return rendering.text([CHAT[0], called])
+
+    assert calling(arguments) == calling(json.dumps(arguments))
+    assert '{"city": "a \\"b\\"", "days": 3}' in calling(arguments)
+
+
+def test_arguments_that_are_not_json_are_refused(tiny_model: ModelArtifact, tmp_path: Path) -> None:
+    rendering = with_template(CALLING.replace("CALL", "call.function.arguments | tojson"), tiny_model, tmp_path)
+    call = {"function": {"name": "weather", "arguments": "{city"}}
+    with pytest.raises(TemplateError, match="the arguments of the tool weather are not JSON"):
+        rendering.text([CHAT[0], {"role": "assistant", "content": "", "tool_calls": [call]}])
+
+
+def test_a_turn_without_text_is_none_or_empty_as_the_template_takes_it(
+    tiny_model: ModelArtifact, tmp_path: Path
+) -> None:
+    call = "call.function.arguments | tojson"
+    wants_text = CALLING.replace("CALL", call).replace("{{ m.content if m.content }}", "{{ '' + m.content }}")
+    assert with_template(wants_text, tiny_model, tmp_path / "text").call_form.content == ""
+    assert with_template(CALLING.replace("CALL", call), tiny_model, tmp_path / "any").call_form.content is None
+
+
+def test_a_weight_is_not_shown_to_the_template(tiny_model: ModelArtifact, tmp_path: Path) -> None:
+    rendering = with_template("{{ messages | tojson }}" + TURNS.replace("BODY", "m.content"), tiny_model, tmp_path)
+    assert "weight" not in rendering.text([CHAT[0], {**CHAT[1], "weight": 0}])
+
+
+def test_a_template_that_loops_ends_in_an_error(
+    tiny_model: ModelArtifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(template_module, "RENDER_SECONDS", 0.5)
+    loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    began = time.monotonic()
+    with pytest.raises(DataError, match=r"the chat template did not end within 0\.5 s"):
+        with_template(loops + TURNS.replace("BODY", "m.content"), tiny_model, tmp_path)
+    assert time.monotonic() - began < 10

@@ -21,7 +21,7 @@ from sft.stages.train import TrainInputs, main_args
 
 def mapped(cfg: TrainingConfig, root: Path) -> MainArgs:
     model = ModelArtifact(root=root / "base", source="scratch", revision="", external_dir=None, num_parameters=None)
-    tokens = TokenizedArtifact(root=root, num_samples=1, num_tokens=9, num_loss_tokens=3, longest_tokens=9)
+    tokens = TokenizedArtifact(root=root, num_rows=1, num_samples=1, num_tokens=9, num_loss_tokens=3, longest_tokens=9)
     inputs = TrainInputs(model=model, tokenized=tokens, resources=resolve_resources(cfg))
     return main_args(cfg, inputs, root / "work")
 
@@ -60,7 +60,7 @@ def test_liger_is_the_librarys_model_class_and_not_its_flag(
 def test_every_setting_of_a_training_goes_somewhere(tmp_path: Path) -> None:
     """A setting that neither the library, nor the worker, nor the launch depends on would be silent."""
     source = "".join(map(inspect.getsource, (train_stage, launcher, resources)))
-    elsewhere = {"max_seq_len"}  # the tokenize stage
+    elsewhere = {"max_seq_len", "train_on", "train_on_reasoning"}  # the tokenize stage
     for field in fields(TrainingConfig):
         assert f"cfg.{field.name}" in source or field.name in elsewhere, field.name
 

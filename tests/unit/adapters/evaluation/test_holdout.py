@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from sft.adapters.evaluation.oom_batches import Budget, in_batches
 from sft.adapters.evaluation.progress_file import ProgressFile
 from sft.artifacts import ModelArtifact
 from sft.chat.template import Renderer
+from sft.chat.turn_tokens import TurnFinder
 from sft.errors import DataError, StageError
 
-pytestmark = pytest.mark.slow  # imports torch
 SYSTEM = {"role": "system", "content": "spell digits"}
 CONVERSATIONS = [
     [{"role": "user", "content": "12"}, {"role": "assistant", "content": "one two"}],
@@ -45,8 +46,12 @@ def renderer(loaded: tuple[Any, Any], stops: frozenset[str] = frozenset({"<|im_e
     return Renderer(loaded[1], stops)
 
 
+def finder(loaded: tuple[Any, Any], stops: frozenset[str] = frozenset({"<|im_end|>"})) -> TurnFinder:
+    return TurnFinder(renderer(loaded, stops))
+
+
 def rendered(loaded: tuple[Any, Any]) -> list[Conversation]:
-    return [holdout.render(index, messages, renderer(loaded)) for index, messages in enumerate(CONVERSATIONS)]
+    return [holdout.render(index, messages, finder(loaded)) for index, messages in enumerate(CONVERSATIONS)]
 
 
 def budget(size: int | None) -> Budget:
@@ -57,7 +62,7 @@ def scored(loaded: tuple[Any, Any], batch_size: int | None) -> list[Conversation
     model, tokenizer = loaded
     conversations = rendered(loaded)
     work = partial(holdout.score_loss, model=model, pad_id=tokenizer.pad_token_id)
-    done = list(in_batches(conversations, lambda c: len(c.token_ids), work, budget(batch_size)))
+    done = list(in_batches(conversations, lambda c: c.num_tokens, work, budget(batch_size)))
     assert sum(map(len, done)) == len(conversations)
     return conversations
 
@@ -101,14 +106,60 @@ def test_every_assistant_turn_counts_with_its_terminator_and_is_asked_for_with_a
     loaded: tuple[Any, Any],
 ) -> None:
     tokenizer = loaded[1]
-    conversation = holdout.render(0, CONVERSATIONS[2], renderer(loaded))
+    conversation = holdout.render(0, CONVERSATIONS[2], finder(loaded))
     first, second = conversation.turns
-    texts = [tokenizer.decode([conversation.token_ids[i] for i in turn.places]) for turn in conversation.turns]
+    [sequence] = conversation.sequences
+    texts = [tokenizer.decode([sequence.token_ids[i] for i in turn.places]) for turn in conversation.turns]
     assert texts == ["five<|im_end|>", "six six<|im_end|>"]
     assert (first.number, second.number, first.target, second.target) == (1, 3, "five", "six six")
     assert "five" not in first.prompt
     assert second.prompt.endswith("five<|im_end|>\n<|im_start|>user\nand 66<|im_end|>\n<|im_start|>assistant\n")
     assert tokenizer.decode(second.prompt_ids) == second.prompt
+
+
+def test_a_turn_that_is_context_is_not_scored(
+    loaded: tuple[Any, Any], request_of: dict[str, Any], tmp_path: Path
+) -> None:
+    _, second = holdout.render(0, CONVERSATIONS[2], finder(loaded)).turns
+    context: list[dict[str, Any]] = [*CONVERSATIONS[2]]
+    context[1] = {**context[1], "weight": 0}
+    [turn] = holdout.render(0, context, finder(loaded)).turns
+    assert (turn.number, turn.prompt, turn.places) == (second.number, second.prompt, second.places)
+    nothing = [{**message, "weight": 0} for message in CONVERSATIONS[0]]
+    rows = [nothing, context, CONVERSATIONS[1]]
+    Path(request_of["file"]).write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in rows))
+    found, _ = score(request_of, loaded, tmp_path / "out")
+    assert {result["num_samples"] for result in found} == {2}
+    samples = (tmp_path / "out" / holdout.SAMPLES).read_text().splitlines()
+    assert [(json.loads(s)["sample"], json.loads(s)["turn"]) for s in samples] == [(1, 3), (2, 2)]
+    Path(request_of["file"]).write_text(json.dumps({"messages": nothing}) + "\n")
+    with pytest.raises(StageError, match="no held-out conversation has a turn to score"):
+        score(request_of, loaded, tmp_path / "nothing", places=[0])
+
+
+def test_turns_that_a_template_shows_otherwise_later_are_scored_as_they_are_written(
+    loaded: tuple[Any, Any], tmp_path: Path
+) -> None:
+    _, tokenizer = loaded
+    usual = tokenizer.chat_template
+    try:
+        tokenizer.chat_template = usual.replace(
+            "message['content']",
+            "('<think></think>' if loop.last and message['role'] == 'assistant' else '') + message['content']",
+        )
+        conversation = holdout.render(0, CONVERSATIONS[2], finder(loaded))
+        assert len(conversation.sequences) == 2
+        assert [turn.target for turn in conversation.turns] == ["<think></think>five", "<think></think>six six"]
+        alone = [
+            holdout.render(0, CONVERSATIONS[2][:2], finder(loaded)),
+            holdout.render(0, CONVERSATIONS[2], finder(loaded)),
+        ]
+        for one in (conversation, *alone):
+            holdout.score_loss([one], loaded[0], tokenizer.pad_token_id)
+        assert conversation.turns[0].loss == pytest.approx(alone[0].turns[0].loss, abs=1e-4)
+        assert conversation.turns[1].loss == pytest.approx(alone[1].turns[1].loss, abs=1e-4)
+    finally:
+        tokenizer.chat_template = usual
 
 
 def test_answers_are_greedy_whatever_the_model_folder_says(loaded: tuple[Any, Any]) -> None:
@@ -129,7 +180,7 @@ def test_answers_do_not_depend_on_what_else_is_in_the_batch(loaded: tuple[Any, A
 
 def test_an_answer_ends_at_any_token_at_which_the_model_stops(loaded: tuple[Any, Any]) -> None:
     model, tokenizer = loaded
-    [turn] = holdout.render(0, CONVERSATIONS[0], renderer(loaded)).turns
+    [turn] = holdout.render(0, CONVERSATIONS[0], finder(loaded)).turns
     [whole] = [text for text in written(loaded, model, 12, None)[:1] if text is not None]
     first = tokenizer.encode(whole, add_special_tokens=False)[0]
     stop = tokenizer.convert_ids_to_tokens(first)
@@ -147,7 +198,7 @@ def test_error_of_a_plain_mean_is_the_textbook_one() -> None:
 def test_a_conversation_that_can_not_be_rendered_is_shown(loaded: tuple[Any, Any]) -> None:
     tokenizer = loaded[1]
     usual = tokenizer.chat_template
-    ready = renderer(loaded)
+    ready = finder(loaded)
     try:
         tokenizer.chat_template = "{{ raise_exception('not today') }}"
         with pytest.raises(DataError, match=r"held-out sample 3: .*not today; the conversation: .*90817"):
@@ -158,7 +209,7 @@ def test_a_conversation_that_can_not_be_rendered_is_shown(loaded: tuple[Any, Any
 
 def test_a_template_without_the_models_terminator_is_refused(loaded: tuple[Any, Any]) -> None:
     with pytest.raises(DataError, match=r"held-out sample 5: .*no token at which the model stops"):
-        holdout.render(5, CONVERSATIONS[0], renderer(loaded, frozenset({"<|unused|>"})))
+        holdout.render(5, CONVERSATIONS[0], finder(loaded, frozenset({"<|unused|>"})))
 
 
 def test_a_loss_that_is_not_a_number_fails_and_shows_the_prompt(loaded: tuple[Any, Any]) -> None:
@@ -166,7 +217,7 @@ def test_a_loss_that_is_not_a_number_fails_and_shows_the_prompt(loaded: tuple[An
 
     broken = copy.deepcopy(loaded[0])
     broken.model.norm.weight.data.fill_(math.nan)
-    conversation = holdout.render(4, CONVERSATIONS[0], renderer(loaded))
+    conversation = holdout.render(4, CONVERSATIONS[0], finder(loaded))
     with pytest.raises(StageError, match=r"held-out sample 4: the loss of turn 2 is nan; the prompt: [\s\S]*12"):
         holdout.score_loss([conversation], broken, 0)
 
@@ -179,10 +230,12 @@ def request_of(tmp_path: Path) -> dict[str, Any]:
     return {"file": str(file), **rest}
 
 
-def score(request: dict[str, Any], loaded: tuple[Any, Any], out: Path) -> tuple[list[dict[str, Any]], ProgressFile]:
+def score(
+    request: dict[str, Any], loaded: tuple[Any, Any], out: Path, places: Collection[int] = range(3)
+) -> tuple[list[dict[str, Any]], ProgressFile]:
     out.mkdir(exist_ok=True)
     meter = ProgressFile(out / "progress.json")
-    return holdout.score(request, range(3), loaded[0], renderer(loaded), out, meter), meter
+    return holdout.score(request, places, loaded[0], finder(loaded), out, meter), meter
 
 
 def test_a_killed_try_goes_on_after_its_last_whole_line_and_ends_the_same(
