@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from sft.config.schema import LauncherConfig, LauncherKind, TrainingConfig
 from sft.errors import Problem
 
+_FACTORS = "num_workers, procs_per_worker, gpus_per_worker"
 OWN_LABELS = "sft/"
 """Prefix of the labels by which a run finds its TrainJob."""
 
@@ -31,7 +32,7 @@ def check_launcher(cfg: TrainingConfig) -> Iterator[Problem]:
         yield Problem(
             key="training.effective_batch_size",
             value=str(cfg.effective_batch_size),
-            rule=f"must be at least the {procs} processes, or some rank has nothing to do",
+            rule=f"must be at least the {procs} processes ({_FACTORS}), or some rank has nothing to do",
             suggestion=f"try {procs}",
         )
 

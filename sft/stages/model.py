@@ -17,7 +17,7 @@ from sft.adapters import hub, storage
 from sft.adapters.os.process import run_module
 from sft.artifacts import LOGS_NAME, DatasetArtifact, ModelArtifact
 from sft.config.schema import ModelConfig, ModelSource
-from sft.errors import StageError
+from sft.errors import ConfigError, Problem, StageError
 from sft.files import sha256_file, write_json
 from sft.progress import Progress
 from sft.stages import chat_template
@@ -38,11 +38,15 @@ def source_version(cfg: ModelConfig) -> str:
     """What changes when the model may have changed: the hub's commit, or the times of a folder's files.
 
     Raises:
+        ConfigError: `model.revision` is set for a folder, which has none.
         SftError: The model is not there or can't be reached.
     """
     if cfg.source is ModelSource.scratch:
         return chat_template.file_version(cfg)
     if folder := _local_folder(cfg):
+        if cfg.revision is not None:
+            rule = f"is for a model on the hub, and {folder} is a folder"
+            raise ConfigError([Problem(key="model.revision", value=cfg.revision, rule=rule, suggestion="try null")])
         version = ";".join(f"{f.relative_to(folder)}={storage.stat_version(f)}" for f in _files(folder))
     else:
         version = hub.commit_of(cfg.name_or_path, cfg.revision, kind="model")

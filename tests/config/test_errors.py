@@ -31,7 +31,7 @@ def test_all_problems_come_at_once() -> None:
         "training.num_epochs=many: must be a whole number",
         "training.fsdp.sharding_strategy=FULL: must be one of FULL_SHARD, SHARD_GRAD_OP, HYBRID_SHARD, NO_SHARD; "
         "did you mean FULL_SHARD?",
-        "eval.limit=0: must be at least 1",
+        "eval.limit=0: must be at least 1, or null",
     ]
 
 
@@ -91,6 +91,11 @@ def test_a_missing_recipe_file_is_named() -> None:
     ("override", "rule"),
     [
         ("dataset.train_split=1.5", "above 0 and at most 1"),
+        ("training.keep_full_states=3", "keeps nothing: no full state is saved; try training.full_state_at_epoch=true"),
+        ("training.tracking.project=a/b", "names a project in W&B, which takes 128 characters"),
+        ("training.tracking.trackers=[wandb,wandb]", "is named twice"),
+        ("eval.tasks=[spell_numbers,spell_numbers]", "is named twice"),
+        ("eval.gates.holdout.loss=< 1e999", "must compare with a finite number"),
         ("training.max_seq_len=5000", "must fit into training.max_tokens_per_gpu=2048"),
         ("training.effective_batch_size=1", "at least the 2 processes"),
         ("model.scratch.num_key_value_heads=3", "must divide"),
@@ -101,15 +106,55 @@ def test_a_missing_recipe_file_is_named() -> None:
             "no such score; it is scored for loss, perplexity",
         ),
         ("eval.gates.spell_numbers=> 0.5", "must name a score: task.metric; try spell_numbers.acc"),
-        ("training.learning_rate=-1", "must not be negative"),
+        ("training.warmup_steps=-1", "must not be negative"),
         ("training.env.HF_TOKEN=abc", "named like a secret"),
         ("dataset.storage_options.secret=abc", "named like a secret"),
     ],
 )
 def test_a_rule_across_fields_names_the_key(override: str, rule: str) -> None:
-    [problem] = problems(override)
+    settings = ["training.full_state_at_epoch=false", "training.tracking.trackers=[wandb]"]
+    [problem] = problems(*settings, override)
     assert override.partition("=")[0] in problem
     assert rule in problem
+
+
+def test_no_data_is_told_with_all_else() -> None:
+    assert problems("dataset.uri=", "registry.port=-5") == [
+        "dataset.uri: is required and not set; say where the data is: dataset.uri=data.jsonl, "
+        "dataset.uri=hf://org/name or dataset.uri=s3://bucket/key",
+        "registry.port=-5: must be at least 1 and at most 65535",
+    ]
+
+
+def test_a_command_that_needs_no_data_takes_none() -> None:
+    assert compose(find_recipe("quickstart"), ["dataset.uri="], needs_data=False).dataset.uri == ""
+
+
+def test_an_interpolation_that_leads_nowhere_is_told_under_its_key() -> None:
+    assert problems("name=${nowhere}", "training.env={A: '${oc.env:NO_SUCH_VARIABLE}'}") == [
+        "name=${nowhere}: Interpolation key 'nowhere' not found",
+        "training.env={'A': '${oc.env:NO_SUCH_VARIABLE}'}: KeyError raised while resolving interpolation: "
+        "\"Environment variable 'NO_SUCH_VARIABLE' not found\"",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("=3", "=3: is not an override; write key=value"),
+        ("training=3", "training=3: must be one of default"),
+        ("training.lora=null", "training/lora=null: must be one of default, none; did you mean none?"),
+    ],
+)
+def test_what_hydra_would_stumble_over_is_told(override: str, said: str) -> None:
+    assert problems(override) == [said]
+
+
+def test_a_number_of_any_length_in_a_recipe_is_told(tmp_path: Path) -> None:
+    text = f"defaults: [config, _self_]\ndataset: {{uri: x.jsonl}}\ntraining: {{num_epochs: 0x{'f' * 9000}}}\n"
+    assert problems(recipe=write(tmp_path, text)) == [
+        "training.num_epochs=(an endless number): must be at least 1 and at most 1000000"
+    ]
 
 
 def test_what_needs_a_chat_template_says_so() -> None:
@@ -156,7 +201,7 @@ def test_what_must_not_be_recorded_or_leave_its_place_is_refused(override: str, 
 
 def test_another_place_for_the_model_is_for_kubeflow_only() -> None:
     assert problems("registry=mlflow", "registry.uri=s3://models/m") == [
-        "registry.uri=s3://models/m: is for a Kubeflow registry; MLflow is told where the model is"
+        "registry.uri=s3://models/m: is for a Kubeflow registry, and this one is MLflow; try null"
     ]
 
 

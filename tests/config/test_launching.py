@@ -35,7 +35,7 @@ def problems(*overrides: str) -> list[str]:
         ("training.env={A-B: x}", "training.env.A-B: is no name of an environment variable"),
         (
             "training.launcher.secrets={s: [not-a-variable]}",
-            "training.launcher.secrets=not-a-variable: must be a key that can name an environment variable",
+            "training.launcher.secrets.s=not-a-variable: must be a key that can name an environment variable",
         ),
         (
             "training.launcher.secrets={s: [A], t: [A]}",
@@ -51,17 +51,54 @@ def problems(*overrides: str) -> list[str]:
         ),
         (
             "training.launcher.tolerations=[{effect: Never}]",
-            "training.launcher.tolerations.0={effect: Never}: must be made of key, operator (Exists, Equal), value and "
-            "effect (NoSchedule, …)",
+            "training.launcher.tolerations.0.effect=Never: must be NoSchedule, PreferNoSchedule or NoExecute",
+        ),
+        (
+            "training.launcher.pvc='claim\n'",
+            "training.launcher.pvc=claim\\n: must be a Kubernetes name: lower case letters, digits, - and .",
+        ),
+        (
+            "training.launcher.namespace=a.b",
+            "training.launcher.namespace=a.b: must be at most 63 lower case letters, digits and -, or null",
+        ),
+        (
+            "training.launcher.image=sft 1",
+            "training.launcher.image=sft 1: must name an image with sft in it: host/name:tag",
+        ),
+        ("training.launcher.mount_path=/a:b", "training.launcher.mount_path=/a:b: must be without :"),
+        (
+            "training.launcher.secrets={s: [PET_NNODES]}",
+            "training.launcher.secrets=PET_NNODES: is for the TrainJob's runtime to set",
         ),
         (
             "training.effective_batch_size=7",
-            "training.effective_batch_size=7: must be at least the 8 processes, or some rank has nothing to do; try 8",
+            "training.effective_batch_size=7: must be at least the 8 processes "
+            "(num_workers, procs_per_worker, gpus_per_worker), or some rank has nothing to do; try 8",
         ),
     ],
 )
 def test_a_wrong_setting_of_a_trainjob_is_named(override: str, said: str) -> None:
     assert problems(*CPU, override) == [said]
+
+
+def test_an_authority_is_not_read_where_nobody_is_verified() -> None:
+    assert problems(*CPU, "training.launcher.ca=ca.pem", "training.launcher.verify_tls=false") == [
+        "training.launcher.ca=ca.pem: is not read with training.launcher.verify_tls=false; leave one of them out"
+    ]
+
+
+@pytest.mark.parametrize("rendezvous", ["host", "host:", ":29500", "host:0", "host:65536", "host:²", "a b:1", "a:b:1"])
+def test_a_rendezvous_is_a_host_and_a_port(rendezvous: str) -> None:
+    [problem] = problems("training.launcher.num_workers=2", f"training.launcher.rendezvous={rendezvous}")
+    assert "must be host:port; try " in problem
+
+
+@pytest.mark.parametrize("rendezvous", ["host:29500", "10.0.0.1:1", "[::1]:65535"])
+def test_a_host_and_a_port_are_taken(rendezvous: str) -> None:
+    cfg = compose(
+        find_recipe("quickstart"), ["training.launcher.num_workers=2", f"training.launcher.rendezvous='{rendezvous}'"]
+    )
+    assert cfg.training.launcher.rendezvous == rendezvous
 
 
 def test_a_trainjob_says_how_many_gpus_it_asks_for() -> None:

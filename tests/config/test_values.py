@@ -14,6 +14,7 @@ import typing
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ from sft.errors import ConfigError, Problem
 from sft.planning.plan import build_plan
 from sft.planning.resources import resolve_resources
 from sft.planning.stage_spec import Environment
+from tests.support.command import sft
 
 NUMBERS = ("nan", "-inf", "-1", "0", "1e30", "1.5", "9" * 400, "9" * 5000, "true", "1e3", "²", "null")
 TEXTS = ("", "a\nb", "a" * 300, "a/b", "🙂", "a\0b", " a", "\ud800", "..")
@@ -202,3 +204,32 @@ def test_whatever_is_typed_for_a_setting_is_refused_under_its_key_or_planned_wit
 @given(key=st.sampled_from(sorted(LEAVES)), typed=TYPED)
 def test_whatever_else_is_typed_for_a_setting_is_too(key: str, typed: str) -> None:
     compose_one(key, typed)
+
+
+REFUSED = (
+    *("registry.port=-5", "dataset.max_download_bytes=-1", "eval.seed=-3", "model.scratch.hidden_size=0"),
+    *("model.scratch.num_hidden_layers=0", "name=", "registry.model_name=", "training.learning_rate=nan"),
+    *("training.max_grad_norm=inf", "dataset.eval_split=test", "eval.batch_size=²", f"training.seed={'9' * 5000}"),
+)
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_command_refuses_what_can_not_be_with_2_and_every_key(command: str, tmp_path: Path) -> None:
+    answer = sft(command, "quickstart", *REFUSED, cwd=tmp_path)
+    assert (answer.status, answer.out) == (2, "")
+    assert all(f"  - {override.partition('=')[0]}=" in answer.err for override in REFUSED)
+    assert "Traceback" not in answer.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_of_any_script_names_folders(tmp_path: Path) -> None:
+    name = "🙂 größer, 'quoted' \\ & 日本"
+    odd = [
+        f"name={hydra_text(name)}",
+        f"run_root={hydra_text(f'{name}/runs')}",
+        "dataset.uri=synthetic://spell-numbers",
+    ]
+    answer = sft("run", "quickstart", *odd, "--until", "dataset", cwd=tmp_path)
+    assert answer.status == 0, answer.err
+    [folder] = (tmp_path / name / "runs").glob(f"{name}-*")
+    assert (folder / "run.json").is_file()

@@ -16,6 +16,6 @@ def test_a_quantity_is_what_kubernetes_reads_in_it(text: str, number: float) -> 
     assert amount(text) == number
 
 
-@pytest.mark.parametrize("text", ["", "-1", "0", "4 ", "1,5", "64GB", "Gi", "1K i"])
+@pytest.mark.parametrize("text", ["", "-1", "0", "4 ", "4\n", "1,5", "64GB", "Gi", "1K i", "٣Gi", "10E", "1e400"])
 def test_what_is_no_quantity_is_none(text: str) -> None:
     assert not is_quantity(text)

@@ -72,6 +72,13 @@ def test_what_the_recipe_leaves_out_is_not_in_the_plan(overrides: Sequence[str],
     assert (said in made.left_out[0]) if said else made.left_out == ()
 
 
+def test_a_setting_that_does_nothing_is_noted_also_up_to_a_goal() -> None:
+    made = plan("training.lora.alpha=64")
+    assert plan().notes == ()
+    assert made.notes == made.reaching("train").notes
+    assert made.notes[0].startswith("training.lora.alpha=64: not read")
+
+
 def test_the_same_configuration_has_the_same_keys() -> None:
     assert changed() == []
 

@@ -1,0 +1,89 @@
+"""A setting that is set and does nothing, where that may be meant, is told in the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from sft.config.compose import compose, find_recipe, recipes
+from sft.config.unread_settings import unread_settings
+
+PRETRAINED = ["model=hub", "model.name_or_path=org/name"]
+
+
+def told(*overrides: str) -> list[str]:
+    return list(unread_settings(compose(find_recipe("quickstart"), overrides)))
+
+
+@pytest.mark.parametrize("recipe", recipes(), ids=lambda recipe: recipe.name)
+def test_a_shipped_recipe_sets_nothing_in_vain(recipe: object) -> None:
+    cfg = compose(recipe, ["dataset.uri=data.jsonl"])  # type: ignore[arg-type]
+    assert list(unread_settings(cfg)) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["training.lora.alpha=64", "training.lora.dropout=0"],
+            [
+                "training.lora.alpha=64: not read with training.lora.rank=0, which trains every weight",
+                "training.lora.dropout=0.0: not read with training.lora.rank=0, which trains every weight",
+            ],
+        ),
+        (["training.lora.alpha=64", "training.lora.rank=8"], []),
+        (
+            ["training.lr_scheduler=constant"],
+            ["training.warmup_steps=20: lr_scheduler=constant has none; constant_with_warmup has"],
+        ),
+        (["training.lr_scheduler=constant_with_warmup"], []),
+        (
+            ["training.tracking.project=team"],
+            ["training.tracking.project=team: read only with mlflow or wandb among training.tracking.trackers"],
+        ),
+        (["training.tracking.project=team", "training.tracking.trackers=[mlflow]"], []),
+        (
+            ["training.launcher.rendezvous=host:29500", "training.launcher.node_rank=0"],
+            [
+                "training.launcher.node_rank=0: not read with training.launcher.num_workers=1",
+                "training.launcher.rendezvous=host:29500: not read with training.launcher.num_workers=1",
+            ],
+        ),
+        (["training.launcher.rendezvous=host:29500", "training.launcher.num_workers=2"], []),
+        (
+            ["model.revision=abc", "model.trust_remote_code=true"],
+            [
+                "model.revision=abc: not read with model.source=scratch",
+                "model.trust_remote_code=true: not read with model.source=scratch",
+            ],
+        ),
+        (
+            [*PRETRAINED, "model.revision=abc", "model.scratch.hidden_size=128"],
+            ["model.scratch.hidden_size=128: not read with model.source=pretrained"],
+        ),
+        (
+            ["eval.holdout.enabled=false", "eval.holdout.limit=5"],
+            [
+                "eval.holdout.max_new_tokens=24: not read with eval.holdout.enabled=false",
+                "eval.holdout.limit=5: not read with eval.holdout.enabled=false",
+            ],
+        ),
+        (
+            ["dataset.eval_uri=held.jsonl", "dataset.train_split=0.5"],
+            ["dataset.train_split=0.5: not read, since dataset.eval_uri brings the held-out samples"],
+        ),
+        (
+            ["dataset.uri=rows.jsonl", "dataset.storage_options.endpoint_url=http://host"],
+            ["dataset.storage_options: not read for rows.jsonl"],
+        ),
+        (["dataset.uri=s3://bucket/rows.jsonl", "dataset.storage_options.endpoint_url=http://host"], []),
+        (["dataset.uri=rows.jsonl", "dataset=s3"], []),
+        (
+            ["registry.pvc=claim:/mount", "registry.upload=s3://bucket/models"],
+            ["registry.pvc=claim:/mount: not read, since registry.upload says where the model is"],
+        ),
+    ],
+)
+def test_what_does_nothing_is_told_with_the_reason(overrides: Sequence[str], said: list[str]) -> None:
+    assert told(*overrides) == said
