@@ -31,6 +31,7 @@ def check(cfg: RunConfig) -> list[Problem]:
         *_ranges(cfg),
         *_training(cfg.training),
         *(_scratch(cfg.model.scratch) if cfg.model.source is ModelSource.scratch else ()),
+        *_add_tokens(cfg),
         *_eval(cfg.eval),
         *_registry(cfg),
         *_secrets(cfg),
@@ -132,6 +133,19 @@ def _scratch(cfg: ScratchConfig) -> Iterator[Problem]:
     if cfg.vocab_size < _MIN_SCRATCH_VOCAB:
         rule = f"must be at least {_MIN_SCRATCH_VOCAB}: all bytes and the special tokens"
         yield Problem(key=f"{key}.vocab_size", value=str(cfg.vocab_size), rule=rule)
+
+
+def _add_tokens(cfg: RunConfig) -> Iterator[Problem]:
+    key, added = "model.add_tokens", cfg.model.add_tokens
+    tokens = [*added.special, *added.plain]
+    for token in sorted({token for token in tokens if tokens.count(token) > 1 or not token.strip()}):
+        yield Problem(key=key, value=repr(token), rule="must be a text, and named once")
+    if tokens and cfg.model.source is ModelSource.scratch:
+        rule = "is for a pretrained model; one from scratch gets a tokenizer of its own"
+        yield Problem(key=key, rule=rule, suggestion="leave it out, or set model.scratch.vocab_size")
+    if tokens and cfg.training.lora.rank:
+        rule = "needs the embedding to be trained, which adapters leave as it is"
+        yield Problem(key=key, rule=rule, suggestion="try training.lora.rank=0")
 
 
 def _eval(cfg: EvalConfig) -> Iterator[Problem]:

@@ -32,6 +32,16 @@ class ScratchConfig:
 
 
 @dataclass(kw_only=True)
+class AddTokensConfig:
+    """Tokens that the base model's tokenizer gets; their embeddings start as the mean of the others."""
+
+    special: list[str] = field(default_factory=list)
+    """Tokens with a meaning of their own (`<|tool_call|>`): never split, and left out of a text that is shown."""
+    plain: list[str] = field(default_factory=list)
+    """Words that would take many tokens otherwise."""
+
+
+@dataclass(kw_only=True)
 class ModelConfig:
     """The model to fine-tune."""
 
@@ -42,4 +52,5 @@ class ModelConfig:
     """Branch, tag or commit on the hub; null = the default branch."""
     trust_remote_code: bool = False
     """Whether code that comes with the model may run. Recorded when true."""
+    add_tokens: AddTokensConfig = field(default_factory=AddTokensConfig)
     scratch: ScratchConfig = field(default_factory=ScratchConfig)
