@@ -25,7 +25,7 @@ CARD = "README.md"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HYPERPARAMETERS = (
     *("num_epochs", "effective_batch_size", "learning_rate", "lr_scheduler", "warmup_steps", "weight_decay"),
-    *("max_seq_len", "seed"),
+    *("max_seq_len", "seed", "save_dtype"),
 )
 _LIBRARIES = (DISTRIBUTION, "instructlab-training", "torch", "transformers", "lm-eval")
 
@@ -81,6 +81,9 @@ def _origin(inputs: PackageInputs) -> str:
     lines = [f"Fine-tuned from {what} on {data.num_train:,} conversations of `{redact(data.source)}`."]
     if base.trust_remote_code:
         lines.append("Code that comes with the base model was allowed to run (`model.trust_remote_code=true`).")
+    added = inputs.record["config"]["model"]["add_tokens"]
+    if tokens := [f"`{token}`" for token in (*added["special"], *added["plain"])]:
+        lines.append(f"New tokens, whose embeddings began as the mean of the others: {', '.join(tokens)}.")
     return "\n".join(lines)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from sft.config.schema.dataset import ColumnsConfig, DatasetConfig, DatasetFormat, OnInvalid
 from sft.config.schema.eval import EvalBackend, EvalConfig, HoldoutConfig, Verbosity
 from sft.config.schema.launcher import LauncherConfig, LauncherKind
-from sft.config.schema.model import ModelConfig, ModelSource, ScratchConfig
+from sft.config.schema.model import AddTokensConfig, ModelConfig, ModelSource, ScratchConfig
 from sft.config.schema.registry import OnConflict, RegistryConfig, RegistryKind
 from sft.config.schema.sweep import SweepConfig
 from sft.config.schema.training import (
@@ -20,6 +20,7 @@ from sft.config.schema.training import (
     LoraConfig,
     LrScheduler,
     Precision,
+    SaveDtype,
     ShardingStrategy,
     Tracker,
     TrackingConfig,
@@ -27,6 +28,7 @@ from sft.config.schema.training import (
 )
 
 __all__ = [
+    "AddTokensConfig",
     "Attention",
     "ColumnsConfig",
     "DatasetConfig",
@@ -47,6 +49,7 @@ __all__ = [
     "RegistryConfig",
     "RegistryKind",
     "RunConfig",
+    "SaveDtype",
     "ScratchConfig",
     "ShardingStrategy",
     "SweepConfig",
