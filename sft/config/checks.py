@@ -51,6 +51,7 @@ def _between(cfg: RunConfig, told: set[str]) -> Iterator[Problem]:
     yield from check_dataset(cfg.dataset)
     yield from _training(cfg.training)
     yield from _chat_template(cfg.model)
+    yield from _add_tokens(cfg)
     if cfg.model.source is ModelSource.scratch and not any(key.startswith(_SCRATCH) for key in told):
         yield from _scratch(cfg.model.scratch)
     yield from _eval(cfg.eval)
@@ -127,6 +128,19 @@ def _scratch(cfg: ScratchConfig) -> Iterator[Problem]:
     if cfg.num_attention_heads % cfg.num_key_value_heads:
         rule = f"must divide num_attention_heads={cfg.num_attention_heads}"
         yield Problem(key=f"{key}.num_key_value_heads", value=str(cfg.num_key_value_heads), rule=rule)
+
+
+def _add_tokens(cfg: RunConfig) -> Iterator[Problem]:
+    key, added = "model.add_tokens", cfg.model.add_tokens
+    tokens = [*added.special, *added.plain]
+    for token in sorted({token for token in tokens if tokens.count(token) > 1 or not token.strip()}):
+        yield Problem(key=key, value=repr(token), rule="must be a text, and named once")
+    if tokens and cfg.model.source is ModelSource.scratch:
+        rule = "is for a pretrained model; one from scratch gets a tokenizer of its own"
+        yield Problem(key=key, rule=rule, suggestion="leave it out, or set model.scratch.vocab_size")
+    if tokens and cfg.training.lora.rank:
+        rule = "needs the embedding to be trained, which adapters leave as it is"
+        yield Problem(key=key, rule=rule, suggestion="try training.lora.rank=0")
 
 
 def _eval(cfg: EvalConfig) -> Iterator[Problem]:

@@ -13,13 +13,14 @@ from sft.adapters import hub
 from sft.adapters.os import machine
 from sft.artifacts import Artifact, DatasetArtifact, ModelArtifact, TokenizedArtifact
 from sft.config.k8s_quantity import amount
-from sft.config.schema import ModelSource, Precision, RunConfig, ShardingStrategy, TrainingConfig
+from sft.config.schema import ModelSource, Precision, RunConfig, SaveDtype, ShardingStrategy, TrainingConfig
 from sft.planning import memory
 from sft.planning.memory import Setup
 from sft.planning.model_shape import Shape, num_adapter_parameters, shape_of
 from sft.planning.resources import Resources, num_gpus, resolve_resources
 
 _GIB = 2**30
+_SAVED_BYTES = {SaveDtype.fp32: 4, SaveDtype.bf16: 2, SaveDtype.fp16: 2}
 
 
 def steps(cfg: RunConfig, have: Mapping[str, Artifact]) -> Iterator[str]:
@@ -67,7 +68,8 @@ def memory_per_rank(cfg: RunConfig, have: Mapping[str, Artifact]) -> Iterator[st
     if available is not None and memory.peak_bytes(shape, resources.strategy, setup) > available:
         yield f"warning    this can't fit: {_remedy(cfg.training, shape, resources.strategy, setup, available)}"
     state = _size(memory.state_bytes(shape, setup))
-    yield f"saves      {_size(memory.model_bytes(shape))} a model, {state} a full state"
+    model = _size(memory.model_bytes(shape, _SAVED_BYTES.get(cfg.training.save_dtype)))
+    yield f"saves      {model} a model, {state} a full state"
 
 
 def _where(cfg: TrainingConfig, resources: Resources, available: int | None) -> str:

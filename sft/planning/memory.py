@@ -103,9 +103,14 @@ def largest_budget(shape: Shape, sharding: ShardingStrategy, setup: Setup, avail
     return int(min(moment.budget(available) for moment in moments(shape, sharding, setup).values()))
 
 
-def model_bytes(shape: Shape) -> int:
-    """Return the bytes of a model as it is saved, in fp32."""
-    return 4 * shape.num_parameters
+def model_bytes(shape: Shape, weight_bytes: int | None = None) -> int:
+    """Return the size of a saved model.
+
+    Args:
+        shape: The model's.
+        weight_bytes: Of a saved weight; None = as in the base model.
+    """
+    return (weight_bytes or shape.stored_bytes) * shape.num_parameters
 
 
 def state_bytes(shape: Shape, setup: Setup) -> int:

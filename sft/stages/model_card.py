@@ -25,7 +25,7 @@ CARD = "README.md"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HYPERPARAMETERS = (
     *("num_epochs", "effective_batch_size", "learning_rate", "lr_scheduler", "warmup_steps", "weight_decay"),
-    *("max_seq_len", "seed"),
+    *("max_seq_len", "seed", "save_dtype"),
 )
 _LIBRARIES = (DISTRIBUTION, "instructlab-training", "torch", "transformers", "lm-eval")
 
@@ -82,6 +82,9 @@ def _origin(inputs: PackageInputs) -> str:
     if base.trust_remote_code:
         lines.append("Code that comes with the base model was allowed to run (`model.trust_remote_code=true`).")
     lines += [f"Chat template: {change}." for change in base.chat_template_changes]
+    added = inputs.record["config"]["model"]["add_tokens"]
+    if tokens := [f"`{token}`" for token in (*added["special"], *added["plain"])]:
+        lines.append(f"New tokens, whose embeddings began as the mean of the others: {', '.join(tokens)}.")
     return "\n".join(lines)
 
 

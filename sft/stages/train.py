@@ -155,13 +155,13 @@ def _line(live: TrainingProgress) -> str:
 def _publish(final: Path, base: Path, out: Path) -> None:
     """Move what is to stay out of the library's folder; ``model/`` comes last.
 
-    The base model's ``generation_config.json`` goes along, which the library leaves behind (utils.py:700@0.16.2): it
-    says at which tokens the model stops.
+    The library leaves behind (utils.py:700@0.16.2) what goes along here: the base model's ``generation_config.json``,
+    which says at which tokens the model stops, and the code of a model that brings its own.
     """
-    generation = base / "generation_config.json"
+    beside = [file for file in (base / "generation_config.json", *base.glob("*.py")) if file.is_file()]
     for model in final.parent.glob("samples_*"):
-        if generation.exists():
-            shutil.copyfile(generation, model / generation.name)
+        for file in beside:
+            shutil.copyfile(file, model / file.name)
         if model != final:
             (out / "checkpoints").mkdir(exist_ok=True)
             model.rename(out / "checkpoints" / model.name)
@@ -207,6 +207,7 @@ def worker_options(cfg: TrainingConfig, inputs: TrainInputs) -> WorkerOptions:
     """Return our settings that the library has not."""
     return WorkerOptions(
         precision=inputs.resources.precision.value,
+        save_dtype=cfg.save_dtype.value,
         gradient_checkpointing=inputs.resources.gradient_checkpointing,
         num_loader_workers=inputs.resources.num_loader_workers,
         max_grad_norm=cfg.max_grad_norm,

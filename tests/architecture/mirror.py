@@ -11,7 +11,6 @@ _SCHEMA = "fields and defaults without logic: the goldens hold every one of them
 COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.adapters.arrow_rows": ("integration/test_hub.py", "rows of Parquet files as a hub's client gives them"),
     "sft.__main__": ("integration/test_command_line.py", "the entry point: the test starts it"),
-    "sft.adapters.evaluation.lm_eval": ("integration/test_evaluation.py", _IN_A_CHILD),
     "sft.adapters.evaluation.oom_batches": (
         "unit/adapters/evaluation/test_holdout.py",
         "a held-out score that runs out of memory and one that does not must be equal",
@@ -91,7 +90,6 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.stages.decontaminate": ("integration/test_decontamination.py", "reads the documents of real tasks"),
     "sft.stages.evaluate": ("integration/test_evaluation.py", "scores a real model"),
     "sft.stages.grouping": ("unit/stages/test_dataset.py", "groups are what the split keeps together"),
-    "sft.stages.model": ("unit/adapters/test_random_model.py", "makes the random model that the test looks at"),
     "sft.stages.model_card": ("unit/stages/test_package.py", "the card of a whole package, which that test makes"),
     "sft.stages.preview": ("integration/test_preview.py", "shows what the stages would make, with a real tokenizer"),
     "sft.stages.registries": ("unit/stages/test_register.py", "the one place that tells registries apart"),

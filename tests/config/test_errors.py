@@ -99,6 +99,7 @@ def test_a_missing_recipe_file_is_named() -> None:
         ("training.max_seq_len=5000", "must fit into training.max_tokens_per_gpu=2048"),
         ("training.effective_batch_size=1", "at least the 2 processes"),
         ("model.scratch.num_key_value_heads=3", "must divide"),
+        ("model.add_tokens.special=['<|call|>']", "is for a pretrained model; one from scratch gets a tokenizer"),
         ("eval.batch_size=many", "or auto"),
         ("eval.gates.holdout.loss=0.5", "is no comparison: '>= 0.6', '< baseline' or '>= baseline - 0.01'"),
         (
@@ -114,8 +115,19 @@ def test_a_missing_recipe_file_is_named() -> None:
 def test_a_rule_across_fields_names_the_key(override: str, rule: str) -> None:
     settings = ["training.full_state_at_epoch=false", "training.tracking.trackers=[wandb]"]
     [problem] = problems(*settings, override)
-    assert override.partition("=")[0] in problem
+    assert override.partition("=")[0].removesuffix(".special") in problem
     assert rule in problem
+
+
+def test_new_tokens_are_texts_named_once_whose_embeddings_are_trained() -> None:
+    found = problems(
+        "model.add_tokens.special=[a,' ']", "model.add_tokens.plain=[a,b]", "training/lora=default", recipe="gsm8k"
+    )
+    assert found == [
+        "model.add_tokens=' ': must be a text, and named once",
+        "model.add_tokens='a': must be a text, and named once",
+        "model.add_tokens: needs the embedding to be trained, which adapters leave as it is; try training.lora.rank=0",
+    ]
 
 
 def test_no_data_is_told_with_all_else() -> None:

@@ -176,9 +176,9 @@ def test_weights_that_transformers_would_pass_over_for_pickled_ones_are_refused(
 @pytest.mark.parametrize(
     ("shard", "said"),
     [
-        ("../outside.safetensors", "names ../outside.safetensors, which is no safetensors file beside it"),
-        ("model-1.bin", "names model-1.bin, which is no safetensors file beside it"),
-        ("model-1.safetensors", "model-1.safetensors is not there, which model.safetensors.index.json names"),
+        ("../outside.safetensors", "names ../outside.safetensors, which is not a safetensors file beside it"),
+        ("model-1.bin", "names model-1.bin, which is not a safetensors file beside it"),
+        ("model-1.safetensors", "model-1.safetensors is missing, which model.safetensors.index.json names"),
     ],
 )
 def test_an_index_names_safetensors_files_beside_it_only(
@@ -192,6 +192,27 @@ def test_an_index_names_safetensors_files_beside_it_only(
     answer = sft_in_process("run", "quickstart", "model=hub", "model.name_or_path=model", cwd=tmp_path)
     assert answer.status == 1
     assert said in answer.err
+
+
+def test_an_architecture_that_cannot_be_trained_is_refused_by_the_plan(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    config = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    answer = sft("plan", "quickstart", "model=hub", "model.name_or_path=model", cwd=tmp_path)
+    assert answer.status == 1
+    assert "model.name_or_path=model: config.json: architectures=GPT2LMHeadModel" in answer.err
+
+
+def test_weights_that_are_not_those_of_the_architecture_are_refused_before_training(
+    tiny_model: ModelArtifact, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_model.model_dir, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 4}))
+    answer = sft("run", "quickstart", "model=hub", "model.name_or_path=model", cwd=tmp_path)
+    assert answer.status == 1
+    assert "config.json says num_hidden_layers=4, the weights have 2: set it to theirs" in answer.err
+    assert "24 missing, which would be random: model.layers.2.input_layernorm.weight" in answer.err
 
 
 def test_a_run_needs_a_recipe_or_a_record(tmp_path: Path) -> None:
@@ -372,7 +393,7 @@ def test_a_part_that_is_not_in_the_plan_is_refused_before_anything_runs(tmp_path
 
 def test_a_stage_that_fails_shows_its_traceback_only_where_it_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "qwen2"}')
     answer = sft_in_process("eval", "./model", "eval.tasks=[arc_easy]", cwd=tmp_path)
     assert answer.status == 1
     assert answer.err.startswith("error: model.name_or_path=./model: no tokenizer in ")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sft.adapters.checkpoint_files import CONFIG, config_dtype, read_json
 from sft.adapters.evaluation.answer_cache import AnswerCache
 from sft.adapters.evaluation.oom_batches import free_memory, is_out_of_memory
 from sft.adapters.evaluation.progress_file import ProgressFile
@@ -90,13 +91,23 @@ def load(request: Mapping[str, Any]) -> Any:
 
     backend, arguments = request["backend"], dict(request["model_args"])
     if backend == "vllm":
-        arguments |= {"pretrained": request["model_dir"], "trust_remote_code": request["trust_remote_code"]}
+        arguments = vllm_arguments(request)
     batch_size = 1 if backend != "vllm" and request["batch_size"] == "auto" else request["batch_size"]
     try:
         return get_model(backend).create_from_arg_obj(arguments, {"batch_size": batch_size})
     except ModuleNotFoundError as error:
         extra = "vllm" if backend == "vllm" else "api"
         raise StageError(f"eval.backend={backend}: {error}", fix=f"pip install 'sft-runner[{extra}]'") from error
+
+
+def vllm_arguments(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of lm-eval's vLLM model; the weights are used as they are stored unless `dtype` is given.
+
+    vLLM's own ``dtype="auto"`` rounds fp32 weights to 16 bits (docs.vllm.ai, engine arguments).
+    """
+    stored = config_dtype(read_json(Path(request["model_dir"]) / CONFIG))
+    model = {"pretrained": request["model_dir"], "trust_remote_code": request["trust_remote_code"]}
+    return {"dtype": stored or "auto", **request["model_args"], **model}
 
 
 def run(

@@ -81,6 +81,7 @@ class WorkerOptions:
 
     Attributes:
         precision: Arithmetic of forward and backward: ``bf16`` or ``fp32``.
+        save_dtype: Type of saved weights; ``auto`` = the base model's.
         num_loader_workers: Data loader processes (upstream: 8).
         max_grad_norm: Largest norm of the gradient (upstream: 1.0).
         checkpoint_at_epoch: Keep the model of each epoch; the last one is always saved.
@@ -97,6 +98,7 @@ class WorkerOptions:
     """
 
     precision: str = "fp32"
+    save_dtype: str = "auto"
     gradient_checkpointing: bool = True
     num_loader_workers: int = 0
     max_grad_norm: float = 1.0

@@ -12,7 +12,7 @@ from sft.config.schema.bounds import setting
 from sft.config.schema.dataset import ColumnsConfig, DatasetConfig, DatasetFormat, OnInvalid, OnUnrendered
 from sft.config.schema.eval import EvalBackend, EvalConfig, HoldoutConfig, Verbosity
 from sft.config.schema.launcher import LauncherConfig, LauncherKind
-from sft.config.schema.model import ModelConfig, ModelSource, ScratchConfig
+from sft.config.schema.model import AddTokensConfig, ModelConfig, ModelSource, ScratchConfig
 from sft.config.schema.registry import OnConflict, RegistryConfig, RegistryKind
 from sft.config.schema.sweep import SweepConfig
 from sft.config.schema.texts import FOLDER_NAME, PATH
@@ -22,6 +22,7 @@ from sft.config.schema.training import (
     LoraConfig,
     LrScheduler,
     Precision,
+    SaveDtype,
     ShardingStrategy,
     Tracker,
     TrackingConfig,
@@ -30,6 +31,7 @@ from sft.config.schema.training import (
 )
 
 __all__ = [
+    "AddTokensConfig",
     "Attention",
     "ColumnsConfig",
     "DatasetConfig",
@@ -51,6 +53,7 @@ __all__ = [
     "RegistryConfig",
     "RegistryKind",
     "RunConfig",
+    "SaveDtype",
     "ScratchConfig",
     "ShardingStrategy",
     "SweepConfig",

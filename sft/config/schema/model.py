@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from sft.config.schema.bounds import LARGEST_INT32, number, random_seed, setting, tree
-from sft.config.schema.texts import LINE, PATH
+from sft.config.schema.bounds import LARGEST_INT32, each, number, random_seed, setting, tree
+from sft.config.schema.texts import FREE, LINE, PATH
 
 
 class ModelSource(Enum):
@@ -36,6 +36,16 @@ class ScratchConfig:
 
 
 @dataclass(kw_only=True)
+class AddTokensConfig:
+    """Tokens that the base model's tokenizer gets; their embeddings start as the mean of the others."""
+
+    special: list[str] = each(FREE)
+    """Tokens with a meaning of their own (`<|tool_call|>`): never split, and left out of a text that is shown."""
+    plain: list[str] = each(FREE)
+    """Words that would take many tokens otherwise."""
+
+
+@dataclass(kw_only=True)
 class ModelConfig:
     """The model to fine-tune."""
 
@@ -56,4 +66,5 @@ class ModelConfig:
     chat_template_date: str = setting("2024-07-26", LINE)
     """The date, `YYYY-MM-DD`, that a template gets which reads the clock (`strftime_now`): training, scoring and the
     tuned model see the same one, whenever they run. The default is the date that Llama 3's templates fall back on."""
+    add_tokens: AddTokensConfig = field(default_factory=AddTokensConfig)
     scratch: ScratchConfig = field(default_factory=ScratchConfig)

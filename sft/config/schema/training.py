@@ -59,6 +59,15 @@ class Attention(Enum):
     sdpa = "sdpa"
 
 
+class SaveDtype(Enum):
+    """Type of the weights of a saved model."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
 @dataclass(kw_only=True)
 class LoraConfig:
     """Low-rank adapters in the place of full fine-tuning. peft's `LoraConfig`."""
@@ -139,6 +148,9 @@ class TrainingConfig:
     attention: Attention = Attention.auto
     """`auto` = flash attention where this machine has it, else torch's own; in a TrainJob's pods torch's own, because
     their packages are not known."""
+    save_dtype: SaveDtype = SaveDtype.auto
+    """Type of the weights of every saved model, which is the one that is scored and registered; `auto` = the type that
+    they have in the base model. Full states stay fp32."""
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass: less memory, about a third more compute."""
     use_liger: bool = False

@@ -223,5 +223,7 @@ def test_on_a_cpu_sharding_does_not_lower_the_peak() -> None:
 
 def test_checkpoints_are_fp32_weights_and_the_moments_of_what_is_trained() -> None:
     assert model_bytes(qwen()) == 4 * COUNT
+    assert model_bytes(replace(qwen(), stored_bytes=2)) == 2 * COUNT
+    assert model_bytes(replace(qwen(), stored_bytes=2), 4) == 4 * COUNT
     assert state_bytes(qwen(), EIGHT) == 12 * COUNT
     assert state_bytes(qwen(), replace(EIGHT, num_trained=1000)) == 4 * COUNT + 8000

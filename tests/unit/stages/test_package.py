@@ -38,6 +38,8 @@ def inputs(tmp_path: Path) -> PackageInputs:
     (root / "adapter" / "adapter_config.json").write_text("{}")
     training = {"num_epochs": 1, "effective_batch_size": 4, "learning_rate": 1e-5, "lr_scheduler": "cosine"}
     training |= {"warmup_steps": 0, "weight_decay": 0.0, "max_seq_len": 8, "max_tokens_per_gpu": 8, "seed": 1}
+    training |= {"save_dtype": "auto"}
+    tokens: dict[str, list[str]] = {"special": ["<|call|>"], "plain": []}
     return PackageInputs(
         base=source.base,
         dataset=replace(source.dataset, source="hf://openai/gsm8k:main", source_version="a" * 40),
@@ -47,7 +49,7 @@ def inputs(tmp_path: Path) -> PackageInputs:
         gates=None,
         record={
             "command": ["sft", "run", "my recipe.yaml"],
-            "config": {"training": training},
+            "config": {"training": training, "model": {"add_tokens": tokens}},
             "versions": {"torch": "2.13.0"},
             "resources": {"precision": {"value": "bf16", "reason": "this CPU computes bf16"}},
             "steps": [],
@@ -124,6 +126,7 @@ def test_the_hub_reads_the_card(inputs: PackageInputs, tmp_path: Path) -> None:
 
 def test_the_card_says_scores_before_and_after_and_how_to_make_it_again(inputs: PackageInputs, tmp_path: Path) -> None:
     text = (make(CONFIG, inputs, tmp_path / "out").model_dir / "README.md").read_text()
+    assert "New tokens, whose embeddings began as the mean of the others: `<|call|>`." in text
     assert "# speller\n\nSpells numbers.\n\nFine-tuned from `Qwen/Qwen2.5-1.5B-Instruct` at `989aa79` on 80" in text
     assert "| arc.acc | 0.2500 ± 0.1250 | 0.5000 ± 0.1250 | +0.2500, better | 9 |" in text
     assert "```sh\nsft run 'my recipe.yaml'\n```" in text

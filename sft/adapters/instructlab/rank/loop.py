@@ -18,6 +18,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from sft.adapters import checkpoint_writer
 from sft.adapters.instructlab.layout import FINISHED, METRICS, RESUMED, STATES, STOP, STOPPED, UNTRACKED
 from sft.adapters.instructlab.rank import loader
 from sft.adapters.instructlab.rank.full_states import FullStates, Position
@@ -241,14 +242,29 @@ class Loop:
         if self._saved_step == self._position.step:
             return
         self._saved_step = self._position.step
-        self._save_model(
-            args=self._args,
-            accelerator=self._accelerator,
-            model=self._model,
-            tokenizer=self._model.tokenizer,
-            samples_seen=self._position.samples_seen,
-            is_lora=bool(self._args.lora_r),
-        )
+        with patched((self._accelerator, "save_model", self._save_weights(self._accelerator.save_model))):
+            self._save_model(
+                args=self._args,
+                accelerator=self._accelerator,
+                model=self._model,
+                tokenizer=self._model.tokenizer,
+                samples_seen=self._position.samples_seen,
+                is_lora=bool(self._args.lora_r),
+            )
+
+    def _save_weights(self, upstream: Callable[..., None]) -> Callable[..., None]:
+        """Return what replaces accelerate's `save_model`, which the library calls last (utils.py:810@0.16.2)."""
+
+        def save_model(model: Any, save_directory: Path, **rest: Any) -> None:
+            if isinstance(model, dict):  # converted by the library to a type of its own: gpt-oss, FP8
+                upstream(model, save_directory=save_directory, **rest)
+                return
+            state = self._accelerator.get_state_dict(model)
+            if self._is_main:
+                base, folder, save_dtype = self._args.model_name_or_path, Path(save_directory), self._options.save_dtype
+                checkpoint_writer.save_weights(model.module, state, folder, base=Path(base), save_dtype=save_dtype)
+
+        return save_model
 
 
 def _peak_bytes() -> int:

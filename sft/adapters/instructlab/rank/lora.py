@@ -10,22 +10,25 @@ The replacements can be removed when upstream trains and saves LoRA under FSDP.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sft.adapters import checkpoint_writer
 from sft.adapters.instructlab.layout import ADAPTER
 from sft.adapters.patched import patched
 from sft.errors import StageError
 
 
 @contextmanager
-def lora_training(*, adapted_model: str, gradient_checkpointing: bool) -> Iterator[None]:
+def lora_training(*, adapted_model: str, save_dtype: str, gradient_checkpointing: bool) -> Iterator[None]:
     """Make the library train adapters and save them, until the block ends.
 
     Args:
         adapted_model: Name of the base model in the adapter's configuration.
+        save_dtype: Type of the merged model's weights, as `checkpoint_writer.save_weights` takes it.
         gradient_checkpointing: Whether to recompute activations in the backward pass.
     """
     from instructlab.training import model, utils
@@ -53,7 +56,7 @@ def lora_training(*, adapted_model: str, gradient_checkpointing: bool) -> Iterat
 
     replacements: list[tuple[object, str, object]] = [
         (model.Model, "prepare_peft_model", prepare),
-        (utils, "save_fsdp_lora_model", _save),
+        (utils, "save_fsdp_lora_model", functools.partial(_save, save_dtype=save_dtype)),
     ]
     if gradient_checkpointing:
         replacements.append((model.Model, "_enable_gradient_checkpointing_if_supported", checkpoint))
@@ -61,10 +64,10 @@ def lora_training(*, adapted_model: str, gradient_checkpointing: bool) -> Iterat
         yield
 
 
-def _save(args: Any, model: Any, tokenizer: Any, accelerator: Any, output_dir: Path) -> None:
-    """Save the adapter in fp32, and the base model, in the precision of its files, with the adapter merged into it.
+def _save(args: Any, model: Any, tokenizer: Any, accelerator: Any, output_dir: Path, *, save_dtype: str) -> None:
+    """Save the adapter in fp32, and the base model with the adapter merged into it.
 
-    Memory: one copy of the model on the host of the main process.
+    The sum is made in fp32 and rounded once. Memory: one fp32 copy of the model on the host of the main process.
     """
     import torch.distributed as dist
     from peft import PeftModel
@@ -78,11 +81,13 @@ def _save(args: Any, model: Any, tokenizer: Any, accelerator: Any, output_dir: P
         state = wrapped.state_dict()
     if accelerator.is_main_process:
         config = wrapped.module.peft_config["default"]
-        base = AutoModelForCausalLM.from_pretrained(**args.base_model_args, device_map="cpu")
+        base = AutoModelForCausalLM.from_pretrained(**args.base_model_args, device_map="cpu").float()
         base.resize_token_embeddings(wrapped.module.get_input_embeddings().num_embeddings)
         whole = PeftModel(base, config)
         whole.load_state_dict(state)
         whole.save_pretrained(output_dir / ADAPTER)
-        whole.merge_and_unload().save_pretrained(output_dir)
+        merged, base_folder = whole.merge_and_unload(), Path(args.model_name_or_path)
+        state = merged.state_dict()
+        checkpoint_writer.save_weights(merged, state, output_dir, base=base_folder, save_dtype=save_dtype)
         tokenizer.save_pretrained(output_dir)
     dist.barrier()

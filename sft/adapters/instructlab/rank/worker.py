@@ -74,7 +74,9 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
         if args.lora_r:
             patches.enter_context(
                 lora.lora_training(
-                    adapted_model=options.adapted_model, gradient_checkpointing=options.gradient_checkpointing
+                    adapted_model=options.adapted_model,
+                    save_dtype=options.save_dtype,
+                    gradient_checkpointing=options.gradient_checkpointing,
                 )
             )
         patches.enter_context(loop.Loop(args, options, folder, after_step=restart_stall_timer).patched_library())

@@ -1,0 +1,99 @@
+"""What a folder with a base model must hold, and what its ``config.json`` may say. Reads files; imports nothing heavy.
+
+Whether the weights fit the architecture is for `sft.adapters.architecture` to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sft.adapters.checkpoint_files import CONFIG, INDEX, WEIGHTS, config_dtype, listed, read_json, stored_dtype
+from sft.errors import StageError
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tekken.json")
+_TRAINABLE = ("ForCausalLM", "ForConditionalGeneration")
+"""What instructlab-training takes (model.py:388@0.16.2), by the end of the class's name."""
+_ADAPTER = "adapter_config.json"
+
+
+def check_folder(folder: Path, what: str) -> None:
+    """Raise unless a folder holds a base model that can be fine-tuned on chat data.
+
+    Args:
+        folder: In Hugging Face layout.
+        what: The setting that names it, for messages.
+
+    Raises:
+        StageError: Config, tokenizer or safetensors weights are missing, or `check_config` refuses.
+    """
+    if (folder / _ADAPTER).is_file():  # transformers would load the base model that it names, from wherever that is
+        fix = "merge it first: PeftModel.from_pretrained(base, …).merge_and_unload().save_pretrained(…)"
+        raise StageError(f"{what}: holds an adapter ({_ADAPTER}), which is not a whole model", fix=fix)
+    if not (folder / CONFIG).is_file():
+        raise StageError(f"{what}: no {CONFIG} in {folder}", fix="give a folder in Hugging Face layout")
+    check_config(read_json(folder / CONFIG), what)
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        fix = "copy the base model's tokenizer files (tokenizer.json, tokenizer_config.json) into the folder"
+        raise StageError(f"{what}: no tokenizer in {folder} (none of {', '.join(_TOKENIZER_FILES)})", fix=fix)
+    if not any((folder / name).is_file() for name in (WEIGHTS, INDEX)):
+        # transformers would take pytorch_model.bin, which can run code; it looks for no other *.safetensors.
+        raise StageError(
+            f"{what}: no {WEIGHTS} nor {INDEX} in {folder}; pickled weights are not loaded, they can run code",
+            fix="convert them: AutoModelForCausalLM.from_pretrained(…).save_pretrained(…)",
+        )
+
+
+def check_config(config: Mapping[str, Any], what: str) -> None:
+    """Raise if a model of this ``config.json`` can't be trained, or if it loads what the record would not hold.
+
+    Args:
+        config: Parsed.
+        what: The setting that names the model, for messages.
+
+    Raises:
+        StageError: Every reason, in one message.
+    """
+    if reasons := list(_refusals(config)):
+        fix = "take a decoder-only model with its weights in bf16, fp16 or fp32, such as Qwen, Llama, Mistral or Gemma"
+        raise StageError(f"{what}: {CONFIG}: " + "; ".join(reasons), fix=fix)
+
+
+def _refusals(config: Mapping[str, Any]) -> Iterator[str]:
+    if not isinstance(config.get("model_type"), str):
+        yield "no model_type, which says the architecture"
+    if config.get("is_encoder_decoder"):
+        yield f"{config.get('model_type')} is an encoder-decoder model, and only decoders are trained"
+    classes = config.get("architectures") or []
+    if classes and not any(str(name).endswith(_TRAINABLE) for name in classes):
+        names = listed([str(name) for name in classes])
+        yield f"architectures={names}: the training library takes only …{' and …'.join(_TRAINABLE)}"
+    quantization = config.get("quantization_config")
+    if isinstance(quantization, dict) and not _is_dequantized(config, quantization):
+        yield f"quantized weights (quant_method={quantization.get('quant_method')}) can't be trained"
+    if weights := config.get("transformers_weights"):
+        yield f"transformers_weights={weights} names other weights than {WEIGHTS}; rename that file"
+    for key in ("attn_implementation", "_attn_implementation", "experts_implementation"):
+        if "/" in str(config.get(key) or ""):
+            yield f"{key}={config[key]} would fetch code from another repository; remove it"
+    for name, code in (config.get("auto_map") or {}).items():
+        if any(
+            "--" in str(reference) or "/" in str(reference)
+            for reference in (code if isinstance(code, list) else [code])
+        ):
+            yield f"auto_map.{name}={code} names code outside of the model's folder; copy it into the folder"
+
+
+def _is_dequantized(config: Mapping[str, Any], quantization: Mapping[str, Any]) -> bool:
+    """Return whether the training library turns these weights into bf16 (model.py:97, vlm_utils.py:162@0.16.2)."""
+    method = quantization.get("quant_method")
+    return (method, config.get("model_type")) == ("mxfp4", "gpt_oss") or (method == "fp8" and "text_config" in config)
+
+
+def dtype_note(folder: Path) -> str | None:
+    """Return a line if the weights are not of the type that ``config.json`` says, in which they are loaded."""
+    said, stored = config_dtype(read_json(folder / CONFIG)), stored_dtype(folder)
+    if said in {None, stored}:
+        return None
+    return f"weights are stored in {stored}, but {CONFIG} says {said}: they are rounded to {said} when loaded"

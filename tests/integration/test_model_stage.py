@@ -1,0 +1,72 @@
+"""The model stage on a folder: what a base model is told to become, and what it is refused for."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sft.adapters.checkpoint_files import read_tensors
+from sft.artifacts import ModelArtifact
+from sft.config.schema import AddTokensConfig, ModelConfig
+from sft.errors import StageError
+from sft.progress import Progress
+from sft.stages.model import ModelInputs, model
+
+pytestmark = [
+    pytest.mark.slow,
+    # Warned while transformers is imported.
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+def run(base: Path, out: Path, **settings: AddTokensConfig) -> ModelArtifact:
+    out.mkdir()
+    return model(ModelConfig(name_or_path=str(base), **settings), ModelInputs(dataset=None), out, Progress(quiet=True))
+
+
+def test_a_model_with_new_tokens_is_a_larger_copy_of_its_base(tiny_model: ModelArtifact, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base = tiny_model.model_dir
+    made = run(base, tmp_path / "out", add_tokens=AddTokensConfig(special=["<|call|>"], plain=["milliard"]))
+    assert (made.model_dir, made.source) == (tmp_path / "out", str(base))
+    tokenizer, loaded = (
+        AutoTokenizer.from_pretrained(made.model_dir),
+        AutoModelForCausalLM.from_pretrained(made.model_dir),
+    )
+    original = AutoModelForCausalLM.from_pretrained(base)
+    old = original.get_input_embeddings().weight
+    new = loaded.get_input_embeddings().weight
+    [call, word] = tokenizer.convert_tokens_to_ids(["<|call|>", "milliard"])
+    assert torch.equal(new[: len(old)], old)
+    assert torch.allclose(new[[call, word]], old.mean(dim=0).expand(2, -1), atol=1e-6)
+    assert "lm_head.weight" not in read_tensors(made.model_dir)
+    assert (made.model_dir / "chat_template.jinja").read_bytes() == (base / "chat_template.jinja").read_bytes()
+    assert loaded.config.vocab_size == len(new)
+    assert made.num_parameters == sum(tensor.size for tensor in read_tensors(made.model_dir).values())
+
+
+def test_a_tokenizer_that_is_larger_than_the_embedding_is_refused_with_its_remedy_and_taken_with_it(
+    tiny_model: ModelArtifact, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    base = shutil.copytree(tiny_model.model_dir, tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<|call|>"]}, replace_extra_special_tokens=False)
+    tokenizer.save_pretrained(base)
+    with pytest.raises(StageError, match=r"without one are <\|call\|>") as caught:
+        run(base, tmp_path / "refused")
+    assert "model.add_tokens" in str(caught.value.fix)
+    made = run(base, tmp_path / "taken", add_tokens=AddTokensConfig(special=["<|call|>"]))
+    rows = read_tensors(made.model_dir)["model.embed_tokens.weight"].shape[0]
+    assert rows >= len(tokenizer)
+
+
+def test_tokens_that_are_all_there_are_refused(tiny_model: ModelArtifact, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="the tokenizer has all of these"):
+        run(tiny_model.model_dir, tmp_path / "out", add_tokens=AddTokensConfig(special=["<|im_end|>"]))

@@ -1,0 +1,83 @@
+"""What is refused of a base model from its files alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sft.artifacts import ModelArtifact
+from sft.errors import StageError
+from sft.stages.model_checks import check_config, check_folder, dtype_note
+
+CAUSAL = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        CAUSAL,
+        {"model_type": "llama"},
+        {**CAUSAL, "_name_or_path": "/home/somebody/run", "auto_map": {"AutoConfig": "configuration.Config"}},
+        {**CAUSAL, "attn_implementation": "sdpa"},
+        {"model_type": "gpt_oss", "quantization_config": {"quant_method": "mxfp4"}},
+    ],
+)
+def test_a_config_of_a_causal_model_is_taken(config: dict[str, Any]) -> None:
+    check_config(config, "model.name_or_path=x")
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({}, "no model_type"),
+        ({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, "architectures=GPT2LMHeadModel"),
+        ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "architectures=BertForMaskedLM"),
+        ({"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}, "ForSequenceClassification"),
+        (
+            {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True},
+            "t5 is an encoder-decoder model",
+        ),
+        ({**CAUSAL, "quantization_config": {"quant_method": "bitsandbytes"}}, "quant_method=bitsandbytes"),
+        ({**CAUSAL, "quantization_config": {"quant_method": "gptq"}}, "quant_method=gptq"),
+        ({**CAUSAL, "quantization_config": {"quant_method": "fp8"}}, "quant_method=fp8"),
+        ({**CAUSAL, "transformers_weights": "../other.safetensors"}, "transformers_weights=../other.safetensors"),
+        ({**CAUSAL, "attn_implementation": "kernels-community/flash-attn"}, "would fetch code from another repository"),
+        ({**CAUSAL, "auto_map": {"AutoModelForCausalLM": "org/name--model.Model"}}, "auto_map.AutoModelForCausalLM"),
+    ],
+)
+def test_a_config_that_cannot_be_trained_or_leaves_its_folder_is_refused(config: dict[str, Any], said: str) -> None:
+    with pytest.raises(StageError) as caught:
+        check_config(config, "model.name_or_path=x")
+    assert caught.value.message.startswith("model.name_or_path=x: config.json: ")
+    assert said in caught.value.message
+    assert caught.value.fix
+
+
+def test_every_reason_is_said_at_once() -> None:
+    config = {"model_type": "t5", "is_encoder_decoder": True, "quantization_config": {"quant_method": "gptq"}}
+    with pytest.raises(StageError, match=r"encoder-decoder.*; quantized"):
+        check_config(config, "x")
+
+
+def test_an_adapter_is_refused_even_beside_a_config(tiny_model: ModelArtifact, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model.model_dir, tmp_path / "base")
+    check_folder(folder, "x")
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "../elsewhere"}')
+    with pytest.raises(StageError, match="holds an adapter") as caught:
+        check_folder(folder, "x")
+    assert "merge_and_unload" in str(caught.value.fix)
+
+
+def test_a_config_that_says_another_type_than_the_weights_have_is_noted(
+    tiny_model: ModelArtifact, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_model.model_dir, tmp_path / "base")
+    assert dtype_note(folder) is None
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}), encoding="utf-8")
+    note = "weights are stored in float32, but config.json says bfloat16: they are rounded to bfloat16 when loaded"
+    assert dtype_note(folder) == note
