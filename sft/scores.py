@@ -7,6 +7,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+TOKEN_METRICS = ("loss", "perplexity", "token_accuracy")
+"""What the held-out split is scored for from its tokens alone."""
+TEXT_METRICS = ("exact_match", "rouge_l", "chrf")
+"""What a written answer is compared by (`sft.adapters.evaluation.text_metrics`)."""
 _LOWER_IS_BETTER = {
     "loss", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score", "ter", "mse",
 }  # fmt: skip

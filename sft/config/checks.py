@@ -24,7 +24,7 @@ from sft.config.schema import (
 from sft.config.schema.bounds import out_of_bounds, within_bounds
 from sft.errors import Problem
 from sft.logs import is_secret_name, redact
-from sft.scores import parse_gate
+from sft.scores import TEXT_METRICS, TOKEN_METRICS, parse_gate
 
 _SCRATCH = "model.scratch"
 _WANDB_REFUSES = "/\\#?%:"
@@ -193,9 +193,9 @@ def _gate(cfg: EvalConfig, name: str, rule: str) -> Iterator[Problem]:
 
 
 def holdout_metrics(cfg: EvalConfig) -> tuple[str, ...]:
-    """What the held-out split is scored for."""
-    written = ("exact_match", "rouge_l", "chrf") if cfg.holdout.generate else ()
-    return ("loss", "perplexity", "token_accuracy", *written) if cfg.holdout.enabled else ()
+    """Return what the held-out split is scored for."""
+    written = TEXT_METRICS if cfg.holdout.generate else ()
+    return (*TOKEN_METRICS, *written) if cfg.holdout.enabled else ()
 
 
 def _secrets(cfg: RunConfig) -> Iterator[Problem]:

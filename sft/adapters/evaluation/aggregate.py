@@ -12,10 +12,7 @@ from typing import Any
 
 from sft.adapters.evaluation.sample_log import SampleLog
 from sft.errors import StageError
-from sft.scores import is_better_when_higher
-
-_TEXT_METRICS = {"exact_match", "rouge_l", "chrf"}
-METRICS = ("loss", "perplexity", "token_accuracy", "exact_match", "rouge_l", "chrf")
+from sft.scores import TEXT_METRICS, TOKEN_METRICS, is_better_when_higher
 
 
 def publish(journal: SampleLog, file: Path) -> list[dict[str, Any]]:
@@ -39,7 +36,7 @@ def publish(journal: SampleLog, file: Path) -> list[dict[str, Any]]:
             num_tokens = sum(turn["num_tokens"] for turn in turns)
             add("loss", sum(turn["loss"] for turn in turns), num_tokens)
             add("token_accuracy", sum(turn["num_correct"] for turn in turns), num_tokens)
-            for metric in _TEXT_METRICS & turns[0].keys():
+            for metric in turns[0].keys() & {*TEXT_METRICS}:
                 add(metric, sum(turn[metric] for turn in turns), len(turns))
             for turn in turns:
                 lines.write(json.dumps({"sample": row["sample"], **turn}, ensure_ascii=False) + "\n")
@@ -58,7 +55,7 @@ def publish(journal: SampleLog, file: Path) -> list[dict[str, Any]]:
             "num_samples": len(sums["loss"][0]),
             "higher_is_better": is_better_when_higher(metric),
         }
-        for metric in METRICS
+        for metric in (*TOKEN_METRICS, *TEXT_METRICS)
         if metric in means
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sft.adapters.evaluation.text_metrics import comparisons
+from sft.scores import TEXT_METRICS
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -29,3 +30,7 @@ def test_chrf_is_sacrebleus_for_a_sentence() -> None:
     assert chrf("abc", "xyz") == 0.0
     # abcd against abce: 3/4 of 1-grams, 2/3 of 2-grams, 1/2 of 3-grams, 0 of the only 4-gram; no longer ones count.
     assert chrf("abcd", "abce") == pytest.approx(100 * (3 / 4 + 2 / 3 + 1 / 2 + 0) / 4, abs=1e-6)
+
+
+def test_every_text_metric_of_the_table_is_compared_and_no_other() -> None:
+    assert set(comparisons()) == set(TEXT_METRICS)

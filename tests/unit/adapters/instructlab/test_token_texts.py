@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sft.adapters.instructlab.token_texts import pieces_of
-from sft.chat.template import NO_LOSS
+from sft.chat.loss import NO_LOSS
 
 TEXTS = ["plain words here", "Füße ☕ 東京 👩‍👩‍👧 ok", "a\n\n  b\t c", "x\u0301y"]
 
