@@ -331,7 +331,7 @@ def test_an_older_trainer_is_named(tmp_path: Path, seen: Seen, monkeypatch: pyte
             monkeypatch.setenv(name, value)
         with pytest.raises(StageError, match=r"has no spec\.runtimePatches: its Kubeflow Trainer is too old") as caught:
             job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
-    assert caught.value.fix == "Kubeflow Trainer 2.2 or later"
+    assert caught.value.fix == "install Kubeflow Trainer 2.2 or later"
     assert server.violations == []
 
 

@@ -91,7 +91,8 @@ class Pod:
         )
         lines: list[tuple[datetime, str]] = []
         self._logs.append(lines)
-        threading.Thread(target=_keep, args=(self.process, lines), daemon=True).start()
+        self._reader = threading.Thread(target=_keep, args=(self.process, lines), daemon=True)
+        self._reader.start()
         self.object["status"]["phase"] = "Running"
         self.object["status"]["conditions"] = [{"type": "PodScheduled", "status": "True"}]
         self._state({"running": {"startedAt": now()}})
@@ -100,6 +101,7 @@ class Pod:
         """The exit status as Kubernetes counts it; None while it runs. The first look notes it in the object."""
         if self.process is None or (status := self.process.poll()) is None:
             return None
+        self._reader.join(timeout=1.0)  # a container has ended when its last line is in the log
         status = 128 - status if status < 0 else status
         reason = self.end_reason or ("Completed" if status == 0 else "Error")
         self._state({"terminated": {"exitCode": status, "reason": reason, "finishedAt": now()}})
