@@ -109,10 +109,10 @@ def unresolved(composed: DictConfig) -> list[Problem]:
     content = OmegaConf.to_container(composed, resolve=False)
     problems = []
     for key, value in _leaves(typing.cast("dict[str, Any]", content)):
-        if not isinstance(value, dict | list) and not (isinstance(value, str) and "${" in value):
-            continue
         try:
-            OmegaConf.resolve(OmegaConf.create({"value": OmegaConf.select(composed, key)}))
+            resolved = OmegaConf.select(composed, key)
+            if OmegaConf.is_config(resolved):
+                OmegaConf.to_container(resolved, resolve=True)
         except OmegaConfBaseException as error:
             problems.append(Problem(key=key, value=_shown(value), rule=str(error).splitlines()[0]))
     return problems

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from sft.errors import ConfigError, DataError, Problem
 from sft.logs import MASK
 from sft.planning.stage_spec import stage_of
 from sft.stages.package import FACTS
+
+_INTERPOLATION = re.compile(r"(\\*)\$\{")
 
 
 @dataclass(frozen=True)
@@ -98,11 +101,21 @@ def recipe(earlier: RecordedRun, overrides: Sequence[str], groups: Sequence[str]
         raise ConfigError(problems)
     with tempfile.TemporaryDirectory(prefix="sft-from-") as folder:
         path = Path(folder) / "again.yaml"
-        text = yaml.safe_dump({"defaults": ["config", "_self_"], **config}, sort_keys=False, allow_unicode=True)
-        path.write_text(
-            text.replace("${", "\\${"), encoding="utf-8"
-        )  # values are resolved: nothing is an interpolation
+        settings = {"defaults": ["config", "_self_"], **_literal(config)}
+        path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         yield Recipe(path)
+
+
+def _literal(tree: Any) -> Any:
+    """Return recorded values so that OmegaConf takes them as they are: they are resolved, and no interpolation."""
+    match tree:
+        case str():
+            return _INTERPOLATION.sub(lambda found: found[1] * 2 + r"\${", tree)
+        case dict():
+            return {key: _literal(value) for key, value in tree.items()}
+        case list():
+            return [_literal(value) for value in tree]
+    return tree
 
 
 def _masked(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

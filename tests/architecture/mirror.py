@@ -84,7 +84,6 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.runner.dispatch": ("e2e/test_quickstart.py", "hands artifacts from stage to stage of a whole run"),
     "sft.runner.export_trainjob": ("integration/test_trainjob.py", "the exported job is created and run"),
     "sft.runner.reregister": ("e2e/test_register.py", "acts on a run that has ended, which the test makes"),
-    "sft.runner.rerun": ("integration/test_command_line.py", "acts on the record of a run, which the test makes"),
     "sft.runner.verify": ("integration/test_verify.py", "acts on a run that has ended, which the test damages"),
     "sft.runner.worker_node": ("e2e/test_trainjob.py", "what other machines of a training do: the test starts them"),
     "sft.stages.decontaminate": ("integration/test_decontamination.py", "reads the documents of real tasks"),

@@ -150,6 +150,10 @@ def test_an_interpolation_that_leads_nowhere_is_told_under_its_key() -> None:
     ]
 
 
+def test_an_escaped_interpolation_is_text() -> None:
+    assert compose(find_recipe("quickstart"), ["name=a\\${b}"]).name == "a${b}"
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [

@@ -6,20 +6,20 @@ from collections.abc import Sequence
 
 import pytest
 
-from sft.config.compose import compose, find_recipe, recipes
+from sft.config.compose import recipes
 from sft.config.unread_settings import unread_settings
+from tests.support.configs import composed
 
 PRETRAINED = ["model=hub", "model.name_or_path=org/name"]
 
 
 def told(*overrides: str) -> list[str]:
-    return list(unread_settings(compose(find_recipe("quickstart"), overrides)))
+    return list(unread_settings(composed(*overrides)))
 
 
-@pytest.mark.parametrize("recipe", recipes(), ids=lambda recipe: recipe.name)
-def test_a_shipped_recipe_sets_nothing_in_vain(recipe: object) -> None:
-    cfg = compose(recipe, ["dataset.uri=data.jsonl"])  # type: ignore[arg-type]
-    assert list(unread_settings(cfg)) == []
+@pytest.mark.parametrize("name", [recipe.name for recipe in recipes()])
+def test_a_shipped_recipe_sets_nothing_in_vain(name: str) -> None:
+    assert list(unread_settings(composed("dataset.uri=data.jsonl", recipe=name))) == []
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_a_password_in_a_value_is_not_shown() -> None:
 def test_a_mapping_with_known_keys_takes_no_other() -> None:
     rule = Each(Entries({"effect": NAME}))
     assert told(rule, [{"effect": ""}]) == ["key.0.effect=: must not be empty"]
-    assert told(rule, [{"kind": "x"}]) == ["key.0=kind: must be made of effect"]
+    assert told(rule, [{"colour": "x"}]) == ["key.0=colour: must be made of effect"]
 
 
 @pytest.mark.parametrize(
