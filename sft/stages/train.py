@@ -162,12 +162,24 @@ def _publish(final: Path, base: Path, out: Path) -> None:
     for model in final.parent.glob("samples_*"):
         for file in beside:
             shutil.copyfile(file, model / file.name)
+        _let_others_read(model)
         if model != final:
             (out / "checkpoints").mkdir(exist_ok=True)
             model.rename(out / "checkpoints" / model.name)
     if (final / ADAPTER).is_dir():
         (final / ADAPTER).rename(out / ADAPTER)
     final.rename(out / "model")
+
+
+def _let_others_read(model: Path) -> None:
+    """Give weights the mode of the folder's other files: safetensors makes them for their owner alone.
+
+    A pod that serves the model may run as another user.
+    """
+    for weights in model.rglob("*.safetensors"):
+        others = next((file for file in weights.parent.iterdir() if file.suffix == ".json"), None)
+        if others is not None:
+            weights.chmod(others.stat().st_mode)
 
 
 def main_args(cfg: TrainingConfig, inputs: TrainInputs, work: Path) -> MainArgs:

@@ -75,3 +75,16 @@ def test_the_tokens_at_which_the_base_model_stops_go_along_with_every_model(tmp_
         assert (tmp_path / model / "generation_config.json").read_text() == '{"eos_token_id": [1, 106]}'
     assert (tmp_path / "adapter").is_dir()
     assert not list(made.iterdir())
+
+
+def test_weights_can_be_read_by_whoever_can_read_the_rest_of_a_model(tmp_path: Path) -> None:
+    made = tmp_path / "work" / "hf_format"
+    for folder in (made / "samples_20", made / "samples_20" / "adapter"):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        (folder / "config.json").chmod(0o644)
+        (folder / "model.safetensors").write_bytes(b"")
+        (folder / "model.safetensors").chmod(0o600)
+    train_stage._publish(made / "samples_20", tmp_path, tmp_path)
+    for folder in ("model", "adapter"):
+        assert (tmp_path / folder / "model.safetensors").stat().st_mode & 0o777 == 0o644
