@@ -119,7 +119,7 @@ def _lead(kind: str) -> str:
     """What the model writes before its answer, special tokens aside."""
     return {
         "think block in the answer": "<think>\n\n</think>\n\n",
-        "channel in the answer": " to=user: ",
+        "channel in the answer": "\n to=user: ",
         "white space in the prompt alone": "</think>",
         "no generation prompt": "assistant\n",
     }.get(kind, "")
