@@ -131,16 +131,20 @@ def _scratch(cfg: ScratchConfig) -> Iterator[Problem]:
 
 
 def _add_tokens(cfg: RunConfig) -> Iterator[Problem]:
-    key, added = "model.add_tokens", cfg.model.add_tokens
-    tokens = [*added.special, *added.plain]
-    for token in sorted({token for token in tokens if tokens.count(token) > 1 or not token.strip()}):
-        yield Problem(key=key, value=repr(token), rule="must be a text, and named once")
-    if tokens and cfg.model.source is ModelSource.scratch:
-        rule = "is for a pretrained model; one from scratch gets a tokenizer of its own"
-        yield Problem(key=key, rule=rule, suggestion="leave it out, or set model.scratch.vocab_size")
-    if tokens and cfg.training.lora.rank:
-        rule = "needs the embedding to be trained, which adapters leave as it is"
-        yield Problem(key=key, rule=rule, suggestion="try training.lora.rank=0")
+    added = {
+        "model.add_tokens.special": cfg.model.add_tokens.special,
+        "model.add_tokens.plain": cfg.model.add_tokens.plain,
+    }
+    everywhere = [token for tokens in added.values() for token in tokens]
+    for key, tokens in added.items():
+        for token in sorted({token for token in tokens if everywhere.count(token) > 1 or not token.strip()}):
+            yield Problem(key=key, value=repr(token), rule="must be a text, and named once")
+        if tokens and cfg.model.source is ModelSource.scratch:
+            rule = "is for a pretrained model; one from scratch gets a tokenizer of its own"
+            yield Problem(key=key, rule=rule, suggestion="leave it out, or set model.scratch.vocab_size")
+        if tokens and cfg.training.lora.rank:
+            rule = "needs the embedding to be trained, which adapters leave as it is"
+            yield Problem(key=key, rule=rule, suggestion="try training.lora.rank=0")
 
 
 def _eval(cfg: EvalConfig) -> Iterator[Problem]:

@@ -123,10 +123,13 @@ def test_new_tokens_are_texts_named_once_whose_embeddings_are_trained() -> None:
     found = problems(
         "model.add_tokens.special=[a,' ']", "model.add_tokens.plain=[a,b]", "training/lora=default", recipe="gsm8k"
     )
+    fix = "needs the embedding to be trained, which adapters leave as it is; try training.lora.rank=0"
     assert found == [
-        "model.add_tokens=' ': must be a text, and named once",
-        "model.add_tokens='a': must be a text, and named once",
-        "model.add_tokens: needs the embedding to be trained, which adapters leave as it is; try training.lora.rank=0",
+        "model.add_tokens.special=' ': must be a text, and named once",
+        "model.add_tokens.special='a': must be a text, and named once",
+        f"model.add_tokens.special: {fix}",
+        "model.add_tokens.plain='a': must be a text, and named once",
+        f"model.add_tokens.plain: {fix}",
     ]
 
 
