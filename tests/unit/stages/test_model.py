@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,8 @@ def test_a_folder_has_no_revision(tmp_path: Path) -> None:
 
 
 def test_the_state_of_a_folder_is_that_of_its_files(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
     before = source_version(ModelConfig(name_or_path=str(tmp_path)))
     assert before.startswith("config.json=")
-    (tmp_path / "config.json").write_text("{ }")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2", "a": 1}))
     assert source_version(ModelConfig(name_or_path=str(tmp_path))) != before
