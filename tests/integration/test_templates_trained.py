@@ -80,7 +80,7 @@ def test_what_was_learned_by_heart_is_written(kind: str, tiny_model: ModelArtifa
     given = ModelConfig(name_or_path=str(tiny_model.model_dir), chat_template=str(file), chat_template_kwargs=variables)
     base = model(given, ModelInputs(dataset=None), out, quiet)
     cfg = changed(
-        num_epochs=60,
+        num_epochs=150,
         effective_batch_size=7,
         learning_rate=1e-2,
         lr_scheduler=LrScheduler.cosine,
