@@ -75,7 +75,7 @@ def main() -> None:
                     setup = Setup(
                         ranks=ranks,
                         ranks_per_node=ranks,
-                        max_tokens=TOKENS[kind],
+                        token_budget=TOKENS[kind],
                         loss_share=loss_share,
                         value_bytes=4 if precision == "fp32" else 2,
                         gradient_checkpointing=False,

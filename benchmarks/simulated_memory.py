@@ -230,7 +230,7 @@ def estimated_peak(config: Mapping[str, Any], case: Case) -> int:
     setup = memory.Setup(
         ranks=case.ranks,
         ranks_per_node=case.ranks,
-        max_tokens=case.num_tokens,
+        token_budget=case.num_tokens,
         loss_share=case.num_places / case.num_tokens,
         value_bytes=2 if case.precision == "bf16" else 4,
         gradient_checkpointing=case.recomputes,

@@ -104,7 +104,7 @@ def main() -> None:
             setup = memory.Setup(
                 ranks=len(gpus),
                 ranks_per_node=len(gpus),
-                max_tokens=MAX_TOKENS,
+                token_budget=MAX_TOKENS,
                 loss_share=sum(row["num_loss_tokens"] for row in rows) / tokens,
                 value_bytes=2,
                 gradient_checkpointing=True,

@@ -94,7 +94,7 @@ def _padding(cfg: RunConfig, tokens: TokenizedArtifact) -> float:
     return padding_share(
         tokens.data_file,
         batch_size=cfg.training.effective_batch_size,
-        max_tokens=resources.token_budget(tokens.longest_tokens),
+        token_budget=resources.token_budget(tokens.longest_tokens),
         num_ranks=resources.num_processes,
         seed=cfg.training.seed,
     )

@@ -155,7 +155,7 @@ def _setup(cfg: RunConfig, resources: Resources, shape: Shape, tokens: Tokenized
     return Setup(
         ranks=resources.world_size,
         ranks_per_node=resources.num_processes,
-        max_tokens=resources.token_budget(tokens.longest_tokens if tokens else 0),
+        token_budget=resources.token_budget(tokens.longest_tokens if tokens else 0),
         loss_share=tokens.num_loss_tokens / tokens.num_tokens if tokens else 1.0,
         value_bytes=2 if resources.precision is Precision.bf16 else 4,
         gradient_checkpointing=resources.gradient_checkpointing,

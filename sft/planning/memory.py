@@ -25,7 +25,7 @@ class Setup:
     Attributes:
         ranks: All of them.
         ranks_per_node: Those that `HYBRID_SHARD` shards over.
-        max_tokens: Of a minibatch on one rank, padding included.
+        token_budget: Of a minibatch on one rank, padding included.
         loss_share: Part of a minibatch's tokens that count for the loss, the only ones with logits.
         value_bytes: 2 in bf16, 4 in fp32.
         num_trained: Parameters of the adapters; None = every one is trained.
@@ -35,7 +35,7 @@ class Setup:
 
     ranks: int
     ranks_per_node: int
-    max_tokens: int
+    token_budget: int
     value_bytes: int
     gradient_checkpointing: bool
     loss_share: float = 1.0
@@ -95,7 +95,7 @@ def moments(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> dict[str,
 
 def peak_bytes(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> int:
     """Return the largest memory of one rank."""
-    return max(moment.bytes(setup.max_tokens) for moment in moments(shape, sharding, setup).values())
+    return max(moment.bytes(setup.token_budget) for moment in moments(shape, sharding, setup).values())
 
 
 def largest_budget(shape: Shape, sharding: ShardingStrategy, setup: Setup, available: int) -> int:

@@ -20,19 +20,19 @@ NOTHING = [-1]
 _MAX_BATCHES = 200
 
 
-def padded_length(num_tokens: int, max_tokens: int) -> int:
-    """Return the length to which a minibatch is padded whose longest sample has `num_tokens`: at most `max_tokens`."""
-    return max(num_tokens, min(-(-num_tokens // LENGTHS) * LENGTHS, max_tokens))
+def padded_length(num_tokens: int, token_budget: int) -> int:
+    """Return the length to which a minibatch is padded if its longest sample has `num_tokens`: at most the budget."""
+    return max(num_tokens, min(-(-num_tokens // LENGTHS) * LENGTHS, token_budget))
 
 
 def pack(
-    lengths: Sequence[int], max_tokens: int, num_ranks: int, rank: int, max_batch_size: int = 64
+    lengths: Sequence[int], token_budget: int, num_ranks: int, rank: int, max_batch_size: int = 64
 ) -> list[list[int]]:
     """Return a rank's minibatches, with the signature of the library's function.
 
     Args:
-        lengths: Lengths of a batch's samples in tokens, each at most `max_tokens`.
-        max_tokens: Token budget of a minibatch, padding included.
+        lengths: Lengths of a batch's samples in tokens, each at most `token_budget`.
+        token_budget: Budget of a minibatch, padding included.
         num_ranks: Number of ranks. All get the same number of minibatches, and minibatches of about equal size at the
             same time.
         rank: Index of the rank.
@@ -41,21 +41,21 @@ def pack(
     Returns:
         Indices into `lengths`; `NOTHING` if no minibatch is left for this rank.
     """
-    minibatches = divide(lengths, max_tokens, num_ranks, max_batch_size)
+    minibatches = divide(lengths, token_budget, num_ranks, max_batch_size)
     own = minibatches[rank::num_ranks]
     return own + [NOTHING] * (-(-len(minibatches) // num_ranks) - len(own))
 
 
-def divide(lengths: Sequence[int], max_tokens: int, num_ranks: int, max_samples: int = 64) -> list[list[int]]:
+def divide(lengths: Sequence[int], token_budget: int, num_ranks: int, max_samples: int = 64) -> list[list[int]]:
     """Return all ranks' minibatches, largest first, each with its longest sample first. Arguments as of `pack`.
 
     Their number is a multiple of `num_ranks`, unless every minibatch has only one sample.
     """
 
     def size(minibatch: list[int]) -> int:
-        return num_padded(minibatch, lengths, max_tokens)
+        return num_padded(minibatch, lengths, token_budget)
 
-    minibatches = _divide_cheapest(lengths, max_tokens, max_samples)
+    minibatches = _divide_cheapest(lengths, token_budget, max_samples)
     while len(minibatches) % num_ranks and (divisible := [each for each in minibatches if len(each) > 1]):
         largest = max(divisible, key=size)
         minibatches.remove(largest)
@@ -63,25 +63,25 @@ def divide(lengths: Sequence[int], max_tokens: int, num_ranks: int, max_samples:
     return sorted(minibatches, key=size, reverse=True)
 
 
-def num_padded(minibatch: Sequence[int], lengths: Sequence[int], max_tokens: int) -> int:
+def num_padded(minibatch: Sequence[int], lengths: Sequence[int], token_budget: int) -> int:
     """Return the tokens of one of `divide`'s minibatches, padding included."""
-    return padded_length(lengths[minibatch[0]], max_tokens) * len(minibatch)
+    return padded_length(lengths[minibatch[0]], token_budget) * len(minibatch)
 
 
-def _divide_cheapest(lengths: Sequence[int], max_tokens: int, max_samples: int) -> list[list[int]]:
+def _divide_cheapest(lengths: Sequence[int], token_budget: int, max_samples: int) -> list[list[int]]:
     """Return the minibatches with the least padding plus `OVERHEAD`, for one rank.
 
     One of the cheapest divisions takes the samples in the order of their length, so only the cuts are searched, by
     dynamic programming: at most len(lengths) x max_samples steps.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-    padded = [padded_length(lengths[index], max_tokens) for index in order]
+    padded = [padded_length(lengths[index], token_budget) for index in order]
     costs, begins = [0], [0]  # of the cheapest division of the first samples; where its last minibatch begins
     for end in range(1, len(order) + 1):
         choices = []
         for begin in range(end - 1, max(-1, end - 1 - max_samples), -1):
             size = padded[begin] * (end - begin)
-            if size > max_tokens:
+            if size > token_budget:
                 break
             choices.append((costs[begin] + size + OVERHEAD, begin))
         cost, begin = min(choices)
@@ -98,13 +98,13 @@ class _Row(msgspec.Struct):
     len: int
 
 
-def padding_share(data_file: Path, *, batch_size: int, max_tokens: int, num_ranks: int, seed: int) -> float:
+def padding_share(data_file: Path, *, batch_size: int, token_budget: int, num_ranks: int, seed: int) -> float:
     """Return the share of computed tokens that is padding, over at most 200 batches drawn as in an epoch.
 
     Args:
         data_file: JSON Lines with a ``len`` in tokens, at least one row.
         batch_size: Samples per optimizer step.
-        max_tokens: Token budget of a minibatch, padding included.
+        token_budget: Budget of a minibatch, padding included.
         num_ranks: Ranks that share a batch.
         seed: Seed of the order of samples.
     """
@@ -116,6 +116,6 @@ def padding_share(data_file: Path, *, batch_size: int, max_tokens: int, num_rank
     for begin in range(0, min(len(lengths), _MAX_BATCHES * batch_size), batch_size):
         batch = lengths[begin : begin + batch_size]
         num_tokens += sum(batch)
-        minibatches = divide(batch, max_tokens, num_ranks)
-        num_computed += sum(num_padded(minibatch, batch, max_tokens) for minibatch in minibatches)
+        minibatches = divide(batch, token_budget, num_ranks)
+        num_computed += sum(num_padded(minibatch, batch, token_budget) for minibatch in minibatches)
     return 1 - num_tokens / num_computed

@@ -33,7 +33,7 @@ QWEN = {  # config.json of Qwen2.5-1.5B-Instruct, as far as it matters here
     "tie_word_embeddings": True,
 }
 COUNT = 1_543_714_304  # what the hub says of it
-EIGHT = Setup(ranks=8, ranks_per_node=4, max_tokens=10_000, value_bytes=2, gradient_checkpointing=True, on_gpu=True)
+EIGHT = Setup(ranks=8, ranks_per_node=4, token_budget=10_000, value_bytes=2, gradient_checkpointing=True, on_gpu=True)
 SMALL: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 112,
@@ -152,7 +152,7 @@ def test_more_sharding_needs_less() -> None:
     )
     needed = [peak_bytes(qwen(), sharding, replace(EIGHT, ranks_per_node=2)) for sharding in order]
     assert needed == sorted(needed)
-    small = replace(EIGHT, max_tokens=1)
+    small = replace(EIGHT, token_budget=1)
     assert peak_bytes(qwen(), ShardingStrategy.NO_SHARD, small) == 20 * COUNT + GPU_OVERHEAD  # AdamW's step
 
 
@@ -174,8 +174,8 @@ def test_a_token_costs_what_its_moment_holds() -> None:
 def test_the_largest_budget_is_the_last_that_fits(share: float) -> None:
     available, setup = 80 * 2**30, replace(EIGHT, loss_share=share)
     budget = largest_budget(qwen(), ShardingStrategy.FULL_SHARD, setup, available)
-    assert peak_bytes(qwen(), ShardingStrategy.FULL_SHARD, replace(setup, max_tokens=budget)) <= available
-    assert peak_bytes(qwen(), ShardingStrategy.FULL_SHARD, replace(setup, max_tokens=budget + 1)) > available
+    assert peak_bytes(qwen(), ShardingStrategy.FULL_SHARD, replace(setup, token_budget=budget)) <= available
+    assert peak_bytes(qwen(), ShardingStrategy.FULL_SHARD, replace(setup, token_budget=budget + 1)) > available
     assert largest_budget(qwen(), ShardingStrategy.NO_SHARD, setup, 2**30) == 0
 
 

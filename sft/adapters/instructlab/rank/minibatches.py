@@ -22,22 +22,22 @@ Minibatch = dict[str, Any]
 
 
 @contextmanager
-def patched_packer(max_tokens: int) -> Iterator[None]:
+def patched_packer(token_budget: int) -> Iterator[None]:
     """Replace the library's packer and collation of padded minibatches, until the block ends.
 
     Args:
-        max_tokens: Token budget of a minibatch, padding included.
+        token_budget: Budget of a minibatch, padding included.
     """
     from instructlab.training import sampler
 
     with patched(
         (sampler, "batch_lengths_to_minibatches_padded", pack),
-        (sampler, "padded_mb_collate_fn", collate_to_padded_length(max_tokens, sampler.padded_mb_collate_fn)),
+        (sampler, "padded_mb_collate_fn", collate_to_padded_length(token_budget, sampler.padded_mb_collate_fn)),
     ):
         yield
 
 
-def collate_to_padded_length(max_tokens: int, collate: Callable[..., Minibatch]) -> Callable[..., Minibatch]:
+def collate_to_padded_length(token_budget: int, collate: Callable[..., Minibatch]) -> Callable[..., Minibatch]:
     """Return the library's collation of a minibatch, with more padding on the right, up to `padded_length`."""
 
     def collate_padded(samples: list[Minibatch], num_counted: int, pad_token_id: int = 0) -> Minibatch:
@@ -45,7 +45,7 @@ def collate_to_padded_length(max_tokens: int, collate: Callable[..., Minibatch])
 
         minibatch = collate(samples, num_counted, pad_token_id)
         num_rows, length = minibatch["input_ids"].shape
-        num_padding = padded_length(length, max_tokens) - length
+        num_padding = padded_length(length, token_budget) - length
         for name, value in (("input_ids", pad_token_id), ("labels", NO_TARGET), ("attention_mask", 0)):
             minibatch[name] = pad(minibatch[name], (0, num_padding), value=value)
         return {**minibatch, "total_length": num_rows * (length + num_padding)}

@@ -99,5 +99,5 @@ def test_padding_is_foretold_as_training_pads(tmp_path: Path) -> None:
             batch = shuffled[begin : begin + 32]
             every = [pack(batch, 1024, num_ranks, rank) for rank in range(num_ranks)]
             computed += sum(tokens(minibatch, batch, 1024) for minibatch in itertools.chain.from_iterable(every))
-        found = padding_share(data, batch_size=32, max_tokens=1024, num_ranks=num_ranks, seed=7)
+        found = padding_share(data, batch_size=32, token_budget=1024, num_ranks=num_ranks, seed=7)
         assert found == pytest.approx(1 - sum(lengths) / computed)
