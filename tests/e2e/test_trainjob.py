@@ -248,7 +248,8 @@ def test_a_node_that_is_killed_comes_back_and_all_go_on_together(prepared: Site)
 @pytest.mark.exhaustive
 def test_an_error_that_would_come_again_ends_the_job_with_the_nodes_own_words(prepared: Site) -> None:
     before = set(prepared.jobs())
-    answer = sft(*command(prepared), "training.learning_rate=1e30", cwd=prepared.root, **prepared.environment)
+    diverging = ("training.learning_rate=1000", "training.weight_decay=1000")  # weights grow a millionfold each step
+    answer = sft(*command(prepared), *diverging, cwd=prepared.root, **prepared.environment)
     assert answer.status == 1, answer.out
     assert re.search(r"TrainJob sft-quickstart-\S+, node \d: training failed: .* is (nan|inf) at step", answer.err)
     assert "lower training.learning_rate" in answer.err
