@@ -56,8 +56,8 @@ def perform(
     Args:
         step: Of the plan of `cfg`.
         cfg: A checked configuration.
-        have: What the earlier steps made, by name.
-        rec: The run's record so far.
+        artifacts: What the earlier steps made, by name.
+        run_record: The run's record so far.
         folder: Where it lies.
         out: Private staging folder.
         progress: The run's display.
