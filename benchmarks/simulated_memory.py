@@ -29,6 +29,7 @@ from torch.utils._pytree import tree_leaves
 from utilisation import SHAPE
 
 from sft.adapters.instructlab.rank import cpu, fixes, lora, loss
+from sft.config.schema import ShardingStrategy
 from sft.planning import memory
 from sft.planning.model_shape import num_adapter_parameters, shape_of
 
@@ -74,7 +75,7 @@ CASES = (
 )
 
 
-class Counted(TorchDispatchMode):
+class Counted(TorchDispatchMode):  # type: ignore[misc]
     """Bytes of all storages that live, and the most that there were."""
 
     def __init__(self) -> None:
@@ -189,7 +190,9 @@ def counted_peak(config: Mapping[str, Any], case: Case) -> int:
             fixes.patched_options(mixed_precision=mixed, num_workers=0, gradient_checkpointing=case.recomputes)
         )
         if case.adapters:
-            stack.enter_context(lora.lora_training(adapted_model="", gradient_checkpointing=case.recomputes))
+            stack.enter_context(
+                lora.lora_training(adapted_model="", save_dtype="bf16", gradient_checkpointing=case.recomputes)
+            )
         model = on_the_meta_device(config, case)
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         seen = stack.enter_context(counted())
@@ -238,7 +241,7 @@ def estimated_peak(config: Mapping[str, Any], case: Case) -> int:
         adapter_dropout=True,
         on_gpu=True,
     )
-    return memory.peak_bytes(shape, memory.ShardingStrategy(case.strategy), setup) - memory.GPU_OVERHEAD
+    return memory.peak_bytes(shape, ShardingStrategy(case.strategy), setup) - memory.GPU_OVERHEAD
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 REPEATS = 2
 
@@ -39,12 +40,14 @@ def stage(folder: Path, out: Path) -> None:
     """This project's stage."""
     from sft.adapters.os.process import run_module
 
-    request = {"model_dir": str(folder / "model"), "train_file": str(folder / "data" / "train.jsonl")}
-    request |= {"eval_file": None}
-    request |= {"target": str(out / "data.jsonl"), "rejected": str(out / "rejected.jsonl")}
-    run_module(
-        "sft.adapters.instructlab.loss_masks", {**request, "max_seq_len": 4096}, folder=out / "logs", what="tokenizing"
-    )
+    request: dict[str, Any] = {
+        "settings": {"model_dir": str(folder / "model"), "max_seq_len": 4096},
+        "train_file": str(folder / "data" / "train.jsonl"),
+        "eval_file": None,
+        "target": str(out / "data.jsonl"),
+        "rejected": str(out / "rejected.jsonl"),
+    }
+    run_module("sft.adapters.instructlab.loss_masks", request, folder=out / "logs", what="tokenizing")
 
 
 def plain(folder: Path, out: Path) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.adapters.os import machine
+from sft.config.schema import ShardingStrategy
 from sft.planning import memory
 from sft.planning.model_shape import shape_of
 
@@ -110,7 +111,7 @@ def main() -> None:
                 gradient_checkpointing=True,
                 on_gpu=True,
             )
-            estimate = memory.peak_bytes(shape, memory.ShardingStrategy(strategy), setup) - memory.GPU_OVERHEAD
+            estimate = memory.peak_bytes(shape, ShardingStrategy(strategy), setup) - memory.GPU_OVERHEAD
             print(
                 f"{strategy:<15}{tokens / seconds:>10.0f}{tokens / seconds * per_token / flops:>12.1%} "
                 f"{peak / 2**30:>7.1f} GiB{estimate / 2**30:>7.1f} GiB{estimate / peak:>7.2f}",

@@ -56,15 +56,22 @@ def test_it_learns_and_is_saved_as_it_came_and_still_stops(smollm2: Path, learne
     assert (saved / "model.safetensors").stat().st_size == pytest.approx(269e6, rel=0.01)
     for name in ("chat_template.jinja", "generation_config.json"):
         assert (saved / name).read_bytes() == (smollm2 / name).read_bytes()
-    assert _answer(saved, "What is the capital of France?").endswith("<|im_end|>")
+    ended = [answer.endswith("<|im_end|>") for answer in _answers(saved)]
+    assert sum(ended) >= 3, ended  # all four where this was written; another processor rounds otherwise
 
 
-def _answer(folder: Path, question: str) -> str:
+def _answers(folder: Path) -> list[str]:
+    """What the model says to four questions, greedily, in fp32: in bf16 one rounding can turn an answer."""
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
-    asked = tokenizer.apply_chat_template(
-        [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
-    written = model.generate(**asked, max_new_tokens=100, do_sample=False)
-    return str(tokenizer.decode(written[0, asked["input_ids"].shape[1] :]))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    answers = []
+    for question in ("What is the capital of France?", "Hi there!", "What is 2+2?", "Name a colour."):
+        asked = tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        written = model.generate(**asked, max_new_tokens=60, do_sample=False)
+        answers.append(str(tokenizer.decode(written[0, asked["input_ids"].shape[1] :])))
+    return answers

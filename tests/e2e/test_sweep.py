@@ -131,15 +131,24 @@ def test_optuna_gets_the_objective_and_the_same_command_does_nothing_twice(jobli
 @pytest.mark.exhaustive
 def test_a_point_that_fails_is_reported_and_the_same_command_runs_only_it(joblib: tuple[Path, Answer]) -> None:
     cwd = joblib[0]
-    rates = "training.learning_rate=1e38,5e-3"
-    command = ["run", "quickstart", "-m", rates, *SMALL, *EPOCH, "training.launcher.procs_per_worker=1"]
+    rates = "training.learning_rate=1000,1e-9"  # times the decay: weights grow a millionfold each step, or keep
+    command = [
+        "run",
+        "quickstart",
+        "-m",
+        rates,
+        "training.weight_decay=1000",
+        *SMALL,
+        *EPOCH,
+        "training.launcher.procs_per_worker=1",
+    ]
     for _ in range(2):
         answer = sft(*command, cwd=cwd)
         assert answer.status == 1
         assert "the loss is nan at step" in answer.err
         assert "try: a lower training.learning_rate" in answer.err
         assert statuses(cwd, "quickstart-*") == ["failed", "done"]
-        assert answer.out.splitlines()[-1] == "failed: 1: training.learning_rate=1e+38"
+        assert answer.out.splitlines()[-1] == "failed: 1: training.learning_rate=1000.0"
     [done] = [record for record in records(cwd / "runs") if record["run_id"] == points(cwd, "quickstart-*")[1]["run"]]
     assert steps(done)["train"]["reused"]
     assert "= train: done before" not in answer.out  # nothing at all is done of the other point
