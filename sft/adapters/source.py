@@ -1,6 +1,7 @@
 """Owns where rows come from: a uri of any kind in, its rows in order out.
 
-Dispatches to the module of each kind (`storage`, `http`, `hub`, `synthetic`); what is in a file is `readers`' business.
+`_KINDS` says how each kind is read, by its module (`local_files`, `storage`, `http`, `hub`, `synthetic`); what is in a
+file is `readers`' business.
 """
 
 from __future__ import annotations
@@ -13,14 +14,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from sft.adapters import http, hub, readers, storage, synthetic
+from sft.adapters import http, hub, local_files, readers, storage, synthetic
 from sft.adapters.hub.rows import fetch_rows
+from sft.adapters.local_files import SourceFile, scheme
 from sft.adapters.split_names import Wanted, select_files
 from sft.errors import DataError
 from sft.files import sha256_file
 from sft.logs import redact
-
-_HTTP = {"http", "https"}
 
 _BARE_HUB_NAME = re.compile(r"^[\w-][\w.-]*/[\w.-]+(?::[\w.-]+)?(?:@[\w./-]+)?$")
 
@@ -68,21 +68,12 @@ def version(source: Source) -> str:
     Raises:
         DataError: The source is not there or can't be reached, or it is not clear which of its files are to be read.
     """
-    if storage.scheme(source.uri) == synthetic.SCHEME:
-        return f"{synthetic.VERSION}"
-    if reference := _hub_reference(source.uri):
-        return hub.commit_of(reference.repo, reference.revision, kind="dataset")
-    if storage.scheme(source.uri) in _HTTP:
-        return http.version(source.uri)
-    files, _ = _selected(source)
-    return ";".join(f"{redact(file.name)}={file.version}" for file in files)
+    return _kind(source).version(source)
 
 
 def is_download(source: Source) -> bool:
     """Return whether reading a source fetches something over a network."""
-    if storage.scheme(source.uri) == synthetic.SCHEME:
-        return False
-    return _hub_reference(source.uri) is not None or not storage.is_local(source.uri)
+    return _kind(source).is_download
 
 
 def files(
@@ -100,81 +91,163 @@ def files(
     Raises:
         DataError: The source can't be read.
     """
+    kind = _kind(source)
     with ThreadPoolExecutor(1) as aside:
-        for name, file in _fetched(source, source_version, folder, say, facts.notes):
-            with storage.opened(file) as stream:
+        for name, file in kind.fetch(_Fetch(source, source_version, folder, say, facts.notes)):
+            with local_files.opened(file) as stream:
                 digest = aside.submit(sha256_file, Path(file.name))
                 yield name, readers.batches(file.name, stream, source.ignored)
                 facts.digests[name] = digest.result()
-    if _hub_reference(source.uri) is None and version(source) != source_version:  # the hub's rows are of one commit
+    if not kind.is_pinned and version(source) != source_version:
         raise DataError(f"{source.name}: changed while it was read", fix="repeat it when nobody writes there")
 
 
-def _selected(source: Source) -> tuple[list[storage.SourceFile], str | None]:
-    """Return the files that are read, and what there is to say about the others."""
+@dataclass(frozen=True)
+class _Fetch:
+    """What fetching takes: see `files`; `notes` gets what a person should know."""
+
+    source: Source
+    version: str
+    folder: Path
+    say: Callable[[str], None]
+    notes: list[str]
+
+    def say_bytes(self, done: int, total: int | None = None) -> None:
+        """Tell how much has arrived."""
+        self.say(f"{done / 1e6:,.1f} of {total / 1e6:,.1f} MB" if total else f"{done / 1e6:,.1f} MB")
+
+    def file(self, name: str) -> Path:
+        """Return where a file of this name is put."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self.folder / name
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kind:
+    """How sources of one kind are read.
+
+    Attributes:
+        takes: Whether a uri is of this kind.
+        version: See `version`.
+        fetch: Yields each file's name without secrets, and the file on this machine.
+        is_download: Whether that fetches something over a network.
+        is_pinned: Whether what is read is of `version`, whatever happens to the source meanwhile.
+    """
+
+    takes: Callable[[str], bool]
+    version: Callable[[Source], str]
+    fetch: Callable[[_Fetch], Iterator[tuple[str, SourceFile]]]
+    is_download: bool = True
+    is_pinned: bool = False
+
+
+def _kind(source: Source) -> _Kind:
+    return next(kind for kind in _KINDS if kind.takes(source.uri))
+
+
+def _make_up(fetch: _Fetch) -> Iterator[tuple[str, SourceFile]]:
+    _note_unused_split(fetch)
+    target = fetch.file("rows.jsonl")
+    synthetic.write(fetch.source.uri, target)
+    yield fetch.source.name, SourceFile.of(target)
+
+
+def _is_on_hub(uri: str) -> bool:
+    """Return whether a uri names a hub dataset: ``hf://…``, or a bare ``org/name`` that is not a path here."""
+    if scheme(uri) == "hf":
+        return hub.parse(uri) is not None  # else a file of the hub, which fsspec reads
+    return bool(_BARE_HUB_NAME.match(uri)) and not local_files.local_path(uri).exists() and not readers.supported(uri)
+
+
+def _reference(source: Source) -> hub.Reference:
+    if (reference := hub.parse(source.uri)) is None:
+        raise DataError(f"{source.name}: names no dataset of the hub", fix="org/name, or hf://org/name@revision")
+    return reference
+
+
+def _commit(source: Source) -> str:
+    reference = _reference(source)
+    return hub.commit_of(reference.repo, reference.revision, kind="dataset")
+
+
+def _fetch_from_hub(fetch: _Fetch) -> Iterator[tuple[str, SourceFile]]:
+    source = fetch.source
+    fetched = fetch_rows(
+        _reference(source),
+        fetch.version,
+        source.wanted,
+        fetch.folder,
+        ignored=source.ignored,
+        progress=fetch.say_bytes,
+    )
+    if fetched.left_out:
+        fetch.notes.append(f"{source.name}: {fetched.left_out}")
+    yield source.name, SourceFile.of(fetched.file)
+
+
+def _fetch_from_web(fetch: _Fetch) -> Iterator[tuple[str, SourceFile]]:
+    source = fetch.source
+    _note_unused_split(fetch)
+    target = fetch.folder / (PurePosixPath(unquote(urlsplit(source.uri).path)).name or "index")
+    if not readers.supported(target.name):
+        raise DataError(f"dataset.uri={source.name}: its path must end in {', '.join(readers.KINDS)}, or .gz, .zst")
+    http.download(source.uri, target, max_bytes=source.max_bytes, progress=fetch.say_bytes)
+    yield source.name, SourceFile.of(target)
+
+
+def _fetch_here(fetch: _Fetch) -> Iterator[tuple[str, SourceFile]]:
+    for file in _selected(fetch.source, fetch.notes):
+        yield redact(file.name), file
+
+
+def _fetch_from_storage(fetch: _Fetch) -> Iterator[tuple[str, SourceFile]]:
+    for file in _selected(fetch.source, fetch.notes):
+        target = fetch.folder / PurePosixPath(file.name).name
+        storage.download(file, target, fetch.source.options, fetch.say_bytes)
+        yield redact(file.name), SourceFile.of(target)
+        target.unlink()
+
+
+def _versions_of_files(source: Source) -> str:
+    return ";".join(f"{redact(file.name)}={file.version}" for file in _selected(source, notes=[]))
+
+
+def _selected(source: Source, notes: list[str]) -> list[SourceFile]:
+    """Return the files that are read, and note which others there are."""
     files = storage.find(source.uri, source.options)
     wanted = source.wanted
     if len(files) == 1 and PurePosixPath(files[0].name).name == PurePosixPath(source.uri).name:
-        return files, _unused_split(source)
+        notes += _unused_split(source)
+        return files
     selection = select_files(source.name, [file.name for file in files], wanted)
-    left_out = ", ".join(sorted(PurePosixPath(redact(name)).name for name in selection.left_out))
-    note = f"{source.name}: not read: {left_out}; {wanted.key} chooses" if left_out else None
-    return [file for file in files if file.name in selection.chosen], note
+    if selection.left_out:
+        left_out = ", ".join(sorted(PurePosixPath(redact(name)).name for name in selection.left_out))
+        notes.append(f"{source.name}: not read: {left_out}; {wanted.key} chooses")
+    return [file for file in files if file.name in selection.chosen]
 
 
-def _unused_split(source: Source) -> str | None:
+def _note_unused_split(fetch: _Fetch) -> None:
+    fetch.notes.extend(_unused_split(fetch.source))
+
+
+def _unused_split(source: Source) -> list[str]:
     wanted = source.wanted
-    return f"{wanted.key}={wanted.split} does nothing: {source.name} is one file" if wanted.split else None
+    return [f"{wanted.key}={wanted.split} does nothing: {source.name} is one file"] if wanted.split else []
 
 
-def _fetched(
-    source: Source, source_version: str, folder: Path, say: Callable[[str], None], notes: list[str]
-) -> Iterator[tuple[str, storage.SourceFile]]:
-    if storage.scheme(source.uri) in {synthetic.SCHEME, *_HTTP} and (note := _unused_split(source)):
-        notes.append(note)
-    if storage.scheme(source.uri) == synthetic.SCHEME:
-        folder.mkdir(parents=True, exist_ok=True)
-        target = folder / "rows.jsonl"
-        synthetic.write(source.uri, target)
-        yield source.name, storage.find(str(target), {})[0]
-    elif reference := _hub_reference(source.uri):
-        fetched = fetch_rows(
-            reference,
-            source_version,
-            source.wanted,
-            folder,
-            ignored=source.ignored,
-            progress=lambda done: say(_bytes(done, None)),
-        )
-        notes += [f"{source.name}: {fetched.left_out}"] if fetched.left_out else []
-        yield source.name, storage.find(str(fetched.file), {})[0]
-    elif storage.scheme(source.uri) in _HTTP:
-        target = folder / (PurePosixPath(unquote(urlsplit(source.uri).path)).name or "index")
-        if not readers.supported(target.name):
-            raise DataError(f"dataset.uri={source.name}: its path must end in {', '.join(readers.KINDS)}, or .gz, .zst")
-        http.download(source.uri, target, max_bytes=source.max_bytes, progress=lambda *state: say(_bytes(*state)))
-        yield source.name, storage.find(str(target), {})[0]
-    else:
-        selected, note = _selected(source)
-        notes += [note] if note else []
-        for file in selected:
-            if storage.is_local(file.name):
-                yield redact(file.name), file
-                continue
-            target = folder / PurePosixPath(file.name).name
-            storage.download(file, target, source.options, lambda *state: say(_bytes(*state)))
-            yield redact(file.name), storage.find(str(target), {})[0]
-            target.unlink()
-
-
-def _bytes(done: int, total: int | None) -> str:
-    return f"{done / 1e6:,.1f} of {total / 1e6:,.1f} MB" if total else f"{done / 1e6:,.1f} MB"
-
-
-def _hub_reference(uri: str) -> hub.Reference | None:
-    """Return what names a hub dataset: ``hf://…``, or a bare ``org/name`` that is not a path here; else None."""
-    if storage.scheme(uri) == "hf":
-        return hub.parse(uri)
-    if not _BARE_HUB_NAME.match(uri) or storage.local_path(uri).exists() or readers.supported(uri):
-        return None
-    return hub.parse(uri)
+_KINDS = (  # the first that takes a uri reads it
+    _Kind(
+        takes=lambda uri: scheme(uri) == synthetic.SCHEME,
+        version=lambda _: str(synthetic.VERSION),
+        fetch=_make_up,
+        is_download=False,
+    ),
+    _Kind(takes=_is_on_hub, version=_commit, fetch=_fetch_from_hub, is_pinned=True),
+    _Kind(
+        takes=lambda uri: scheme(uri) in {"http", "https"},
+        version=lambda source: http.version(source.uri),
+        fetch=_fetch_from_web,
+    ),
+    _Kind(takes=local_files.is_local, version=_versions_of_files, fetch=_fetch_here, is_download=False),
+    _Kind(takes=lambda _: True, version=_versions_of_files, fetch=_fetch_from_storage),
+)

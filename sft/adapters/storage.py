@@ -1,64 +1,34 @@
-"""Owns files behind a uri: finds them, opens them, downloads them, and says when they have changed. Only fsspec here.
+"""Owns files behind a uri: finds them, downloads them, and says when they have changed. Only here: fsspec.
 
-Does not own what is in the files (`sft.adapters.readers`), nor the Hugging Face hub (`sft.adapters.hub`).
+Does not own those of this machine (`sft.adapters.local_files`), nor the Hugging Face hub (`sft.adapters.hub`).
 """
 
 from __future__ import annotations
 
 import copy
-import glob
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
+from sft.adapters import local_files
+from sft.adapters.local_files import STILL_WRITTEN, SourceFile, check_no_arrow, is_data, is_glob, is_local, scheme
 from sft.adapters.partial_file import PartialFile
-from sft.adapters.readers import supported
 from sft.adapters.retry import RetryPolicy, retry
 from sft.errors import DataError
 from sft.logs import redact
 
-_SCHEME = re.compile(r"^([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
-_LOCAL_SCHEMES = {"", "file", "pvc"}
 _S3_SCHEMES = {"s3", "s3a"}
 _CHUNK_BYTES = 4 << 20
 _RETRY = RetryPolicy(max_attempts=4, first_wait_seconds=0.5)
 _MAX_VERSIONS = 4
 _PERMANENT = (FileNotFoundError, PermissionError, TypeError, ValueError)
-_STILL_WRITTEN = "wait until nothing writes it any more, then repeat the command"
 _VERSION_FACTS = (  # each filesystem gives some of these
     *("ETag", "etag", "VersionId", "generation", "sha", "LastModified", "Last-Modified", "last_modified"),
     *("modified", "modify", "modificationTime", "mtime", "updated", "created", "size"),
 )
-_GLOB = re.compile(r"[*?\[]")
-_ABOUT_A_DATASET = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """One file of a source.
-
-    Attributes:
-        name: Path or uri, for messages and for the kind of file.
-        version: Changes when the content may have changed: size and times, or the server's ETag.
-    """
-
-    name: str
-    version: str
-
-
-def scheme(uri: str) -> str:
-    """Return ``s3`` of ``s3://bucket/key``; empty for a path."""
-    match = _SCHEME.match(uri)
-    return match[1].lower() if match else ""
-
-
-def is_local(uri: str) -> bool:
-    """Return whether a uri is a path on this machine or on a mounted volume."""
-    return scheme(uri) in _LOCAL_SCHEMES
 
 
 def find(uri: str, options: Mapping[str, Any]) -> list[SourceFile]:
@@ -71,39 +41,10 @@ def find(uri: str, options: Mapping[str, Any]) -> list[SourceFile]:
     Raises:
         DataError: There is no such file, it can't be reached, or nothing in the folder can be read.
     """
-    files = _find_local(local_path(uri)) if is_local(uri) else _find_remote(uri, options)
+    files = local_files.find(uri) if is_local(uri) else _find_remote(uri, options)
     if not files:
         raise DataError(f"{redact(uri)}: no file that can be read", fix="point it at .jsonl, .json, .csv or .parquet")
     return files
-
-
-def _is_data(name: str) -> bool:
-    """Return whether a file of a folder holds rows: hidden files and what `datasets` writes about a dataset do not."""
-    base = PurePosixPath(name).name
-    return supported(base) and not base.startswith((".", "__")) and base not in _ABOUT_A_DATASET
-
-
-def _check_no_arrow(uri: str, names: Iterable[str]) -> None:
-    """Raise `DataError` if a folder is what `datasets` writes with ``save_to_disk``."""
-    if any(name.endswith(".arrow") for name in names):
-        message = f"{redact(uri)}: holds .arrow files, as Dataset.save_to_disk writes them"
-        raise DataError(message, fix="write the dataset with Dataset.to_json or to_parquet")
-
-
-@contextmanager
-def opened(file: SourceFile) -> Iterator[IO[bytes]]:
-    """Open a local file for reading.
-
-    Raises:
-        DataError: It can't be opened or read, or was replaced or rewritten while the block ran.
-    """
-    try:
-        with Path(file.name).open("rb", buffering=1 << 20) as stream:
-            yield stream
-        if stat_version(Path(file.name)) != file.version:
-            raise DataError(f"{file.name}: changed while it was read", fix=_STILL_WRITTEN)
-    except OSError as error:
-        raise DataError(f"{file.name}: {_reason(error)}") from error
 
 
 def download(
@@ -147,7 +88,7 @@ def _download_unchanged(
         if versions[-1:] != [version]:
             versions.append(version)
         if len(versions) > _MAX_VERSIONS:
-            raise DataError(f"{redact(remote.uri)}: keeps changing while it is read", fix=_STILL_WRITTEN)
+            raise DataError(f"{redact(remote.uri)}: keeps changing while it is read", fix=STILL_WRITTEN)
         partial.start(version)
         _append(remote, partial, info["size"], progress)
         if remote.file(remote.info()).version == version:
@@ -175,63 +116,12 @@ def _append(
         raise _Interrupted(f"{redact(remote.uri)}: {arrived} of {num_bytes} bytes arrived")
 
 
-def local_path(uri: str) -> Path:
-    """Return the path of a local uri: ``pvc://claim/data`` is ``/claim/data``, ``~`` the home folder."""
-    if scheme(uri) == "pvc":
-        return Path("/") / uri[len("pvc://") :]
-    return Path(uri[len("file://") :] if scheme(uri) else uri).expanduser()
-
-
-def stat_version(path: Path) -> str:
-    """Return what changes if a local file may have changed: inode, size, times."""
-    status = path.stat()
-    return f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
-
-
-def _find_local(path: Path) -> list[SourceFile]:
-    try:
-        if path.is_dir():
-            files = _files_of_folder(path)
-        elif path.exists() or not _GLOB.search(str(path)):
-            files = [path]
-        else:
-            names = glob.glob(str(path), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-            files = [file for file in map(Path, names) if file.is_file() and file.name not in _ABOUT_A_DATASET]
-        for file in files:
-            _check_name(str(file))
-        return [SourceFile(str(file), stat_version(file)) for file in sorted(files)]
-    except OSError as error:
-        fix = f"relative paths start at {Path.cwd()}" if not path.is_absolute() else None
-        raise DataError(f"dataset.uri={path}: {_reason(error)}", fix=fix) from error
-
-
-def _check_name(name: str) -> None:
-    """Raise `DataError` if a file's name is not UTF-8: no record could hold it."""
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError(f"{name!r}: the file's name is not UTF-8", fix="rename it") from error
-
-
-def _files_of_folder(folder: Path) -> list[Path]:
-    """Return a folder's files of rows, or those of its ``data`` folder, where the hub's datasets have them."""
-    for place in (folder, folder / "data"):
-        present = [path for path in place.iterdir() if path.is_file()] if place.is_dir() else []
-        if files := [path for path in present if _is_data(path.name)]:
-            return files
-        _check_no_arrow(str(folder), [path.name for path in present])
-    below = sorted({str(path.parent) for path in folder.glob("*/*") if path.is_file() and _is_data(path.name)})
-    if below:
-        raise DataError(f"dataset.uri={folder}: only its folders hold files of rows", fix=f"dataset.uri={below[0]}")
-    return []
-
-
 def _find_remote(uri: str, options: Mapping[str, Any]) -> list[SourceFile]:
     remote = _remote(uri, options)
     filesystem, path = remote.filesystem, remote.path
     with _translate_errors(uri):
         filesystem.invalidate_cache()  # it outlives a run: a sweep's next run would see the listing of this one
-        if _GLOB.search(path):
+        if is_glob(path):
             infos = [info for info in filesystem.glob(path, detail=True).values() if info["type"] == "file"]
         else:
             infos = [filesystem.info(path)]
@@ -246,9 +136,9 @@ def _files_of_remote_folder(uri: str, filesystem: Any, path: str) -> list[Mappin
     data = next((name for name in folders if PurePosixPath(name).name == "data"), None)
     for infos in (listed, filesystem.ls(data, detail=True) if data else []):
         present = [info for info in infos if info["type"] == "file"]
-        if files := [info for info in present if _is_data(info["name"])]:
+        if files := [info for info in present if is_data(info["name"])]:
             return files
-        _check_no_arrow(uri, [info["name"] for info in present])
+        check_no_arrow(uri, [info["name"] for info in present])
     return []
 
 

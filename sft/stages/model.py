@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sft.adapters import hub, storage
+from sft.adapters import hub, local_files
 from sft.adapters.checkpoint_files import CONFIG, files_of, listed, read_json, read_tensors
 from sft.adapters.os.process import run_module
 from sft.artifacts import LOGS_NAME, DatasetArtifact, ModelArtifact
@@ -46,7 +46,7 @@ def source_version(cfg: ModelConfig) -> str:
         raise ConfigError([Problem(key="model.revision", value=cfg.revision, rule=rule, suggestion="try null")])
     _check_config(folder or hub.cached_model(cfg.name_or_path, cfg.revision), cfg)
     if folder:
-        version = ";".join(f"{f.relative_to(folder)}={storage.stat_version(f)}" for f in files_of(folder))
+        version = ";".join(f"{f.relative_to(folder)}={local_files.stat_version(f)}" for f in files_of(folder))
     else:
         version = hub.commit_of(cfg.name_or_path, cfg.revision, kind="model")
     return f"{version};{chat_template.file_version(cfg)}" if cfg.chat_template else version

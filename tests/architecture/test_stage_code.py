@@ -26,6 +26,7 @@ WITHOUT_INFLUENCE = {
     *("sft.adapters.instructlab", "sft.adapters.instructlab.rank", "sft.adapters.evaluation", "sft.adapters.kubeflow"),
     # They carry bytes, requests and messages from here to there; what arrives is hashed or fails.
     *("sft.adapters.os.child", "sft.adapters.os.process", "sft.adapters.http", "sft.adapters.storage"),
+    "sft.adapters.local_files",
     *("sft.adapters.instructlab.layout", "sft.adapters.instructlab.settings", "sft.adapters.instructlab.monitor"),
     *("sft.adapters.instructlab.tracking", "sft.stages.launcher", "sft.stages.trainjob", "sft.adapters.kubeflow.job"),
     *("sft.adapters.evaluation.progress_file", "sft.adapters.evaluation.task_index"),

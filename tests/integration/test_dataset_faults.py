@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sft.adapters import storage
+from sft.adapters import local_files, storage
 from sft.config.schema import DatasetConfig
 from sft.errors import DataError
 from sft.progress import Progress
@@ -83,7 +83,7 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path) -> Non
     [file] = storage.find(str(path), {})
 
     def read() -> None:
-        with storage.opened(file) as stream:
+        with local_files.opened(file) as stream:
             stream.read()
             os.utime(path, ns=(0, 0))
 

@@ -1,75 +1,11 @@
-"""Local files behind a uri; remote ones have real servers in tests/integration."""
+"""What is known of a remote source before it is asked; real servers are in tests/integration."""
 
 from __future__ import annotations
-
-import os
-from pathlib import Path
 
 import pytest
 
 from sft.adapters import storage
 from sft.errors import DataError
-
-
-def names(uri: str) -> list[str]:
-    return [Path(file.name).name for file in storage.find(uri, {})]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    for name in ("b.jsonl", "a.jsonl", "notes.txt"):
-        (tmp_path / name).write_text('{"a": 1}\n')
-    return tmp_path
-
-
-def test_a_folder_is_its_readable_files_in_name_order(folder: Path) -> None:
-    assert names(str(folder)) == ["a.jsonl", "b.jsonl"]
-
-
-def test_a_glob_is_what_it_matches(folder: Path) -> None:
-    assert names(f"{folder}/b*") == ["b.jsonl"]
-
-
-@pytest.mark.parametrize("lead", ["", "file://", "pvc:/"])
-def test_schemes_of_this_machine_lead_to_the_path(folder: Path, lead: str) -> None:
-    assert names(f"{lead}{folder}/a.jsonl") == ["a.jsonl"]
-
-
-def test_a_missing_file_says_where_relative_paths_start() -> None:
-    with pytest.raises(DataError, match=r"nowhere.jsonl: No such file") as caught:
-        storage.find("nowhere.jsonl", {})
-    assert str(Path.cwd()) in str(caught.value)
-
-
-def test_a_folder_without_data_says_what_is_read(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"\.jsonl, \.json, \.csv or \.parquet"):
-        storage.find(str(tmp_path), {})
-
-
-def test_a_changed_file_has_another_version(folder: Path) -> None:
-    [before] = storage.find(str(folder / "a.jsonl"), {})
-    (folder / "a.jsonl").write_text('{"a": 2}\n')
-    assert storage.find(str(folder / "a.jsonl"), {}) != [before]
-
-
-def test_a_file_that_may_not_be_read_is_an_error(folder: Path) -> None:
-    [file] = storage.find(str(folder / "a.jsonl"), {})
-    (folder / "a.jsonl").chmod(0)
-    was_root = os.geteuid() == 0
-    if was_root:
-        os.seteuid(65534)  # nobody: no mode keeps root out
-    try:
-        with pytest.raises(DataError, match=r"a.jsonl: Permission denied"), storage.opened(file):
-            pass
-    finally:
-        if was_root:
-            os.seteuid(0)
-
-
-def test_a_file_that_is_replaced_while_it_is_read_is_an_error(folder: Path) -> None:
-    [file] = storage.find(str(folder / "a.jsonl"), {})
-    with pytest.raises(DataError, match=r"a.jsonl: changed while it was read"), storage.opened(file):
-        (folder / "b.jsonl").replace(folder / "a.jsonl")
 
 
 def test_an_unknown_scheme_is_named() -> None:
@@ -82,38 +18,3 @@ def test_half_of_the_aws_keys_is_an_error(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY", raising=False)
     with pytest.raises(DataError, match="AWS_SECRET_ACCESS_KEY is not"):
         storage.find("s3://bucket/key.jsonl", {})
-
-
-def test_hidden_files_and_facts_about_a_dataset_are_no_data(tmp_path: Path) -> None:
-    for name in ("a.jsonl", ".b.jsonl", "._a.jsonl", "__c.json", "dataset_info.json", "state.json"):
-        (tmp_path / name).touch()
-    assert names(str(tmp_path)) == ["a.jsonl"]
-
-
-def test_the_data_folder_of_a_folder_is_read_if_nothing_lies_above_it(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "train.jsonl").touch()
-    (tmp_path / "README.md").touch()
-    assert names(str(tmp_path)) == ["train.jsonl"]
-    (tmp_path / "a.jsonl").touch()
-    assert names(str(tmp_path)) == ["a.jsonl"]
-
-
-def test_rows_in_another_folder_below_are_pointed_at(tmp_path: Path) -> None:
-    (tmp_path / "chat").mkdir()
-    (tmp_path / "chat" / "a.jsonl").touch()
-    with pytest.raises(DataError, match=rf"only its folders hold files of rows\n  try: dataset\.uri={tmp_path}/chat"):
-        storage.find(str(tmp_path), {})
-
-
-def test_a_dataset_saved_to_disk_says_how_to_write_it(tmp_path: Path) -> None:
-    for name in ("data-00000-of-00001.arrow", "dataset_info.json", "state.json"):
-        (tmp_path / name).touch()
-    with pytest.raises(DataError, match=r"holds \.arrow files.*\n  try: write the dataset with Dataset\.to_json"):
-        storage.find(str(tmp_path), {})
-
-
-def test_a_name_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
-    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jsonl")).touch()
-    with pytest.raises(DataError, match=r"the file's name is not UTF-8\n  try: rename it"):
-        storage.find(str(tmp_path), {})

@@ -1,0 +1,144 @@
+"""Owns files of rows on this machine or on a mounted volume: finds them, opens them, and says when they have changed.
+
+Does not own what is in the files (`sft.adapters.readers`).
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from sft.adapters.readers import supported
+from sft.errors import DataError
+from sft.logs import redact
+
+STILL_WRITTEN = "wait until nothing writes it any more, then repeat the command"
+_SCHEME = re.compile(r"^([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+_LOCAL_SCHEMES = {"", "file", "pvc"}
+_GLOB = re.compile(r"[*?\[]")
+_ABOUT_A_DATASET = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of a source.
+
+    Attributes:
+        name: Path or uri, for messages and for the kind of file.
+        version: Changes when the content may have changed: size and times, or the server's ETag.
+    """
+
+    name: str
+    version: str
+
+    @classmethod
+    def of(cls, path: Path) -> SourceFile:
+        """Return a file of this machine as it is now."""
+        return cls(str(path), stat_version(path))
+
+
+def scheme(uri: str) -> str:
+    """Return ``s3`` of ``s3://bucket/key``; empty for a path."""
+    match = _SCHEME.match(uri)
+    return match[1].lower() if match else ""
+
+
+def is_local(uri: str) -> bool:
+    """Return whether a uri is a path on this machine or on a mounted volume."""
+    return scheme(uri) in _LOCAL_SCHEMES
+
+
+def is_glob(path: str | Path) -> bool:
+    """Return whether a path is a pattern of files."""
+    return bool(_GLOB.search(str(path)))
+
+
+def local_path(uri: str) -> Path:
+    """Return the path of a local uri: ``pvc://claim/data`` is ``/claim/data``, ``~`` the home folder."""
+    if scheme(uri) == "pvc":
+        return Path("/") / uri[len("pvc://") :]
+    return Path(uri[len("file://") :] if scheme(uri) else uri).expanduser()
+
+
+def stat_version(path: Path) -> str:
+    """Return what changes if a local file may have changed: inode, size, times."""
+    status = path.stat()
+    return f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
+
+
+def find(uri: str) -> list[SourceFile]:
+    """Return the files behind a local uri of a file, folder or glob, sorted by name; none where a folder has none.
+
+    Raises:
+        DataError: There is no such file, or it can't be read.
+    """
+    path = local_path(uri)
+    try:
+        if path.is_dir():
+            files = _files_of_folder(path)
+        elif path.exists() or not is_glob(path):
+            files = [path]
+        else:
+            names = glob.glob(str(path), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+            files = [file for file in map(Path, names) if file.is_file() and file.name not in _ABOUT_A_DATASET]
+        for file in files:
+            _check_name(str(file))
+        return [SourceFile.of(file) for file in sorted(files)]
+    except OSError as error:
+        fix = f"relative paths start at {Path.cwd()}" if not path.is_absolute() else None
+        raise DataError(f"dataset.uri={path}: {error.strerror or error}", fix=fix) from error
+
+
+def _check_name(name: str) -> None:
+    """Raise `DataError` if a file's name is not UTF-8: no record could hold it."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{name!r}: the file's name is not UTF-8", fix="rename it") from error
+
+
+def _files_of_folder(folder: Path) -> list[Path]:
+    """Return a folder's files of rows, or those of its ``data`` folder, where the hub's datasets have them."""
+    for place in (folder, folder / "data"):
+        present = [path for path in place.iterdir() if path.is_file()] if place.is_dir() else []
+        if files := [path for path in present if is_data(path.name)]:
+            return files
+        check_no_arrow(str(folder), [path.name for path in present])
+    below = sorted({str(path.parent) for path in folder.glob("*/*") if path.is_file() and is_data(path.name)})
+    if below:
+        raise DataError(f"dataset.uri={folder}: only its folders hold files of rows", fix=f"dataset.uri={below[0]}")
+    return []
+
+
+def is_data(name: str) -> bool:
+    """Return whether a file of a folder holds rows: hidden files and what `datasets` writes about a dataset do not."""
+    base = PurePosixPath(name).name
+    return supported(base) and not base.startswith((".", "__")) and base not in _ABOUT_A_DATASET
+
+
+def check_no_arrow(uri: str, names: Iterable[str]) -> None:
+    """Raise `DataError` if a folder is what `datasets` writes with ``save_to_disk``."""
+    if any(name.endswith(".arrow") for name in names):
+        message = f"{redact(uri)}: holds .arrow files, as Dataset.save_to_disk writes them"
+        raise DataError(message, fix="write the dataset with Dataset.to_json or to_parquet")
+
+
+@contextmanager
+def opened(file: SourceFile) -> Iterator[IO[bytes]]:
+    """Open a local file for reading.
+
+    Raises:
+        DataError: It can't be opened or read, or was replaced or rewritten while the block ran.
+    """
+    try:
+        with Path(file.name).open("rb", buffering=1 << 20) as stream:
+            yield stream
+        if stat_version(Path(file.name)) != file.version:
+            raise DataError(f"{file.name}: changed while it was read", fix=STILL_WRITTEN)
+    except OSError as error:
+        raise DataError(f"{file.name}: {error.strerror or error}") from error
