@@ -24,7 +24,7 @@ REPEATS = 3
 
 
 def stage(source: Path, out: Path) -> None:
-    """This project's stage."""
+    """Run this project's stage."""
     from sft.config.schema import DatasetConfig
     from sft.progress import Progress
     from sft.stages.dataset import dataset

@@ -27,7 +27,7 @@ ASKED = "asked for: 0.7 for a small task, 1 for a large one"
 
 
 def prepare(folder: Path) -> Path:
-    """A model of the quickstart's size, untrained."""
+    """Make a model of the quickstart's size, untrained."""
     from sft.config.schema import DatasetConfig, ModelConfig, ModelSource
     from sft.progress import Progress
     from sft.stages.dataset import dataset
@@ -42,7 +42,7 @@ def prepare(folder: Path) -> Path:
 
 
 def tasks_of(folder: Path, num_questions: int) -> Path:
-    """The quickstart's task with so many questions: its own, over and over, each under a number of its own."""
+    """Write the quickstart's task with so many questions: its own, repeated, each under its own number."""
     tasks = folder / f"tasks-{num_questions}"
     shutil.copytree(shipped("recipes") / "tasks", tasks)
     file = tasks / "spell_numbers.jsonl"

@@ -46,7 +46,7 @@ def measure(command: list[str], cwd: Path) -> tuple[float, float]:
 
 
 def tree(root: int) -> set[int]:
-    """A process and all below it."""
+    """Return a process and all its descendants."""
     parents: dict[int, int] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -95,7 +95,7 @@ class Counted(TorchDispatchMode):  # type: ignore[misc]
         return result
 
     def resized(self, storage: Any, num_bytes: int) -> None:
-        """Takes a storage's new size, if it is one that counts."""
+        """Note a storage's new size, if it is one that counts."""
         if storage._cdata in self._sizes:
             self.now += num_bytes - self._sizes[storage._cdata]
             self._sizes[storage._cdata] = num_bytes
@@ -107,7 +107,7 @@ class Counted(TorchDispatchMode):  # type: ignore[misc]
 
 @contextmanager
 def counted() -> Iterator[Counted]:
-    """Counts until the block ends; FSDP frees and takes memory by resizing storages, which is no operation."""
+    """Count until the block ends; FSDP frees and takes memory by resizing storages, which is no operation."""
     resize, mode = torch.UntypedStorage.resize_, Counted()
 
     def resize_(storage: Any, num_bytes: int) -> None:
@@ -136,7 +136,7 @@ def pretended_ranks(num_ranks: int) -> Iterator[None]:
 
 
 def on_the_meta_device(config: Mapping[str, Any], case: Case) -> Any:
-    """The library's model, as it makes it of a checkpoint."""
+    """Return the library's model, as it makes it of a checkpoint."""
     from instructlab.training.config import DistributedBackend
     from instructlab.training.model import CausalLMModel
     from peft import LoraConfig
@@ -157,7 +157,7 @@ def on_the_meta_device(config: Mapping[str, Any], case: Case) -> Any:
 
 
 def materialise(module: torch.nn.Module) -> None:
-    """Puts tensors of the current mode into the places of those on the meta device; tied ones stay tied."""
+    """Put tensors of the current mode into the places of those on the meta device; tied ones stay tied."""
     made: dict[int, tuple[Any, Any]] = {}
 
     def like(tensor: Any) -> Any:
@@ -226,7 +226,7 @@ def counted_peak(config: Mapping[str, Any], case: Case) -> int:
 
 
 def estimated_peak(config: Mapping[str, Any], case: Case) -> int:
-    """What `sft.planning.memory` says of the same, without its allowance for CUDA's context."""
+    """Return what `sft.planning.memory` says of the same, without its allowance for CUDA's context."""
     shape = shape_of({**config, "dtype": case.stored})
     if shape is None:
         raise SystemExit("sft.planning.model_shape does not know this architecture")

@@ -20,7 +20,7 @@ REPEATS = 2
 
 
 def prepare(folder: Path, num_rows: int) -> None:
-    """Writes the rows and a model with its tokenizer."""
+    """Write the rows and a model with its tokenizer."""
     from dataset import write_rows
 
     from sft.config.schema import DatasetConfig, ModelConfig, ModelSource
@@ -37,7 +37,7 @@ def prepare(folder: Path, num_rows: int) -> None:
 
 
 def stage(folder: Path, out: Path) -> None:
-    """This project's stage."""
+    """Run this project's stage."""
     from sft.adapters.os.process import run_module
 
     request: dict[str, Any] = {
@@ -51,7 +51,7 @@ def stage(folder: Path, out: Path) -> None:
 
 
 def plain(folder: Path, out: Path) -> None:
-    """The library's own function."""
+    """Run the library's own function."""
     from instructlab.training.data_process import process_data
 
     process_data(

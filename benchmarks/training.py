@@ -93,7 +93,7 @@ class Measured:
 
 
 def prepare(folder: Path, num_samples: int) -> None:
-    """Writes the samples, a model with its tokenizer, and a recipe."""
+    """Write the samples, a model with its tokenizer, and a recipe."""
     from sft.config.schema import ColumnsConfig, DatasetConfig, DatasetFormat, ModelConfig, ModelSource, ScratchConfig
     from sft.progress import Progress
     from sft.stages.dataset import dataset
@@ -194,7 +194,7 @@ def trl(request: Mapping[str, Any]) -> None:
 
 
 def run_training_side(folder: Path) -> Side:
-    """The library's own entry point. On a GPU only."""
+    """Run the library's own entry point. On a GPU only."""
     argv = (sys.executable, __file__, "--run-training", str(folder))
     return Side("run_training", RECOMPUTING, "", argv, "checkpoints/training_params_and_metrics_global0.jsonl")
 
@@ -229,7 +229,7 @@ def run_training(folder: Path) -> None:
 
 
 def measured(side: Side) -> Measured:
-    """Runs a side in an empty folder and notes when each of its rows appears."""
+    """Run a side in an empty folder and note when each of its rows appears."""
     with tempfile.TemporaryDirectory() as name:
         cwd, log = Path(name), Path(name) / "log"
         environment = {**os.environ, "HF_DATASETS_CACHE": f"{name}/cache", "HF_HUB_OFFLINE": "1"}
@@ -257,7 +257,7 @@ def measured(side: Side) -> Measured:
 
 
 def complete_rows(file: Path) -> list[dict[str, Any]]:
-    """The steps that a file tells; none where it was moved meanwhile."""
+    """Return the steps that a file tells; none where it was moved meanwhile."""
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -267,7 +267,7 @@ def complete_rows(file: Path) -> list[dict[str, Any]]:
 
 
 def sides(folder: Path) -> list[Side]:
-    """What runs on this machine; the first of `sft` under each condition is its default."""
+    """Return what runs on this machine; the first of `sft` under each condition is its default."""
     gpus = len(machine.gpus())
     if gpus:
         advised = {"padding_free": True} if importlib.util.find_spec("flash_attn") else GROUPED

@@ -41,7 +41,7 @@ MAX_TOKENS, BATCH_SIZE, STEPS, WARM_UP_STEPS = 10_000, 256, 10, 3
 
 
 def prepare(folder: Path) -> Path:
-    """The model's folder: a small tokenizer, and weights of the full shape, vocabulary included."""
+    """Make the model's folder: a small tokenizer, and weights of the full shape, vocabulary included."""
     import torch
     from training import prepare as prepare_small
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM

@@ -58,7 +58,7 @@ class Problem:
 
 
 def _shown(text: str) -> str:
-    """What a person typed, in one line that a terminal shows: not all of a long text, and no control character."""
+    """Return what a person typed in one line for a terminal: not all of a long text, and no control character."""
     short = text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN // 2]}… ({len(text)} characters)"
     return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in _UNSEEN else c for c in short)
 

@@ -202,7 +202,7 @@ def _answer(row: RowReader, name: str, *, after: int) -> list[Message]:
 
 
 def _preference(row: RowReader) -> list[Message]:
-    """The chosen answer, after its prompt or as a whole conversation; or prompt and completion with a good `label`."""
+    """Return the chosen answer, after its prompt or as a conversation; or a pair that has a good `label`."""
     if CHOSEN not in row.left():
         return _prompt_completion(row)
     chosen, rejected = row.required(CHOSEN), row.value(REJECTED)
@@ -221,7 +221,7 @@ def _preference(row: RowReader) -> list[Message]:
 
 
 def _context(row: RowReader) -> list[Message]:
-    """What a chosen answer answers: the prompt, or the turns so far."""
+    """Return what a chosen answer answers: the prompt, or the turns so far."""
     name = row.columns.messages
     return row.turns.messages(row.required(name), name, is_context=True) if name in row.left() else _prompt(row)
 

@@ -38,7 +38,7 @@ examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status."""
+    """Run one command and return its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] in (["-sc"], ["--shell-completion"]):
         options = argparse.Namespace(command="completion", debug=False)
@@ -247,7 +247,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def _take_flags(options: argparse.Namespace) -> None:
-    """Flags of ours that stand among the overrides, which argparse leaves as they are."""
+    """Return flags of ours that stand among the overrides, which argparse leaves as they are."""
     overrides = getattr(options, "overrides", [])
     if "--debug" in overrides:
         overrides.remove("--debug")

@@ -203,7 +203,7 @@ def holdout_metrics(cfg: EvalConfig) -> tuple[str, ...]:
 
 
 def _secrets(cfg: RunConfig) -> Iterator[Problem]:
-    """Settings are recorded, so a secret must not be one."""
+    """Refuse secrets: settings are recorded."""
     named = {
         "dataset.storage_options": cfg.dataset.storage_options,
         "training.env": cfg.training.env,

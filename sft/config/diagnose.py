@@ -210,7 +210,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 @functools.cache
 def _schema() -> DictConfig:
-    """What types every value; those that were tried before do no harm."""
+    """Return what types every value; those that were tried before do no harm."""
     return typing.cast(DictConfig, OmegaConf.structured(RunConfig))
 
 

@@ -114,7 +114,7 @@ def dataset(
     phase_04_registry_opt_format_version: str,
     phase_04_registry_opt_port: int,
 ) -> list:  # type: ignore[type-arg]
-    """Checks the settings and the data, and splits it."""
+    """Check the settings and the data, and split it."""
     parameters = {name: value for name, value in locals().items() if name.startswith("phase_")}
     from sft.kfp import tasks
 
@@ -158,7 +158,7 @@ def registry(
     workspace: str,
     model: dsl.Output[dsl.Model],
 ) -> None:
-    """Packages the model with its card and record, and registers it."""
+    """Package the model with its card and record, and register it."""
     from sft.kfp import tasks
 
     tasks.registry(recipe, overrides, workspace, model)

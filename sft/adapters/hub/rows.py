@@ -44,7 +44,7 @@ def fetch_rows(
     ignored: Collection[str],
     progress: Callable[[int], None],
 ) -> FetchedRows:
-    """Writes one split of a dataset as JSON Lines, streamed by a child process.
+    """Write one split of a dataset as JSON Lines, streamed by a child process.
 
     Args:
         reference: Repository and config.
@@ -98,7 +98,7 @@ def _write_rows(request: dict[str, Any]) -> Mapping[str, Any]:
 
 
 def _complete_copy(repo: str, commit: str) -> str | None:
-    """The folder of a dataset that was downloaded as a whole (``hf download``); None where a file is missing."""
+    """Return the folder of a dataset that was downloaded as a whole (``hf download``); None where a file is missing."""
     from huggingface_hub import get_cached_repo_tree, snapshot_download
     from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
 
@@ -109,7 +109,7 @@ def _complete_copy(repo: str, commit: str) -> str | None:
 
 
 def _remote_place(repo: str, commit: str) -> str:
-    """A dataset's address for `datasets`, with a scheme: without, a folder of that name would be taken for it.
+    """Return a dataset's address for `datasets`, with a scheme: else a folder of that name would be taken.
 
     The card is fetched first, because `datasets` hides why the hub refuses a repository.
     """
@@ -136,7 +136,7 @@ def choose_config(repo: str, wanted: str | None, present: list[str]) -> str:
 
 
 def _json_files(builder: Any) -> dict[str, list[str]]:
-    """The files of each split where they are JSON that `as_written` can read; else none."""
+    """Return the files of each split where they are JSON that `as_written` can read; else none."""
     from datasets.packaged_modules.json.json import Json
 
     if not isinstance(builder, Json) or builder.config.field is not None:
