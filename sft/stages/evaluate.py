@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sft import sample_values
 from sft.adapters.evaluation import task_index
 from sft.adapters.os.process import run_module
 from sft.artifacts import LOGS_NAME, DatasetArtifact, EvalReport, TokenizedArtifact, digest_of, hash_files
@@ -103,7 +104,7 @@ def evaluate(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, progress: Progr
         if state.exists():
             progress.update(json.loads(state.read_text(encoding="utf-8"))["text"])
 
-    for old in [*out.glob("results_*.json"), *out.glob("samples_*.jsonl")]:
+    for old in [*out.glob("results_*.json"), *out.glob("samples_*.jsonl"), *out.glob(sample_values.NAME)]:
         old.unlink()  # of a try that was killed
     module = "sft.adapters.evaluation.worker"
     result = run_module(module, request_of(cfg, inputs, out, state), folder=folder, what="evaluating", poll=poll)

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from sft import sample_values
 from sft.artifacts import DatasetArtifact, EvalReport, ModelArtifact, TokenizedArtifact
 from sft.chat.rejected import Rejected
 from sft.config.compose import shipped
@@ -85,6 +86,10 @@ def test_every_number_equals_lm_evals_own_command_line(inputs: EvaluateInputs, t
         assert row["chat_template_sha256"] == report.chat_template_sha256
         assert {"doc", "target", "arguments", "resps", "acc"} <= row.keys()
     assert not list((ours / "logs").glob("answers*"))  # of a try that did not end
+    kept = sample_values.read(ours)
+    assert {score.name: score.value for score in report.scores} == {
+        name: pytest.approx(values.value) for name, values in kept.items()
+    }
 
 
 def test_the_held_out_split_is_scored_and_every_sample_kept(inputs: EvaluateInputs, tmp_path: Path) -> None:
@@ -98,6 +103,10 @@ def test_the_held_out_split_is_scored_and_every_sample_kept(inputs: EvaluateInpu
     assert report.scores[0].value == pytest.approx(mean)
     assert report.scores[1].value == pytest.approx(math.exp(mean))
     assert all(s["prompt"].endswith("<|im_start|>assistant\n") and s["answer"] is not None for s in samples)
+    kept = sample_values.read(tmp_path)
+    assert {score.name: score.value for score in report.scores} == {
+        name: pytest.approx(values.value) for name, values in kept.items()
+    }
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["scores"] == [dataclasses.asdict(score) for score in report.scores]
     assert written["model_digest"] == inputs.model_digest

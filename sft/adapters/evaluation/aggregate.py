@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from array import array
@@ -12,16 +13,23 @@ from typing import Any
 
 from sft.adapters.evaluation.sample_log import SampleLog
 from sft.errors import StageError
+from sft.sample_values import SampleValues, append
 from sft.scores import TEXT_METRICS, TOKEN_METRICS, is_better_when_higher
 
 
 def publish(journal: SampleLog, file: Path) -> list[dict[str, Any]]:
-    """Write the samples in the split's order, and return the fields of each metric's `sft.scores.Score`.
+    """Write samples and values, and return the fields of each metric's `sft.scores.Score`.
+
+    Samples are written in the split's order; values (`sft.sample_values`) beside them, in which conversations with one
+    prompt are a cluster.
 
     Raises:
         StageError: No conversation has a turn to score.
     """
     sums: dict[str, tuple[array[float], array[float]]] = defaultdict(lambda: (array("d"), array("d")))
+    units: list[int | str] = []
+    clusters: list[int | str] = []
+    first_with: dict[bytes, int] = {}
 
     def add(metric: str, value: float, count: float) -> None:
         values, counts = sums[metric]
@@ -33,6 +41,8 @@ def publish(journal: SampleLog, file: Path) -> list[dict[str, Any]]:
             turns = row["turns"]
             if not turns:  # every one of its turns is context
                 continue
+            units.append(row["sample"])
+            clusters.append(first_with.setdefault(_digest(turns[0]["prompt"]), row["sample"]))
             num_tokens = sum(turn["num_tokens"] for turn in turns)
             add("loss", sum(turn["loss"] for turn in turns), num_tokens)
             add("token_accuracy", sum(turn["num_correct"] for turn in turns), num_tokens)
@@ -45,7 +55,23 @@ def publish(journal: SampleLog, file: Path) -> list[dict[str, Any]]:
         raise StageError("no held-out conversation has a turn to score", fix=fix)
     means = {metric: mean(values, counts) for metric, (values, counts) in sums.items()}
     loss, error = means["loss"]
+    sums["perplexity"] = sums["loss"]
     means["perplexity"] = math.exp(loss), error and error * math.exp(loss)  # to first order (the delta method)
+    metrics = [metric for metric in (*TOKEN_METRICS, *TEXT_METRICS) if metric in means]
+    append(
+        file.parent,
+        (
+            SampleValues(
+                score=f"holdout.{metric}",
+                units=units,
+                sums=list(sums[metric][0]),
+                counts=list(sums[metric][1]),
+                clusters=clusters if len(first_with) < len(units) else [],
+                is_exponential=metric == "perplexity",
+            )
+            for metric in metrics
+        ),
+    )
     return [
         {
             "task": "holdout",
@@ -55,9 +81,12 @@ def publish(journal: SampleLog, file: Path) -> list[dict[str, Any]]:
             "num_samples": len(sums["loss"][0]),
             "higher_is_better": is_better_when_higher(metric),
         }
-        for metric in (*TOKEN_METRICS, *TEXT_METRICS)
-        if metric in means
+        for metric in metrics
     ]
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def mean(values: Sequence[float], counts: Sequence[float]) -> tuple[float, float | None]:

@@ -10,11 +10,12 @@ from sft.adapters.checkpoint_files import CONFIG, config_dtype, read_json
 from sft.adapters.evaluation.answer_cache import AnswerCache
 from sft.adapters.evaluation.oom_batches import free_memory, is_out_of_memory
 from sft.adapters.evaluation.progress_file import ProgressFile
-from sft.adapters.evaluation.results import digest_of_documents, refuse_nan, scores_of
+from sft.adapters.evaluation.results import digest_of_documents, refuse_nan, scores_of, values_of
 from sft.adapters.evaluation.tasks import data_files_beside_task, templates_compiled_once
 from sft.chat.special_tokens import stops
 from sft.chat.template import Renderer, TemplateError
 from sft.errors import StageError
+from sft.sample_values import append
 
 _SHOWN_CHARACTERS = 400
 _LARGEST_BATCH = {"cpu": 16, "cuda": 64}
@@ -142,6 +143,7 @@ def run(
     samples = results.pop("samples")
     refuse_nan(samples)
     scores = list(scores_of(results))
+    append(out, values_of(results, samples))
     tracker.save_results_aggregated(results=results, samples=samples)
     if request["log_samples"]:
         for name, rows in samples.items():

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from sft import sample_values
 from sft.adapters.evaluation.aggregate import mean, publish
 from sft.adapters.evaluation.sample_log import SampleLog
 
 
-def turn(loss: float, num_tokens: int, num_correct: int, **written: float) -> dict[str, Any]:
-    return {"loss": loss, "num_tokens": num_tokens, "num_correct": num_correct, **written}
+def turn(loss: float, num_tokens: int, num_correct: int, prompt: str = "", **written: float) -> dict[str, Any]:
+    return {"prompt": prompt, "loss": loss, "num_tokens": num_tokens, "num_correct": num_correct, **written}
 
 
 def scores(folder: Path, *samples: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -47,6 +48,23 @@ def test_turns_are_written_in_the_splits_order(tmp_path: Path) -> None:
 
 def test_metrics_that_nobody_asked_for_are_no_scores(tmp_path: Path) -> None:
     assert [*scores(tmp_path, [turn(1.0, 1, 1)])] == ["loss", "perplexity", "token_accuracy"]
+
+
+def test_what_each_conversation_adds_to_a_score_is_kept_and_gives_the_score(tmp_path: Path) -> None:
+    turns = [turn(2.0, 2, 1, exact_match=1.0), turn(4.0, 2, 0, exact_match=0.0)]
+    found = scores(tmp_path, turns, [], [turn(1.0, 6, 6, exact_match=1.0)])
+    kept = sample_values.read(tmp_path)
+    assert {name: values.value for name, values in kept.items()} == {
+        f"holdout.{metric}": pytest.approx(score["value"]) for metric, score in found.items()
+    }
+    loss = kept["holdout.loss"]
+    assert (loss.units, loss.sums, loss.counts) == ([0, 2], [6.0, 1.0], [4.0, 6.0])
+    assert kept["holdout.exact_match"].counts == [2.0, 1.0]
+
+
+def test_conversations_with_one_prompt_are_a_cluster(tmp_path: Path) -> None:
+    scores(tmp_path, [turn(1.0, 1, 1, "a")], [turn(1.0, 1, 1, "b")], [turn(1.0, 1, 1, "a")])
+    assert sample_values.read(tmp_path)["holdout.loss"].clusters == [0, 1, 0]
 
 
 def test_one_conversation_has_no_error(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
-from sft.adapters.evaluation.results import digest_of_documents, refuse_nan, scores_of
+from sft.adapters.evaluation.results import digest_of_documents, refuse_nan, scores_of, values_of
 from sft.errors import StageError
 
 
@@ -72,6 +74,59 @@ def test_a_metric_that_is_not_a_number_fails(value: object) -> None:
 def test_a_task_without_a_metric_fails() -> None:
     with pytest.raises(StageError, match="first gave no metric"):
         list(scores_of(results(first={"alias": "first"})))
+
+
+def rows(metric: str, values: Sequence[Any], **changes: Any) -> list[dict[str, Any]]:
+    return [{"doc_id": number, "filter": "none", metric: value} | changes for number, value in enumerate(values)]
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "score", "sums", "counts"),
+    [
+        ("acc", [np.float64(1.0), 0, True, np.bool_(False)], 0.5, [1.0, 0.0, 1.0, 0.0], []),
+        ("perplexity", [-1.0, -3.0], math.exp(2.0), [1.0, 3.0], []),
+        ("word_perplexity", [(-4.0, 2), (-1.0, 3)], math.exp(1.0), [4.0, 1.0], [2.0, 3.0]),
+        ("bits_per_byte", [(-math.log(2), 1), (-math.log(8), 3)], 1.0, [1.0, 3.0], [1.0, 3.0]),
+    ],
+)
+def test_the_values_of_a_score_are_in_the_form_that_gives_the_score(
+    metric: str, values: Sequence[Any], score: float, sums: list[float], counts: list[float]
+) -> None:
+    [found] = values_of(results(first={f"{metric},none": score}), {"first": rows(metric, values)})
+    assert (found.score, found.units) == (f"first.{metric}", list(range(len(values))))
+    assert (found.sums, found.counts) == (pytest.approx(sums), pytest.approx(counts))
+    assert found.value == pytest.approx(score)
+
+
+@pytest.mark.parametrize("values", [[0.0, 1.0], [(["a"], "b")] * 2, [-1000.0, -2000.0], [(-1.0, 0)], []])
+def test_a_score_that_is_no_mean_of_its_samples_has_no_values(values: Sequence[Any]) -> None:
+    assert list(values_of(results(first={"bleu,none": 33.0}), {"first": rows("bleu", values)})) == []
+
+
+def test_values_are_those_of_the_scores_own_filter() -> None:
+    samples = rows("exact_match", [0.0, 1.0], filter="strict-match") + rows(
+        "exact_match", [1.0, 1.0], filter="flexible"
+    )
+    found = values_of(results(first={"exact_match,strict-match": 0.5, "exact_match,flexible": 1.0}), {"first": samples})
+    assert {values.score: values.sums for values in found} == {
+        "first.exact_match": [0.0, 1.0],
+        "first.exact_match,flexible": [1.0, 1.0],
+    }
+
+
+@pytest.mark.parametrize(("mean", "sums", "counts"), [(0.5, [1.0, 3.0], [2.0, 6.0]), (0.5 - 1e-3, [], [])])
+def test_the_units_of_a_group_are_its_tasks(mean: float, sums: list[float], counts: list[float]) -> None:
+    found = results(group={"acc,none": mean}, first={"acc,none": 0.5}, second={"acc,none": 0.5})
+    found["n-samples"] = {"first": {"effective": 2}, "second": {"effective": 6}}
+    made = [values for values in values_of(found, {}) if values.score == "group.acc"]
+    assert [(values.sums, values.counts) for values in made] == ([(sums, counts)] if sums else [])
+
+
+def test_a_group_that_weighs_its_tasks_alike_counts_each_once() -> None:
+    found = results(group={"acc,none": 0.75}, first={"acc,none": 0.5}, second={"acc,none": 1.0})
+    found["n-samples"] = {"first": {"effective": 2}, "second": {"effective": 6}}
+    [group] = [values for values in values_of(found, {}) if values.score == "group.acc"]
+    assert (group.units, group.sums, group.counts) == (["first", "second"], [0.5, 1.0], [])
 
 
 def sample(**changes: Any) -> dict[str, Any]:
