@@ -66,6 +66,7 @@ class Pod:
         waits_for: Why it does not run; empty if it does, or is about to.
         lost: Why the cluster removed it: ``Evicted``; empty if it didn't.
         last_exit: How its container ended, the last time that it did.
+        runs_again: Whether that was an earlier container, whose log is the previous one.
     """
 
     node: int
@@ -75,6 +76,7 @@ class Pod:
     waits_for: str
     lost: str
     last_exit: ContainerExit | None
+    runs_again: bool = False
 
     @property
     def has_started(self) -> bool:
@@ -106,6 +108,7 @@ def _pod(node: int, pod: Mapping[str, Any]) -> Pod:
         waits_for=_waits_for(status, state.get("waiting", {})),
         lost=disrupted[0] if disrupted else reason if reason in _LOST_WITH_THE_NODE else "",
         last_exit=ContainerExit(ended["exitCode"], ended.get("reason", "")) if ended else None,
+        runs_again=ended is not None and not state.get("terminated"),
     )
 
 

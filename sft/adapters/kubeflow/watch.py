@@ -221,7 +221,7 @@ class JobWatcher:
         warnings = ask(self._cluster.events, self._display.update)
 
         def last_lines(pod: Pod) -> list[str]:
-            for previous in (False, True) if pod.restarts else (False,):
+            for previous in (True, False) if pod.runs_again else (False,):
                 if lines := ask(
                     lambda before=previous: self._cluster.log(pod.name, previous=before),  # type: ignore[misc]
                     self._display.update,

@@ -59,6 +59,10 @@ def test_a_restarted_container_says_how_it_ended_the_last_time() -> None:
     sidecar = {"name": "istio-proxy", "restartCount": 9}
     [one] = status.pods([pod(1, {"phase": "Running", "containerStatuses": [sidecar, again]})])
     assert (one.restarts, one.last_exit) == (2, status.ContainerExit(137, "OOMKilled"))
+    assert one.runs_again  # what it says of its end is in the log of the container before
+    ended = again | {"state": again["lastState"]}
+    [one] = status.pods([pod(1, {"phase": "Failed", "containerStatuses": [ended]})])
+    assert not one.runs_again
 
 
 def test_a_pod_that_was_taken_away_says_why() -> None:
