@@ -190,5 +190,6 @@ def listed(names: list[str], most: int = 4) -> str:
 
 
 def files_of(folder: Path) -> Iterator[Path]:
-    """Yield a model folder's own files; hidden ones (a repository's, a cache's) are not part of the model."""
-    return (file for file in sorted(folder.iterdir()) if file.is_file() and not file.name.startswith("."))
+    """Yield a model folder's own files, its further chat templates among them; hidden ones are not the model's."""
+    present = sorted({*folder.iterdir(), *folder.glob("additional_chat_templates/*")})
+    return (file for file in present if file.is_file() and not file.name.startswith("."))

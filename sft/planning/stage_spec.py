@@ -263,7 +263,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.instructlab.rank.worker",
                 "sft.adapters.instructlab.torchrun",
             ),
-            revision=6,
+            revision=7,
             is_resumable=True,
             machine_settings=frozenset({"resources"}),
         ),

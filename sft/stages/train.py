@@ -26,6 +26,13 @@ from sft.progress import Progress
 from sft.stages import trainjob
 from sft.stages.launcher import launcher_of
 
+_AS_IN_BASE = (
+    *("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json"),
+    *("special_tokens_map.json", "added_tokens.json", "chat_template*", "additional_chat_templates/*"),
+    *("generation_config.json", "*.py"),
+)
+"""Files of a base model that a model trained from it has too."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainInputs:
@@ -153,15 +160,9 @@ def _line(live: TrainingProgress) -> str:
 
 
 def _publish(final: Path, base: Path, out: Path) -> None:
-    """Move what is to stay out of the library's folder; ``model/`` comes last.
-
-    The library leaves behind (utils.py:700@0.16.2) what goes along here: the base model's ``generation_config.json``,
-    which says at which tokens the model stops, and the code of a model that brings its own.
-    """
-    beside = [file for file in (base / "generation_config.json", *base.glob("*.py")) if file.is_file()]
+    """Move what is to stay out of the library's folder; ``model/`` comes last."""
     for model in final.parent.glob("samples_*"):
-        for file in beside:
-            shutil.copyfile(file, model / file.name)
+        _take_from_base(model, base)
         _let_others_read(model)
         if model != final:
             (out / "checkpoints").mkdir(exist_ok=True)
@@ -169,6 +170,20 @@ def _publish(final: Path, base: Path, out: Path) -> None:
     if (final / ADAPTER).is_dir():
         (final / ADAPTER).rename(out / ADAPTER)
     final.rename(out / "model")
+
+
+def _take_from_base(model: Path, base: Path) -> None:
+    """Give a trained model the base model's files that training doesn't change, byte for byte.
+
+    Its tokenizer: saved again it gains settings that the base model's has not. And what the library leaves behind
+    (utils.py:700@0.16.2): ``generation_config.json``, which says at which tokens the model stops, and its own code.
+    """
+    for pattern in _AS_IN_BASE:
+        for file in model.glob(pattern):
+            file.unlink()
+        for file in base.glob(pattern):
+            (model / file.relative_to(base)).parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, model / file.relative_to(base))
 
 
 def _let_others_read(model: Path) -> None:

@@ -54,7 +54,7 @@ def test_it_learns_and_is_saved_as_it_came_and_still_stops(smollm2: Path, learne
     assert (registered / "model.safetensors").read_bytes() == (saved / "model.safetensors").read_bytes()
     assert read_tensors(saved) == read_tensors(smollm2)  # bf16, the head once
     assert (saved / "model.safetensors").stat().st_size == pytest.approx(269e6, rel=0.01)
-    for name in ("chat_template.jinja", "generation_config.json"):
+    for name in ("chat_template.jinja", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
         assert (saved / name).read_bytes() == (smollm2 / name).read_bytes()
     ended = [answer.endswith("<|im_end|>") for answer in _answers(saved)]
     assert sum(ended) >= 3, ended  # all four where this was written; another processor rounds otherwise

@@ -12,7 +12,7 @@ from sft.artifacts import ModelArtifact
 from sft.config.schema import AddTokensConfig, ModelConfig
 from sft.errors import StageError
 from sft.progress import Progress
-from sft.stages.model import ModelInputs, model
+from sft.stages.model import ModelInputs, model, source_version
 
 pytestmark = [
     pytest.mark.slow,
@@ -22,9 +22,14 @@ pytestmark = [
 ]
 
 
-def run(base: Path, out: Path, **settings: AddTokensConfig) -> ModelArtifact:
+def run(
+    base: Path, out: Path, *, add_tokens: AddTokensConfig | None = None, chat_template: str | None = None
+) -> ModelArtifact:
     out.mkdir()
-    return model(ModelConfig(name_or_path=str(base), **settings), ModelInputs(dataset=None), out, Progress(quiet=True))
+    settings = ModelConfig(name_or_path=str(base), chat_template=chat_template)
+    if add_tokens:
+        settings.add_tokens = add_tokens
+    return model(settings, ModelInputs(dataset=None), out, Progress(quiet=True))
 
 
 def test_a_model_with_new_tokens_is_a_larger_copy_of_its_base(tiny_model: ModelArtifact, tmp_path: Path) -> None:
@@ -48,6 +53,29 @@ def test_a_model_with_new_tokens_is_a_larger_copy_of_its_base(tiny_model: ModelA
     assert (made.model_dir / "chat_template.jinja").read_bytes() == (base / "chat_template.jinja").read_bytes()
     assert loaded.config.vocab_size == len(new)
     assert made.num_parameters == sum(tensor.size for tensor in read_tensors(made.model_dir).values())
+
+
+def test_new_tokens_and_another_template_go_together(tiny_model: ModelArtifact, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    turns = "{% for m in messages %}<|call|>{{ m['role'] }}: {{ m['content'] }}<|im_end|>{% endfor %}"
+    template = turns + "{% if add_generation_prompt %}<|call|>assistant: {% endif %}"
+    (tmp_path / "own.jinja").write_text(template)
+    tokens = AddTokensConfig(special=["<|call|>"])
+    made = run(tiny_model.model_dir, tmp_path / "out", add_tokens=tokens, chat_template=str(tmp_path / "own.jinja"))
+    tokenizer = AutoTokenizer.from_pretrained(made.model_dir)
+    rendered = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
+    assert rendered.startswith("<|call|>user: Hi<|im_end|>")
+    assert tokenizer.encode("<|call|>", add_special_tokens=False) == [tokenizer.convert_tokens_to_ids("<|call|>")]
+    assert not any(file.is_symlink() for file in made.model_dir.iterdir() if file.suffix == ".safetensors")
+
+
+def test_a_further_template_of_a_folder_is_one_of_the_models_files(tiny_model: ModelArtifact, tmp_path: Path) -> None:
+    base = shutil.copytree(tiny_model.model_dir, tmp_path / "base")
+    before = source_version(ModelConfig(name_or_path=str(base)))
+    (base / "additional_chat_templates").mkdir()
+    (base / "additional_chat_templates" / "tools.jinja").write_text("{{ tools }}")
+    assert source_version(ModelConfig(name_or_path=str(base))) != before
 
 
 def test_a_tokenizer_that_is_larger_than_the_embedding_is_refused_with_its_remedy_and_taken_with_it(

@@ -77,6 +77,24 @@ def test_the_tokens_at_which_the_base_model_stops_go_along_with_every_model(tmp_
     assert not list(made.iterdir())
 
 
+def test_a_trained_models_tokenizer_is_the_base_models_to_the_byte(tmp_path: Path) -> None:
+    base, made = tmp_path / "base", tmp_path / "work" / "hf_format" / "samples_20"
+    given = {
+        "tokenizer.json": "its own",
+        "tokenizer_config.json": "without extra tokens",
+        "additional_chat_templates/tool_use.jinja": "{{ tools }}",
+    }
+    saved = {"tokenizer_config.json": "with extra tokens", "special_tokens_map.json": "{}", "config.json": "trained"}
+    for folder, files in ((base, {**given, "config.json": "base"}), (made, saved)):
+        for name, text in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
+    train_stage._publish(made, base, tmp_path)
+    model = tmp_path / "model"
+    files = {str(file.relative_to(model)): file.read_text() for file in model.rglob("*") if file.is_file()}
+    assert files == {**given, "config.json": "trained"}
+
+
 def test_weights_can_be_read_by_whoever_can_read_the_rest_of_a_model(tmp_path: Path) -> None:
     made = tmp_path / "work" / "hf_format"
     for folder in (made / "samples_20", made / "samples_20" / "adapter"):
