@@ -39,6 +39,12 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomically(path, json.dumps(content, indent=1, default=str).encode())
 
 
+def json_text(content: Any) -> str:
+    """Return JSON for other programs, in ASCII, which any terminal or pipe can carry; what is no number is null."""
+    plain = json.loads(json.dumps(content), parse_constant=lambda _: None)
+    return json.dumps(plain, indent=1)
+
+
 def sync(path: Path) -> None:
     """Return once the bytes of a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)

@@ -8,13 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import msgspec
-
 from sft.adapters.registry import Fact, ListedModel
 from sft.config import compose
 from sft.config.compose import Recipe
 from sft.config.schema import RegistryConfig
 from sft.errors import ConfigError, Problem
+from sft.files import json_text
 from sft.logs import redacted
 from sft.progress import Progress
 from sft.scores import format_score
@@ -40,8 +39,7 @@ def execute(name: str | None, overrides: Sequence[str], *, json: bool) -> int:
     found = sorted(_ask(name, cfg.registry, Path(cfg.run_root)), key=lambda model: -model.registered_at)
     progress = Progress()
     if json:
-        listed = msgspec.json.encode(redacted([asdict(model) for model in found]))
-        progress.say(msgspec.json.format(listed, indent=1).decode())
+        progress.say(json_text(redacted([asdict(model) for model in found])))
         return 0
     if not found:
         progress.say(f"no model {name} is registered there" if name else "no model is registered there")

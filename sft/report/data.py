@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import itertools
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import msgspec
 from sft.artifacts import DatasetArtifact, TokenizedArtifact
 from sft.chat.rejected import Rejections, read_rejected
 from sft.chat.sample import LEFT_OUT_BY_CHOICE, RULES
+from sft.files import json_text
 from sft.report import preview
 from sft.report.page import PAGE
 from sft.stages.decontaminate import Contamination
@@ -179,8 +179,8 @@ def as_text(report: DataReport) -> str:
 
 
 def as_json(report: DataReport) -> str:
-    """Return the report for machines, in ASCII, because any terminal or pipe can carry that."""
-    return json.dumps(msgspec.to_builtins(report, str_keys=True), indent=1)
+    """Return the report for machines."""
+    return json_text(msgspec.to_builtins(report, str_keys=True))
 
 
 def as_html(report: DataReport) -> str:

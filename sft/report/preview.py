@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from sft.files import json_text
 from sft.report.page import PAGE
 from sft.stages.preview import Piece, TokenizedSample
 
@@ -62,7 +63,7 @@ def _visible(text: str) -> str:
 
 def as_json(samples: Sequence[TokenizedSample]) -> str:
     """Return samples for machines, token ids included."""
-    return msgspec.json.format(msgspec.json.encode(samples).decode(), indent=1)
+    return json_text(msgspec.to_builtins(samples))
 
 
 def as_html(title: str, samples: Sequence[TokenizedSample]) -> str:

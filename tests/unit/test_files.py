@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sft.files import inode, list_files, sha256_file, sync, write_atomically, write_json
+from sft.files import inode, json_text, list_files, sha256_file, sync, write_atomically, write_json
 
 
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) + 7])
@@ -45,6 +45,12 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
     with pytest.raises(OSError, match="no space"):
         write_atomically(tmp_path / "x", b"new")
     assert (tmp_path / "x").read_bytes() == b"old"
+
+
+def test_json_for_others_is_ascii_and_has_no_value_that_json_lacks() -> None:
+    text = json_text({"ä": ["中", float("nan"), float("-inf"), 0.5]})
+    assert text.isascii()
+    assert json.loads(text, parse_constant=pytest.fail) == {"ä": ["中", None, None, 0.5]}
 
 
 def test_json_is_written_whole_and_leaves_nothing_beside(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from sft.files import json_text
 from sft.report.comparison.axes import is_number, number
 from sft.report.comparison.rows import TRAIN_LOSS, Comparison, Row
 from sft.scores import format_difference, format_score
@@ -82,7 +83,7 @@ def as_json(found: Comparison) -> str:
     tree: dict[str, Any] = msgspec.to_builtins(found)
     for row in tree["rows"]:
         del row["curve"]
-    return msgspec.json.format(msgspec.json.encode(tree).decode(), indent=1)
+    return json_text(tree)
 
 
 def value_text(row: Row, key: str) -> str:
