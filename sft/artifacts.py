@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sft.files import inode, list_files, sha256_file
-from sft.scores import Score
+from sft.scores import Score, format_score
 
 MANIFEST_NAME = "manifest.json"
 LOGS_NAME = "logs"
@@ -212,6 +212,44 @@ class EvalReport(Artifact):
     def other_data(self, other: EvalReport) -> list[str]:
         """Return the tasks that `other` was scored on with other documents, so that their scores don't compare."""
         return [name for name, digest in self.task_data.items() if other.task_data.get(name, digest) != digest]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeReport(Artifact):
+    """How a judge compares the tuned model's answers to the held-out split with the base model's: ``judge.json``.
+
+    ``judgments.jsonl`` holds each pair with what the judge said of it, and its value: 1, 0.5 or 0.
+
+    Attributes:
+        model: Who judged, as the recipe calls it.
+        score: ``judge.win_rate``: wins and half of the ties, of all pairs.
+        num_wins: Pairs in which both judgments prefer the tuned model's answer.
+        num_ties: All pairs that are neither won nor lost, those below included.
+        num_losses: Pairs in which both judgments prefer the base model's answer.
+        num_equal: Pairs of the same text, which nobody was asked about.
+        num_disagreements: Pairs whose judgments differ once the answers are swapped.
+        num_unparsable: Judgments, two a pair, that end without a verdict.
+        answered_by: What the server says that answered.
+    """
+
+    model: str
+    score: Score
+    num_wins: int
+    num_ties: int
+    num_losses: int
+    num_equal: int
+    num_disagreements: int
+    num_unparsable: int
+    answered_by: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        unparsable = "1 judgment" if self.num_unparsable == 1 else f"{self.num_unparsable} judgments"
+        rate = format_score(self.score.value, self.score.stderr)
+        return (
+            f"{self.score.name} {rate} by {self.model}: {self.num_wins} won, {self.num_ties} tied, {self.num_losses} lost; of the "
+            f"ties, {self.num_equal} are equal texts and {self.num_disagreements} change with the order; "
+            f"{unparsable} without a verdict"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

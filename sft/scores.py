@@ -11,6 +11,10 @@ TOKEN_METRICS = ("loss", "perplexity", "token_accuracy")
 """What the held-out split is scored for from its tokens alone."""
 TEXT_METRICS = ("exact_match", "rouge_l", "chrf")
 """What a written answer is compared by (`sft.adapters.evaluation.text_metrics`)."""
+JUDGE = "judge"
+"""What the judge's verdicts are called among tasks."""
+WIN_RATE = "win_rate"
+"""Their only metric: the part of the held-out samples on which the tuned model's answer is the better one."""
 _LOWER_IS_BETTER = {
     "loss", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score", "ter", "mse",
 }  # fmt: skip

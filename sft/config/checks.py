@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sft.config.dataset_checks import check_dataset
+from sft.config.judge_checks import check_judge, check_judge_gate
 from sft.config.launcher_checks import check_launcher
 from sft.config.registry_checks import check_registry
 from sft.config.schema import (
@@ -24,7 +25,7 @@ from sft.config.schema import (
 from sft.config.schema.bounds import out_of_bounds, within_bounds
 from sft.errors import Problem
 from sft.logs import is_secret_name, redact
-from sft.scores import TEXT_METRICS, TOKEN_METRICS, parse_gate
+from sft.scores import JUDGE, TEXT_METRICS, TOKEN_METRICS, parse_gate
 
 _SCRATCH = "model.scratch"
 _WANDB_REFUSES = "/\\#?%:"
@@ -157,6 +158,7 @@ def _eval(cfg: EvalConfig) -> Iterator[Problem]:
         yield Problem(key="eval.system_instruction", rule=rule, suggestion="try eval.apply_chat_template=true")
     if cfg.backend is EvalBackend.local_chat_completions:
         yield from _served(cfg)
+    yield from check_judge(cfg)
     for name, rule in cfg.gates.items():
         yield from _gate(cfg, name, rule)
 
@@ -183,6 +185,8 @@ def _gate(cfg: EvalConfig, name: str, rule: str) -> Iterator[Problem]:
         yield Problem(key=key, value=rule, rule="must compare with a finite number")
     elif not cfg.enabled:
         yield Problem(key=key, value=rule, rule="nothing is scored: eval.enabled=false")
+    elif task == JUDGE:
+        yield from check_judge_gate(cfg, name, gate)
     elif gate.from_baseline and not cfg.baseline:
         yield Problem(key=key, value=rule, rule="needs the base model's score", suggestion="try eval.baseline=true")
     elif not dot:
@@ -211,6 +215,7 @@ def _secrets(cfg: RunConfig) -> Iterator[Problem]:
         "training.launcher.annotations": cfg.training.launcher.annotations,
         "eval.model_args": cfg.eval.model_args,
         "eval.gen_kwargs": cfg.eval.gen_kwargs,
+        "eval.judge": {"address": cfg.eval.judge.address, "parameters": cfg.eval.judge.parameters},
     }
     for where, options in named.items():
         for key, value in _leaves(options, where):

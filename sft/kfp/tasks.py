@@ -13,7 +13,15 @@ from typing import Any, Protocol
 
 from sft import runner
 from sft.adapters.os.command import run_command
-from sft.artifacts import Artifact, CheckpointArtifact, DatasetArtifact, EvalReport, ModelPackage, RegisteredModel
+from sft.artifacts import (
+    Artifact,
+    CheckpointArtifact,
+    DatasetArtifact,
+    EvalReport,
+    JudgeReport,
+    ModelPackage,
+    RegisteredModel,
+)
 from sft.config import compose
 from sft.config.compose import Recipe
 from sft.config.kfp_parameters import PARAMETERS, hydra_text
@@ -68,7 +76,7 @@ def evaluation(recipe: str, overrides: Sequence[str], workspace: str, metrics: O
     loaded = _begin(recipe, workspace)
     cfg = compose.compose(loaded, overrides)
     plan = build_plan(cfg, runner.read_environment(cfg))
-    goals = [step.stage for step in plan.steps if step.stage in {"evaluate", "gates"}]
+    goals = [step.stage for step in plan.steps if step.stage in {"evaluate", "judge", "gates"}]
     if not goals:
         Progress().say("\n".join(plan.left_out))
         return
@@ -77,7 +85,9 @@ def evaluation(recipe: str, overrides: Sequence[str], workspace: str, metrics: O
     base = pick(artifacts, "evaluate:base", EvalReport) if cfg.eval.baseline else None
     for which, report in {"base": base, "tuned": tuned}.items():
         metrics.metadata.update({f"{which}.{score.name}": score.value for score in report.scores} if report else {})
-    text = scores_report.as_html(cfg.name, tuned, base)
+    judge = pick(artifacts, "judge", JudgeReport) if "judge" in artifacts else None
+    metrics.metadata.update({judge.score.name: judge.score.value} if judge else {})
+    text = scores_report.as_html(cfg.name, tuned, base, judge)
     Path(page.path).write_text(text, encoding="utf-8")
 
 

@@ -112,6 +112,9 @@ def build_plan(cfg: RunConfig, environment: Environment) -> Plan:
             scores = ("evaluate:base",)
         steps.append(step("evaluate:tuned", "train", *data))
         scores = (*scores, "evaluate:tuned")
+        if cfg.eval.judge.address is not None:
+            steps.append(step("judge", "dataset", *scores))
+            scores = (*scores, "judge")
         if cfg.eval.gates:
             steps.append(step("gates", *scores))
             scores = (*scores, "gates")

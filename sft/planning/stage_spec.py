@@ -19,6 +19,7 @@ from sft.artifacts import (
     DatasetArtifact,
     EvalReport,
     GateReport,
+    JudgeReport,
     ModelArtifact,
     ModelPackage,
     RegisteredModel,
@@ -143,8 +144,15 @@ def _train(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
 
 
 def _evaluate(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
-    own = {k: v for k, v in _plain(cfg.eval).items() if k not in {"baseline", "enabled", "gates", "verbosity"}}
+    elsewhere = {"baseline", "enabled", "gates", "judge", "verbosity"}
+    own = {k: v for k, v in _plain(cfg.eval).items() if k not in elsewhere}
     return {**own, "include_path": environment.tasks_version, "device": environment.device}
+
+
+def _judge(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
+    how_it_is_asked = {"key_env", "concurrency", "timeout_seconds", "max_attempts", "max_unparsable"}
+    own = {k: v for k, v in _plain(cfg.eval.judge).items() if k not in how_it_is_asked}
+    return {"judge": own, "seed": cfg.eval.seed}
 
 
 def _gates(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
@@ -300,6 +308,22 @@ STAGES: dict[str, StageSpec] = {
             revision=6,
             is_resumable=True,
             machine_settings=frozenset({"device"}),
+        ),
+        StageSpec(
+            name="judge",
+            artifact=JudgeReport,
+            group="eval",
+            settings=_judge,
+            modules=(
+                "sft.stages.judge",
+                "sft.adapters.chat_completions",
+                "sft.adapters.evaluation.aggregate",
+                "sft.adapters.evaluation.holdout_sample",
+                "sft.adapters.evaluation.judge",
+                "sft.adapters.evaluation.sample_log",
+                "sft.sample_values",
+            ),
+            is_resumable=True,
         ),
         StageSpec(
             name="gates",

@@ -6,20 +6,21 @@ import html
 from collections.abc import Iterator
 from pathlib import Path
 
-from sft.artifacts import EvalReport, ModelPackage, RegisteredModel, UploadedModel
+from sft.artifacts import EvalReport, JudgeReport, ModelPackage, RegisteredModel, UploadedModel
 from sft.report.page import PAGE
 from sft.runner import RunResult
 from sft.scores import change, format_score, score_row
 from sft.stages.evaluate import HOLDOUT
 
 
-def as_html(title: str, tuned: EvalReport, base: EvalReport | None) -> str:
+def as_html(title: str, tuned: EvalReport, base: EvalReport | None, judge: JudgeReport | None = None) -> str:
     """Return the scores as one page that needs nothing else.
 
     Args:
         title: The run's name.
         tuned: Scores of the tuned model.
         base: Scores of the base model; None where it wasn't scored.
+        judge: How a judge compares the two; None where there is none.
     """
     rows = []
     for score in tuned.scores:
@@ -27,7 +28,8 @@ def as_html(title: str, tuned: EvalReport, base: EvalReport | None) -> str:
         cells = (row.before, row.after, row.difference, row.num_samples)
         rows.append(f"<tr><th>{html.escape(row.name)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     head = "<tr><th>score</th><th>before</th><th>after</th><th>difference</th><th>samples</th></tr>"
-    return PAGE.format(title=html.escape(title), body=f"<table>{head}{''.join(rows)}</table>")
+    judged = f"<p>{html.escape(str(judge))}</p>" if judge else ""
+    return PAGE.format(title=html.escape(title), body=f"<table>{head}{''.join(rows)}</table>{judged}")
 
 
 def summary(result: RunResult) -> Iterator[str]:
@@ -39,6 +41,8 @@ def summary(result: RunResult) -> Iterator[str]:
     if isinstance(tuned, EvalReport):
         yield ""
         yield from score_lines(tuned, base if isinstance(base, EvalReport) else None)
+    if isinstance(judged := made.get("judge"), JudgeReport):
+        yield str(judged)
     package, uploaded, registered = made.get("package"), made.get("upload"), made.get("register")
     yield f"\nrecord      {_short(result.folder / 'run.json')}"
     if isinstance(package, ModelPackage):

@@ -13,6 +13,7 @@ from sft.artifacts import (
     DatasetArtifact,
     EvalReport,
     GateReport,
+    JudgeReport,
     ModelArtifact,
     ModelPackage,
     TokenizedArtifact,
@@ -27,6 +28,7 @@ from sft.stages.dataset import dataset
 from sft.stages.decontaminate import EvaluationTasks
 from sft.stages.evaluate import EvaluateInputs, evaluate
 from sft.stages.gates import GatesInputs, gates
+from sft.stages.judge import JudgeInputs, judge
 from sft.stages.launcher import launcher_of
 from sft.stages.model import ModelInputs, model
 from sft.stages.package import PackageInputs, package
@@ -91,9 +93,17 @@ def perform(
             return train(cfg.training, inputs, out, progress)
         case "evaluate:base" | "evaluate:tuned":
             return evaluate(cfg.eval, _evaluate_inputs(step.name, artifacts), out, progress)
+        case "judge":
+            answers = JudgeInputs(
+                dataset=pick(artifacts, "dataset", DatasetArtifact),
+                baseline=pick(artifacts, "evaluate:base", EvalReport),
+                report=pick(artifacts, "evaluate:tuned", EvalReport),
+            )
+            return judge(cfg.eval, answers, out, progress)
         case "gates":
             report = pick(artifacts, "evaluate:tuned", EvalReport)
-            return gates(cfg.eval, GatesInputs(baseline=_baseline(artifacts), report=report), out, progress)
+            scores = GatesInputs(baseline=_baseline(artifacts), report=report, judge=_judge(artifacts))
+            return gates(cfg.eval, scores, out, progress)
         case "package":
             return package(cfg.registry, _package_inputs(artifacts, run_record), out, progress)
         case "upload":
@@ -150,6 +160,10 @@ def _baseline(artifacts: Mapping[str, Artifact]) -> EvalReport | None:
     return pick(artifacts, "evaluate:base", EvalReport) if "evaluate:base" in artifacts else None
 
 
+def _judge(artifacts: Mapping[str, Artifact]) -> JudgeReport | None:
+    return pick(artifacts, "judge", JudgeReport) if "judge" in artifacts else None
+
+
 def _gates(artifacts: Mapping[str, Artifact]) -> GateReport | None:
     return pick(artifacts, "gates", GateReport) if "gates" in artifacts else None
 
@@ -161,6 +175,7 @@ def _package_inputs(artifacts: Mapping[str, Artifact], run_record: record.RunRec
         checkpoint=pick(artifacts, "train", CheckpointArtifact),
         baseline=_baseline(artifacts),
         report=pick(artifacts, "evaluate:tuned", EvalReport) if "evaluate:tuned" in artifacts else None,
+        judge=_judge(artifacts),
         gates=_gates(artifacts),
         record=run_record.until("package"),
         files=run_record.step("train").files,
@@ -181,6 +196,7 @@ def _register_inputs(
         uploaded=pick(artifacts, "upload", UploadedModel) if cfg.registry.upload is not None else None,
         baseline=_baseline(artifacts),
         report=pick(artifacts, "evaluate:tuned", EvalReport) if "evaluate:tuned" in artifacts else None,
+        judge=_judge(artifacts),
         gates=_gates(artifacts),
         parameters=flat(cfg, ("model", "dataset", "training", "eval")),
         git_commit=run_record.git_commit,

@@ -24,6 +24,7 @@ from sft.planning.stage_spec import STAGES
 from sft.progress import Progress
 from sft.runner.dispatch import perform
 from sft.runner.status import find_artifact, find_done, is_registry_gone, read_environment, run_folder
+from sft.stages.judge import check_key
 from sft.stages.launcher import launcher_of
 from sft.stages.package import check_publishing
 from sft.store import Entry, Store
@@ -86,6 +87,8 @@ def run(
             return RunResult(folder, previous, artifacts, nothing_to_do=True)
         if any(step.name == "package" for step in plan.steps) and "package" not in done:
             check_publishing(cfg.registry)  # what will lack at the end is missed before anything is trained
+        if any(step.name == "judge" for step in plan.steps) and "judge" not in done:
+            check_key(cfg.eval.judge)
         for line in (*plan.left_out, *plan.notes):
             progress.say(f"- {line}")
         is_to_train = any(step.name == "train" for step in plan.steps) and "train" not in done

@@ -16,7 +16,7 @@ from sft.config.schema import EvalConfig
 from sft.errors import ConfigError, Problem, StageError
 from sft.files import write_json
 from sft.progress import Progress
-from sft.scores import Score
+from sft.scores import JUDGE, Score
 
 REPORT_NAME = "report.json"
 HOLDOUT = "holdout"
@@ -60,7 +60,7 @@ def tasks_version(cfg: EvalConfig) -> str:
         raise ConfigError([Problem(key="eval.include_path", value=str(folder), rule=rule)])
     own = task_index.own(folder) if folder else set()
     wanted = {"eval.tasks": cfg.tasks, "eval.gates": [name.partition(".")[0] for name in cfg.gates]}
-    others = {name for names in wanted.values() for name in names} - own - {HOLDOUT}
+    others = {name for names in wanted.values() for name in names} - own - {HOLDOUT, JUDGE}
     unknown = others - task_index.folders(others).keys() if others else set()
     if problems := [
         Problem(key=key, value=name, rule="there is no such lm-eval task", suggestion=_nearest(name, folder))

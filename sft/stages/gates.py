@@ -6,12 +6,12 @@ import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
-from sft.artifacts import EvalReport, GateReport
+from sft.artifacts import EvalReport, GateReport, JudgeReport
 from sft.config.schema import EvalConfig
 from sft.errors import GateError, StageError
 from sft.files import write_json
 from sft.progress import Progress
-from sft.scores import parse_gate
+from sft.scores import Score, parse_gate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +21,18 @@ class GatesInputs:
     Attributes:
         baseline: Scores of the base model; None where it wasn't scored.
         report: Scores of the tuned model.
+        judge: How it compares with the base model; None where there is no judge.
     """
 
     baseline: EvalReport | None
     report: EvalReport
+    judge: JudgeReport | None = None
+
+    def score(self, name: str) -> Score | None:
+        """Return the score named ``task.metric``, or None."""
+        if self.judge and self.judge.score.name == name:
+            return self.judge.score
+        return self.report.score(name)
 
 
 def gates(cfg: EvalConfig, inputs: GatesInputs, out: Path, progress: Progress) -> GateReport:
@@ -43,7 +51,7 @@ def gates(cfg: EvalConfig, inputs: GatesInputs, out: Path, progress: Progress) -
     passed, missed = [], []
     for name, rule in cfg.gates.items():
         gate = parse_gate(rule)
-        score = inputs.report.score(name)
+        score = inputs.score(name)
         if score is None:
             raise StageError(f"eval.gates: there is no score {name}", fix=_existing(name, inputs.report))
         before = inputs.baseline.score(name) if inputs.baseline else None

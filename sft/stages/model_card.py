@@ -100,6 +100,8 @@ def _scores(inputs: PackageInputs) -> Iterator[str]:
     yield "\n".join(rows)
     if sample := inputs.report.holdout_sample:
         yield f"Held-out samples that were scored: {sample}."
+    if inputs.judge:
+        yield f"A judge compared its answers with the base model's: {inputs.judge}."
     if inputs.gates:
         yield "It passed these gates:\n\n" + "\n".join(f"- {line}" for line in inputs.gates.passed)
 

@@ -21,6 +21,7 @@ from sft.artifacts import (
     DatasetArtifact,
     EvalReport,
     GateReport,
+    JudgeReport,
     ModelArtifact,
     ModelPackage,
     hash_files,
@@ -45,6 +46,7 @@ class PackageInputs:
     Attributes:
         baseline: Scores of the base model; None where it wasn't scored.
         report: Scores of the tuned model; None where nothing was scored.
+        judge: How a judge compares its answers with the base model's; None where there is none.
         gates: That it passed them; None where there are none.
         record: The run up to here, without secrets.
         files: sha256 of each of the checkpoint's files.
@@ -55,6 +57,7 @@ class PackageInputs:
     checkpoint: CheckpointArtifact
     baseline: EvalReport | None
     report: EvalReport | None
+    judge: JudgeReport | None = None
     gates: GateReport | None
     record: Mapping[str, Any]
     files: Mapping[str, str]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -19,6 +20,7 @@ from sft.artifacts import (
     DatasetArtifact,
     EvalReport,
     GateReport,
+    JudgeReport,
     ModelArtifact,
     ModelPackage,
     RegisteredModel,
@@ -28,6 +30,7 @@ from sft.config.schema import RegistryConfig
 from sft.errors import StageError
 from sft.logs import redact
 from sft.progress import Progress
+from sft.scores import Score
 from sft.stages.registries import registry_of
 
 
@@ -42,6 +45,7 @@ class RegisterInputs:
         uploaded: Where that folder was brought; None where it stays.
         baseline: Scores of the base model; None where it wasn't scored.
         report: Scores of the tuned model; None where nothing was scored.
+        judge: How a judge compares its answers with the base model's; None where there is none.
         gates: That it passed them; None where there are none.
         parameters: Settings of model, training and evaluation by dotted key, without secrets.
         git_commit: Commit of the code; None outside a repository.
@@ -60,6 +64,7 @@ class RegisterInputs:
     uploaded: UploadedModel | None
     baseline: EvalReport | None
     report: EvalReport | None
+    judge: JudgeReport | None = None
     gates: GateReport | None
     parameters: dict[str, str | int | float | bool]
     git_commit: str | None
@@ -138,7 +143,11 @@ def describe(cfg: RegistryConfig, inputs: RegisterInputs) -> Registration:
         **{f"versions.{name}": version for name, version in inputs.versions.items()},
     }
     known = {name: fact for name, fact in facts.items() if fact is not None and fact != ""}
-    scores = {**_scores("base", inputs.baseline), **_scores("tuned", inputs.report)}
+    scores = {
+        **_scores("base", inputs.baseline.scores if inputs.baseline else ()),
+        **_scores("tuned", inputs.report.scores if inputs.report else ()),
+        **_scores("tuned", (inputs.judge.score,) if inputs.judge else ()),
+    }
     for name, value in (known | scores).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise StageError(f"{name}={value} can't be registered: a number must be finite")
@@ -191,9 +200,9 @@ def _origin(cfg: RegistryConfig, run_id: str) -> dict[str, str]:
     return {name: value for name, value in origin.items() if value}
 
 
-def _scores(which: str, report: EvalReport | None) -> dict[str, float]:
+def _scores(which: str, of_model: Iterable[Score]) -> dict[str, float]:
     scores: dict[str, float] = {}
-    for score in report.scores if report else ():
+    for score in of_model:
         scores[f"{which}.{score.name}"] = score.value
         if score.stderr is not None:
             scores[f"{which}.{score.name}_stderr"] = score.stderr

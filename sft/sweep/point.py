@@ -23,7 +23,7 @@ from sft import logs, runner
 from sft.adapters.os.child import die_with
 from sft.adapters.os.command import interrupted_by
 from sft.adapters.os.gpu_slots import GpuSlots
-from sft.artifacts import Artifact, CheckpointArtifact, EvalReport
+from sft.artifacts import Artifact, CheckpointArtifact, EvalReport, JudgeReport
 from sft.config import compose
 from sft.config.compose import Recipe
 from sft.config.schema import EvalBackend, RunConfig
@@ -232,6 +232,8 @@ def score(made: Mapping[str, Artifact], name: str, higher_is_better: bool | None
     if name == "train.loss" and isinstance(trained, CheckpointArtifact):
         return trained.final_loss
     found = report.score(name) if isinstance(report, EvalReport) else None
+    if isinstance(judged := made.get("judge"), JudgeReport) and judged.score.name == name:
+        found = judged.score
     if found is None:
         known = [one.name for one in report.scores] if isinstance(report, EvalReport) else []
         raise StageError(

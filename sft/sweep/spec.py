@@ -25,6 +25,7 @@ from sft.config.diagnose import is_override, is_whole_number, missing_extra
 from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Problem
 from sft.planning.plan import steps_up_to
+from sft.scores import JUDGE, WIN_RATE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +195,9 @@ def objective(cfg: RunConfig, until: str | None) -> str:
     elif task == "holdout" and not (held_out and metric in holdout_metrics(cfg.eval)):
         scores = ", ".join(holdout_metrics(cfg.eval)) if held_out else "nothing"
         rule = f"the held-out split has no such score; it is scored for {scores}"
+    elif task == JUDGE:
+        if metric != WIN_RATE or JUDGE not in steps_up_to(cfg, until):
+            rule, fix = f"only a judge that is asked gives a score, {JUDGE}.{WIN_RATE}", "set eval.judge.address"
     elif task not in {"train", "holdout"} and not cfg.eval.tasks:
         rule, fix = "eval.tasks is empty", f"try eval.tasks=[{task}]"
     elif task == "train" and name != "train.loss":

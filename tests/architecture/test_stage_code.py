@@ -31,6 +31,8 @@ WITHOUT_INFLUENCE = {
     *("sft.adapters.instructlab.tracking", "sft.stages.launcher", "sft.stages.trainjob", "sft.adapters.kubeflow.job"),
     *("sft.adapters.evaluation.progress_file", "sft.adapters.evaluation.task_index"),
     *("sft.files", "sft.adapters.retry", "sft.adapters.partial_file", "sft.adapters.patched"),
+    # The judge's stage takes the name of a file from it; what is in the file is hashed.
+    "sft.adapters.evaluation.holdout",
     # What it decides is in the key itself.
     "sft.planning.resources",
     # The upload stage takes the names of files from it.

@@ -102,6 +102,9 @@ def test_a_missing_recipe_file_is_named() -> None:
         ("model.add_tokens.special=['<|call|>']", "is for a pretrained model; one from scratch gets a tokenizer"),
         ("eval.batch_size=many", "or auto"),
         ("eval.gates.holdout.loss=0.5", "is no comparison: '>= 0.6', '< baseline' or '>= baseline - 0.01'"),
+        ("eval.judge.model=m", "nothing is judged without eval.judge.address; name the judge's server"),
+        ("eval.judge.address=localhost:8000", "must be http://HOST/… or https://HOST/…, without a query"),
+        ("eval.gates.judge.win_rate=> 0.5", "there is no judge; set eval.judge.address"),
         (
             "eval.gates.holdout.bleu=> 0.5",
             "no such score; it is scored for loss, perplexity",
@@ -278,3 +281,32 @@ def test_a_model_is_uploaded_or_served_from_elsewhere_not_both() -> None:
         "registry.uri=s3://other/x: is where registry.upload has brought the model, or where something else does: "
         "not both; try registry.uri=null"
     ]
+
+
+JUDGE = ["eval.judge.address=http://localhost:8000/v1", "eval.judge.model=m"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("eval.baseline=false", "eval.baseline=false: leaves out the base model's answers, and eval.judge compares"),
+        ("eval.holdout.generate=false", "eval.holdout.generate=false: leaves the answers unwritten, and eval.judge"),
+        ("eval.holdout.enabled=false", "eval.holdout.enabled=false: leaves out the held-out split, and eval.judge"),
+        ("eval=none", "eval.enabled=false: scores nothing, and eval.judge compares"),
+        ("eval.judge.model=''", "eval.judge.model: is required and not set; say what the server calls its model"),
+        (
+            "eval.judge.address=http://host/v1/chat/completions",
+            "eval.judge.address=http://host/v1/chat/completions: ends before /chat/completions; http://host/v1",
+        ),
+        ("eval.judge.key_env=MINE", "eval.judge.key_env=MINE: must be named like a secret"),
+        ("+eval.judge.parameters.n=3", "eval.judge.parameters.n=3: must leave one text to come back as a whole"),
+        ("+eval.judge.parameters.messages=[]", "eval.judge.parameters.messages: is said by eval.judge.prompt"),
+        ("+eval.judge.parameters.api_key=x", "eval.judge.parameters.api_key: is named like a secret"),
+        ("eval.judge.address=http://me:canary@host/v1", "eval.judge.address: holds a secret"),
+        ("eval.gates.judge.elo=> 1", "eval.gates.judge.elo=> 1: the judge gives only judge.win_rate"),
+        ("eval.gates.judge.win_rate=> baseline", "compares with the base model already"),
+    ],
+)
+def test_a_judge_that_can_not_judge_is_refused(override: str, message: str) -> None:
+    [problem] = problems(*JUDGE, override)
+    assert message in problem

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from sft.config.schema.bounds import setting
 from sft.config.schema.dataset import ColumnsConfig, DatasetConfig, DatasetFormat, OnInvalid, OnUnrendered
 from sft.config.schema.eval import EvalBackend, EvalConfig, HoldoutConfig, Verbosity
+from sft.config.schema.judge import JudgeConfig
 from sft.config.schema.launcher import LauncherConfig, LauncherKind
 from sft.config.schema.model import AddTokensConfig, ModelConfig, ModelSource, ScratchConfig
 from sft.config.schema.registry import OnConflict, RegistryConfig, RegistryKind
@@ -40,6 +41,7 @@ __all__ = [
     "EvalConfig",
     "FsdpConfig",
     "HoldoutConfig",
+    "JudgeConfig",
     "LauncherConfig",
     "LauncherKind",
     "LoraConfig",

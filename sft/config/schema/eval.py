@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any
 
 from sft.config.schema.bounds import each, number, pairs, random_seed, setting, tree
+from sft.config.schema.judge import JudgeConfig
 from sft.config.schema.rules import Text
 from sft.config.schema.texts import FREE, LINE, PATH, matches
 
@@ -84,3 +85,4 @@ class EvalConfig:
     """What the tuned model must reach to be packaged and registered: score -> `>= 0.6`, `< baseline` or
     `>= baseline - 0.01`. One that is missed ends the run with exit code 3."""
     holdout: HoldoutConfig = field(default_factory=HoldoutConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)

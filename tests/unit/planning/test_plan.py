@@ -100,6 +100,32 @@ def test_a_change_runs_again_only_what_depends_on_it(override: str, again: list[
     assert changed(override) == again
 
 
+JUDGE = ["eval.judge.address=http://localhost:8000/v1", "eval.judge.model=m"]
+
+
+def test_a_judge_comes_after_both_evaluations_and_before_gates_and_package() -> None:
+    made = plan(*JUDGE, "eval.gates.judge.win_rate=>= 0.5")
+    assert names(made)[5:] == ["evaluate:tuned", "judge", "gates", "package", "register"]
+    needs = {step.name: step.needs for step in made.steps}
+    assert needs["judge"] == ("dataset", "evaluate:base", "evaluate:tuned")
+    assert all("judge" in needs[name] for name in ("gates", "package", "register"))
+
+
+@pytest.mark.parametrize(
+    ("override", "again"),
+    [
+        ("eval.judge.prompt=Which one rhymes?", ["judge", *TOLD]),
+        ("eval.judge.model=n", ["judge", *TOLD]),
+        ("eval.judge.limit=5", ["judge", *TOLD]),
+        ("eval.judge.concurrency=9", TOLD),
+        ("eval.judge.max_unparsable=1", TOLD),
+    ],
+)
+def test_a_judgment_is_made_again_if_what_is_asked_changes(override: str, again: list[str]) -> None:
+    before, after = keys(plan(*JUDGE)), keys(plan(*JUDGE, override))
+    assert [name for name in after if before[name] != after[name]] == again
+
+
 UPLOAD = "registry.upload=s3://bucket/models"
 
 

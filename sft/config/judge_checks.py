@@ -1,0 +1,76 @@
+"""Rules of `eval.judge` that go across its fields. Pure, as `sft.config.checks` is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from sft.config.schema import EvalConfig, JudgeConfig
+from sft.errors import Problem
+from sft.logs import is_secret_name
+from sft.scores import JUDGE, WIN_RATE, Gate
+
+_PATH = "/chat/completions"
+_OURS = {"messages": "eval.judge.prompt", "model": "eval.judge.model", "seed": "eval.seed"}
+_NOT_ONE_TEXT = {"n": 1, "stream": False}
+"""Parameters that must have this value, so that one text comes back."""
+
+
+def check_judge(cfg: EvalConfig) -> Iterator[Problem]:
+    """Yield every problem of `eval.judge`."""
+    judge = cfg.judge
+    if judge.address is None:
+        for field in dataclasses.fields(JudgeConfig):
+            if getattr(judge, field.name) != getattr(JudgeConfig(), field.name):
+                rule, suggestion = "nothing is judged without eval.judge.address", "name the judge's server"
+                yield Problem(key=f"eval.judge.{field.name}", rule=rule, suggestion=suggestion)
+        return
+    if judge.address.rstrip("/").endswith(_PATH):
+        shorter = judge.address.rstrip("/").removesuffix(_PATH)
+        yield Problem(
+            key="eval.judge.address", value=judge.address, rule="ends before /chat/completions", suggestion=shorter
+        )
+    if not judge.model:
+        rule, suggestion = "is required and not set", "say what the server calls its model"
+        yield Problem(key="eval.judge.model", rule=rule, suggestion=suggestion)
+    if judge.key_env is not None and not is_secret_name(judge.key_env):
+        rule = "must be named like a secret, so that its value is masked wherever it would be printed"
+        suggestion = "try OPENAI_API_KEY or JUDGE_API_KEY"
+        yield Problem(key="eval.judge.key_env", value=judge.key_env, rule=rule, suggestion=suggestion)
+    yield from _parameters(judge)
+    yield from _nothing_to_judge(cfg)
+
+
+def _parameters(judge: JudgeConfig) -> Iterator[Problem]:
+    for name, value in judge.parameters.items():
+        key = f"eval.judge.parameters.{name}"
+        if name in _OURS:
+            yield Problem(key=key, rule=f"is said by {_OURS[name]}")
+        elif name in _NOT_ONE_TEXT and value not in (None, _NOT_ONE_TEXT[name]):
+            yield Problem(key=key, value=str(value), rule="must leave one text to come back as a whole")
+
+
+def _nothing_to_judge(cfg: EvalConfig) -> Iterator[Problem]:
+    needed = {
+        "eval.enabled": (cfg.enabled, "scores nothing"),
+        "eval.baseline": (cfg.baseline, "leaves out the base model's answers"),
+        "eval.holdout.enabled": (cfg.holdout.enabled, "leaves out the held-out split"),
+        "eval.holdout.generate": (cfg.holdout.generate, "leaves the answers unwritten"),
+    }
+    for key, (is_on, what) in needed.items():
+        if not is_on:
+            rule = f"{what}, and eval.judge compares base and tuned answers to the held-out split"
+            yield Problem(key=key, value="false", rule=rule, suggestion=f"try {key}=true or eval.judge.address=null")
+            return
+
+
+def check_judge_gate(cfg: EvalConfig, name: str, gate: Gate) -> Iterator[Problem]:
+    """Yield what is wrong with a gate on the judge's verdicts."""
+    key, value = f"eval.gates.{name}", gate.rule
+    if cfg.judge.address is None:
+        yield Problem(key=key, value=value, rule="there is no judge", suggestion="set eval.judge.address")
+    elif name != f"{JUDGE}.{WIN_RATE}":
+        yield Problem(key=key, value=value, rule=f"the judge gives only {JUDGE}.{WIN_RATE}")
+    elif gate.from_baseline:
+        rule = "compares with the base model already; it wins half of the time against itself"
+        yield Problem(key=key, value=value, rule=rule, suggestion="try '>= 0.5'")
