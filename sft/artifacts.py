@@ -246,8 +246,8 @@ class JudgeReport(Artifact):
         unparsable = "1 judgment" if self.num_unparsable == 1 else f"{self.num_unparsable} judgments"
         rate = format_score(self.score.value, self.score.stderr)
         return (
-            f"{self.score.name} {rate} by {self.model}: {self.num_wins} won, {self.num_ties} tied, {self.num_losses} lost; of the "
-            f"ties, {self.num_equal} are equal texts and {self.num_disagreements} change with the order; "
+            f"{self.score.name} {rate} by {self.model}: {self.num_wins} won, {self.num_ties} tied, {self.num_losses} "
+            f"lost; of the ties, {self.num_equal} are equal texts and {self.num_disagreements} change with the order; "
             f"{unparsable} without a verdict"
         )
 

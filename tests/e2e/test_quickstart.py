@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from sft.files import sha256_file
+from tests.servers.judge import JudgeServer, serving
 from tests.support.command import Answer, records, sft, start, steps
 
 pytestmark = pytest.mark.slow
@@ -145,6 +146,31 @@ def test_a_missed_gate_keeps_the_model_from_the_registry_and_exits_with_3(done: 
     assert passing.status == 0, passing.err
     [card] = [path for path in done[0].glob("runs/store/package/*/model/README.md") if "passed" in path.read_text()]
     assert "- spell_numbers.acc is" in card.read_text()
+
+
+@pytest.mark.exhaustive
+def test_a_judge_compares_what_was_scored_and_says_so_everywhere(done: tuple[Path, Answer]) -> None:
+    """It prefers the answer with more words of the language that the tuned model has learned."""
+    words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
+    def verdict(a: str, b: str) -> str:
+        first, second = (sum(word in words for word in text.split()) for text in (a, b))
+        return f"[[{'TIE' if first == second else 'A' if first > second else 'B'}]]"
+
+    with serving(JudgeServer(verdict)) as server:
+        settings = [f"eval.judge.address={server.address}", "eval.judge.model=m", "eval.judge.limit=20"]
+        answer = sft("run", "quickstart", *settings, "eval.gates.judge.win_rate=>= 0.9", cwd=done[0])
+    assert answer.status == 0, answer.err
+    made = [line.split()[1].rstrip(":") for line in answer.out.splitlines() if line.startswith("✓")]
+    assert made == ["judge", "gates", "package", "register"]
+    [record] = [one for one in records(done[0] / "runs") if one["config"]["eval"]["judge"]["address"]]
+    facts = steps(record)["judge"]["facts"]
+    assert facts["score"]["value"] > 0.9
+    line = f"judge.win_rate {facts['score']['value']:.4f} ± "
+    assert line in answer.out
+    card = Path(steps(record)["package"]["path"]) / "model" / "README.md"
+    assert f"A judge compared its answers with the base model's: {line}" in card.read_text()
+    assert steps(record)["register"]["facts"]["metadata"]["tuned.judge.win_rate"] == facts["score"]["value"]
 
 
 def test_a_copied_recipe_runs_where_it_was_copied(started: Path) -> None:
