@@ -19,7 +19,8 @@ from sft.progress import Progress
 from sft.report import preview
 from sft.report.data import as_html, as_json, as_text, measure
 from sft.stages.dataset import dataset
-from sft.stages.decontaminate import EvaluationTasks, find
+from sft.stages.decontaminate import HELD_OUT, EvaluationTasks, find
+from sft.stages.held_out_set import held_out_set
 from sft.stages.model import ModelInputs, model
 from sft.stages.preview import first_samples
 from sft.stages.tokenize import TokenizeInputs, tokenize
@@ -57,8 +58,12 @@ def execute(
             base, tokens = _tokens(cfg, data, out, tokenizing)
             samples = first_samples(tokens, base, 1, out / "texts")
         padding = _padding(cfg, tokens) if tokens else None
-        compares = data.num_eval or tasks.names
-        contamination = find(data.train_file, data.eval_file, tasks, out / "tasks") if compares else None
+        sets = _held_out_sets(cfg, out)
+        compares = data.num_eval or tasks.names or sets
+        contamination = None
+        if compares:
+            held_out = {HELD_OUT: data.eval_file, **sets}
+            contamination = find(data.train_file, held_out, tasks, out / "tasks")
         report = measure(data, tokens, padding, contamination, samples, tokenizing.notes)
     if page:
         Path(page).write_text(redact(as_html(report)), encoding="utf-8")
@@ -68,6 +73,14 @@ def execute(
     if page:
         progress.say(f"page: {page}")
     return 1 if report.num_invalid else 0
+
+
+def _held_out_sets(cfg: RunConfig, out: Path) -> dict[str, Path]:
+    """Return the samples of each set of `eval.holdouts`, checked."""
+    quiet = Progress(quiet=True)
+    return {
+        name: held_out_set(cfg, name, _folder(out / f"dataset-{name}"), quiet).eval_file for name in cfg.eval.holdouts
+    }
 
 
 def _folder(path: Path) -> Path:

@@ -39,8 +39,8 @@ def execute(model: str, recipe: str | None, overrides: Sequence[str], command: S
         settings += ["dataset.uri=", "eval.holdout.enabled=false"]
     name = re.sub(r"[^\w.-]+", "-", model).strip("-")[-40:]
     cfg = compose.compose(base, [f"name=eval-{name}", *settings, *overrides], needs_data=has_data)
-    if not cfg.eval.tasks and not cfg.eval.holdout.enabled:
-        suggestion = "name a task, or a dataset.uri whose held-out split is scored"
+    if not cfg.eval.tasks and not cfg.eval.holdout.enabled and not cfg.eval.holdouts:
+        suggestion = "name a task, or a dataset.uri whose held-out split is scored, or a set in eval.holdouts"
         raise ConfigError([Problem(key="eval.tasks", rule="nothing to score", suggestion=suggestion)])
     progress = Progress()
     result = runner.run(cfg, recipe=base.path, command=command, progress=progress, goal=_STEP)

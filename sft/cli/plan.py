@@ -17,10 +17,10 @@ from sft.errors import ConfigError, Problem
 from sft.logs import redact, redacted
 from sft.planning import estimate
 from sft.planning.plan import Plan, build_plan
-from sft.planning.resources import resources_of
+from sft.planning.resources import resolve_resources
 from sft.planning.stage_spec import STAGES
 from sft.progress import Progress
-from sft.stages import dataset, model
+from sft.stages import dataset, held_out_set, model
 from sft.store import Entry, Store
 from sft.sweep import spec as sweeps
 from sft.sweep.run import preview_sweep
@@ -45,13 +45,14 @@ def execute(name_or_path: str, arguments: Sequence[str]) -> int:
     have = runner.find_done(plan, store, record.load(runner.run_folder(cfg)))
     progress = Progress()
     progress.say(redact(yaml.safe_dump(msgspec.to_builtins(cfg), sort_keys=False, allow_unicode=True)))
+    width = max(16, 2 + max(len(step.name) for step in plan.steps))
     for step in plan.steps:
         entry = have.get(step.name)
         status = f"done      {entry.path}" if entry else f"will run  {_why(step.name, plan, have, store)}"
-        progress.say(f"{step.name:<16}{status}")
+        progress.say(f"{step.name:<{width}}{status}")
     for line in plan.left_out:
         stage, _, why = line.partition(": ")
-        progress.say(f"{stage:<16}left out  {why}")
+        progress.say(f"{stage:<{width}}left out  {why}")
     progress.say("")
     for line in _facts(cfg, have, plan.notes):
         progress.say(line)
@@ -101,12 +102,14 @@ def _facts(cfg: RunConfig, have: Mapping[str, Entry], notes: Sequence[str]) -> l
     wanted = []
     if "dataset" not in have and (what := dataset.download(cfg.dataset)):
         wanted.append(what)
+    sets = [name for name in cfg.eval.holdouts if cfg.eval.enabled and f"dataset:{name}" not in have]
+    wanted += filter(None, (held_out_set.download(cfg, name) for name in sets))
     if "model" not in have and (what := model.download(cfg.model)):
         wanted.append(what)
     facts.append(f"downloads  {', '.join(wanted) or 'nothing'}")
     facts += estimate.memory_per_rank(cfg, artifacts)
     facts.append(f"run        {runner.run_folder(cfg)}")
-    resources = resources_of(cfg)
+    resources = resolve_resources(cfg.training)
     for name, why in resources.explained().items():
         lead = "resources" if name == "device" else ""
         facts.append(f"{lead:<11}{name:<24}{_shown(why['value']):<14}{why['reason']}")

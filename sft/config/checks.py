@@ -7,11 +7,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sft.config.dataset_checks import check_dataset
+from sft.config.dataset_checks import check_columns, check_dataset
 from sft.config.judge_checks import check_judge, check_judge_gate
 from sft.config.launcher_checks import check_launcher
 from sft.config.registry_checks import check_registry
 from sft.config.schema import (
+    HOLDOUT,
     EvalBackend,
     EvalConfig,
     ModelConfig,
@@ -49,7 +50,7 @@ def check(cfg: RunConfig) -> list[Problem]:
 
 def _between(cfg: RunConfig, told: set[str]) -> Iterator[Problem]:
     """Yield what is wrong between settings, each within its bounds; those that were not are `told` already."""
-    yield from check_dataset(cfg.dataset)
+    yield from check_dataset(cfg)
     yield from _training(cfg.training)
     yield from _chat_template(cfg.model)
     yield from _add_tokens(cfg)
@@ -150,6 +151,11 @@ def _add_tokens(cfg: RunConfig) -> Iterator[Problem]:
 
 def _eval(cfg: EvalConfig) -> Iterator[Problem]:
     yield from _repeated("eval.tasks", cfg.tasks)
+    for name, held_out in cfg.holdouts.items():
+        yield from check_columns(held_out, f"eval.holdouts.{name}")
+        if name in cfg.tasks:
+            rule = "is one of eval.tasks too, and scores go by name"
+            yield Problem(key="eval.holdouts", value=name, rule=rule, suggestion="rename it")
     for name in cfg.model_args.keys() & _SAID_BY_THE_MODEL.keys():
         rule = f"is not for an evaluation to say: see {_SAID_BY_THE_MODEL[name]}"
         yield Problem(key=f"eval.model_args.{name}", rule=rule)
@@ -191,19 +197,19 @@ def _gate(cfg: EvalConfig, name: str, rule: str) -> Iterator[Problem]:
         yield Problem(key=key, value=rule, rule="needs the base model's score", suggestion="try eval.baseline=true")
     elif not dot:
         yield Problem(key=key, value=rule, rule="must name a score: task.metric", suggestion=f"try {name}.acc")
-    elif task == "holdout":
-        known = holdout_metrics(cfg)
+    elif task in {HOLDOUT, *cfg.holdouts}:
+        known = held_out_metrics(cfg, task)
         if metric not in known:
             scores = f"it is scored for {', '.join(known) or 'nothing'}"
-            yield Problem(key=key, value=rule, rule=f"the held-out split has no such score; {scores}")
+            yield Problem(key=key, value=rule, rule=f"the held-out set has no such score; {scores}")
     elif not cfg.tasks:
         yield Problem(key=key, value=rule, rule="eval.tasks is empty", suggestion=f"try eval.tasks=[{task}]")
 
 
-def holdout_metrics(cfg: EvalConfig) -> tuple[str, ...]:
-    """Return what the held-out split is scored for."""
+def held_out_metrics(cfg: EvalConfig, name: str) -> tuple[str, ...]:
+    """Return what a held-out set is scored for; nothing if it isn't scored."""
     written = TEXT_METRICS if cfg.holdout.generate else ()
-    return (*TOKEN_METRICS, *written) if cfg.holdout.enabled else ()
+    return (*TOKEN_METRICS, *written) if name in cfg.holdouts or cfg.holdout.enabled else ()
 
 
 def _secrets(cfg: RunConfig) -> Iterator[Problem]:

@@ -25,6 +25,7 @@ from sft.config.diagnose import (
     diagnose,
     dotted_name,
     free_mapping,
+    inside_named_group,
     is_override,
     missing,
     nearest,
@@ -151,6 +152,9 @@ def _as_hydra(text: str) -> str:
         return f"++{mapping}={{{name}: {quoted(value)}}}"
     if not is_override(text):
         value = quoted(value)
+    if inside := inside_named_group(key):
+        mapping, names = inside
+        return f"++{mapping}=" + "".join(f"{{{part}: " for part in names) + value + "}" * len(names)
     group = key.replace(".", "/")
     if group != key and (shipped("conf") / group).is_dir():
         return f"{group}={value}"

@@ -75,8 +75,7 @@ def override_problems(text: str, conf: Path) -> list[Problem]:
     if "/" in key:
         groups = [path.relative_to(conf).as_posix() for path in sorted(conf.rglob("*")) if path.is_dir()]
         return [Problem(key=key, rule="no such config group", suggestion=nearest(key, groups))]
-    problem = _leaf_problem(key, override.value())
-    return [problem] if problem else []
+    return [problem for name, value in _leaves({key: override.value()}) if (problem := _leaf_problem(name, value))]
 
 
 def missing_extra(error: Exception) -> Problem | None:
@@ -156,7 +155,8 @@ def is_whole_number(key: str) -> bool:
 
 def is_setting(key: str) -> bool:
     """Return whether the schema has a dotted key, or holds it in a free mapping (`training.env.NCCL_DEBUG`)."""
-    return _hint(key) is not None or free_mapping(key) is not None
+    mapping = free_mapping(key)
+    return _hint(key) is not None or (mapping is not None and _group_by_name(_hint(mapping)) is None)
 
 
 def free_mapping(key: str) -> str | None:
@@ -173,6 +173,17 @@ def dotted_name(key: str) -> str | None:
     return name if mapping and name != key and "." in name and typing.get_args(_hint(mapping))[1] is str else None
 
 
+def inside_named_group(key: str) -> tuple[str, list[str]] | None:
+    """Return `eval.holdouts` and [`support`, `uri`] of `eval.holdouts.support.uri`; None of any other setting.
+
+    OmegaConf makes no new group of a mapping from a dotted key, but it does from a mapping.
+    """
+    mapping = free_mapping(key)
+    if mapping is None or mapping == key or _group_by_name(_hint(mapping)) is None:
+        return None
+    return mapping, key.removeprefix(f"{mapping}.").split(".")
+
+
 def unknown(composed: DictConfig) -> list[Problem]:
     """Yield a problem for every key that ``+key=value`` or a group's file brought in past the schema."""
     content = OmegaConf.to_container(composed, resolve=False)
@@ -185,7 +196,7 @@ def _leaves(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
         if not prefix and key in _NOT_SETTINGS:
             continue
         dotted = f"{prefix}{key}"
-        if isinstance(value, dict) and value and is_dataclass(_hint(dotted)):
+        if isinstance(value, dict) and value and (is_dataclass(_hint(dotted)) or _group_by_name(_hint(dotted))):
             yield from _leaves(value, f"{dotted}.")
         else:
             yield dotted, value
@@ -196,11 +207,20 @@ def _hint(key: str) -> Any:
     """Return the declared type of a dotted key without its None; None where the schema has no such key."""
     hint: Any = RunConfig
     for part in key.split("."):
-        if not is_dataclass(hint):
+        if group := _group_by_name(hint):
+            hint = group
+        elif is_dataclass(hint):
+            hint = _hints(typing.cast(type, hint)).get(part)
+        else:
             return None
-        hint = _hints(typing.cast(type, hint)).get(part)
     options = [o for o in typing.get_args(hint) if o is not type(None)]
     return options[0] if isinstance(hint, types.UnionType) and len(options) == 1 else hint
+
+
+def _group_by_name(hint: Any) -> Any:
+    """Return the group of settings that a mapping holds by names of its own; None of any other type."""
+    values = typing.get_args(hint)[1:] if typing.get_origin(hint) is dict else ()
+    return values[0] if values and is_dataclass(values[0]) else None
 
 
 @functools.cache
@@ -220,8 +240,13 @@ def _leaf_problem(key: str, value: Any) -> Problem | None:
     if not is_setting(key):
         known = PARAMETERS if key.startswith("phase_") else schema_keys()
         return Problem(key=key, value=_shown(value), rule="no such setting", suggestion=nearest(key, known))
+    where, content = key, value
+    if inside := inside_named_group(key):
+        where, names = inside
+        for part in reversed(names):
+            content = {part: content}
     try:
-        OmegaConf.update(_schema(), key, value, merge=True, force_add=True)
+        OmegaConf.update(_schema(), where, content, merge=True, force_add=True)
     except (OmegaConfBaseException, OverflowError) as error:  # Python's, of a whole number that no float holds
         return Problem(key=key, value=_shown(value), rule=_rule(key, error), suggestion=_enum_suggestion(key, value))
     return None

@@ -31,21 +31,23 @@ _READ_WITHOUT_OPTIONS = re.compile(r"(file|pvc|hf|https?|synthetic)://.*|(?!.*:/
 
 def unread_settings(cfg: RunConfig) -> Iterator[str]:
     """Yield a line for each setting that differs from its default and that this run does not read, with the reason."""
-    yield from _dataset(cfg.dataset)
+    yield from _dataset(cfg)
     yield from _model(cfg.model)
     yield from _training(cfg.training)
-    if not cfg.eval.holdout.enabled:
+    if not cfg.eval.holdout.enabled and not cfg.eval.holdouts:
         holdout = _changed("eval.holdout", cfg.eval.holdout, HoldoutConfig(), {"max_new_tokens", "limit"})
         yield from (f"{told}: not read with eval.holdout.enabled=false" for told in holdout)
     if cfg.registry.pvc is not None and cfg.registry.upload is not None:
         yield f"registry.pvc={cfg.registry.pvc}: not read, since registry.upload says where the model is"
 
 
-def _dataset(cfg: DatasetConfig) -> Iterator[str]:
+def _dataset(run: RunConfig) -> Iterator[str]:
+    cfg = run.dataset
     if cfg.eval_uri is not None:
         share = _changed("dataset", cfg, DatasetConfig(), {"train_split"})
         yield from (f"{told}: not read, since dataset.eval_uri brings the held-out samples" for told in share)
-    uris = [cfg.uri] if cfg.eval_uri is None else [cfg.uri, cfg.eval_uri]
+    uris = [uri for uri in (cfg.uri, cfg.eval_uri) if uri is not None]
+    uris += [held_out.uri for held_out in run.eval.holdouts.values()]
     has_options = any(value is not None for value in cfg.storage_options.values())
     if has_options and all(map(_READ_WITHOUT_OPTIONS.fullmatch, uris)):
         yield f"dataset.storage_options: not read for {' and '.join(map(redact, uris))}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -90,14 +90,18 @@ def build_plan(cfg: RunConfig, environment: Environment) -> Plan:
     """
     settings = {name: spec.determined_by(cfg, environment) for name, spec in STAGES.items()}
 
-    def step(name: str, *needs: str) -> Step:
+    def step(name: str, *needs: str, of: Mapping[str, Any] | None = None) -> Step:
         stage = stage_of(name).name
-        return Step(name=name, stage=stage, needs=needs, settings=settings[stage])
+        return Step(name=name, stage=stage, needs=needs, settings=settings[stage] if of is None else of)
 
     model_needs = ("dataset",) if cfg.model.source is ModelSource.scratch else ()
+    sets = {name: _settings_of_set(cfg, environment, name) for name in cfg.eval.holdouts} if cfg.eval.enabled else {}
+    rows_of_sets = [step(f"dataset:{name}", of=of) for name, of in sets.items()]
     steps = [
-        step("dataset"),
+        *rows_of_sets,
+        step("dataset", *(rows.name for rows in rows_of_sets if cfg.dataset.decontaminate)),
         step("model", *model_needs),
+        *(step(f"tokenize:{name}", f"dataset:{name}", "model") for name in sets),
         step("tokenize", "dataset", "model"),
         step("train", "model", "tokenize"),
     ]
@@ -105,8 +109,9 @@ def build_plan(cfg: RunConfig, environment: Environment) -> Plan:
     scores: tuple[str, ...] = ()
     if not cfg.eval.enabled:
         left_out.append("evaluate: eval.enabled=false")
-    elif cfg.eval.tasks or cfg.eval.holdout.enabled:
-        data = ("dataset", "tokenize") if cfg.eval.holdout.enabled else ()
+    elif cfg.eval.tasks or cfg.eval.holdout.enabled or sets:
+        suffixes = [*([""] if cfg.eval.holdout.enabled else []), *(f":{name}" for name in sets)]
+        data = [f"{stage}{suffix}" for suffix in suffixes for stage in ("dataset", "tokenize")]
         if cfg.eval.baseline:
             steps.insert(-1, step("evaluate:base", "model", *data))
             scores = ("evaluate:base",)
@@ -119,7 +124,7 @@ def build_plan(cfg: RunConfig, environment: Environment) -> Plan:
             steps.append(step("gates", *scores))
             scores = (*scores, "gates")
     else:
-        left_out.append("evaluate: no eval.tasks, and eval.holdout.enabled=false")
+        left_out.append("evaluate: no eval.tasks, no eval.holdouts, and eval.holdout.enabled=false")
     steps.append(step("package", "dataset", "model", "tokenize", "train", *scores))
     uploaded: tuple[str, ...] = ()
     if cfg.registry.upload is not None:
@@ -132,3 +137,9 @@ def build_plan(cfg: RunConfig, environment: Environment) -> Plan:
     else:
         steps.append(step("register", "dataset", "model", "train", *scores, "package", *uploaded))
     return Plan(tuple(steps), tuple(left_out), tuple(unread_settings(cfg)))
+
+
+def _settings_of_set(cfg: RunConfig, environment: Environment, name: str) -> dict[str, Any]:
+    """Return what determines the rows of a held-out set."""
+    source = replace(environment, dataset_version=environment.held_out_versions.get(name, ""))
+    return STAGES["dataset"].determined_by(cfg.of_held_out_set(name), source)

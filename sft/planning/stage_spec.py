@@ -8,7 +8,7 @@ command line the group of its settings, a test the modules whose code makes its 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -36,6 +36,7 @@ class Environment:
 
     Attributes:
         dataset_version: State of the source: file times, ETag, commit.
+        held_out_versions: The same of each set of `eval.holdouts`, by its name.
         model_version: State of the base model: file times, commit.
         tasks_version: Digest of the recipe's own lm-eval tasks.
         device: ``cpu`` or the GPU's name, of this machine, which evaluates.
@@ -44,6 +45,7 @@ class Environment:
     """
 
     dataset_version: str = ""
+    held_out_versions: Mapping[str, str] = field(default_factory=dict)
     model_version: str = ""
     tasks_version: str = ""
     device: str = ""
@@ -96,7 +98,12 @@ def _dataset(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
     if cfg.dataset.decontaminate:
         tasks = cfg.eval.tasks if cfg.eval.enabled else []
         lm_eval = environment.versions.get("lm-eval", "")
-        own["decontaminate"] = {"tasks": tasks, "include_path": environment.tasks_version, "lm-eval": lm_eval}
+        own["decontaminate"] = {
+            "tasks": tasks,
+            "holdouts": [*cfg.eval.holdouts],
+            "include_path": environment.tasks_version,
+            "lm-eval": lm_eval,
+        }
     return own
 
 
@@ -146,7 +153,8 @@ def _train(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
 def _evaluate(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
     elsewhere = {"baseline", "enabled", "gates", "judge", "verbosity"}
     own = {k: v for k, v in _plain(cfg.eval).items() if k not in elsewhere}
-    return {**own, "include_path": environment.tasks_version, "device": environment.device}
+    sets = [*cfg.eval.holdouts]  # their rows are inputs
+    return {**own, "holdouts": sets, "include_path": environment.tasks_version, "device": environment.device}
 
 
 def _judge(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
@@ -188,6 +196,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.stages.dataset",
                 "sft.stages.decontaminate",
                 "sft.stages.grouping",
+                "sft.stages.held_out_set",
                 "sft.stages.split",
                 "sft.adapters.evaluation.task_documents",
                 "sft.adapters.evaluation.tasks",

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sft.artifacts import EvalReport, JudgeReport, ModelPackage, RegisteredModel, UploadedModel
+from sft.config.schema import HOLDOUT
 from sft.report.page import PAGE
 from sft.runner import RunResult
 from sft.scores import change, format_score, score_row
-from sft.stages.evaluate import HOLDOUT
 
 
 def as_html(title: str, tuned: EvalReport, base: EvalReport | None, judge: JudgeReport | None = None) -> str:

@@ -20,14 +20,15 @@ from sft.artifacts import (
     UploadedModel,
 )
 from sft.config.flatten import flat
-from sft.config.schema import RunConfig
+from sft.config.schema import HOLDOUT, RunConfig
 from sft.planning.plan import Step
 from sft.planning.resources import Resources
 from sft.progress import Progress
 from sft.stages.dataset import dataset
 from sft.stages.decontaminate import EvaluationTasks
-from sft.stages.evaluate import EvaluateInputs, evaluate
+from sft.stages.evaluate import EvaluateInputs, HeldOutSet, evaluate
 from sft.stages.gates import GatesInputs, gates
+from sft.stages.held_out_set import held_out_set, speaking_of
 from sft.stages.judge import JudgeInputs, judge
 from sft.stages.launcher import launcher_of
 from sft.stages.model import ModelInputs, model
@@ -69,30 +70,21 @@ def perform(
     Raises:
         SftError: The stage failed.
     """
+    stage, _, held_out = step.name.partition(":")
     match step.name:
         case "dataset":
-            return dataset(cfg.dataset, out, progress, EvaluationTasks.of(cfg.eval))
+            sets = {name.partition(":")[2]: pick(artifacts, name, DatasetArtifact).eval_file for name in step.needs}
+            return dataset(cfg.dataset, out, progress, EvaluationTasks.of(cfg.eval), sets)
         case "model":
             return model(cfg.model, ModelInputs(dataset=_dataset(artifacts)), out, progress)
         case "tokenize":
-            data, base = pick(artifacts, "dataset", DatasetArtifact), pick(artifacts, "model", ModelArtifact)
-            return tokenize(
-                cfg.training,
-                TokenizeInputs(
-                    dataset=data,
-                    model=base,
-                    on_invalid=cfg.dataset.on_invalid,
-                    on_unrendered=cfg.dataset.on_unrendered,
-                ),
-                out,
-                progress,
-            )
+            return tokenize(cfg.training, _tokenize_inputs("dataset", cfg, artifacts), out, progress)
         case "train":
             key = run_record.step(step.name).key or ""
             inputs = train_inputs(cfg, artifacts, resources, run_id=run_record.run_id, key=key, detach=detach)
             return train(cfg.training, inputs, out, progress)
         case "evaluate:base" | "evaluate:tuned":
-            return evaluate(cfg.eval, _evaluate_inputs(step.name, artifacts), out, progress)
+            return evaluate(cfg.eval, _evaluate_inputs(step, artifacts), out, progress)
         case "judge":
             answers = JudgeInputs(
                 dataset=pick(artifacts, "dataset", DatasetArtifact),
@@ -113,6 +105,11 @@ def perform(
             return upload(cfg.registry, packed, out, progress)
         case "register":
             return register(cfg.registry, _register_inputs(cfg, folder, artifacts, run_record), out, progress)
+        case _ if stage == "dataset":
+            return held_out_set(cfg, held_out, out, progress)
+        case _ if stage == "tokenize":
+            with speaking_of(held_out):
+                return tokenize(cfg.training, _tokenize_inputs(f"dataset:{held_out}", cfg, artifacts), out, progress)
         case _:
             raise AssertionError(f"no stage for step {step.name}")
 
@@ -140,15 +137,34 @@ def train_inputs(
     )
 
 
-def _evaluate_inputs(name: str, artifacts: Mapping[str, Artifact]) -> EvaluateInputs:
+def _tokenize_inputs(data: str, cfg: RunConfig, artifacts: Mapping[str, Artifact]) -> TokenizeInputs:
+    return TokenizeInputs(
+        dataset=pick(artifacts, data, DatasetArtifact),
+        model=pick(artifacts, "model", ModelArtifact),
+        on_invalid=cfg.dataset.on_invalid,
+        on_unrendered=cfg.dataset.on_unrendered,
+    )
+
+
+def _evaluate_inputs(step: Step, artifacts: Mapping[str, Artifact]) -> EvaluateInputs:
     base = pick(artifacts, "model", ModelArtifact)
-    scored = base if name == "evaluate:base" else pick(artifacts, "train", CheckpointArtifact)
+    scored = base if step.name == "evaluate:base" else pick(artifacts, "train", CheckpointArtifact)
+    tokenized = [name for name in step.needs if name.partition(":")[0] == "tokenize"]
     return EvaluateInputs(
         model_dir=scored.model_dir,
         model_digest=scored.digest,
         trust_remote_code=base.trust_remote_code,
-        dataset=_dataset(artifacts),
-        tokenized=pick(artifacts, "tokenize", TokenizedArtifact) if "tokenize" in artifacts else None,
+        held_out=tuple(_held_out_set(name.partition(":")[2], artifacts) for name in tokenized),
+    )
+
+
+def _held_out_set(name: str, artifacts: Mapping[str, Artifact]) -> HeldOutSet:
+    """Return a set of `eval.holdouts`, or the evaluation split for the empty name."""
+    suffix = name and f":{name}"
+    return HeldOutSet(
+        name=name or HOLDOUT,
+        dataset=pick(artifacts, f"dataset{suffix}", DatasetArtifact),
+        tokenized=pick(artifacts, f"tokenize{suffix}", TokenizedArtifact),
     )
 
 

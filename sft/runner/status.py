@@ -15,8 +15,9 @@ from sft.artifacts import RegisteredModel
 from sft.config.schema import RunConfig
 from sft.logs import redacted
 from sft.planning.plan import Plan, Step, build_plan
-from sft.planning.resources import resources_of
+from sft.planning.resources import resolve_resources
 from sft.planning.stage_spec import STAGES, Environment
+from sft.stages import held_out_set
 from sft.stages.dataset import source_version as dataset_version
 from sft.stages.evaluate import tasks_version
 from sft.stages.launcher import launcher_of
@@ -35,10 +36,15 @@ def read_environment(cfg: RunConfig) -> Environment:
     return replace(
         _here(cfg),
         dataset_version=dataset_version(cfg.dataset) if cfg.dataset.uri else "",
+        held_out_versions=_held_out_versions(cfg) if cfg.eval.enabled else {},
         model_version=model_version(cfg.model),
         tasks_version=tasks_version(cfg.eval),
         versions=record.versions(),
     )
+
+
+def _held_out_versions(cfg: RunConfig) -> dict[str, str]:
+    return {name: held_out_set.source_version(cfg, name) for name in cfg.eval.holdouts}
 
 
 def work_digest(cfg: RunConfig, goal: str | None = None) -> str:
@@ -62,7 +68,7 @@ def work_digest(cfg: RunConfig, goal: str | None = None) -> str:
 
 def _here(cfg: RunConfig) -> Environment:
     """Return only what the machine says, which it does in no time."""
-    return Environment(device=machine.device(), resources=resources_of(cfg), versions={})
+    return Environment(device=machine.device(), resources=resolve_resources(cfg.training), versions={})
 
 
 def run_folder(cfg: RunConfig) -> Path:

@@ -115,7 +115,8 @@ def _run(folder: Path, trusted: signing.Trusted | None) -> Verification:
     _chain(verification, str(folder / record.NAME), done)
     for step in done:
         _artifact(verification, folder.parent / "store" / step["name"].partition(":")[0] / step["key"], step)
-    for name, digest in next((s["facts"].get("source_files", {}) for s in done if s["name"] == "dataset"), {}).items():
+    sources = [s["facts"].get("source_files", {}) for s in done if s["name"].partition(":")[0] == "dataset"]
+    for name, digest in (item for files in sources for item in files.items()):
         source = Path(facts["cwd"], name.removeprefix("file://"))
         if source.is_file() and verification.hash(source) != digest:
             verification.notes.append(

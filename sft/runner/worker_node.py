@@ -49,12 +49,11 @@ def run_worker_node(cfg: RunConfig, *, progress: Progress, goal: str | None = No
         return step.key({needed: done[needed].digest for needed in step.needs})
 
     with store.in_use(), progress.stage("train"):
-        for name in ("dataset", "model", "tokenize"):
-            step = steps[name]
+        for step in plan.reaching("train").steps[:-1]:
             while (entry := store.find(step.stage, key(step))) is None:
-                progress.update(f"waits for {name} of node 0")
+                progress.update(f"waits for {step.name} of node 0")
                 time.sleep(_LOOK_SECONDS)
-            done[name] = entry.artifact
+            done[step.name] = entry.artifact
         trained = key(steps["train"])
         if store.find("train", trained) is None:
             progress.update("waits for node 0")

@@ -7,10 +7,11 @@ half it belongs to.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO
 
 import msgspec
@@ -35,7 +36,7 @@ from sft.stages.split import Split
 
 
 def sources_of(cfg: DatasetConfig) -> list[Source]:
-    """Return the training source, and the evaluation source if there is one."""
+    """Return the training source, if there is one, and the evaluation source, if there is one."""
     train = Source(
         uri=cfg.uri,
         wanted=Wanted(cfg.split),
@@ -44,7 +45,8 @@ def sources_of(cfg: DatasetConfig) -> list[Source]:
         max_bytes=cfg.max_download_bytes,
     )
     held_out = Wanted(cfg.eval_split, held_out=True)
-    return [train, replace(train, uri=cfg.eval_uri, wanted=held_out)] if cfg.eval_uri else [train]
+    held_out_source = [replace(train, uri=cfg.eval_uri, wanted=held_out)] if cfg.eval_uri else []
+    return [train, *held_out_source] if cfg.uri else held_out_source
 
 
 def source_version(cfg: DatasetConfig) -> str:
@@ -62,14 +64,21 @@ def download(cfg: DatasetConfig) -> str | None:
     return ", ".join(names) or None
 
 
-def dataset(cfg: DatasetConfig, out: Path, progress: Progress, tasks: EvaluationTasks = NO_TASKS) -> DatasetArtifact:
+def dataset(
+    cfg: DatasetConfig,
+    out: Path,
+    progress: Progress,
+    tasks: EvaluationTasks = NO_TASKS,
+    held_out_sets: Mapping[str, Path] = MappingProxyType({}),
+) -> DatasetArtifact:
     """Fetch, check and split, and drop what the evaluation holds where `dataset.decontaminate` says so.
 
     Args:
-        cfg: The dataset settings.
+        cfg: The dataset settings. Without `uri` there is only the evaluation set.
         out: Private staging folder; what an earlier try has fetched stays in it.
         progress: The run's display.
         tasks: The lm-eval tasks on which the model will be scored.
+        held_out_sets: The samples of further held-out sets on which it will be, by name.
 
     Raises:
         DataError: A source can't be read; rows break rules and `dataset.on_invalid=error`; a split is empty.
@@ -90,15 +99,16 @@ def dataset(cfg: DatasetConfig, out: Path, progress: Progress, tasks: Evaluation
             versions.append(source.version(origin))
             num_before = split.num_samples
             files = source.files(origin, versions[-1], fetched / str(number), progress.update, facts)
-            checked.read(files, held_out=number == 1)
+            held_out = origin.wanted.held_out
+            checked.read(files, held_out=held_out)
             if split.num_samples == num_before and not checked.rejections:
-                raise DataError(f"dataset.{'eval_' * number}uri={origin.name}: no row", fix="check the uri")
+                raise DataError(f"dataset.{'eval_' * held_out}uri={origin.name}: no row", fix="check the uri")
     if not split.num_samples or (checked.rejections.num_errors and cfg.on_invalid is OnInvalid.error):
         fix = "mend the rows, or leave them out: dataset.on_invalid=drop"
         raise checked.rejections.error(checked.num_rows, fix)
     counts = split.finish()
     shutil.rmtree(fetched, ignore_errors=True)
-    num_contaminated = _decontaminate(out, tasks, progress) if cfg.decontaminate else 0
+    num_contaminated = _decontaminate(out, tasks, held_out_sets, progress) if cfg.decontaminate else 0
     data = DatasetArtifact(
         root=out,
         source=" and ".join(origin.name for origin in sources_of(cfg)),
@@ -124,9 +134,9 @@ def dataset(cfg: DatasetConfig, out: Path, progress: Progress, tasks: Evaluation
     return data
 
 
-def _decontaminate(out: Path, tasks: EvaluationTasks, progress: Progress) -> int:
+def _decontaminate(out: Path, tasks: EvaluationTasks, held_out_sets: Mapping[str, Path], progress: Progress) -> int:
     progress.update("looking for text of the evaluation")
-    num_dropped, contamination = decontaminate.drop(out, tasks, out / LOGS_NAME)
+    num_dropped, contamination = decontaminate.drop(out, tasks, held_out_sets, out / LOGS_NAME)
     for line in contamination.lines():
         progress.say(f"  {line}")
     return num_dropped
@@ -138,7 +148,7 @@ def _check_halves(data: DatasetArtifact, cfg: DatasetConfig) -> None:
         fix = f"look into {decontaminate.CONTAMINATED_NAME}, or dataset.decontaminate=false"
         raise DataError(f"dataset.decontaminate=true: {what}", fix=fix)
     wants_eval = cfg.train_split < 1.0 or cfg.eval_uri is not None
-    if data.num_train and (data.num_eval or not wants_eval):
+    if (data.num_train or not cfg.uri) and (data.num_eval or not wants_eval):
         return
     empty = "evaluation" if data.num_train else "train"
     of = f"{data.num_train + data.num_eval} samples"
@@ -159,7 +169,8 @@ def summary(data: DatasetArtifact) -> str:
         "contaminated": data.num_contaminated,
     }
     groups = f", {_groups(data)} by {data.split_by}" if data.split_by != ROW else ""
-    shown = [f"{data.num_train} train", f"{data.num_eval} held out", *(f"{n} {what}" for what, n in parts.items() if n)]
+    train = [f"{data.num_train} train"] if data.num_train else []
+    shown = [*train, f"{data.num_eval} held out", *(f"{n} {what}" for what, n in parts.items() if n)]
     return f"{data.num_rows} rows of {data.row_format} = {' + '.join(shown)}{groups}"
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,12 +66,12 @@ class Contamination:
             yield from (f"  {example}" for example in self.examples[evaluation])
 
 
-def find(train_file: Path, eval_file: Path, tasks: EvaluationTasks, folder: Path) -> Contamination:
-    """Count the training samples that share text with the held-out split or with a task.
+def find(train_file: Path, held_out: Mapping[str, Path], tasks: EvaluationTasks, folder: Path) -> Contamination:
+    """Count the training samples that share text with held-out samples or with a task.
 
     Args:
         train_file: The training split.
-        eval_file: The held-out split; may be empty.
+        held_out: Files of held-out samples by what they are called; a file may be empty.
         tasks: The tasks.
         folder: Private folder for the child process that reads the tasks.
 
@@ -79,13 +79,21 @@ def find(train_file: Path, eval_file: Path, tasks: EvaluationTasks, folder: Path
         StageError: A task is unknown, or its data can't be had.
     """
     contamination = Contamination()
-    for _ in _read(train_file, eval_file, tasks, folder, contamination):
+    for _ in _read(train_file, held_out, tasks, folder, contamination):
         pass
     return contamination
 
 
-def drop(root: Path, tasks: EvaluationTasks, folder: Path) -> tuple[int, Contamination]:
+def drop(
+    root: Path, tasks: EvaluationTasks, held_out_sets: Mapping[str, Path], folder: Path
+) -> tuple[int, Contamination]:
     """Move the training samples that share text with an evaluation from ``train.jsonl`` to ``contaminated.jsonl``.
+
+    Args:
+        root: The folder of the splits.
+        tasks: The tasks.
+        held_out_sets: The samples of held-out sets besides the split, by name.
+        folder: As in `find`.
 
     Returns:
         How many were moved, and what was found.
@@ -95,8 +103,9 @@ def drop(root: Path, tasks: EvaluationTasks, folder: Path) -> tuple[int, Contami
     """
     contamination, num_moved = Contamination(), 0
     train_file, kept_file = root / "train.jsonl", root / "train.jsonl.part"
+    held_out = {HELD_OUT: root / "eval.jsonl", **held_out_sets}
     with kept_file.open("wb") as kept, (root / CONTAMINATED_NAME).open("wb") as moved:
-        for line, overlaps in _read(train_file, root / "eval.jsonl", tasks, folder, contamination):
+        for line, overlaps in _read(train_file, held_out, tasks, folder, contamination):
             if overlaps:
                 num_moved += 1
                 facts = {
@@ -113,13 +122,18 @@ def drop(root: Path, tasks: EvaluationTasks, folder: Path) -> tuple[int, Contami
 
 
 def _read(
-    train_file: Path, eval_file: Path, tasks: EvaluationTasks, folder: Path, contamination: Contamination
+    train_file: Path,
+    held_out: Mapping[str, Path],
+    tasks: EvaluationTasks,
+    folder: Path,
+    contamination: Contamination,
 ) -> Iterator[tuple[bytes, list[Overlap]]]:
     """Yield each training sample's line with what it shares, and count on the way."""
     texts = EvaluationTexts()
-    if eval_file.stat().st_size:
-        contamination.by_evaluation[HELD_OUT] = 0
-        texts.add_split(HELD_OUT, map(_messages, _lines(eval_file)))
+    for name, file in held_out.items():
+        if file.stat().st_size:
+            contamination.by_evaluation[name] = 0
+            texts.add_split(name, map(_messages, _lines(file)))
     for name, questions in _questions(tasks, folder, contamination).items():
         contamination.by_evaluation[name] = 0
         texts.add_task(name, questions)

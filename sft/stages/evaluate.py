@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,38 @@ from sft.adapters.evaluation import task_index
 from sft.adapters.os.process import run_module
 from sft.artifacts import LOGS_NAME, DatasetArtifact, EvalReport, TokenizedArtifact, digest_of, hash_files
 from sft.chat.rejected import read_rejected
-from sft.config.schema import EvalConfig
+from sft.config.schema import HOLDOUT, EvalConfig
 from sft.errors import ConfigError, Problem, StageError
 from sft.files import write_json
 from sft.progress import Progress
 from sft.scores import JUDGE, Score
 
 REPORT_NAME = "report.json"
-HOLDOUT = "holdout"
-"""What the held-out split is called among tasks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutSet:
+    """Samples that are scored: the evaluation split, or a set of `eval.holdouts`.
+
+    Attributes:
+        name: What it is called among tasks.
+        dataset: Whose held-out samples they are.
+        tokenized: Which of them broke a rule of the tokenizer and are left out; None = none of them.
+    """
+
+    name: str
+    dataset: DatasetArtifact
+    tokenized: TokenizedArtifact | None = None
+
+    @property
+    def num_samples(self) -> int:
+        """Samples that can be scored."""
+        return self.dataset.num_eval - (self.tokenized.num_eval_rejected if self.tokenized else 0)
+
+    def left_out(self) -> list[int]:
+        """Return the places of those that can't be, from 0."""
+        rejected = read_rejected(self.tokenized.rejected_file) if self.tokenized else ()
+        return [row.line - 1 for row in rejected if row.is_held_out]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,22 +54,13 @@ class EvaluateInputs:
     Attributes:
         model_dir: The model to score, in Hugging Face layout.
         model_digest: Digest of the artifact that holds it.
-        dataset: Whose held-out split is scored; None where `eval.holdout` is off.
-        tokenized: Which of its held-out samples broke a rule of the tokenizer and are left out; None = none of them.
+        held_out: What is scored besides `eval.tasks`, each under its name.
     """
 
     model_dir: Path
     model_digest: str
     trust_remote_code: bool
-    dataset: DatasetArtifact | None
-    tokenized: TokenizedArtifact | None = None
-
-    @property
-    def num_held_out(self) -> int:
-        """Samples that can be scored."""
-        if self.dataset is None:
-            return 0
-        return self.dataset.num_eval - (self.tokenized.num_eval_rejected if self.tokenized else 0)
+    held_out: tuple[HeldOutSet, ...] = ()
 
 
 def tasks_version(cfg: EvalConfig) -> str:
@@ -60,14 +75,18 @@ def tasks_version(cfg: EvalConfig) -> str:
         raise ConfigError([Problem(key="eval.include_path", value=str(folder), rule=rule)])
     own = task_index.own(folder) if folder else set()
     wanted = {"eval.tasks": cfg.tasks, "eval.gates": [name.partition(".")[0] for name in cfg.gates]}
-    others = {name for names in wanted.values() for name in names} - own - {HOLDOUT, JUDGE}
-    unknown = others - task_index.folders(others).keys() if others else set()
-    if problems := [
+    others = {name for names in wanted.values() for name in names} - own - {HOLDOUT, JUDGE, *cfg.holdouts}
+    found = task_index.folders(others) if others else {}
+    problems = [
         Problem(key=key, value=name, rule="there is no such lm-eval task", suggestion=_nearest(name, folder))
         for key, names in wanted.items()
         for name in names
-        if name in unknown
-    ]:
+        if name in others - found.keys()
+    ]
+    tasks = own.union(*(task_index.own(path) for paths in found.values() for path in paths)) if cfg.holdouts else own
+    rule = "is the name of a task, and scores go by name"
+    problems += [Problem(key="eval.holdouts", value=name, rule=rule) for name in cfg.holdouts if name in tasks]
+    if problems:
         raise ConfigError(problems)
     return digest_of(hash_files(folder)) if folder else ""
 
@@ -92,13 +111,14 @@ def evaluate(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, progress: Progr
     """
     folder = out / LOGS_NAME
     state = folder / "progress.json"
-    if cfg.holdout.enabled and not inputs.num_held_out:
-        if not cfg.tasks:
-            raise StageError(
-                "nothing to score: eval.tasks is empty, and the dataset has no held-out split",
-                fix="dataset.train_split below 1, a task in eval.tasks, or eval=none",
-            )
-        progress.say("  no held-out split (dataset.train_split=1.0): only eval.tasks are scored")
+    scored = [held_out for held_out in inputs.held_out if held_out.num_samples]
+    if not cfg.tasks and not scored:
+        raise StageError(
+            "nothing to score: eval.tasks is empty, and the dataset has no held-out split",
+            fix="dataset.train_split below 1, a set in eval.holdouts, a task in eval.tasks, or eval=none",
+        )
+    if len(scored) < len(inputs.held_out):
+        progress.say("  no held-out split (dataset.train_split=1.0): it is not scored")
 
     def poll() -> None:
         if state.exists():
@@ -117,7 +137,7 @@ def evaluate(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, progress: Progr
         task_versions={name: str(version) for name, version in result["versions"].items()},
         task_data=result["data"],
         chat_template_sha256=result["chat_template_sha256"],
-        holdout_sample=_holdout_sample(cfg, inputs),
+        holdout_sample=_drawn(cfg, scored),
     )
     if report.holdout_sample:
         progress.say(f"  held-out samples: {report.holdout_sample}")
@@ -127,29 +147,34 @@ def evaluate(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, progress: Progr
     return report
 
 
-def _holdout_sample(cfg: EvalConfig, inputs: EvaluateInputs) -> str:
+def _drawn(cfg: EvalConfig, scored: Sequence[HeldOutSet]) -> str:
     """Return which held-out samples are scored, in words; empty where all are."""
-    num, limit = inputs.num_held_out, cfg.holdout.limit
-    if not cfg.holdout.enabled or limit is None or limit >= num:
-        return ""
-    return f"{limit:,} of {num:,}, drawn with eval.seed={cfg.seed}"
+    limit = cfg.holdout.limit
+    parts = [
+        f"{limit:,} of {held_out.num_samples:,}" + (f" of {held_out.name}" if held_out.name != HOLDOUT else "")
+        for held_out in scored
+        if limit is not None and limit < held_out.num_samples
+    ]
+    return f"{', '.join(parts)}, drawn with eval.seed={cfg.seed}" if parts else ""
 
 
 def request_of(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, state: Path) -> dict[str, Any]:
     """Return our settings as the child's request."""
     batch_size = None if cfg.batch_size == "auto" else int(cfg.batch_size)
-    held_out = None
-    if cfg.holdout.enabled and inputs.dataset and inputs.num_held_out:
-        rejected = read_rejected(inputs.tokenized.rejected_file) if inputs.tokenized else ()
-        held_out = {
-            "file": str(inputs.dataset.eval_file),
+    held_out_sets = [
+        {
+            "name": held_out.name,
+            "file": str(held_out.dataset.eval_file),
+            "left_out": held_out.left_out(),
+            "limit": cfg.holdout.limit,
             "generate": cfg.holdout.generate,
             "max_new_tokens": cfg.holdout.max_new_tokens,
-            "limit": cfg.holdout.limit,
-            "left_out": [row.line - 1 for row in rejected if row.is_held_out],
             "batch_size": batch_size,
-            "journal": str(state.with_name("holdout.jsonl")),
+            "journal": str(state.with_name(f"held-out-{held_out.name}.jsonl")),
         }
+        for held_out in inputs.held_out
+        if held_out.num_samples
+    ]
     return {
         "out": str(out),
         "progress": str(state),
@@ -169,5 +194,5 @@ def request_of(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, state: Path) 
         "log_samples": cfg.log_samples,
         "verbosity": cfg.verbosity.value,
         "seed": cfg.seed,
-        "holdout": held_out,
+        "held_out": held_out_sets,
     }

@@ -34,6 +34,8 @@ class TokenizeInputs:
 def tokenize(cfg: TrainingConfig, inputs: TokenizeInputs, out: Path, progress: Progress) -> TokenizedArtifact:
     """Render both splits with the model's chat template, and label the tokens of training that count for the loss.
 
+    A dataset may be a held-out set alone: then its rows are checked, and nothing is labelled.
+
     Args:
         cfg: The training settings, of which `max_seq_len`, `train_on` and `train_on_reasoning` count.
         inputs: Dataset and base model.
@@ -50,7 +52,7 @@ def tokenize(cfg: TrainingConfig, inputs: TokenizeInputs, out: Path, progress: P
     counts = run_module(
         "sft.adapters.instructlab.loss_masks",
         {
-            "train_file": str(data.train_file),
+            "train_file": str(data.train_file) if data.num_train else None,
             "eval_file": str(data.eval_file) if data.num_eval else None,
             "target": str(out / "data.jsonl"),
             "rejected": str(out / "rejected.jsonl"),
@@ -66,7 +68,7 @@ def tokenize(cfg: TrainingConfig, inputs: TokenizeInputs, out: Path, progress: P
         what="tokenizing",
         env={"HF_HUB_OFFLINE": "1", "TRUST_REMOTE_CODE": "1" if inputs.model.trust_remote_code else "0"},
     )
-    train, held_out = counts["train"], counts.get("eval") or dict.fromkeys(counts["train"], 0)
+    train, held_out = counts["train"], counts["eval"]
     num_folded, examples = train.pop("num_folded"), train.pop("examples")
     result = TokenizedArtifact(root=out, **train, num_eval_rejected=held_out["num_rejected"])
     _check_counts(data.num_train, result.num_rows + result.num_rejected)
@@ -74,10 +76,11 @@ def tokenize(cfg: TrainingConfig, inputs: TokenizeInputs, out: Path, progress: P
     if result.num_rejected or result.num_eval_rejected:
         _refuse(result, inputs, cfg, max(result.longest_tokens, held_out["longest_tokens"]), progress)
     _say_how_rendered(result, num_folded, examples, progress)
-    for field, count in (held_out["unrendered"] or {}).items():
+    for field, count in held_out["unrendered"].items():
         progress.say(f"  held-out rows: {field} in {count:,}, which the chat template does not render")
-    share = result.num_loss_tokens / result.num_tokens
-    progress.say(f"  {result.num_tokens:,} tokens, {share:.0%} for the loss; longest sample {result.longest_tokens}")
+    if data.num_train:
+        share, longest = result.num_loss_tokens / result.num_tokens, result.longest_tokens
+        progress.say(f"  {result.num_tokens:,} tokens, {share:.0%} for the loss; longest sample {longest}")
     return result
 
 
@@ -121,7 +124,7 @@ def _refuse(
     num_unrendered = both.by_rule[_UNRENDERED]
     is_error = inputs.on_invalid is OnInvalid.error and len(both) > num_unrendered
     is_error |= inputs.on_unrendered is OnUnrendered.error and num_unrendered > 0
-    nothing_left = not result.num_rows or 0 < data.num_eval == result.num_eval_rejected
+    nothing_left = 0 < data.num_train == result.num_rejected or 0 < data.num_eval == result.num_eval_rejected
     if is_error or nothing_left:
         raise both.error(data.num_train + data.num_eval, _fix(longest, cfg, num_unrendered, len(both)))
     for rejections, name in ((train, "samples"), (held_out, "held-out samples")):

@@ -19,10 +19,10 @@ from hydra.core.override_parser.types import IntervalSweep, Override, ValueType
 from omegaconf import DictConfig, OmegaConf
 
 from sft.config import compose
-from sft.config.checks import holdout_metrics
+from sft.config.checks import held_out_metrics
 from sft.config.compose import Recipe
 from sft.config.diagnose import is_override, is_whole_number, missing_extra
-from sft.config.schema import RunConfig
+from sft.config.schema import HOLDOUT, RunConfig
 from sft.errors import ConfigError, Problem
 from sft.planning.plan import steps_up_to
 from sft.scores import JUDGE, WIN_RATE
@@ -182,23 +182,24 @@ def objective(cfg: RunConfig, until: str | None) -> str:
         ConfigError: That score is never made.
     """
     scored = "evaluate:tuned" in steps_up_to(cfg, until)
-    held_out = scored and cfg.eval.holdout.enabled and cfg.dataset.train_split < 1.0
+    sets = {name: held_out_metrics(cfg.eval, name) for name in (HOLDOUT, *cfg.eval.holdouts)}
+    if cfg.dataset.train_split == 1.0 and cfg.dataset.eval_uri is None:
+        sets[HOLDOUT] = ()
     name = cfg.sweep.objective
     if name is None:
-        return "holdout.loss" if held_out else "train.loss"
+        return "holdout.loss" if scored and sets[HOLDOUT] else "train.loss"
     task, dot, metric = name.partition(".")
     key, rule, fix = "sweep.objective", "", None
     if not dot:
         rule, fix = "must name a score: task.metric", f"try {name}.acc"
     elif name != "train.loss" and not scored:
         rule, fix = "nothing is scored", "try train.loss"
-    elif task == "holdout" and not (held_out and metric in holdout_metrics(cfg.eval)):
-        scores = ", ".join(holdout_metrics(cfg.eval)) if held_out else "nothing"
-        rule = f"the held-out split has no such score; it is scored for {scores}"
+    elif task in sets and metric not in sets[task]:
+        rule = f"the held-out set has no such score; it is scored for {', '.join(sets[task]) or 'nothing'}"
     elif task == JUDGE:
         if metric != WIN_RATE or JUDGE not in steps_up_to(cfg, until):
             rule, fix = f"only a judge that is asked gives a score, {JUDGE}.{WIN_RATE}", "set eval.judge.address"
-    elif task not in {"train", "holdout"} and not cfg.eval.tasks:
+    elif task not in {"train", *sets} and not cfg.eval.tasks:
         rule, fix = "eval.tasks is empty", f"try eval.tasks=[{task}]"
     elif task == "train" and name != "train.loss":
         rule, fix = "the training has no such score", "try train.loss"

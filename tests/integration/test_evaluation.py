@@ -19,10 +19,10 @@ from sft import sample_values
 from sft.artifacts import DatasetArtifact, EvalReport, ModelArtifact, TokenizedArtifact
 from sft.chat.rejected import Rejected
 from sft.config.compose import shipped
-from sft.config.schema import EvalConfig, HoldoutConfig
+from sft.config.schema import EvalConfig, HeldOutSetConfig, HoldoutConfig
 from sft.errors import ConfigError, StageError
 from sft.progress import Progress
-from sft.stages.evaluate import EvaluateInputs, evaluate, request_of, tasks_version
+from sft.stages.evaluate import EvaluateInputs, HeldOutSet, evaluate, request_of, tasks_version
 
 pytestmark = pytest.mark.slow
 TASKS = shipped("recipes") / "tasks"
@@ -31,8 +31,19 @@ TASKS = shipped("recipes") / "tasks"
 @pytest.fixture
 def inputs(tiny_data: DatasetArtifact, tiny_model: ModelArtifact) -> EvaluateInputs:
     return EvaluateInputs(
-        model_dir=tiny_model.model_dir, model_digest="m" * 64, trust_remote_code=False, dataset=tiny_data
+        model_dir=tiny_model.model_dir,
+        model_digest="m" * 64,
+        trust_remote_code=False,
+        held_out=(HeldOutSet(name="holdout", dataset=tiny_data),),
     )
+
+
+@pytest.fixture
+def no_samples(inputs: EvaluateInputs) -> EvaluateInputs:
+    """As of a dataset without a held-out split."""
+    [held_out] = inputs.held_out
+    nothing = dataclasses.replace(held_out, dataset=dataclasses.replace(held_out.dataset, num_eval=0))
+    return dataclasses.replace(inputs, held_out=(nothing,))
 
 
 def settings(**changes: Any) -> EvalConfig:
@@ -125,7 +136,8 @@ def test_a_draw_of_the_held_out_split_leaves_out_what_the_tokenizer_refused_and_
     counts = {"num_rows": 1, "num_samples": 1, "num_tokens": 1, "num_loss_tokens": 1, "longest_tokens": 1}
     tokenized = TokenizedArtifact(root=tokens, **counts, num_eval_rejected=17)
     holdout = HoldoutConfig(generate=False, limit=2)
-    report = run(settings(tasks=[], holdout=holdout), dataclasses.replace(inputs, tokenized=tokenized), out)
+    held_out = (dataclasses.replace(inputs.held_out[0], tokenized=tokenized),)
+    report = run(settings(tasks=[], holdout=holdout), dataclasses.replace(inputs, held_out=held_out), out)
     assert report.holdout_sample == "2 of 3, drawn with eval.seed=1234"
     assert {score.num_samples for score in report.scores} == {2}
     scored = {json.loads(line)["sample"] for line in (out / "samples_holdout.jsonl").read_text().splitlines()}
@@ -134,16 +146,45 @@ def test_a_draw_of_the_held_out_split_leaves_out_what_the_tokenizer_refused_and_
     assert list(report.task_data) == ["holdout"]
 
 
-def test_without_a_held_out_split_only_the_tasks_are_scored(inputs: EvaluateInputs, tmp_path: Path) -> None:
-    none_held_out = dataclasses.replace(inputs, dataset=dataclasses.replace(inputs.dataset, num_eval=0))
-    report = run(settings(limit=5), none_held_out, tmp_path)
+def test_without_a_held_out_split_only_the_tasks_are_scored(no_samples: EvaluateInputs, tmp_path: Path) -> None:
+    report = run(settings(limit=5), no_samples, tmp_path)
     assert [score.name for score in report.scores] == ["spell_numbers.acc"]
 
 
-def test_nothing_to_score_is_an_error_not_an_empty_report(inputs: EvaluateInputs, tmp_path: Path) -> None:
-    none_held_out = dataclasses.replace(inputs, dataset=dataclasses.replace(inputs.dataset, num_eval=0))
+def test_nothing_to_score_is_an_error_not_an_empty_report(no_samples: EvaluateInputs, tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"nothing to score: eval\.tasks is empty"):
-        run(settings(tasks=[]), none_held_out, tmp_path)
+        run(settings(tasks=[]), no_samples, tmp_path)
+
+
+def test_each_named_set_is_scored_on_its_own_as_the_split_is(
+    inputs: EvaluateInputs, tiny_data: DatasetArtifact, tmp_path: Path
+) -> None:
+    """A set of the very rows of the split has its scores; another one has others; each keeps its samples."""
+    lines = tiny_data.eval_file.read_bytes().splitlines(keepends=True)
+    (tmp_path / "half").mkdir()
+    half = dataclasses.replace(tiny_data, root=tmp_path / "half", num_eval=7)
+    half.eval_file.write_bytes(b"".join(lines[:7]))
+    sets = (*inputs.held_out, HeldOutSet(name="same", dataset=tiny_data), HeldOutSet(name="half", dataset=half))
+    out = tmp_path / "out"
+    out.mkdir()
+    report = run(settings(tasks=[]), dataclasses.replace(inputs, held_out=sets), out)
+    scores = {name: [s for s in report.scores if s.task == name] for name in ("holdout", "same", "half")}
+    assert [dataclasses.replace(s, task="holdout") for s in scores["same"]] == scores["holdout"]
+    assert {s.num_samples for s in scores["half"]} == {7}
+    assert report.task_data["same"] == report.task_data["holdout"] != report.task_data["half"]
+    samples = {name: (out / f"samples_{name}.jsonl").read_text().splitlines() for name in scores}
+    assert samples["same"] == samples["holdout"]
+    assert len(samples["half"]) == 7
+    losses = [json.loads(line) for line in samples["half"]]
+    mean = sum(turn["loss"] for turn in losses) / sum(turn["num_tokens"] for turn in losses)
+    assert scores["half"][0].value == pytest.approx(mean)
+
+
+def test_a_set_that_is_called_like_a_task_or_a_groups_member_is_refused(tmp_path: Path) -> None:
+    taken = {"spell_numbers": HeldOutSetConfig(uri="a"), "mmlu_anatomy": HeldOutSetConfig(uri="b")}
+    with pytest.raises(ConfigError) as refused:
+        tasks_version(settings(tasks=["mmlu"], holdouts={**taken, "support": HeldOutSetConfig(uri="c")}))
+    assert [problem.value for problem in refused.value.problems] == ["spell_numbers", "mmlu_anatomy"]
 
 
 OWN_TASK = """\
@@ -202,7 +243,8 @@ def test_a_killed_evaluation_asks_nothing_twice(inputs: EvaluateInputs, tmp_path
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     whole.mkdir()
     cut.mkdir()
-    cfg = settings(limit=200, batch_size="1", holdout=HoldoutConfig(enabled=False))
+    cfg = settings(limit=200, batch_size="1", holdout=HoldoutConfig())
+    inputs = dataclasses.replace(inputs, held_out=())
     expected = run(cfg, inputs, whole)
     seen: list[int] = []
 

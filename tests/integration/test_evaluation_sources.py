@@ -73,7 +73,7 @@ def endpoint(repos: dict[str, Repo], home: Path, monkeypatch: pytest.MonkeyPatch
 
 def run(cfg: EvalConfig, model: ModelArtifact, out: Path) -> EvalReport:
     out.mkdir()
-    inputs = EvaluateInputs(model_dir=model.model_dir, model_digest="m", trust_remote_code=False, dataset=None)
+    inputs = EvaluateInputs(model_dir=model.model_dir, model_digest="m", trust_remote_code=False)
     return evaluate(cfg, inputs, out, Progress(quiet=True))
 
 

@@ -15,7 +15,7 @@ from sft.artifacts import DatasetArtifact, ModelArtifact
 from sft.config.schema import EvalConfig, HoldoutConfig, LauncherConfig, LrScheduler, ModelConfig
 from sft.planning.resources import resolve_resources
 from sft.progress import Progress
-from sft.stages.evaluate import EvaluateInputs, evaluate
+from sft.stages.evaluate import EvaluateInputs, HeldOutSet, evaluate
 from sft.stages.model import ModelInputs, model
 from sft.stages.tokenize import TokenizeInputs, tokenize
 from sft.stages.train import TrainInputs
@@ -98,7 +98,8 @@ def test_what_was_learned_by_heart_is_written(kind: str, tiny_model: ModelArtifa
     lead = _lead(kind)
     rows = [{"question": str(n), "answer": f"{lead}{text}"} for n, text in enumerate(answers)]
     (own / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    scored = EvaluateInputs(model_dir=tuned.model_dir, model_digest="", trust_remote_code=False, dataset=data)
+    held_out = (HeldOutSet(name="holdout", dataset=data),)
+    scored = EvaluateInputs(model_dir=tuned.model_dir, model_digest="", trust_remote_code=False, held_out=held_out)
     settings = EvalConfig(
         tasks=["write"],
         include_path=str(own),

@@ -1,4 +1,4 @@
-"""Owns the scores of the held-out split: a file of samples, and for each metric a mean with its error."""
+"""Owns the scores of a held-out set: a file of samples, and for each metric a mean with its error."""
 
 from __future__ import annotations
 
@@ -17,11 +17,16 @@ from sft.sample_values import SampleValues, append
 from sft.scores import TEXT_METRICS, TOKEN_METRICS, is_better_when_higher
 
 
-def publish(journal: SampleLog, file: Path) -> list[dict[str, Any]]:
+def publish(journal: SampleLog, name: str, file: Path) -> list[dict[str, Any]]:
     """Write samples and values, and return the fields of each metric's `sft.scores.Score`.
 
-    Samples are written in the split's order; values (`sft.sample_values`) beside them, in which conversations with one
+    Samples are written in the set's order; values (`sft.sample_values`) beside them, in which conversations with one
     prompt are a cluster.
+
+    Args:
+        journal: What was done.
+        name: Of the held-out set.
+        file: Where the samples go.
 
     Raises:
         StageError: No conversation has a turn to score.
@@ -52,7 +57,7 @@ def publish(journal: SampleLog, file: Path) -> list[dict[str, Any]]:
                 lines.write(json.dumps({"sample": row["sample"], **turn}, ensure_ascii=False) + "\n")
     if not sums:
         fix = "give turns without weight 0, or eval.holdout.enabled=false"
-        raise StageError("no held-out conversation has a turn to score", fix=fix)
+        raise StageError(f"{name}: no held-out conversation has a turn to score", fix=fix)
     means = {metric: mean(values, counts) for metric, (values, counts) in sums.items()}
     loss, error = means["loss"]
     sums["perplexity"] = sums["loss"]
@@ -62,7 +67,7 @@ def publish(journal: SampleLog, file: Path) -> list[dict[str, Any]]:
         file.parent,
         (
             SampleValues(
-                score=f"holdout.{metric}",
+                score=f"{name}.{metric}",
                 units=units,
                 sums=list(sums[metric][0]),
                 counts=list(sums[metric][1]),
@@ -74,7 +79,7 @@ def publish(journal: SampleLog, file: Path) -> list[dict[str, Any]]:
     )
     return [
         {
-            "task": "holdout",
+            "task": name,
             "metric": metric,
             "value": means[metric][0],
             "stderr": means[metric][1],

@@ -25,7 +25,6 @@ from sft.chat.template import Renderer, TemplateError
 from sft.chat.turn_tokens import TokenSequence, TurnFinder
 from sft.errors import DataError, StageError
 
-SAMPLES = "samples_holdout.jsonl"
 _WINDOW = 4096
 """Conversations that are in memory, sorted by length."""
 _TOKENS = {"cpu": 8192, "cuda": 65536}
@@ -92,6 +91,11 @@ class Conversation:
         return len(self.sequences) * max((len(sequence.token_ids) for sequence in self.sequences), default=1)
 
 
+def samples_file(name: str) -> str:
+    """Return the name of the file with a held-out set's samples."""
+    return f"samples_{name}.jsonl"
+
+
 def score(
     request: Mapping[str, Any],
     places: Collection[int],
@@ -100,11 +104,11 @@ def score(
     out: Path,
     meter: ProgressFile,
 ) -> list[dict[str, Any]]:
-    """Score the held-out split and write `SAMPLES`, a line per assistant's turn.
+    """Score a held-out set and write its samples (`samples_file`), a line per assistant's turn.
 
     Args:
-        request: ``file`` with a conversation per line; ``generate``, ``max_new_tokens``, ``batch_size`` (None = as
-            memory allows), ``journal``.
+        request: ``name`` of the set; ``file`` with a conversation per line; ``generate``, ``max_new_tokens``,
+            ``batch_size`` (None = as memory allows), ``journal``.
         places: Which of them are scored: their places in the file, from 0, ascending.
         model: A causal language model in evaluation mode.
         finder: Of its tokenizer and template.
@@ -124,7 +128,7 @@ def score(
     compare = text_metrics.comparisons() if request["generate"] else {}
     pad_id = finder.renderer.tokenizer.pad_token_id or 0
     journal = SampleLog(Path(request["journal"]))
-    meter.begins("held-out", len(places), len(journal))
+    meter.begins(request["name"], len(places), len(journal))
     try:
         for window in _windows(Path(request["file"]), places, journal):
             conversations = [render(index, row["messages"], finder, row.get("tools")) for index, row in window]
@@ -137,12 +141,12 @@ def score(
                 for conversation in batch:
                     journal.add(_row(conversation, compare))
                 meter.add(len(batch))
-        scores = aggregate.publish(journal, out / SAMPLES)
+        scores = aggregate.publish(journal, request["name"], out / samples_file(request["name"]))
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         fix = "lower eval.holdout.max_new_tokens, or take a machine with more memory"
-        raise StageError("eval.holdout: one conversation alone is too much for the memory", fix=fix) from error
+        raise StageError(f"{request['name']}: one conversation alone is too much for the memory", fix=fix) from error
     finally:
         journal.close()
     Path(request["journal"]).unlink()

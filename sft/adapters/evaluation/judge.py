@@ -21,7 +21,7 @@ from typing import Any
 
 from sft.adapters.chat_completions import ChatServer
 from sft.adapters.evaluation.aggregate import mean
-from sft.adapters.evaluation.holdout import SAMPLES
+from sft.adapters.evaluation.holdout import samples_file
 from sft.adapters.evaluation.holdout_sample import draw
 from sft.adapters.evaluation.progress_file import ProgressFile
 from sft.adapters.evaluation.sample_log import SampleLog
@@ -112,7 +112,7 @@ def read_pairs(request: Mapping[str, Any]) -> list[Pair]:
     Raises:
         StageError: The models did not answer the same turns.
     """
-    base, tuned = (_answers(Path(request[folder]) / SAMPLES) for folder in ("base", "tuned"))
+    base, tuned = (_answers(Path(request[folder]) / samples_file("holdout")) for folder in ("base", "tuned"))
     if base.keys() != tuned.keys():
         raise StageError(
             "eval.judge: the base and the tuned model did not answer the same held-out turns",

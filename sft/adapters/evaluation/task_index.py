@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 _NAMES = re.compile(
-    rb"^(task|group|tag)\s*:[ \t]*(?:\n(?:[ \t]*#[^\n]*\n)*((?:[ \t]*-[^\n]*\n?)+)|([^\n]+))", re.MULTILINE
+    rb"^[\"']?(task|group|tag)[\"']?\s*:[ \t]*(?:\n(?:[ \t]*#[^\n]*\n)*((?:[ \t]*-[^\n]*\n?)+)|([^\n]+))", re.MULTILINE
 )
 _ITEM = re.compile(rb"^[ \t]*-[ \t]*[\"']?([^\s\"'#]+)", re.MULTILINE)
 

@@ -1,6 +1,6 @@
 """Evaluates one model in a child process: ``python -m sft.adapters.evaluation.worker``.
 
-The model is loaded once for lm-eval's tasks and the held-out split. lm-eval is imported only if there are tasks or
+The model is loaded once for lm-eval's tasks and the held-out sets. lm-eval is imported only if there are tasks or
 arguments for its model.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.adapters.evaluation import holdout, lm_eval, tasks
-from sft.adapters.evaluation.holdout_sample import HeldOutSample, draw
+from sft.adapters.evaluation.holdout_sample import draw
 from sft.adapters.evaluation.progress_file import ProgressFile
 from sft.adapters.os import child
 from sft.chat.special_tokens import stops
@@ -21,8 +21,6 @@ from sft.chat.turn_tokens import TurnFinder
 
 PROGRESS = "progress.json"
 """File that the parent process shows; answers so far are kept beside it."""
-HOLDOUT = "holdout"
-"""What the held-out split is called among tasks."""
 
 
 def _evaluate(request: dict[str, Any]) -> Mapping[str, Any]:
@@ -42,13 +40,20 @@ def _evaluate(request: dict[str, Any]) -> Mapping[str, Any]:
     if request["tasks"]:
         result |= lm_eval.run(request, manager, model, out, meter, template)
     del model
-    if request["holdout"]:
-        wanted = request["holdout"]
-        sample = draw(
-            Path(wanted["file"]), limit=wanted["limit"], seed=request["seed"], left_out=frozenset(wanted["left_out"])
-        )
-        result["data"][HOLDOUT] = sample.digest
-        result["scores"] += _holdout(request, sample, network or _load(request), tokenizer, out, meter)
+    if request["held_out"]:
+        network = network or _load(request)
+        finder = TurnFinder(Renderer(tokenizer, stops(tokenizer, Path(request["model_dir"]))))
+        if finder.renderer.folds_system:
+            meter.note("the chat template knows no system turn: it is put before the first user's text")
+        for held_out in request["held_out"]:
+            sample = draw(
+                Path(held_out["file"]),
+                limit=held_out["limit"],
+                seed=request["seed"],
+                left_out=frozenset(held_out["left_out"]),
+            )
+            result["data"][held_out["name"]] = sample.digest
+            result["scores"] += holdout.score(held_out, sample.places, network, finder, out, meter)
     return {**result, "chat_template_sha256": template, "notes": meter.notes}
 
 
@@ -65,18 +70,6 @@ def _load(request: Mapping[str, Any]) -> Any:
     trust = request["trust_remote_code"]
     model = AutoModelForCausalLM.from_pretrained(request["model_dir"], dtype="auto", trust_remote_code=trust)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-
-
-def _holdout(
-    request: Mapping[str, Any], sample: HeldOutSample, model: Any, tokenizer: Any, out: Path, meter: ProgressFile
-) -> list[dict[str, Any]]:
-    import torch
-
-    torch.manual_seed(request["seed"])
-    renderer = Renderer(tokenizer, stops(tokenizer, Path(request["model_dir"])))
-    if renderer.folds_system:
-        meter.note("the chat template knows no system turn: it is put before the first user's text")
-    return holdout.score(request["holdout"], sample.places, model, TurnFinder(renderer), out, meter)
 
 
 if __name__ == "__main__":

@@ -107,16 +107,17 @@ class _Refused(Exception):
 
 
 def _tokenize(request: dict[str, Any]) -> Mapping[str, Any]:
-    """Child. Request: ``train_file``, ``eval_file`` (None = no held-out split), ``target``, ``rejected``, ``settings``.
+    """Child. Request: ``train_file``, ``eval_file`` (None = no such split), ``target``, ``rejected``, ``settings``.
 
     Return the counts of both splits. ``rejected`` gets a line per rejected row, those of the training split first. The
     tokens of the held-out split are not kept: each of its turns is scored, whatever is trained.
     """
     target, settings = Path(request["target"]), Settings(**request["settings"])
-    splits = {"train": _parts(Path(request["train_file"]), target, settings)}
-    if request["eval_file"]:
-        scored = replace(settings, train_on="all_turns", train_on_reasoning=True)
-        splits["eval"] = _parts(Path(request["eval_file"]), target.with_name(f"{target.name}.eval"), scored)
+    scored = replace(settings, train_on="all_turns", train_on_reasoning=True)
+    splits = {
+        "train": _parts(request["train_file"], target, settings),
+        "eval": _parts(request["eval_file"], target.with_name(f"{target.name}.eval"), scored),
+    }
     counts = iter(_tokenize_parts([part for parts in splits.values() for part in parts]))
     result = {}
     with Path(request["rejected"]).open("wb") as rejected:
@@ -126,7 +127,10 @@ def _tokenize(request: dict[str, Any]) -> Mapping[str, Any]:
     return result
 
 
-def _parts(file: Path, target: Path, settings: Settings) -> list[_Part]:
+def _parts(name: str | None, target: Path, settings: Settings) -> list[_Part]:
+    if name is None:
+        return []
+    file = Path(name)
     return [
         _Part(file, begin, end, target.with_name(f"{target.name}.{begin}"), settings)
         for begin, end in _ranges(file, len(os.sched_getaffinity(0)))

@@ -6,11 +6,11 @@ spelled as a person types them. ``MISSING`` marks what only a person can supply.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sft.config.schema.bounds import setting
 from sft.config.schema.dataset import ColumnsConfig, DatasetConfig, DatasetFormat, OnInvalid, OnUnrendered
-from sft.config.schema.eval import EvalBackend, EvalConfig, HoldoutConfig, Verbosity
+from sft.config.schema.eval import HOLDOUT, EvalBackend, EvalConfig, HeldOutSetConfig, HoldoutConfig, Verbosity
 from sft.config.schema.judge import JudgeConfig
 from sft.config.schema.launcher import LauncherConfig, LauncherKind
 from sft.config.schema.model import AddTokensConfig, ModelConfig, ModelSource, ScratchConfig
@@ -32,6 +32,7 @@ from sft.config.schema.training import (
 )
 
 __all__ = [
+    "HOLDOUT",
     "AddTokensConfig",
     "Attention",
     "ColumnsConfig",
@@ -40,6 +41,7 @@ __all__ = [
     "EvalBackend",
     "EvalConfig",
     "FsdpConfig",
+    "HeldOutSetConfig",
     "HoldoutConfig",
     "JudgeConfig",
     "LauncherConfig",
@@ -81,3 +83,22 @@ class RunConfig:
     eval: EvalConfig = field(default_factory=EvalConfig)
     registry: RegistryConfig = field(default_factory=RegistryConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
+
+    def of_held_out_set(self, name: str) -> RunConfig:
+        """Return the configuration whose dataset is a set of `eval.holdouts`: all of its rows are held out."""
+        wanted, shared = self.eval.holdouts[name], self.dataset
+        data = DatasetConfig(
+            uri="",
+            eval_uri=wanted.uri,
+            eval_split=wanted.split,
+            format=wanted.format,
+            columns=wanted.columns,
+            split_by="row",
+            ignore_fields=shared.ignore_fields,
+            system_prompt=shared.system_prompt,
+            on_invalid=shared.on_invalid,
+            on_unrendered=shared.on_unrendered,
+            max_download_bytes=shared.max_download_bytes,
+            storage_options=shared.storage_options,
+        )
+        return replace(self, dataset=data)

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, TypeVar, cast
 
-from sft.config.schema.rules import Each, Number, Pairs, Rule, Tree
+from sft.config.schema.rules import Each, Groups, Number, Pairs, Rule, Tree
 from sft.errors import Problem
 
 T = TypeVar("T")
@@ -57,6 +57,12 @@ def pairs(name: Rule, value: Rule) -> dict[str, Any]:
     return made
 
 
+def groups(name: Rule) -> dict[str, Any]:
+    """Declare a setting that maps names to groups of settings, by default an empty mapping."""
+    made: dict[str, Any] = _declared(Groups(name), default_factory=dict)
+    return made
+
+
 def tree() -> dict[str, Any]:
     """Declare a setting whose content is passed on as it is, by default an empty mapping."""
     made: dict[str, Any] = _declared(Tree(), default_factory=dict)
@@ -87,19 +93,30 @@ def out_of_bounds(cfg: Any, prefix: str = "") -> Iterator[Problem]:
         for problem in _problems(field, key, value):
             or_null = field.default is None and problem.key == key
             yield dataclasses.replace(problem, rule=f"{problem.rule}, or null") if or_null else problem
+        for name, group in _groups_in(value):
+            yield from out_of_bounds(group, f"{key}.{name}.")
 
 
 def within_bounds(cfg: T) -> T:
     """Return a copy of a group of settings in which each value that its setting does not allow is the default."""
-    group, changes = cast(Any, cfg), {}
+    group = cast(Any, cfg)
+    changes: dict[str, Any] = {}
     for field in dataclasses.fields(group):
         value = getattr(group, field.name)
         if dataclasses.is_dataclass(value):
             changes[field.name] = within_bounds(value)
         elif any(_problems(field, field.name, value)):
             changes[field.name] = _default(field)
+        elif named := dict(_groups_in(value)):
+            changes[field.name] = {name: within_bounds(one) for name, one in named.items()}
     made: T = dataclasses.replace(group, **changes)
     return made
+
+
+def _groups_in(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield name and group of a mapping to groups of settings."""
+    if isinstance(value, dict):
+        yield from ((name, item) for name, item in value.items() if dataclasses.is_dataclass(item))
 
 
 def _problems(field: dataclasses.Field[Any], key: str, value: Any) -> Iterator[Problem]:

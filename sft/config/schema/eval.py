@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from sft.config.schema.bounds import each, number, pairs, random_seed, setting, tree
+from omegaconf import MISSING
+
+from sft.config.schema.bounds import each, groups, number, pairs, random_seed, setting, tree
+from sft.config.schema.dataset import ColumnsConfig, DatasetFormat
 from sft.config.schema.judge import JudgeConfig
 from sft.config.schema.rules import Text
 from sft.config.schema.texts import FREE, LINE, PATH, matches
@@ -29,22 +32,42 @@ class Verbosity(Enum):
     ERROR = "ERROR"
 
 
+HOLDOUT = "holdout"
+"""What the evaluation split of the dataset is called among held-out sets and tasks."""
+_SET_NAME = Text(
+    matches("[a-z][a-z0-9_]{0,63}", "must be a name of at most 64 small letters, digits and _"),
+    lambda name: f"{name} is taken" if name in {HOLDOUT, "judge", "train"} else None,
+)
 _BATCH_SIZE = Text(matches("auto|0*[1-9][0-9]{0,8}", "must be a number above 0, or auto"))
 
 
 @dataclass(kw_only=True)
 class HoldoutConfig:
-    """Scoring of the evaluation split with the model's own chat template."""
+    """Scoring of held-out sets with the model's own chat template: the evaluation split, and those of `holdouts`."""
 
     enabled: bool = True
-    """Loss per answer token on the evaluation split."""
+    """Whether the evaluation split is scored; the sets of `holdouts` are in any case."""
     generate: bool = True
     """Also write each answer greedily and compare it: exact match, ROUGE-L, chrF."""
     max_new_tokens: int = number(256, at_least=1, at_most=1_000_000)
     """Longest written answer, in tokens."""
     limit: int | None = number(None, at_least=1)
-    """Score so many samples of the evaluation split, drawn with `eval.seed`; null = all. A smaller draw is part of a
+    """Score so many samples of each set, drawn with `eval.seed`; null = all. A smaller draw is part of a
     larger one."""
+
+
+@dataclass(kw_only=True)
+class HeldOutSetConfig:
+    """Where the rows of a named held-out set are. Everything else of `dataset` that concerns rows is true of them too:
+    `system_prompt`, `ignore_fields`, `on_invalid`, `on_unrendered`, `storage_options`."""
+
+    uri: str = setting(MISSING, PATH)
+    """As `dataset.uri`."""
+    split: str | None = setting(None, LINE)
+    """As `dataset.eval_split`."""
+    format: DatasetFormat = DatasetFormat.auto
+    """As `dataset.format`."""
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
 
 
 @dataclass(kw_only=True)
@@ -85,4 +108,6 @@ class EvalConfig:
     """What the tuned model must reach to be packaged and registered: score -> `>= 0.6`, `< baseline` or
     `>= baseline - 0.01`. One that is missed ends the run with exit code 3."""
     holdout: HoldoutConfig = field(default_factory=HoldoutConfig)
+    holdouts: dict[str, HeldOutSetConfig] = groups(_SET_NAME)
+    """Further held-out sets by name, each with scores `name.loss` and so on, and gates; scored as `holdout` says."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)

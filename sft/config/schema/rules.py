@@ -114,6 +114,19 @@ class Pairs:
 
 
 @dataclass(frozen=True)
+class Groups:
+    """A mapping of names to groups of settings; the settings of a group have rules of their own."""
+
+    name: Rule
+
+    def problems(self, key: str, value: Any) -> Iterator[Problem]:
+        for name, group in value.items():
+            yield from self.name.problems(key, name)
+            if not dataclasses.is_dataclass(group):
+                yield _problem(f"{key}.{name}", group, "must be a group of settings")
+
+
+@dataclass(frozen=True)
 class Entries:
     """A mapping with keys that are known."""
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from sft.config.dataset_checks import check_dataset
-from sft.config.schema import ColumnsConfig, DatasetConfig, DatasetFormat
+from sft.config.schema import ColumnsConfig, DatasetConfig, DatasetFormat, RunConfig
 
 
 def problems(uri: str = "rows.jsonl", **changes: Any) -> list[str]:
-    return [str(problem) for problem in check_dataset(DatasetConfig(uri=uri, **changes))]
+    return [str(problem) for problem in check_dataset(RunConfig(dataset=DatasetConfig(uri=uri, **changes)))]
 
 
 def test_the_split_of_an_evaluation_set_needs_that_set() -> None:

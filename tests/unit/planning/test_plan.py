@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import pytest
 
 from sft.adapters.instructlab.settings import Nodes
+from sft.adapters.os import machine
 from sft.config.schema import Attention, LauncherConfig, Precision, ShardingStrategy, TrainingConfig
 from sft.errors import ConfigError
 from sft.planning.plan import Plan, build_plan
-from sft.planning.precision import CpuPrecision
 from sft.planning.resources import resolve_resources
 from sft.planning.stage_spec import Environment
 from tests.support.configs import composed
@@ -223,14 +223,48 @@ def test_loader_workers_change_nothing_of_the_weights() -> None:
     assert changed("training.num_loader_workers=3") == TOLD
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_auto_is_the_same_work_as_what_it_becomes(precision: str) -> None:
-    chosen = CpuPrecision(precision=Precision(precision), reason="")
-    auto, said = (composed(f"training.precision={text}") for text in ("auto", precision))
-    worlds = [dataclasses.replace(WORLD, resources=resolve_resources(cfg.training, chosen)) for cfg in (auto, said)]
-    assert keys(build_plan(auto, worlds[0]))["train"] == keys(build_plan(said, worlds[1]))["train"]
+def test_auto_is_the_same_work_as_what_it_becomes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cpu_computes_bf16", lambda: False)
+    auto, fp32 = (plan(f"training.precision={precision}") for precision in ("auto", "fp32"))
+    assert keys(auto)["train"] == keys(fp32)["train"]
+    monkeypatch.setattr(machine, "cpu_computes_bf16", lambda: True)
+    assert keys(plan("training.precision=auto"))["train"] != keys(fp32)["train"]
 
 
 @pytest.mark.parametrize("override", ["sweep.objective=train.loss", "sweep.skip_infeasible=false"])
 def test_what_a_sweep_looks_for_changes_nothing_of_a_run(override: str) -> None:
     assert changed(override) == []
+
+
+SETS = ("eval.holdouts.support.uri=a.jsonl", "eval.holdouts.legal.uri=b.jsonl")
+
+
+def test_a_named_held_out_set_has_steps_of_its_own_before_anything_is_trained() -> None:
+    made = plan(*SETS)
+    assert names(made)[:6] == [
+        *("dataset:support", "dataset:legal", "dataset", "model", "tokenize:support", "tokenize:legal"),
+    ]
+    steps = {step.name: step for step in made.steps}
+    sets = ("dataset:support", "tokenize:support", "dataset:legal", "tokenize:legal")
+    assert steps["evaluate:tuned"].needs == ("train", "dataset", "tokenize", *sets)
+    assert steps["evaluate:base"].needs == ("model", "dataset", "tokenize", *sets)
+    assert names(plan(*SETS, "eval=none")) == names(plan("eval=none"))
+    alone = {step.name: step for step in plan(*SETS, "eval.holdout.enabled=false", "eval.tasks=[]").steps}
+    assert alone["evaluate:base"].needs == ("model", *sets)
+
+
+def test_a_held_out_set_changes_what_is_scored_and_nothing_that_is_trained() -> None:
+    assert {name for name in changed(*SETS) if ":" not in name} == {*TOLD}
+    with_sets = keys(plan(*SETS, world=WORLD))
+    world = dataclasses.replace(WORLD, held_out_versions={"legal": "2"})
+    others = keys(plan(*SETS, world=world))
+    rows = {"dataset:legal", "tokenize:legal", "evaluate:base", "evaluate:tuned"}
+    assert {name for name in with_sets if others[name] != with_sets[name]} == {*rows, *TOLD}
+
+
+def test_the_dataset_takes_the_sets_only_to_keep_them_out_of_training() -> None:
+    def needs(*overrides: str) -> tuple[str, ...]:
+        return next(step.needs for step in plan(*overrides).steps if step.name == "dataset")
+
+    assert needs(*SETS) == ()
+    assert needs(*SETS, "dataset.decontaminate=true") == ("dataset:support", "dataset:legal")

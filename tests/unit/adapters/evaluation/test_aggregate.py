@@ -23,7 +23,7 @@ def scores(folder: Path, *samples: list[dict[str, Any]]) -> dict[str, dict[str, 
     with closing(SampleLog(folder / "journal.jsonl")) as journal:
         for number, turns in reversed([*enumerate(samples)]):
             journal.add({"sample": number, "turns": turns})
-        return {score["metric"]: score for score in publish(journal, folder / "samples.jsonl")}
+        return {score["metric"]: score for score in publish(journal, "support", folder / "samples.jsonl")}
 
 
 def test_loss_is_a_mean_over_tokens_and_text_metrics_over_turns(tmp_path: Path) -> None:
@@ -55,16 +55,16 @@ def test_what_each_conversation_adds_to_a_score_is_kept_and_gives_the_score(tmp_
     found = scores(tmp_path, turns, [], [turn(1.0, 6, 6, exact_match=1.0)])
     kept = sample_values.read(tmp_path)
     assert {name: values.value for name, values in kept.items()} == {
-        f"holdout.{metric}": pytest.approx(score["value"]) for metric, score in found.items()
+        f"support.{metric}": pytest.approx(score["value"]) for metric, score in found.items()
     }
-    loss = kept["holdout.loss"]
+    loss = kept["support.loss"]
     assert (loss.units, loss.sums, loss.counts) == ([0, 2], [6.0, 1.0], [4.0, 6.0])
-    assert kept["holdout.exact_match"].counts == [2.0, 1.0]
+    assert kept["support.exact_match"].counts == [2.0, 1.0]
 
 
 def test_conversations_with_one_prompt_are_a_cluster(tmp_path: Path) -> None:
     scores(tmp_path, [turn(1.0, 1, 1, "a")], [turn(1.0, 1, 1, "b")], [turn(1.0, 1, 1, "a")])
-    assert sample_values.read(tmp_path)["holdout.loss"].clusters == [0, 1, 0]
+    assert sample_values.read(tmp_path)["support.loss"].clusters == [0, 1, 0]
 
 
 def test_one_conversation_has_no_error(tmp_path: Path) -> None:

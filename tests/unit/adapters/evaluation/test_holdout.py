@@ -130,7 +130,7 @@ def test_a_turn_that_is_context_is_not_scored(
     Path(request_of["file"]).write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in rows))
     found, _ = score(request_of, loaded, tmp_path / "out")
     assert {result["num_samples"] for result in found} == {2}
-    samples = (tmp_path / "out" / holdout.SAMPLES).read_text().splitlines()
+    samples = (tmp_path / "out" / "samples_holdout.jsonl").read_text().splitlines()
     assert [(json.loads(s)["sample"], json.loads(s)["turn"]) for s in samples] == [(1, 3), (2, 2)]
     Path(request_of["file"]).write_text(json.dumps({"messages": nothing}) + "\n")
     with pytest.raises(StageError, match="no held-out conversation has a turn to score"):
@@ -227,7 +227,7 @@ def request_of(tmp_path: Path) -> dict[str, Any]:
     file = tmp_path / "eval.jsonl"
     file.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in CONVERSATIONS))
     rest = {"generate": True, "max_new_tokens": 4, "batch_size": 1, "journal": str(tmp_path / "journal.jsonl")}
-    return {"file": str(file), **rest}
+    return {"name": "holdout", "file": str(file), **rest}
 
 
 def score(
@@ -258,7 +258,7 @@ def test_a_killed_try_goes_on_after_its_last_whole_line_and_ends_the_same(
     journal.write_bytes(journal.read_bytes() + b'{"sample": 2, "turns": [{"tur')  # cut off in the middle of a line
     found, _ = score(request_of, loaded, tmp_path / "again")
     assert found == expected
-    samples = [(tmp_path / name / holdout.SAMPLES).read_bytes() for name in ("whole", "again")]
+    samples = [(tmp_path / name / "samples_holdout.jsonl").read_bytes() for name in ("whole", "again")]
     assert samples[0] == samples[1]
     assert len(asked) == 4  # three conversations, and the one at which it died
     assert not journal.exists()

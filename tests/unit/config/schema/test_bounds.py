@@ -13,7 +13,7 @@ import pytest
 
 from sft.config.schema import DatasetConfig, RegistryConfig, RunConfig, TrainingConfig
 from sft.config.schema.bounds import number, out_of_bounds, rule_of, within_bounds
-from sft.config.schema.rules import Each, Number, Pairs, Rule, Text, Tree
+from sft.config.schema.rules import Each, Groups, Number, Pairs, Rule, Text, Tree
 
 
 def undeclared(cls: Any, prefix: str = "") -> Iterator[str]:
@@ -21,8 +21,9 @@ def undeclared(cls: Any, prefix: str = "") -> Iterator[str]:
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         hint, key, rule = hints[field.name], f"{prefix}{field.name}", rule_of(field)
-        if dataclasses.is_dataclass(hint):
-            yield from undeclared(hint, f"{key}.")
+        values = [value for value in typing.get_args(hint)[1:] if dataclasses.is_dataclass(value)]
+        if dataclasses.is_dataclass(hint) or (values and isinstance(rule, Groups)):
+            yield from undeclared((values or [hint])[0], f"{key}.")
         elif not says_enough(hint, rule):
             yield key
 

@@ -1,0 +1,61 @@
+"""A named held-out set of `eval.holdouts`: the dataset stage on rows that are all held out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sft.artifacts import DatasetArtifact
+from sft.config.schema import RunConfig
+from sft.errors import DataError
+from sft.progress import Progress
+from sft.stages import dataset
+
+_KEY = re.compile(r"\bdataset\.(?:eval_)?(uri|split|format|columns)\b")
+
+
+def held_out_set(cfg: RunConfig, name: str, out: Path, progress: Progress) -> DatasetArtifact:
+    """Fetch and check the rows of a held-out set.
+
+    Args:
+        cfg: The run's configuration.
+        name: The set's, in `eval.holdouts`.
+        out: Private staging folder.
+        progress: The run's display.
+
+    Returns:
+        A dataset without a training split.
+
+    Raises:
+        DataError: As of the dataset stage.
+    """
+    with speaking_of(name):
+        return dataset.dataset(cfg.of_held_out_set(name).dataset, out, progress)
+
+
+def source_version(cfg: RunConfig, name: str) -> str:
+    """Return what changes when the rows of a set may have changed.
+
+    Raises:
+        DataError: Its source is not there or can't be reached.
+    """
+    with speaking_of(name):
+        return dataset.source_version(cfg.of_held_out_set(name).dataset)
+
+
+def download(cfg: RunConfig, name: str) -> str | None:
+    """Return what fetching a set will download, in words; None where nothing is."""
+    return dataset.download(cfg.of_held_out_set(name).dataset)
+
+
+@contextmanager
+def speaking_of(name: str) -> Iterator[None]:
+    """Name the set's own settings in errors, in place of those of `dataset` that mean the same."""
+    own = rf"eval.holdouts.{name}.\1"
+    try:
+        yield
+    except DataError as error:
+        fix = error.fix and _KEY.sub(own, error.fix)
+        raise DataError(f"eval.holdouts.{name}: {_KEY.sub(own, error.message)}", fix=fix) from error

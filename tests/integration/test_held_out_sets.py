@@ -1,0 +1,53 @@
+"""Named held-out sets in a run: scored beside the split, held to a gate, and scored again only if their rows change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import Answer, records, sft_in_process, steps
+
+pytestmark = pytest.mark.slow
+ROWS = "q,a\n12,one two\n345,three four five\n12,one two\n9,nine\n"
+SETTINGS = [
+    *("eval.tasks=[]", "eval.holdout.generate=false", "eval.holdouts.support.uri=support.csv"),
+    *("eval.holdouts.support.format=prompt_completion", "eval.holdouts.support.columns.prompt=q"),
+    *("eval.holdouts.support.columns.completion=a", "dataset.max_samples=200", "training.num_epochs=1"),
+]
+
+
+def score(folder: Path, *overrides: str) -> Answer:
+    command = ("run", "quickstart", "--until", "evaluate:base", *SETTINGS, *overrides)
+    return sft_in_process(*command, cwd=folder)
+
+
+def test_a_set_is_scored_and_scored_again_only_if_its_rows_are_others(tmp_path: Path) -> None:
+    (tmp_path / "support.csv").write_text(ROWS)
+    assert score(tmp_path).status == 0
+    (tmp_path / "moved.csv").write_text(ROWS)
+    assert score(tmp_path, "eval.holdouts.support.uri=moved.csv").status == 0
+    (tmp_path / "support.csv").write_text(ROWS + "8,eight\n")
+    assert score(tmp_path).status == 0
+    moved, changed = (steps(record) for record in records(tmp_path / "runs"))
+    assert not moved["dataset:support"]["reused"]
+    assert moved["evaluate:base"]["reused"]
+    assert not changed["evaluate:base"]["reused"]
+    assert changed["tokenize"]["reused"]
+    facts = changed["evaluate:base"]["facts"]
+    metrics = ["loss", "perplexity", "token_accuracy"]
+    found = [(score["task"], score["metric"], score["num_samples"]) for score in facts["scores"]]
+    assert found == [*(("holdout", name, 20) for name in metrics), *(("support", name, 4) for name in metrics)]
+    assert facts["task_data"]["support"] != moved["evaluate:base"]["facts"]["task_data"]["support"]
+
+    sets = [setting for setting in SETTINGS if setting.startswith("eval.")]
+    alone = sft_in_process("eval", moved["model"]["path"], *sets, cwd=tmp_path)  # without a dataset
+    assert "support.loss" in alone.out
+    assert "holdout.loss" not in alone.out
+
+
+def test_a_row_that_the_tokenizer_refuses_stops_the_run_before_it_trains(tmp_path: Path) -> None:
+    (tmp_path / "support.csv").write_text(ROWS + "8<|im_end|>,eight\n")
+    answer = score(tmp_path)
+    assert answer.status == 1
+    assert "eval.holdouts.support: 1 of 4 rows are invalid (1 special-token)" in answer.err
