@@ -31,13 +31,13 @@ class Progress:
         self._label = label
         self._status: Status | None = None
         self._title = ""
-        self._last_plain_at = 0.0
+        self._last_plain, self._last_plain_at = "", 0.0
         self.notes: list[str] = []
 
     @contextmanager
     def stage(self, title: str) -> Iterator[None]:
         """Show that `title` is at work until the block ends."""
-        self._title, self._last_plain_at = title, time.monotonic()
+        self._title, self._last_plain, self._last_plain_at = title, "", time.monotonic()
         if self.console.is_terminal and not self._label:
             with self.console.status(f"[bold]{title}[/bold]") as self._status:
                 yield
@@ -47,11 +47,14 @@ class Progress:
             yield
 
     def update(self, text: str) -> None:
-        """Show what the stage at work is doing now: replaces the last text, or prints a plain line now and then."""
+        """Show what the stage at work is doing now: replaces the last text, or prints a plain line now and then.
+
+        Where lines are printed, there is at most one in ten seconds, and none that says what the last one said.
+        """
         if self._status is not None:
             self._status.update(f"[bold]{self._title}[/bold]  {text}")
-        elif time.monotonic() - self._last_plain_at >= _PLAIN_EVERY_SECONDS:
-            self._last_plain_at = time.monotonic()
+        elif text != self._last_plain and time.monotonic() - self._last_plain_at >= _PLAIN_EVERY_SECONDS:
+            self._last_plain, self._last_plain_at = text, time.monotonic()
             self.say(f"  {self._title}: {text}")
 
     def note(self, text: str) -> None:

@@ -17,7 +17,7 @@ from sft.errors import ConfigError, Problem
 from sft.logs import redact, redacted
 from sft.planning import estimate
 from sft.planning.plan import Plan, build_plan
-from sft.planning.resources import resolve_resources
+from sft.planning.resources import resources_of
 from sft.planning.stage_spec import STAGES
 from sft.progress import Progress
 from sft.stages import dataset, held_out_set, model
@@ -109,7 +109,7 @@ def _facts(cfg: RunConfig, have: Mapping[str, Entry], notes: Sequence[str]) -> l
     facts.append(f"downloads  {', '.join(wanted) or 'nothing'}")
     facts += estimate.memory_per_rank(cfg, artifacts)
     facts.append(f"run        {runner.run_folder(cfg)}")
-    resources = resolve_resources(cfg.training)
+    resources = resources_of(cfg)
     for name, why in resources.explained().items():
         lead = "resources" if name == "device" else ""
         facts.append(f"{lead:<11}{name:<24}{_shown(why['value']):<14}{why['reason']}")

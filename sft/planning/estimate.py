@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
-from sft.adapters import hub
 from sft.adapters.os import machine
 from sft.artifacts import Artifact, DatasetArtifact, ModelArtifact, TokenizedArtifact
 from sft.config.k8s_quantity import amount
-from sft.config.schema import ModelSource, Precision, RunConfig, SaveDtype, ShardingStrategy, TrainingConfig
+from sft.config.schema import Precision, RunConfig, SaveDtype, ShardingStrategy, TrainingConfig
 from sft.planning import memory
 from sft.planning.memory import Setup
+from sft.planning.model_config import read_config, read_model_config
 from sft.planning.model_shape import Shape, num_adapter_parameters, shape_of
-from sft.planning.resources import Resources, num_gpus, resolve_resources
+from sft.planning.resources import Resources, num_gpus, resources_of
 
 _GIB = 2**30
 _SAVED_BYTES = {SaveDtype.fp32: 4, SaveDtype.bf16: 2, SaveDtype.fp16: 2}
@@ -53,7 +50,7 @@ def memory_per_rank(cfg: RunConfig, have: Mapping[str, Artifact]) -> Iterator[st
     if isinstance(shape, str):
         yield f"memory     {shape}"
         return
-    resources = resolve_resources(cfg.training)
+    resources = resources_of(cfg)
     setup = _setup(cfg, resources, shape, _tokenized(have))
     available = _available(cfg.training, resources)
     yield f"memory     estimated peak per rank (docs/memory.md), {_where(cfg.training, resources, available)}:"
@@ -91,9 +88,11 @@ def why_too_large(cfg: RunConfig, num_at_once: int = 1) -> str | None:
         cfg: A checked configuration.
         num_at_once: Runs that share this machine's memory.
     """
-    shape, resources = _shape(cfg, {}), resolve_resources(cfg.training)
-    in_pods = cfg.training.launcher.is_remote
-    if isinstance(shape, str) or (resources.nodes.num > 1 and not in_pods and not machine.gpus()):
+    shape, in_pods = _shape(cfg, {}), cfg.training.launcher.is_remote
+    if isinstance(shape, str):
+        return None
+    resources = resources_of(cfg)
+    if resources.nodes.num > 1 and not in_pods and not machine.gpus():
         return None
     setup, sharding = _setup(cfg, resources, shape, None), resources.strategy
     available = _available(cfg.training, resources)
@@ -127,21 +126,10 @@ def _remedy(cfg: TrainingConfig, shape: Shape, sharding: ShardingStrategy, setup
 def _shape(cfg: RunConfig, have: Mapping[str, Artifact]) -> Shape | str:
     """Return the model's shape, or why it is not known."""
     made = have.get("model")
-    if isinstance(made, ModelArtifact):
-        config = _read(made.model_dir)
-    elif cfg.model.source is ModelSource.scratch:
-        config = {"model_type": "qwen2", "tie_word_embeddings": True, **asdict(cfg.model.scratch)}
-    else:
-        folder = Path(cfg.model.name_or_path).expanduser()
-        config = _read(folder if folder.is_dir() else hub.cached_model(cfg.model.name_or_path, cfg.model.revision))
+    config = read_config(made.model_dir) if isinstance(made, ModelArtifact) else read_model_config(cfg.model)
     if config is None:
         return "known once the model is here"
     return shape_of(config) or f"not known for the architecture {config.get('model_type')}"
-
-
-def _read(folder: Path) -> dict[str, Any] | None:
-    file = folder / "config.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def _tokenized(have: Mapping[str, Artifact]) -> TokenizedArtifact | None:

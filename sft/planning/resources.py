@@ -1,13 +1,12 @@
 """Decide once what a training runs on and with: ranks, strategy, precision, token budget, kernels.
 
-`resolve_resources` is the only place that turns ``auto`` and null into values and replaces what a machine can't do. The
+`resources_of` is the only place that turns ``auto`` and null into values and replaces what a machine can't do. The
 stage's key, the run's record, ``sft plan``, the launcher, a TrainJob and the model card all read its result, so that a
 key can't stand for different work on another machine. Imports nothing heavy.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,10 +15,13 @@ from typing import Any
 from sft.adapters.instructlab.settings import Nodes
 from sft.adapters.os import machine
 from sft.config.launcher_checks import num_processes
-from sft.config.schema import Attention, LauncherConfig, Precision, ShardingStrategy, TrainingConfig
+from sft.config.schema import Attention, LauncherConfig, Precision, RunConfig, ShardingStrategy, TrainingConfig
 from sft.errors import ConfigError, Problem
+from sft.planning.choices import Choices
+from sft.planning.kernels import resolve_attention, resolve_liger
+from sft.planning.precision import CPU_TOKENS, CpuPrecision, choose_cpu_precision, resolve_precision
 
-_GPU_TOKENS, _CPU_TOKENS = 10_000, 2048
+_GPU_TOKENS = 10_000
 _GPU_LOADER_WORKERS = 2
 
 NOT_IN_THE_WEIGHTS = {"num_loader_workers"}
@@ -105,32 +107,30 @@ class Resources:
         }
 
 
-class _Choices:
-    """Collects the reasons of resources while they are resolved, and what is worth a note."""
+def resources_of(cfg: RunConfig) -> Resources:
+    """Return what a run trains on and with; on a CPU `choose_cpu_precision` may time it first.
 
-    def __init__(self) -> None:
-        self.reasons: dict[str, str] = {}
-        self.notes: list[str] = []
-
-    def because(self, name: str, reason: str) -> None:
-        self.reasons[name] = reason
-
-    def instead(self, name: str, setting: str, why: str, outcome: str) -> None:
-        """Note that a setting is not honoured to the letter."""
-        self.reasons[name] = why
-        self.notes.append(f"{setting}: {why}; {outcome}")
+    Raises:
+        ConfigError: As `resolve_resources`.
+        SftError: As `choose_cpu_precision`.
+    """
+    return resolve_resources(cfg.training, choose_cpu_precision(cfg))
 
 
-def resolve_resources(cfg: TrainingConfig) -> Resources:
+def resolve_resources(cfg: TrainingConfig, on_cpu: CpuPrecision | None = None) -> Resources:
     """Return what `cfg` trains on and with.
 
     Looks at the driver, installed packages and ``PET_*``. Of a TrainJob only what the configuration says is known: its
     pods' machines and packages are not.
 
+    Args:
+        cfg: The training settings.
+        on_cpu: The precision on this machine's CPU where it is not set; None = fp32, for callers to whom it is one.
+
     Raises:
         ConfigError: A node of several is not told where node 0 is, or which one it is.
     """
-    launcher, choices = cfg.launcher, _Choices()
+    launcher, choices = cfg.launcher, Choices()
     remote = launcher.is_remote
     gpus = num_gpus(launcher)
     nodes = Nodes(num=launcher.num_workers) if remote else _nodes(launcher)
@@ -142,12 +142,12 @@ def resolve_resources(cfg: TrainingConfig) -> Resources:
         nodes=nodes,
         strategy=_strategy(cfg, nodes.num, ranks, choices, on_gpu=bool(gpus)),
         cpu_offload_params=_offload(cfg, choices, on_gpu=bool(gpus)),
-        precision=_precision(cfg, choices, on_gpu=bool(gpus)),
+        precision=resolve_precision(cfg, on_cpu, choices, on_gpu=bool(gpus)),
         base_token_budget=_token_budget(cfg, choices, on_gpu=bool(gpus)),
         token_budget_is_set=cfg.max_tokens_per_gpu is not None,
         max_seq_len=cfg.max_seq_len,
-        attention=_attention(cfg, choices, on_gpu=bool(gpus)),
-        use_liger=_liger(cfg, choices, on_gpu=bool(gpus)),
+        attention=resolve_attention(cfg, choices, on_gpu=bool(gpus)),
+        use_liger=resolve_liger(cfg, choices, on_gpu=bool(gpus)),
         gradient_checkpointing=cfg.gradient_checkpointing,
         num_loader_workers=_loader_workers(cfg, choices, on_gpu=bool(gpus)),
         reasons=choices.reasons,
@@ -160,7 +160,7 @@ def num_gpus(cfg: LauncherConfig) -> int:
     return (cfg.gpus_per_worker or 0) if cfg.is_remote else len(machine.gpus())
 
 
-def _device(cfg: LauncherConfig, gpus: int, choices: _Choices) -> str:
+def _device(cfg: LauncherConfig, gpus: int, choices: Choices) -> str:
     if not cfg.is_remote:
         choices.because("device", "this machine's first GPU" if gpus else "this machine has no GPU")
         return machine.device()
@@ -168,7 +168,7 @@ def _device(cfg: LauncherConfig, gpus: int, choices: _Choices) -> str:
     return "kubeflow-gpu" if gpus else "cpu"
 
 
-def _ranks_here(cfg: LauncherConfig, gpus: int, choices: _Choices) -> int:
+def _ranks_here(cfg: LauncherConfig, gpus: int, choices: Choices) -> int:
     wanted = cfg.gpus_per_worker
     if wanted is not None and wanted > gpus:
         instead = f"trains on {gpus}" if gpus else "trains on the CPU"
@@ -185,7 +185,7 @@ def _ranks_here(cfg: LauncherConfig, gpus: int, choices: _Choices) -> int:
 
 
 def _strategy(
-    cfg: TrainingConfig, num_nodes: int, num_ranks: int, choices: _Choices, *, on_gpu: bool
+    cfg: TrainingConfig, num_nodes: int, num_ranks: int, choices: Choices, *, on_gpu: bool
 ) -> ShardingStrategy:
     """Return the sharding strategy that does what the recipe's name promises.
 
@@ -211,7 +211,7 @@ def _strategy(
     return strategy
 
 
-def _offload(cfg: TrainingConfig, choices: _Choices, *, on_gpu: bool) -> bool:
+def _offload(cfg: TrainingConfig, choices: Choices, *, on_gpu: bool) -> bool:
     if cfg.fsdp.cpu_offload_params and not on_gpu:
         why = "without a GPU, parameters are in host memory anyway"
         choices.because("cpu_offload_params", why)
@@ -219,82 +219,15 @@ def _offload(cfg: TrainingConfig, choices: _Choices, *, on_gpu: bool) -> bool:
     return cfg.fsdp.cpu_offload_params and on_gpu
 
 
-def _precision(cfg: TrainingConfig, choices: _Choices, *, on_gpu: bool) -> Precision:
-    if cfg.launcher.is_remote:  # nothing is known of a pod's CPU, and any computes fp32
-        fast, where = on_gpu, "the cluster's GPUs are taken to compute it" if on_gpu else "any CPU of the cluster does"
-    elif on_gpu:
-        major, minor = machine.compute_capability()
-        fast, where = major >= 8, f"this GPU's compute capability is {major}.{minor}, bf16 needs 8.0"
-    else:
-        fast = machine.cpu_computes_bf16()
-        where = f"this CPU {'computes' if fast else 'only emulates'} bf16"
-    if cfg.precision is not Precision.auto:
-        if cfg.precision is Precision.bf16 and not fast and not cfg.launcher.is_remote:
-            what = "this GPU" if on_gpu else "this CPU"
-            choices.notes.append(f"training.precision=bf16: {what} emulates it, slowly; auto takes fp32")
-        return cfg.precision
-    choices.because("precision", where)
-    return Precision.bf16 if fast else Precision.fp32
-
-
-def _token_budget(cfg: TrainingConfig, choices: _Choices, *, on_gpu: bool) -> int:
+def _token_budget(cfg: TrainingConfig, choices: Choices, *, on_gpu: bool) -> int:
     """Return the budget: a GPU wants large minibatches, a CPU is as fast with small ones (benchmarks/RESULTS.md)."""
     if cfg.max_tokens_per_gpu is not None:
         return cfg.max_tokens_per_gpu
     choices.because("token_budget", f"the default of a {'GPU' if on_gpu else 'CPU'}, or more for a longer sample")
-    return _GPU_TOKENS if on_gpu else _CPU_TOKENS
+    return _GPU_TOKENS if on_gpu else CPU_TOKENS
 
 
-def _attention(cfg: TrainingConfig, choices: _Choices, *, on_gpu: bool) -> Attention:
-    if cfg.launcher.is_remote:
-        if cfg.attention is Attention.flash_attention and on_gpu:
-            note = "training.launcher.image must have flash-attn"
-            choices.notes.append(f"training.attention=flash_attention: {note}")
-            return Attention.flash_attention
-        lacking = "the image's packages are not known here" if on_gpu else "it needs a GPU"
-    else:
-        lacking = _lacking_for_flash_attention() if on_gpu else "it needs a GPU"
-    if not lacking and cfg.attention is not Attention.sdpa:
-        choices.because("attention", "flash-attn is installed")
-        return Attention.flash_attention
-    if cfg.attention is Attention.flash_attention:
-        setting = "training.attention=flash_attention"
-        choices.instead("attention", setting, lacking, "samples are padded to the longest of their minibatch")
-    elif cfg.attention is Attention.auto:
-        choices.because("attention", f"no flash attention: {lacking}")
-        if on_gpu:
-            choices.notes.append(f"{lacking}: samples are padded to the longest of their minibatch")
-    return Attention.sdpa
-
-
-def _lacking_for_flash_attention() -> str:
-    """Return what this machine lacks for flash attention; empty where it has all."""
-    if importlib.util.find_spec("flash_attn") is None:
-        return "flash-attn is not installed"
-    major, minor = machine.compute_capability()
-    if not (major == 8 or (major, minor) == (9, 0)):
-        return f"instructlab-training knows flash attention for compute capability 8.x and 9.0, not {major}.{minor}"
-    return ""
-
-
-def _liger(cfg: TrainingConfig, choices: _Choices, *, on_gpu: bool) -> bool:
-    if not cfg.use_liger:
-        return False
-    setting = "training.use_liger=true"
-    if not on_gpu:
-        choices.instead("use_liger", setting, "it needs a GPU", "trains without")
-        return False
-    if cfg.launcher.is_remote:
-        choices.notes.append(f"{setting}: training.launcher.image must have liger-kernel (EXTRAS=liger)")
-        return True
-    if not machine.runs_liger():
-        missing = "liger-kernel is not installed (pip install 'sft-runner[liger]')"
-        choices.instead("use_liger", setting, missing, "trains without")
-        return False
-    return True
-
-
-def _loader_workers(cfg: TrainingConfig, choices: _Choices, *, on_gpu: bool) -> int:
+def _loader_workers(cfg: TrainingConfig, choices: Choices, *, on_gpu: bool) -> int:
     if cfg.num_loader_workers is not None:
         return cfg.num_loader_workers
     choices.because("num_loader_workers", "the default with a GPU" if on_gpu else "the default without a GPU")

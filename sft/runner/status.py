@@ -15,7 +15,7 @@ from sft.artifacts import RegisteredModel
 from sft.config.schema import RunConfig
 from sft.logs import redacted
 from sft.planning.plan import Plan, Step, build_plan
-from sft.planning.resources import resolve_resources
+from sft.planning.resources import resources_of
 from sft.planning.stage_spec import STAGES, Environment
 from sft.stages import held_out_set
 from sft.stages.dataset import source_version as dataset_version
@@ -68,7 +68,7 @@ def work_digest(cfg: RunConfig, goal: str | None = None) -> str:
 
 def _here(cfg: RunConfig) -> Environment:
     """Return only what the machine says, which it does in no time."""
-    return Environment(device=machine.device(), resources=resolve_resources(cfg.training), versions={})
+    return Environment(device=machine.device(), resources=resources_of(cfg), versions={})
 
 
 def run_folder(cfg: RunConfig) -> Path:

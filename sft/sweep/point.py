@@ -30,7 +30,7 @@ from sft.config.schema import EvalBackend, RunConfig
 from sft.errors import ConfigError, Problem, SftError, StageError
 from sft.planning import estimate
 from sft.planning.plan import steps_up_to
-from sft.planning.resources import resolve_resources
+from sft.planning.resources import resources_of
 from sft.progress import Progress
 from sft.runner.rerun import RecordedRun
 from sft.sweep import records
@@ -210,7 +210,7 @@ def check_point(point: Point, cfg: RunConfig, until: str | None, others: Sequenc
     )
     if twin is not None and twin.number != point.number:
         keys = tuple(key.replace("/", ".") for key in point.values)
-        why = "; ".join(note for note in resolve_resources(cfg.training).notes if note.startswith(keys))
+        why = "; ".join(note for note in resources_of(cfg).notes if note.startswith(keys))
         point.status, point.twin = "same", twin.number
         point.reason = f"the same work as point {twin.number}" + (f" ({why})" if why else "")
     elif "train" in steps_up_to(cfg, until) and (lack := estimate.why_too_large(cfg, num_at_once)):

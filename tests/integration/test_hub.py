@@ -182,6 +182,18 @@ def test_a_model_comes_with_its_commit_and_nothing_that_is_not_needed(served: Hu
     assert not fetched & {"pytorch_model.bin", "consolidated.safetensors", "original"}
 
 
+def test_a_plan_asks_the_hub_for_a_models_config_alone(served: Hub, tmp_path: Path) -> None:
+    endpoint, repos = served
+    repos["org/tiny"].requests.clear()
+    places = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf")}
+    auto = ["training.precision=auto", "model=hub", "model.name_or_path=org/tiny"]
+    answer = sft("plan", "quickstart", *FEW_ROWS, *auto, cwd=tmp_path, **places)
+    assert "fp32          the faster one for a model of under 1 million parameters" in answer.out, answer.err
+    files = {request.split()[1].rpartition("/")[2] for request in repos["org/tiny"].requests}
+    assert "config.json" in files
+    assert not any("safetensors" in request for request in repos["org/tiny"].requests)
+
+
 def test_a_model_whose_download_broke_off_is_resumed_and_then_needs_no_hub(served: Hub, tmp_path: Path) -> None:
     endpoint, repos = served
     repo = repos["org/large"]

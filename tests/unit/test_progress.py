@@ -19,6 +19,24 @@ def test_a_stage_is_a_line_and_updates_come_now_and_then(
     assert capsys.readouterr().out == "train …\n  train: step 2\n"
 
 
+def test_the_same_text_is_printed_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_PLAIN_EVERY_SECONDS", 0.0)
+    display = Progress()
+    for title in ("evaluate:base", "evaluate:tuned"):
+        with display.stage(title):
+            for text in ("held-out 0/22", "held-out 0/22", "held-out 1/22", "held-out 1/22"):
+                display.update(text)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "evaluate:base …",
+        "  evaluate:base: held-out 0/22",
+        "  evaluate:base: held-out 1/22",
+        "evaluate:tuned …",
+        "  evaluate:tuned: held-out 0/22",
+        "  evaluate:tuned: held-out 1/22",
+    ]
+
+
 def test_every_line_of_a_point_has_its_label(capsys: pytest.CaptureFixture[str]) -> None:
     Progress(label="[3/4]").say("\nfirst\nsecond\n")
     assert capsys.readouterr().out == "[3/4] first\n[3/4] second\n"

@@ -88,6 +88,19 @@ def commit_of(repo: str, revision: str | None, *, kind: str) -> str:
             raise
 
 
+def fetch_config(repo: str, revision: str | None) -> Path:
+    """Download a model's ``config.json`` into the cache, and return it there.
+
+    Raises:
+        DataError: There is none, or the hub refused or can't be reached.
+    """
+    from huggingface_hub import hf_hub_download
+
+    commit_of(repo, revision, kind="model")  # gives up at once where the hub is away; the client's download doesn't
+    with translate_errors("model", repo, revision):
+        return Path(ask(lambda: hf_hub_download(repo, "config.json", revision=revision)))
+
+
 def fetch_model(repo: str, revision: str | None) -> Path:
     """Download what the cache lacks of a model, never pickled weights.
 

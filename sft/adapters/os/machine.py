@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import shutil
 import subprocess
 from functools import cache
@@ -51,15 +52,29 @@ def compute_capability() -> tuple[int, int]:
     return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else (0, 0)
 
 
+def cpu() -> str:
+    """Return this CPU's model and its instruction sets, as the kernel names them; two CPUs alike have the same."""
+    facts = _cpu_facts()
+    return " ".join([facts.get("model name") or platform.processor() or platform.machine(), *sorted(_cpu_flags())])
+
+
 def cpu_computes_bf16() -> bool:
-    """Return whether this CPU multiplies bfloat16 in hardware (AMX or AVX-512); emulated it is slow."""
-    facts = Path("/proc/cpuinfo")
-    return facts.is_file() and any(
-        flag in line.split()
-        for line in facts.read_text(encoding="utf-8").splitlines()
-        if line.startswith("flags")
-        for flag in ("amx_bf16", "avx512_bf16")
-    )
+    """Return whether this CPU has instructions that multiply bfloat16: AMX, AVX-512, or those of Arm."""
+    return not {"amx_bf16", "avx512_bf16", "bf16"}.isdisjoint(_cpu_flags())
+
+
+def _cpu_flags() -> set[str]:
+    facts = _cpu_facts()
+    return set((facts.get("flags") or facts.get("Features") or "").split())  # x86, Arm
+
+
+def _cpu_facts() -> dict[str, str]:
+    """Return what the kernel says of the first core; empty where it has no such file."""
+    file = Path("/proc/cpuinfo")
+    if not file.is_file():
+        return {}
+    lines = file.read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 @cache

@@ -144,7 +144,8 @@ class TrainingConfig:
     """Noise on the embeddings while training (arXiv:2310.05914), 5 to 15 where it is used; null = none."""
     seed: int = random_seed(42)
     precision: Precision = Precision.auto
-    """`auto` = bf16 where the machine computes in it, else fp32."""
+    """`auto` = bf16 where the machine is faster with it (a GPU by its compute capability, a CPU by a timing that the
+    run root keeps), else fp32."""
     attention: Attention = Attention.auto
     """`auto` = flash attention where this machine has it, else torch's own; in a TrainJob's pods torch's own, because
     their packages are not known."""

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import pytest
 
 from sft.adapters.instructlab.settings import Nodes
-from sft.adapters.os import machine
 from sft.config.schema import Attention, LauncherConfig, Precision, ShardingStrategy, TrainingConfig
 from sft.errors import ConfigError
 from sft.planning.plan import Plan, build_plan
+from sft.planning.precision import CpuPrecision
 from sft.planning.resources import resolve_resources
 from sft.planning.stage_spec import Environment
 from tests.support.configs import composed
@@ -223,12 +223,12 @@ def test_loader_workers_change_nothing_of_the_weights() -> None:
     assert changed("training.num_loader_workers=3") == TOLD
 
 
-def test_auto_is_the_same_work_as_what_it_becomes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "cpu_computes_bf16", lambda: False)
-    auto, fp32 = (plan(f"training.precision={precision}") for precision in ("auto", "fp32"))
-    assert keys(auto)["train"] == keys(fp32)["train"]
-    monkeypatch.setattr(machine, "cpu_computes_bf16", lambda: True)
-    assert keys(plan("training.precision=auto"))["train"] != keys(fp32)["train"]
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_auto_is_the_same_work_as_what_it_becomes(precision: str) -> None:
+    chosen = CpuPrecision(precision=Precision(precision), reason="")
+    auto, said = (composed(f"training.precision={text}") for text in ("auto", precision))
+    worlds = [dataclasses.replace(WORLD, resources=resolve_resources(cfg.training, chosen)) for cfg in (auto, said)]
+    assert keys(build_plan(auto, worlds[0]))["train"] == keys(build_plan(said, worlds[1]))["train"]
 
 
 @pytest.mark.parametrize("override", ["sweep.objective=train.loss", "sweep.skip_infeasible=false"])

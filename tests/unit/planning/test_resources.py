@@ -11,6 +11,7 @@ from sft.adapters.instructlab.settings import Nodes
 from sft.adapters.os import machine
 from sft.config.schema import FsdpConfig, LauncherConfig, LauncherKind, Precision, ShardingStrategy, TrainingConfig
 from sft.errors import ConfigError
+from sft.planning.precision import CpuPrecision
 from sft.planning.resources import resolve_resources
 
 H200 = "NVIDIA H200"
@@ -28,6 +29,22 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name in packages else None)
 
     return machine_with
+
+
+def test_on_a_cpu_precision_is_what_was_chosen_for_it_and_the_reason_is_kept(on: Any) -> None:
+    on()
+    chosen = CpuPrecision(precision=Precision.bf16, reason="timed")
+    found = resolve_resources(cfg(), chosen)
+    assert (found.precision, found.reasons["precision"]) == (Precision.bf16, "timed")
+    assert resolve_resources(cfg(precision=Precision.fp32), chosen).precision is Precision.fp32
+
+
+@pytest.mark.parametrize(("capability", "precision"), [((7, 5), Precision.fp32), ((8, 0), Precision.bf16)])
+def test_on_a_gpu_precision_follows_its_compute_capability(
+    capability: tuple[int, int], precision: Precision, on: Any
+) -> None:
+    on(H200, capability=capability)
+    assert resolve_resources(cfg(), CpuPrecision(precision=Precision.fp32, reason="")).precision is precision
 
 
 def notes(settings: TrainingConfig) -> str:

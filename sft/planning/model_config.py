@@ -1,0 +1,37 @@
+"""Read the ``config.json`` of a run's base model, before the model is there if need be. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sft.adapters import hub
+from sft.config.schema import ModelConfig, ModelSource
+
+
+def read_model_config(cfg: ModelConfig) -> dict[str, Any] | None:
+    """Return the base model's config; None if it is on the hub and not in the cache."""
+    if cfg.source is ModelSource.scratch:
+        return {"model_type": "qwen2", "tie_word_embeddings": True, **asdict(cfg.scratch)}
+    folder = Path(cfg.name_or_path).expanduser()
+    return read_config(folder if folder.is_dir() else hub.cached_model(cfg.name_or_path, cfg.revision))
+
+
+def fetch_model_config(cfg: ModelConfig) -> dict[str, Any] | None:
+    """Return the base model's config, downloaded alone if it is on the hub; None if a folder has none.
+
+    Raises:
+        DataError: There is no such model, or the hub can't be reached.
+    """
+    config = read_model_config(cfg)
+    if config is None and not Path(cfg.name_or_path).expanduser().is_dir():
+        return read_config(hub.fetch_config(cfg.name_or_path, cfg.revision).parent)
+    return config
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """Return the ``config.json`` of a model's folder; None if it has none."""
+    file = folder / "config.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
