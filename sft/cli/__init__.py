@@ -78,7 +78,7 @@ def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
         case "attach":
             from sft.cli.run import attach
 
-            return attach(options.run, ["sft", *arguments])
+            return attach(options.run, options.overrides, ["sft", *arguments])
         case "plan":
             from sft.cli.plan import execute as plan
 
@@ -164,6 +164,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_preview(commands.add_parser("preview", help="show samples as the model sees them"))
     attach = commands.add_parser("attach", help="come back to a run that a cluster trains")
     attach.add_argument("run", metavar="RUN", help="the run's folder")
+    what = "ways out that the run used, again: model.trust_remote_code=true"
+    attach.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=what)
     evaluate = commands.add_parser("eval", help="score a model, without training anything")
     evaluate.add_argument("--recipe", metavar="RECIPE", help="score as this recipe does: its tasks and its dataset")
     evaluate.add_argument("model", metavar="MODEL", help="a model's folder, or a hub id")

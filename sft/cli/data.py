@@ -47,7 +47,7 @@ def execute(
     cfg = compose.compose(
         recipe, [f"dataset.uri={uri}", "dataset.on_invalid=drop", "dataset.train_split=1.0", *overrides]
     )
-    tasks = EvaluationTasks(tuple(against_tasks), cfg.eval.include_path)
+    tasks = EvaluationTasks(tuple(against_tasks), cfg.eval.include_path, cfg.eval.allow_task_code)
     progress = Progress(quiet=json)
     with tempfile.TemporaryDirectory(prefix="sft-data-") as folder:
         out = Path(folder)

@@ -12,9 +12,10 @@ from sft import record, runner
 from sft.cli.compare import print_comparison
 from sft.config import compose
 from sft.config.compose import Recipe
-from sft.config.hydra_app import QUIET, SWEEPS, call_through_hydra, split_flags
+from sft.config.hydra_app import SWEEPS, call_through_hydra, split_flags
 from sft.config.kfp_parameters import hydra_text
 from sft.config.schema import LauncherConfig, LauncherKind
+from sft.config.ways_out import WAYS_OUT
 from sft.errors import ConfigError, Problem, SftError
 from sft.progress import Progress
 from sft.report.run import summary
@@ -45,11 +46,12 @@ def execute(
     return _run(recipe, recipe.path, arguments, command, until, detach=detach)
 
 
-def attach(path: str, command: Sequence[str]) -> int:
+def attach(path: str, overrides: Sequence[str], command: Sequence[str]) -> int:
     """Resume a run that a cluster trains, as its own command would, from whatever folder this one is called in.
 
     Args:
         path: The run's folder.
+        overrides: The ways out that it used (`sft.config.ways_out`), again: the record may have come from elsewhere.
         command: All that was typed.
 
     Raises:
@@ -64,11 +66,14 @@ def attach(path: str, command: Sequence[str]) -> int:
     if not LauncherConfig(kind=LauncherKind(kind)).is_remote:
         rule = f"trains with {kind}, where it was begun: its own command goes on with it"
         raise ConfigError([Problem(key=f"sft attach {path}", rule=rule)])
-    root = [f"run_root={hydra_text(str(earlier.file.parent.parent))}"]
+    if others := [text for text in overrides if text.partition("=")[0] not in WAYS_OUT]:
+        rule = "a run is attached to with its own settings"
+        raise ConfigError([Problem(key=text, rule=rule, suggestion="leave it out") for text in others])
+    settings = [*overrides, f"run_root={hydra_text(str(earlier.file.parent.parent))}"]
     if Path(earlier.facts["cwd"]).is_dir():  # what the recipe says may be relative to it; the run's folder is not
         os.chdir(earlier.facts["cwd"])
-    with rerun.recipe(earlier, root) as recipe:
-        return _run(recipe, Path(earlier.facts["recipe"]), root, command, None)
+    with rerun.recipe(earlier, settings) as recipe:
+        return _run(recipe, Path(earlier.facts["recipe"]), settings, command, None)
 
 
 def repeat(path: str, arguments: Sequence[str], command: Sequence[str], until: str | None) -> int:
@@ -136,7 +141,7 @@ def _run(
         if earlier and result.nothing_to_do:
             progress.say("run_root=FOLDER does all of it anew")
 
-    call_through_hydra(recipe, [*flags, "--multirun"] if found else flags, [*QUIET, *compose.as_hydra(overrides)], job)
+    call_through_hydra(recipe, [*flags, "--multirun"] if found else flags, compose.as_hydra(overrides), job)
     for error in failed:
         raise error
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -38,6 +39,12 @@ _SAID_BY_THE_MODEL = {
     "enable_thinking": "model.chat_template_kwargs",
     "chat_template_args": "model.chat_template_kwargs",
 }
+
+_NAMES_CODE = re.compile(
+    r"\.(custom_generate|trust_remote_code|code_revision|peft|delta|autogptq|gptqmodel|executor\w*|\w*_executor_backend|"
+    r"(kv|ec)_\w+_config|\w+_(cls|class|plugins?|module|module_path|overrides|processors?))(\.|$)"
+)
+"""Arguments with which transformers and vLLM load code, or weights that nobody has checked."""
 
 
 def check(cfg: RunConfig) -> list[Problem]:
@@ -159,6 +166,7 @@ def _eval(cfg: EvalConfig) -> Iterator[Problem]:
     for name in cfg.model_args.keys() & _SAID_BY_THE_MODEL.keys():
         rule = f"is not for an evaluation to say: see {_SAID_BY_THE_MODEL[name]}"
         yield Problem(key=f"eval.model_args.{name}", rule=rule)
+    yield from _code_in_arguments(cfg)
     if cfg.system_instruction is not None and not cfg.apply_chat_template:
         rule = "needs a chat template to stand in"
         yield Problem(key="eval.system_instruction", rule=rule, suggestion="try eval.apply_chat_template=true")
@@ -167,6 +175,17 @@ def _eval(cfg: EvalConfig) -> Iterator[Problem]:
     yield from check_judge(cfg)
     for name, rule in cfg.gates.items():
         yield from _gate(cfg, name, rule)
+
+
+def _code_in_arguments(cfg: EvalConfig) -> Iterator[Problem]:
+    """Yield the arguments with which a library would load code."""
+    for where, options in {"eval.model_args": cfg.model_args, "eval.gen_kwargs": cfg.gen_kwargs}.items():
+        for key, value in _leaves(options, where):
+            is_kernel = key.endswith("attn_implementation") and "/" in str(value)
+            if (_NAMES_CODE.search(key) or is_kernel) and key.removeprefix(
+                "eval.model_args."
+            ) not in _SAID_BY_THE_MODEL:
+                yield Problem(key=key, value=str(value), rule="would name code to load, and a recipe is data")
 
 
 def _served(cfg: EvalConfig) -> Iterator[Problem]:

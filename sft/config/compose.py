@@ -17,7 +17,7 @@ from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from sft.config.checks import check
@@ -35,6 +35,7 @@ from sft.config.diagnose import (
     unknown,
     unresolved,
 )
+from sft.config.hydra_settings import QUIET, SEARCH_PATH, check_hydra, check_override, check_search_path
 from sft.config.kfp_parameters import quoted, translated
 from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Problem
@@ -112,8 +113,15 @@ def find_recipe(name_or_path: str) -> Recipe:
 
 
 def search_path_override(recipe: Recipe) -> str:
-    """Return the override that lets Hydra find the groups in ``conf/`` behind the recipe's own folder."""
-    own = OmegaConf.select(OmegaConf.create(_load_yaml(recipe.path)), "hydra.searchpath") or []
+    """Return the override that lets Hydra find the groups in ``conf/`` behind the recipe's own folder.
+
+    Raises:
+        ConfigError: The recipe names a folder elsewhere: what lies there would be composed unseen, or imported.
+    """
+    own: Any = OmegaConf.select(OmegaConf.create(_load_yaml(recipe.path)), SEARCH_PATH)
+    own = OmegaConf.to_object(own) if OmegaConf.is_config(own) else own or []
+    if problems := check_search_path(own, [recipe.path.parent, shipped("conf"), shipped("recipes")]):
+        raise ConfigError(problems)
     entries = [*own, f"file://{shipped('conf')}"]
     return "hydra.searchpath=[" + ",".join("'" + entry.replace("'", "\\'") + "'" for entry in entries) + "]"
 
@@ -138,7 +146,12 @@ def as_hydra(overrides: Sequence[str]) -> list[str]:
 
     So `training.fsdp=full_shard` chooses a group, `training.env.NCCL_DEBUG=INFO` adds a key, and a uri with
     a query needs no second pair of quotes.
+
+    Raises:
+        ConfigError: One says where Hydra looks for groups.
     """
+    if problems := [problem for text in overrides if (problem := check_override(text))]:
+        raise ConfigError(problems)
     return [_as_hydra(text) for text in overrides]
 
 
@@ -213,7 +226,12 @@ def _composed(recipe: Recipe, overrides: Sequence[str]) -> DictConfig:
     prepare(recipe)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(recipe.path.parent), version_base="1.3", job_name="sft"):
-        return hydra_compose(recipe.path.stem, [*defaults_of(recipe), *overrides])
+        composed = hydra_compose(recipe.path.stem, [*defaults_of(recipe), *overrides], return_hydra_config=True)
+    if problems := check_hydra(composed.hydra):
+        raise ConfigError(problems)
+    with flag_override(composed, ["readonly", "struct"], False):
+        del composed["hydra"]
+    return composed
 
 
 def _beyond(recipe: Recipe, overrides: Sequence[str]) -> tuple[Problem, ...]:
@@ -230,9 +248,9 @@ def _beyond(recipe: Recipe, overrides: Sequence[str]) -> tuple[Problem, ...]:
 
 
 def defaults_of(recipe: Recipe) -> list[str]:
-    """Return what every composition of a recipe starts with: where groups are, and the run's name."""
+    """Return what every composition of a recipe starts with: where groups are, no logging by Hydra, the run's name."""
     own_name = _load_yaml(recipe.path).get("name")
-    return [search_path_override(recipe), *([] if own_name else [f"++name={recipe.name}"])]
+    return [search_path_override(recipe), *QUIET, *([] if own_name else [f"++name={recipe.name}"])]
 
 
 def _load_yaml(path: Path) -> dict[str, Any]:

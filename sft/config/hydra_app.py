@@ -12,17 +12,34 @@ from omegaconf import DictConfig
 
 from sft.config import compose
 from sft.config.compose import Recipe
+from sft.errors import ConfigError, Problem
 
-QUIET = ("hydra/job_logging=disabled", "hydra/hydra_logging=disabled")
 SWEEPS = {"-m", "--multirun"}
 """Flags that ask for a sweep."""
+_REFUSED = {
+    "config_path": "the recipe's path says where it is",
+    "config_name": "the recipe's path says which it is",
+    "config_dir": "folders of groups lie beside the recipe: hydra.searchpath in it",
+    "experimental_rerun": "reads a pickle, which can run code; `sft run --from RUN` repeats a run",
+}
+"""Flags of Hydra that would compose something else than what was checked."""
 
 
 def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return Hydra's flags with their values, and the overrides."""
+    """Return Hydra's flags with their values, and the overrides.
+
+    Raises:
+        ConfigError: A flag would compose something else than the recipe.
+    """
     from hydra._internal.utils import get_args_parser
 
     parsed, unknown = get_args_parser().parse_known_args(list(arguments))
+    if problems := [
+        Problem(key=f"--{name.replace('_', '-')}", value=str(value), rule=f"is not for sft: {why}")
+        for name, why in _REFUSED.items()
+        if (value := getattr(parsed, name)) is not None
+    ]:
+        raise ConfigError(problems)
     overrides = [*parsed.overrides, *unknown]
     flags = list(arguments)
     for override in overrides:

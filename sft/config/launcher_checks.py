@@ -6,8 +6,10 @@ import dataclasses
 import re
 from collections.abc import Iterator
 
+from sft.config.environment_names import is_loader, may_load_code
 from sft.config.schema import LauncherConfig, LauncherKind, TrainingConfig
 from sft.errors import Problem
+from sft.logs import is_secret_name
 
 _FACTORS = "num_workers, procs_per_worker, gpus_per_worker"
 OWN_LABELS = "sft/"
@@ -27,6 +29,7 @@ def check_launcher(cfg: TrainingConfig) -> Iterator[Problem]:
     else:
         yield from _kubeflow(launcher)
         yield from _environment(cfg)
+    yield from _loaders(cfg)
     procs = launcher.num_workers * num_processes(launcher)
     if cfg.effective_batch_size < procs:
         yield Problem(
@@ -81,6 +84,23 @@ def _kubeflow(cfg: LauncherConfig) -> Iterator[Problem]:
         for key in getattr(cfg, where):
             if key.startswith(OWN_LABELS):
                 yield Problem(key=f"{_KEY}.{where}", value=key, rule="is how sft finds its TrainJob again")
+
+
+def _loaders(cfg: TrainingConfig) -> Iterator[Problem]:
+    """Yield the variables that could make a rank load code."""
+    for name in cfg.env:
+        if name == "TRUST_REMOTE_CODE":
+            yield Problem(key=f"training.env.{name}", rule="is not for a variable to say: see model.trust_remote_code")
+        elif cfg.allow_any_env or name.startswith("PET_") or is_secret_name(name) or not _VARIABLE.fullmatch(name):
+            continue  # allowed, or refused for another reason
+        elif may_load_code(name):
+            rule = "is not a variable that is known to load no code"
+            suggestion = "leave it out, or say training.allow_any_env=true, which is recorded"
+            yield Problem(key=f"training.env.{name}", rule=rule, suggestion=suggestion)
+    for name in sorted({key for keys in cfg.launcher.secrets.values() for key in keys}):
+        if not cfg.allow_any_env and is_loader(name):
+            rule, suggestion = "can make a rank load code", "name the key of a token"
+            yield Problem(key=f"{_KEY}.secrets", value=name, rule=rule, suggestion=suggestion)
 
 
 def _environment(cfg: TrainingConfig) -> Iterator[Problem]:

@@ -15,6 +15,7 @@ import msgspec
 
 from sft.config.schema import ModelSource, RegistryKind, RunConfig
 from sft.config.unread_settings import unread_settings
+from sft.config.ways_out import ways_out
 from sft.errors import ConfigError, Problem
 from sft.planning.stage_spec import STAGES, Environment, stage_of
 
@@ -136,7 +137,8 @@ def build_plan(cfg: RunConfig, environment: Environment) -> Plan:
         left_out.append("register: registry.address is empty")
     else:
         steps.append(step("register", "dataset", "model", "train", *scores, "package", *uploaded))
-    return Plan(tuple(steps), tuple(left_out), tuple(unread_settings(cfg)))
+    opened = (f"{setting}: {meaning}" for setting, meaning in ways_out(msgspec.to_builtins(cfg)).items())
+    return Plan(tuple(steps), tuple(left_out), (*opened, *unread_settings(cfg)))
 
 
 def _settings_of_set(cfg: RunConfig, environment: Environment, name: str) -> dict[str, Any]:

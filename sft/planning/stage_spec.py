@@ -122,6 +122,7 @@ def _tokenize(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
 
 _NOT_IN_A_CHECKPOINT = {
     "env",
+    "allow_any_env",
     "full_state_at_epoch",
     "checkpoint_every_steps",
     "keep_full_states",
@@ -150,9 +151,12 @@ def _train(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
     return {**own, "resources": {k: v for k, v in resources.items() if k not in NOT_IN_THE_WEIGHTS}}
 
 
+_NOT_IN_A_SCORE = {"baseline", "enabled", "gates", "judge", "verbosity", "allow_task_code"}
+"""Evaluation settings that say what becomes of a score, or what may make it, not what it is."""
+
+
 def _evaluate(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
-    elsewhere = {"baseline", "enabled", "gates", "judge", "verbosity"}
-    own = {k: v for k, v in _plain(cfg.eval).items() if k not in elsewhere}
+    own = {k: v for k, v in _plain(cfg.eval).items() if k not in _NOT_IN_A_SCORE}
     sets = [*cfg.eval.holdouts]  # their rows are inputs
     return {**own, "holdouts": sets, "include_path": environment.tasks_version, "device": environment.device}
 

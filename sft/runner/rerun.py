@@ -14,6 +14,7 @@ import yaml
 
 from sft import record, self_hashed_json
 from sft.config.compose import Recipe, shipped
+from sft.config.ways_out import ways_out
 from sft.errors import ConfigError, DataError, Problem
 from sft.logs import MASK
 from sft.planning.stage_spec import stage_of
@@ -91,6 +92,12 @@ def recipe(earlier: RecordedRun, overrides: Sequence[str], groups: Sequence[str]
         Problem(key=key, rule=f"was masked in {earlier.file}", suggestion=f"give it again: {key}=…")
         for key in _masked(config)
         if key not in given and (not groups or key.partition(".")[0] in groups)
+    ]
+    opened = f"lets code run, or leaves a check out, in {earlier.file}"
+    problems += [
+        Problem(key=key, rule=opened, suggestion=f"if you trust it, say it again: {way}")
+        for way in ways_out(config)
+        if (key := way.partition("=")[0]) not in given and (not groups or key.partition(".")[0] in groups)
     ]
     problems += [
         Problem(key=key, rule="a record sets every value of this group", suggestion="override its settings one by one")

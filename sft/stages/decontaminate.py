@@ -24,15 +24,16 @@ _BATCH = 512
 
 @dataclass(frozen=True)
 class EvaluationTasks:
-    """lm-eval tasks whose documents must not be trained, and the folder of the recipe's own."""
+    """lm-eval tasks whose documents must not be trained, the folder of the recipe's own, whether those may run code."""
 
     names: tuple[str, ...] = ()
     include_path: str | None = None
+    allow_code: bool = False
 
     @classmethod
     def of(cls, cfg: EvalConfig) -> EvaluationTasks:
         """Return the tasks that a recipe scores."""
-        return cls(tuple(cfg.tasks) if cfg.enabled else (), cfg.include_path)
+        return cls(tuple(cfg.tasks) if cfg.enabled else (), cfg.include_path, cfg.allow_task_code)
 
 
 NO_TASKS = EvaluationTasks()
@@ -153,7 +154,12 @@ def _questions(tasks: EvaluationTasks, folder: Path, contamination: Contaminatio
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "documents.jsonl"
     include_path = tasks.include_path and str(Path(tasks.include_path).expanduser().absolute())
-    request = {"tasks": tasks.names, "include_path": include_path, "target": str(target)}
+    request = {
+        "tasks": tasks.names,
+        "include_path": include_path,
+        "allow_task_code": tasks.allow_code,
+        "target": str(target),
+    }
     result = run_module(
         "sft.adapters.evaluation.task_documents", request, folder=folder, what="reading the tasks' documents"
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from sft import sample_values
 from sft.adapters.evaluation import task_index
+from sft.adapters.evaluation.task_code import named_functions
 from sft.adapters.os.process import run_module
 from sft.artifacts import LOGS_NAME, DatasetArtifact, EvalReport, TokenizedArtifact, digest_of, hash_files
 from sft.chat.rejected import read_rejected
@@ -73,6 +74,10 @@ def tasks_version(cfg: EvalConfig) -> str:
     if folder is not None and not folder.is_dir():
         rule = f"is not a folder (relative paths start at {Path.cwd()})"
         raise ConfigError([Problem(key="eval.include_path", value=str(folder), rule=rule)])
+    if folder and not cfg.allow_task_code and (named := named_functions(folder)):
+        rule = "names Python code, which does not run with eval.allow_task_code=false"
+        key = "eval.include_path"
+        raise ConfigError([Problem(key=key, value=f"{folder / n}: {f}", rule=rule) for n, f in named.items()])
     own = task_index.own(folder) if folder else set()
     wanted = {"eval.tasks": cfg.tasks, "eval.gates": [name.partition(".")[0] for name in cfg.gates]}
     others = {name for names in wanted.values() for name in names} - own - {HOLDOUT, JUDGE, *cfg.holdouts}
@@ -184,6 +189,7 @@ def request_of(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, state: Path) 
         "trust_remote_code": inputs.trust_remote_code,
         "tasks": cfg.tasks,
         "include_path": cfg.include_path and str(Path(cfg.include_path).expanduser()),
+        "allow_task_code": cfg.allow_task_code,
         "num_fewshot": cfg.num_fewshot,
         "limit": cfg.limit,
         "batch_size": cfg.batch_size if batch_size is None else batch_size,

@@ -15,6 +15,7 @@ import yaml
 from sft import DISTRIBUTION
 from sft.adapters import hub
 from sft.artifacts import DatasetArtifact
+from sft.config.ways_out import ways_out
 from sft.logs import redact
 from sft.scores import Score, score_row
 
@@ -79,8 +80,8 @@ def _origin(inputs: PackageInputs) -> str:
     revision = f" at `{base.revision}`" if base.revision else ""
     what = "random weights" if base.source == "scratch" else f"`{base.source}`{revision}"
     lines = [f"Fine-tuned from {what} on {data.num_train:,} conversations of `{redact(data.source)}`."]
-    if base.trust_remote_code:
-        lines.append("Code that comes with the base model was allowed to run (`model.trust_remote_code=true`).")
+    opened = ways_out(inputs.record["config"])
+    lines += [f"{meaning[0].upper()}{meaning[1:]} (`{setting}`)." for setting, meaning in opened.items()]
     lines += [f"Chat template: {change}." for change in base.chat_template_changes]
     added = inputs.record["config"]["model"]["add_tokens"]
     if tokens := [f"`{token}`" for token in (*added["special"], *added["plain"])]:

@@ -122,7 +122,7 @@ def _job(cfg: TrainingConfig, resources: Resources, *, run_id: str, key: str, lo
         namespace=launcher.namespace,
         runtime=launcher.runtime,
         image=launcher.image,
-        command=("python", "-m", "sft.adapters.instructlab.pod_entrypoint", str(logs)),
+        command=("python", "-P", "-m", "sft.adapters.instructlab.pod_entrypoint", str(logs)),
         num_nodes=resources.nodes.num,
         procs_per_node=resources.num_processes,
         cpu=launcher.cpu,

@@ -15,7 +15,7 @@ from pathlib import Path
 from sft import runner
 from sft.adapters.os.gpu_slots import GpuSlots, slots
 from sft.adapters.os.machine import gpus
-from sft.config.hydra_app import QUIET, call_through_hydra
+from sft.config.hydra_app import call_through_hydra
 from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Preempted, Problem, SftError
 from sft.planning.plan import steps_up_to
@@ -203,7 +203,7 @@ def _launch(sweep: Sweep, job: Job) -> None:
         if sweep.launcher.startswith("submitit"):
             own.append(f"hydra.launcher.submitit_folder='{job.folder}/submitit/%j'")
         try:
-            call_through_hydra(sweep.recipe, ["--multirun"], [*QUIET, *own, *sweep.own, *sweep.overrides], job)
+            call_through_hydra(sweep.recipe, ["--multirun"], [*own, *sweep.own, *sweep.overrides], job)
         except Exception as error:
             points = records.points(job.folder)
             if sweep.samples and points and all(point.objective is None for point in points):

@@ -22,6 +22,7 @@ from sft.config import compose
 from sft.config.checks import held_out_metrics
 from sft.config.compose import Recipe
 from sft.config.diagnose import is_override, is_whole_number, missing_extra
+from sft.config.hydra_settings import check_hydra
 from sft.config.schema import HOLDOUT, RunConfig
 from sft.errors import ConfigError, Problem
 from sft.planning.plan import steps_up_to
@@ -209,12 +210,18 @@ def objective(cfg: RunConfig, until: str | None) -> str:
 
 
 def _hydra(recipe: Recipe, own: Sequence[str]) -> DictConfig:
-    """Return Hydra's own settings, composed."""
+    """Return Hydra's own settings, composed.
+
+    Raises:
+        ConfigError: They would load or run something.
+    """
     compose.prepare(recipe)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(recipe.path.parent), version_base="1.3", job_name="sft"):
         composed = hydra_compose(recipe.path.stem, [*compose.defaults_of(recipe), *own], return_hydra_config=True)
     hydra: DictConfig = composed.hydra
+    if problems := check_hydra(hydra):
+        raise ConfigError(problems)
     return hydra
 
 

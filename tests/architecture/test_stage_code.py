@@ -30,6 +30,8 @@ WITHOUT_INFLUENCE = {
     *("sft.adapters.instructlab.layout", "sft.adapters.instructlab.settings", "sft.adapters.instructlab.monitor"),
     *("sft.adapters.instructlab.tracking", "sft.stages.launcher", "sft.stages.trainjob", "sft.adapters.kubeflow.job"),
     *("sft.adapters.evaluation.progress_file", "sft.adapters.evaluation.task_index"),
+    # They refuse, or decide who may listen.
+    *("sft.adapters.evaluation.task_code", "sft.adapters.instructlab.private_store"),
     *("sft.files", "sft.adapters.retry", "sft.adapters.partial_file", "sft.adapters.patched"),
     # The judge's stage takes the name of a file from it; what is in the file is hashed.
     "sft.adapters.evaluation.holdout",

@@ -52,9 +52,9 @@ def test_a_value_means_what_it_means_in_the_original(override: str, key: str, va
 
 
 def test_pairs_are_added_to_a_mapping() -> None:
-    env = setting("training.env", "phase_02_train_opt_env_vars=NCCL_DEBUG=WARN,X=a:b")
+    env = setting("training.env", "phase_02_train_opt_env_vars=NCCL_DEBUG=WARN,NCCL_SOCKET_IFNAME=a:b")
     assert env["NCCL_DEBUG"] == "WARN"
-    assert env["X"] == "a:b"
+    assert env["NCCL_SOCKET_IFNAME"] == "a:b"
     assert env["INSTRUCTLAB_NCCL_TIMEOUT_MS"] == "600000"
 
 

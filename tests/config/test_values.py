@@ -39,7 +39,7 @@ BASES = {
     "here": ["registry.address=sqlite:///mlflow.db"],
     "cluster": [
         *("training/launcher=kubeflow", "training.launcher.gpus_per_worker=0"),
-        *("registry=kubeflow", "registry.address=https://registry.example", "training.env={A: b}"),
+        *("registry=kubeflow", "registry.address=https://registry.example", "training.env={NCCL_DEBUG: b}"),
     ],
 }
 

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from sft.adapters.evaluation import tasks
+from sft.adapters.evaluation.task_code import task_code
 from sft.adapters.os import child
 
 
@@ -23,7 +24,11 @@ def _write(request: dict[str, Any]) -> Mapping[str, Any]:
     """
     tasks.set_up_log("WARNING")
     digests = {}
-    with Path(request["target"]).open("wb") as target, tasks.templates_compiled_once():
+    with (
+        Path(request["target"]).open("wb") as target,
+        task_code(allowed=request["allow_task_code"]),
+        tasks.templates_compiled_once(),
+    ):
         for name, task in tasks.load_tasks(request["tasks"], request["include_path"]).items():
             digest = hashlib.sha256()
             for document in task.eval_docs:

@@ -23,16 +23,16 @@ def folders(names: Iterable[str]) -> dict[str, set[Path]]:
 
     Most tasks and groups are named like their file and are looked up there; all files are read only for the others.
     """
-    root = _root()
+    builtin = root()
     matches: dict[str, set[Path]] = {}
     for name in set(names):
-        likely = [file for pattern in (f"*/{name}.yaml", f"*/*/_{name}.yaml") for file in root.glob(pattern)]
-        if tops := {_top(file, root) for file in likely if name in _names(file, tags=False)}:
+        likely = [file for pattern in (f"*/{name}.yaml", f"*/*/_{name}.yaml") for file in builtin.glob(pattern)]
+        if tops := {_top(file, builtin) for file in likely if name in _names(file, tags=False)}:
             matches[name] = tops
     if wanted := set(names) - matches.keys():
-        for file in root.rglob("*.yaml"):
+        for file in builtin.rglob("*.yaml"):
             for name in wanted & _names(file):
-                matches.setdefault(name, set()).add(_top(file, root))
+                matches.setdefault(name, set()).add(_top(file, builtin))
     return matches
 
 
@@ -43,11 +43,12 @@ def own(folder: Path) -> set[str]:
 
 def closest(name: str, include_path: Path | None) -> list[str]:
     """Return the known names that are most similar to `name`."""
-    known = {each for file in _root().rglob("*.yaml") for each in _names(file)}
+    known = {each for file in root().rglob("*.yaml") for each in _names(file)}
     return difflib.get_close_matches(name, sorted(known | (own(include_path) if include_path else set())), n=3)
 
 
-def _root() -> Path:
+def root() -> Path:
+    """Return the folder of lm-eval's own tasks."""
     spec = importlib.util.find_spec("lm_eval")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("lm_eval")

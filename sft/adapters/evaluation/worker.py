@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from sft.adapters.evaluation import holdout, lm_eval, tasks
 from sft.adapters.evaluation.holdout_sample import draw
 from sft.adapters.evaluation.progress_file import ProgressFile
+from sft.adapters.evaluation.task_code import task_code
 from sft.adapters.os import child
 from sft.chat.special_tokens import stops
 from sft.chat.template import Renderer
@@ -25,6 +27,11 @@ PROGRESS = "progress.json"
 
 def _evaluate(request: dict[str, Any]) -> Mapping[str, Any]:
     """Evaluate a model as `sft.stages.evaluate.request_of` says."""
+    with task_code(allowed=request["allow_task_code"]) if request["tasks"] else nullcontext():
+        return _scores(request)
+
+
+def _scores(request: dict[str, Any]) -> Mapping[str, Any]:
     out, meter = Path(request["out"]), ProgressFile(Path(request["progress"]))
     hf = request["backend"] == "hf"
     manager = model = None

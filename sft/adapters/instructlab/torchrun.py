@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ from sft.adapters.instructlab.layout import (
     UNTRACKED,
 )
 from sft.adapters.instructlab.monitor import RankLost, TrainingMonitor, TrainingProgress
+from sft.adapters.instructlab.private_store import LOOPBACK
 from sft.adapters.instructlab.settings import LaunchSettings, MainArgs, Nodes, WorkerOptions
 from sft.adapters.os.process import child_error, describe_exit, supervise, tail
 from sft.errors import Preempted, StageError
@@ -38,7 +40,6 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "MemoryError")
 _LESS_MEMORY = "lower training.max_tokens_per_gpu, or shard more: training/fsdp=full_shard"
 _LOST_CONNECTION = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL error", "timed out")
 _NO_SPACE = ("No space left on device", "File too large", "Disk quota exceeded")
-_PORT_TAKEN = ("EADDRINUSE", "address already in use", "Address already in use")
 
 
 def launch(
@@ -108,7 +109,13 @@ def supervise_node(
     """
     nodes = settings.nodes
     worker = ["-m", "sft.adapters.instructlab.rank.worker", str(logs)]
-    agent = [sys.executable, "-m", "sft.adapters.instructlab.torchrun_agent", str(logs / ERRORS / _agent_file(nodes))]
+    agent = [
+        sys.executable,
+        "-P",
+        "-m",
+        "sft.adapters.instructlab.torchrun_agent",
+        str(logs / ERRORS / _agent_file(nodes)),
+    ]
     log = logs / (f"train_{nodes.rank}.log" if nodes.rank else "train.log")
     monitor = TrainingMonitor(logs, main.num_epochs, settings.stall_timeout_seconds, watch, say)
 
@@ -152,7 +159,7 @@ def _torchrun(settings: LaunchSettings, logs: Path) -> list[str]:
         str(logs / "torchrun"),
     ]
     if nodes.num == 1:
-        return ["--standalone", *processes]
+        return ["--standalone", "--local-addr", LOOPBACK, *processes]
     host, _, port = nodes.rendezvous.rpartition(":")
     rendezvous = [
         "--nnodes",
@@ -200,11 +207,19 @@ def _environment(settings: LaunchSettings, main: MainArgs) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",  # the model is local by now; nothing else may be downloaded
         "HF_DATASETS_CACHE": str(Path(main.output_dir) / "datasets"),  # otherwise a copy of the data stays in the home
-        "TRUST_REMOTE_CODE": "1" if main.trust_remote_code else "0",
         # malloc in huge pages, if Linux lets a program ask for them, makes training on a CPU an eighth faster.
         "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
+        **(_on_loopback() if settings.nodes.num == 1 else {}),
         **settings.env,
+        "TRUST_REMOTE_CODE": "1" if main.trust_remote_code else "0",
     }
+
+
+def _on_loopback() -> dict[str, str]:
+    """Return what keeps the ranks of one machine from listening to others, unless this process's variables say more."""
+    loopback = [name for _, name in socket.if_nameindex() if name in {"lo", "lo0"}]
+    variables = dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), loopback[0]) if loopback else {}
+    return {name: os.environ.get(name, value) for name, value in variables.items()}
 
 
 def _failure(errors: Path, nodes: Nodes, status: int, log: Path) -> StageError:
@@ -232,9 +247,7 @@ def _failure(errors: Path, nodes: Nodes, status: int, log: Path) -> StageError:
         return child_error(first, what="training", log=log)
     if "error" in torchrun:
         error = torchrun["error"]
-        if _contains(error["message"], _PORT_TAKEN):
-            error["fix"] = "set another port in training.launcher.rendezvous"
-        elif _contains(error["message"], _LOST_CONNECTION):
+        if _contains(error["message"], _LOST_CONNECTION):
             return RankLost(f"torchrun failed: {error['type']}: {error['message']}", log=log)
         return child_error(error, what="torchrun", log=log)
     return StageError(f"training failed: torchrun {describe_exit(status)}; its last lines:\n{tail(log)}", log=log)

@@ -10,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 
+from sft.adapters.instructlab.private_store import listening_only_where_asked
 from sft.adapters.os import child
 from sft.files import write_json
 from sft.logs import mask_streams
@@ -30,7 +31,8 @@ def main() -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     try:
-        run.main(sys.argv[2:])
+        with listening_only_where_asked():
+            run.main(sys.argv[2:])
     except ChildFailedError as error:
         statuses = {str(rank): failure.exitcode for rank, failure in error.failures.items()}
         write_json(Path(sys.argv[1]), {"exit_statuses": statuses})

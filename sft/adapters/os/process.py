@@ -42,7 +42,8 @@ def supervise(
         poll: Called about every `poll_seconds` while the process runs; an exception of it terminates the process.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, **(env or {}), PARENT_PID: str(os.getpid())}
+    # A child, and its children, import nothing from the working folder, where a stranger's `random.py` may lie.
+    environment = {**os.environ, **(env or {}), "PYTHONSAFEPATH": "1", PARENT_PID: str(os.getpid())}
     with log.open("ab") as output:
         process = subprocess.Popen(
             argv,
@@ -103,7 +104,7 @@ def run_module(
         (folder / stale).unlink(missing_ok=True)
     write_json(folder / "request.json", request)
     log = folder / "log.txt"
-    status = supervise([sys.executable, "-m", module, str(folder)], log=log, env=env, poll=poll)
+    status = supervise([sys.executable, "-P", "-m", module, str(folder)], log=log, env=env, poll=poll)
     if status == 0 and (folder / "result.json").exists():
         result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         return result

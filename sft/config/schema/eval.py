@@ -80,6 +80,9 @@ class EvalConfig:
     """lm-eval tasks or groups; an empty list = only the held-out split."""
     include_path: str | None = setting(None, PATH)
     """Folder with task YAMLs of your own; relative `data_files` in them are relative to the YAML."""
+    allow_task_code: bool = False
+    """Let tasks of `include_path` run code: Python beside them (`!function`), metrics from the hub or a folder,
+    templates beyond Jinja's sandbox. The record says so."""
     num_fewshot: int | None = number(None, at_least=0, at_most=10_000)
     """null = as the task says."""
     system_instruction: str | None = setting(None, FREE)

@@ -179,6 +179,9 @@ class TrainingConfig:
     """Data loader processes per rank; null = 0 without a GPU, 2 with one."""
     env: dict[str, str] = pairs(_VARIABLE, FREE)
     """Environment variables of every rank. Never a secret: they are recorded."""
+    allow_any_env: bool = False
+    """Let `env` set variables that can make a rank load code (`PYTHONPATH`, `LD_PRELOAD`, `NCCL_NET_PLUGIN`), or that
+    sft doesn't know. The record says so."""
     fsdp: FsdpConfig = field(default_factory=FsdpConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     launcher: LauncherConfig = field(default_factory=LauncherConfig)

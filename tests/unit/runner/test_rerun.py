@@ -29,7 +29,7 @@ from tests.support.configs import composed
 )
 def test_a_text_is_repeated_as_it_was_recorded(text: str) -> None:
     cfg = composed()
-    cfg.registry.description, cfg.training.env = text, {"A": text}
+    cfg.registry.description, cfg.training.env = text, {"NCCL_DEBUG": text}
     recorded = rerun.RecordedRun(Path("run.json"), {"config": msgspec.to_builtins(cfg)})
     with rerun.recipe(recorded, []) as recipe:
         assert compose(recipe, []) == cfg

@@ -139,11 +139,13 @@ def test_the_card_of_an_unscored_local_model_names_nothing_the_hub_has_not(
 ) -> None:
     base = replace(inputs.base, source="/models/mine", revision="", trust_remote_code=True)
     data = replace(inputs.dataset, source="a.jsonl and b.jsonl", source_version="1|2")
-    local = replace(inputs, base=base, dataset=data, report=None, baseline=None)
+    config = {**inputs.record["config"], "model": {**inputs.record["config"]["model"], "trust_remote_code": True}}
+    record = {**inputs.record, "config": config}
+    local = replace(inputs, base=base, dataset=data, report=None, baseline=None, record=record)
     text = (make(CONFIG, local, tmp_path / "out").model_dir / "README.md").read_text()
     for absent in ("base_model", "datasets", "model-index", "metrics", "## Scores"):
         assert absent not in text
-    assert "was allowed to run (`model.trust_remote_code=true`)" in text
+    assert "Code that came with the base model was allowed to run (`model.trust_remote_code=true`)." in text
 
 
 @pytest.mark.parametrize("password", [None, "canary-password"])

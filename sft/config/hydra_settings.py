@@ -1,0 +1,118 @@
+"""What a recipe or an override may say to Hydra: nothing that names code, loads it, or runs a command.
+
+Hydra can instantiate any class that a configuration names, set environment variables and import packages. A recipe is
+data here, so what it composes to is compared with what sft itself needs of Hydra, wherever it came from: the recipe, a
+group's file beside it, or an override.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from sft.errors import Problem
+
+QUIET = ("hydra/job_logging=disabled", "hydra/hydra_logging=disabled")
+"""Overrides that leave logging to sft."""
+_OWN_LOGGING = {"version", "root", "disable_existing_loggers"}
+_TARGET = "_target_"
+_TARGETS = {
+    "hydra.launcher": re.compile(
+        r"hydra\._internal\.core_plugins\.basic_launcher\.BasicLauncher|"
+        r"hydra_plugins\.hydra_joblib_launcher\.joblib_launcher\.JoblibLauncher|"
+        r"hydra_plugins\.hydra_submitit_launcher\.submitit_launcher\.(Local|Slurm)Launcher"
+    ),
+    "hydra.sweeper": re.compile(
+        r"hydra\._internal\.core_plugins\.basic_sweeper\.BasicSweeper|"
+        r"hydra_plugins\.hydra_optuna_sweeper\.optuna_sweeper\.OptunaSweeper"
+    ),
+    "hydra.sweeper.sampler": re.compile(r"optuna\.samplers\.[A-Z]\w+"),
+}
+"""Classes that Hydra may make, by where they are named."""
+_RUNS = {
+    "hydra.callbacks": "would run code at each run",
+    "hydra.job.env_set": "would set variables, which can load code",
+    "hydra.sweeper.custom_search_space": "would run a function",
+    "hydra.launcher.setup": "would run commands on the cluster",
+    "hydra.launcher.additional_parameters": "would hand anything to Slurm, commands among it",
+}
+"""Settings that must stay empty, and why."""
+SEARCH_PATH = "hydra.searchpath"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
+
+
+def check_hydra(hydra: DictConfig) -> list[Problem]:
+    """Return what Hydra's own settings of a composition would load or run; composed with `QUIET`."""
+    content = OmegaConf.to_container(hydra, resolve=False)
+    return list(_problems(content))
+
+
+def _problems(hydra: Any) -> Iterator[Problem]:
+    for key, why in _RUNS.items():
+        if _select(hydra, key):
+            yield Problem(key=key, rule=f"{why}, and a recipe is data", suggestion="leave it out")
+    for name in ("job_logging", "hydra_logging"):
+        if not set(hydra.get(name) or {}) <= _OWN_LOGGING:
+            yield Problem(
+                key=f"hydra.{name}", rule="is sft's own, and handlers can load code", suggestion="leave it out"
+            )
+    for where, key, value in _leaves(hydra, "hydra"):
+        if key == _TARGET and not ((allowed := _TARGETS.get(where)) and allowed.fullmatch(str(value))):
+            rule = "names code to run, and a recipe is data"
+            yield Problem(key=f"{where}.{key}", value=str(value), rule=rule, suggestion="leave it out")
+        elif where == "hydra.launcher" and isinstance(value, str) and _CONTROL.search(value):
+            yield Problem(key=f"{where}.{key}", value=value, rule="must be one line: it is written into a script")
+
+
+def _select(hydra: Any, key: str) -> Any:
+    for part in key.split(".")[1:]:
+        hydra = hydra.get(part) if isinstance(hydra, dict) else None
+    return hydra
+
+
+def _leaves(tree: Any, where: str) -> Iterator[tuple[str, str, Any]]:
+    """Yield place, key and value of everything that is neither a mapping nor a list."""
+    items: Iterable[tuple[Any, Any]] = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    for key, value in items:
+        if isinstance(value, dict | list):
+            yield from _leaves(value, f"{where}.{key}")
+        else:
+            yield where, str(key), value
+
+
+def check_override(text: str) -> Problem | None:
+    """Return a problem if an override says where Hydra looks for groups: only a recipe may."""
+    key = text.partition("=")[0].lstrip("+~")
+    if key.split("@")[0].replace("/", ".").startswith(SEARCH_PATH):
+        rule = "is for a recipe to say, with folders beside it"
+        return Problem(key=SEARCH_PATH, rule=rule, suggestion="write it into the recipe")
+    return None
+
+
+def check_search_path(entries: Any, allowed: Iterable[Path]) -> list[Problem]:
+    """Return the entries of `hydra.searchpath` that lie outside of some folders.
+
+    Args:
+        entries: As the recipe has them.
+        allowed: The recipe's folder, and those of sft.
+    """
+    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        return [Problem(key=SEARCH_PATH, rule="must be a list of folders")]
+    folders = [folder.resolve() for folder in allowed]
+    return [
+        Problem(key=SEARCH_PATH, value=entry, rule="must be a folder beside the recipe: file://${recipe_dir:}/NAME")
+        for entry in entries
+        if not any(_folder(entry).is_relative_to(folder) for folder in folders)
+    ]
+
+
+def _folder(entry: str) -> Path:
+    """Return the folder that an entry names; of another scheme, which would import a package, none that exists."""
+    scheme, separator, path = entry.partition("://")
+    if not separator:
+        return Path(entry).resolve()
+    return Path(path).resolve() if scheme == "file" else Path("/dev/null")
