@@ -2,6 +2,7 @@
 # make test         install what the tests need and run them
 # make test-fast    units, configurations and architecture, in under a minute: at each save
 # make test-exhaustive   the minutes-long ones
+# make fuzz         inputs that break a parser, ten minutes for each
 # make test-gpu     those that need a CUDA device
 # make dist         sdist and wheel; make release-check   install and run them as a user would
 # make test-lowest, test-highest   what depends on versions of other packages, with the lowest and the newest of them
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 # With its bounds: without constraints, the newest torch may be newer than what we take.
 TORCH := $(shell sed -n 's/^  "\(torch[<>=].*\)",/\1/p' pyproject.toml)
 
-.PHONY: quickstart test test-fast test-exhaustive test-gpu test-lowest test-highest test-versions check format bench
+.PHONY: quickstart test test-fast test-exhaustive fuzz test-gpu test-lowest test-highest test-versions check format bench
 .PHONY: constraints constraints-lowest dist release-check clean
 
 quickstart: $(VENV)/.installed
@@ -29,6 +30,9 @@ test-fast: $(VENV)/.installed-dev
 
 test-exhaustive: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m exhaustive
+
+fuzz: $(VENV)/.installed-dev
+	SFT_FUZZ_SECONDS=600 $(BIN)/python -m pytest --timeout 1200 -n auto tests/fuzz
 
 test-gpu: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m gpu

@@ -173,7 +173,7 @@ def load(folder: Path) -> RunRecord | None:
     """Return the record in a run's folder; None if there is none that this version can read."""
     try:
         return msgspec.json.decode((folder / NAME).read_bytes(), type=RunRecord)
-    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
+    except (FileNotFoundError, NotADirectoryError, *self_hashed_json.NOT_JSON):
         return None
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import msgspec
 
 DIGEST = "digest"
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are no JSON of the type that is asked for."""
 
 
 def digest_of(facts: Mapping[str, Any]) -> str:
@@ -37,7 +39,7 @@ def load_checked(content: bytes) -> dict[str, Any]:
     """
     try:
         facts = msgspec.json.decode(content, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except NOT_JSON as error:
         raise ValueError(f"is not valid JSON any more ({error})") from error
     sealed = facts.pop(DIGEST, None)
     if sealed is None:

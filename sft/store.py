@@ -27,6 +27,7 @@ from sft.artifacts import MANIFEST_NAME, Artifact, digest_of, hash_files
 from sft.errors import StoreError
 from sft.files import inode, sha256_file
 from sft.logs import redacted
+from sft.self_hashed_json import NOT_JSON
 
 SCHEMA = 2
 _WAIT_SECONDS = 1.0
@@ -70,9 +71,20 @@ class Entry:
 
     @property
     def artifact(self) -> Artifact:
-        """The typed artifact, rooted where it lies."""
+        """The typed artifact, rooted where it lies.
+
+        Raises:
+            StoreError: The manifest doesn't hold its facts.
+        """
         facts = {**self.manifest.facts, "root": str(self.path), "digest": self.manifest.digest}
-        return msgspec.convert(facts, Artifact.kind(self.manifest.artifact), dec_hook=lambda kind, value: kind(value))
+        try:
+            kind = Artifact.kind(self.manifest.artifact)
+            return msgspec.convert(facts, kind, dec_hook=lambda kind, value: kind(value))
+        except (KeyError, ValueError) as error:  # msgspec's own is a ValueError
+            message = (
+                f"{self.path}: {MANIFEST_NAME} doesn't hold a {self.manifest.artifact or 'known artifact'}: {error}"
+            )
+            raise StoreError(message, fix=f"rm -r {self.path}") from error
 
     @property
     def num_bytes(self) -> int:
@@ -118,7 +130,7 @@ class Store:
         try:
             manifest = msgspec.json.decode((path / MANIFEST_NAME).read_bytes(), type=Manifest)
             whole = all((path / name).stat().st_size == size for name, size in manifest.sizes.items())
-        except (msgspec.DecodeError, OSError) as error:
+        except (*NOT_JSON, OSError, ValueError) as error:  # ValueError: a name that holds NUL
             raise StoreError(f"{path}: unreadable ({error})", fix=f"rm -r {path}") from error
         if manifest.schema != SCHEMA:  # of another version of sft: its keys are other ones
             return None

@@ -153,7 +153,7 @@ def _artifact(verification: Verification, root: Path, step: Mapping[str, Any]) -
     )
     try:
         manifest = msgspec.json.decode((root / MANIFEST_NAME).read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *self_hashed_json.NOT_JSON) as error:
         verification.problems.append(f"{root / MANIFEST_NAME}: unreadable ({error})")
     else:
         carried = {key: manifest.get(key) for key in ("digest", *_TOLD_TWICE)}
