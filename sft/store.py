@@ -3,6 +3,7 @@
     store/<stage>/<key>/…            an artifact and its manifest.json; never changed after it appeared
     store/.staging/<stage>-<key>/    one being made; what a killed training resumes from
     store/.locks/<stage>-<key>.lock  held while it is being made
+    store/.trash/<time>/…            what was pruned, by its place in the store, for a week
 
 An artifact appears by one rename, so a reader sees all of it or nothing. Only the runner uses the store; knows
 nothing of what the stages do.
@@ -10,11 +11,13 @@ nothing of what the stages do.
 
 from __future__ import annotations
 
+import calendar
 import fcntl
 import os
+import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +28,15 @@ import msgspec
 
 from sft.artifacts import MANIFEST_NAME, Artifact, digest_of, hash_files
 from sft.errors import StoreError
-from sft.files import inode, sha256_file
+from sft.files import inode, sha256_file, sync
 from sft.logs import redacted
 from sft.self_hashed_json import NOT_JSON
 
 SCHEMA = 2
+TRASH = ".trash"
+TRASH_SECONDS = 7 * 24 * 3600.0
+"""How long what was pruned can be moved back."""
+_TRASHED_AT = "%Y-%m-%dT%H%M%SZ"
 _WAIT_SECONDS = 1.0
 _CLOCK_SECONDS = 1.0
 """How far a file's time may be behind the clock: kernels note it in steps of milliseconds."""
@@ -60,6 +67,21 @@ class Manifest(msgspec.Struct, kw_only=True):
     inputs: dict[str, str]
     seconds: float
     made_at: float
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What `Store.prune` did, or would do.
+
+    Attributes:
+        removed: Folders of unneeded artifacts and killed tries, with their bytes.
+        foreign: Folders and files that lie in the store and are not its own: they stay.
+        num_expired: Folders of the trash that were removed for good.
+    """
+
+    removed: tuple[tuple[Path, int], ...]
+    foreign: tuple[Path, ...]
+    num_expired: int
 
 
 @dataclass(frozen=True)
@@ -102,6 +124,7 @@ class Store:
         self.root = root.absolute()
         self._staging = self.root / ".staging"
         self._locks = self.root / ".locks"
+        self._trash = self.root / TRASH
 
     def open(self) -> None:
         """Make the folders.
@@ -131,11 +154,11 @@ class Store:
             manifest = msgspec.json.decode((path / MANIFEST_NAME).read_bytes(), type=Manifest)
             whole = all((path / name).stat().st_size == size for name, size in manifest.sizes.items())
         except (*NOT_JSON, OSError, ValueError) as error:  # ValueError: a name that holds NUL
-            raise StoreError(f"{path}: unreadable ({error})", fix=f"rm -r {path}") from error
+            raise StoreError(f"{path}: unreadable ({error})", fix=f"rm -r {shlex.quote(str(path))}") from error
         if manifest.schema != SCHEMA:  # of another version of sft: its keys are other ones
             return None
         if not whole:
-            raise StoreError(f"{path}: its files are not those it was made with", fix=f"rm -r {path}")
+            raise StoreError(f"{path}: its files are not those it was made with", fix=f"rm -r {shlex.quote(str(path))}")
         return Entry(path, manifest)
 
     def entries(self) -> list[Entry]:
@@ -221,7 +244,9 @@ class Store:
         (made.root / MANIFEST_NAME).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
         target = self.root / stage / key
         target.parent.mkdir(exist_ok=True)
+        _sync_all(made.root)
         made.root.rename(target)
+        sync(target.parent)  # a crash now leaves all of it; one before leaves it in staging
         return Entry(target, manifest)
 
     def discard(self, entry: Entry) -> None:
@@ -235,23 +260,79 @@ class Store:
             fcntl.flock(file, fcntl.LOCK_SH)
             yield
 
-    def prune(self, keep: set[str], *, dry_run: bool) -> list[tuple[Path, int]]:
-        """Remove every artifact and every killed try whose path is not in `keep`; return what, and bytes.
+    def prune(
+        self, find_needed: Callable[[], Collection[tuple[str, str]]], *, dry_run: bool, now: bool = False
+    ) -> Pruned:
+        """Move every artifact and every killed try that is not needed into the trash, and empty that of a week ago.
+
+        Only folders that this store made are moved: those with a manifest that names their place, and killed tries.
+
+        Args:
+            find_needed: Returns stage and key of what stays; called when no run is at work, so that none is missed.
+            dry_run: Move and remove nothing, only say what would go.
+            now: Remove at once, what lies in the trash included.
 
         Raises:
-            StoreError: A run is at work on this store.
+            StoreError: A run is at work on this store, or the store is a link: another run root's records may need it.
         """
+        if self.root.is_symlink():
+            fix = f"prune where it lies: {shlex.quote(str(self.root.resolve().parent))}"
+            raise StoreError(f"{self.root}: is a link, so the records of another run root may need it", fix=fix)
         with (self._locks / "use").open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise StoreError("a run is using the store", fix="prune when it has ended") from error
-            folders = [*self.root.glob("[!.]*/*"), *self._staging.glob("*")]
-            removed = [(path, _num_bytes(path)) for path in sorted(folders) if str(path) not in keep]
+            needed = find_needed()
+            made = {path: place for path in self._candidates() if (place := self._place(path))}
+            unneeded = [path for path, place in made.items() if place not in needed]
+            foreign = tuple(path for path in self._candidates() if path not in made)
+            expired = [path for path in sorted(self._trash.glob("*")) if now or _is_expired(path)]
+            pruned = Pruned(tuple((path, _num_bytes(path)) for path in unneeded), foreign, len(expired))
             if not dry_run:
-                for path, _ in removed:
+                bin_of_today = self._trash / time.strftime(_TRASHED_AT, time.gmtime())
+                for path in unneeded:
+                    if now:
+                        shutil.rmtree(path)
+                    else:
+                        target = bin_of_today / path.relative_to(self.root)
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        path.rename(target)
+                for path in expired:
                     shutil.rmtree(path)
-        return removed
+        return pruned
+
+    def _candidates(self) -> list[Path]:
+        return sorted([*self.root.glob("[!.]*/*"), *self._staging.glob("*")])
+
+    def _place(self, path: Path) -> tuple[str, str] | None:
+        """Return stage and key of an artifact or of a killed try; None of what this store has not made."""
+        if path.is_symlink() or not path.is_dir():
+            return None
+        if path.parent == self._staging:
+            stage, _, key = path.name.rpartition("-")
+            return (stage, key) if stage else None
+        try:
+            facts = msgspec.json.decode((path / MANIFEST_NAME).read_bytes(), type=dict[str, Any])
+        except (*NOT_JSON, OSError):
+            return None
+        place = path.parent.name, path.name
+        return place if (facts.get("stage"), facts.get("key")) == place else None
+
+
+def _sync_all(folder: Path) -> None:
+    """Return once a folder's files, then its folders' names, are on the disk."""
+    paths = [path for path in folder.rglob("*") if not path.is_symlink()]
+    for path in [*(path for path in paths if path.is_file()), *(path for path in paths if path.is_dir()), folder]:
+        sync(path)
+
+
+def _is_expired(path: Path) -> bool:
+    try:
+        trashed_at = calendar.timegm(time.strptime(path.name, _TRASHED_AT))
+    except ValueError:
+        return False  # not ours
+    return time.time() - trashed_at > TRASH_SECONDS
 
 
 def _linked(folder: Path, shared: Iterable[Path]) -> dict[tuple[int, int], str]:
@@ -269,7 +350,7 @@ def _linked(folder: Path, shared: Iterable[Path]) -> dict[tuple[int, int], str]:
         for file, digest in ((root / name, digest) for name, digest in manifest.files.items()):
             if inode(file) in links:
                 if file.stat().st_mtime > manifest.made_at - _CLOCK_SECONDS and sha256_file(file) != digest:
-                    raise StoreError(f"{file}: changed after it was made", fix=f"rm -r {root}")
+                    raise StoreError(f"{file}: changed after it was made", fix=f"rm -r {shlex.quote(str(root))}")
                 digests[inode(file)] = digest
     return digests
 

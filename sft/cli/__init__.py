@@ -134,7 +134,7 @@ def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
         case _:
             from sft.cli.store import execute as store
 
-            return store(options.action, options.run_root, dry_run=options.dry_run)
+            return store(options.action, options.run_root, yes=options.yes, now=options.now)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -206,7 +206,10 @@ def _parser() -> argparse.ArgumentParser:
     store = commands.add_parser("store", help="list or prune the artifact store")
     store.add_argument("action", nargs="?", choices=["list", "prune"], default="list")
     store.add_argument("--run-root", default="runs", help="the folder that holds it (default: runs)")
-    store.add_argument("--dry-run", action="store_true", help="prune: only say what would go")
+    how = store.add_mutually_exclusive_group()
+    how.add_argument("--dry-run", action="store_true", help="prune: only say what would go (the default)")
+    how.add_argument("--yes", action="store_true", help="prune: move it to the store's trash, for a week")
+    how.add_argument("--now", action="store_true", help="prune: remove it at once, and all of the trash")
     return parser
 
 

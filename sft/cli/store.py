@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import time
 from pathlib import Path
 
+import msgspec
+
 from sft import record
+from sft.errors import StoreError
 from sft.progress import Progress
-from sft.store import Store
+from sft.self_hashed_json import NOT_JSON
+from sft.store import TRASH, Store
+
+_PLACE = re.compile(r"/([a-z]{1,20})/([0-9a-f]{20})(?![0-9a-f])")
+"""Stage and key in the path of an artifact."""
 
 
-def execute(action: str, run_root: str, *, dry_run: bool) -> int:
-    """List or prune the store under a run root."""
+def execute(action: str, run_root: str, *, yes: bool, now: bool) -> int:
+    """List or prune the store under a run root.
+
+    Args:
+        action: ``list`` or ``prune``.
+        run_root: The folder that holds it.
+        yes: Prune; without it nothing is moved, and what would be is said.
+        now: Prune without the trash.
+
+    Raises:
+        StoreError: A record can't be read, so that what it needs is not known; or a run is at work.
+    """
     root, progress = Path(run_root), Progress()
     if not (root / "store").is_dir():
         progress.say(f"no store in {root.absolute()}")
@@ -20,19 +39,54 @@ def execute(action: str, run_root: str, *, dry_run: bool) -> int:
     if action == "list":
         _list(store, progress)
         return 0
-    steps = [step for folder in root.iterdir() if (rec := record.load(folder)) for step in rec.steps]
-    used = {step.path for step in steps if step.path}
-    # What an interrupted training has left is what its command goes on from.
-    used |= {str(store.staging_path(step.name.partition(":")[0], step.key)) for step in steps if step.key}
+    needed = set[tuple[str, str]]()
+
+    def find_needed() -> set[tuple[str, str]]:
+        needed.update(_needed(root))
+        return needed
+
     outdated = store.outdated()
-    removed = store.prune(used, dry_run=dry_run)
-    for path, num_bytes in removed:
-        progress.say(f"{'would remove' if dry_run else 'removed'} {path} ({_size(num_bytes)})")
-    total = _size(sum(num_bytes for _, num_bytes in removed))
-    progress.say(f"{len(removed)} folders, {total}; kept what a run.json under {root} refers to")
-    if num_kept := sum(str(path) in used for path in outdated):
+    pruned = store.prune(find_needed, dry_run=not (yes or now), now=now)
+    verb = "removed" if now else "moved to the trash" if yes else "would go"
+    for path, num_bytes in pruned.removed:
+        progress.say(f"{verb}: {path} ({_size(num_bytes)})")
+    for path in pruned.foreign:
+        progress.say(f"left alone, not made by sft: {path}")
+    total = _size(sum(num_bytes for _, num_bytes in pruned.removed))
+    progress.say(f"{len(pruned.removed)} folders, {total}; kept what a run.json under {root} refers to")
+    if yes and not now and pruned.removed:
+        progress.say(
+            f"they stay a week in {store.root / TRASH}, from where they can be moved back; --now frees the space"
+        )
+    elif not (yes or now) and pruned.removed:
+        progress.say("nothing was touched: add --yes to move them to the trash for a week, or --now to remove them")
+    if num_kept := sum((path.parent.name, path.name) in needed for path in outdated):
         progress.say(_explain(num_kept))
     return 0
+
+
+def _needed(root: Path) -> set[tuple[str, str]]:
+    """Return stage and key of all artifacts that records under a run root refer to, wherever that lay when they did.
+
+    Those are the steps of each run, those that an interrupted run goes on from, and those that a setting names: a model
+    or a dataset in the store is another run's base.
+
+    Raises:
+        StoreError: A record can't be read.
+    """
+    needed = set()
+    for file in sorted({*root.glob(f"*/{record.NAME}"), *root.rglob(record.NAME)}):
+        if file.is_relative_to(root / "store"):
+            continue
+        try:
+            content = file.read_bytes()
+            run = msgspec.json.decode(content, type=record.RunRecord)
+        except (*NOT_JSON, OSError) as error:
+            message = f"{file}: can't be read ({error}), so what it needs is not known, and nothing is pruned"
+            raise StoreError(message, fix=f"mend or move away {shlex.quote(str(file.parent))}") from error
+        needed |= {(step.name.partition(":")[0], step.key) for step in run.steps if step.key}
+        needed |= {(stage, key) for stage, key in _PLACE.findall(content.decode(errors="replace"))}
+    return needed
 
 
 def _list(store: Store, progress: Progress) -> None:

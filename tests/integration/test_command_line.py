@@ -324,6 +324,25 @@ def test_a_done_dataset_gives_the_number_of_steps(tmp_path: Path) -> None:
     assert "steps      172 = 43 per epoch x 4 of 2700 samples" in planned
 
 
+def test_prune_keeps_what_a_run_root_needs_wherever_it_lies(tmp_path: Path) -> None:
+    broken = ["model=hub", f"model.name_or_path={tmp_path}"]
+    sft_in_process("run", "quickstart", *broken, cwd=tmp_path)
+    (tmp_path / "runs").rename(tmp_path / "moved")
+    (tmp_path / "link").symlink_to("moved")
+    for root in ("moved", "link"):
+        assert "0 folders" in sft_in_process("store", "prune", "--now", "--run-root", root, cwd=tmp_path).out
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "store").symlink_to(tmp_path / "moved" / "store")
+    refused = sft_in_process("store", "prune", "--now", "--run-root", "other", cwd=tmp_path)
+    assert "is a link, so the records of another run root may need it" in refused.err
+    [run] = tmp_path.glob("moved/quickstart-*")
+    (run / "run.json").write_text("{")
+    refused = sft_in_process("store", "prune", "--now", "--run-root", "moved", cwd=tmp_path)
+    assert "so what it needs is not known, and nothing is pruned" in refused.err
+    assert "1 artifacts" in sft_in_process("store", "--run-root", "moved", cwd=tmp_path).out
+
+
 def test_a_secret_in_the_environment_appears_nowhere(tmp_path: Path) -> None:
     (tmp_path / "canary-1234.jsonl").write_text("{")
     # A process: whatever it or a child of it prints, by whatever way, comes back.
@@ -347,6 +366,9 @@ def test_store_lists_and_prunes_what_no_record_refers_to(tmp_path: Path) -> None
         shutil.rmtree(run)
     assert "2 folders" in sft_in_process("store", "prune", "--dry-run", cwd=tmp_path).out
     assert "2 folders" in sft_in_process("store", "prune", cwd=tmp_path).out
+    assert "1 artifacts" in sft_in_process("store", cwd=tmp_path).out
+    assert "they stay a week in" in sft_in_process("store", "prune", "--yes", cwd=tmp_path).out
+    assert len(list(tmp_path.glob("runs/store/.trash/*/dataset/*/train.jsonl"))) == 1
     assert "0 artifacts" in sft_in_process("store", cwd=tmp_path).out
 
 

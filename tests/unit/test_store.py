@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from sft.artifacts import EvalReport, ModelArtifact, Score, digest_of, hash_files
 from sft.errors import StoreError
-from sft.store import Entry, Store
+from sft.store import TRASH_SECONDS, Entry, Store
 
 
 @pytest.fixture
@@ -84,6 +85,28 @@ def test_staging_is_wiped_unless_it_resumes(store: Store) -> None:
     assert not (store.staging("train", "k", resume=False) / "state").exists()
 
 
+def test_all_of_an_artifact_is_on_the_disk_before_it_appears(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[tuple[str, str]] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def noted_fsync(handle: int) -> None:
+        events.append(("fsync", Path(f"/dev/fd/{handle}").resolve().name))
+        fsync(handle)
+
+    def noted_rename(path: Path, target: Path) -> Path:
+        events.append(("rename", target.name))
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "rename", noted_rename)
+    publish(store)
+    place = events.index(("rename", "k1"))
+    before = [name for what, name in events[:place] if what == "fsync"]
+    assert {*before[:3]} == {"model.safetensors", "manifest.json", "log.txt"}
+    assert before[3:] == ["logs", "model-k1"]
+    assert events[place + 1 :] == [("fsync", "model")]
+
+
 @pytest.mark.parametrize("damage", ["cut", "remove", "manifest"])
 def test_a_damaged_artifact_is_an_error_that_says_what_to_remove(store: Store, damage: str) -> None:
     folder = publish(store).path
@@ -103,19 +126,49 @@ def test_a_root_that_is_a_file_is_an_error_that_names_the_key(tmp_path: Path) ->
         Store(tmp_path / "file" / "store").open()
 
 
-def test_prune_keeps_what_is_referred_to(store: Store) -> None:
+def test_prune_keeps_what_is_needed_and_the_rest_for_a_week(store: Store) -> None:
     kept, gone = publish(store, "k1"), publish(store, "k2")
     store.staging("train", "abandoned", resume=True)
-    dry = store.prune({str(kept.path)}, dry_run=True)
+    needed = {("model", "k1")}
+    dry = store.prune(lambda: needed, dry_run=True)
     assert gone.path.exists()
-    assert store.prune({str(kept.path)}, dry_run=False) == dry
+    assert store.prune(lambda: needed, dry_run=False) == dry
     assert store.entries() == [kept]
     assert not list((store.root / ".staging").iterdir())
+    [trashed] = store.root.glob(".trash/*")
+    (trashed / "model" / "k2").rename(gone.path)
+    assert store.find("model", "k2") == gone
+    long_ago = time.strftime("%Y-%m-%dT%H%M%SZ", time.gmtime(time.time() - TRASH_SECONDS - 60))
+    trashed.rename(trashed.with_name(long_ago))
+    (store.root / ".trash" / "somebody's").mkdir()
+    assert store.prune(lambda: {*needed, ("model", "k2")}, dry_run=False).num_expired == 1
+    assert [path.name for path in store.root.glob(".trash/*")] == ["somebody's"]
+
+
+def test_prune_removes_at_once_if_it_is_told_to(store: Store) -> None:
+    publish(store)
+    store.prune(set, dry_run=False)
+    publish(store)
+    pruned = store.prune(set, dry_run=False, now=True)
+    assert (len(pruned.removed), pruned.num_expired) == (1, 1)
+    assert not list(store.root.glob(".trash/*"))
+
+
+def test_prune_leaves_alone_what_the_store_has_not_made(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (store.root / "model").mkdir()
+    (store.root / "model" / "link").symlink_to(tmp_path / "precious")
+    (store.root / "notes" / "mine").mkdir(parents=True)
+    shutil.copytree(publish(store).path, store.root / "model" / "copied")
+    pruned = store.prune(lambda: {("model", "k1")}, dry_run=False, now=True)
+    assert pruned.removed == ()
+    assert [path.name for path in pruned.foreign] == ["copied", "link", "mine"]
+    assert all(path.exists() for path in pruned.foreign)
 
 
 def test_prune_refuses_while_a_run_is_at_work(store: Store) -> None:
     with store.in_use(), pytest.raises(StoreError, match="a run is using the store"):
-        store.prune(set(), dry_run=False)
+        store.prune(set, dry_run=False)
 
 
 def _make_under_lock(root: Path, started: Path) -> None:
