@@ -306,6 +306,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.checkpoint_files",
                 "sft.adapters.evaluation.aggregate",
                 "sft.adapters.evaluation.answer_cache",
+                "sft.adapters.evaluation.greedy",
                 "sft.adapters.evaluation.holdout",
                 "sft.adapters.evaluation.holdout_sample",
                 "sft.adapters.evaluation.lm_eval",

@@ -11,10 +11,6 @@ _SCHEMA = "fields and defaults without logic: the goldens hold every one of them
 COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.adapters.arrow_rows": ("integration/test_hub.py", "rows of Parquet files as a hub's client gives them"),
     "sft.__main__": ("integration/test_command_line.py", "the entry point: the test starts it"),
-    "sft.adapters.evaluation.oom_batches": (
-        "unit/adapters/evaluation/test_holdout.py",
-        "a held-out score that runs out of memory and one that does not must be equal",
-    ),
     "sft.adapters.evaluation.task_documents": ("integration/test_decontamination.py", _IN_A_CHILD),
     "sft.adapters.evaluation.worker": ("integration/test_evaluation.py", _IN_A_CHILD),
     "sft.adapters.http": ("integration/test_http.py", _REAL_SERVER),

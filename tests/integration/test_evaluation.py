@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -281,9 +282,13 @@ def test_running_out_of_memory_halves_the_batch_and_asks_nothing_twice(
     request["batch_size"] = batch_size
     manager, model = tasks.task_manager(["spell_numbers"], str(TASKS)), lm_eval.load_hf(request)
     forward, rows = model._model_call, []
+    failed: list[weakref.ref[Any]] = []
 
     def small_memory(batch: Any, **more: Any) -> Any:
+        assert [tensor for tensor in failed if tensor() is not None] == []
         if len(batch) > 3 and len(rows) > 20:
+            logits = forward(batch, **more)
+            failed.extend(weakref.ref(tensor) for tensor in (batch, logits))
             raise torch.OutOfMemoryError("no memory")
         rows.extend(batch)
         return forward(batch, **more)

@@ -11,12 +11,13 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sft.adapters.evaluation import aggregate, text_metrics
+from sft.adapters.evaluation.greedy import answer_greedily
 from sft.adapters.evaluation.oom_batches import Budget, in_batches, is_out_of_memory
 from sft.adapters.evaluation.progress_file import ProgressFile
 from sft.adapters.evaluation.sample_log import SampleLog
@@ -86,6 +87,11 @@ class Conversation:
         return sorted(turns, key=lambda turn: turn.number)
 
     @property
+    def is_answered(self) -> bool:
+        """Whether every turn that is scored is also written."""
+        return all(turn.written is not None for sequence in self.sequences for turn in sequence.turns)
+
+    @property
     def num_tokens(self) -> int:
         """Tokens that it takes in a batch, padding to its longest sequence included."""
         return len(self.sequences) * max((len(sequence.token_ids) for sequence in self.sequences), default=1)
@@ -113,7 +119,7 @@ def score(
         model: A causal language model in evaluation mode.
         finder: Of its tokenizer and template.
         out: Where the samples go.
-        meter: Counts conversations.
+        meter: Counts conversations, and the tokens that the model reads.
 
     Returns:
         The fields of a `sft.scores.Score` for each metric.
@@ -129,18 +135,24 @@ def score(
     pad_id = finder.renderer.tokenizer.pad_token_id or 0
     journal = SampleLog(Path(request["journal"]))
     meter.begins(request["name"], len(places), len(journal))
+
+    def keep(conversation: Conversation) -> None:
+        journal.add(_row(conversation, compare))
+        meter.add(1)
+
     try:
         for window in _windows(Path(request["file"]), places, journal):
             conversations = [render(index, row["messages"], finder, row.get("tools")) for index, row in window]
             for batch in in_batches(
                 conversations, lambda one: one.num_tokens, lambda some: score_loss(some, model, pad_id), at_once
             ):
+                meter.add(0, sum(len(sequence.token_ids) for one in batch for sequence in one.sequences))
                 if request["generate"]:
-                    turns = [turn for conversation in batch for turn in conversation.turns]
-                    write_answers(turns, model, finder.renderer, request["max_new_tokens"], written_at_once)
-                for conversation in batch:
-                    journal.add(_row(conversation, compare))
-                meter.add(len(batch))
+                    rest = finder.renderer, request["max_new_tokens"], written_at_once
+                    write_answers(batch, model, *rest, keep, lambda num_tokens: meter.add(0, num_tokens))
+                else:
+                    for conversation in batch:
+                        keep(conversation)
         scores = aggregate.publish(journal, request["name"], out / samples_file(request["name"]))
     except RuntimeError as error:
         if not is_out_of_memory(error):
@@ -243,43 +255,54 @@ def _score_turn(index: int, token_ids: list[int], turn: Turn, logits: Any) -> No
         )
 
 
-def write_answers(turns: Sequence[Turn], model: Any, renderer: Renderer, max_new_tokens: int, budget: Budget) -> None:
+def write_answers(
+    conversations: Sequence[Conversation],
+    model: Any,
+    renderer: Renderer,
+    max_new_tokens: int,
+    budget: Budget,
+    on_answered: Callable[[Conversation], None] = lambda _conversation: None,
+    on_pass: Callable[[int], None] = lambda _num_tokens: None,
+) -> None:
     """Fill in each turn's `written`, greedily and up to a token at which the model stops.
 
     Args:
-        turns: What is to be answered.
-        model: A causal language model in evaluation mode. Its generation settings are replaced, not added to: they
-            may penalise repetition (Qwen2.5-1.5B-Instruct: 1.1), and that is not greedy.
+        conversations: Whose turns are to be answered.
+        model: A causal language model in evaluation mode. Its generation settings are not used: they may penalise
+            repetition (Qwen2.5-1.5B-Instruct: 1.1), and that is not greedy.
         renderer: Its tokenizer and template.
         max_new_tokens: Longest answer.
-        budget: How many at once.
+        budget: How many at once. A batch that is halved keeps the answers that had ended.
+        on_answered: Called with each conversation whose last answer is written.
+        on_pass: Called after each pass with the tokens that the model has read in it.
     """
-    import torch
-    from transformers import GenerationConfig
-
     tokenizer = renderer.tokenizer
-    pad_id = tokenizer.pad_token_id or 0
-    model.generation_config = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=tokenizer.convert_tokens_to_ids(sorted(renderer.stops)),
-        pad_token_id=pad_id,
-    )
+    stop_ids = frozenset(tokenizer.convert_tokens_to_ids(sorted(renderer.stops)))
+    for conversation in conversations:
+        if conversation.is_answered:  # none of its turns is scored
+            on_answered(conversation)
 
-    def write(batch: list[Turn]) -> None:
-        longest = max(len(turn.prompt_ids) for turn in batch)
-        ids = torch.full((len(batch), longest), pad_id, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, turn in enumerate(batch):  # left, so that every prompt ends where writing begins
-            ids[row, longest - len(turn.prompt_ids) :] = torch.tensor(turn.prompt_ids)
-            mask[row, longest - len(turn.prompt_ids) :] = 1
-        with torch.inference_mode():
-            written = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device))
-        texts_of = tokenizer.batch_decode(written[:, longest:], skip_special_tokens=True)
-        for turn, text in zip(batch, texts_of, strict=True):
-            turn.written = text
+    def write(batch: list[tuple[Conversation, Turn]]) -> None:
+        unwritten = [(conversation, turn) for conversation, turn in batch if turn.written is None]
 
-    for _ in in_batches(turns, lambda turn: len(turn.prompt_ids) + max_new_tokens, write, budget):
+        def keep(place: int, answer: list[int]) -> None:
+            conversation, turn = unwritten[place]
+            turn.written = tokenizer.decode(answer, skip_special_tokens=True)
+            if conversation.is_answered:
+                on_answered(conversation)
+
+        answer_greedily(
+            model,
+            [turn.prompt_ids for _, turn in unwritten],
+            stop_ids=stop_ids,
+            pad_id=tokenizer.pad_token_id or 0,
+            max_new_tokens=max_new_tokens,
+            on_answer=keep,
+            on_pass=on_pass,
+        )
+
+    turns = [(conversation, turn) for conversation in conversations for turn in conversation.turns]
+    for _ in in_batches(turns, lambda entry: len(entry[1].prompt_ids) + max_new_tokens, write, budget):
         pass
 
 

@@ -68,9 +68,9 @@ def scored(loaded: tuple[Any, Any], batch_size: int | None) -> list[Conversation
 
 
 def written(loaded: tuple[Any, Any], model: Any, max_new_tokens: int, batch_size: int | None) -> list[str | None]:
-    turns = [turn for conversation in rendered(loaded) for turn in conversation.turns]
-    holdout.write_answers(turns, model, renderer(loaded), max_new_tokens, budget(batch_size))
-    return [turn.written for turn in turns]
+    conversations = rendered(loaded)
+    holdout.write_answers(conversations, model, renderer(loaded), max_new_tokens, budget(batch_size))
+    return [turn.written for conversation in conversations for turn in conversation.turns]
 
 
 def plain_loss(loaded: tuple[Any, Any], messages: list[dict[str, str]]) -> tuple[float, int]:
@@ -180,11 +180,12 @@ def test_answers_do_not_depend_on_what_else_is_in_the_batch(loaded: tuple[Any, A
 
 def test_an_answer_ends_at_any_token_at_which_the_model_stops(loaded: tuple[Any, Any]) -> None:
     model, tokenizer = loaded
-    [turn] = holdout.render(0, CONVERSATIONS[0], finder(loaded)).turns
+    conversation = holdout.render(0, CONVERSATIONS[0], finder(loaded))
+    [turn] = conversation.turns
     [whole] = [text for text in written(loaded, model, 12, None)[:1] if text is not None]
     first = tokenizer.encode(whole, add_special_tokens=False)[0]
     stop = tokenizer.convert_ids_to_tokens(first)
-    holdout.write_answers([turn], model, renderer(loaded, frozenset({stop, "<|im_end|>"})), 12, budget(None))
+    holdout.write_answers([conversation], model, renderer(loaded, frozenset({stop, "<|im_end|>"})), 12, budget(None))
     assert turn.written == tokenizer.decode([first])
 
 
@@ -245,11 +246,11 @@ def test_a_killed_try_goes_on_after_its_last_whole_line_and_ends_the_same(
     answer = holdout.write_answers
     asked: list[int] = []
 
-    def dies_at_the_second(turns: Any, *rest: Any) -> None:
-        asked.append(len(turns))
+    def dies_at_the_second(conversations: Any, *rest: Any) -> None:
+        asked.append(len(conversations))
         if len(asked) == 2:
             raise KeyboardInterrupt
-        answer(turns, *rest)
+        answer(conversations, *rest)
 
     monkeypatch.setattr(holdout, "write_answers", dies_at_the_second)
     with pytest.raises(KeyboardInterrupt):
@@ -290,3 +291,48 @@ def test_running_out_of_memory_halves_the_batch_says_so_and_changes_no_score(
     monkeypatch.setattr(holdout, "score_loss", always)
     with pytest.raises(StageError, match="one conversation alone is too much for the memory"):
         score(request_of, loaded, tmp_path / "never")
+
+
+def test_answers_that_had_ended_when_memory_ran_out_are_not_written_again(
+    loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    expected = written(loaded, loaded[0], 6, None)
+    answer, asked = holdout.answer_greedily, list[int]()
+
+    def ends_after_one(model: Any, prompts: list[list[int]], *, on_answer: Any, **settings: Any) -> None:
+        asked.append(len(prompts))
+
+        def once(place: int, tokens: list[int]) -> None:
+            on_answer(place, tokens)
+            if len(prompts) > 2:
+                raise torch.OutOfMemoryError("no memory")
+
+        answer(model, prompts, on_answer=once, **settings)
+
+    monkeypatch.setattr(holdout, "answer_greedily", ends_after_one)
+    conversations, done = rendered(loaded), list[int]()
+    holdout.write_answers(
+        conversations,
+        loaded[0],
+        renderer(loaded),
+        6,
+        budget(None),
+        lambda conversation: done.append(conversation.index),
+    )
+    assert sorted(done) == [0, 1, 2]
+    assert [turn.written for conversation in conversations for turn in conversation.turns] == expected
+    assert sum(asked) == 4 + 3  # four turns in all, of which one had ended
+
+
+def test_progress_counts_each_conversation_when_its_answers_are_there(
+    loaded: tuple[Any, Any], request_of: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[tuple[int, int]] = []
+    monkeypatch.setattr(ProgressFile, "add", lambda _self, count, num_tokens=0: counts.append((count, num_tokens)))
+    score({**request_of, "batch_size": None}, loaded, tmp_path / "out")
+    assert [count for count, _ in counts if count] == [1, 1, 1]
+    prompts_and_answers = sum(tokens for _, tokens in counts)
+    assert prompts_and_answers > sum(conversation.num_tokens for conversation in rendered(loaded))
+    assert counts[1][1] > 0  # told of before the first is done
