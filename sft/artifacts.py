@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sft.files import inode, list_files, sha256_file
-from sft.scores import Score, format_score
+from sft.scores import Change, Score, format_score
 
 MANIFEST_NAME = "manifest.json"
 LOGS_NAME = "logs"
@@ -196,6 +196,7 @@ class EvalReport(Artifact):
         task_data: sha256 of the documents on which each task, and the held-out split, was scored.
         chat_template_sha256: Of the scored model's.
         holdout_sample: Which held-out samples were scored, in words; empty where all were.
+        held_out_tokens: Tokens over which the loss of a held-out set is a mean. Another tokenizer makes other ones.
     """
 
     model_digest: str
@@ -204,6 +205,7 @@ class EvalReport(Artifact):
     task_data: dict[str, str] = field(default_factory=dict)
     chat_template_sha256: str = ""
     holdout_sample: str = ""
+    held_out_tokens: dict[str, int] = field(default_factory=dict)
 
     def score(self, name: str) -> Score | None:
         """Return the score named ``task.metric``, or None."""
@@ -250,6 +252,38 @@ class JudgeReport(Artifact):
             f"lost; of the ties, {self.num_equal} are equal texts and {self.num_disagreements} change with the order; "
             f"{unparsable} without a verdict"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelComparison(Artifact):
+    """How the tuned model's scores differ from the base model's: ``comparison.json``, and the most changed samples.
+
+    Attributes:
+        confidence: Of the intervals.
+        num_tests: Scores that were tested, for which verdicts are corrected.
+        changes: One for each score that both models have.
+    """
+
+    confidence: float
+    num_tests: int
+    changes: tuple[Change, ...]
+
+    @property
+    def samples_file(self) -> Path:
+        """``samples_changed.jsonl``: a `sft.stages.changed_samples.ChangedSample` per line."""
+        return self.root / "samples_changed.jsonl"
+
+    @property
+    def explained(self) -> str:
+        """What the verdicts rest on, in words."""
+        if not self.num_tests:
+            return "no score could be tested"
+        of = "1 paired test" if self.num_tests == 1 else f"{self.num_tests} paired tests, corrected by Holm's method"
+        return f"{of}, {self.confidence:.6g} confidence"
+
+    def change(self, name: str) -> Change | None:
+        """Return the change of the score named ``task.metric``, or None."""
+        return next((change for change in self.changes if change.score == name), None)
 
 
 @dataclass(frozen=True, kw_only=True)

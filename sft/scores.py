@@ -1,11 +1,9 @@
-"""Owns scores: what they are, how two compare, how they are printed, and what a gate asks. Standard library only."""
+"""Owns scores: what they are, what a difference of two says, and how both are printed. Standard library only."""
 
 from __future__ import annotations
 
-import operator
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 
 TOKEN_METRICS = ("loss", "perplexity", "token_accuracy")
 """What the held-out split is scored for from its tokens alone."""
@@ -15,6 +13,11 @@ JUDGE = "judge"
 """What the judge's verdicts are called among tasks."""
 WIN_RATE = "win_rate"
 """Their only metric: the part of the held-out samples on which the tuned model's answer is the better one."""
+CONFIDENCE = 0.95
+"""Of an interval, unless `eval.confidence` says otherwise."""
+CORPUS_METRICS = frozenset({"bleu", "chrf", "ter", "mcc"})
+"""Metrics of lm-eval's of a whole corpus, by name: no means over samples, so they have no paired error. Its others are
+known once their samples are. The held-out split's chrF is a mean over sentences."""
 _LOWER_IS_BETTER = {
     "loss", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score", "ter", "mse",
 }  # fmt: skip
@@ -51,42 +54,67 @@ class Score:
         return f"{self.task}.{self.metric}"
 
 
+class Verdict(Enum):
+    """What a difference between two models' scores says."""
+
+    better = "better"
+    worse = "worse"
+    no_difference = "no difference seen"
+    none = "no verdict"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """The difference between the base model's score and the tuned model's.
+    """The difference between the base model's score and the tuned model's (`sft.stages.compare`).
 
     Attributes:
+        score: Its name.
+        before: The base model's.
         difference: After minus before.
-        stderr: Standard error of the difference, as if the two were measured on different samples: they are the same
-            ones, so the real error is smaller. None if either score has none.
-        better: Whether the tuned model's score is the better one.
+        higher_is_better: Direction of the metric.
+        verdict: Better or worse only if `corrected` excludes 0.
+        reason: Why there is no verdict.
+        num_units: Independent samples, or clusters of samples that are not.
+        stderr: Paired standard error of the difference; None where there is no verdict, and so are the following.
+        p_value: Of this test alone, two-sided.
+        interval: Confidence interval of the difference, of this score alone.
+        corrected: The same, as wide as the number of scores that are tested demands (Holm).
+        detectable: The least true difference that such an interval excludes 0 of in 4 of 5 evaluations.
     """
 
+    score: str
+    before: float
     difference: float
-    stderr: float | None
-    better: bool
+    higher_is_better: bool
+    verdict: Verdict
+    reason: str = ""
+    num_units: int = 0
+    stderr: float | None = None
+    p_value: float | None = None
+    interval: tuple[float, float] | None = None
+    corrected: tuple[float, float] | None = None
+    detectable: float | None = None
 
     @property
-    def is_clear(self) -> bool:
-        """Return whether the difference is larger than its standard error."""
-        return abs(self.difference) > (self.stderr or 0.0)
-
-    @property
-    def is_clearly_worse(self) -> bool:
-        """Return whether the tuned model's score is worse by more than the standard error."""
-        return self.is_clear and not self.better
+    def least_improvement(self) -> float | None:
+        """By how much the score is at least better: the end of `interval` on the side of worse."""
+        if self.interval is None:
+            return None
+        return self.interval[0] if self.higher_is_better else 0.0 - self.interval[1]
 
     def __str__(self) -> str:
-        verdict = ("better" if self.better else "worse") if self.is_clear else "within its error"
-        return f"{format_difference(self.difference)}, {verdict}"
+        return f"{format_difference(self.difference)}, {self.told}"
 
-
-def change(before: Score, after: Score) -> Change:
-    """Return how `after` differs from `before`."""
-    difference = after.value - before.value
-    errors = (before.stderr, after.stderr)
-    stderr = None if None in errors else sum((error or 0.0) ** 2 for error in errors) ** 0.5
-    return Change(difference=difference, stderr=stderr, better=(difference > 0) == after.higher_is_better)
+    @property
+    def told(self) -> str:
+        """The verdict, with what it rests on."""
+        if self.corrected is None:
+            return f"{self.verdict.value} ({self.reason})"
+        low, high = self.corrected
+        if self.verdict is not Verdict.no_difference:
+            return f"{self.verdict.value} ({format_difference(low)} to {format_difference(high)})"
+        width = "no sample differs" if low == high == 0 else f"±{(high - low) / 2:.4f}"
+        return f"{self.verdict.value} ({width})"
 
 
 def format_score(value: float | None, stderr: float | None = None) -> str:
@@ -101,85 +129,38 @@ def format_difference(difference: float) -> str:
     return f"{difference:+.4f}"
 
 
+TELLS_OVER = "Of true differences as large as the last column says, four in five are seen."
+"""What `ScoreRow.detectable` is."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScoreRow:
-    """A row of a table of scores, as text; `before` and `difference` are empty if the base model was not scored."""
+    """A row of a table of scores, as text; all but name, after and samples is empty without the base model's score."""
 
     name: str
     before: str
     after: str
     difference: str
-    num_samples: str
+    samples: str
+    detectable: str
 
 
-def score_row(after: Score, before: Score | None) -> ScoreRow:
-    """Return what every table of scores says of one: each value with its error, and the difference.
+def score_row(after: Score, before: Score | None, change: Change | None) -> ScoreRow:
+    """Return what every table of scores says of one.
 
     Args:
         after: The tuned model's.
         before: The base model's.
+        change: How they differ.
     """
+    samples = f"{after.num_samples:,} sample{'s' * (after.num_samples != 1)}"
+    if change and change.num_units not in (0, after.num_samples):
+        samples += f" in {change.num_units:,} clusters"
     return ScoreRow(
         name=after.name,
         before=format_score(before.value, before.stderr) if before else "",
         after=format_score(after.value, after.stderr),
-        difference=str(change(before, after)) if before else "",
-        num_samples=f"{after.num_samples:,}",
+        difference=str(change) if change else "",
+        samples=samples,
+        detectable=f"{change.detectable:.4f}" if change and change.detectable else "",
     )
-
-
-_OPERATORS: dict[str, Callable[[float, float], bool]] = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    ">": operator.gt,
-    "<": operator.lt,
-}
-_NUMBER = r"\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+"
-_GATE = re.compile(rf"(>=|<=|>|<)\s*(?:(?P<base>baseline)(?:\s*([+-])\s*({_NUMBER}))?|(-?(?:{_NUMBER})))")
-
-
-@dataclass(frozen=True)
-class Gate:
-    """What a score must be.
-
-    Attributes:
-        rule: As it was written: ``>= baseline - 0.01``.
-        sign: Its comparison.
-        bound: A number, or what is added to the base model's score.
-        from_baseline: Which of both.
-    """
-
-    rule: str
-    sign: str
-    bound: float
-    from_baseline: bool
-
-    def limit(self, baseline: float | None) -> float:
-        """Return what the score is compared with.
-
-        Raises:
-            ValueError: It needs the base model's score.
-        """
-        if not self.from_baseline:
-            return self.bound
-        if baseline is None:
-            raise ValueError("the base model has no such score")
-        return baseline + self.bound
-
-    def holds(self, value: float, limit: float) -> bool:
-        """Return whether a score passes."""
-        return _OPERATORS[self.sign](value, limit)
-
-
-def parse_gate(rule: str) -> Gate:
-    """Return a gate as a recipe writes it, parsed.
-
-    Raises:
-        ValueError: It is none.
-    """
-    match = _GATE.fullmatch(rule.strip())
-    if match is None:
-        raise ValueError("is no comparison: '>= 0.6', '< baseline' or '>= baseline - 0.01'")
-    sign, base, plus, offset, number = match.groups()
-    bound = float(number) if number else float(f"{plus or '+'}{offset or 0}")
-    return Gate(rule.strip(), sign, bound, base is not None)

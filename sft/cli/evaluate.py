@@ -47,7 +47,7 @@ def execute(model: str, recipe: str | None, overrides: Sequence[str], command: S
     report = result.artifacts[_STEP]
     if isinstance(report, EvalReport):
         progress.say("")
-        for line in score_lines(report, None):
+        for line in score_lines(report, None, None):
             progress.say(line)
         progress.say(f"\nreport      {report.root}")
     return 0

@@ -70,7 +70,8 @@ def _lines(model: ListedModel) -> Iterator[str]:
             score = key.removeprefix(_TUNED)
             before, error = model.facts.get(f"base.{score}"), model.facts.get(key + _STDERR)
             was = f"{format_score(_number(before))} → " if before is not None else ""
-            yield f"  {score:<30} {was}{format_score(_number(model.facts[key]), _number(error))}"
+            verdict = f"  {model.facts[told]}" if (told := f"verdict.{score}") in model.facts else ""
+            yield f"  {score:<30} {was}{format_score(_number(model.facts[key]), _number(error))}{verdict}"
 
 
 def _number(value: Fact | None) -> float | None:

@@ -18,7 +18,7 @@ from sft.config.schema import LauncherConfig, LauncherKind
 from sft.config.ways_out import WAYS_OUT
 from sft.errors import ConfigError, Problem, SftError
 from sft.progress import Progress
-from sft.report.run import summary
+from sft.report.run import summary, write_page
 from sft.runner import rerun
 from sft.sweep import spec as sweeps
 from sft.sweep.point import refuse_server_backend
@@ -134,6 +134,7 @@ def _run(
         except SftError as error:  # kept, as Hydra would print it in its own way
             failed.append(error)
             return
+        write_page(result)
         for line in summary(result):
             progress.say(line)
         for line in earlier.comparison(result.record) if earlier else ():

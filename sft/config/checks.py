@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sft.config.dataset_checks import check_columns, check_dataset
-from sft.config.judge_checks import check_judge, check_judge_gate
+from sft.config.judge_checks import check_judge, check_judge_gates
 from sft.config.launcher_checks import check_launcher
 from sft.config.registry_checks import check_registry
 from sft.config.schema import (
@@ -26,8 +27,9 @@ from sft.config.schema import (
 )
 from sft.config.schema.bounds import out_of_bounds, within_bounds
 from sft.errors import Problem
+from sft.gate_rules import GateKind, parse_gates
 from sft.logs import is_secret_name, redact
-from sft.scores import JUDGE, TEXT_METRICS, TOKEN_METRICS, parse_gate
+from sft.scores import CORPUS_METRICS, JUDGE, TEXT_METRICS, TOKEN_METRICS, WIN_RATE
 
 _SCRATCH = "model.scratch"
 _WANDB_REFUSES = "/\\#?%:"
@@ -173,8 +175,11 @@ def _eval(cfg: EvalConfig) -> Iterator[Problem]:
     if cfg.backend is EvalBackend.local_chat_completions:
         yield from _served(cfg)
     yield from check_judge(cfg)
-    for name, rule in cfg.gates.items():
-        yield from _gate(cfg, name, rule)
+    for name, rules in cfg.gates.items():
+        yield from _gates(cfg, name, rules)
+    yield from _repeated("eval.no_regression", cfg.no_regression)
+    for name in cfg.no_regression:
+        yield from _no_regression(cfg, name)
 
 
 def _code_in_arguments(cfg: EvalConfig) -> Iterator[Problem]:
@@ -198,31 +203,61 @@ def _served(cfg: EvalConfig) -> Iterator[Problem]:
         yield Problem(key=key, value=value, rule="takes chats, no texts", suggestion=suggestion)
 
 
-def _gate(cfg: EvalConfig, name: str, rule: str) -> Iterator[Problem]:
+def _gates(cfg: EvalConfig, name: str, rules: str) -> Iterator[Problem]:
     key = f"eval.gates.{name}"
     try:
-        gate = parse_gate(rule)
+        gates = parse_gates(rules)
     except ValueError as error:
-        yield Problem(key=key, value=rule, rule=str(error))
+        yield Problem(key=key, value=rules, rule=str(error))
         return
+    if not all(math.isfinite(gate.bound) for gate in gates):
+        yield Problem(key=key, value=rules, rule="must compare with a finite number")
+    elif name.partition(".")[0] == JUDGE:
+        yield from check_judge_gates(cfg, name, gates)
+    elif any(gate.needs_baseline for gate in gates) and not cfg.baseline:
+        yield Problem(key=key, value=rules, rule="needs the base model's score", suggestion="try eval.baseline=true")
+    elif "." not in name:
+        yield Problem(key=key, value=rules, rule="must name a score: task.metric", suggestion=f"try {name}.acc")
+    else:
+        is_tested = any(gate.kind is GateKind.improvement for gate in gates)
+        yield from itertools.islice(_gated(cfg, key, rules, name, is_tested=is_tested), 1)
+
+
+def _no_regression(cfg: EvalConfig, name: str) -> Iterator[Problem]:
+    key = "eval.no_regression"
+    if not cfg.baseline:
+        yield Problem(key=key, value=name, rule="needs the base model's score", suggestion="try eval.baseline=true")
+    elif name.partition(".")[0] == JUDGE:
+        rule = "compares with the base model already: it has no such score"
+        yield Problem(key=key, value=name, rule=rule, suggestion=f"try eval.gates.{JUDGE}.{WIN_RATE}='>= 0.5'")
+    else:
+        yield from itertools.islice(_gated(cfg, key, name, name, is_tested=True), 1)
+
+
+def _gated(cfg: EvalConfig, key: str, value: str, name: str, *, is_tested: bool) -> Iterator[Problem]:
+    """Yield why a score can't be held against a gate.
+
+    Args:
+        name: Of the score; of `eval.no_regression` perhaps of its task alone.
+        is_tested: Whether the gate needs a paired error.
+    """
     task, dot, metric = name.partition(".")
-    if not math.isfinite(gate.bound):
-        yield Problem(key=key, value=rule, rule="must compare with a finite number")
-    elif not cfg.enabled:
-        yield Problem(key=key, value=rule, rule="nothing is scored: eval.enabled=false")
-    elif task == JUDGE:
-        yield from check_judge_gate(cfg, name, gate)
-    elif gate.from_baseline and not cfg.baseline:
-        yield Problem(key=key, value=rule, rule="needs the base model's score", suggestion="try eval.baseline=true")
-    elif not dot:
-        yield Problem(key=key, value=rule, rule="must name a score: task.metric", suggestion=f"try {name}.acc")
-    elif task in {HOLDOUT, *cfg.holdouts}:
+    is_held_out = task in {HOLDOUT, *cfg.holdouts}
+    if not cfg.enabled:
+        yield Problem(key=key, value=value, rule="nothing is scored: eval.enabled=false")
+    if is_tested and dot and metric in (CORPUS_METRICS - {"chrf"} if is_held_out else CORPUS_METRICS):
+        rule = f"needs an error, and {metric} has none: it is no mean over samples"
+        yield Problem(key=key, value=value, rule=rule, suggestion="try a gate on the number itself, as '>= 0.6'")
+    if is_tested and (cfg.holdout.limit if is_held_out else cfg.limit) == 1:
+        limit = "eval.holdout.limit" if is_held_out else "eval.limit"
+        yield Problem(key=key, value=value, rule=f"needs an error, and one sample has none: {limit}=1")
+    if is_held_out:
         known = held_out_metrics(cfg, task)
-        if metric not in known:
+        if not known or (dot and metric not in known):
             scores = f"it is scored for {', '.join(known) or 'nothing'}"
-            yield Problem(key=key, value=rule, rule=f"the held-out set has no such score; {scores}")
+            yield Problem(key=key, value=value, rule=f"the held-out set has no such score; {scores}")
     elif not cfg.tasks:
-        yield Problem(key=key, value=rule, rule="eval.tasks is empty", suggestion=f"try eval.tasks=[{task}]")
+        yield Problem(key=key, value=value, rule="eval.tasks is empty", suggestion=f"try eval.tasks=[{task}]")
 
 
 def held_out_metrics(cfg: EvalConfig, name: str) -> tuple[str, ...]:

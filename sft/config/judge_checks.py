@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from sft.config.schema import EvalConfig, JudgeConfig
 from sft.errors import Problem
+from sft.gate_rules import Gate
 from sft.logs import is_secret_name
-from sft.scores import JUDGE, WIN_RATE, Gate
+from sft.scores import JUDGE, WIN_RATE
 
 _PATH = "/chat/completions"
 _OURS = {"messages": "eval.judge.prompt", "model": "eval.judge.model", "seed": "eval.seed"}
@@ -64,13 +65,15 @@ def _nothing_to_judge(cfg: EvalConfig) -> Iterator[Problem]:
             return
 
 
-def check_judge_gate(cfg: EvalConfig, name: str, gate: Gate) -> Iterator[Problem]:
-    """Yield what is wrong with a gate on the judge's verdicts."""
-    key, value = f"eval.gates.{name}", gate.rule
-    if cfg.judge.address is None:
+def check_judge_gates(cfg: EvalConfig, name: str, gates: Sequence[Gate]) -> Iterator[Problem]:
+    """Yield what is wrong with gates on the judge's verdicts."""
+    key, value = f"eval.gates.{name}", " and ".join(gate.rule for gate in gates)
+    if not cfg.enabled:
+        yield Problem(key=key, value=value, rule="nothing is scored: eval.enabled=false")
+    elif cfg.judge.address is None:
         yield Problem(key=key, value=value, rule="there is no judge", suggestion="set eval.judge.address")
     elif name != f"{JUDGE}.{WIN_RATE}":
         yield Problem(key=key, value=value, rule=f"the judge gives only {JUDGE}.{WIN_RATE}")
-    elif gate.from_baseline:
+    elif any(gate.needs_baseline for gate in gates):
         rule = "compares with the base model already; it wins half of the time against itself"
         yield Problem(key=key, value=value, rule=rule, suggestion="try '>= 0.5'")

@@ -19,6 +19,7 @@ from sft.artifacts import (
     DatasetArtifact,
     EvalReport,
     JudgeReport,
+    ModelComparison,
     ModelPackage,
     RegisteredModel,
 )
@@ -26,6 +27,7 @@ from sft.config import compose
 from sft.config.compose import Recipe
 from sft.config.kfp_parameters import PARAMETERS, hydra_text
 from sft.config.schema import RegistryKind
+from sft.logs import redact
 from sft.planning.plan import build_plan
 from sft.progress import Progress
 from sft.report import data as data_report
@@ -76,7 +78,7 @@ def evaluation(recipe: str, overrides: Sequence[str], workspace: str, metrics: O
     loaded = _begin(recipe, workspace)
     cfg = compose.compose(loaded, overrides)
     plan = build_plan(cfg, runner.read_environment(cfg))
-    goals = [step.stage for step in plan.steps if step.stage in {"evaluate", "judge", "gates"}]
+    goals = [step.stage for step in plan.steps if step.stage in {"evaluate", "compare", "judge", "gates"}]
     if not goals:
         Progress().say("\n".join(plan.left_out))
         return
@@ -87,7 +89,8 @@ def evaluation(recipe: str, overrides: Sequence[str], workspace: str, metrics: O
         metrics.metadata.update({f"{which}.{score.name}": score.value for score in report.scores} if report else {})
     judge = pick(artifacts, "judge", JudgeReport) if "judge" in artifacts else None
     metrics.metadata.update({judge.score.name: judge.score.value} if judge else {})
-    text = scores_report.as_html(cfg.name, tuned, base, judge)
+    comparison = pick(artifacts, "compare", ModelComparison) if "compare" in artifacts else None
+    text = redact(scores_report.as_html(cfg.name, tuned, base, comparison, judge))
     Path(page.path).write_text(text, encoding="utf-8")
 
 

@@ -118,10 +118,13 @@ def build_plan(cfg: RunConfig, environment: Environment) -> Plan:
             scores = ("evaluate:base",)
         steps.append(step("evaluate:tuned", "train", *data))
         scores = (*scores, "evaluate:tuned")
+        if cfg.eval.baseline:
+            steps.append(step("compare", *scores))
+            scores = (*scores, "compare")
         if cfg.eval.judge.address is not None:
-            steps.append(step("judge", "dataset", *scores))
+            steps.append(step("judge", "dataset", "evaluate:base", "evaluate:tuned"))
             scores = (*scores, "judge")
-        if cfg.eval.gates:
+        if cfg.eval.gates or cfg.eval.no_regression:
             steps.append(step("gates", *scores))
             scores = (*scores, "gates")
     else:

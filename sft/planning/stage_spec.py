@@ -21,6 +21,7 @@ from sft.artifacts import (
     GateReport,
     JudgeReport,
     ModelArtifact,
+    ModelComparison,
     ModelPackage,
     RegisteredModel,
     TokenizedArtifact,
@@ -151,12 +152,14 @@ def _train(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
     return {**own, "resources": {k: v for k, v in resources.items() if k not in NOT_IN_THE_WEIGHTS}}
 
 
-_NOT_IN_A_SCORE = {"baseline", "enabled", "gates", "judge", "verbosity", "allow_task_code"}
+_NOT_IN_A_SCORE = {
+    *("allow_task_code", "baseline", "confidence", "enabled", "gates", "judge", "no_regression", "verbosity"),
+}
 """Evaluation settings that say what becomes of a score, or what may make it, not what it is."""
 
 
 def _evaluate(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
-    own = {k: v for k, v in _plain(cfg.eval).items() if k not in _NOT_IN_A_SCORE}
+    own = {name: value for name, value in _plain(cfg.eval).items() if name not in _NOT_IN_A_SCORE}
     sets = [*cfg.eval.holdouts]  # their rows are inputs
     return {**own, "holdouts": sets, "include_path": environment.tasks_version, "device": environment.device}
 
@@ -167,8 +170,12 @@ def _judge(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
     return {"judge": own, "seed": cfg.eval.seed}
 
 
+def _compare(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
+    return {"confidence": cfg.eval.confidence}
+
+
 def _gates(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
-    return {"gates": cfg.eval.gates}
+    return {"gates": cfg.eval.gates, "no_regression": cfg.eval.no_regression}
 
 
 def _package(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
@@ -324,6 +331,19 @@ STAGES: dict[str, StageSpec] = {
             machine_settings=frozenset({"device"}),
         ),
         StageSpec(
+            name="compare",
+            artifact=ModelComparison,
+            group="eval",
+            settings=_compare,
+            modules=(
+                "sft.stages.compare",
+                "sft.stages.changed_samples",
+                "sft.paired",
+                "sft.sample_values",
+                "sft.scores",
+            ),
+        ),
+        StageSpec(
             name="judge",
             artifact=JudgeReport,
             group="eval",
@@ -344,7 +364,8 @@ STAGES: dict[str, StageSpec] = {
             artifact=GateReport,
             group="eval",
             settings=_gates,
-            modules=("sft.stages.gates", "sft.scores"),
+            modules=("sft.stages.gates", "sft.gate_rules", "sft.scores"),
+            revision=2,
         ),
         StageSpec(
             name="package",

@@ -13,6 +13,7 @@ table {{ border-collapse: collapse; }}
 th, td {{ text-align: left; padding: .2rem 1rem .2rem 0; vertical-align: top; font-weight: normal; }}
 td {{ font-variant-numeric: tabular-nums; }}
 meter {{ width: 20rem; }}
+pre {{ white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; }}
 </style>
 </head>
 <body>

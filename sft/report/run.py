@@ -6,30 +6,76 @@ import html
 from collections.abc import Iterator
 from pathlib import Path
 
-from sft.artifacts import EvalReport, JudgeReport, ModelPackage, RegisteredModel, UploadedModel
+from sft.artifacts import EvalReport, JudgeReport, ModelComparison, ModelPackage, RegisteredModel, UploadedModel
 from sft.config.schema import HOLDOUT
+from sft.logs import redact
+from sft.report import changed_samples
 from sft.report.page import PAGE
 from sft.runner import RunResult
-from sft.scores import change, format_score, score_row
+from sft.scores import TELLS_OVER, Verdict, format_score, score_row
+
+PAGE_NAME = "run.html"
 
 
-def as_html(title: str, tuned: EvalReport, base: EvalReport | None, judge: JudgeReport | None = None) -> str:
-    """Return the scores as one page that needs nothing else.
+def as_html(
+    title: str,
+    tuned: EvalReport,
+    base: EvalReport | None,
+    comparison: ModelComparison | None,
+    judge: JudgeReport | None = None,
+) -> str:
+    """Return the scores, and the samples that changed most, as one page that needs nothing else.
 
     Args:
         title: The run's name.
         tuned: Scores of the tuned model.
         base: Scores of the base model; None where it wasn't scored.
+        comparison: How they differ; None where it wasn't.
         judge: How a judge compares the two; None where there is none.
     """
     rows = []
     for score in tuned.scores:
-        row = score_row(score, base.score(score.name) if base else None)
-        cells = (row.before, row.after, row.difference, row.num_samples)
+        change = comparison.change(score.name) if comparison else None
+        row = score_row(score, base.score(score.name) if base else None, change)
+        cells = (row.before, row.after, row.difference, row.samples, row.detectable)
         rows.append(f"<tr><th>{html.escape(row.name)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
-    head = "<tr><th>score</th><th>before</th><th>after</th><th>difference</th><th>samples</th></tr>"
-    judged = f"<p>{html.escape(str(judge))}</p>" if judge else ""
-    return PAGE.format(title=html.escape(title), body=f"<table>{head}{''.join(rows)}</table>{judged}")
+    names = ("score", "before", "after", "difference", "samples", "tells over")
+    head = f"<tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>"
+    parts = [f"<table>{head}{''.join(rows)}</table>"]
+    if judge:
+        parts.append(f"<p>{html.escape(str(judge))}</p>")
+    if comparison:
+        parts.append(f"<p>Differences: {comparison.explained}. {TELLS_OVER}</p>")
+        parts.append(changed_samples.section(comparison.samples_file))
+    return PAGE.format(title=html.escape(title), body="\n".join(parts))
+
+
+def write_page(result: RunResult) -> Path | None:
+    """Write ``run.html`` into a run's folder, and return where it is; None if the run scored nothing."""
+    tuned, base, comparison = _scores(result)
+    if tuned is None:
+        return None
+    page = result.folder / PAGE_NAME
+    if result.nothing_to_do and page.is_file():
+        return page
+    page.write_text(redact(as_html(result.record.run_id, tuned, base, comparison, _judge(result))), encoding="utf-8")
+    return page
+
+
+def _judge(result: RunResult) -> JudgeReport | None:
+    judged = result.artifacts.get("judge")
+    return judged if isinstance(judged, JudgeReport) else None
+
+
+def _scores(result: RunResult) -> tuple[EvalReport | None, EvalReport | None, ModelComparison | None]:
+    """Return the tuned model's scores, the base model's, and how they differ, as far as the run has them."""
+    tuned, base = result.artifacts.get("evaluate:tuned"), result.artifacts.get("evaluate:base")
+    comparison = result.artifacts.get("compare")
+    return (
+        tuned if isinstance(tuned, EvalReport) else None,
+        base if isinstance(base, EvalReport) else None,
+        comparison if isinstance(comparison, ModelComparison) else None,
+    )
 
 
 def summary(result: RunResult) -> Iterator[str]:
@@ -37,14 +83,16 @@ def summary(result: RunResult) -> Iterator[str]:
     made = result.artifacts
     if result.nothing_to_do:
         yield f"nothing to do: this run was done at {result.record.ended_at}"
-    base, tuned = made.get("evaluate:base"), made.get("evaluate:tuned")
-    if isinstance(tuned, EvalReport):
+    tuned, base, comparison = _scores(result)
+    if tuned is not None:
         yield ""
-        yield from score_lines(tuned, base if isinstance(base, EvalReport) else None)
-    if isinstance(judged := made.get("judge"), JudgeReport):
+        yield from score_lines(tuned, base, comparison)
+    if judged := _judge(result):
         yield str(judged)
     package, uploaded, registered = made.get("package"), made.get("upload"), made.get("register")
     yield f"\nrecord      {_short(result.folder / 'run.json')}"
+    if (page := result.folder / PAGE_NAME).is_file():
+        yield f"page        {_short(page)}"
     if isinstance(package, ModelPackage):
         yield f"model       {_short(package.model_dir)}"
     if isinstance(uploaded, UploadedModel):
@@ -53,16 +101,20 @@ def summary(result: RunResult) -> Iterator[str]:
         yield f"registered  {registered.name} version {registered.version} in {registered.address}"
 
 
-def score_lines(after: EvalReport, before: EvalReport | None) -> Iterator[str]:
+def score_lines(after: EvalReport, before: EvalReport | None, comparison: ModelComparison | None) -> Iterator[str]:
     """Yield a line per score, and a warning about what got worse and about what does not compare."""
     forgotten = []
     for score in after.scores:
         base = before.score(score.name) if before else None
-        row = score_row(score, base)
+        change = comparison.change(score.name) if comparison else None
+        row = score_row(score, base, change)
         values = f"{format_score(base.value)} → {row.after}  {row.difference}" if base else row.after
-        yield f"{row.name:<32} {values}  ({row.num_samples} samples)"
-        if base and score.task != HOLDOUT and change(base, score).is_clearly_worse:
+        tells = f", which tell differences over {row.detectable}" if row.detectable else ""
+        yield f"{row.name:<32} {values}  ({row.samples}{tells})"
+        if change and score.task != HOLDOUT and change.verdict is Verdict.worse:
             forgotten.append(score.name)
+    if comparison:
+        yield f"differences: {comparison.explained}"
     if forgotten:
         yield f"warning: worse than before on {', '.join(forgotten)}: the model may be forgetting what it knew"
     for task in after.other_data(before) if before else ():

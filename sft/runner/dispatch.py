@@ -15,6 +15,7 @@ from sft.artifacts import (
     GateReport,
     JudgeReport,
     ModelArtifact,
+    ModelComparison,
     ModelPackage,
     TokenizedArtifact,
     UploadedModel,
@@ -24,6 +25,7 @@ from sft.config.schema import HOLDOUT, RunConfig
 from sft.planning.plan import Step
 from sft.planning.resources import Resources
 from sft.progress import Progress
+from sft.stages.compare import CompareInputs, compare
 from sft.stages.dataset import dataset
 from sft.stages.decontaminate import EvaluationTasks
 from sft.stages.evaluate import EvaluateInputs, HeldOutSet, evaluate
@@ -85,6 +87,12 @@ def perform(
             return train(cfg.training, inputs, out, progress)
         case "evaluate:base" | "evaluate:tuned":
             return evaluate(cfg.eval, _evaluate_inputs(step, artifacts), out, progress)
+        case "compare":
+            reports = CompareInputs(
+                baseline=pick(artifacts, "evaluate:base", EvalReport),
+                report=pick(artifacts, "evaluate:tuned", EvalReport),
+            )
+            return compare(cfg.eval, reports, out, progress)
         case "judge":
             answers = JudgeInputs(
                 dataset=pick(artifacts, "dataset", DatasetArtifact),
@@ -93,8 +101,12 @@ def perform(
             )
             return judge(cfg.eval, answers, out, progress)
         case "gates":
-            report = pick(artifacts, "evaluate:tuned", EvalReport)
-            scores = GatesInputs(baseline=_baseline(artifacts), report=report, judge=_judge(artifacts))
+            scores = GatesInputs(
+                baseline=_baseline(artifacts),
+                report=pick(artifacts, "evaluate:tuned", EvalReport),
+                comparison=_comparison(artifacts),
+                judge=_judge(artifacts),
+            )
             return gates(cfg.eval, scores, out, progress)
         case "package":
             return package(cfg.registry, _package_inputs(artifacts, run_record), out, progress)
@@ -180,6 +192,10 @@ def _judge(artifacts: Mapping[str, Artifact]) -> JudgeReport | None:
     return pick(artifacts, "judge", JudgeReport) if "judge" in artifacts else None
 
 
+def _comparison(artifacts: Mapping[str, Artifact]) -> ModelComparison | None:
+    return pick(artifacts, "compare", ModelComparison) if "compare" in artifacts else None
+
+
 def _gates(artifacts: Mapping[str, Artifact]) -> GateReport | None:
     return pick(artifacts, "gates", GateReport) if "gates" in artifacts else None
 
@@ -191,6 +207,7 @@ def _package_inputs(artifacts: Mapping[str, Artifact], run_record: record.RunRec
         checkpoint=pick(artifacts, "train", CheckpointArtifact),
         baseline=_baseline(artifacts),
         report=pick(artifacts, "evaluate:tuned", EvalReport) if "evaluate:tuned" in artifacts else None,
+        comparison=_comparison(artifacts),
         judge=_judge(artifacts),
         gates=_gates(artifacts),
         record=run_record.until("package"),
@@ -212,6 +229,7 @@ def _register_inputs(
         uploaded=pick(artifacts, "upload", UploadedModel) if cfg.registry.upload is not None else None,
         baseline=_baseline(artifacts),
         report=pick(artifacts, "evaluate:tuned", EvalReport) if "evaluate:tuned" in artifacts else None,
+        comparison=_comparison(artifacts),
         judge=_judge(artifacts),
         gates=_gates(artifacts),
         parameters=flat(cfg, ("model", "dataset", "training", "eval")),

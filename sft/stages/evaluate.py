@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,9 +19,10 @@ from sft.config.schema import HOLDOUT, EvalConfig
 from sft.errors import ConfigError, Problem, StageError
 from sft.files import write_json
 from sft.progress import Progress
-from sft.scores import JUDGE, Score
+from sft.scores import JUDGE, TOKEN_METRICS, Score
 
 REPORT_NAME = "report.json"
+_PER_TOKEN = tuple(f".{metric}" for metric in TOKEN_METRICS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,11 @@ def tasks_version(cfg: EvalConfig) -> str:
         key = "eval.include_path"
         raise ConfigError([Problem(key=key, value=f"{folder / n}: {f}", rule=rule) for n, f in named.items()])
     own = task_index.own(folder) if folder else set()
-    wanted = {"eval.tasks": cfg.tasks, "eval.gates": [name.partition(".")[0] for name in cfg.gates]}
+    wanted = {
+        "eval.tasks": cfg.tasks,
+        "eval.gates": [name.partition(".")[0] for name in cfg.gates],
+        "eval.no_regression": [name.partition(".")[0] for name in cfg.no_regression],
+    }
     others = {name for names in wanted.values() for name in names} - own - {HOLDOUT, JUDGE, *cfg.holdouts}
     found = task_index.folders(others) if others else {}
     problems = [
@@ -143,6 +149,7 @@ def evaluate(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, progress: Progr
         task_data=result["data"],
         chat_template_sha256=result["chat_template_sha256"],
         holdout_sample=_drawn(cfg, scored),
+        held_out_tokens=_held_out_tokens(out),
     )
     if report.holdout_sample:
         progress.say(f"  held-out samples: {report.holdout_sample}")
@@ -150,6 +157,12 @@ def evaluate(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, progress: Progr
     write_json(out / REPORT_NAME, facts)
     progress.say("  " + ", ".join(f"{score.name} {score.value:.4f}" for score in report.scores))
     return report
+
+
+def _held_out_tokens(out: Path) -> dict[str, int]:
+    values = sample_values.read(out) if (out / sample_values.NAME).exists() else {}
+    counted = {name.rpartition(".")[0]: one.counts for name, one in values.items() if name.endswith(_PER_TOKEN)}
+    return {task: round(math.fsum(counts)) for task, counts in counted.items() if counts}
 
 
 def _drawn(cfg: EvalConfig, scored: Sequence[HeldOutSet]) -> str:

@@ -17,7 +17,7 @@ from sft.adapters import hub
 from sft.artifacts import DatasetArtifact
 from sft.config.ways_out import ways_out
 from sft.logs import redact
-from sft.scores import Score, score_row
+from sft.scores import TELLS_OVER, Score, score_row
 
 if TYPE_CHECKING:
     from sft.stages.package import PackageInputs
@@ -92,13 +92,16 @@ def _origin(inputs: PackageInputs) -> str:
 def _scores(inputs: PackageInputs) -> Iterator[str]:
     if inputs.report is None:
         return
-    rows = ["| score | before | after | difference | samples |", "|---|---|---|---|---|"]
+    rows = ["| score | before | after | difference | samples | tells over |", "|---|---|---|---|---|---|"]
     for score in inputs.report.scores:
-        row = score_row(score, inputs.baseline.score(score.name) if inputs.baseline else None)
-        cells = (row.name, row.before or "–", row.after, row.difference or "–", row.num_samples)
-        rows.append(f"| {' | '.join(cells)} |")
+        before = inputs.baseline.score(score.name) if inputs.baseline else None
+        row = score_row(score, before, inputs.comparison.change(score.name) if inputs.comparison else None)
+        cells = (row.name, row.before, row.after, row.difference, row.samples, row.detectable)
+        rows.append(f"| {' | '.join(cell or '–' for cell in cells)} |")
     yield "## Scores"
     yield "\n".join(rows)
+    if inputs.comparison:
+        yield f"Differences: {inputs.comparison.explained}. {TELLS_OVER}"
     if sample := inputs.report.holdout_sample:
         yield f"Held-out samples that were scored: {sample}."
     if inputs.judge:

@@ -23,6 +23,7 @@ from sft.artifacts import (
     GateReport,
     JudgeReport,
     ModelArtifact,
+    ModelComparison,
     ModelPackage,
     hash_files,
 )
@@ -46,6 +47,7 @@ class PackageInputs:
     Attributes:
         baseline: Scores of the base model; None where it wasn't scored.
         report: Scores of the tuned model; None where nothing was scored.
+        comparison: How they differ; None where one of them is.
         judge: How a judge compares its answers with the base model's; None where there is none.
         gates: That it passed them; None where there are none.
         record: The run up to here, without secrets.
@@ -57,6 +59,7 @@ class PackageInputs:
     checkpoint: CheckpointArtifact
     baseline: EvalReport | None
     report: EvalReport | None
+    comparison: ModelComparison | None
     judge: JudgeReport | None = None
     gates: GateReport | None
     record: Mapping[str, Any]

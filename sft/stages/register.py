@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -22,6 +22,7 @@ from sft.artifacts import (
     GateReport,
     JudgeReport,
     ModelArtifact,
+    ModelComparison,
     ModelPackage,
     RegisteredModel,
     UploadedModel,
@@ -30,7 +31,7 @@ from sft.config.schema import RegistryConfig
 from sft.errors import StageError
 from sft.logs import redact
 from sft.progress import Progress
-from sft.scores import Score
+from sft.scores import Change, Score
 from sft.stages.registries import registry_of
 
 
@@ -45,6 +46,7 @@ class RegisterInputs:
         uploaded: Where that folder was brought; None where it stays.
         baseline: Scores of the base model; None where it wasn't scored.
         report: Scores of the tuned model; None where nothing was scored.
+        comparison: How they differ; None where one of them is.
         judge: How a judge compares its answers with the base model's; None where there is none.
         gates: That it passed them; None where there are none.
         parameters: Settings of model, training and evaluation by dotted key, without secrets.
@@ -64,6 +66,7 @@ class RegisterInputs:
     uploaded: UploadedModel | None
     baseline: EvalReport | None
     report: EvalReport | None
+    comparison: ModelComparison | None
     judge: JudgeReport | None = None
     gates: GateReport | None
     parameters: dict[str, str | int | float | bool]
@@ -143,10 +146,11 @@ def describe(cfg: RegistryConfig, inputs: RegisterInputs) -> Registration:
         **{f"versions.{name}": version for name, version in inputs.versions.items()},
     }
     known = {name: fact for name, fact in facts.items() if fact is not None and fact != ""}
-    scores = {
+    scores: dict[str, Fact] = {
         **_scores("base", inputs.baseline.scores if inputs.baseline else ()),
         **_scores("tuned", inputs.report.scores if inputs.report else ()),
         **_scores("tuned", (inputs.judge.score,) if inputs.judge else ()),
+        **{f"verdict.{change.score}": str(change) for change in _changes(inputs)},
     }
     for name, value in (known | scores).items():
         if isinstance(value, float) and not math.isfinite(value):
@@ -209,8 +213,13 @@ def _scores(which: str, of_model: Iterable[Score]) -> dict[str, float]:
     return scores
 
 
+def _changes(inputs: RegisterInputs) -> Sequence[Change]:
+    return inputs.comparison.changes if inputs.comparison else ()
+
+
 def _tracking_run(inputs: RegisterInputs) -> TrackingRun:
     reports = {"base": inputs.baseline, "tuned": inputs.report}
+    comparison = {"comparison.json": str(inputs.comparison.root / "comparison.json")} if inputs.comparison else {}
     return TrackingRun(
         name=inputs.run_id,
         artifact_root=str(inputs.mlflow_artifacts.resolve()),
@@ -219,5 +228,6 @@ def _tracking_run(inputs: RegisterInputs) -> TrackingRun:
         files={
             "run.json": str(inputs.run_record),
             **{f"{which}/report.json": str(report.root / "report.json") for which, report in reports.items() if report},
+            **comparison,
         },
     )

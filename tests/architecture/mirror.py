@@ -81,6 +81,7 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.planning.kernels": ("unit/planning/test_resources.py", "two of the resources, decided like the others"),
     "sft.planning.model_shape": ("unit/planning/test_memory.py", "memory is counted from the shapes, model by model"),
     "sft.planning.stage_spec": ("unit/planning/test_plan.py", "the table that plans are built from"),
+    "sft.report.changed_samples": ("unit/report/test_run.py", "a section of the run's page, looked at on it"),
     "sft.report.comparison.charts": ("unit/report/comparison/test_page.py", "the page's drawings, looked at on it"),
     "sft.report.comparison.text": ("unit/report/comparison/test_page.py", "the same comparison, as text and as a page"),
     "sft.report.data": ("integration/test_data_check.py", "reads what the stages made, which the test makes"),

@@ -101,10 +101,23 @@ def test_a_missing_recipe_file_is_named() -> None:
         ("model.scratch.num_key_value_heads=3", "must divide"),
         ("model.add_tokens.special=['<|call|>']", "is for a pretrained model; one from scratch gets a tokenizer"),
         ("eval.batch_size=many", "or auto"),
-        ("eval.gates.holdout.loss=0.5", "is no comparison: '>= 0.6', '< baseline' or '>= baseline - 0.01'"),
         ("eval.judge.model=m", "nothing is judged without eval.judge.address; name the judge's server"),
         ("eval.judge.address=localhost:8000", "must be http://HOST/… or https://HOST/…, without a query"),
+        (
+            "eval.no_regression=[judge]",
+            "compares with the base model already: it has no such score; try eval.gates.judge",
+        ),
         ("eval.gates.judge.win_rate=> 0.5", "there is no judge; set eval.judge.address"),
+        (
+            "eval.gates.holdout.loss=0.5",
+            "is no comparison: '>= 0.6', '< baseline', '>= baseline - 0.01' or 'improvement",
+        ),
+        ("eval.gates.spell_numbers.bleu=> 3 and improvement > 0", "needs an error, and bleu has none"),
+        ("eval.gates.spell_numbers.acc=improvement >= 1e999", "must compare with a finite number"),
+        ("eval.no_regression=[spell_numbers.ter]", "needs an error, and ter has none"),
+        ("eval.no_regression=[holdout.acc]", "no such score; it is scored for loss, perplexity"),
+        ("eval.no_regression=[holdout,holdout]", "is named twice"),
+        ("eval.confidence=1", "must be above 0.5 and below 1.0"),
         (
             "eval.gates.holdout.bleu=> 0.5",
             "no such score; it is scored for loss, perplexity",
@@ -120,6 +133,23 @@ def test_a_rule_across_fields_names_the_key(override: str, rule: str) -> None:
     [problem] = problems(*settings, override)
     assert override.partition("=")[0].removesuffix(".special") in problem
     assert rule in problem
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        (["eval.baseline=false"], "needs the base model's score; try eval.baseline=true"),
+        (["eval=none"], "nothing is scored: eval.enabled=false"),
+        (["eval.holdout.enabled=false"], "the held-out set has no such score; it is scored for nothing"),
+        (["eval.holdout.limit=1"], "needs an error, and one sample has none: eval.holdout.limit=1"),
+    ],
+)
+@pytest.mark.parametrize("gate", ["eval.no_regression=[holdout]", "eval.gates.holdout.loss=improvement > 0"])
+def test_a_gate_that_can_never_be_judged_is_refused_before_anything_runs(
+    gate: str, settings: list[str], rule: str
+) -> None:
+    found = problems(*settings, gate)
+    assert [rule in problem for problem in found] == [True]
 
 
 def test_new_tokens_are_texts_named_once_whose_embeddings_are_trained() -> None:

@@ -69,11 +69,24 @@ def test_a_model_that_knew_nothing_spells_numbers(done: tuple[Path, Answer], rec
 
 def test_the_end_says_where_everything_is_and_the_scores(done: tuple[Path, Answer], record: dict[str, Any]) -> None:
     cwd, answer = done
-    places = dict(line.split(maxsplit=1) for line in answer.out.splitlines()[-3:])
+    places = dict(line.split(maxsplit=1) for line in answer.out.splitlines()[-4:])
     assert (cwd / places["record"]).name == "run.json"
     assert (cwd / places["model"] / "config.json").is_file()
+    page = (cwd / places["page"]).read_text()
+    assert "Samples that changed most" in page
+    assert page.count("<summary>") == 40  # 20 of the held-out split, 20 of the task
     assert places["registered"].startswith("quickstart version 1 in sqlite:///")
     assert "holdout.exact_match              0.0000 → " in answer.out
+
+
+def test_what_was_learned_is_clearly_better_and_told_wherever_scores_are(
+    done: tuple[Path, Answer], record: dict[str, Any]
+) -> None:
+    changes = steps(record)["compare"]["facts"]["changes"]
+    assert [change["verdict"] for change in changes] == ["better"] * 7
+    assert "7 better (" in done[1].out
+    listed = sft("models", cwd=done[0])
+    assert listed.out.count(", better (") == 7
 
 
 def test_the_record_holds_what_made_the_model(done: tuple[Path, Answer], record: dict[str, Any]) -> None:
@@ -129,7 +142,7 @@ def test_a_change_to_eval_scores_and_registers_again_only(done: tuple[Path, Answ
     answer = sft("run", "quickstart", "eval.tasks=[]", "eval.holdout.limit=50", cwd=done[0])
     assert answer.status == 0, answer.err
     made = [line.split()[1].rstrip(":") for line in answer.out.splitlines() if line.startswith("✓")]
-    assert made == ["evaluate:base", "evaluate:tuned", "package", "register"]
+    assert made == ["evaluate:base", "evaluate:tuned", "compare", "package", "register"]
 
 
 def test_a_missed_gate_keeps_the_model_from_the_registry_and_exits_with_3(done: tuple[Path, Answer]) -> None:
@@ -142,10 +155,12 @@ def test_a_missed_gate_keeps_the_model_from_the_registry_and_exits_with_3(done: 
     [record] = [one for one in records(done[0] / "runs") if one["config"]["eval"]["gates"]]
     found = {name: step["status"] for name, step in steps(record).items()}
     assert (found["gates"], found["package"], found["register"]) == ("failed", "pending", "pending")
-    passing = sft("run", "quickstart", "eval.gates.spell_numbers.acc=>= baseline", "registry=none", cwd=done[0])
+    asked = ["eval.gates.spell_numbers.acc=>= baseline and improvement > 0.3", "eval.no_regression=[holdout]"]
+    passing = sft("run", "quickstart", *asked, "registry=none", cwd=done[0])
     assert passing.status == 0, passing.err
     [card] = [path for path in done[0].glob("runs/store/package/*/model/README.md") if "passed" in path.read_text()]
     assert "- spell_numbers.acc is" in card.read_text()
+    assert "- spell_numbers.acc improves by +0." in card.read_text()
 
 
 @pytest.mark.exhaustive

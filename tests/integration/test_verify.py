@@ -12,7 +12,7 @@ from sft.artifacts import ModelArtifact
 from sft.runner.verify import verify
 from tests.support.command import sft
 
-_LATER = ("evaluate:base", "train", "evaluate:tuned", "package", "register")
+_LATER = ("evaluate:base", "train", "evaluate:tuned", "compare", "package", "register")
 ROW = json.dumps({"messages": [{"role": "user", "content": "12345"}, {"role": "assistant", "content": "one two"}]})
 
 

@@ -13,10 +13,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sft.artifacts import CheckpointArtifact, DatasetArtifact, EvalReport, ModelArtifact, ModelPackage, RegisteredModel
+from sft.artifacts import (
+    CheckpointArtifact,
+    DatasetArtifact,
+    EvalReport,
+    ModelArtifact,
+    ModelComparison,
+    ModelPackage,
+    RegisteredModel,
+)
 from sft.config.schema import RegistryConfig
 from sft.progress import Progress
-from sft.scores import Score
+from sft.scores import Change, Score, Verdict
 from sft.stages.register import RegisterInputs, register
 
 
@@ -32,6 +40,20 @@ def report(root: Path, *values: float) -> EvalReport:
         for task, value, stderr in zip(["arc", "holdout"], values, [0.125, None], strict=True)
     ]
     return EvalReport(root=root, digest=sha(str(values)), model_digest=sha("model"), scores=tuple(scores))
+
+
+def comparison(root: Path) -> ModelComparison:
+    """Write and return what the two reports' difference says: one score is better, of the other nothing is known."""
+    facts = {"higher_is_better": True, "num_units": 9}
+    arc = Change(
+        score="arc.acc", before=0.25, difference=0.25, verdict=Verdict.better, interval=(0.125, 0.375),
+        corrected=(0.125, 0.375), detectable=0.5, **facts,
+    )  # fmt: skip
+    reason = "one sample has no error"
+    holdout = Change(score="holdout.acc", before=0.0, difference=0.9375, verdict=Verdict.none, reason=reason, **facts)
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "comparison.json").write_text("{}")
+    return ModelComparison(root=root, confidence=0.95, num_tests=1, changes=(arc, holdout))
 
 
 def register_inputs(root: Path, *, weights: str = "weights", **changes: Any) -> RegisterInputs:
@@ -79,6 +101,7 @@ def register_inputs(root: Path, *, weights: str = "weights", **changes: Any) -> 
         uploaded=None,
         baseline=report(root / "base", 0.25, 0.0),
         report=report(root / "tuned", 0.5, 0.9375),
+        comparison=comparison(root / "comparison"),
         gates=None,
         parameters={"training.learning_rate": 5e-6, "training.num_epochs": 1, "model.trust_remote_code": False},
         git_commit="0123abc",

@@ -1,4 +1,4 @@
-"""How scores compare, and what a gate asks."""
+"""What a difference of scores says, and how it is shown."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sft.scores import Score, change, is_better_when_higher, parse_gate, score_row
+from sft.scores import Change, Score, Verdict, is_better_when_higher, score_row
 
 
 def score(value: float, **changes: Any) -> Score:
@@ -15,31 +15,68 @@ def score(value: float, **changes: Any) -> Score:
     return Score(value=value, **facts)
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "text"),
-    [
-        (score(0.5), score(0.6), "+0.1000, better"),
-        (score(0.5), score(0.4), "-0.1000, worse"),
-        (score(0.5), score(0.54), "+0.0400, within its error"),  # its error is 0.0424
-        (score(2.0, higher_is_better=False), score(1.0, higher_is_better=False), "-1.0000, better"),
-        (score(0.5, stderr=None), score(0.51), "+0.0100, better"),
-        (score(0.5, stderr=None), score(0.5), "+0.0000, within its error"),
-    ],
-)
-def test_a_difference_is_held_against_its_standard_error(before: Score, after: Score, text: str) -> None:
-    assert str(change(before, after)) == text
+def change(low: float, high: float, verdict: Verdict, **changes: Any) -> Change:
+    facts = {"score": "t.acc", "before": 0.25, "difference": (low + high) / 2, "higher_is_better": True, "num_units": 9}
+    ends = {"interval": (low, high), "corrected": (low, high)}
+    return Change(verdict=verdict, **(facts | ends | changes))
 
 
 @pytest.mark.parametrize(
-    ("before", "texts"),
+    ("found", "text"),
     [
-        (score(0.25), ("t.acc", "0.2500 ± 0.0300", "0.5000 ± 0.0300", "+0.2500, better", "1,200")),
-        (score(0.25, stderr=None), ("t.acc", "0.2500", "0.5000 ± 0.0300", "+0.2500, better", "1,200")),
-        (None, ("t.acc", "", "0.5000 ± 0.0300", "", "1,200")),
+        (change(0.05, 0.15, Verdict.better), "+0.1000, better (+0.0500 to +0.1500)"),
+        (change(-0.15, -0.05, Verdict.worse), "-0.1000, worse (-0.1500 to -0.0500)"),
+        (change(-0.02, 0.04, Verdict.no_difference), "+0.0100, no difference seen (±0.0300)"),
+        (change(0.0, 0.0, Verdict.no_difference), "+0.0000, no difference seen (no sample differs)"),
+        (
+            change(0.1, 0.1, Verdict.none, corrected=None, reason="one sample has no error"),
+            "+0.1000, no verdict (one sample has no error)",
+        ),
     ],
 )
-def test_a_row_of_a_table_has_each_value_with_its_error(before: Score | None, texts: tuple[str, ...]) -> None:
-    assert astuple(score_row(score(0.5, num_samples=1200), before)) == texts
+def test_a_difference_is_told_with_its_verdict_and_what_that_rests_on(found: Change, text: str) -> None:
+    assert str(found) == text
+
+
+@pytest.mark.parametrize(
+    ("found", "least"),
+    [
+        (change(0.05, 0.15, Verdict.better), 0.05),
+        (change(-0.15, -0.05, Verdict.better, higher_is_better=False), 0.05),
+        (change(-0.15, 0.05, Verdict.no_difference, higher_is_better=False), -0.05),
+        (change(0.0, 0.0, Verdict.none, interval=None), None),
+    ],
+)
+def test_the_least_improvement_is_the_end_on_the_side_of_worse(found: Change, least: float | None) -> None:
+    assert found.least_improvement == least
+
+
+@pytest.mark.parametrize(
+    ("before", "found", "texts"),
+    [
+        (
+            score(0.25),
+            change(0.2, 0.3, Verdict.better, num_units=1200, detectable=0.04),
+            ("0.2500 ± 0.0300", "0.5000 ± 0.0300", "+0.2500, better (+0.2000 to +0.3000)", "1,200 samples", "0.0400"),
+        ),
+        (
+            score(0.25, stderr=None),
+            change(0.0, 0.0, Verdict.no_difference, num_units=57, detectable=0.0),
+            (
+                "0.2500",
+                "0.5000 ± 0.0300",
+                "+0.0000, no difference seen (no sample differs)",
+                "1,200 samples in 57 clusters",
+                "",
+            ),
+        ),
+        (None, None, ("", "0.5000 ± 0.0300", "", "1,200 samples", "")),
+    ],
+)
+def test_a_row_of_a_table_has_each_value_with_its_error(
+    before: Score | None, found: Change | None, texts: tuple[str, ...]
+) -> None:
+    assert astuple(score_row(score(0.5, num_samples=1200), before, found)) == ("t.acc", *texts)
 
 
 @pytest.mark.parametrize(
@@ -48,35 +85,3 @@ def test_a_row_of_a_table_has_each_value_with_its_error(before: Score | None, te
 )
 def test_the_direction_of_a_score_follows_from_its_metric(name: str, higher: bool) -> None:
     assert is_better_when_higher(name) is higher
-
-
-@pytest.mark.parametrize(
-    ("rule", "baseline", "limit", "passes", "fails"),
-    [
-        (">= 0.60", None, 0.6, 0.6, 0.59),
-        (">.5", None, 0.5, 0.51, 0.5),
-        ("<= 1e-3", None, 0.001, 0.001, 0.002),
-        ("< baseline", 2.0, 2.0, 1.9, 2.0),
-        (">= baseline - 0.01", 0.5, 0.49, 0.49, 0.48),
-        (">= baseline+ 0.25", 0.5, 0.75, 0.75, 0.7),
-        ("> -1", None, -1.0, 0.0, -1.0),
-    ],
-)
-def test_a_gate_compares_with_a_number_or_with_the_baseline(
-    rule: str, baseline: float | None, limit: float, passes: float, fails: float
-) -> None:
-    gate = parse_gate(rule)
-    assert gate.limit(baseline) == pytest.approx(limit)
-    assert gate.holds(passes, gate.limit(baseline))
-    assert not gate.holds(fails, gate.limit(baseline))
-
-
-@pytest.mark.parametrize("rule", ["", "0.6", "=> 0.6", ">= base", "< baseline * 2", ">= 0.6 or so", ">= nan", "== 1"])
-def test_what_is_no_comparison_is_refused(rule: str) -> None:
-    with pytest.raises(ValueError, match="is no comparison"):
-        parse_gate(rule)
-
-
-def test_a_gate_on_the_baseline_needs_one() -> None:
-    with pytest.raises(ValueError, match="no such score"):
-        parse_gate("< baseline").limit(None)

@@ -24,7 +24,7 @@ class Registration:
         version: Label of the version, chosen by a person.
         uri: Address of the model's files.
         facts: Where the model came from, by dotted key; holds `DIGEST_KEY`. Numbers are finite.
-        scores: The model's scores, by dotted key; updated if the version exists already.
+        scores: The model's scores, and verdicts as texts, by dotted key; updated if the version exists already.
         run_id: The run that trained the model.
         origin: Kubeflow's `model_source_*` and `storage_*`, by those names.
     """
@@ -37,7 +37,7 @@ class Registration:
     format_version: str
     uri: str
     facts: dict[str, Fact]
-    scores: dict[str, float]
+    scores: dict[str, Fact]
     run_id: str
     origin: dict[str, str]
 

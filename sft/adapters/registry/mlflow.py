@@ -178,7 +178,8 @@ def _tracking_run(client: MlflowClient, registration: Registration, run: Trackin
     run_id = client.create_run(experiment, run_name=run.name, tags=tags).info.run_id
     try:
         now = int(time.time() * 1000)
-        metrics = [Metric(_key(name), value, now, 0) for name, value in registration.scores.items()]
+        numbers = {name: value for name, value in registration.scores.items() if not isinstance(value, str)}
+        metrics = [Metric(_key(name), value, now, 0) for name, value in numbers.items()]
         metrics += [Metric(_key(name), value, now, step) for name, value, step in _points(Path(run.curve))]
         params = [Param(_key(name), str(value)) for name, value in run.parameters.items()]
         for kind, entities in {"metrics": metrics, "params": params}.items():

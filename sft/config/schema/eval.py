@@ -13,6 +13,7 @@ from sft.config.schema.dataset import ColumnsConfig, DatasetFormat
 from sft.config.schema.judge import JudgeConfig
 from sft.config.schema.rules import Text
 from sft.config.schema.texts import FREE, LINE, PATH, matches
+from sft.scores import CONFIDENCE
 
 
 class EvalBackend(Enum):
@@ -107,9 +108,14 @@ class EvalConfig:
     """Of `holdout.limit`; lm-eval: random, numpy, torch and few-shot seed."""
     baseline: bool = True
     """Also score the base model, once per model, data and settings."""
+    confidence: float = number(CONFIDENCE, above=0.5, below=1.0)
+    """Of the intervals of differences between the two models: a score is better or worse only if its own excludes 0."""
     gates: dict[str, str] = pairs(LINE, LINE)
-    """What the tuned model must reach to be packaged and registered: score -> `>= 0.6`, `< baseline` or
-    `>= baseline - 0.01`. One that is missed ends the run with exit code 3."""
+    """What the tuned model must reach to be packaged and registered: score -> `>= 0.6`, `< baseline`,
+    `>= baseline - 0.01`, or `improvement >= 0.01`, which the interval's lower end must reach; several are joined by
+    `and`. One that is missed ends the run with exit code 3."""
+    no_regression: list[str] = each(LINE)
+    """Tasks or scores that must not be clearly worse than the base model's: another gate."""
     holdout: HoldoutConfig = field(default_factory=HoldoutConfig)
     holdouts: dict[str, HeldOutSetConfig] = groups(_SET_NAME)
     """Further held-out sets by name, each with scores `name.loss` and so on, and gates; scored as `holdout` says."""

@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Iterator
 
 from sft.report.comparison import charts
-from sft.report.comparison.rows import TRAIN_LOSS, Comparison, Row
-from sft.report.comparison.text import BEST, memory_text, short_keys, time_text, value_text
-from sft.scores import format_difference, format_score
+from sft.report.comparison.groups import TRAIN_LOSS
+from sft.report.comparison.rows import Comparison, Row
+from sft.report.comparison.text import BEST, group_lines, memory_text, short_keys, time_text, value_text
+from sft.scores import Verdict, format_difference, format_score
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -92,18 +93,11 @@ def as_html(found: Comparison) -> str:
     order = f"<p>{len(found.rows)} runs by {html.escape(found.objective)}, {direction}. Colours go from the best "
     order += 'to the worst <span class="ramp"></span>; point at a run to see it everywhere.</p>'
     parts = [f"<h1>{html.escape(found.title)}</h1>", order, _facts(found)]
-    parts += [_section(*section) for section in _sections(found)]
-    both = [charts.pareto(found, by_memory=by_memory) for by_memory in (False, True)]
-    if any(both):
-        text = "Down and to the left is better" if not found.higher_is_better else "Up and to the left is better"
-        views = "".join(both)
-        parts.append(
-            _section(
-                "What it costs",
-                f"{text}; the dashed line joins the runs that no other one beats.",
-                f'<div class="two">{views}</div>',
-            )
-        )
+    parts += [f"<p>{html.escape(line)}</p>" for line in group_lines(found)]
+    groups = [found.of_group(group) for group in found.groups] or [found]
+    for group in groups:
+        name = f" (group {group.groups[0].number})" if len(groups) > 1 else ""
+        parts += [_section(title + name, text, content) for title, text, content in _sections(group)]
     parts.append(_section("All runs", "", f'<div class="scroll">{_table(found)}</div>'))
     ramp = ", ".join(charts.colour(place) for place in (0.0, 0.5, 1.0))
     return _PAGE.format(title=html.escape(found.title), body="\n".join(parts), ramp=ramp)
@@ -113,6 +107,11 @@ def _sections(found: Comparison) -> Iterator[tuple[str, str, str]]:
     names = ", ".join(short_keys(found.keys).values())
     yield "What the settings do", f"{found.objective} by {names}", charts.settings(found)
     yield "How each run learned", "Loss of each optimizer step, mean over its loss tokens", charts.curves(found)
+    both = [charts.pareto(found, by_memory=by_memory) for by_memory in (False, True)]
+    if any(both):
+        where = "Up" if found.higher_is_better else "Down"
+        text = f"{where} and to the left is better; the dashed line joins the runs that no other one beats."
+        yield "What it costs", text, f'<div class="two">{"".join(both)}</div>'
 
 
 def _section(title: str, text: str, content: str) -> str:
@@ -125,7 +124,7 @@ def _section(title: str, text: str, content: str) -> str:
 def _facts(found: Comparison) -> str:
     facts = []
     best = next((row for row in found.rows if row.is_best), None)
-    if best is not None:
+    if best is not None and len(found.groups) == 1:
         names = short_keys(found.keys)
         values = ", ".join(f"{names[key]} {value_text(best, key)}" for key in found.keys)
         facts.append((f"{BEST} {format_score(best.objective)}", f"best {found.objective}, run {best.number}: {values}"))
@@ -152,18 +151,21 @@ def _table(found: Comparison) -> str:
     names = short_keys(found.keys)
     first, rest = _objective_first(found)
     named = [] if found.is_sweep else ["run"]
-    heads = ["", "#", *named, *names.values(), *first, TRAIN_LOSS, "tokens/s", "memory", "time", "status", *rest]
+    grouped = ["group"] if len(found.groups) > 1 else []
+    heads = ["", "#", *grouped, *named, *names.values(), *first, TRAIN_LOSS]
+    heads += ["tokens/s", "memory", "time", "status", *rest]
     head = "".join(f"<th>{html.escape(name)}</th>" for name in heads)
     rows = "".join(_row(found, row, len(heads)) for row in found.rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 
 def _row(found: Comparison, row: Row, num_columns: int) -> str:
-    drawn = charts.done(found)
+    drawn = [other for other in charts.done(found) if other.group == row.group]
     dot = ""
     if row in drawn:
         dot = f'<i style="background:{charts.colour(drawn.index(row) / max(1, len(drawn) - 1))}"></i>'
     cells = [f"{dot}{BEST if row.is_best else ''}", str(row.number)]
+    cells += [str(row.group or "")] if len(found.groups) > 1 else []
     cells += [] if found.is_sweep else [html.escape(row.run)]
     cells += [html.escape(value_text(row, key)) for key in found.keys]
     first, rest = _objective_first(found)
@@ -193,6 +195,7 @@ def _score(row: Row, name: str) -> str:
         return ""
     if cell.change is None:
         return format_score(cell.value)
-    is_better = (cell.change > 0) == cell.higher_is_better and cell.change != 0
-    kind = "up" if is_better else "down" if cell.change else ""
-    return f'{format_score(cell.value)} <small class="{kind}">{format_difference(cell.change)}</small>'
+    kind = {Verdict.better.value: "up", Verdict.worse.value: "down"}.get(cell.verdict or "", "")
+    verdict = html.escape(cell.verdict or Verdict.none.value, quote=True)
+    change = format_difference(cell.change)
+    return f'{format_score(cell.value)} <small class="{kind}" title="{verdict}">{change}</small>'

@@ -11,13 +11,15 @@ import msgspec
 
 from sft.files import json_text
 from sft.report.comparison.axes import is_number, number
-from sft.report.comparison.rows import TRAIN_LOSS, Comparison, Row
-from sft.scores import format_difference, format_score
+from sft.report.comparison.groups import TRAIN_LOSS
+from sft.report.comparison.rows import Comparison, Row
+from sft.scores import Verdict, format_difference, format_score
 
 _MOST_SCORES = 3
 _WIDEST = 28
 _LONG_NUMBER = 8
 BEST = "★"
+_IN_DOUBT = (None, Verdict.no_difference.value, Verdict.none.value)
 
 
 def short_keys(keys: Sequence[str]) -> dict[str, str]:
@@ -38,11 +40,13 @@ def as_text(found: Comparison) -> str:
     scores = [name for name in found.score_names if name == found.objective or not name.startswith("holdout.")]
     scores = scores[:_MOST_SCORES]
     named = [] if found.is_sweep else ["run"]
-    head = ["", "#", *named, *keys.values(), *scores, TRAIN_LOSS, "tokens/s", "memory", "time", "status"]
+    grouped = ["group"] if len(found.groups) > 1 else []
+    head = ["", "#", *grouped, *named, *keys.values(), *scores, TRAIN_LOSS, "tokens/s", "memory", "time", "status"]
     cells = [
         [
             BEST if row.is_best else "",
             str(row.number),
+            *(str(row.group or "") for _ in grouped),
             *(row.run for _ in named),
             *(_cut(value_text(row, key)) for key in keys),
             *(score_text(row, name) for name in scores),
@@ -59,16 +63,28 @@ def as_text(found: Comparison) -> str:
     lines += [f"{row.number}: {row.status}: {_first_line(row.reason)}" for row in found.rows if row.reason]
     direction = "highest" if found.higher_is_better else "lowest"
     lines.append(
-        f"by {found.objective}, {direction} first; (difference to the base model); time of training and scoring"
+        f"by {found.objective}, {direction} first; (difference to the base model, ~ where none is seen); "
+        "time of training and scoring"
     )
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join([*(line.rstrip() for line in lines), *group_lines(found)])
+
+
+def group_lines(found: Comparison) -> Iterator[str]:
+    """Yield how sure the first place is, and where evaluations differ, which runs compare at all."""
+    if len(found.groups) > 1:
+        yield f"{found.objective} was not taken in one way, so only the runs of a group compare:"
+    for group in found.groups:
+        if len(found.groups) > 1:
+            yield group.title
+        if group.first_two:
+            yield f"{BEST} {group.first_two}"
 
 
 def as_csv(found: Comparison) -> str:
     """Return a line for each run, numbers in full: bytes, seconds."""
-    columns = ["number", "run", "status", "is_best", *found.keys, TRAIN_LOSS]
+    columns = ["number", "run", "status", "group", "is_best", *found.keys, TRAIN_LOSS]
     for name in found.score_names:
-        columns += [name, f"{name}.stderr", f"{name}.base", f"{name}.change"]
+        columns += [name, f"{name}.stderr", f"{name}.base", f"{name}.change", f"{name}.verdict"]
     columns += ["tokens_per_second", "memory_bytes", "train_seconds", "seconds", "reason"]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -97,7 +113,10 @@ def score_text(row: Row, name: str) -> str:
     cell = row.scores.get(name)
     if cell is None:
         return ""
-    return format_score(cell.value) + ("" if cell.change is None else f" ({format_difference(cell.change)})")
+    if cell.change is None:
+        return format_score(cell.value)
+    doubt = "~" if cell.verdict in _IN_DOUBT else ""
+    return f"{format_score(cell.value)} ({doubt}{format_difference(cell.change)})"
 
 
 def memory_text(num_bytes: int | None) -> str:
@@ -118,12 +137,13 @@ def time_text(seconds: float | None) -> str:
 
 
 def _fields(row: Row, found: Comparison) -> Iterator[tuple[str, object]]:
-    yield from (("number", row.number), ("run", row.run), ("status", row.status), ("is_best", row.is_best))
+    yield from (("number", row.number), ("run", row.run), ("status", row.status))
+    yield from (("group", row.group), ("is_best", row.is_best))
     yield from ((key, row.values.get(key, "")) for key in found.keys)
     yield TRAIN_LOSS, row.train_loss
     for name, cell in row.scores.items():
         yield from ((name, cell.value), (f"{name}.stderr", cell.stderr))
-        yield from ((f"{name}.base", cell.base), (f"{name}.change", cell.change))
+        yield from ((f"{name}.base", cell.base), (f"{name}.change", cell.change), (f"{name}.verdict", cell.verdict))
     for name in ("tokens_per_second", "memory_bytes", "train_seconds", "seconds", "reason"):
         yield name, getattr(row, name)
 

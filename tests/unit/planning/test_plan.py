@@ -25,6 +25,7 @@ WORLD = Environment(
     versions={"torch": "2"},
 )
 
+SCORING = {"evaluate:base", "evaluate:tuned", "compare"}
 TOLD = ["package", "register"]
 """Steps that tell of the whole run: another one has others."""
 
@@ -51,8 +52,8 @@ def names(made: Plan) -> list[str]:
     return [step.name for step in made.steps]
 
 
-def test_a_whole_run_has_eight_steps_in_order() -> None:
-    evaluated = ["dataset", "model", "tokenize", "evaluate:base", "train", "evaluate:tuned"]
+def test_a_whole_run_has_nine_steps_in_order() -> None:
+    evaluated = ["dataset", "model", "tokenize", "evaluate:base", "train", "evaluate:tuned", "compare"]
     assert names(plan()) == [*evaluated, "package", "register"]
 
 
@@ -61,9 +62,9 @@ def test_a_whole_run_has_eight_steps_in_order() -> None:
     [
         (["registry=none"], {"register"}, "registry=none"),
         (["registry=kubeflow"], {"register"}, "registry.address is empty"),
-        (["eval.baseline=false"], {"evaluate:base"}, None),
-        (["eval=none"], {"evaluate:base", "evaluate:tuned"}, "eval.enabled=false"),
-        (["eval.tasks=[]", "eval.holdout.enabled=false"], {"evaluate:base", "evaluate:tuned"}, "no eval.tasks"),
+        (["eval.baseline=false"], {"evaluate:base", "compare"}, None),
+        (["eval=none"], SCORING, "eval.enabled=false"),
+        (["eval.tasks=[]", "eval.holdout.enabled=false"], SCORING, "no eval.tasks"),
     ],
 )
 def test_what_the_recipe_leaves_out_is_not_in_the_plan(overrides: Sequence[str], absent: set[str], said: str) -> None:
@@ -79,6 +80,12 @@ def test_a_setting_that_does_nothing_is_noted_also_up_to_a_goal() -> None:
     assert made.notes[0].startswith("training.lora.alpha=64: not read")
 
 
+def test_gates_come_after_the_comparison_or_without_a_baseline_after_the_scores() -> None:
+    for setting in ("eval.gates.holdout.loss=< 1", "eval.no_regression=[holdout]"):
+        assert names(plan(setting))[-4:] == ["compare", "gates", "package", "register"]
+    assert names(plan("eval.gates.holdout.loss=< 1", "eval.baseline=false"))[-4:-2] == ["evaluate:tuned", "gates"]
+
+
 def test_the_same_configuration_has_the_same_keys() -> None:
     assert changed() == []
 
@@ -86,12 +93,16 @@ def test_the_same_configuration_has_the_same_keys() -> None:
 @pytest.mark.parametrize(
     ("override", "again"),
     [
-        ("eval.log_samples=false", ["evaluate:base", "evaluate:tuned", *TOLD]),
+        ("eval.log_samples=false", ["evaluate:base", "evaluate:tuned", "compare", *TOLD]),
+        ("eval.confidence=0.9", ["compare", *TOLD]),
         ("registry.description=x", TOLD),
-        ("training.learning_rate=0.1", ["train", "evaluate:tuned", *TOLD]),
-        ("training.fsdp=shard_grad_op", ["train", "evaluate:tuned", *TOLD]),
-        ("training.max_seq_len=100", ["tokenize", "evaluate:base", "train", "evaluate:tuned", *TOLD]),
-        ("dataset.seed=1", ["dataset", "model", "tokenize", "evaluate:base", "train", "evaluate:tuned", *TOLD]),
+        ("training.learning_rate=0.1", ["train", "evaluate:tuned", "compare", *TOLD]),
+        ("training.fsdp=shard_grad_op", ["train", "evaluate:tuned", "compare", *TOLD]),
+        ("training.max_seq_len=100", ["tokenize", "evaluate:base", "train", "evaluate:tuned", "compare", *TOLD]),
+        (
+            "dataset.seed=1",
+            ["dataset", "model", "tokenize", "evaluate:base", "train", "evaluate:tuned", "compare", *TOLD],
+        ),
         ("name=other", TOLD),
         ("run_root=elsewhere", []),
     ],
@@ -105,7 +116,7 @@ JUDGE = ["eval.judge.address=http://localhost:8000/v1", "eval.judge.model=m"]
 
 def test_a_judge_comes_after_both_evaluations_and_before_gates_and_package() -> None:
     made = plan(*JUDGE, "eval.gates.judge.win_rate=>= 0.5")
-    assert names(made)[5:] == ["evaluate:tuned", "judge", "gates", "package", "register"]
+    assert names(made)[5:] == ["evaluate:tuned", "compare", "judge", "gates", "package", "register"]
     needs = {step.name: step.needs for step in made.steps}
     assert needs["judge"] == ("dataset", "evaluate:base", "evaluate:tuned")
     assert all("judge" in needs[name] for name in ("gates", "package", "register"))
@@ -216,7 +227,7 @@ def test_a_training_with_other_resources_is_another_training(name: str, value: o
     assert WORLD.resources is not None
     other = dataclasses.replace(WORLD, resources=dataclasses.replace(WORLD.resources, **{name: value}))
     before, after = keys(plan(world=WORLD)), keys(plan(world=other))
-    assert [step for step in after if before[step] != after[step]] == ["train", "evaluate:tuned", *TOLD]
+    assert [step for step in after if before[step] != after[step]] == ["train", "evaluate:tuned", "compare", *TOLD]
 
 
 def test_loader_workers_change_nothing_of_the_weights() -> None:
@@ -254,11 +265,11 @@ def test_a_named_held_out_set_has_steps_of_its_own_before_anything_is_trained() 
 
 
 def test_a_held_out_set_changes_what_is_scored_and_nothing_that_is_trained() -> None:
-    assert {name for name in changed(*SETS) if ":" not in name} == {*TOLD}
+    assert {name for name in changed(*SETS) if ":" not in name} == {"compare", *TOLD}
     with_sets = keys(plan(*SETS, world=WORLD))
     world = dataclasses.replace(WORLD, held_out_versions={"legal": "2"})
     others = keys(plan(*SETS, world=world))
-    rows = {"dataset:legal", "tokenize:legal", "evaluate:base", "evaluate:tuned"}
+    rows = {"dataset:legal", "tokenize:legal", "evaluate:base", "evaluate:tuned", "compare"}
     assert {name for name in with_sets if others[name] != with_sets[name]} == {*rows, *TOLD}
 
 

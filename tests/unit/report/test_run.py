@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from sft.artifacts import EvalReport, ModelPackage, RegisteredModel, UploadedModel
+from sft.artifacts import EvalReport, ModelComparison, ModelPackage, RegisteredModel, UploadedModel
 from sft.record import RunRecord, begin
-from sft.report.run import as_html, score_lines, summary
+from sft.report.run import as_html, score_lines, summary, write_page
 from sft.runner import RunResult
-from sft.scores import Score
+from sft.scores import Change, Score, Verdict
+from sft.stages.changed_samples import ChangedSample
 
 
 def score(task: str, value: float, stderr: float | None = None, metric: str = "acc") -> Score:
@@ -29,43 +32,77 @@ def record() -> RunRecord:
     return begin(run_id="r", recipe=Path("r"), command=[], config={}, gpus=[], resources={}, steps=["package"])
 
 
-def test_a_score_is_a_line_with_before_after_error_and_difference() -> None:
-    [line] = score_lines(report(score("arc", 0.5, 0.01)), report(score("arc", 0.4, 0.01)))
-    assert line.split() == [
-        "arc.acc",
-        "0.4000",
-        "→",
-        "0.5000",
-        "±",
-        "0.0100",
-        "+0.1000,",
-        "better",
-        "(1,500",
-        "samples)",
-    ]
+def compared(tmp_path: Path, *changes: Change, samples: bytes = b"") -> ModelComparison:
+    made = ModelComparison(root=tmp_path, confidence=0.95, num_tests=len(changes), changes=changes)
+    made.samples_file.write_bytes(samples)
+    return made
+
+
+def change(score: str, low: float, high: float, verdict: Verdict) -> Change:
+    facts = {"before": 0.4, "difference": (low + high) / 2, "higher_is_better": True, "num_units": 1500}
+    return Change(score=score, verdict=verdict, corrected=(low, high), interval=(low, high), detectable=0.04, **facts)
+
+
+def test_a_score_is_a_line_with_before_after_verdict_and_what_would_be_seen(tmp_path: Path) -> None:
+    found = compared(tmp_path, change("arc.acc", 0.05, 0.15, Verdict.better))
+    [line, last] = score_lines(report(score("arc", 0.5, 0.01)), report(score("arc", 0.4, 0.01)), found)
+    assert " ".join(line.split()) == (
+        "arc.acc 0.4000 → 0.5000 ± 0.0100 +0.1000, better (+0.0500 to +0.1500) "
+        "(1,500 samples, which tell differences over 0.0400)"
+    )
+    assert last == "differences: 1 paired test, 0.95 confidence"
 
 
 def test_without_the_base_models_score_there_is_no_difference() -> None:
-    [line] = score_lines(report(score("arc", 0.5)), None)
+    [line] = score_lines(report(score("arc", 0.5)), None, None)
     assert line.split() == ["arc.acc", "0.5000", "(1,500", "samples)"]
 
 
-def test_a_task_that_got_clearly_worse_is_a_warning_and_the_held_out_split_is_not_a_task() -> None:
-    before = report(score("arc", 0.5, 0.01), score("piqa", 0.5, 0.1), score("holdout", 1.0, 0.01, "loss"))
-    after = report(score("arc", 0.4, 0.01), score("piqa", 0.45, 0.1), score("holdout", 2.0, 0.01, "loss"))
-    *_, warning = score_lines(after, before)
+def test_a_task_that_got_clearly_worse_is_a_warning_and_the_held_out_split_is_not_a_task(tmp_path: Path) -> None:
+    found = compared(
+        tmp_path,
+        change("arc.acc", -0.2, -0.1, Verdict.worse),
+        change("piqa.acc", -0.2, 0.1, Verdict.no_difference),
+        change("holdout.acc", -0.2, -0.1, Verdict.worse),
+    )
+    scores = report(score("arc", 0.5), score("piqa", 0.5), score("holdout", 1.0))
+    *_, warning = score_lines(scores, scores, found)
     assert warning == "warning: worse than before on arc.acc: the model may be forgetting what it knew"
 
 
-def test_scores_on_other_data_are_a_warning() -> None:
-    *_, warning = score_lines(report(score("arc", 0.5), arc="new"), report(score("arc", 0.5), arc="old"))
+def test_scores_on_other_data_are_a_warning(tmp_path: Path) -> None:
+    before, after = (report(score("arc", 0.5), arc=data) for data in ("old", "new"))
+    *_, warning = score_lines(after, before, compared(tmp_path))
     assert warning.startswith("warning: the data of arc changed since the base model was scored")
 
 
-def test_a_page_escapes_names_and_shows_each_score() -> None:
-    page = as_html("<run>", report(score("a<b", 0.5, 0.01)), report(score("a<b", 0.25)))
+def test_a_page_escapes_names_and_shows_each_score_and_the_samples_that_changed(tmp_path: Path) -> None:
+    sample = ChangedSample(
+        task="holdout", sample=7, turn=1, change=2.0, prompt="Is 1 < 2?", reference="Yes.", base=None, tuned="<b>No",
+        scores={"loss": (1.0, 0.5)},
+    )  # fmt: skip
+    found = compared(tmp_path, change("a<b.acc", 0.2, 0.3, Verdict.better), samples=msgspec.json.encode(sample))
+    page = as_html("<run>", report(score("a<b", 0.5, 0.01)), report(score("a<b", 0.25)), found)
     assert "<h1>&lt;run&gt;</h1>" in page
-    assert "<th>a&lt;b.acc</th><td>0.2500</td><td>0.5000 ± 0.0100</td><td>+0.2500, better</td><td>1,500</td>" in page
+    assert (
+        "<th>a&lt;b.acc</th><td>0.2500</td><td>0.5000 ± 0.0100</td><td>+0.2500, better (+0.2000 to +0.3000)</td>"
+        "<td>1,500 samples</td><td>0.0400</td>"
+    ) in page
+    assert "<summary>holdout, sample 7, turn 2: loss 1.0000 → 0.5000 (-0.5000)</summary>" in page
+    for part in ("Is 1 &lt; 2?", "Yes.", "(nothing was written)", "&lt;b&gt;No"):
+        assert f"<pre>{part}</pre>" in page
+
+
+def test_the_page_lies_beside_the_record_and_is_left_alone_where_nothing_was_done(
+    record: RunRecord, tmp_path: Path
+) -> None:
+    result = RunResult(tmp_path, record, {"evaluate:tuned": report(score("arc", 0.5))}, nothing_to_do=False)
+    page = write_page(result)
+    assert page == tmp_path / "run.html"
+    page.write_text("as it was")
+    write_page(replace(result, nothing_to_do=True))
+    assert page.read_text() == "as it was"
+    assert write_page(replace(result, artifacts={})) is None
 
 
 def test_a_summary_says_where_everything_is(record: RunRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,4 +132,4 @@ def test_a_run_that_was_done_before_says_when(record: RunRecord, tmp_path: Path)
 
 
 def test_a_score_that_is_not_a_number_is_shown_as_such() -> None:
-    assert "nan" in as_html("run", report(score("arc", math.nan)), None)
+    assert "nan" in as_html("run", report(score("arc", math.nan)), None, None)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sft.artifacts import EvalReport, JudgeReport
+from sft.artifacts import EvalReport, JudgeReport, ModelComparison
 from sft.config.schema import EvalConfig
 from sft.errors import GateError, StageError
 from sft.progress import Progress
-from sft.scores import Score
+from sft.scores import Change, Score, Verdict
 from sft.stages.gates import GatesInputs, gates
 
 QUIET = Progress(quiet=True)
@@ -30,9 +31,26 @@ def report(root: Path, accuracy: float, loss: float, **changes: str) -> EvalRepo
     )
 
 
+def compared(tuned: EvalReport, **verdicts: Change) -> ModelComparison:
+    return ModelComparison(root=tuned.root, confidence=0.95, num_tests=2, changes=tuple(verdicts.values()))
+
+
+def accuracy(low: float, high: float, verdict: Verdict) -> Change:
+    facts = {"before": 0.5, "difference": (low + high) / 2, "higher_is_better": True, "interval": (low, high)}
+    return Change(score="arc_easy.acc", verdict=verdict, corrected=(low, high), **facts)
+
+
+def loss(low: float, high: float, verdict: Verdict) -> Change:
+    return replace(accuracy(low, high, verdict), score="holdout.loss", higher_is_better=False)
+
+
 @pytest.fixture
 def inputs(tmp_path: Path) -> GatesInputs:
-    return GatesInputs(baseline=report(tmp_path / "base", 0.5, 2.0), report=report(tmp_path, 0.48, 1.5))
+    tuned = report(tmp_path, 0.48, 1.5)
+    changes = {"acc": accuracy(-0.03, 0.01, Verdict.no_difference), "loss": loss(-0.6, -0.4, Verdict.better)}
+    return GatesInputs(
+        baseline=report(tmp_path / "base", 0.5, 2.0), report=tuned, comparison=compared(tuned, **changes)
+    )
 
 
 def asked(**rules: str) -> EvalConfig:
@@ -73,6 +91,55 @@ def test_a_score_that_is_not_there_fails_and_the_nearest_is_named(inputs: GatesI
 
 def test_a_baseline_on_other_data_is_not_compared_with(inputs: GatesInputs, tmp_path: Path) -> None:
     changed = replace(inputs, report=report(tmp_path, 0.9, 1.0, arc_easy="other"))
+    for rule in ("> baseline", "improvement > 0"):
+        with pytest.raises(StageError, match="the data of arc_easy changed between"):
+            gates(asked(arc_easy__acc=rule), changed, tmp_path, QUIET)
     with pytest.raises(StageError, match="the data of arc_easy changed between"):
-        gates(asked(arc_easy__acc="> baseline"), changed, tmp_path, QUIET)
+        gates(EvalConfig(no_regression=["arc_easy"]), changed, tmp_path, QUIET)
     assert gates(asked(holdout__loss="< baseline", arc_easy__acc="> 0.5"), changed, tmp_path, QUIET).passed
+
+
+def test_an_improvement_is_the_end_of_the_interval_on_the_side_of_worse(inputs: GatesInputs, tmp_path: Path) -> None:
+    rules = asked(holdout__loss="improvement >= 0.35 and < 1.6", arc_easy__acc="improvement > -0.05")
+    assert gates(rules, inputs, tmp_path, QUIET).passed == (
+        "holdout.loss improves by +0.4000 at least: improvement >= 0.35",
+        "holdout.loss is 1.5000: < 1.6",
+        "arc_easy.acc improves by -0.0300 at least: improvement > -0.05",
+    )
+    with pytest.raises(GateError) as caught:
+        gates(asked(holdout__loss="improvement >= 0.5", arc_easy__acc="improvement > 0"), inputs, tmp_path, QUIET)
+    assert caught.value.missed == (
+        "holdout.loss improves by +0.4000 at least, not improvement >= 0.5: misses it by 0.1000",
+        "arc_easy.acc improves by -0.0300 at least, not improvement > 0: misses it by 0.0300",
+    )
+
+
+@pytest.mark.parametrize("name", ["arc_easy", "arc_easy.acc"])
+def test_a_task_that_is_clearly_worse_is_a_regression_and_one_in_doubt_is_not(
+    name: str, inputs: GatesInputs, tmp_path: Path
+) -> None:
+    asked_for = EvalConfig(no_regression=[name, "holdout"])
+    assert gates(asked_for, inputs, tmp_path, QUIET).passed == (
+        "arc_easy.acc: -0.0100, no difference seen (±0.0200); eval.no_regression",
+        "holdout.loss: -0.5000, better (-0.6000 to -0.4000); eval.no_regression",
+    )
+    worse = replace(inputs, comparison=compared(inputs.report, acc=accuracy(-0.03, -0.01, Verdict.worse)))
+    with pytest.raises(GateError) as caught:
+        gates(EvalConfig(no_regression=[name]), worse, tmp_path, QUIET)
+    assert caught.value.missed == ("arc_easy.acc: -0.0200, worse (-0.0300 to -0.0100); eval.no_regression",)
+
+
+@pytest.mark.parametrize("settings", [{"gates": {"arc_easy.acc": "improvement > 0"}}, {"no_regression": ["arc_easy"]}])
+def test_a_gate_that_needs_an_error_fails_where_there_is_none(
+    settings: dict[str, Any], inputs: GatesInputs, tmp_path: Path
+) -> None:
+    untested = replace(accuracy(0, 0, Verdict.none), interval=None, corrected=None, reason="one sample has no error")
+    with pytest.raises(StageError, match=r"no verdict on arc_easy\.acc: one sample has no error"):
+        gates(
+            EvalConfig(**settings), replace(inputs, comparison=compared(inputs.report, acc=untested)), tmp_path, QUIET
+        )
+
+
+def test_a_regression_of_what_is_not_scored_is_refused(inputs: GatesInputs, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="there is no score of arc_hard"):
+        gates(EvalConfig(no_regression=["arc_hard"]), inputs, tmp_path, QUIET)

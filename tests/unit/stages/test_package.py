@@ -46,6 +46,7 @@ def inputs(tmp_path: Path) -> PackageInputs:
         checkpoint=source.checkpoint,
         baseline=source.baseline,
         report=source.report,
+        comparison=source.comparison,
         gates=None,
         record={
             "command": ["sft", "run", "my recipe.yaml"],
@@ -128,7 +129,10 @@ def test_the_card_says_scores_before_and_after_and_how_to_make_it_again(inputs: 
     text = (make(CONFIG, inputs, tmp_path / "out").model_dir / "README.md").read_text()
     assert "New tokens, whose embeddings began as the mean of the others: `<|call|>`." in text
     assert "# speller\n\nSpells numbers.\n\nFine-tuned from `Qwen/Qwen2.5-1.5B-Instruct` at `989aa79` on 80" in text
-    assert "| arc.acc | 0.2500 ± 0.1250 | 0.5000 ± 0.1250 | +0.2500, better | 9 |" in text
+    row = "| arc.acc | 0.2500 ± 0.1250 | 0.5000 ± 0.1250 | +0.2500, better (+0.1250 to +0.3750) | 9 samples | 0.5000 |"
+    assert row in text
+    assert "| +0.9375, no verdict (one sample has no error) | 9 samples | – |" in text
+    assert "Differences: 1 paired test, 0.95 confidence." in text
     assert "```sh\nsft run 'my recipe.yaml'\n```" in text
     assert f"- sha256 of the checkpoint: `{inputs.checkpoint.digest}`" in text
     assert "was allowed to run" not in text

@@ -42,11 +42,13 @@ def test_scores_say_whose_they_are_and_carry_their_standard_error(tmp_path: Path
         "tuned.arc.acc": 0.5,
         "tuned.arc.acc_stderr": 0.125,
         "tuned.holdout.acc": 0.9375,
+        "verdict.arc.acc": "+0.2500, better (+0.1250 to +0.3750)",
+        "verdict.holdout.acc": "+0.9375, no verdict (one sample has no error)",
     }
 
 
 def test_a_model_without_scores_is_registered_without_scores(tmp_path: Path) -> None:
-    assert describe(CFG, register_inputs(tmp_path, baseline=None, report=None)).scores == {}
+    assert describe(CFG, register_inputs(tmp_path, baseline=None, report=None, comparison=None)).scores == {}
 
 
 def test_facts_keep_their_types(tmp_path: Path) -> None:

@@ -1,0 +1,177 @@
+"""Owns the statistics of two models that answered the same samples: difference, error, interval, test. Pure.
+
+What makes a question hard makes it hard for both, so it cancels out of the differences, whose error is much smaller
+than that of two scores measured apart (Miller, *Adding Error Bars to Evals*, 2024, arXiv:2411.00640).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sft.sample_values import SampleValues
+
+POWER = 0.8
+"""How often a difference of the size `PairedDifference.detectable` would be seen."""
+_SAME_SIZE = 1e-9
+
+
+class NotPaired(ValueError):
+    """Two scores of which nothing can be said: the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedDifference:
+    """A difference of two scores over the same samples, and how sure it is.
+
+    Attributes:
+        difference: After minus before; of a perplexity, of its logarithm (`on_scale`).
+        stderr: Its standard error.
+        num_units: Independent units: samples, or clusters of them.
+        p_value: Two-sided, of no difference.
+        scale: Of a perplexity, the value before; None for any other score.
+    """
+
+    difference: float
+    stderr: float
+    num_units: int
+    p_value: float
+    scale: float | None = None
+
+    def margin(self, confidence: float) -> float:
+        """Return half the width of the confidence interval: Student's t times the standard error.
+
+        Where the exact test is less sure than t (`_p_value`), the interval is widened to what its p-value says (a
+        test-based interval: Miettinen, *American Journal of Epidemiology* 103, 1976), but no further than to 0. So
+        interval and test never contradict.
+        """
+        freedom, half = self.num_units - 1, (1 - confidence) / 2
+        quantile = student_quantile(half, freedom)
+        reached = student_quantile(min(half, self.p_value / 2), freedom)
+        return max(quantile * self.stderr, abs(self.difference) * (quantile / reached))
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        """Return the confidence interval of the difference, as scores differ."""
+        margin = self.margin(confidence)
+        return self.on_scale(self.difference - margin), self.on_scale(self.difference + margin)
+
+    def detectable(self, confidence: float) -> float:
+        """Return the least true difference that is seen with a probability of `POWER`, as scores differ.
+
+        The error is taken for known: (t(1 - alpha / 2) + t(power)) x standard error (Miller, 2024, section 5).
+        """
+        freedom = self.num_units - 1
+        quantiles = student_quantile((1 - confidence) / 2, freedom) + student_quantile(1 - POWER, freedom)
+        return self.on_scale(quantiles * self.stderr)
+
+    def on_scale(self, difference: float) -> float:
+        """Return by how much a score differs whose ratio differs so; of a perplexity, given the one before."""
+        return difference if self.scale is None else self.scale * math.expm1(difference)
+
+
+def compare(before: SampleValues, after: SampleValues) -> PairedDifference:
+    """Return how two models' values of one score differ.
+
+    Each score is a ratio of sums, R = sum(y) / sum(x), so each sample's influence on it is linearised (Cochran,
+    *Sampling Techniques*, 1977, chapter 6): (y - R x) / sum(x) of the second less that of the first. With equal counts
+    these are the differences of the values about their mean. Influences are summed over each cluster.
+
+    Raises:
+        NotPaired: The samples are not the same ones, or fewer than two are independent.
+    """
+    if before.units != after.units:
+        raise NotPaired("the two models were not scored on the same samples")
+    influences = [later - earlier for earlier, later in zip(_influences(before), _influences(after), strict=True)]
+    influences = _clustered(influences, after.clusters or before.clusters)
+    if (num := len(influences)) < 2:
+        raise NotPaired("one sample has no error" if num else "there is no sample")
+    difference = after.ratio - before.ratio
+    stderr = math.sqrt(math.fsum(value * value for value in influences) * num / (num - 1))
+    shares = [value + difference / num for value in influences]
+    return PairedDifference(
+        difference=difference,
+        stderr=stderr,
+        num_units=num,
+        p_value=_p_value(difference, stderr, shares),
+        scale=before.value if before.is_exponential else None,
+    )
+
+
+def _influences(values: SampleValues) -> list[float]:
+    """Return how much each unit moves the score from its mean; their sum is 0."""
+    counts = values.counts or [1.0] * len(values.sums)
+    total, ratio = math.fsum(counts), values.ratio
+    return [(value - ratio * count) / total for value, count in zip(values.sums, counts, strict=True)]
+
+
+def _clustered(influences: list[float], clusters: Sequence[int | str]) -> list[float]:
+    if not clusters:
+        return influences
+    members: dict[int | str, list[float]] = defaultdict(list)
+    for cluster, value in zip(clusters, influences, strict=True):
+        members[cluster].append(value)
+    return [math.fsum(values) for values in members.values()]
+
+
+def _p_value(difference: float, stderr: float, shares: Sequence[float]) -> float:
+    """Return the two-sided p-value of no difference.
+
+    It is Student's, but at least what the signs of the units' shares allow. If the two models were interchangeable,
+    each share might as well have the other sign: of n shares that are not 0, none of the 2^n ways to draw the signs is
+    more likely than another, so no p-value is below 2^(1-n). Where all shares have one size, as of a 0/1 metric, the
+    test of signs is exact: McNemar's (*Psychometrika* 12, 1947).
+
+    Args:
+        difference: Sum of the shares.
+        stderr: Its standard error.
+        shares: What each unit adds to the difference.
+    """
+    largest = max(map(abs, shares))
+    sizes = [abs(share) for share in shares if abs(share) > _SAME_SIZE * largest]
+    if not sizes or difference == 0:
+        return 1.0
+    freedom = len(shares) - 1
+    student = 2 * _student_tail(abs(difference) / stderr, freedom) if stderr else 0.0
+    if max(sizes) - min(sizes) > _SAME_SIZE * largest:
+        return max(student, 2.0 ** (1 - len(sizes)))
+    fewer = round((len(sizes) - abs(difference) / largest) / 2)
+    return max(student, min(1.0, 2 * _binomial_tail(fewer, len(sizes))))
+
+
+def holm(p_values: Sequence[float], confidence: float) -> list[float]:
+    """Return the confidence at which each of several tests is held so that all err together as one alone (Holm, 1979).
+
+    The k-th least p-value of m is held against (1 - confidence) / (m - k + 1), until one is above; the rest is held
+    against what that one was. An interval of this confidence excludes 0 exactly if Holm's method rejects.
+    """
+    alpha, levels = 1 - confidence, [0.0] * len(p_values)
+    left = len(p_values)
+    is_seen = True
+    for place in sorted(range(len(p_values)), key=lambda place: p_values[place]):
+        levels[place] = 1 - alpha / left
+        is_seen = is_seen and p_values[place] < alpha / left
+        left -= is_seen
+    return levels
+
+
+def student_quantile(above: float, freedom: int) -> float:
+    """Return the value that Student's t exceeds with probability `above`."""
+    from scipy.special import stdtrit
+
+    return -float(stdtrit(freedom, above))
+
+
+def _student_tail(value: float, freedom: int) -> float:
+    """Return the probability that Student's t exceeds `value`."""
+    from scipy.special import stdtr
+
+    return float(stdtr(freedom, -value))
+
+
+def _binomial_tail(most: int, num: int) -> float:
+    """Return the probability of at most so many heads in `num` throws of a coin."""
+    from scipy.special import bdtr
+
+    return float(bdtr(most, num, 0.5))
