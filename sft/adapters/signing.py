@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from pathlib import Path
 from sft.errors import StageError
 
 SIGNATURE = "model.sig"
+FILE_SUFFIX = ".sig"
 KEYLESS = "sigstore"
 """The value of `registry.sign` that asks for a signature without a key."""
 KEY_FILE = "SFT_SIGNING_KEY_FILE"
@@ -116,6 +119,38 @@ def check(folder: Path, trusted: Trusted) -> None:
         else:
             config.use_sigstore_verifier(identity=trusted.identity, oidc_issuer=trusted.issuer)
         config.verify(folder, folder / SIGNATURE)
+
+
+def sign_file(file: Path, signer: Signer) -> None:
+    """Sign one file: write its signature beside it, under its name with `FILE_SUFFIX`.
+
+    Raises:
+        StageError: As of `sign`.
+    """
+    with _alone(file) as folder:
+        sign(folder, signer)
+        shutil.copyfile(folder / SIGNATURE, file.with_name(file.name + FILE_SUFFIX))
+
+
+def check_file(file: Path, trusted: Trusted) -> None:
+    """Check a file against the signature beside it.
+
+    Raises:
+        StageError: As of `check`.
+    """
+    with _alone(file) as folder:
+        shutil.copyfile(file.with_name(file.name + FILE_SUFFIX), folder / SIGNATURE)
+        check(folder, trusted)
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[Path]:
+    """Give a folder that holds a copy of a file and nothing else: the library signs folders."""
+    with tempfile.TemporaryDirectory(prefix="sft-signed-") as scratch:
+        folder = Path(scratch) / "signed"
+        folder.mkdir()
+        shutil.copyfile(file, folder / file.name)
+        yield folder
 
 
 def _identity_token() -> str:

@@ -31,6 +31,8 @@ def execute(path: str, key: str | None, identity: str | None, issuer: str | None
     if found.problems:
         raise VerificationError(found.what, found.problems)
     progress.say(f"{found.what}: {found.num_files} files, everything is as recorded")
+    if not trusted:
+        progress.say("not proven: who made it; a record that was made up whole looks the same (--key, --identity)")
     if trusted:
         progress.say(f"signed with {trusted}" if trusted.key else f"signed by {trusted}")
     if found.digest:

@@ -14,10 +14,11 @@ import filelock
 import msgspec
 
 from sft import logs, record
+from sft.adapters import signing
 from sft.adapters.os import machine
 from sft.artifacts import Artifact
 from sft.config.schema import RunConfig
-from sft.errors import Detached
+from sft.errors import Detached, StageError
 from sft.planning.plan import Plan, Step, build_plan
 from sft.planning.resources import Resources
 from sft.planning.stage_spec import STAGES
@@ -96,7 +97,10 @@ def run(
             launcher_of(cfg.training.launcher).check_access(cfg.training, folder.name, progress)
         execution = RunExecution(cfg, plan, store, folder, progress, previous, environment.resources, detach)
         try:
-            return execution.execute(_record(cfg, plan, environment.resources, folder, recipe, command))
+            result = execution.execute(_record(cfg, plan, environment.resources, folder, recipe, command))
+            if any(step.name == "package" for step in plan.steps):
+                sign_record(folder, cfg, progress)
+            return result
         except Detached as left:
             raise Detached(f"{left}; `sft attach {folder}` comes back to it") from left
 
@@ -118,6 +122,7 @@ class RunExecution:
 
     def execute(self, run_record: record.RunRecord, done: Mapping[str, Artifact] = MappingProxyType({})) -> RunResult:
         handler = logs.to_file(self.folder / "run.log")
+        (self.folder / f"{record.NAME}{signing.FILE_SUFFIX}").unlink(missing_ok=True)  # of the record that changes now
         artifacts = dict(done)
         try:
             for step in self.plan.steps:
@@ -199,6 +204,18 @@ class RunExecution:
         )
         log.info("%s ended after %.1f s: %s %s", step.name, entry.manifest.seconds, entry.path, entry.manifest.digest)
         return entry
+
+
+def sign_record(folder: Path, cfg: RunConfig, progress: Progress) -> None:
+    """Sign a run's record where models are signed: the model's own signature covers what came before it, not the rest.
+
+    A machine that only registers what another one has packaged may have no key; then that is said.
+    """
+    try:
+        if signer := signing.signer(cfg.registry.sign):
+            signing.sign_file(folder / record.NAME, signer)
+    except StageError as error:
+        progress.say(f"{record.NAME} is not signed: {error.message}")
 
 
 @contextmanager

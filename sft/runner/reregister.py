@@ -17,7 +17,7 @@ from sft.planning.plan import Plan, Step, build_plan
 from sft.planning.stage_spec import Environment
 from sft.progress import Progress
 from sft.runner.dispatch import pick
-from sft.runner.execute import RunExecution, RunResult, run_lock
+from sft.runner.execute import RunExecution, RunResult, run_lock, sign_record
 from sft.runner.verify import verify
 from sft.store import Store
 
@@ -69,6 +69,7 @@ def reregister(cfg: RunConfig, *, folder: Path, progress: Progress) -> RunResult
             raise
         run_record.status = "done" if all(step.status == "done" for step in run_record.steps) else before
         run_record.save(folder)
+        sign_record(folder, cfg, progress)
         return result
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import subprocess
+from collections.abc import Iterator
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sft import self_hashed_json
+from sft.files import sha256_file
 from sft.runner.verify import verify
 from tests.support.command import Answer, sft
 
@@ -131,3 +136,133 @@ def test_what_is_neither_run_nor_model_is_said(tmp_path: Path) -> None:
     answer = sft("verify", ".", cwd=tmp_path)
     assert answer.status == 1
     assert "neither run.json nor sft.json is there" in answer.err
+
+
+def leaves(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Path and value of everything in a document that is no mapping and no list, or an empty one."""
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        if isinstance(value, dict | list) and value:
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def other(value: Any) -> Any:
+    match value:
+        case bool():
+            return not value
+        case int() | float():
+            return value + 1
+        case str():
+            return f"{value[:-1]}{'1' if value[-1:] == '0' else '0'}"
+    return "forged"
+
+
+def test_what_is_forged_in_a_record_that_was_sealed_again_is_noticed(run: Path) -> None:
+    file = run / "run.json"
+    facts = self_hashed_json.load_checked(file.read_bytes())
+    unproven = {"status", "recipe", "cwd", "ended_at", "reused", "started_at", "error"}  # docs/record.md says so
+    unnoticed = set()
+    for number, (path, value) in enumerate(leaves(facts)):
+        if number % 5 and not isinstance(value, int | float):
+            continue
+        forged = copy.deepcopy(facts)
+        reduce(lambda tree, key: tree[key], path[:-1], forged)[path[-1]] = other(value)
+        file.write_bytes(self_hashed_json.dump_with_digest(forged))
+        if not verify(run).problems:
+            unnoticed.add(path[-1])
+    assert unnoticed <= unproven
+    for step in facts["steps"]:
+        rest = [other for other in facts["steps"] if other is not step]
+        file.write_bytes(self_hashed_json.dump_with_digest({**facts, "steps": rest}))
+        assert verify(run).problems, step["name"]
+
+
+def test_a_score_that_was_forged_in_every_record_is_not_what_the_report_says(run: Path) -> None:
+    for file in (run / "run.json", *run.parent.glob("store/evaluate/*/manifest.json")):
+        file.write_text(file.read_text().replace('"value": ', '"value": 1'))
+    sealed = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_bytes(self_hashed_json.dump_with_digest(sealed))
+    assert any("report.json is not what the record says" in problem for problem in verify(run).problems)
+
+
+def test_added_files_and_what_became_a_link_are_named(run: Path, tmp_path: Path) -> None:
+    model = only(run, "package/*/model/sft.json").parent
+    (model / ".gitattributes").write_text("*.safetensors filter=lfs diff=lfs merge=lfs -text\n")
+    (model / ".cache" / "huggingface" / "download").mkdir(parents=True)
+    (model / ".cache" / "huggingface" / "download" / "config.json.metadata").touch()
+    assert verify(model).problems == []
+    assert f"{model / '.gitattributes'}: the hub's" in str(verify(model).notes)
+    (model / ".gitattributes").write_text("*.json filter=evil\n")
+    (model / ".gitattributes2").touch()
+    (model / ".cache" / "huggingface" / "evil.py").touch()
+    (tmp_path / "elsewhere").mkdir()
+    (model / "assets").symlink_to(tmp_path / "elsewhere")
+    (model / "config.json").rename(tmp_path / "config.json")
+    (model / "config.json").symlink_to(tmp_path / "config.json")
+    assert [problem.removeprefix(f"{model}/") for problem in verify(model).problems] == [
+        ".cache/huggingface/evil.py: is not in the record",
+        ".gitattributes: is not in the record",
+        ".gitattributes2: is not in the record",
+        "assets: is not in the record",
+        f"config.json: became a link, to {tmp_path / 'config.json'}",
+    ]
+
+
+def test_a_folder_that_became_a_link_is_named(run: Path, tmp_path: Path) -> None:
+    checkpoint = only(run, "train/*/model/config.json").parent
+    checkpoint.rename(tmp_path / "moved")
+    checkpoint.symlink_to(tmp_path / "moved")
+    assert any(problem.startswith(f"{checkpoint}: became a link") for problem in verify(run).problems)
+    artifact = only(run, "dataset/*/train.jsonl").parent
+    artifact.rename(tmp_path / "data")
+    artifact.symlink_to(tmp_path / "data")
+    assert f"{artifact}: became a link, to {tmp_path / 'data'}" in verify(run).problems
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "loaded"),
+    [
+        ("config.json", {"transformers_weights": "other.safetensors"}, "other.safetensors"),
+        ("config.json", {"auto_map": {"AutoModel": "org/repo--evil.Model"}}, "org/repo--evil.py"),
+        ("config.json", {"attn_implementation": "org/kernel"}, "org/kernel"),
+        ("model.safetensors.index.json", {"weight_map": {"w": "../other.safetensors"}}, "../other.safetensors"),
+    ],
+)
+def test_a_configuration_that_loads_what_was_not_hashed_is_named(
+    run: Path, name: str, content: dict[str, Any], loaded: str
+) -> None:
+    model = only(run, "package/*/model/sft.json").parent
+    (model / name).write_text(json.dumps(content))
+    facts = self_hashed_json.load_checked((model / "sft.json").read_bytes())
+    facts["files"][name] = sha256_file(model / name)  # whoever makes a model makes its record, too
+    (model / "sft.json").write_bytes(self_hashed_json.dump_with_digest(facts))
+    assert verify(model).problems == [
+        f"{model}: its configuration loads {loaded}, which the record does not hold",
+    ]
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"files": {"a": 1}},
+        {"files": {"../../etc/passwd": "0" * 64}},
+        {"files": {"a\0b": "0" * 64}},
+        {"record": []},
+        {"record": {"config": {}, "steps": [{"name": "train"}]}},
+        {"record": {"config": {}, "steps": 7}},
+        {"record_digest": None},
+    ],
+)
+def test_a_hostile_sft_json_ends_in_a_sentence(forged: dict[str, Any], tmp_path: Path) -> None:
+    facts = {"schema": 1, "record": {"config": {}, "steps": []}, "record_digest": "", "files": {}} | forged
+    (tmp_path / "sft.json").write_bytes(self_hashed_json.dump_with_digest(facts))
+    assert verify(tmp_path).problems
+
+
+@pytest.mark.parametrize("change", [{"key": "../../.."}, {"key": None}, {"name": "../evil"}, {"facts": 1}])
+def test_a_hostile_run_json_ends_in_a_sentence(change: dict[str, Any], run: Path) -> None:
+    facts = self_hashed_json.load_checked((run / "run.json").read_bytes())
+    facts["steps"][0] |= change
+    (run / "run.json").write_bytes(self_hashed_json.dump_with_digest(facts))
+    assert verify(run).problems

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from sft import self_hashed_json
-from sft.adapters.signing import Trusted
+from sft.adapters.signing import Signer, Trusted, check_file, sign_file
 from sft.artifacts import ModelPackage, hash_files
 from sft.config.schema import RegistryConfig
 from sft.errors import StageError
@@ -182,6 +182,17 @@ def test_a_forged_record_is_known_by_the_signature(inputs: PackageInputs, tmp_pa
     assert unsigned.digest != before  # which a registry holds
     [problem] = verify(folder, trusted=Trusted(public)).problems
     assert "sft.json" in problem
+
+
+def test_a_signed_file_is_known_by_its_key_alone(tmp_path: Path) -> None:
+    private, public = key_pair(tmp_path)
+    record = tmp_path / "run.json"
+    record.write_text("{}")
+    sign_file(record, Signer(private))
+    check_file(record, Trusted(public))
+    record.write_text("{ }")
+    with pytest.raises(StageError, match="not a signature of this folder"):
+        check_file(record, Trusted(public))
 
 
 def test_an_unsigned_folder_is_not_passed_off_as_signed(inputs: PackageInputs, tmp_path: Path) -> None:
