@@ -277,8 +277,9 @@ def _numbers(verification: Verification, stage: str, root: Path, facts: Mapping[
     if stage == "train" and metrics.is_file():
         rows = metrics.read_bytes().splitlines()
         last = json.loads(rows[-1])["loss"] if rows else None
-        told = [len(rows), last]
-        verification.same(f"{metrics}: steps and loss", told, [facts.get("num_steps"), facts.get("final_loss")])
+        verification.same(
+            f"{metrics}: steps and loss", [len(rows), last], [facts.get("num_steps"), facts.get("final_loss")]
+        )
 
 
 def _unhashed_weights(verification: Verification, folder: Path, recorded: Mapping[str, str]) -> None:

@@ -278,9 +278,9 @@ def test_the_bill_of_materials_is_valid_and_names_model_data_and_libraries(
 def test_what_the_hubs_client_puts_beside_a_model_is_no_part_of_it(inputs: PackageInputs, tmp_path: Path) -> None:
     made = make(CONFIG, inputs, tmp_path / "out")
     before = verify(made.model_dir)
-    (made.model_dir / ".gitattributes").write_text("*.safetensors filter=lfs\n")
-    (made.model_dir / ".cache" / "huggingface").mkdir(parents=True)
-    (made.model_dir / ".cache" / "huggingface" / "x.lock").touch()
+    (made.model_dir / ".gitattributes").write_text("*.safetensors filter=lfs diff=lfs merge=lfs -text\n")
+    (made.model_dir / ".cache" / "huggingface" / "download").mkdir(parents=True)
+    (made.model_dir / ".cache" / "huggingface" / "download" / "x.lock").touch()
     after = verify(made.model_dir)
     assert (after.problems, after.digest) == ([], before.digest)
     (made.model_dir / ".cache" / "other").touch()
