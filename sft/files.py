@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""What writing fails with where there is no room: a full disk, a quota, a limit of this process."""
 
 
 def sha256_file(path: Path) -> str:
@@ -30,8 +34,12 @@ def list_files(root: Path) -> list[str]:
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace a file so that a reader sees either the old content or all of the new one."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    partial.replace(path)
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -21,13 +21,16 @@ import msgspec
 
 from sft import DISTRIBUTION, __version__, self_hashed_json
 from sft.errors import StageError
-from sft.files import write_atomically
+from sft.files import NO_SPACE, write_atomically
 from sft.logs import redacted
 
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
 NAME = "run.json"
+_RESERVE = ".reserve"
+_RESERVED_BYTES = 1 << 19
+"""More than a record takes, of which a second is written before the first is replaced."""
 _LASTING = ("name", "key", "started_at", "seconds", "inputs", "output", "files", "facts", "settings")
 """What is true of a step in every run that uses its artifact."""
 Status = Literal["pending", "running", "done", "failed", "interrupted"]
@@ -139,7 +142,25 @@ class RunRecord(msgspec.Struct, kw_only=True):
 
     def save(self, folder: Path) -> None:
         """Write ``run.json`` with its own digest (`sft.self_hashed_json`): a reader sees the last whole one."""
-        write_atomically(folder / NAME, self_hashed_json.dump_with_digest(redacted(msgspec.to_builtins(self))))
+        content = self_hashed_json.dump_with_digest(redacted(msgspec.to_builtins(self)))
+        try:
+            write_atomically(folder / NAME, content)
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            (folder / _RESERVE).unlink(missing_ok=True)
+            write_atomically(folder / NAME, content)
+
+
+@contextmanager
+def reserved(folder: Path) -> Iterator[None]:
+    """Keep some space until the block ends, so that the record of a run can be written on a disk that is full."""
+    file = folder / _RESERVE
+    file.write_bytes(bytes(_RESERVED_BYTES))
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def begin(

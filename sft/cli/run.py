@@ -117,7 +117,7 @@ def _run(
         return run_sweep(found, source=source, command=command, until=until, earlier=earlier, on_end=print_comparison)
     if not found:
         compose.compose(recipe, overrides)
-    failed: list[SftError] = []
+    failed: list[SftError | OSError] = []
 
     def job(composed: DictConfig) -> None:
         progress = Progress()
@@ -131,7 +131,7 @@ def _run(
                 runner.run_worker_node(cfg, progress=progress, goal=until)
                 return
             result = runner.run(cfg, recipe=source, command=command, progress=progress, goal=until, detach=detach)
-        except SftError as error:  # kept, as Hydra would print it in its own way
+        except (SftError, OSError) as error:  # kept, as Hydra would print it in its own way
             failed.append(error)
             return
         write_page(result)

@@ -93,14 +93,19 @@ class Shape:
         return (self.num_parameters - self.num_root) // self.num_layers
 
 
+_SIZES = ("hidden_size", "num_hidden_layers", "vocab_size", "num_attention_heads", "intermediate_size")
+
+
 def shape_of(config: Mapping[str, Any]) -> Shape | None:
-    """Return the shape that a ``config.json`` tells; None if its architecture is not in `FAMILIES`.
+    """Return the shape that a ``config.json`` tells; None if a size is missing, or its family is not in `FAMILIES`.
 
     Args:
         config: Parsed ``config.json`` of a causal language model.
     """
     family = FAMILIES.get(config["model_type"]) if "model_type" in config else None
     if family is None or config.get("mlp_only_layers") or config.get("decoder_sparse_step", 1) != 1:
+        return None
+    if not all(isinstance(config.get(name), int) and config[name] > 0 for name in _SIZES):
         return None
     hidden, layers, vocab = (config[key] for key in ("hidden_size", "num_hidden_layers", "vocab_size"))
     heads, inner = config["num_attention_heads"], config["intermediate_size"]

@@ -125,13 +125,16 @@ class RunExecution:
         (self.folder / f"{record.NAME}{signing.FILE_SUFFIX}").unlink(missing_ok=True)  # of the record that changes now
         artifacts = dict(done)
         try:
-            for step in self.plan.steps:
-                with run_record.noting(step.name + self.suffix, self.folder):
-                    artifacts[step.name] = self._do(step, artifacts, run_record)
-            run_record.status = "done"
+            with record.reserved(self.folder):
+                try:
+                    for step in self.plan.steps:
+                        with run_record.noting(step.name + self.suffix, self.folder):
+                            artifacts[step.name] = self._do(step, artifacts, run_record)
+                    run_record.status = "done"
+                finally:
+                    run_record.ended_at = record.now()
+                    run_record.save(self.folder)
         finally:
-            run_record.ended_at = record.now()
-            run_record.save(self.folder)
             logging.getLogger("sft").removeHandler(handler)
             handler.close()
         return RunResult(self.folder, run_record, artifacts, nothing_to_do=False)

@@ -65,7 +65,7 @@ def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progres
         progress: The run's display.
 
     Raises:
-        Preempted: SIGTERM or SIGUSR1 came; the state is saved, or the TrainJob goes on by itself.
+        Preempted: SIGTERM, SIGHUP or SIGUSR1 came; the state is saved, or the TrainJob goes on by itself.
         StageError: A rank failed, rows were lost, or the loss is not a number.
     """
     logs, work, model_dir = out / LOGS_NAME, out / "work", out / "model"

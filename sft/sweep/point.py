@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from sft import logs, runner
 from sft.adapters.os.child import die_with
-from sft.adapters.os.command import interrupted_by
+from sft.adapters.os.command import ended_by_signals
 from sft.adapters.os.gpu_slots import GpuSlots
 from sft.artifacts import Artifact, CheckpointArtifact, EvalReport, JudgeReport
 from sft.config import compose
@@ -264,7 +264,7 @@ def _set_up(origin: Origin) -> Iterator[None]:
         die_with(origin.process)
     logs.configure(debug=origin.debug)
     preempting = {signal.SIGUSR2: _preempted} if origin.waits_for_each else {}
-    with interrupted_by(signal.SIGTERM, signal.SIGUSR1, other=preempting):
+    with ended_by_signals(preempting):
         yield
 
 

@@ -25,7 +25,13 @@ WITHOUT_INFLUENCE = {
     *("sft.adapters", "sft.chat", "sft.stages", "sft.config", "sft.planning", "sft.adapters.os", "sft.adapters.hub"),
     *("sft.adapters.instructlab", "sft.adapters.instructlab.rank", "sft.adapters.evaluation", "sft.adapters.kubeflow"),
     # They carry bytes, requests and messages from here to there; what arrives is hashed or fails.
-    *("sft.adapters.os.child", "sft.adapters.os.process", "sft.adapters.http", "sft.adapters.storage"),
+    *(
+        "sft.adapters.os.child",
+        "sft.adapters.os.process",
+        "sft.adapters.os.command",
+        "sft.adapters.http",
+        "sft.adapters.storage",
+    ),
     "sft.adapters.local_files",
     *("sft.adapters.instructlab.layout", "sft.adapters.instructlab.settings", "sft.adapters.instructlab.monitor"),
     *("sft.adapters.instructlab.tracking", "sft.stages.launcher", "sft.stages.trainjob", "sft.adapters.kubeflow.job"),

@@ -72,8 +72,12 @@ def test_a_terminal_that_knows_ascii_alone_shows_a_plan(tmp_path: Path) -> None:
     assert "will run" in answer.out
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_command_with_130_and_a_sentence(number: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGHUP, 75)], ids=str
+)
+def test_a_signal_ends_a_command_with_its_status_and_a_sentence(
+    number: signal.Signals, status: int, tmp_path: Path
+) -> None:
     pipe = tmp_path / "rows.jsonl"
     os.mkfifo(pipe)  # its reader waits for rows
     with start("data", "check", str(pipe), cwd=tmp_path) as command:
@@ -82,8 +86,8 @@ def test_a_signal_ends_a_command_with_130_and_a_sentence(number: signal.Signals,
         assert command.stdout is not None
         text = command.stdout.read()
     os.close(writer)
-    assert command.returncode == 130
-    assert text.endswith("interrupted; the same command continues\n")
+    assert command.returncode == status
+    assert text.endswith("the same command continues\n")
     assert "Traceback" not in text
 
 
@@ -421,3 +425,20 @@ def test_a_stage_that_fails_shows_its_traceback_only_where_it_is_asked_for(tmp_p
     assert answer.err.startswith("error: model.name_or_path=./model: no tokenizer in ")
     with pytest.raises(StageError, match="no tokenizer in"):
         sft_in_process("--debug", "eval", "./model", "eval.tasks=[arc_easy]", cwd=tmp_path)
+
+
+def test_a_disk_that_is_full_is_a_sentence_and_the_record_says_failed(tmp_path: Path) -> None:
+    """A limit on the size of a file stands for the disk: to fill one needs rights that a test hasn't."""
+    code = (
+        "import resource, signal, sys; from sft.cli import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, resource.RLIM_INFINITY))\n"
+        "sys.exit(main(['run', 'quickstart', '--until', 'dataset', 'dataset.uri=synthetic://spell-numbers?rows=20000']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "error: dataset: File too large" in done.stderr
+    [record] = records(tmp_path / "runs")
+    assert (record["status"], steps(record)["dataset"]["status"]) == ("failed", "failed")
+    again = sft("run", "quickstart", "--until", "dataset", cwd=tmp_path)
+    assert again.status == 0, again.err
+    assert not list((tmp_path / "runs").rglob(".reserve"))

@@ -262,11 +262,11 @@ def test_a_failed_job_is_taken_away_before_its_like_begins(
 def test_a_signal_to_this_process_leaves_the_job(server: KubernetesServer, tmp_path: Path, seen: Seen) -> None:
     def told(line: str) -> None:
         if "at work" in line:
-            raise KeyboardInterrupt("SIGTERM")  # as the command line's handler does
+            raise Preempted("SIGTERM: stopped")  # as the command line's handler does
 
     seen.on_line = told
     wanted = asked(tmp_path, SLEEP)
-    with pytest.raises(Preempted, match=r"SIGTERM: TrainJob .* trains on"):
+    with pytest.raises(Preempted, match=r"SIGTERM: stopped; TrainJob .* trains on"):
         stay(wanted, tmp_path, seen)
     assert list(server.jobs()) == [wanted.name]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 from pathlib import Path
 
@@ -65,3 +66,20 @@ def test_the_commit_says_when_files_differ(tmp_path: Path) -> None:
 
 def test_versions_name_what_takes_part() -> None:
     assert {"python", "sft-runner", "torch", "instructlab-training"} <= set(record.versions())
+
+
+def test_a_record_is_written_on_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is room only for what was kept back, writing works once that is gone."""
+    run = make()
+    with record.reserved(tmp_path):
+        [kept] = tmp_path.iterdir()
+        write = record.write_atomically
+
+        def full(path: Path, content: bytes) -> None:
+            if kept.exists():
+                raise OSError(errno.ENOSPC, "No space left on device")
+            write(path, content)
+
+        monkeypatch.setattr(record, "write_atomically", full)
+        run.save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [record.NAME]

@@ -32,14 +32,14 @@ from sft.adapters.instructlab.layout import (
 from sft.adapters.instructlab.monitor import RankLost, TrainingMonitor, TrainingProgress
 from sft.adapters.instructlab.private_store import LOOPBACK
 from sft.adapters.instructlab.settings import LaunchSettings, MainArgs, Nodes, WorkerOptions
-from sft.adapters.os.process import child_error, describe_exit, supervise, tail
+from sft.adapters.os.command import ENDING, leave_terminal
+from sft.adapters.os.process import child_error, describe_exit, is_no_space, supervise, tail
 from sft.errors import Preempted, StageError
 from sft.files import write_json
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "MemoryError")
 _LESS_MEMORY = "lower training.max_tokens_per_gpu, or shard more: training/fsdp=full_shard"
 _LOST_CONNECTION = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL error", "timed out")
-_NO_SPACE = ("No space left on device", "File too large", "Disk quota exceeded")
 
 
 def launch(
@@ -53,7 +53,7 @@ def launch(
 ) -> None:
     """Train to the end, from the last full state if there is one; on one node of several, this node's part.
 
-    SIGTERM and SIGUSR1 save the state within the epoch and end the run; a second one ends it at once.
+    SIGTERM, SIGHUP and SIGUSR1 save the state within the epoch and end the run; a second one ends it at once.
 
     Args:
         main: Arguments of the library.
@@ -180,19 +180,22 @@ def _agent_file(nodes: Nodes) -> str:
 
 @contextlib.contextmanager
 def _save_on_signal(stop: Path, say: Callable[[str], None]) -> Iterator[Callable[[], str]]:
-    """Make SIGTERM and SIGUSR1 ask the ranks to save and stop, until the block ends. Yield the name of the signal."""
+    """Make signals that end a process ask the ranks to save and stop, until the block ends. Yield the signal's name."""
     received = ["a request"]
 
     def ask(number: int, _frame: FrameType | None) -> None:
         name = signal.Signals(number).name
+        if number == signal.SIGHUP:
+            leave_terminal()
         if stop.exists():
-            raise KeyboardInterrupt(name)
+            raise Preempted(f"{name}: ended at once; the same command continues from the last state")
         received[0] = name
         stop.touch()
         say(f"  {name}: saving the state after this step; send it again to end at once")
 
-    numbers = (signal.SIGTERM, signal.SIGUSR1) if threading.current_thread() is threading.main_thread() else ()
-    before = {number: signal.signal(number, ask) for number in numbers}
+    numbers = ENDING if threading.current_thread() is threading.main_thread() else ()
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, ask) for number in heard}
     try:
         yield lambda: received[0]
     finally:
@@ -240,7 +243,7 @@ def _failure(errors: Path, nodes: Nodes, status: int, log: Path) -> StageError:
         text = f"{first['type']}: {first['message']}"
         if _contains(text, _OUT_OF_MEMORY):
             first["fix"] = _LESS_MEMORY
-        elif _contains(text, _NO_SPACE):
+        elif is_no_space(text):
             first["fix"] = "free space, then repeat the command; the last full state is complete"
         elif _contains(text, _LOST_CONNECTION):
             return RankLost(f"training failed: {text}", fix="see training.max_restarts", log=log)

@@ -93,9 +93,8 @@ class JobWatcher:
                 message = f"{error.message}; TrainJob {self._name} trains on"
                 raise Unreachable(message, fix="repeat the command to follow it again") from error
             except KeyboardInterrupt as error:
-                if error.args:  # a signal other than Ctrl-C: this pod is drained, or this machine shuts down
-                    message = f"{error.args[0]}: TrainJob {self._name} trains on; repeat the command to follow it again"
-                    raise Preempted(message) from error
+                if isinstance(error, Preempted):  # this pod is drained, or this machine shuts down
+                    raise Preempted(f"{error}; TrainJob {self._name} trains on meanwhile") from error
                 self._display.say(f"  deleting TrainJob {self._name}: its pods save their state first")
                 delete(self._cluster, self._job.key, self._name, self._display)
                 raise

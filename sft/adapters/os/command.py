@@ -12,8 +12,11 @@ from typing import Any
 
 from sft import logs
 from sft.errors import Preempted, SftError
+from sft.files import NO_SPACE
 
 INTERRUPTED = 130
+ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""What schedulers, clusters and terminals ask a process with to end."""
 
 
 def run_command(command: Callable[[], int], *, debug: bool) -> int:
@@ -27,7 +30,7 @@ def run_command(command: Callable[[], int], *, debug: bool) -> int:
         SftError: With `debug`.
     """
     logs.configure(debug=debug)
-    with interrupted_by(signal.SIGTERM, signal.SIGUSR1):
+    with ended_by_signals():
         try:
             return command()
         except SftError as error:
@@ -44,20 +47,29 @@ def run_command(command: Callable[[], int], *, debug: bool) -> int:
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: `sft plan … | head`
             return 0
+        except OSError as error:
+            if debug or error.errno not in NO_SPACE:
+                raise
+            place = f": {error.filename}" if error.filename else ""
+            logs.print_error(SftError(f"{error.strerror}{place}", fix="free some, then repeat the command"))
+            return SftError.exit_code
 
 
 @contextmanager
-def interrupted_by(*numbers: signal.Signals, other: Mapping[signal.Signals, Any] | None = None) -> Iterator[None]:
-    """End this process's work as Ctrl-C does when one of these signals comes, until the block ends.
+def ended_by_signals(other: Mapping[signal.Signals, Any] | None = None) -> Iterator[None]:
+    """End this process's work when it is asked to, until the block ends: children are ended, and the record says so.
 
-    Children are terminated, and the record says so. A training saves its state first.
+    A training saves its state first. A signal that was ignored when the process began stays so: `nohup sft run …`.
 
     Args:
-        numbers: Signals that raise KeyboardInterrupt.
         other: Handlers of other signals.
     """
-    handlers: dict[signal.Signals, Any] = {**dict.fromkeys(numbers, _interrupt), **(other or {})}
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    handlers: dict[signal.Signals, Any] = {**dict.fromkeys(ENDING, _end), **(other or {})}
+    before = {
+        number: signal.signal(number, handler)
+        for number, handler in handlers.items()
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield
     finally:
@@ -65,5 +77,16 @@ def interrupted_by(*numbers: signal.Signals, other: Mapping[signal.Signals, Any]
             signal.signal(number, handler)
 
 
-def _interrupt(signum: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt(signal.Signals(signum).name)
+def leave_terminal() -> None:
+    """Say nothing more to a terminal that has hung up: to print there would be an error."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for number in (1, 2):
+        if os.isatty(number):
+            os.dup2(nowhere, number)
+    os.close(nowhere)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    if number == signal.SIGHUP:
+        leave_terminal()
+    raise Preempted(f"{signal.Signals(number).name}: stopped; the same command continues")

@@ -7,8 +7,10 @@ No child outlives its parent: an interrupt terminates the group, and a child not
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +25,10 @@ from sft.files import write_json
 
 TERMINATE_SECONDS = 15.0
 """How long a group may take to end after SIGTERM before SIGKILL."""
+FREE_SPACE = "free space, then repeat the command"
+_NO_SPACE = ("No space left on device", "File too large", "Disk quota exceeded", "database or disk is full")
+_FULL_BYTES = 64 << 10
+"""Less than the error that a child would have left."""
 
 
 def supervise(
@@ -110,13 +116,23 @@ def run_module(
         return result
     if (folder / "error.json").exists():
         raise child_error(json.loads((folder / "error.json").read_text(encoding="utf-8")), what=what, log=log)
+    if shutil.disk_usage(folder).free < _FULL_BYTES:
+        raise StageError(f"{what} failed: {os.strerror(errno.ENOSPC)}: {folder}", fix=FREE_SPACE, log=log)
     raise StageError(f"{what} {describe_exit(status)} and left no error; its last lines:\n{tail(log)}", log=log)
 
 
 def child_error(error: Mapping[str, Any], *, what: str, log: Path) -> StageError:
     """Return the error that a child has written, as a person reads it."""
     message = error["message"] if error.get("expected") else f"{error['type']}: {error['message']}"
-    return StageError(f"{what} failed: {message}", fix=error.get("fix"), log=log)
+    fix = error.get("fix")
+    if fix is None and is_no_space(message):
+        message, fix = message.partition("\n")[0], FREE_SPACE
+    return StageError(f"{what} failed: {message}", fix=fix, log=log)
+
+
+def is_no_space(message: str) -> bool:
+    """Return whether an error says that there is no room on a disk."""
+    return any(words in message for words in _NO_SPACE)
 
 
 def describe_exit(status: int) -> str:

@@ -128,7 +128,13 @@ def test_the_parameters_of_a_known_model_are_counted_exactly() -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [{}, {"model_type": "gpt2", "n_embd": 768}, {**QWEN, "model_type": "qwen3_moe", "mlp_only_layers": [0]}],
+    [
+        {},
+        {"model_type": "gpt2", "n_embd": 768},
+        {"model_type": "qwen2"},
+        {**QWEN, "hidden_size": "1"},
+        {**QWEN, "model_type": "qwen3_moe", "mlp_only_layers": [0]},
+    ],
 )
 def test_an_architecture_that_is_not_known_is_no_guess(config: dict[str, object]) -> None:
     assert shape_of(config) is None

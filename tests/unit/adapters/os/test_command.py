@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sft.adapters.os.command import INTERRUPTED, interrupted_by, run_command
+from sft.adapters.os.command import INTERRUPTED, ended_by_signals, run_command
 from sft.errors import ConfigError, Detached, GateError, Preempted, Problem, StageError
 from tests.support.command import same_logging
 
@@ -63,21 +64,40 @@ def test_a_bug_is_no_error_of_ours_and_keeps_its_traceback() -> None:
         run_command(lambda: 1 // 0, debug=False)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_interrupts_a_command_and_its_handler_is_gone_afterwards(number: signal.Signals) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_ends_a_command_with_try_again_and_its_handler_is_gone_afterwards(number: signal.Signals) -> None:
     before = signal.getsignal(number)
 
     def command() -> int:
         os.kill(os.getpid(), number)
         return 0
 
-    assert run_command(command, debug=False) == INTERRUPTED
+    assert run_command(command, debug=False) == Preempted.exit_code
     assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_was_ignored_before_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        assert run_command(lambda: os.kill(os.getpid(), signal.SIGHUP) or 0, debug=False) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_no_room_is_a_sentence(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(fail(OSError(number, os.strerror(number), "/runs/x")), debug=False) == 1
+    assert capsys.readouterr().err.startswith(f"error: {os.strerror(number)}: /runs/x")
+
+
+def test_another_error_of_the_system_is_a_bug() -> None:
+    with pytest.raises(OSError, match="x"):
+        run_command(fail(OSError(errno.ENOTDIR, "x")), debug=False)
 
 
 def test_other_handlers_hold_until_the_block_ends() -> None:
     before, seen = signal.getsignal(signal.SIGUSR2), []
-    with interrupted_by(signal.SIGTERM, other={signal.SIGUSR2: lambda *_: seen.append(1)}):
+    with ended_by_signals({signal.SIGUSR2: lambda *_: seen.append(1)}):
         os.kill(os.getpid(), signal.SIGUSR2)
     assert seen == [1]
     assert signal.getsignal(signal.SIGUSR2) is before
