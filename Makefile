@@ -23,7 +23,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/sft run quickstart
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not exhaustive"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not exhaustive"
 
 test-fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not exhaustive" tests/unit tests/config tests/architecture

@@ -53,6 +53,9 @@ def sft_in_process(*arguments: str, cwd: Path, **environment: str) -> Answer:
         Exception: What would be a traceback: an error that is none of ours, or any with ``--debug``.
     """
     out, err = io.StringIO(), io.StringIO()
+    if absl := sys.modules.get("absl.logging"):
+        # It closes the stream that it met when it was imported, pytest's own, as soon as Hydra sets up logging anew.
+        absl.get_absl_handler().python_handler.stream = sys.__stderr__
     with pytest.MonkeyPatch.context() as patch, same_logging(), _captured(out, err):
         patch.chdir(cwd)
         patch.setattr(sys, "argv", ["sft", *arguments])  # Hydra reads it
