@@ -35,6 +35,17 @@ class Budget:
         self.say(f"out of memory at {num_items} samples of up to {longest} tokens at once; continuing with {half}")
 
 
+def cut(items: Iterable[T], length: Callable[[T], int], budget: Budget) -> list[list[T]]:
+    """Return the batches that `in_batches` works on as long as memory suffices."""
+    waiting = sorted(items, key=length, reverse=True)
+    batches = []
+    while waiting:
+        size = budget.fits(length(waiting[0]))
+        batches.append(waiting[:size])
+        del waiting[:size]
+    return batches
+
+
 def in_batches(
     items: Iterable[T], length: Callable[[T], int], work: Callable[[list[T]], None], budget: Budget
 ) -> Iterator[list[T]]:

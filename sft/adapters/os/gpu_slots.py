@@ -67,10 +67,7 @@ class GpuSlots:
 
 def slots(num: int) -> GpuSlots:
     """Return this machine, divided into `num` parts."""
-    visible = os.environ.get(_VISIBLE)
-    ids = [entry for entry in visible.split(",") if entry.strip()] if visible is not None else []
-    gpus = ids[: len(machine.gpus())] if ids else [str(place) for place in range(len(machine.gpus()))]
-    return GpuSlots(num, tuple(gpus), _affinity())
+    return GpuSlots(num, machine.gpu_ids(), _affinity())
 
 
 def _affinity() -> tuple[int, ...]:

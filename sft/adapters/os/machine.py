@@ -25,6 +25,13 @@ def gpus() -> tuple[str, ...]:
     return tuple(names[int(c)] if c.isdigit() and int(c) < len(names) else names[0] for c in chosen) if names else ()
 
 
+def gpu_ids() -> tuple[str, ...]:
+    """Return the ids of `gpus`, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ""
+    ids = [entry for entry in visible.split(",") if entry.strip()]
+    return tuple(ids[: len(gpus())]) if ids else tuple(str(place) for place in range(len(gpus())))
+
+
 def use_gpus(visible: str | None) -> None:
     """Show only these GPUs to this process and its children from now on; None = all."""
     if visible is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sft.adapters.evaluation.oom_batches import Budget, in_batches
+from sft.adapters.evaluation.oom_batches import Budget, cut, in_batches
 
 pytestmark = pytest.mark.slow
 
@@ -79,3 +79,4 @@ def test_the_longest_come_first_and_a_batch_is_bounded_by_its_padded_tokens() ->
     lengths = [7, 40, 3, 30, 20, 80]
     batches = list(in_batches(lengths, lambda length: length, lambda _: None, budget([])))
     assert batches == [[80], [40, 30], [20, 7, 3]]
+    assert cut(lengths, lambda length: length, budget([])) == batches

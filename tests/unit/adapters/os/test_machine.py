@@ -74,5 +74,12 @@ def test_only_visible_gpus_count(visible: str, names: tuple[str, ...]) -> None:
     assert machine.gpus() == names
 
 
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(("visible", "ids"), [(None, ("0", "1")), ("1", ("1",)), ("GPU-5d", ("GPU-5d",)), ("", ())])
+def test_gpus_have_the_ids_by_which_a_process_is_given_one(visible: str | None, ids: tuple[str, ...]) -> None:
+    machine.use_gpus(visible)
+    assert machine.gpu_ids() == ids
+
+
 def test_a_host_has_memory() -> None:
     assert machine.host_bytes() > 1 << 20

@@ -1,0 +1,52 @@
+"""Every benchmark still runs, at its smallest size; what it measures is for a quiet machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SMALLEST: dict[str, tuple[list[str], str]] = {
+    "dataset": (["500"], "rows"),
+    "evaluation": (["--rounds", "1", "--questions", "8"], "sft / the faster lm-eval:"),
+    "generation": (["--rounds", "1", "--samples", "3", "--max-new-tokens", "8"], "3 of 3 answers are the same"),
+    "kills": (["--kills", "1"], "kills"),
+    "startup": (["--rounds", "1"], "first step"),
+    "tokenizing": (["60"], "process_data"),
+}
+"""Arguments, and what is printed at the end."""
+NOT_HERE = {
+    "memory": "trains twelve times at sizes that fill memory",
+    "quickstart": "tests/e2e/test_quickstart.py runs the same commands",
+    "simulated_memory": "tests/integration/test_memory_simulated.py runs it",
+    "sweep": "trains five times; tests/e2e/test_sweep.py runs such a sweep",
+    "training": "needs TRL, which is no dependency",
+    "utilisation": "needs a GPU",
+}
+
+
+def test_every_benchmark_is_run_or_says_why_not() -> None:
+    assert {file.stem for file in (ROOT / "benchmarks").glob("*.py")} == SMALLEST.keys() | NOT_HERE.keys()
+
+
+@pytest.mark.exhaustive
+@pytest.mark.skipif("SFT_TEST_DATA" not in os.environ, reason="SFT_TEST_DATA names the shared data")
+@pytest.mark.parametrize("name", SMALLEST)
+def test_a_benchmark_runs(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    arguments, said = SMALLEST[name]
+    if name == "generation":
+        arguments = [*arguments, "--wheels", str(request.config.cache.mkdir("smollm2"))]  # type: ignore[union-attr]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert said in done.stdout
