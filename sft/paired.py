@@ -74,22 +74,21 @@ class PairedDifference:
 def compare(before: SampleValues, after: SampleValues) -> PairedDifference:
     """Return how two models' values of one score differ.
 
-    Each score is a ratio of sums, R = sum(y) / sum(x), so each sample's influence on it is linearised (Cochran,
-    *Sampling Techniques*, 1977, chapter 6): (y - R x) / sum(x) of the second less that of the first. With equal counts
-    these are the differences of the values about their mean. Influences are summed over each cluster.
+    The standard error is the jackknife's: how far the difference moves when a unit is left out (Efron and Stein, *Annals
+    of Statistics* 9, 1981). Of means it is that of the paired t-test. A cluster is a unit.
 
     Raises:
         NotPaired: The samples are not the same ones, or fewer than two are independent.
     """
     if before.units != after.units:
         raise NotPaired("the two models were not scored on the same samples")
-    influences = [later - earlier for earlier, later in zip(_influences(before), _influences(after), strict=True)]
-    influences = _clustered(influences, after.clusters or before.clusters)
-    if (num := len(influences)) < 2:
+    clusters = after.clusters or before.clusters
+    moves = [later - earlier for earlier, later in zip(_moves(before, clusters), _moves(after, clusters), strict=True)]
+    if (num := len(moves)) < 2:
         raise NotPaired("one sample has no error" if num else "there is no sample")
     difference = after.ratio - before.ratio
-    stderr = math.sqrt(math.fsum(value * value for value in influences) * num / (num - 1))
-    shares = [value + difference / num for value in influences]
+    stderr = math.sqrt(math.fsum(move * move for move in moves) * (num - 1) / num)
+    shares = [(move * (num - 1) + difference) / num for move in moves]
     return PairedDifference(
         difference=difference,
         stderr=stderr,
@@ -99,20 +98,24 @@ def compare(before: SampleValues, after: SampleValues) -> PairedDifference:
     )
 
 
-def _influences(values: SampleValues) -> list[float]:
-    """Return how much each unit moves the score from its mean; their sum is 0."""
+def _moves(values: SampleValues, clusters: Sequence[int | str]) -> list[float]:
+    """Return how far the score falls when each unit is left out: R - (Y - y) / (X - x) = (y - R x) / (X - x)."""
     counts = values.counts or [1.0] * len(values.sums)
-    total, ratio = math.fsum(counts), values.ratio
-    return [(value - ratio * count) / total for value, count in zip(values.sums, counts, strict=True)]
+    sums, sizes = _clustered(values.sums, clusters), _clustered(counts, clusters)
+    total, ratio = math.fsum(sizes), values.ratio
+    if len(sizes) < 2:
+        return [0.0] * len(sizes)
+    return [(value - ratio * size) / (total - size) for value, size in zip(sums, sizes, strict=True)]
 
 
-def _clustered(influences: list[float], clusters: Sequence[int | str]) -> list[float]:
+def _clustered(values: Sequence[float], clusters: Sequence[int | str]) -> Sequence[float]:
+    """Return the sum of each cluster; the values themselves where there are none."""
     if not clusters:
-        return influences
+        return values
     members: dict[int | str, list[float]] = defaultdict(list)
-    for cluster, value in zip(clusters, influences, strict=True):
+    for cluster, value in zip(clusters, values, strict=True):
         members[cluster].append(value)
-    return [math.fsum(values) for values in members.values()]
+    return [math.fsum(cluster) for cluster in members.values()]
 
 
 def _p_value(difference: float, stderr: float, shares: Sequence[float]) -> float:

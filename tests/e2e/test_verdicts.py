@@ -58,17 +58,10 @@ def test_the_paired_error_is_that_of_the_logged_samples(unchanged: Answer, cwd: 
     assert changes["spell_numbers.acc"]["stderr"] == pytest.approx(deviation(differences) / math.sqrt(60))
 
     held_out = [rows(folder, "samples_holdout.jsonl", "sample") for folder in (base, tuned)]
-    counts = [sum(turn["num_tokens"] for turn in turns) for turns in held_out[0].values()]
-    per_token = []
-    for samples in held_out:
-        sums = [sum(turn["loss"] for turn in turns) for turns in samples.values()]
-        ratio = sum(sums) / sum(counts)
-        residuals = [(total - ratio * count) / mean(counts) for total, count in zip(sums, counts, strict=True)]
-        per_token.append((ratio, residuals))
-    (before, first), (after, second) = per_token
-    assert changes["holdout.loss"]["difference"] == pytest.approx(after - before)
-    residuals = [later - earlier for earlier, later in zip(first, second, strict=True)]
-    assert changes["holdout.loss"]["stderr"] == pytest.approx(deviation(residuals) / math.sqrt(60))
+    assert changes["holdout.loss"]["difference"] == pytest.approx(loss(held_out[1]) - loss(held_out[0]))
+    without_one = [loss(held_out[1], number) - loss(held_out[0], number) for number in held_out[0]]
+    jackknife = math.sqrt(59 / 60 * sum((one - mean(without_one)) ** 2 for one in without_one))
+    assert changes["holdout.loss"]["stderr"] == pytest.approx(jackknife, rel=1e-3)
     assert changes["holdout.loss"]["verdict"] == "better"
 
 
@@ -77,6 +70,12 @@ def rows(folder: Path, pattern: str, key: str) -> dict[int, list[dict[str, Any]]
     [file] = folder.glob(pattern)
     found = sorted(map(json.loads, file.read_text().splitlines()), key=lambda row: row[key])
     return {number: list(group) for number, group in itertools.groupby(found, key=lambda row: row[key])}
+
+
+def loss(samples: dict[int, list[dict[str, Any]]], left_out: int | None = None) -> float:
+    """Loss per token of all samples but one."""
+    turns = [turn for number, turns in samples.items() if number != left_out for turn in turns]
+    return sum(turn["loss"] for turn in turns) / sum(turn["num_tokens"] for turn in turns)
 
 
 def mean(values: list[float]) -> float:
