@@ -74,8 +74,8 @@ class PairedDifference:
 def compare(before: SampleValues, after: SampleValues) -> PairedDifference:
     """Return how two models' values of one score differ.
 
-    The standard error is the jackknife's: how far the difference moves when a unit is left out (Efron and Stein, *Annals
-    of Statistics* 9, 1981). Of means it is that of the paired t-test. A cluster is a unit.
+    The standard error is the jackknife's: how far the difference moves when a unit is left out (Efron and Stein,
+    *Annals of Statistics* 9, 1981). Of means it is that of the paired t-test. A cluster is a unit.
 
     Raises:
         NotPaired: The samples are not the same ones, or fewer than two are independent.

@@ -16,6 +16,7 @@ from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Problem
 from sft.logs import redact, redacted
 from sft.planning import estimate
+from sft.planning.detectable import detectable_differences
 from sft.planning.plan import Plan, build_plan
 from sft.planning.resources import resources_of
 from sft.planning.stage_spec import STAGES
@@ -108,6 +109,7 @@ def _facts(cfg: RunConfig, have: Mapping[str, Entry], notes: Sequence[str]) -> l
         wanted.append(what)
     facts.append(f"downloads  {', '.join(wanted) or 'nothing'}")
     facts += estimate.memory_per_rank(cfg, artifacts)
+    facts += detectable_differences(cfg.eval, artifacts)
     facts.append(f"run        {runner.run_folder(cfg)}")
     resources = resources_of(cfg)
     for name, why in resources.explained().items():

@@ -12,6 +12,7 @@ from typing import Any
 
 from sft.config.schema import (
     DatasetConfig,
+    EvalConfig,
     HoldoutConfig,
     LauncherConfig,
     LauncherKind,
@@ -37,6 +38,9 @@ def unread_settings(cfg: RunConfig) -> Iterator[str]:
     if not cfg.eval.holdout.enabled and not cfg.eval.holdouts:
         holdout = _changed("eval.holdout", cfg.eval.holdout, HoldoutConfig(), {"max_new_tokens", "limit"})
         yield from (f"{told}: not read with eval.holdout.enabled=false" for told in holdout)
+    if not cfg.eval.baseline:
+        confidence = _changed("eval", cfg.eval, EvalConfig(), {"confidence"})
+        yield from (f"{told}: not read with eval.baseline=false: nothing is compared" for told in confidence)
     if cfg.registry.pvc is not None and cfg.registry.upload is not None:
         yield f"registry.pvc={cfg.registry.pvc}: not read, since registry.upload says where the model is"
 
