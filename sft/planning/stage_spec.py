@@ -364,7 +364,7 @@ STAGES: dict[str, StageSpec] = {
             artifact=GateReport,
             group="eval",
             settings=_gates,
-            modules=("sft.stages.gates", "sft.gate_rules", "sft.scores"),
+            modules=("sft.stages.gates", "sft.gate_rules", "sft.sample_values", "sft.scores"),
             revision=2,
         ),
         StageSpec(

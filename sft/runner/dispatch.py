@@ -29,7 +29,7 @@ from sft.stages.compare import CompareInputs, compare
 from sft.stages.dataset import dataset
 from sft.stages.decontaminate import EvaluationTasks
 from sft.stages.evaluate import EvaluateInputs, HeldOutSet, evaluate
-from sft.stages.gates import GatesInputs, gates
+from sft.stages.gates import GatesInputs, check_gates, gates
 from sft.stages.held_out_set import held_out_set, speaking_of
 from sft.stages.judge import JudgeInputs, judge
 from sft.stages.launcher import launcher_of
@@ -82,6 +82,8 @@ def perform(
         case "tokenize":
             return tokenize(cfg.training, _tokenize_inputs("dataset", cfg, artifacts), out, progress)
         case "train":
+            if base := _baseline(artifacts):
+                check_gates(cfg.eval, base)
             key = run_record.step(step.name).key or ""
             inputs = train_inputs(cfg, artifacts, resources, run_id=run_record.run_id, key=key, detach=detach)
             return train(cfg.training, inputs, out, progress)

@@ -7,13 +7,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sft import sample_values
 from sft.artifacts import EvalReport, GateReport, JudgeReport, ModelComparison
 from sft.config.schema import EvalConfig
 from sft.errors import GateError, StageError
 from sft.files import write_json
 from sft.gate_rules import Gate, GateKind, parse_gates
 from sft.progress import Progress
-from sft.scores import Change, Score, Verdict
+from sft.scores import JUDGE, Change, Score, Verdict
+
+_NO_ERROR = "it has no error, as a score of one sample or of a whole corpus"
+_NUMBER_ITSELF = "more samples, another score, or a gate on the number itself: '>= 0.6'"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +77,29 @@ def gates(cfg: EvalConfig, inputs: GatesInputs, out: Path, progress: Progress) -
     passed = [outcome.text for outcome in outcomes]
     write_json(out / "gates.json", {"passed": passed})
     return GateReport(root=out, passed=tuple(passed))
+
+
+def check_gates(cfg: EvalConfig, baseline: EvalReport) -> None:
+    """Refuse gates that can't be judged, as the base model's scores show before anything is trained.
+
+    Raises:
+        StageError: A score does not exist, or has no error where one is asked for.
+    """
+    values = sample_values.read(baseline.root)
+    tested = {name for name, one in values.items() if len(set(one.clusters or one.units)) > 1}
+    for name, rules in cfg.gates.items():
+        if name.partition(".")[0] == JUDGE:
+            continue
+        if baseline.score(name) is None:
+            raise StageError(f"eval.gates: there is no score {name}", fix=_existing(name, baseline))
+        if name not in tested and any(gate.kind is GateKind.improvement for gate in parse_gates(rules)):
+            raise StageError(f"eval.gates: an improvement of {name} can't be judged: {_NO_ERROR}", fix=_NUMBER_ITSELF)
+    for name in cfg.no_regression:
+        scores = {score.name for score in baseline.scores if name in (score.task, score.name)}
+        if not scores:
+            raise StageError(f"eval.no_regression: there is no score of {name}", fix=_existing(name, baseline))
+        if not scores & tested:
+            raise StageError(f"eval.no_regression: {name} can't be judged: {_NO_ERROR}", fix=_NUMBER_ITSELF)
 
 
 def _outcome(name: str, gate: Gate, inputs: GatesInputs) -> _Outcome:
@@ -139,8 +166,7 @@ def _tested(key: str, name: str, inputs: GatesInputs) -> Change:
     if change is None:
         raise StageError(f"{key}: the base model has no score {name}", fix="eval.baseline=true")
     if change.verdict is Verdict.none:
-        fix = "more samples, another score, or a gate on the number itself: '>= 0.6'"
-        raise StageError(f"{key}: there is no verdict on {name}: {change.reason}", fix=fix)
+        raise StageError(f"{key}: there is no verdict on {name}: {change.reason}", fix=_NUMBER_ITSELF)
     return change
 
 

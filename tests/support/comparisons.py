@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Mapping
 
+from sft.report.comparison.groups import Group
 from sft.report.comparison.rows import Cell, Comparison, Row
 
 SETTINGS = {
@@ -29,7 +30,13 @@ def comparison(num_runs: int, num_keys: int) -> Comparison:
     rows = [row(number, dict(zip(keys, one, strict=True))) for number, one in enumerate(values, 1)]
     rows[0].is_best = True
     return Comparison(
-        title="numbers", is_sweep=True, objective="holdout.loss", higher_is_better=False, keys=keys, rows=rows
+        title="numbers",
+        is_sweep=True,
+        objective="holdout.loss",
+        higher_is_better=False,
+        keys=keys,
+        rows=rows,
+        groups=[Group(number=1, size=num_runs, differs={})],
     )
 
 
@@ -44,6 +51,7 @@ def row(number: int, values: Mapping[str, str], status: str = "done", reason: st
         folder=f"runs/r-{number}",
         values=dict(values),
         status=status,
+        group=1,
         objective=loss,
         train_loss=loss + 0.1,
         scores={

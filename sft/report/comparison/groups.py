@@ -17,7 +17,7 @@ import msgspec
 from sft import paired, sample_values
 from sft.paired import NotPaired
 from sft.record import RunRecord, StepRecord
-from sft.scores import Change, Verdict
+from sft.scores import JUDGE, Change, Verdict
 from sft.stages.compare import judged
 
 TRAIN_LOSS = "train.loss"
@@ -80,10 +80,12 @@ def evaluation_of(rec: RunRecord, folder: Path, score: str) -> Evaluation:
     if score == TRAIN_LOSS:
         tokens = steps.get("tokenize")
         return Evaluation(facts={"training data": _short(tokens.output) if tokens else ""})
-    tuned = steps.get("evaluate:tuned")
+    store, judge, tuned = folder.parent / "store", steps.get("judge"), steps.get("evaluate:tuned")
+    if judge is not None and score.partition(".")[0] == JUDGE:
+        return Evaluation(facts=dict(_judge_facts(judge)), report=str(store / "judge" / str(judge.key)))
     if tuned is None:
         return Evaluation()
-    place = folder.parent / "store" / "evaluate" / str(tuned.key)
+    place = store / "evaluate" / str(tuned.key)
     return Evaluation(facts=dict(_facts(tuned, *score.split(".", 1))), limit=_limit(tuned, score), report=str(place))
 
 
@@ -98,6 +100,14 @@ def _facts(tuned: StepRecord, task: str, metric: str) -> Iterator[tuple[str, str
         yield "chat template", _short(tuned.facts.get("chat_template_sha256"))
     if is_held_out and metric in {"loss", "perplexity", "token_accuracy"}:
         yield "tokens of the answers", _text(tuned.facts.get("held_out_tokens", {}).get(task))
+
+
+def _judge_facts(judge: StepRecord) -> Iterator[tuple[str, str]]:
+    for name, value in _flat(judge.settings, "", set()):
+        yield f"eval.{name}" if name.startswith("judge.") else name, value
+    yield "answered by", _text(judge.facts.get("answered_by"))
+    yield "dataset", _short(judge.inputs.get("dataset"))
+    yield "base model's answers", _short(judge.inputs.get("evaluate:base"))
 
 
 def _is_held_out(tuned: StepRecord, task: str) -> bool:

@@ -242,6 +242,8 @@ def _fill(row: Row, rec: RunRecord, folder: Path) -> None:
         _measure(row, folder.parent / "store" / "train" / str(trained.key) / LOGS_NAME / METRICS)
     if tuned := steps.get("evaluate:tuned"):
         row.scores = _cells(tuned, steps.get("evaluate:base"), steps.get("compare"))
+    if judge := steps.get("judge"):
+        row.scores |= _cells_of([judge.facts["score"]], {}, {})
     costs = [steps[name].seconds or 0.0 for name in ("train", "evaluate:tuned") if name in steps]
     row.seconds = sum(costs) if costs else None
 
@@ -262,6 +264,12 @@ def _measure(row: Row, metrics: Path) -> None:
 def _cells(tuned: StepRecord, base: StepRecord | None, comparison: StepRecord | None) -> dict[str, Cell]:
     verdicts = {one["score"]: one["verdict"] for one in comparison.facts["changes"]} if comparison else {}
     before = {_name(score): score["value"] for score in base.facts["scores"]} if base else {}
+    return _cells_of(tuned.facts["scores"], before, verdicts)
+
+
+def _cells_of(
+    scores: Sequence[Mapping[str, Any]], before: Mapping[str, float], verdicts: Mapping[str, str]
+) -> dict[str, Cell]:
     return {
         _name(score): Cell(
             value=score["value"],
@@ -270,7 +278,7 @@ def _cells(tuned: StepRecord, base: StepRecord | None, comparison: StepRecord | 
             higher_is_better=score["higher_is_better"],
             verdict=verdicts.get(_name(score)),
         )
-        for score in tuned.facts["scores"]
+        for score in scores
     }
 
 

@@ -149,5 +149,31 @@ def test_a_score_that_is_no_mean_over_samples_has_no_paired_test(tmp_path: Path)
         assert group.first_two == f"{first} against {3 - first}: no paired test: it is no mean over samples"
 
 
+def test_a_judges_win_rates_compare_if_the_judge_the_data_and_the_base_models_answers_are_the_same(
+    tmp_path: Path,
+) -> None:
+    rate = {"task": "judge", "metric": "win_rate", "higher_is_better": True, "stderr": 0.1, "num_samples": 6}
+    for number, (model, won) in enumerate([("a", 0.0), ("a", 1.0), ("b", 1.0)]):
+        folder = run(tmp_path, f"r-{number}", 1.0)
+        rec = record.load(folder)
+        assert rec is not None
+        judge = StepRecord(
+            name="judge", status="done", key=f"j{number}", output="j", inputs={"dataset": "d", "evaluate:base": "e"},
+            settings={"judge": {"model": model}, "seed": 1},
+            facts={"score": rate | {"value": won}, "answered_by": [model]},
+        )  # fmt: skip
+        rec.steps.append(judge)
+        rec.save(folder)
+        place = tmp_path / "store" / "judge" / f"j{number}"
+        place.mkdir(parents=True)
+        sample_values.append(place, [SampleValues(score="judge.win_rate", units=list(range(8)), sums=[won] * 8)])
+    found = compare([tmp_path], "judge.win_rate")
+    assert [group.differs for group in found.groups] == [
+        {"eval.judge.model": "a", "answered by": '["a"]'},
+        {"eval.judge.model": "b", "answered by": '["b"]'},
+    ]
+    assert found.groups[0].first_two.startswith("2 against 1: +1.0000, better")
+
+
 def test_runs_without_the_score_are_in_no_group() -> None:
     assert grouped([None, None]) == ([], [0, 0])

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sft.report.comparison import charts, page, text
+from sft.report.comparison.groups import Group
 from sft.report.comparison.rows import Cell, Comparison, Row
 from tests.support.comparisons import comparison, row
 
@@ -24,6 +25,38 @@ def test_a_row_says_what_varied_what_came_of_it_and_what_it_cost() -> None:
         "★", "1", "0.001", "0.5000", "(-1.5000)", "0.4000", "(+0.1500)", "0.6000",
         "1,200", "1.5", "GiB", "1:30", "done",
     ]  # fmt: skip
+
+
+def test_a_difference_that_is_not_seen_is_marked() -> None:
+    found = comparison(2, 1)
+    found.rows[0].scores["arc_easy.acc"].verdict = "no difference seen"
+    assert "(~+0.1500)" in text.as_text(found)
+    html = page.as_html(found)
+    assert '<small class="" title="no difference seen">+0.1500</small>' in html
+    assert '<small class="up" title="better">-1.5000</small>' in html
+
+
+def test_a_page_of_two_groups_draws_each_for_itself_and_has_no_best_of_all() -> None:
+    found = comparison(5, 1)
+    found.groups = [
+        Group(number=1, size=3, differs={"eval.num_fewshot": "5"}, first_two="1 against 2: -0.1000, better"),
+        Group(number=2, size=2, differs={"eval.num_fewshot": ""}),
+    ]
+    for place, one in enumerate(found.rows):
+        one.group = 1 if place < 3 else 2
+    html = page.as_html(found)
+    for told in (
+        "only the runs of a group compare",
+        "group 1, 3 runs: eval.num_fewshot 5",
+        "group 2, 2 runs: eval.num_fewshot none",
+        "★ 1 against 2: -0.1000, better",
+        "What the settings do (group 1)",
+        "What it costs (group 2)",
+    ):
+        assert told in html
+    assert "best holdout.loss" not in html
+    assert "best holdout.loss" in page.as_html(comparison(5, 1))
+    assert [len(found.of_group(group).rows) for group in found.groups] == [3, 2]
 
 
 def test_what_failed_is_told_beneath_the_table() -> None:
