@@ -10,33 +10,57 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, cast
 from urllib.parse import quote
 
 _SECRET_NAME = re.compile(
     r"token|secret|passw(or)?d|passphrase|credential|authorization|cookie|signature|connection_?string|"
-    r"(api|access|account|private|signing|encryption|sas|auth|subscription)_?key",
+    r"(^|[_.-])(pass|pwd|pat|key|jwt|dsn)$|(api|access|account|private|signing|encryption|sas|auth|subscription)_?key",
     re.IGNORECASE,
 )
 _NOT_SECRET = re.compile(
-    r"(max|min|num|new|n)_?tokens|tokens_per|token_?(id|type|accuracy)|tokenizer|(file|path|dir|ur[il])s?$",
+    r"(max|min|num|new|n)_?tokens|tokens_per|token_?(id|type|accuracy)|tokenizer|(file|path|dir|ur[il])s?$|"
+    r"(public|storage|cache|primary|foreign|sort|partition)_?key$",
     re.IGNORECASE,
 )
-_URI_USERINFO = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^/\s:@'\"]*:[^/\s'\"]*@", re.IGNORECASE)
-_URI_QUERY = re.compile(r"(?P<before>[?&;](?P<name>[\w.-]+)=)[^&;\s'\"]+")
-_QUERY_SECRETS = {"sig", "key", "auth", "pwd"}
+_LONGEST_NAME = 1000
+"""A longer name is a text; who names a secret so long has other troubles."""
+_SCHEME = r"(?<![a-z0-9+.-])(?P<scheme>[a-z][a-z0-9+.-]{0,31}://)"
+_URI_USERINFO = re.compile(rf"{_SCHEME}[^/\s:@'\"]*:[^/\s'\"]*@", re.IGNORECASE)
+_URI_TOKEN = re.compile(r"(?<![a-z0-9])(?P<scheme>https?://)[^/\s@'\"]+@", re.IGNORECASE)
+_URI_QUERY = re.compile(r"(?P<before>[?&;#](?P<name>[\w.-]{1,200})=)[^&;\s'\"]+")
+_QUERY_SECRETS = {"sig", "key", "auth", "pwd", "pass", "pat", "policy", "code", "x-amz-credential"}
 _AUTHORIZATION = re.compile(
-    r"(?P<before>(?:proxy-)?authorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token|digest)\s+)?)[^\s'\",]+",
+    r"(?P<before>(?:proxy-)?authorization['\"]?\s{0,9}[:=]\s{0,9}['\"]?(?:(?:bearer|basic|token|digest)\s{1,9})?)[^\s'\",]+",
     re.IGNORECASE,
 )
-_BEARER = re.compile(r"\b(?P<before>bearer\s+)[\w.~+/-]{8,}=*", re.IGNORECASE)
+_BEARER = re.compile(r"\b(?P<before>bearer\s{1,9})[\w.~+/-]{8,}=*", re.IGNORECASE)
 _WELL_KNOWN = re.compile(
-    r"\b(hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{20,}|sk-[\w-]{20,}|"
-    r"xox[abprs]-[\w-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{16}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{10,})\b"
+    r"(?<![\w-])(hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{20,}|sk-[\w-]{20,}|"
+    r"xox[abprs]-[\w-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{16}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{10,})(?![A-Za-z0-9])"
 )
-"""Tokens that say by their form what they are: of Hugging Face, GitHub, GitLab, OpenAI, Slack, AWS; JSON Web Tokens."""
+"""Tokens that say by their form what they are: of Hugging Face, GitHub, GitLab, OpenAI, Slack, AWS; JSON Web Tokens.
+
+Each pattern starts only where a word does, and repeats at most so often, so that a hostile text takes time in
+proportion to its length.
+"""
+_KEPT_BY_TOOLS = (
+    ("HF_TOKEN_PATH", "~/.cache/huggingface/token", re.compile(r"\A\s*(\S+)\s*\Z")),
+    ("NETRC", "~/.netrc", re.compile(r"\bpassword\s+(\S+)")),
+    (
+        "AWS_SHARED_CREDENTIALS_FILE",
+        "~/.aws/credentials",
+        re.compile(r"aws_(?:secret_access_key|session_token)\s*=\s*(\S+)"),
+    ),
+    ("", "~/.docker/config.json", re.compile(r"\"(?:auth|identitytoken|password)\"\s*:\s*\"([^\"]+)\"")),
+    ("", "/var/run/secrets/kubernetes.io/serviceaccount/token", re.compile(r"\A\s*(\S+)\s*\Z")),
+)
+"""Where tools keep what a person logged in with: variable with the path, path, and the secrets in the text."""
+_LARGEST_KEPT_BYTES = 1 << 20
+_remembered: set[str] = set()
 _SHORTEST_SECRET = 6
 MASK = "***"
 
@@ -45,14 +69,21 @@ T = TypeVar("T")
 
 def is_secret_name(name: str) -> bool:
     """Return whether a key or an environment variable is named like a secret."""
+    name = name[:_LONGEST_NAME]
     return _SECRET_NAME.search(name) is not None and _NOT_SECRET.search(name) is None
+
+
+def remember(*secrets: str) -> None:
+    """Mask these from now on: what was read from a login, a server or a file."""
+    _remembered.update(secrets)
 
 
 def redact(text: str) -> str:
     """Return a text without its secrets.
 
-    Masked are: passwords in URIs and secret-named parameters of their queries, authorization headers, tokens of a
-    well-known form, and the value of any secret-named environment variable, as it is and as a URI quotes it.
+    Masked are: logins in URIs and secret-named parameters of their queries, authorization headers, tokens of a
+    well-known form, and these values, as they are and as a URI quotes them: of any secret-named environment variable,
+    of logins that tools keep in files, and what was remembered (`remember`).
     """
     return _masked(text, _secrets())
 
@@ -77,6 +108,7 @@ def _masked(text: str, secrets: Sequence[str]) -> str:
     for value in secrets:
         text = text.replace(value, MASK)
     text = _URI_USERINFO.sub(rf"\g<scheme>{MASK}@", text)
+    text = _URI_TOKEN.sub(rf"\g<scheme>{MASK}@", text)
     text = _URI_QUERY.sub(_masked_parameter, text)
     text = _AUTHORIZATION.sub(rf"\g<before>{MASK}", text)
     text = _BEARER.sub(rf"\g<before>{MASK}", text)
@@ -89,10 +121,44 @@ def _masked_parameter(found: re.Match[str]) -> str:
 
 
 def _secrets() -> list[str]:
-    """Return the values of secret-named variables, longest first, because one may be a part of another."""
-    values = {v for name, value in os.environ.items() if is_secret_name(name) for v in (value, value.strip())}
+    """Return all values that are masked, longest first, because one may be a part of another."""
+    named = {value for name, value in os.environ.items() if is_secret_name(name)}
+    values = {v for value in (*named, *_remembered, *_kept_by_tools()) for v in (value, value.strip())}
     quoted = {quote(value, safe="") for value in values}
     return sorted((v for v in values | quoted if len(v) >= _SHORTEST_SECRET), key=len, reverse=True)
+
+
+@cache
+def _kept_by_tools() -> frozenset[str]:
+    """Return what logins this machine's tools keep, read once; a file that can't be read holds nothing for us."""
+    secrets = set()
+    for variable, usual, pattern in _KEPT_BY_TOOLS:
+        path = Path(os.environ.get(variable) or usual).expanduser()
+        try:
+            if path.is_file() and path.stat().st_size <= _LARGEST_KEPT_BYTES:
+                secrets.update(pattern.findall(path.read_text(encoding="utf-8", errors="replace")))
+        except OSError:
+            continue
+    return frozenset(secrets)
+
+
+class _MaskingBytes:
+    """A stream of bytes that masks secrets in what is written to it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, content: bytes) -> int:
+        text = bytes(content).decode("utf-8", errors="surrogateescape")
+        self._stream.write(redact(text).encode("utf-8", errors="surrogateescape"))
+        return len(content)
+
+    def writelines(self, lines: Iterable[bytes]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class _Masking:
@@ -103,6 +169,14 @@ class _Masking:
 
     def write(self, text: str) -> int:
         return self._stream.write(redact(text))
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    @property
+    def buffer(self) -> _MaskingBytes:
+        return _MaskingBytes(self._stream.buffer)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

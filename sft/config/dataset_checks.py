@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from sft.config.schema import ColumnsConfig, DatasetConfig, DatasetFormat, HeldOutSetConfig, RunConfig
 from sft.errors import Problem
 
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]{0,31})://", re.IGNORECASE)
 _NOT_FETCHED = {"", "file", "pvc", "synthetic"}
 _COLUMNS = {"messages", "prompt", "completion"}
 _READ = {

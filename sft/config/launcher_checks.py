@@ -18,7 +18,7 @@ OWN_LABELS = "sft/"
 _KEY = "training.launcher"
 _OF_EVERY_KIND = {"kind", "num_workers", "node_rank", "rendezvous", "gpus_per_worker", "procs_per_worker"}
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_RENDEZVOUS = re.compile(r"[^\s:]+:(\d{1,5})|\[[^\s\]]+\]:(\d{1,5})", re.ASCII)
+_RENDEZVOUS = re.compile(r"[^\s:]{1,253}:(\d{1,5})|\[[^\s\]]{1,100}\]:(\d{1,5})", re.ASCII)
 
 
 def check_launcher(cfg: TrainingConfig) -> Iterator[Problem]:

@@ -11,7 +11,7 @@ from sft.config.schema import RegistryConfig, RegistryKind
 from sft.errors import Problem
 from sft.logs import redact
 
-_PVC = re.compile(r"[a-z0-9][-.a-z0-9]*:/.+")
+_PVC = re.compile(r"[a-z0-9][-.a-z0-9]{0,252}:/.+")
 _OF_KUBEFLOW = (
     *("uri", "port", "ca", "on_conflict", "model_format_name", "model_format_version"),
     *("source_kind", "source_class", "source_group", "source_id", "source_name", "storage_key", "storage_path"),

@@ -20,7 +20,7 @@ from sft.logs import MASK
 from sft.planning.stage_spec import stage_of
 from sft.stages.package import FACTS
 
-_INTERPOLATION = re.compile(r"(\\*)\$\{")
+_INTERPOLATION = re.compile(r"(?<!\\)(\\*)\$\{")
 
 
 @dataclass(frozen=True)

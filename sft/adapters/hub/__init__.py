@@ -23,7 +23,7 @@ _REFERENCE = re.compile(
     r"^(?:hf://)?(?:datasets/)?(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?$"
 )
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
-_URL_QUERY = re.compile(r"(?<=\S)\?\S+=\S+")  # a content network's address is signed there
+_URL_QUERY = re.compile(r"(?<=[^\s?])\?[^\s=]+=\S+")  # a content network's address is signed there
 _MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py"]
 _OTHER_LAYOUTS = ["*/*", "consolidated*"]  # onnx/, original/, Mistral's own layout
 _TIMEOUT_SECONDS = 10.0

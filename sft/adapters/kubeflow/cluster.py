@@ -19,6 +19,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from sft.adapters.kubeflow.manifest import CONTAINER, GROUP, JOBSET_LABEL, KEY_LABEL, PLURAL, VERSION
 from sft.errors import ConfigError, Problem, StageError
+from sft.logs import remember
 
 if TYPE_CHECKING:
     from kubernetes import client
@@ -260,6 +261,8 @@ def connect(access: Access, say: Callable[[str], None]) -> Cluster:
     else:
         rule = f"no cluster is named: neither by {SERVER} and {TOKEN}, nor by a kubeconfig ({file}), nor is this a pod"
         raise ConfigError([Problem(key="training.launcher.kind", value="kubeflow", rule=rule)])
+    settings.ssl_ca_cert = access.ca or settings.ssl_ca_cert
+    remember(*(str(value).removeprefix("Bearer ") for value in settings.api_key.values()), settings.password or "")
     namespace = namespace or _own_namespace()
     if namespace is None:
         rule = "must be set if neither a kubeconfig's context nor a pod has a namespace"

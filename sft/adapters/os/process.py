@@ -14,14 +14,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sft.adapters.os.child import PARENT_PID
 from sft.errors import StageError
 from sft.files import write_json
+from sft.logs import redact
 
 TERMINATE_SECONDS = 15.0
 """How long a group may take to end after SIGTERM before SIGKILL."""
@@ -29,6 +31,9 @@ FREE_SPACE = "free space, then repeat the command"
 _NO_SPACE = ("No space left on device", "File too large", "Disk quota exceeded", "database or disk is full")
 _FULL_BYTES = 64 << 10
 """Less than the error that a child would have left."""
+_LAST_LINES_SECONDS = 5.0
+_LONGEST_LINE = 1 << 16
+"""Bytes after which a line of output is taken as it is: a secret that lies across such a border is not masked."""
 
 
 def supervise(
@@ -50,23 +55,43 @@ def supervise(
     log.parent.mkdir(parents=True, exist_ok=True)
     # A child, and its children, import nothing from the working folder, where a stranger's `random.py` may lie.
     environment = {**os.environ, **(env or {}), "PYTHONSAFEPATH": "1", PARENT_PID: str(os.getpid())}
-    with log.open("ab") as output:
+    output = log.open("ab", buffering=0)
+    try:
         process = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             env=environment,
             start_new_session=True,
         )
-        try:
-            while True:
-                try:
-                    return process.wait(timeout=poll_seconds)
-                except subprocess.TimeoutExpired:
-                    poll()
-        finally:
-            _end_group(process)
+    except BaseException:
+        output.close()
+        raise
+    # What a library prints past Python's own streams, or a grandchild prints, is masked here.
+    copier = threading.Thread(target=_copy_masked, args=(process.stdout, output), daemon=True)
+    copier.start()
+    try:
+        while True:
+            try:
+                return process.wait(timeout=poll_seconds)
+            except subprocess.TimeoutExpired:
+                poll()
+    finally:
+        _end_group(process)
+        copier.join(_LAST_LINES_SECONDS)  # a process that left the group may hold the pipe open
+
+
+def _copy_masked(pipe: IO[bytes], log: IO[bytes]) -> None:
+    """Append a process's output to a log, line by line, without its secrets, and close both.
+
+    On a full disk the lines are lost and the process goes on: it says itself what it can't write.
+    """
+    with pipe, log:
+        while line := pipe.readline(_LONGEST_LINE):
+            text = redact(line.decode("utf-8", errors="surrogateescape"))
+            with contextlib.suppress(OSError):
+                log.write(text.encode("utf-8", errors="surrogateescape"))
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

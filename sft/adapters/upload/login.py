@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.errors import StageError
+from sft.logs import remember
 
 USERNAME, PASSWORD = "OCI_USERNAME", "OCI_PASSWORD"
 _HUB = "docker.io"
@@ -27,6 +28,9 @@ class Login:
     username: str = ""
     password: str = field(default="", repr=False)
     identity_token: str = field(default="", repr=False)
+
+    def __post_init__(self) -> None:
+        remember(self.password, self.identity_token)
 
     @property
     def header(self) -> str | None:

@@ -33,7 +33,7 @@ _BLOCK_BYTES = 1 << 18
 _TIMEOUT = urllib3.Timeout(connect=10.0, read=60.0)
 _BLOB_TIMEOUT = urllib3.Timeout(connect=10.0, read=900.0)
 """A registry answers only after it has hashed and stored a blob."""
-_CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
+_CHALLENGE = re.compile(r'(?<!\w)(\w+)="([^"]*)"')
 T = TypeVar("T")
 
 

@@ -95,8 +95,7 @@ class LauncherConfig:
     verify_tls: bool = True
     """Whether the API server must show a certificate that is trusted."""
     ca: str | None = setting(None, PATH)
-    """PEM of the authority that signed it, where `KUBERNETES_SERVER_URL` names the server; null = the pod's own, or the
-    system's. A kubeconfig brings its own."""
+    """PEM of the authority that signed it; null = the kubeconfig's, the pod's own, or the system's."""
     start_timeout_seconds: int | None = number(None, at_least=1, at_most=LARGEST_INT32)
     """A TrainJob whose pods don't all run after so long is ended, with the reason; null = it waits for its place."""
 
