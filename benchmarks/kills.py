@@ -1,10 +1,12 @@
-"""Kills a training at random moments, as often as asked, and compares what comes out with an undisturbed run.
+"""Kills runs at random moments of every stage, and compares what comes out with an undisturbed run.
 
     python benchmarks/kills.py [--kills 100] [--seed 0]
 
-Each run is killed about once on its way (the parent, torchrun or a rank) and started again until it is done. Every one
-must end with the weights and the curve of the run that nothing disturbed. Prints a line per finished run and the
-counts; exits with 1 at the first difference.
+A run downloads its data from a real S3 server, trains with a state at every step, evaluates, uploads its model there
+and registers it in MLflow. Each is killed with SIGKILL in four stages on its way, the command itself or one of its
+children, and started again until it is done. Every one must end with the data, weights, curve, scores, uploaded files
+and the one registered version of the run that nothing disturbed. Prints a line per finished run and a table of kills by
+stage; exits with 1 at the first difference.
 """
 
 from __future__ import annotations
@@ -15,92 +17,168 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from sft.adapters import synthetic
+from tests.servers import rclone
 
 SETTINGS = [
+    "dataset.uri=s3://data/rows.jsonl",
     "dataset.max_samples=500",
     "training.num_epochs=2",
     "training.checkpoint_every_steps=1",
     "training.tracking.trackers=[]",
-    "registry=none",
-    "eval=none",
+    "eval.holdout.max_new_tokens=16",
+    "registry.upload=s3://models/{name}",
 ]
+KILLS_OF_A_RUN = 4
+_RESULTS = ("dataset", "model", "tokenize")
+"""Stages whose output holds no time and no place: their digests are compared."""
 
 
-def start(cwd: Path) -> subprocess.Popen[bytes]:
-    argv = [sys.executable, "-m", "sft", "run", "quickstart", *SETTINGS]
-    return subprocess.Popen(argv, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+class Run:
+    """One run root, and the command that works in it."""
+
+    def __init__(self, root: Path, name: str, environment: Mapping[str, str]) -> None:
+        self.cwd, self.name, self._environment = root / name, name, dict(environment)
+        self.cwd.mkdir()
+
+    def start(self) -> subprocess.Popen[bytes]:
+        settings = [setting.format(name=self.name) for setting in SETTINGS]
+        argv = [sys.executable, "-m", "sft", "run", "quickstart", *settings]
+        with (self.cwd / "said.txt").open("ab") as said:
+            return subprocess.Popen(argv, cwd=self.cwd, stdout=said, stderr=said, env=self._environment)
+
+    def children(self) -> list[int]:
+        """Return the processes that work for the command."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                argv = (process / "cmdline").read_bytes().decode()
+                if "sft.adapters" in argv and str(self.cwd) in argv:
+                    found.append(int(process.name))
+        return found
+
+    def record(self) -> dict[str, Any]:
+        """Return the run's record; empty as long as there is none."""
+        for file in self.cwd.glob("runs/*/run.json"):
+            record: dict[str, Any] = json.loads(file.read_text())
+            return record
+        return {}
+
+    def stage(self) -> str:
+        """Return the step at work."""
+        return next((step["name"] for step in self.record().get("steps", ()) if step["status"] == "running"), "")
+
+    def result(self, models: Path) -> dict[str, Any]:
+        """Return all that must be the same in every run.
+
+        Args:
+            models: Folder of the bucket of models.
+        """
+        steps = {step["name"]: step for step in self.record()["steps"]}
+        trained, packaged = (Path(steps[name]["path"]) for name in ("train", "package"))
+        rows = [json.loads(line) for line in (trained / "logs" / "metrics.jsonl").read_text().splitlines()]
+        files = {file.name: _sha256(file) for file in (packaged / "model").iterdir() if file.is_file()}
+        uploaded = {file.name: _sha256(file) for file in (models / self.name).rglob("*") if file.is_file()}
+        with closing(sqlite3.connect(self.cwd / "runs" / "mlflow.db")) as registry:
+            versions = registry.execute("select count(*) from model_versions").fetchone()
+        return {
+            **{name: steps[name]["output"] for name in _RESULTS},
+            "weights": files["model.safetensors"],
+            "curve": [(row["step"], row["loss"], row["learning_rate"]) for row in rows],
+            "scores": [steps[name]["facts"]["scores"] for name in ("evaluate:base", "evaluate:tuned")],
+            "uploaded": uploaded == files,
+            "versions": versions,
+        }
 
 
-def processes(cwd: Path) -> list[int]:
-    """Agent and ranks of a training under `cwd`."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            argv = (process / "cmdline").read_bytes().decode()
-            if "sft.adapters.instructlab" in argv and str(cwd) in argv:
-                found.append(int(process.name))
-    return found
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def result(cwd: Path) -> tuple[str, list[tuple[int, float, float]]]:
-    """Digest of the weights, and step, loss and learning rate of each step."""
-    (model,) = cwd.glob("runs/store/train/*/model/model.safetensors")
-    rows = [json.loads(line) for line in (model.parents[1] / "logs" / "metrics.jsonl").read_text().splitlines()]
-    curve = [(row["step"], row["loss"], row["learning_rate"]) for row in rows]
-    return hashlib.sha256(model.read_bytes()).hexdigest(), curve
+def killed(run: Run, moments: random.Random, target: str, seconds: float) -> str:
+    """Start a run and kill it in a stage that takes so long; return the stage at work, or "" if none was."""
+    command = run.start()
+    while run.stage() != target:
+        if command.poll() is not None:
+            return ""
+        time.sleep(0.01)
+    time.sleep(moments.uniform(0, seconds))
+    stage = run.stage()
+    victims = [command.pid, *run.children()]
+    with suppress(ProcessLookupError):
+        if command.poll() is None:
+            os.kill(moments.choice(victims), signal.SIGKILL)
+    command.wait(120)
+    deadline = time.monotonic() + 20
+    while (left := run.children()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if left:
+        raise SystemExit(f"{run.name}: processes {left} outlived their run")
+    return stage
 
 
 def main() -> int:
+    """Kill, compare, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     moments = random.Random(options.seed)
     print(f"python benchmarks/kills.py --kills {options.kills} --seed {options.seed}")
-    with tempfile.TemporaryDirectory() as folder:
-        undisturbed = Path(folder) / "undisturbed"
-        undisturbed.mkdir()
-        started = time.monotonic()
-        if start(undisturbed).wait() != 0:
-            print("the undisturbed run failed")
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        for bucket in ("data", "models"):
+            (root / "s3" / bucket).mkdir(parents=True)
+        synthetic.write("synthetic://spell-numbers?rows=20000", root / "s3" / "data" / "rows.jsonl")
+        with rclone.s3(root / "s3", written=True) as endpoint:
+            keys = {"AWS_ACCESS_KEY_ID": rclone.KEY_ID, "AWS_SECRET_ACCESS_KEY": rclone.SECRET}
+            environment = {**os.environ, **keys, "AWS_ENDPOINT_URL": endpoint, "AWS_EC2_METADATA_DISABLED": "true"}
+            return _kill(root, environment, moments, options.kills)
+
+
+def _kill(root: Path, environment: Mapping[str, str], moments: random.Random, wanted: int) -> int:
+    models = root / "s3" / "models"
+    undisturbed = Run(root, "undisturbed", environment)
+    if undisturbed.start().wait() != 0:
+        print("the undisturbed run failed:", (undisturbed.cwd / "said.txt").read_text(), sep="\n")
+        return 1
+    expected = undisturbed.result(models)
+    seconds = {step["name"]: step["seconds"] for step in undisturbed.record()["steps"]}
+    print(f"undisturbed: {sum(seconds.values()):.1f} s, {len(expected['curve'])} steps")
+    kills: Counter[str] = Counter()
+    runs = 0
+    while kills.total() < wanted:
+        run = Run(root, f"run_{runs}", environment)
+        stages = list(seconds)
+        for target in sorted(moments.sample(stages, KILLS_OF_A_RUN), key=stages.index):
+            if stage := killed(run, moments, target, seconds[target]):
+                kills[stage] += 1
+        if run.start().wait() != 0:
+            print(f"{run.name}: failed after its last kill:", (run.cwd / "said.txt").read_text()[-2000:], sep="\n")
             return 1
-        seconds = time.monotonic() - started
-        expected = result(undisturbed)
-        print(f"undisturbed: {seconds:.1f} s, {len(expected[1])} steps")
-        kills = runs = 0
-        while kills < options.kills:
-            cwd = Path(folder) / f"run_{runs}"
-            cwd.mkdir()
-            while True:
-                run = start(cwd)
-                with suppress(subprocess.TimeoutExpired):
-                    if run.wait(moments.uniform(0.2, 1.3) * seconds) == 0:
-                        break
-                    continue  # a rank was killed before, and the run has said so
-                victims = [run.pid, *processes(cwd)]
-                with suppress(ProcessLookupError):
-                    os.kill(moments.choice(victims), signal.SIGKILL)
-                    kills += 1
-                if run.wait(120) == 0:
-                    break
-                deadline = time.monotonic() + 10
-                while processes(cwd) and time.monotonic() < deadline:
-                    time.sleep(0.05)
-                if left := processes(cwd):
-                    print(f"run {runs}: processes {left} outlived their run")
-                    return 1
-            runs += 1
-            if result(cwd) != expected:
-                print(f"run {runs}: DIFFERENT after {kills} kills in all")
-                return 1
-            print(f"run {runs}: the same weights and curve; {kills} kills so far", flush=True)
-    print(f"{kills} kills, {runs} runs: every one ended with the weights and the curve of the undisturbed run")
+        runs += 1
+        found = run.result(models)
+        if different := [name for name in expected if found[name] != expected[name]]:
+            print(f"{run.name}: DIFFERENT in {', '.join(different)} after {kills.total()} kills in all")
+            return 1
+        print(f"{run.name}: the same; {kills.total()} kills so far", flush=True)
+    print(f"\n{'stage':<16}kills")
+    for stage in seconds:
+        print(f"{stage:<16}{kills[stage]:>5}")
+    print(f"{kills.total()} kills, {runs} runs: every one ended with what the undisturbed run made")
     return 0
 
 
