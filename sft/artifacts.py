@@ -8,6 +8,7 @@ digest wherever and whenever it was made. What must count towards the digest the
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -179,6 +180,15 @@ class CheckpointArtifact(Artifact):
     @property
     def model_dir(self) -> Path:
         return self.root / "model"
+
+    def epoch_model_dir(self, epoch: int) -> Path:
+        """Return the model of an epoch before the last, counted from 1, where the training kept it.
+
+        It is named by the samples that had been seen (instructlab-training, utils.py:save_checkpoint@0.16.2).
+        """
+        rows = map(json.loads, self.metrics_file.read_text(encoding="utf-8").splitlines())
+        num_samples = sum(row["num_samples"] for row in rows if row["epoch"] < epoch)
+        return self.root / "checkpoints" / f"samples_{num_samples}"
 
     @property
     def metrics_file(self) -> Path:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sft.config.dataset_checks import check_columns, check_dataset
+from sft.config.epoch_checks import check_epochs
 from sft.config.judge_checks import check_judge, check_judge_gates
 from sft.config.launcher_checks import check_launcher
 from sft.config.registry_checks import check_registry
@@ -26,6 +27,7 @@ from sft.config.schema import (
     TrainingConfig,
 )
 from sft.config.schema.bounds import out_of_bounds, within_bounds
+from sft.config.vllm_checks import check_vllm
 from sft.errors import Problem
 from sft.gate_rules import GateKind, parse_gates
 from sft.logs import is_secret_name, redact
@@ -66,6 +68,7 @@ def _between(cfg: RunConfig, told: set[str]) -> Iterator[Problem]:
     if cfg.model.source is ModelSource.scratch and not any(key.startswith(_SCRATCH) for key in told):
         yield from _scratch(cfg.model.scratch)
     yield from _eval(cfg.eval)
+    yield from check_epochs(cfg)
     yield from check_registry(cfg.registry)
     yield from _secrets(cfg)
 
@@ -175,6 +178,7 @@ def _eval(cfg: EvalConfig) -> Iterator[Problem]:
     if cfg.backend is EvalBackend.local_chat_completions:
         yield from _served(cfg)
     yield from check_judge(cfg)
+    yield from check_vllm(cfg)
     for name, rules in cfg.gates.items():
         yield from _gates(cfg, name, rules)
     yield from _repeated("eval.no_regression", cfg.no_regression)

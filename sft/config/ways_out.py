@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+_ANY = object()
+"""Any value but null opens it."""
+
 WAYS_OUT: Mapping[str, tuple[Any, str]] = {
     "model.trust_remote_code": (True, "code that came with the base model was allowed to run"),
     "eval.allow_task_code": (True, "Python beside the recipe's tasks was allowed to run"),
     "training.allow_any_env": (True, "variables of training.env were allowed to load code"),
+    "eval.vllm.python": (_ANY, "a program that the recipe names was run, as vLLM's Python"),
     "training.launcher.verify_tls": (False, "the cluster's certificate was not verified"),
 }
 """Setting -> the value that opens it, and what a reader should know."""
@@ -24,10 +28,11 @@ def ways_out(config: Mapping[str, Any]) -> dict[str, str]:
     Args:
         config: As plain data, like `record.RunRecord.config`; settings that an older record lacks are not used.
     """
+    values = {key: value_of(config, key) for key in WAYS_OUT}
     return {
-        f"{key}={str(opened).lower()}": meaning
+        f"{key}={values[key] if opened is _ANY else str(opened).lower()}": meaning
         for key, (opened, meaning) in WAYS_OUT.items()
-        if value_of(config, key) is opened
+        if (values[key] is not None if opened is _ANY else values[key] is opened)
     }
 
 

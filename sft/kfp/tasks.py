@@ -35,6 +35,7 @@ from sft.report import run as scores_report
 from sft.report.run import summary
 from sft.runner import RunResult
 from sft.runner.dispatch import pick
+from sft.stages.epoch_scores import epochs_of
 from sft.sweep.point import refuse_server_backend
 
 
@@ -82,15 +83,20 @@ def evaluation(recipe: str, overrides: Sequence[str], workspace: str, metrics: O
     if not goals:
         Progress().say("\n".join(plan.left_out))
         return
-    artifacts = _run(loaded, overrides, goals[-1])
+    artifacts: dict[str, Artifact] = {}
+    for goal in dict.fromkeys(goals):  # gates need no epochs, and their scores need a GPU
+        artifacts |= _run(loaded, overrides, goal)
     tuned = pick(artifacts, "evaluate:tuned", EvalReport)
     base = pick(artifacts, "evaluate:base", EvalReport) if cfg.eval.baseline else None
     for which, report in {"base": base, "tuned": tuned}.items():
         metrics.metadata.update({f"{which}.{score.name}": score.value for score in report.scores} if report else {})
     judge = pick(artifacts, "judge", JudgeReport) if "judge" in artifacts else None
     metrics.metadata.update({judge.score.name: judge.score.value} if judge else {})
+    epochs = epochs_of(artifacts)
+    for epoch, report in epochs.items():
+        metrics.metadata.update({f"epoch-{epoch}.{score.name}": score.value for score in report.scores})
     comparison = pick(artifacts, "compare", ModelComparison) if "compare" in artifacts else None
-    text = redact(scores_report.as_html(cfg.name, tuned, base, comparison, judge))
+    text = redact(scores_report.as_html(cfg.name, tuned, base, comparison, judge, epochs))
     Path(page.path).write_text(text, encoding="utf-8")
 
 

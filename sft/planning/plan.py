@@ -7,13 +7,13 @@ machine) comes in as `Environment`; what of a plan is done already is the runner
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 
-from sft.config.schema import ModelSource, RegistryKind, RunConfig
+from sft.config.schema import HOLDOUT, ModelSource, RegistryKind, RunConfig
 from sft.config.unread_settings import unread_settings
 from sft.config.ways_out import ways_out
 from sft.errors import ConfigError, Problem
@@ -108,11 +108,11 @@ def build_plan(cfg: RunConfig, environment: Environment) -> Plan:
     ]
     left_out = []
     scores: tuple[str, ...] = ()
+    epochs: list[str] = []
     if not cfg.eval.enabled:
         left_out.append("evaluate: eval.enabled=false")
     elif cfg.eval.tasks or cfg.eval.holdout.enabled or sets:
-        suffixes = [*([""] if cfg.eval.holdout.enabled else []), *(f":{name}" for name in sets)]
-        data = [f"{stage}{suffix}" for suffix in suffixes for stage in ("dataset", "tokenize")]
+        data = _rows_of(cfg.eval.held_out_names)
         if cfg.eval.baseline:
             steps.insert(-1, step("evaluate:base", "model", *data))
             scores = ("evaluate:base",)
@@ -121,6 +121,10 @@ def build_plan(cfg: RunConfig, environment: Environment) -> Plan:
         if cfg.eval.baseline:
             steps.append(step("compare", *scores))
             scores = (*scores, "compare")
+        epochs = [f"evaluate:epoch-{epoch}" for epoch in cfg.scored_epochs()]
+        for epoch, name in zip(cfg.scored_epochs(), epochs, strict=True):
+            rows = _rows_of(cfg.eval.of_epochs().held_out_names)
+            steps.append(step(name, "train", *rows, of=_settings_of_epoch(cfg, environment, epoch)))
         if cfg.eval.judge.address is not None:
             steps.append(step("judge", "dataset", "evaluate:base", "evaluate:tuned"))
             scores = (*scores, "judge")
@@ -129,7 +133,7 @@ def build_plan(cfg: RunConfig, environment: Environment) -> Plan:
             scores = (*scores, "gates")
     else:
         left_out.append("evaluate: no eval.tasks, no eval.holdouts, and eval.holdout.enabled=false")
-    steps.append(step("package", "dataset", "model", "tokenize", "train", *scores))
+    steps.append(step("package", "dataset", "model", "tokenize", "train", *scores, *epochs))
     uploaded: tuple[str, ...] = ()
     if cfg.registry.upload is not None:
         steps.append(step("upload", "package"))
@@ -142,6 +146,18 @@ def build_plan(cfg: RunConfig, environment: Environment) -> Plan:
         steps.append(step("register", "dataset", "model", "train", *scores, "package", *uploaded))
     opened = (f"{setting}: {meaning}" for setting, meaning in ways_out(msgspec.to_builtins(cfg)).items())
     return Plan(tuple(steps), tuple(left_out), (*opened, *unread_settings(cfg)))
+
+
+def _rows_of(held_out: Iterable[str]) -> list[str]:
+    """Return the steps that make the rows of held-out sets, and say which of them can be scored."""
+    suffixes = ["" if name == HOLDOUT else f":{name}" for name in held_out]
+    return [f"{stage}{suffix}" for suffix in suffixes for stage in ("dataset", "tokenize")]
+
+
+def _settings_of_epoch(cfg: RunConfig, environment: Environment, epoch: int) -> dict[str, Any]:
+    """Return what determines the scores of an epoch's model, besides the training."""
+    scored = replace(cfg, eval=cfg.eval.of_epochs())
+    return {**STAGES["evaluate"].determined_by(scored, environment), "epoch": epoch}
 
 
 def _settings_of_set(cfg: RunConfig, environment: Environment, name: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from sft.artifacts import (
     TokenizedArtifact,
     UploadedModel,
 )
-from sft.config.schema import ModelSource, RunConfig
+from sft.config.schema import EvalBackend, ModelSource, RunConfig
 from sft.planning.resources import NOT_IN_THE_WEIGHTS, Resources
 
 
@@ -40,6 +40,7 @@ class Environment:
         held_out_versions: The same of each set of `eval.holdouts`, by its name.
         model_version: State of the base model: file times, commit.
         tasks_version: Digest of the recipe's own lm-eval tasks.
+        vllm_version: Of the vLLM that answers them; empty without it.
         device: ``cpu`` or the GPU's name, of this machine, which evaluates.
         resources: What the training runs on and with; None where nothing is trained.
         versions: Package -> version.
@@ -49,6 +50,7 @@ class Environment:
     held_out_versions: Mapping[str, str] = field(default_factory=dict)
     model_version: str = ""
     tasks_version: str = ""
+    vllm_version: str = ""
     device: str = ""
     resources: Resources | None = None
     versions: Mapping[str, str]
@@ -154,12 +156,17 @@ def _train(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
 
 _NOT_IN_A_SCORE = {
     *("allow_task_code", "baseline", "confidence", "enabled", "gates", "judge", "no_regression", "verbosity"),
+    *("vllm", "every_epochs", "epoch_tasks", "epoch_holdouts"),
 }
 """Evaluation settings that say what becomes of a score, or what may make it, not what it is."""
 
 
 def _evaluate(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
     own = {name: value for name, value in _plain(cfg.eval).items() if name not in _NOT_IN_A_SCORE}
+    if cfg.eval.backend is EvalBackend.vllm:
+        where_it_is = {"python", "startup_seconds"}
+        own["vllm"] = {k: v for k, v in _plain(cfg.eval.vllm).items() if k not in where_it_is}
+        own["vllm"]["version"] = environment.vllm_version
     sets = [*cfg.eval.holdouts]  # their rows are inputs
     return {**own, "holdouts": sets, "include_path": environment.tasks_version, "device": environment.device}
 
@@ -303,6 +310,7 @@ STAGES: dict[str, StageSpec] = {
             packages=("torch", "lm-eval", "transformers", "rouge-score", "sacrebleu"),
             modules=(
                 "sft.stages.evaluate",
+                "sft.stages.scoring",
                 "sft.chat.loss",
                 "sft.chat.special_tokens",
                 "sft.chat.rejected",
@@ -313,6 +321,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.checkpoint_files",
                 "sft.adapters.evaluation.aggregate",
                 "sft.adapters.evaluation.answer_cache",
+                "sft.adapters.evaluation.completions_model",
                 "sft.adapters.evaluation.greedy",
                 "sft.adapters.evaluation.holdout",
                 "sft.adapters.evaluation.holdout_sample",
@@ -322,6 +331,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.evaluation.sample_log",
                 "sft.adapters.evaluation.tasks",
                 "sft.adapters.evaluation.text_metrics",
+                "sft.adapters.evaluation.vllm_server",
                 "sft.adapters.evaluation.worker",
                 "sft.sample_values",
                 "sft.scores",
@@ -372,7 +382,13 @@ STAGES: dict[str, StageSpec] = {
             artifact=ModelPackage,
             group="",
             settings=_package,
-            modules=("sft.stages.package", "sft.stages.model_card", "sft.adapters.sbom", "sft.adapters.signing"),
+            modules=(
+                "sft.stages.package",
+                "sft.stages.epoch_scores",
+                "sft.stages.model_card",
+                "sft.adapters.sbom",
+                "sft.adapters.signing",
+            ),
             revision=2,
             tells_of_its_run=True,
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sft.artifacts import EvalReport, JudgeReport, ModelComparison, ModelPackage, RegisteredModel, UploadedModel
@@ -13,6 +13,7 @@ from sft.report import changed_samples
 from sft.report.page import PAGE
 from sft.runner import RunResult
 from sft.scores import TELLS_OVER, Verdict, format_score, score_row
+from sft.stages.epoch_scores import epoch_table, epochs_of
 
 PAGE_NAME = "run.html"
 
@@ -23,6 +24,7 @@ def as_html(
     base: EvalReport | None,
     comparison: ModelComparison | None,
     judge: JudgeReport | None = None,
+    epochs: Mapping[int, EvalReport] | None = None,
 ) -> str:
     """Return the scores, and the samples that changed most, as one page that needs nothing else.
 
@@ -32,6 +34,7 @@ def as_html(
         base: Scores of the base model; None where it wasn't scored.
         comparison: How they differ; None where it wasn't.
         judge: How a judge compares the two; None where there is none.
+        epochs: Scores of the models of epochs before the last, by epoch.
     """
     rows = []
     for score in tuned.scores:
@@ -42,12 +45,24 @@ def as_html(
     names = ("score", "before", "after", "difference", "samples", "tells over")
     head = f"<tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>"
     parts = [f"<table>{head}{''.join(rows)}</table>"]
+    if table := epoch_table(epochs or {}, tuned):
+        parts.append(_html_table(table))
     if judge:
         parts.append(f"<p>{html.escape(str(judge))}</p>")
     if comparison:
         parts.append(f"<p>Differences: {comparison.explained}. {TELLS_OVER}</p>")
         parts.append(changed_samples.section(comparison.samples_file))
     return PAGE.format(title=html.escape(title), body="\n".join(parts))
+
+
+def _html_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table, its first row and first column as heads."""
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in rows[0])
+    body = (
+        f"<tr><th>{html.escape(name)}</th>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
+        for name, *cells in rows[1:]
+    )
+    return f"<table><tr>{head}</tr>{''.join(body)}</table>"
 
 
 def write_page(result: RunResult) -> Path | None:
@@ -58,7 +73,9 @@ def write_page(result: RunResult) -> Path | None:
     page = result.folder / PAGE_NAME
     if result.nothing_to_do and page.is_file():
         return page
-    page.write_text(redact(as_html(result.record.run_id, tuned, base, comparison, _judge(result))), encoding="utf-8")
+    epochs = epochs_of(result.artifacts)
+    text = as_html(result.record.run_id, tuned, base, comparison, _judge(result), epochs)
+    page.write_text(redact(text), encoding="utf-8")
     return page
 
 
@@ -87,6 +104,8 @@ def summary(result: RunResult) -> Iterator[str]:
     if tuned is not None:
         yield ""
         yield from score_lines(tuned, base, comparison)
+        for row in epoch_table(epochs_of(made), tuned):
+            yield "  ".join(f"{cell:<19}" for cell in [f"{row[0]:<31}", *row[1:]]).rstrip()
     if judged := _judge(result):
         yield str(judged)
     package, uploaded, registered = made.get("package"), made.get("upload"), made.get("register")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ from sft.artifacts import (
     ModelPackage,
     TokenizedArtifact,
     UploadedModel,
+    digest_of,
 )
 from sft.config.flatten import flat
 from sft.config.schema import HOLDOUT, RunConfig
@@ -28,6 +30,7 @@ from sft.progress import Progress
 from sft.stages.compare import CompareInputs, compare
 from sft.stages.dataset import dataset
 from sft.stages.decontaminate import EvaluationTasks
+from sft.stages.epoch_scores import epochs_of
 from sft.stages.evaluate import EvaluateInputs, HeldOutSet, evaluate
 from sft.stages.gates import GatesInputs, check_gates, gates
 from sft.stages.held_out_set import held_out_set, speaking_of
@@ -119,6 +122,10 @@ def perform(
             return upload(cfg.registry, packed, out, progress)
         case "register":
             return register(cfg.registry, _register_inputs(cfg, folder, artifacts, run_record), out, progress)
+        case _ if stage == "evaluate":
+            epoch = int(held_out.removeprefix("epoch-"))
+            inputs_of_epoch = _epoch_inputs(epoch, step, artifacts, run_record)
+            return evaluate(cfg.eval.of_epochs(), inputs_of_epoch, out, progress)
         case _ if stage == "dataset":
             return held_out_set(cfg, held_out, out, progress)
         case _ if stage == "tokenize":
@@ -172,6 +179,17 @@ def _evaluate_inputs(step: Step, artifacts: Mapping[str, Artifact]) -> EvaluateI
     )
 
 
+def _epoch_inputs(
+    epoch: int, step: Step, artifacts: Mapping[str, Artifact], run_record: record.RunRecord
+) -> EvaluateInputs:
+    trained = pick(artifacts, "train", CheckpointArtifact)
+    model_dir = trained.epoch_model_dir(epoch)
+    prefix = f"{model_dir.relative_to(trained.root).as_posix()}/"
+    known = run_record.step("train").files
+    files = {name.removeprefix(prefix): digest for name, digest in known.items() if name.startswith(prefix)}
+    return replace(_evaluate_inputs(step, artifacts), model_dir=model_dir, model_digest=digest_of(files))
+
+
 def _held_out_set(name: str, artifacts: Mapping[str, Artifact]) -> HeldOutSet:
     """Return a set of `eval.holdouts`, or the evaluation split for the empty name."""
     suffix = name and f":{name}"
@@ -210,6 +228,7 @@ def _package_inputs(artifacts: Mapping[str, Artifact], run_record: record.RunRec
         baseline=_baseline(artifacts),
         report=pick(artifacts, "evaluate:tuned", EvalReport) if "evaluate:tuned" in artifacts else None,
         comparison=_comparison(artifacts),
+        epochs=epochs_of(artifacts),
         judge=_judge(artifacts),
         gates=_gates(artifacts),
         record=run_record.until("package"),

@@ -22,6 +22,7 @@ from sft.stages.dataset import source_version as dataset_version
 from sft.stages.evaluate import tasks_version
 from sft.stages.launcher import launcher_of
 from sft.stages.model import source_version as model_version
+from sft.stages.scoring import vllm_version
 from sft.store import Entry, Store
 
 
@@ -39,6 +40,7 @@ def read_environment(cfg: RunConfig) -> Environment:
         held_out_versions=_held_out_versions(cfg) if cfg.eval.enabled else {},
         model_version=model_version(cfg.model),
         tasks_version=tasks_version(cfg.eval),
+        vllm_version=vllm_version(cfg.eval),
         versions=record.versions(),
     )
 

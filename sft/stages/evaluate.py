@@ -12,7 +12,6 @@ from typing import Any
 from sft import sample_values
 from sft.adapters.evaluation import task_index
 from sft.adapters.evaluation.task_code import named_functions
-from sft.adapters.os.process import run_module
 from sft.artifacts import LOGS_NAME, DatasetArtifact, EvalReport, TokenizedArtifact, digest_of, hash_files
 from sft.chat.rejected import read_rejected
 from sft.config.schema import HOLDOUT, EvalConfig
@@ -20,6 +19,7 @@ from sft.errors import ConfigError, Problem, StageError
 from sft.files import write_json
 from sft.progress import Progress
 from sft.scores import JUDGE, TOKEN_METRICS, Score
+from sft.stages.scoring import score_model
 
 REPORT_NAME = "report.json"
 _PER_TOKEN = tuple(f".{metric}" for metric in TOKEN_METRICS)
@@ -137,8 +137,7 @@ def evaluate(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, progress: Progr
 
     for old in [*out.glob("results_*.json"), *out.glob("samples_*.jsonl"), *out.glob(sample_values.NAME)]:
         old.unlink()  # of a try that was killed
-    module = "sft.adapters.evaluation.worker"
-    result = run_module(module, request_of(cfg, inputs, out, state), folder=folder, what="evaluating", poll=poll)
+    result = score_model(cfg, request_of(cfg, inputs, out, state), folder, progress, poll)
     for note in result["notes"]:
         progress.say(f"  {note}")
     report = EvalReport(

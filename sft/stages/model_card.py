@@ -18,6 +18,7 @@ from sft.artifacts import DatasetArtifact
 from sft.config.ways_out import ways_out
 from sft.logs import redact
 from sft.scores import TELLS_OVER, Score, score_row
+from sft.stages.epoch_scores import epoch_table
 
 if TYPE_CHECKING:
     from sft.stages.package import PackageInputs
@@ -104,6 +105,9 @@ def _scores(inputs: PackageInputs) -> Iterator[str]:
         yield f"Differences: {inputs.comparison.explained}. {TELLS_OVER}"
     if sample := inputs.report.holdout_sample:
         yield f"Held-out samples that were scored: {sample}."
+    if table := epoch_table(inputs.epochs, inputs.report):
+        lines = [f"| {' | '.join(row)} |" for row in table]
+        yield "\n".join([lines[0], "|" + "---|" * len(table[0]), *lines[1:]])
     if inputs.judge:
         yield f"A judge compared its answers with the base model's: {inputs.judge}."
     if inputs.gates:

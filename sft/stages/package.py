@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ class PackageInputs:
         baseline: Scores of the base model; None where it wasn't scored.
         report: Scores of the tuned model; None where nothing was scored.
         comparison: How they differ; None where one of them is.
+        epochs: Scores of the models of epochs before the last, by epoch.
         judge: How a judge compares its answers with the base model's; None where there is none.
         gates: That it passed them; None where there are none.
         record: The run up to here, without secrets.
@@ -60,6 +61,7 @@ class PackageInputs:
     baseline: EvalReport | None
     report: EvalReport | None
     comparison: ModelComparison | None
+    epochs: Mapping[int, EvalReport] = field(default_factory=dict)
     judge: JudgeReport | None = None
     gates: GateReport | None
     record: Mapping[str, Any]

@@ -26,7 +26,7 @@ REQUIREMENTS = {
     for extra, texts in {"core": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}.items()
 }
 """What each extra asks for, and what everyone gets."""
-NEEDS_A_GPU = {"liger-kernel", "vllm"}
+NEEDS_A_GPU = {"liger-kernel"}
 """Not among the lowest versions: they come with CUDA and have been installed by none of our checks."""
 PATCHED = {"accelerate", "instructlab-training", "numba", "peft", "transformers"}
 """Patched by name, or used as their sources are rather than as they are documented (docs/backend.md)."""

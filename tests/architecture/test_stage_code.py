@@ -27,6 +27,7 @@ WITHOUT_INFLUENCE = {
     # They carry bytes, requests and messages from here to there; what arrives is hashed or fails.
     *(
         "sft.adapters.os.child",
+        "sft.adapters.os.guard",
         "sft.adapters.os.process",
         "sft.adapters.os.command",
         "sft.adapters.http",

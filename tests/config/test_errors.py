@@ -313,6 +313,44 @@ def test_a_model_is_uploaded_or_served_from_elsewhere_not_both() -> None:
     ]
 
 
+VLLM = ["eval.backend=vllm", "eval.vllm.python=vllm/bin/python"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["eval.backend=vllm"], "eval.backend=vllm: needs eval.vllm.python; make an environment with vLLM"),
+        (["eval.vllm.enforce_eager=true"], "eval.vllm.enforce_eager: is read only with eval.backend=vllm"),
+        ([*VLLM, "eval.tasks=[]"], "eval.backend=vllm: answers eval.tasks, and there are none"),
+        ([*VLLM, "+eval.model_args.dtype=float16"], "eval.model_args.dtype: does not reach vLLM; with it there are"),
+        ([*VLLM, "eval.vllm.gpu_memory_utilization=1.5"], "must be above 0 and at most 1, or null"),
+    ],
+)
+def test_vllm_that_can_not_be_asked_is_refused(overrides: list[str], message: str) -> None:
+    [problem] = problems(*overrides)
+    assert message in problem
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["training.num_epochs=2"], "eval.every_epochs=2: scores no epoch before the last: training.num_epochs=2"),
+        (["training.checkpoint_at_epoch=false"], "needs the models of the epochs; try training.checkpoint_at_epoch"),
+        (["eval=none"], "eval.every_epochs=2: nothing is scored: eval.enabled=false"),
+        (["eval.epoch_tasks=[arc_easy]"], "eval.epoch_tasks=arc_easy: is not among eval.tasks"),
+        (["eval.epoch_holdouts=[legal]"], "eval.epoch_holdouts=legal: is not among the held-out sets"),
+        (["eval.epoch_holdouts=[]"], "eval.every_epochs=2: nothing to score; name a task in eval.epoch_tasks"),
+        (
+            ["eval.every_epochs=null", "eval.epoch_tasks=[spell_numbers]"],
+            "eval.epoch_tasks: is read only with eval.every_epochs",
+        ),
+    ],
+)
+def test_epochs_that_can_not_be_scored_are_refused(overrides: list[str], message: str) -> None:
+    [problem] = problems("training.num_epochs=5", "eval.every_epochs=2", *overrides)
+    assert message in problem
+
+
 JUDGE = ["eval.judge.address=http://localhost:8000/v1", "eval.judge.model=m"]
 
 

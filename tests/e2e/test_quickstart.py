@@ -164,6 +164,23 @@ def test_a_missed_gate_keeps_the_model_from_the_registry_and_exits_with_3(done: 
 
 
 @pytest.mark.exhaustive
+def test_the_model_of_an_epoch_is_scored_from_what_the_training_kept(done: tuple[Path, Answer]) -> None:
+    answer = sft("run", "quickstart", "eval.every_epochs=2", "eval.epoch_tasks=[spell_numbers]", cwd=done[0])
+    assert answer.status == 0, answer.err
+    made = [line.split()[1].rstrip(":") for line in answer.out.splitlines() if line.startswith("✓")]
+    assert made == ["evaluate:epoch-2", "package", "register"]
+    [record] = [one for one in records(done[0] / "runs") if one["config"]["eval"]["every_epochs"]]
+    found = scores(record, "evaluate:epoch-2")
+    assert found.keys() == scores(record, "evaluate:tuned").keys()
+    before, after = (scores(record, f"evaluate:{which}")["holdout.loss"] for which in ("base", "tuned"))
+    assert before > found["holdout.loss"] > after
+    card = (Path(steps(record)["package"]["path"]) / "model" / "README.md").read_text()
+    for text in (card, answer.out):
+        assert f"{found['holdout.loss']:.4f} ± " in text
+    assert "| score | epoch 2 | last epoch |" in card
+
+
+@pytest.mark.exhaustive
 def test_a_judge_compares_what_was_scored_and_says_so_everywhere(done: tuple[Path, Answer]) -> None:
     """It prefers the answer with more words of the language that the tuned model has learned."""
     words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sft.adapters.checkpoint_files import CONFIG, config_dtype, read_json
 from sft.adapters.evaluation.answer_cache import AnswerCache
 from sft.adapters.evaluation.oom_batches import free_memory, is_out_of_memory
 from sft.adapters.evaluation.progress_file import ProgressFile
@@ -46,7 +45,7 @@ def load_hf(request: Mapping[str, Any]) -> Any:
 
         def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
             # huggingface.py:1718@0.4.13 leaves the system turn out, and only logs it, where a template knows none.
-            return _rendered(renderer, chat_history, add_generation_prompt=add_generation_prompt)
+            return rendered(renderer, chat_history, add_generation_prompt=add_generation_prompt)
 
     if request["apply_chat_template"] and "add_bos_token" not in request["model_args"]:
         # The template writes the token that begins a text, if any: training and servers add no other one.
@@ -66,7 +65,7 @@ def load_hf(request: Mapping[str, Any]) -> Any:
     return model
 
 
-def _rendered(renderer: Renderer, messages: Any, *, add_generation_prompt: bool) -> str:
+def rendered(renderer: Renderer, messages: Any, *, add_generation_prompt: bool) -> str:
     """Return a task's prompt, from which generation starts as in training and on the held-out split.
 
     Raises:
@@ -83,32 +82,19 @@ def _rendered(renderer: Renderer, messages: Any, *, add_generation_prompt: bool)
 
 
 def load(request: Mapping[str, Any]) -> Any:
-    """Load a model with another backend of lm-eval.
+    """Load a model of lm-eval that asks a server which already runs.
 
     Raises:
         StageError: It is not installed.
     """
     from lm_eval.api.registry import get_model
 
-    backend, arguments = request["backend"], dict(request["model_args"])
-    if backend == "vllm":
-        arguments = vllm_arguments(request)
-    batch_size = 1 if backend != "vllm" and request["batch_size"] == "auto" else request["batch_size"]
+    backend = request["backend"]
+    batch_size = 1 if request["batch_size"] == "auto" else request["batch_size"]
     try:
-        return get_model(backend).create_from_arg_obj(arguments, {"batch_size": batch_size})
+        return get_model(backend).create_from_arg_obj(dict(request["model_args"]), {"batch_size": batch_size})
     except ModuleNotFoundError as error:
-        extra = "vllm" if backend == "vllm" else "api"
-        raise StageError(f"eval.backend={backend}: {error}", fix=f"pip install 'sft-runner[{extra}]'") from error
-
-
-def vllm_arguments(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of lm-eval's vLLM model; the weights are used as they are stored unless `dtype` is given.
-
-    vLLM's own ``dtype="auto"`` rounds fp32 weights to 16 bits (docs.vllm.ai, engine arguments).
-    """
-    stored = config_dtype(read_json(Path(request["model_dir"]) / CONFIG))
-    model = {"pretrained": request["model_dir"], "trust_remote_code": request["trust_remote_code"]}
-    return {"dtype": stored or "auto", **request["model_args"], **model}
+        raise StageError(f"eval.backend={backend}: {error}", fix="pip install 'sft-runner[api]'") from error
 
 
 def run(

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from sft.adapters.evaluation import holdout, lm_eval, tasks
+from sft.adapters.evaluation import completions_model, holdout, lm_eval, tasks
 from sft.adapters.evaluation.holdout_sample import draw
 from sft.adapters.evaluation.progress_file import ProgressFile
 from sft.adapters.evaluation.task_code import task_code
@@ -38,7 +38,8 @@ def _scores(request: dict[str, Any]) -> Mapping[str, Any]:
     if request["tasks"]:
         tasks.set_up_log(request["verbosity"])
         manager = tasks.task_manager(request["tasks"], request["include_path"])  # a wrong name shows before a long load
-        model = lm_eval.load_hf(request) if hf else lm_eval.load(request)
+        loaders = {"hf": lm_eval.load_hf, "vllm": completions_model.load}
+        model = loaders.get(request["backend"], lm_eval.load)(request)
     elif hf and request["model_args"]:  # they have lm-eval's meaning, with or without tasks
         model = lm_eval.load_hf(request)
     network, tokenizer = (model.model, model.tokenizer) if hf and model else (None, _tokenizer(request))

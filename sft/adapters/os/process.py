@@ -15,8 +15,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -52,6 +54,25 @@ def supervise(
         env: Added to this process's environment.
         poll: Called about every `poll_seconds` while the process runs; an exception of it terminates the process.
     """
+    with started(argv, log=log, env=env) as process:
+        while True:
+            try:
+                return process.wait(timeout=poll_seconds)
+            except subprocess.TimeoutExpired:
+                poll()
+
+
+@contextmanager
+def started(
+    argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `argv` in a process group of its own, which ends with the block.
+
+    Args:
+        argv: Program and arguments.
+        log: File to which standard output and error are appended.
+        env: Added to this process's environment.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     # A child, and its children, import nothing from the working folder, where a stranger's `random.py` may lie.
     environment = {**os.environ, **(env or {}), "PYTHONSAFEPATH": "1", PARENT_PID: str(os.getpid())}
@@ -72,14 +93,17 @@ def supervise(
     copier = threading.Thread(target=_copy_masked, args=(process.stdout, output), daemon=True)
     copier.start()
     try:
-        while True:
-            try:
-                return process.wait(timeout=poll_seconds)
-            except subprocess.TimeoutExpired:
-                poll()
+        yield process
     finally:
         _end_group(process)
         copier.join(_LAST_LINES_SECONDS)  # a process that left the group may hold the pipe open
+
+
+def wait_for_last_lines(process: subprocess.Popen[bytes]) -> None:
+    """Return once all that a process has printed, which has ended, is in its log."""
+    deadline = time.monotonic() + _LAST_LINES_SECONDS
+    while process.stdout and not process.stdout.closed and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def _copy_masked(pipe: IO[bytes], log: IO[bytes]) -> None:

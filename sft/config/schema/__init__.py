@@ -10,7 +10,15 @@ from dataclasses import dataclass, field, replace
 
 from sft.config.schema.bounds import setting
 from sft.config.schema.dataset import ColumnsConfig, DatasetConfig, DatasetFormat, OnInvalid, OnUnrendered
-from sft.config.schema.eval import HOLDOUT, EvalBackend, EvalConfig, HeldOutSetConfig, HoldoutConfig, Verbosity
+from sft.config.schema.eval import (
+    HOLDOUT,
+    EvalBackend,
+    EvalConfig,
+    HeldOutSetConfig,
+    HoldoutConfig,
+    Verbosity,
+    VllmConfig,
+)
 from sft.config.schema.judge import JudgeConfig
 from sft.config.schema.launcher import LauncherConfig, LauncherKind
 from sft.config.schema.model import AddTokensConfig, ModelConfig, ModelSource, ScratchConfig
@@ -66,6 +74,7 @@ __all__ = [
     "TrainOn",
     "TrainingConfig",
     "Verbosity",
+    "VllmConfig",
 ]
 
 
@@ -83,6 +92,11 @@ class RunConfig:
     eval: EvalConfig = field(default_factory=EvalConfig)
     registry: RegistryConfig = field(default_factory=RegistryConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
+
+    def scored_epochs(self) -> list[int]:
+        """Return the epochs, from 1, whose models are scored besides the tuned model, which is that of the last one."""
+        every = self.eval.every_epochs if self.eval.enabled else None
+        return list(range(every, self.training.num_epochs, every)) if every else []
 
     def of_held_out_set(self, name: str) -> RunConfig:
         """Return the configuration whose dataset is a set of `eval.holdouts`: all of its rows are held out."""

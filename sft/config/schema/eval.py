@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
 from omegaconf import MISSING
 
-from sft.config.schema.bounds import each, groups, number, pairs, random_seed, setting, tree
+from sft.config.schema.bounds import LARGEST_INT32, each, groups, number, pairs, random_seed, setting, tree
 from sft.config.schema.dataset import ColumnsConfig, DatasetFormat
 from sft.config.schema.judge import JudgeConfig
-from sft.config.schema.rules import Text
+from sft.config.schema.rules import Each, Text
 from sft.config.schema.texts import FREE, LINE, PATH, matches
 from sft.scores import CONFIDENCE
 
 
 class EvalBackend(Enum):
-    """What answers lm-eval's requests; the held-out split is always scored by transformers."""
+    """What answers lm-eval's requests; held-out samples are always scored by transformers."""
 
     hf = "hf"
     vllm = "vllm"
@@ -72,6 +72,27 @@ class HeldOutSetConfig:
 
 
 @dataclass(kw_only=True)
+class VllmConfig:
+    """vLLM in an environment of its own, because its pins conflict with training's. It is started as a server on this
+    machine for each model, asked by lm-eval, and ended before anything else needs its memory."""
+
+    python: str | None = setting(None, PATH)
+    """Interpreter of an environment with vLLM: `python -m venv vllm && vllm/bin/pip install vllm` makes one, and this
+    is then `vllm/bin/python`."""
+    max_model_len: int | None = number(None, at_least=1, at_most=LARGEST_INT32)
+    """Longest prompt and answer, in tokens; null = what the model can. vLLM: `--max-model-len`."""
+    gpu_memory_utilization: float | None = number(None, above=0, at_most=1)
+    """Part of the GPU's memory that vLLM takes; null = vLLM's own. Lower it where likelihoods of long prompts run out
+    of memory: their logits come on top. vLLM: `--gpu-memory-utilization`."""
+    tensor_parallel_size: int = number(1, at_least=1, at_most=1_024)
+    """GPUs that share one model. vLLM: `--tensor-parallel-size`."""
+    enforce_eager: bool = False
+    """Run without compiled graphs: it starts sooner and answers later. vLLM: `--enforce-eager`."""
+    startup_seconds: int = number(600, at_least=1, at_most=86_400)
+    """How long vLLM may take to load the model."""
+
+
+@dataclass(kw_only=True)
 class EvalConfig:
     """What is scored, for the tuned model and, as a baseline, for the base model."""
 
@@ -93,7 +114,8 @@ class EvalConfig:
     batch_size: str = setting("auto", _BATCH_SIZE)
     """A number, or `auto` = as memory allows. Halved where memory runs out."""
     backend: EvalBackend = EvalBackend.hf
-    """`local_chat_completions`, with `sft eval` only, asks a server that already runs: `eval.model_args.base_url`."""
+    """`vllm` needs `vllm.python`. `local_chat_completions`, with `sft eval` only, asks a server that already runs:
+    `eval.model_args.base_url`."""
     gen_kwargs: dict[str, Any] = tree()
     """Passed to generation tasks as they are."""
     model_args: dict[str, Any] = tree()
@@ -116,7 +138,30 @@ class EvalConfig:
     `and`. One that is missed ends the run with exit code 3."""
     no_regression: list[str] = each(LINE)
     """Tasks or scores that must not be clearly worse than the base model's: another gate."""
+    every_epochs: int | None = number(None, at_least=1)
+    """Also score the model of every so many epochs, from what the training kept (`training.checkpoint_at_epoch`);
+    null = only the last one, which is the tuned model. The training does not wait for it: it comes afterwards."""
+    epoch_tasks: list[str] = each(LINE)
+    """Those of `tasks` on which the models of `every_epochs` are scored; an empty list = none."""
+    epoch_holdouts: list[str] | None = setting(None, Each(LINE))
+    """Held-out sets on which they are scored, `holdout` being the evaluation split; null = all."""
     holdout: HoldoutConfig = field(default_factory=HoldoutConfig)
     holdouts: dict[str, HeldOutSetConfig] = groups(_SET_NAME)
     """Further held-out sets by name, each with scores `name.loss` and so on, and gates; scored as `holdout` says."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)
+    vllm: VllmConfig = field(default_factory=VllmConfig)
+
+    @property
+    def held_out_names(self) -> list[str]:
+        """Every held-out set that is scored, by its name."""
+        return [*([HOLDOUT] if self.holdout.enabled else []), *self.holdouts]
+
+    def of_epochs(self) -> EvalConfig:
+        """Return the settings with which the models of `every_epochs` are scored."""
+        names = self.held_out_names if self.epoch_holdouts is None else self.epoch_holdouts
+        return replace(
+            self,
+            tasks=self.epoch_tasks,
+            holdout=replace(self.holdout, enabled=HOLDOUT in names),
+            holdouts={name: source for name, source in self.holdouts.items() if name in names},
+        )

@@ -111,6 +111,45 @@ def test_a_change_runs_again_only_what_depends_on_it(override: str, again: list[
     assert changed(override) == again
 
 
+def test_a_program_that_the_recipe_names_is_told() -> None:
+    assert plan("eval.backend=vllm", "eval.vllm.python=a/python").notes == (
+        "eval.vllm.python=a/python: a program that the recipe names was run, as vLLM's Python",
+    )
+
+
+def test_vllm_is_in_the_key_by_its_version_and_not_by_its_place() -> None:
+    def evaluation(*overrides: str, version: str = "vllm 1") -> str:
+        world = dataclasses.replace(WORLD, vllm_version=version)
+        return keys(plan("eval.backend=vllm", "eval.vllm.python=a", *overrides, world=world))["evaluate:base"]
+
+    assert evaluation() == evaluation("eval.vllm.python=b", "eval.vllm.startup_seconds=9")
+    assert evaluation() != evaluation(version="vllm 2")
+    assert evaluation() != evaluation("eval.vllm.max_model_len=9")
+
+
+EPOCHS = ["eval.every_epochs=2", "training.num_epochs=5"]
+
+
+def test_the_models_of_epochs_are_scored_on_held_out_sets_after_the_tuned_one_and_each_has_its_key() -> None:
+    made = plan(*EPOCHS)
+    assert names(made)[5:] == ["evaluate:tuned", "evaluate:epoch-2", "evaluate:epoch-4", "package", "register"]
+    by_name = {step.name: step for step in made.steps}
+    assert by_name["evaluate:epoch-2"].needs == ("train", "dataset", "tokenize")
+    assert by_name["evaluate:epoch-2"].settings["tasks"] == []
+    digests = {"train": "t", "dataset": "d", "tokenize": "k"}
+    assert by_name["evaluate:epoch-2"].key(digests) != by_name["evaluate:epoch-4"].key(digests)
+    assert {"evaluate:epoch-2", "evaluate:epoch-4"} <= {*by_name["package"].needs}
+
+
+def test_what_is_scored_of_epochs_changes_nothing_of_the_other_scores() -> None:
+    before, after = keys(plan(*EPOCHS)), keys(plan(*EPOCHS, "eval.epoch_tasks=[spell_numbers]"))
+    epochs = ["evaluate:epoch-2", "evaluate:epoch-4"]
+    assert [name for name in after if before[name] != after[name]] == [*epochs, *TOLD]
+    assert {
+        step.name: step for step in plan(*EPOCHS, "eval.epoch_holdouts=[]", "eval.epoch_tasks=[spell_numbers]").steps
+    }["evaluate:epoch-2"].needs == ("train",)
+
+
 JUDGE = ["eval.judge.address=http://localhost:8000/v1", "eval.judge.model=m"]
 
 

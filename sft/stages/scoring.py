@@ -1,0 +1,99 @@
+"""Runs the processes that score a model for the evaluation stage: one, or with vLLM one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sft.adapters.checkpoint_files import CONFIG, config_dtype, read_json
+from sft.adapters.evaluation import vllm_server
+from sft.adapters.os.process import run_module
+from sft.config.schema import EvalBackend, EvalConfig
+from sft.errors import ConfigError, Problem, StageError
+from sft.progress import Progress
+
+
+def vllm_version(cfg: EvalConfig) -> str:
+    """Return which vLLM will answer the tasks; empty where none is asked.
+
+    Raises:
+        ConfigError: `eval.vllm.python` is no interpreter, or its environment has no vLLM.
+    """
+    if not cfg.enabled or cfg.backend is not EvalBackend.vllm or cfg.vllm.python is None:
+        return ""
+    python = Path(cfg.vllm.python).expanduser()
+    fix = None
+    try:
+        if version := vllm_server.installed(python):
+            return version
+        rule, fix = "its environment has no vLLM", f"{python} -m pip install vllm"
+    except OSError as error:
+        rule = f"can't be run ({error.strerror}; relative paths start at {Path.cwd()})"
+    except StageError as error:
+        rule = f"is no interpreter of Python 3 ({error.message})"
+    raise ConfigError([Problem(key="eval.vllm.python", value=str(python), rule=rule, suggestion=fix)])
+
+
+def score_model(
+    cfg: EvalConfig, request: Mapping[str, Any], folder: Path, progress: Progress, poll: Callable[[], None]
+) -> dict[str, Any]:
+    """Return what `sft.adapters.evaluation.worker` makes of a request.
+
+    Args:
+        cfg: The evaluation settings.
+        request: Of the worker.
+        folder: Private folder for logs.
+        progress: The run's display.
+        poll: Called while a process works.
+
+    Raises:
+        StageError: A process failed. With vLLM: it did not start, or ended before it had answered.
+    """
+    if cfg.backend is EvalBackend.vllm and request["tasks"]:
+        return _with_vllm(cfg, request, folder, progress, poll)
+    return _run(request, folder, poll)
+
+
+def _run(
+    request: Mapping[str, Any], folder: Path, poll: Callable[[], None], env: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    module = "sft.adapters.evaluation.worker"
+    return run_module(module, request, folder=folder, what="evaluating", env=env, poll=poll)
+
+
+def _with_vllm(
+    cfg: EvalConfig, request: Mapping[str, Any], folder: Path, progress: Progress, poll: Callable[[], None]
+) -> dict[str, Any]:
+    """Score the tasks with vLLM; then, when its memory is free again, held-out samples with transformers."""
+    model_dir = Path(request["model_dir"])
+    settings = vllm_server.VllmSettings(
+        **{**asdict(cfg.vllm), "python": Path(str(cfg.vllm.python)).expanduser()},
+        model_dir=model_dir,
+        trust_remote_code=request["trust_remote_code"],
+        dtype=config_dtype(read_json(model_dir / CONFIG)) or "auto",
+        seed=cfg.seed,
+    )
+    with vllm_server.serving(settings, folder / "vllm.txt", progress.update) as server:
+
+        def poll_both() -> None:
+            server.check()
+            poll()
+
+        at = {"address": server.address, "name": server.name, "max_model_len": server.max_model_len}
+        try:
+            tasks = _run({**request, "server": at, "held_out": []}, folder, poll_both, {"OPENAI_API_KEY": server.key})
+        except StageError:
+            server.check()  # if the server has ended, that is the error
+            raise
+    if not request["held_out"]:
+        return tasks
+    rest = _run({**request, "tasks": []}, folder, poll)
+    return {
+        **rest,
+        "scores": [*tasks["scores"], *rest["scores"]],
+        "versions": tasks["versions"],
+        "data": {**tasks["data"], **rest["data"]},
+        "notes": list(dict.fromkeys([*tasks["notes"], *rest["notes"]])),
+    }
