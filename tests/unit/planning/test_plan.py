@@ -132,7 +132,8 @@ EPOCHS = ["eval.every_epochs=2", "training.num_epochs=5"]
 
 def test_the_models_of_epochs_are_scored_on_held_out_sets_after_the_tuned_one_and_each_has_its_key() -> None:
     made = plan(*EPOCHS)
-    assert names(made)[5:] == ["evaluate:tuned", "evaluate:epoch-2", "evaluate:epoch-4", "package", "register"]
+    scored = ["evaluate:tuned", "compare", "evaluate:epoch-2", "evaluate:epoch-4"]
+    assert names(made)[5:] == [*scored, "package", "register"]
     by_name = {step.name: step for step in made.steps}
     assert by_name["evaluate:epoch-2"].needs == ("train", "dataset", "tokenize")
     assert by_name["evaluate:epoch-2"].settings["tasks"] == []
