@@ -69,6 +69,7 @@ def _between(cfg: RunConfig, told: set[str]) -> Iterator[Problem]:
         yield from _scratch(cfg.model.scratch)
     yield from _eval(cfg.eval)
     yield from check_epochs(cfg)
+    yield from check_judge(cfg)
     yield from check_registry(cfg.registry)
     yield from _secrets(cfg)
 
@@ -177,7 +178,6 @@ def _eval(cfg: EvalConfig) -> Iterator[Problem]:
         yield Problem(key="eval.system_instruction", rule=rule, suggestion="try eval.apply_chat_template=true")
     if cfg.backend is EvalBackend.local_chat_completions:
         yield from _served(cfg)
-    yield from check_judge(cfg)
     yield from check_vllm(cfg)
     for name, rules in cfg.gates.items():
         yield from _gates(cfg, name, rules)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sft.config.schema import RunConfig
+from sft.config.schema import HOLDOUT, RunConfig
 from sft.errors import Problem
 
 
@@ -36,6 +36,8 @@ def check_epochs(cfg: RunConfig) -> Iterator[Problem]:
                 rule = f"is not among {what}, on which the tuned model is scored"
                 yield Problem(key=f"eval.{name}", value=one, rule=rule)
     chosen_sets = evaluation.held_out_names if evaluation.epoch_holdouts is None else evaluation.epoch_holdouts
+    if not cfg.has_held_out_split:
+        chosen_sets = [name for name in chosen_sets if name != HOLDOUT]
     if not evaluation.epoch_tasks and not chosen_sets:
         rule, suggestion = "nothing to score", "name a task in eval.epoch_tasks, or a set in eval.epoch_holdouts"
         yield Problem(key=key, value=shown, rule=rule, suggestion=suggestion)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from sft.config.schema import EvalConfig, JudgeConfig
+from sft.config.schema import EvalConfig, JudgeConfig, RunConfig
 from sft.errors import Problem
 from sft.gate_rules import Gate
 from sft.logs import is_secret_name
@@ -17,9 +17,9 @@ _NOT_ONE_TEXT = {"n": 1, "stream": False}
 """Parameters that must have this value, so that one text comes back."""
 
 
-def check_judge(cfg: EvalConfig) -> Iterator[Problem]:
+def check_judge(run: RunConfig) -> Iterator[Problem]:
     """Yield every problem of `eval.judge`."""
-    judge = cfg.judge
+    cfg, judge = run.eval, run.eval.judge
     if judge.address is None:
         for field in dataclasses.fields(JudgeConfig):
             if getattr(judge, field.name) != getattr(JudgeConfig(), field.name):
@@ -40,6 +40,9 @@ def check_judge(cfg: EvalConfig) -> Iterator[Problem]:
         yield Problem(key="eval.judge.key_env", value=judge.key_env, rule=rule, suggestion=suggestion)
     yield from _parameters(judge)
     yield from _nothing_to_judge(cfg)
+    if not run.has_held_out_split:
+        rule, suggestion = "leaves no held-out row whose answers eval.judge can compare", "try dataset.train_split=0.9"
+        yield Problem(key="dataset.train_split", value=str(run.dataset.train_split), rule=rule, suggestion=suggestion)
 
 
 def _parameters(judge: JudgeConfig) -> Iterator[Problem]:

@@ -339,6 +339,7 @@ def test_vllm_that_can_not_be_asked_is_refused(overrides: list[str], message: st
         (["eval=none"], "eval.every_epochs=2: nothing is scored: eval.enabled=false"),
         (["eval.epoch_tasks=[arc_easy]"], "eval.epoch_tasks=arc_easy: is not among eval.tasks"),
         (["eval.epoch_holdouts=[legal]"], "eval.epoch_holdouts=legal: is not among the held-out sets"),
+        (["dataset.train_split=1.0"], "eval.every_epochs=2: nothing to score; name a task in eval.epoch_tasks"),
         (["eval.epoch_holdouts=[]"], "eval.every_epochs=2: nothing to score; name a task in eval.epoch_tasks"),
         (
             ["eval.every_epochs=null", "eval.epoch_tasks=[spell_numbers]"],
@@ -361,6 +362,10 @@ JUDGE = ["eval.judge.address=http://localhost:8000/v1", "eval.judge.model=m"]
         ("eval.holdout.generate=false", "eval.holdout.generate=false: leaves the answers unwritten, and eval.judge"),
         ("eval.holdout.enabled=false", "eval.holdout.enabled=false: leaves out the held-out split, and eval.judge"),
         ("eval=none", "eval.enabled=false: scores nothing, and eval.judge compares"),
+        (
+            "dataset.train_split=1.0",
+            "dataset.train_split=1.0: leaves no held-out row whose answers eval.judge can compare",
+        ),
         ("eval.judge.model=''", "eval.judge.model: is required and not set; say what the server calls its model"),
         (
             "eval.judge.address=http://host/v1/chat/completions",

@@ -93,6 +93,11 @@ class RunConfig:
     registry: RegistryConfig = field(default_factory=RegistryConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
 
+    @property
+    def has_held_out_split(self) -> bool:
+        """Whether rows of the dataset are held out."""
+        return self.dataset.eval_uri is not None or self.dataset.train_split < 1.0
+
     def scored_epochs(self) -> list[int]:
         """Return the epochs, from 1, whose models are scored besides the tuned model, which is that of the last one."""
         every = self.eval.every_epochs if self.eval.enabled else None
