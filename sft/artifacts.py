@@ -187,8 +187,8 @@ class CheckpointArtifact(Artifact):
         It is named by the samples that had been seen (instructlab-training, utils.py:save_checkpoint@0.16.2).
         """
         rows = map(json.loads, self.metrics_file.read_text(encoding="utf-8").splitlines())
-        num_samples = sum(row["num_samples"] for row in rows if row["epoch"] < epoch)
-        return self.root / "checkpoints" / f"samples_{num_samples}"
+        samples_seen = max(row["samples_seen"] for row in rows if row["epoch"] < epoch)
+        return self.root / "checkpoints" / f"samples_{samples_seen}"
 
     @property
     def metrics_file(self) -> Path:

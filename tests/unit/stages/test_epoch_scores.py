@@ -20,9 +20,8 @@ def report(root: Path, **values: float) -> EvalReport:
 
 def test_an_epochs_model_is_the_one_after_its_last_sample(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
-    steps = [
-        {"epoch": epoch, "num_samples": count} for epoch, count in [(0, 8), (0, 2), (1, 8), (1, 2), (2, 8), (2, 2)]
-    ]
+    seen = [(0, 8), (0, 10), (1, 18), (1, 20), (2, 28), (2, 30)]
+    steps = [{"epoch": epoch, "samples_seen": count} for epoch, count in seen]
     (tmp_path / "logs" / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
     trained = CheckpointArtifact(root=tmp_path, num_steps=6, num_epochs=3, final_loss=1.0, world_size=1)
     assert trained.epoch_model_dir(1) == tmp_path / "checkpoints" / "samples_10"
