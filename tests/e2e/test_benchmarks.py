@@ -14,12 +14,13 @@ SMALLEST: dict[str, tuple[list[str], str]] = {
     "dataset": (["500"], "rows"),
     "evaluation": (["--rounds", "1", "--questions", "8"], "sft / the faster lm-eval:"),
     "generation": (["--rounds", "1", "--samples", "3", "--max-new-tokens", "8"], "3 of 3 answers are the same"),
-    "kills": (["--kills", "1"], "kills"),
     "startup": (["--rounds", "1"], "first step"),
     "tokenizing": (["60"], "process_data"),
+    "verdicts": (["--pairs", "4"], "| answers |"),
 }
 """Arguments, and what is printed at the end."""
 NOT_HERE = {
+    "kills": "runs the quickstart three times; tests/integration/test_training_faults.py kills a training",
     "memory": "trains twelve times at sizes that fill memory",
     "quickstart": "tests/e2e/test_quickstart.py runs the same commands",
     "simulated_memory": "tests/integration/test_memory_simulated.py runs it",
