@@ -23,7 +23,7 @@ _SECRET_NAME = re.compile(
 )
 _NOT_SECRET = re.compile(
     r"(max|min|num|new|n)_?tokens|tokens_per|token_?(id|type|accuracy)|tokenizer|(file|path|dir|ur[il])s?$|"
-    r"(public|storage|cache|primary|foreign|sort|partition)_?key$",
+    r"(public|storage|cache|primary|foreign|sort|partition)_?key$|^(OLD)?PWD$",
     re.IGNORECASE,
 )
 _LONGEST_NAME = 1000

@@ -103,7 +103,9 @@ def test_short_names_of_secrets_are_known(name: str, monkeypatch: pytest.MonkeyP
     assert redact("a canary-1234 b") == "a *** b"
 
 
-@pytest.mark.parametrize("name", ["COMPASS", "PATH", "MONKEY", "KEYBOARD", "SSH_KEY_PATH", "registry.storage_key"])
+@pytest.mark.parametrize(
+    "name", ["COMPASS", "PATH", "PWD", "OLDPWD", "MONKEY", "KEYBOARD", "SSH_KEY_PATH", "registry.storage_key"]
+)
 def test_names_that_only_look_like_one_are_not(name: str) -> None:
     assert not is_secret_name(name)
 
