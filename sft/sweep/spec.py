@@ -184,7 +184,7 @@ def objective(cfg: RunConfig, until: str | None) -> str:
     """
     scored = "evaluate:tuned" in steps_up_to(cfg, until)
     sets = {name: held_out_metrics(cfg.eval, name) for name in (HOLDOUT, *cfg.eval.holdouts)}
-    if cfg.dataset.train_split == 1.0 and cfg.dataset.eval_uri is None:
+    if not cfg.has_held_out_split:
         sets[HOLDOUT] = ()
     name = cfg.sweep.objective
     if name is None:

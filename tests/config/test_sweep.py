@@ -140,6 +140,11 @@ def test_one_node_of_several_can_not_sample() -> None:
         (["dataset.train_split=1.0"], None, "train.loss"),
         ([], "train", "train.loss"),
         (["sweep.objective=arc_easy.acc", "eval.tasks=[arc_easy]"], None, "arc_easy.acc"),
+        (
+            ["sweep.objective=judge.win_rate", "eval.judge.address=http://localhost:1/v1", "eval.judge.model=m"],
+            None,
+            "judge.win_rate",
+        ),
     ],
 )
 def test_the_objective_is_asked_for_or_a_loss(overrides: list[str], until: str | None, name: str) -> None:
@@ -154,6 +159,7 @@ def test_the_objective_is_asked_for_or_a_loss(overrides: list[str], until: str |
         (["sweep.objective=holdout.loss"], "train", "nothing is scored; try train.loss"),
         (["sweep.objective=holdout.chrf", "eval.holdout.generate=false"], None, "for loss, perplexity, token_accuracy"),
         (["sweep.objective=holdout.loss", "dataset.train_split=1.0"], None, "it is scored for nothing"),
+        (["sweep.objective=judge.win_rate"], None, "only a judge that is asked gives a score, judge.win_rate"),
         (["sweep.objective=train.acc"], None, "the training has no such score; try train.loss"),
         (["sweep.objective=arc_easy.acc", "eval.tasks=[]"], None, "eval.tasks is empty; try eval.tasks=[arc_easy]"),
     ],

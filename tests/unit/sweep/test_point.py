@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sft.adapters.os import machine
-from sft.artifacts import CheckpointArtifact, EvalReport
+from sft.artifacts import CheckpointArtifact, EvalReport, JudgeReport
 from sft.config.schema import RunConfig
 from sft.errors import StageError
 from sft.scores import Score
@@ -73,6 +73,13 @@ ACCURACY = Score(task="t", metric="acc", value=0.9, stderr=None, num_samples=1, 
 def test_the_objective_is_a_score_of_the_tuned_model_or_the_last_loss() -> None:
     assert score(made(ACCURACY), "t.acc", higher_is_better=True) == 0.9
     assert score(made(), "train.loss", higher_is_better=False) == 0.5
+
+
+def test_the_objective_may_be_the_judges_verdict() -> None:
+    win_rate = Score(task="judge", metric="win_rate", value=0.75, stderr=0.1, num_samples=4, higher_is_better=True)
+    counts = {"num_wins": 3, "num_ties": 0, "num_losses": 1, "num_equal": 0, "num_disagreements": 0}
+    judged = JudgeReport(root=Path(), model="m", score=win_rate, num_unparsable=0, **counts)
+    assert score({**made(ACCURACY), "judge": judged}, "judge.win_rate", higher_is_better=True) == 0.75
 
 
 def test_an_objective_that_is_missing_names_what_there_is() -> None:
