@@ -207,6 +207,8 @@ class EvalReport(Artifact):
         chat_template_sha256: Of the scored model's.
         holdout_sample: Which held-out samples were scored, in words; empty where all were.
         held_out_tokens: Tokens over which the loss of a held-out set is a mean. Another tokenizer makes other ones.
+        dtype: Type in which the weights were used; empty where a server knows.
+        differs_from_saved: What was scored otherwise than the model is saved, a line each.
     """
 
     model_digest: str
@@ -216,6 +218,8 @@ class EvalReport(Artifact):
     chat_template_sha256: str = ""
     holdout_sample: str = ""
     held_out_tokens: dict[str, int] = field(default_factory=dict)
+    dtype: str = ""
+    differs_from_saved: tuple[str, ...] = ()
 
     def score(self, name: str) -> Score | None:
         """Return the score named ``task.metric``, or None."""

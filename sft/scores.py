@@ -7,7 +7,7 @@ from enum import Enum
 
 TOKEN_METRICS = ("loss", "perplexity", "token_accuracy")
 """What the held-out split is scored for from its tokens alone."""
-TEXT_METRICS = ("exact_match", "rouge_l", "chrf")
+TEXT_METRICS = ("exact_match", "extracted_match", "rouge_1", "rouge_2", "rouge_l", "bleu", "chrf")
 """What a written answer is compared by (`sft.adapters.evaluation.text_metrics`)."""
 JUDGE = "judge"
 """What the judge's verdicts are called among tasks."""

@@ -34,6 +34,7 @@ from sft.self_hashed_json import NOT_JSON
 
 SCHEMA = 2
 TRASH = ".trash"
+ANSWERS = ".answers"
 TRASH_SECONDS = 7 * 24 * 3600.0
 """How long what was pruned can be moved back."""
 _TRASHED_AT = "%Y-%m-%dT%H%M%SZ"
@@ -116,6 +117,10 @@ class Entry:
 class Store:
     """The store under one run root.
 
+    Attributes:
+        root: Its folder.
+        answers: Folder of what models answered when they were scored, a folder for each by its artifact's digest.
+
     Raises:
         StoreError: The folder can't be made or written.
     """
@@ -123,6 +128,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self._staging = self.root / ".staging"
+        self.answers = self.root / ANSWERS
         self._locks = self.root / ".locks"
         self._trash = self.root / TRASH
 
@@ -303,15 +309,20 @@ class Store:
         return pruned
 
     def _candidates(self) -> list[Path]:
-        return sorted([*self.root.glob("[!.]*/*"), *self._staging.glob("*")])
+        return sorted([*self.root.glob("[!.]*/*"), *self._staging.glob("*"), *self.answers.glob("*")])
 
     def _place(self, path: Path) -> tuple[str, str] | None:
-        """Return stage and key of an artifact or of a killed try; None of what this store has not made."""
+        """Return stage and key of an artifact or of a killed try; None of what this store has not made.
+
+        Of a model's answers they are ``.answers`` and the digest of the model's artifact.
+        """
         if path.is_symlink() or not path.is_dir():
             return None
         if path.parent == self._staging:
             stage, _, key = path.name.rpartition("-")
             return (stage, key) if stage else None
+        if path.parent == self.answers:
+            return path.parent.name, path.name
         try:
             facts = msgspec.json.decode((path / MANIFEST_NAME).read_bytes(), type=dict[str, Any])
         except (*NOT_JSON, OSError):

@@ -13,7 +13,7 @@ from sft import record
 from sft.errors import StoreError
 from sft.progress import Progress
 from sft.self_hashed_json import NOT_JSON
-from sft.store import TRASH, Store
+from sft.store import ANSWERS, TRASH, Store
 
 _PLACE = re.compile(r"/([a-z]{1,20})/([0-9a-f]{20})(?![0-9a-f])")
 """Stage and key in the path of an artifact."""
@@ -85,6 +85,7 @@ def _needed(root: Path) -> set[tuple[str, str]]:
             message = f"{file}: can't be read ({error}), so what it needs is not known, and nothing is pruned"
             raise StoreError(message, fix=f"mend or move away {shlex.quote(str(file.parent))}") from error
         needed |= {(step.name.partition(":")[0], step.key) for step in run.steps if step.key}
+        needed |= {(ANSWERS, digest) for step in run.steps for digest in step.inputs.values()}
         needed |= {(stage, key) for stage, key in _PLACE.findall(content.decode(errors="replace"))}
     return needed
 

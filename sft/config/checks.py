@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sft.config.dataset_checks import check_columns, check_dataset
+from sft.config.dataset_checks import check_dataset
 from sft.config.epoch_checks import check_epochs
+from sft.config.holdout_checks import check_holdout, check_prompts
 from sft.config.judge_checks import check_judge, check_judge_gates
 from sft.config.launcher_checks import check_launcher
 from sft.config.registry_checks import check_registry
@@ -31,7 +32,7 @@ from sft.config.vllm_checks import check_vllm
 from sft.errors import Problem
 from sft.gate_rules import GateKind, parse_gates
 from sft.logs import is_secret_name, redact
-from sft.scores import CORPUS_METRICS, JUDGE, TEXT_METRICS, TOKEN_METRICS, WIN_RATE
+from sft.scores import CORPUS_METRICS, JUDGE, WIN_RATE
 
 _SCRATCH = "model.scratch"
 _WANDB_REFUSES = "/\\#?%:"
@@ -164,18 +165,12 @@ def _add_tokens(cfg: RunConfig) -> Iterator[Problem]:
 
 def _eval(cfg: EvalConfig) -> Iterator[Problem]:
     yield from _repeated("eval.tasks", cfg.tasks)
-    for name, held_out in cfg.holdouts.items():
-        yield from check_columns(held_out, f"eval.holdouts.{name}")
-        if name in cfg.tasks:
-            rule = "is one of eval.tasks too, and scores go by name"
-            yield Problem(key="eval.holdouts", value=name, rule=rule, suggestion="rename it")
+    yield from check_holdout(cfg)
     for name in cfg.model_args.keys() & _SAID_BY_THE_MODEL.keys():
         rule = f"is not for an evaluation to say: see {_SAID_BY_THE_MODEL[name]}"
         yield Problem(key=f"eval.model_args.{name}", rule=rule)
     yield from _code_in_arguments(cfg)
-    if cfg.system_instruction is not None and not cfg.apply_chat_template:
-        rule = "needs a chat template to stand in"
-        yield Problem(key="eval.system_instruction", rule=rule, suggestion="try eval.apply_chat_template=true")
+    yield from check_prompts(cfg)
     if cfg.backend is EvalBackend.local_chat_completions:
         yield from _served(cfg)
     yield from check_vllm(cfg)
@@ -266,8 +261,7 @@ def _gated(cfg: EvalConfig, key: str, value: str, name: str, *, is_tested: bool)
 
 def held_out_metrics(cfg: EvalConfig, name: str) -> tuple[str, ...]:
     """Return what a held-out set is scored for; nothing if it isn't scored."""
-    written = TEXT_METRICS if cfg.holdout.generate else ()
-    return (*TOKEN_METRICS, *written) if name in cfg.holdouts or cfg.holdout.enabled else ()
+    return cfg.holdout.scored() if name in cfg.holdouts or cfg.holdout.enabled else ()
 
 
 def _secrets(cfg: RunConfig) -> Iterator[Problem]:

@@ -36,11 +36,16 @@ def unread_settings(cfg: RunConfig) -> Iterator[str]:
     yield from _model(cfg.model)
     yield from _training(cfg.training)
     if not cfg.eval.holdout.enabled and not cfg.eval.holdouts:
-        holdout = _changed("eval.holdout", cfg.eval.holdout, HoldoutConfig(), {"max_new_tokens", "limit"})
+        names = {field.name for field in dataclasses.fields(HoldoutConfig)} - {"enabled", "generate"}
+        holdout = _changed("eval.holdout", cfg.eval.holdout, HoldoutConfig(), names)
         yield from (f"{told}: not read with eval.holdout.enabled=false" for told in holdout)
     if not cfg.eval.baseline:
         confidence = _changed("eval", cfg.eval, EvalConfig(), {"confidence"})
         yield from (f"{told}: not read with eval.baseline=false: nothing is compared" for told in confidence)
+    if not cfg.eval.tasks:
+        names = {"num_fewshot", "limit", "gen_kwargs", "system_instruction", "fewshot_as_multiturn"}
+        asked = _changed("eval", cfg.eval, EvalConfig(), names)
+        yield from (f"{told}: not read, since eval.tasks is empty" for told in asked)
     if cfg.registry.pvc is not None and cfg.registry.upload is not None:
         yield f"registry.pvc={cfg.registry.pvc}: not read, since registry.upload says where the model is"
 

@@ -167,8 +167,14 @@ def _evaluate(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
         where_it_is = {"python", "startup_seconds"}
         own["vllm"] = {k: v for k, v in _plain(cfg.eval.vllm).items() if k not in where_it_is}
         own["vllm"]["version"] = environment.vllm_version
-    sets = [*cfg.eval.holdouts]  # their rows are inputs
-    return {**own, "holdouts": sets, "include_path": environment.tasks_version, "device": environment.device}
+    own["holdout"]["metrics"] = cfg.eval.holdout.scored()
+    return {
+        **own,
+        "holdouts": [*cfg.eval.holdouts],  # their rows are inputs
+        "writes_answers": cfg.eval.writes_answers(),
+        "include_path": environment.tasks_version,
+        "device": environment.device,
+    }
 
 
 def _judge(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
@@ -321,22 +327,24 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.checkpoint_files",
                 "sft.adapters.evaluation.aggregate",
                 "sft.adapters.evaluation.answer_cache",
+                "sft.adapters.evaluation.as_saved",
                 "sft.adapters.evaluation.completions_model",
+                "sft.adapters.evaluation.conversation",
                 "sft.adapters.evaluation.greedy",
                 "sft.adapters.evaluation.holdout",
                 "sft.adapters.evaluation.holdout_sample",
                 "sft.adapters.evaluation.lm_eval",
                 "sft.adapters.evaluation.oom_batches",
                 "sft.adapters.evaluation.results",
-                "sft.adapters.evaluation.sample_log",
                 "sft.adapters.evaluation.tasks",
                 "sft.adapters.evaluation.text_metrics",
                 "sft.adapters.evaluation.vllm_server",
                 "sft.adapters.evaluation.worker",
+                "sft.adapters.evaluation.writing",
                 "sft.sample_values",
                 "sft.scores",
             ),
-            revision=6,
+            revision=7,
             is_resumable=True,
             machine_settings=frozenset({"device"}),
         ),
@@ -365,6 +373,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.evaluation.holdout_sample",
                 "sft.adapters.evaluation.judge",
                 "sft.adapters.evaluation.sample_log",
+                "sft.adapters.evaluation.text_metrics",
                 "sft.sample_values",
             ),
             is_resumable=True,

@@ -43,6 +43,7 @@ from sft.stages.registries import embedded_mlflow
 from sft.stages.tokenize import TokenizeInputs, tokenize
 from sft.stages.train import TrainInputs, train
 from sft.stages.upload import UploadInputs, upload
+from sft.store import Store
 
 A = TypeVar("A", bound=Artifact)
 
@@ -91,7 +92,8 @@ def perform(
             inputs = train_inputs(cfg, artifacts, resources, run_id=run_record.run_id, key=key, detach=detach)
             return train(cfg.training, inputs, out, progress)
         case "evaluate:base" | "evaluate:tuned":
-            return evaluate(cfg.eval, _evaluate_inputs(step, artifacts), out, progress)
+            store = Store(Path(cfg.run_root) / "store")
+            return evaluate(cfg.eval, _evaluate_inputs(step, artifacts, store.answers), out, progress)
         case "compare":
             reports = CompareInputs(
                 baseline=pick(artifacts, "evaluate:base", EvalReport),
@@ -167,7 +169,7 @@ def _tokenize_inputs(data: str, cfg: RunConfig, artifacts: Mapping[str, Artifact
     )
 
 
-def _evaluate_inputs(step: Step, artifacts: Mapping[str, Artifact]) -> EvaluateInputs:
+def _evaluate_inputs(step: Step, artifacts: Mapping[str, Artifact], answers: Path) -> EvaluateInputs:
     base = pick(artifacts, "model", ModelArtifact)
     scored = base if step.name == "evaluate:base" else pick(artifacts, "train", CheckpointArtifact)
     tokenized = [name for name in step.needs if name.partition(":")[0] == "tokenize"]
@@ -175,6 +177,8 @@ def _evaluate_inputs(step: Step, artifacts: Mapping[str, Artifact]) -> EvaluateI
         model_dir=scored.model_dir,
         model_digest=scored.digest,
         trust_remote_code=base.trust_remote_code,
+        answers=answers,
+        settings=step.settings,
         held_out=tuple(_held_out_set(name.partition(":")[2], artifacts) for name in tokenized),
     )
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from sft import sample_values
 from sft.adapters.evaluation import task_index
 from sft.adapters.evaluation.task_code import named_functions
 from sft.artifacts import LOGS_NAME, DatasetArtifact, EvalReport, TokenizedArtifact, digest_of, hash_files
 from sft.chat.rejected import read_rejected
-from sft.config.schema import HOLDOUT, EvalConfig
+from sft.config.schema import HOLDOUT, EvalBackend, EvalConfig, Sampling
 from sft.errors import ConfigError, Problem, StageError
 from sft.files import write_json
 from sft.progress import Progress
@@ -23,6 +26,9 @@ from sft.stages.scoring import score_model
 
 REPORT_NAME = "report.json"
 _PER_TOKEN = tuple(f".{metric}" for metric in TOKEN_METRICS)
+_ANSWERS_DEPEND_ON = ("backend", "model_args", "batch_size", "apply_chat_template", "device", "revision")
+_ANSWERING = ("torch", "transformers", "lm-eval")
+"""Settings and packages of the stage that decide how a model answers what it is asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +64,26 @@ class EvaluateInputs:
         model_dir: The model to score, in Hugging Face layout.
         model_digest: Digest of the artifact that holds it.
         held_out: What is scored besides `eval.tasks`, each under its name.
+        answers: Folder of what models answered before, which other evaluations share; None = nothing is kept.
+        settings: What determines the result besides the inputs.
     """
 
     model_dir: Path
     model_digest: str
     trust_remote_code: bool
     held_out: tuple[HeldOutSet, ...] = ()
+    answers: Path | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def answers_folder(self) -> Path | None:
+        """Folder of the answers of this very model under settings that its answers depend on."""
+        if self.answers is None or self.settings["backend"] == EvalBackend.local_chat_completions.value:
+            return None  # nobody knows which model a server has
+        own = {name: self.settings[name] for name in _ANSWERS_DEPEND_ON}
+        own["versions"] = {name: self.settings["versions"][name] for name in _ANSWERING}
+        digest = hashlib.sha256(msgspec.json.encode(own, order="deterministic")).hexdigest()[:20]
+        return self.answers / self.model_digest / digest
 
 
 def tasks_version(cfg: EvalConfig) -> str:
@@ -149,7 +169,13 @@ def evaluate(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, progress: Progr
         chat_template_sha256=result["chat_template_sha256"],
         holdout_sample=_drawn(cfg, scored),
         held_out_tokens=_held_out_tokens(out),
+        dtype=result["dtype"],
+        differs_from_saved=tuple(result["differs_from_saved"]),
     )
+    if result["num_kept"]:
+        progress.say(f"  {result['num_kept']:,} answers were there before, {result['num_new']:,} are new")
+    for line in report.differs_from_saved:
+        progress.say(f"  not as saved: {line}")
     if report.holdout_sample:
         progress.say(f"  held-out samples: {report.holdout_sample}")
     facts = {name: value for name, value in asdict(report).items() if name not in {"root", "digest"}}
@@ -178,16 +204,22 @@ def _drawn(cfg: EvalConfig, scored: Sequence[HeldOutSet]) -> str:
 def request_of(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, state: Path) -> dict[str, Any]:
     """Return our settings as the child's request."""
     batch_size = None if cfg.batch_size == "auto" else int(cfg.batch_size)
+    writing = None
+    if cfg.writes_answers():
+        is_greedy = cfg.holdout.sampling is Sampling.greedy
+        seed = 0 if is_greedy else cfg.seed
+        writing = {"max_new_tokens": cfg.holdout.max_new_tokens, "is_greedy": is_greedy, "seed": seed}
     held_out_sets = [
         {
             "name": held_out.name,
             "file": str(held_out.dataset.eval_file),
             "left_out": held_out.left_out(),
             "limit": cfg.holdout.limit,
-            "generate": cfg.holdout.generate,
-            "max_new_tokens": cfg.holdout.max_new_tokens,
+            "metrics": cfg.holdout.scored(),
+            "exact_match_ignores": [each.value for each in cfg.holdout.exact_match_ignores],
+            "extract": cfg.holdout.extract,
+            "writing": writing,
             "batch_size": batch_size,
-            "journal": str(state.with_name(f"held-out-{held_out.name}.jsonl")),
         }
         for held_out in inputs.held_out
         if held_out.num_samples
@@ -195,7 +227,7 @@ def request_of(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, state: Path) 
     return {
         "out": str(out),
         "progress": str(state),
-        "answers": str(state.with_name("answers.jsonl")),
+        "answers": str(inputs.answers_folder or state.with_name("answers")),
         "backend": cfg.backend.value,
         "model_dir": str(inputs.model_dir),
         "trust_remote_code": inputs.trust_remote_code,
@@ -209,6 +241,7 @@ def request_of(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, state: Path) 
         "model_args": cfg.model_args,
         "apply_chat_template": cfg.apply_chat_template,
         "system_instruction": cfg.system_instruction,
+        "fewshot_as_multiturn": cfg.fewshot_as_multiturn,
         "log_samples": cfg.log_samples,
         "verbosity": cfg.verbosity.value,
         "seed": cfg.seed,

@@ -188,7 +188,7 @@ def objective(cfg: RunConfig, until: str | None) -> str:
         sets[HOLDOUT] = ()
     name = cfg.sweep.objective
     if name is None:
-        return "holdout.loss" if scored and sets[HOLDOUT] else "train.loss"
+        return "holdout.loss" if scored and "loss" in sets[HOLDOUT] else "train.loss"
     task, dot, metric = name.partition(".")
     key, rule, fix = "sweep.objective", "", None
     if not dot:

@@ -12,6 +12,14 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.adapters.arrow_rows": ("integration/test_hub.py", "rows of Parquet files as a hub's client gives them"),
     "sft.__main__": ("integration/test_command_line.py", "the entry point: the test starts it"),
     "sft.adapters.evaluation.lm_eval": ("integration/test_evaluation.py", "runs lm-eval on a real model"),
+    "sft.adapters.evaluation.conversation": (
+        "unit/adapters/evaluation/test_holdout.py",
+        "what a conversation becomes is scored there, and compared with plain transformers",
+    ),
+    "sft.adapters.evaluation.writing": (
+        "unit/adapters/evaluation/test_holdout.py",
+        "what a model writes is compared there: greedily, sampled, in any batch",
+    ),
     "sft.adapters.evaluation.task_documents": ("integration/test_decontamination.py", _IN_A_CHILD),
     "sft.adapters.evaluation.completions_model": ("integration/test_vllm.py", _IN_A_CHILD),
     "sft.adapters.evaluation.vllm_server": ("integration/test_vllm.py", _REAL_SERVER),

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import weakref
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,6 @@ def test_every_number_equals_lm_evals_own_command_line(inputs: EvaluateInputs, t
         assert str(row["task_version"]) == report.task_versions["spell_numbers"]
         assert row["chat_template_sha256"] == report.chat_template_sha256
         assert {"doc", "target", "arguments", "resps", "acc"} <= row.keys()
-    assert not list((ours / "logs").glob("answers*"))  # of a try that did not end
     kept = sample_values.read(ours)
     assert {score.name: score.value for score in report.scores} == {
         name: pytest.approx(values.value) for name, values in kept.items()
@@ -262,7 +262,7 @@ def test_a_killed_evaluation_asks_nothing_twice(inputs: EvaluateInputs, tmp_path
     with pytest.raises(KeyboardInterrupt):
         evaluate(cfg, inputs, cut, Killing(quiet=True))
     answered, seen[:] = seen[-1], []
-    file = cut / "logs" / "answers.jsonl"
+    [file] = (cut / "logs" / "answers").iterdir()
     file.write_bytes(file.read_bytes() + b'{"cut o')
     assert evaluate(cfg, inputs, cut, Watching(quiet=True)).scores == expected.scores
     assert seen[0] >= answered
@@ -276,6 +276,7 @@ def test_running_out_of_memory_halves_the_batch_and_asks_nothing_twice(
     import torch
 
     from sft.adapters.evaluation import lm_eval, tasks
+    from sft.adapters.evaluation.answer_cache import AnswerCache
     from sft.adapters.evaluation.progress_file import ProgressFile
 
     request = request_of(settings(batch_size="16"), inputs, tmp_path, tmp_path / "progress.json")
@@ -295,7 +296,8 @@ def test_running_out_of_memory_halves_the_batch_and_asks_nothing_twice(
 
     model._model_call = small_memory
     meter = ProgressFile(tmp_path / "progress.json")
-    result = lm_eval.run(request, manager, model, tmp_path, meter, "t")
+    with closing(AnswerCache(tmp_path / "answers")) as answers:
+        result = lm_eval.run(request, manager, model, tmp_path, meter, "t", answers)
     halved = [note.rpartition("with ")[2] for note in meter.notes]
     assert halved == ["8 requests at once", "4 requests at once", "2 requests at once"]
     assert len(rows) <= 160 + 16  # what a batch that failed had answered before is known
@@ -311,7 +313,7 @@ def test_cut_weights_fail_with_their_own_error(
     shutil.copytree(tiny_model.model_dir, broken)
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(StageError, match="evaluating failed: SafetensorError") as caught:
+    with pytest.raises(StageError, match=r"evaluating failed: .*not a whole safetensors file") as caught:
         run(settings(tasks=[]), dataclasses.replace(inputs, model_dir=broken), out)
     assert caught.value.log is not None
     assert "Traceback" in caught.value.log.read_text()

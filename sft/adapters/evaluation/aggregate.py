@@ -7,87 +7,124 @@ import json
 import math
 from array import array
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sft.adapters.evaluation.sample_log import SampleLog
+from sft.adapters.evaluation.text_metrics import BLEU_COUNTS, bleu
 from sft.errors import StageError
 from sft.sample_values import SampleValues, append
 from sft.scores import TEXT_METRICS, TOKEN_METRICS, is_better_when_higher
 
 
-def publish(journal: SampleLog, name: str, file: Path) -> list[dict[str, Any]]:
+class _Sums:
+    """What a metric sums up to over each conversation, and over how many turns or tokens."""
+
+    def __init__(self) -> None:
+        self.units: array[int] = array("q")
+        self.clusters: array[int] = array("q")
+        self.sums: array[float] = array("d")
+        self.counts: array[float] = array("d")
+
+    def add(self, unit: int, cluster: int, value: float, count: float) -> None:
+        self.units.append(unit)
+        self.clusters.append(cluster)
+        self.sums.append(value)
+        self.counts.append(count)
+
+    def values(self, score: str, metric: str) -> SampleValues:
+        return SampleValues(
+            score=score,
+            units=list(self.units),
+            sums=list(self.sums),
+            counts=list(self.counts),
+            clusters=list(self.clusters) if len(set(self.clusters)) < len(self.units) else [],
+            is_exponential=metric == "perplexity",
+        )
+
+
+def publish(rows: Iterable[Mapping[str, Any]], name: str, file: Path, metrics: Sequence[str]) -> list[dict[str, Any]]:
     """Write samples and values, and return the fields of each metric's `sft.scores.Score`.
 
     Samples are written in the set's order; values (`sft.sample_values`) beside them, in which conversations with one
     prompt are a cluster.
 
     Args:
-        journal: What was done.
+        rows: A ``sample``'s place and its scored ``turns``, in the set's order.
         name: Of the held-out set.
         file: Where the samples go.
+        metrics: Those that are scores.
 
     Raises:
-        StageError: No conversation has a turn to score.
+        StageError: No conversation has a turn to score, or none a value of a metric.
     """
-    sums: dict[str, tuple[array[float], array[float]]] = defaultdict(lambda: (array("d"), array("d")))
-    units: list[int | str] = []
-    clusters: list[int | str] = []
+    found: dict[str, _Sums] = defaultdict(_Sums)
+    bleu_counts: list[list[int]] = []
     first_with: dict[bytes, int] = {}
-
-    def add(metric: str, value: float, count: float) -> None:
-        values, counts = sums[metric]
-        values.append(value)
-        counts.append(count)
-
     with file.open("w", encoding="utf-8") as lines:
-        for row in journal.in_order():
-            turns = row["turns"]
+        for row in rows:
+            turns, unit = row["turns"], row["sample"]
             if not turns:  # every one of its turns is context
                 continue
-            units.append(row["sample"])
-            clusters.append(first_with.setdefault(_digest(turns[0]["prompt"]), row["sample"]))
+            cluster = first_with.setdefault(_digest(turns[0]["prompt"]), unit)
             num_tokens = sum(turn["num_tokens"] for turn in turns)
-            add("loss", sum(turn["loss"] for turn in turns), num_tokens)
-            add("token_accuracy", sum(turn["num_correct"] for turn in turns), num_tokens)
+            loss = sum(turn["loss"] for turn in turns)
+            found["loss"].add(unit, cluster, loss, num_tokens)
+            found["perplexity"].add(unit, cluster, loss, num_tokens)
+            found["token_accuracy"].add(unit, cluster, sum(turn["num_correct"] for turn in turns), num_tokens)
             for metric in turns[0].keys() & {*TEXT_METRICS}:
-                add(metric, sum(turn[metric] for turn in turns), len(turns))
+                if values := [turn[metric] for turn in turns if turn[metric] is not None]:
+                    found[metric].add(unit, cluster, sum(values), len(values))
+            if BLEU_COUNTS in turns[0]:
+                found["bleu"].add(unit, cluster, math.nan, 1)
+                bleu_counts.append([sum(counts) for counts in zip(*(t[BLEU_COUNTS] for t in turns), strict=True)])
             for turn in turns:
-                lines.write(json.dumps({"sample": row["sample"], **turn}, ensure_ascii=False) + "\n")
-    if not sums:
+                lines.write(json.dumps({"sample": unit, **turn}, ensure_ascii=False) + "\n")
+    if not found:
         fix = "give turns without weight 0, or eval.holdout.enabled=false"
         raise StageError(f"{name}: no held-out conversation has a turn to score", fix=fix)
-    means = {metric: mean(values, counts) for metric, (values, counts) in sums.items()}
-    loss, error = means["loss"]
-    sums["perplexity"] = sums["loss"]
-    means["perplexity"] = math.exp(loss), error and error * math.exp(loss)  # to first order (the delta method)
-    metrics = [metric for metric in (*TOKEN_METRICS, *TEXT_METRICS) if metric in means]
-    append(
-        file.parent,
-        (
-            SampleValues(
-                score=f"{name}.{metric}",
-                units=units,
-                sums=list(sums[metric][0]),
-                counts=list(sums[metric][1]),
-                clusters=clusters if len(first_with) < len(units) else [],
-                is_exponential=metric == "perplexity",
-            )
-            for metric in metrics
-        ),
-    )
-    return [
-        {
-            "task": name,
-            "metric": metric,
-            "value": means[metric][0],
-            "stderr": means[metric][1],
-            "num_samples": len(sums["loss"][0]),
-            "higher_is_better": is_better_when_higher(metric),
-        }
-        for metric in metrics
-    ]
+    if bleu_counts:
+        found["bleu"].sums = array("d", corpus_values(bleu, bleu_counts))
+    chosen = [metric for metric in (*TOKEN_METRICS, *TEXT_METRICS) if metric in metrics]
+    if absent := [metric for metric in chosen if metric not in found]:
+        fix = "eval.holdout.extract must match the references"
+        raise StageError(f"{name}: no reference has a value of {', '.join(absent)}", fix=fix)
+    append(file.parent, (found[metric].values(f"{name}.{metric}", metric) for metric in chosen))
+    return [_score(name, metric, found[metric]) for metric in chosen]
+
+
+def _score(name: str, metric: str, found: _Sums) -> dict[str, Any]:
+    value, stderr = mean(found.sums, found.counts)
+    if metric == "perplexity":
+        value = math.exp(value)
+        stderr = stderr and stderr * value  # to first order (the delta method)
+    return {
+        "task": name,
+        "metric": metric,
+        "value": value,
+        "stderr": stderr,
+        "num_samples": len(found.units),
+        "higher_is_better": is_better_when_higher(metric),
+    }
+
+
+def corpus_values(metric: Callable[[Sequence[float]], float], counts: Sequence[Sequence[float]]) -> list[float]:
+    """Return a value for each sample of a metric that is of all samples together, as BLEU is.
+
+    They are the jackknife's pseudo-values (Tukey, *Bias and confidence in not-quite large samples*, 1958), moved so
+    that their mean is the metric: the standard error of their mean is the jackknife's of the metric.
+
+    Args:
+        metric: Takes the sum of the samples' counts.
+        counts: Of each sample.
+    """
+    total = [math.fsum(column) for column in zip(*counts, strict=True)]
+    whole, size = metric(total), len(counts)
+    if size < 2:
+        return [whole] * size
+    without = [metric([all_of - own for all_of, own in zip(total, one, strict=True)]) for one in counts]
+    center = math.fsum(without) / size
+    return [whole + (size - 1) * (center - one) for one in without]
 
 
 def _digest(text: str) -> bytes:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.adapters.evaluation.answer_cache import AnswerCache
+from sft.adapters.evaluation.as_saved import weights_dtype
 from sft.adapters.evaluation.oom_batches import free_memory, is_out_of_memory
 from sft.adapters.evaluation.progress_file import ProgressFile
 from sft.adapters.evaluation.results import digest_of_documents, refuse_nan, scores_of, values_of
@@ -52,14 +53,13 @@ def load_hf(request: Mapping[str, Any]) -> Any:
         arguments = {"add_bos_token": False, **request["model_args"]}
     else:
         arguments = request["model_args"]
-    batch_size = request["batch_size"]
     model = Model(
         pretrained=request["model_dir"],
-        batch_size=batch_size,
+        batch_size=request["batch_size"],
         max_batch_size=_LARGEST_BATCH[device],
         device=device,
         trust_remote_code=request["trust_remote_code"],
-        **arguments,
+        **{"dtype": weights_dtype(Path(request["model_dir"])), **arguments},
     )
     renderer = Renderer(model.tokenizer, stops(model.tokenizer, Path(request["model_dir"])))
     return model
@@ -98,7 +98,13 @@ def load(request: Mapping[str, Any]) -> Any:
 
 
 def run(
-    request: Mapping[str, Any], manager: Any, model: Any, out: Path, meter: ProgressFile, template: str
+    request: Mapping[str, Any],
+    manager: Any,
+    model: Any,
+    out: Path,
+    meter: ProgressFile,
+    template: str,
+    answers: AnswerCache,
 ) -> dict[str, Any]:
     """Score the tasks, and write lm-eval's ``results_*.json`` and ``samples_*.jsonl``.
 
@@ -109,6 +115,7 @@ def run(
         out: Folder for the files.
         meter: Counts requests.
         template: sha256 of the chat template.
+        answers: What the model has answered before; gets what it answers now.
 
     Returns:
         ``scores``, the ``versions`` of the tasks, and under ``data`` a digest of each task's documents.
@@ -120,12 +127,8 @@ def run(
     from lm_eval.loggers import EvaluationTracker
 
     tracker = EvaluationTracker(output_path=str(out / "results.json"))
-    answers = AnswerCache(Path(request["answers"]), meter)
-    answers.watch(model)
-    try:
-        results = _evaluate(request, manager, model, tracker, meter)
-    finally:
-        answers.close()
+    answers.watch(model, meter)
+    results = _evaluate(request, manager, model, tracker, meter)
     samples = results.pop("samples")
     refuse_nan(samples)
     scores = list(scores_of(results))
@@ -137,7 +140,6 @@ def run(
             tracker.save_results_samples(task_name=name, samples=[row | facts for row in rows])
     if not list(out.glob("results_*.json")):  # the tracker only logs its failures
         raise StageError(f"lm-eval could not write its results to {out}")
-    Path(request["answers"]).unlink()
     data = {name: digest_of_documents(rows) for name, rows in samples.items()}
     return {"scores": scores, "versions": dict(results["versions"]), "data": data}
 
@@ -161,6 +163,7 @@ def _evaluate(
                     gen_kwargs=request["gen_kwargs"] or None,
                     apply_chat_template=request["apply_chat_template"],
                     system_instruction=request["system_instruction"],
+                    fewshot_as_multiturn=request["apply_chat_template"] and request["fewshot_as_multiturn"],
                     evaluation_tracker=tracker,
                     random_seed=seed,
                     numpy_random_seed=seed,

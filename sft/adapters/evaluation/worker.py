@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from sft.adapters.evaluation import completions_model, holdout, lm_eval, tasks
+from sft.adapters.evaluation.answer_cache import AnswerCache
+from sft.adapters.evaluation.as_saved import differences, weights_dtype
 from sft.adapters.evaluation.holdout_sample import draw
 from sft.adapters.evaluation.progress_file import ProgressFile
 from sft.adapters.evaluation.task_code import task_code
@@ -22,7 +24,7 @@ from sft.chat.template import Renderer
 from sft.chat.turn_tokens import TurnFinder
 
 PROGRESS = "progress.json"
-"""File that the parent process shows; answers so far are kept beside it."""
+"""File that the parent process shows."""
 
 
 def _evaluate(request: dict[str, Any]) -> Mapping[str, Any]:
@@ -45,8 +47,9 @@ def _scores(request: dict[str, Any]) -> Mapping[str, Any]:
     network, tokenizer = (model.model, model.tokenizer) if hf and model else (None, _tokenizer(request))
     template = hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
     result: dict[str, Any] = {"scores": [], "versions": {}, "data": {}}
+    answers = AnswerCache(Path(request["answers"]))
     if request["tasks"]:
-        result |= lm_eval.run(request, manager, model, out, meter, template)
+        result |= lm_eval.run(request, manager, model, out, meter, template, answers)
     del model
     if request["held_out"]:
         network = network or _load(request)
@@ -61,8 +64,21 @@ def _scores(request: dict[str, Any]) -> Mapping[str, Any]:
                 left_out=frozenset(held_out["left_out"]),
             )
             result["data"][held_out["name"]] = sample.digest
-            result["scores"] += holdout.score(held_out, sample.places, network, finder, out, meter)
-    return {**result, "chat_template_sha256": template, "notes": meter.notes}
+            result["scores"] += holdout.score(held_out, sample.places, network, finder, out, meter, answers)
+    answers.close()
+    counts = {"num_kept": answers.num_kept, "num_new": answers.num_new}
+    return {**result, **counts, "chat_template_sha256": template, "notes": meter.notes, **_as_saved(request)}
+
+
+def _as_saved(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return in which type the weights are used, and what is scored otherwise than the model is saved."""
+    folder, model_args = Path(request["model_dir"]), request["model_args"]
+    if request["backend"] not in {"hf", "vllm"}:
+        return {"dtype": "", "differs_from_saved": []}
+    writings = [held_out["writing"] for held_out in request["held_out"] if held_out["writing"]]
+    is_greedy = any(writing["is_greedy"] for writing in writings)
+    differs = differences(folder, model_args, is_greedy=is_greedy, writes_tasks=bool(request["tasks"]))
+    return {"dtype": str(model_args.get("dtype", weights_dtype(folder))), "differs_from_saved": list(differs)}
 
 
 def _tokenizer(request: Mapping[str, Any]) -> Any:
@@ -75,8 +91,8 @@ def _load(request: Mapping[str, Any]) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    trust = request["trust_remote_code"]
-    model = AutoModelForCausalLM.from_pretrained(request["model_dir"], dtype="auto", trust_remote_code=trust)
+    trust, folder = request["trust_remote_code"], Path(request["model_dir"])
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=weights_dtype(folder), trust_remote_code=trust)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 

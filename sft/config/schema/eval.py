@@ -12,8 +12,8 @@ from sft.config.schema.bounds import LARGEST_INT32, each, groups, number, pairs,
 from sft.config.schema.dataset import ColumnsConfig, DatasetFormat
 from sft.config.schema.judge import JudgeConfig
 from sft.config.schema.rules import Each, Text
-from sft.config.schema.texts import FREE, LINE, PATH, matches
-from sft.scores import CONFIDENCE
+from sft.config.schema.texts import FREE, LINE, PATH, matches, one_group
+from sft.scores import CONFIDENCE, TEXT_METRICS, TOKEN_METRICS
 
 
 class EvalBackend(Enum):
@@ -42,19 +42,66 @@ _SET_NAME = Text(
 _BATCH_SIZE = Text(matches("auto|0*[1-9][0-9]{0,8}", "must be a number above 0, or auto"))
 
 
+class HoldoutMetric(Enum):
+    """What held-out sets are scored for (docs/evaluation.md)."""
+
+    loss = "loss"
+    perplexity = "perplexity"
+    token_accuracy = "token_accuracy"
+    exact_match = "exact_match"
+    extracted_match = "extracted_match"
+    rouge_1 = "rouge_1"
+    rouge_2 = "rouge_2"
+    rouge_l = "rouge_l"
+    bleu = "bleu"
+    chrf = "chrf"
+
+
+class NotCompared(Enum):
+    """What `exact_match` may leave aside."""
+
+    case = "case"
+    punctuation = "punctuation"
+    white_space = "white_space"
+
+
+class Sampling(Enum):
+    """How held-out answers are written."""
+
+    greedy = "greedy"
+    as_saved = "as_saved"
+
+
 @dataclass(kw_only=True)
 class HoldoutConfig:
     """Scoring of held-out sets with the model's own chat template: the evaluation split, and those of `holdouts`."""
 
     enabled: bool = True
     """Whether the evaluation split is scored; the sets of `holdouts` are in any case."""
+    metrics: list[HoldoutMetric] | None = None
+    """What each set is scored for; null = loss, perplexity and token accuracy, with `generate` also exact match,
+    ROUGE-L and chrF, with `extract` also `extracted_match`."""
     generate: bool = True
-    """Also write each answer greedily and compare it: exact match, ROUGE-L, chrF."""
+    """Whether answers may be written, which happens if a metric or the judge compares them; false = none is."""
+    sampling: Sampling = Sampling.greedy
+    """`greedy` = each token the most likely one, so that a score has no luck in it; `as_saved` = as the model's
+    `generation_config.json` says, one answer at a time, seeded by `eval.seed` and its prompt."""
+    exact_match_ignores: list[NotCompared] = field(default_factory=list)
+    """What `exact_match` leaves aside besides white space around a text; `white_space` = that within it, too."""
+    extract: str | None = setting(None, Text(one_group))
+    """Regular expression with one group, the answer, whose last match counts: GSM8K's is `#### (-?[\\d,]+)`."""
     max_new_tokens: int = number(256, at_least=1, at_most=1_000_000)
     """Longest written answer, in tokens."""
     limit: int | None = number(None, at_least=1)
     """Score so many samples of each set, drawn with `eval.seed`; null = all. A smaller draw is part of a
     larger one."""
+
+    def scored(self) -> tuple[str, ...]:
+        """Return the metrics that each set is scored for, by name."""
+        if self.metrics is not None:
+            return tuple(metric.value for metric in self.metrics)
+        written = ["exact_match", *(["extracted_match"] if self.extract else []), "rouge_l", "chrf"]
+        return (*TOKEN_METRICS, *(written if self.generate else ()))
 
 
 @dataclass(kw_only=True)
@@ -122,6 +169,9 @@ class EvalConfig:
     """Passed to lm-eval's model as they are (`dtype`, `max_length` …)."""
     apply_chat_template: bool = False
     """Put each task's prompts through the model's chat template."""
+    fewshot_as_multiturn: bool = True
+    """Each example of a prompt is a turn of the user and one of the assistant, with `apply_chat_template`; false = all
+    examples stand in the user's turn. lm-eval: `fewshot_as_multiturn`."""
     log_samples: bool = True
     """Keep every sample with prompt, target and answer."""
     verbosity: Verbosity = Verbosity.INFO
@@ -165,3 +215,8 @@ class EvalConfig:
             holdout=replace(self.holdout, enabled=HOLDOUT in names),
             holdouts={name: source for name, source in self.holdouts.items() if name in names},
         )
+
+    def writes_answers(self) -> bool:
+        """Return whether answers to held-out samples are written: something compares them."""
+        is_compared = self.judge.address is not None or not {*TEXT_METRICS}.isdisjoint(self.holdout.scored())
+        return self.holdout.generate and is_compared

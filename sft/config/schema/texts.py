@@ -46,6 +46,17 @@ def matches(pattern: str, rule: str) -> TextCheck:
     return lambda text: None if re.fullmatch(pattern, text, re.ASCII) else rule
 
 
+def one_group(text: str) -> str | None:
+    """Refuse what is no regular expression with one group."""
+    import regex
+
+    try:
+        num_groups = regex.compile(text).groups
+    except regex.error as error:
+        return f"must be a regular expression: {error}"
+    return None if num_groups == 1 else f"must have one group, the answer, not {num_groups}; (?:…) is no group"
+
+
 def fits_bytes(num_bytes: int) -> TextCheck:
     """Refuse a text of more bytes in UTF-8."""
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sft.adapters.evaluation.answer_cache import AnswerCache
+from sft.adapters.evaluation.answer_cache import AnswerCache, key_of
 from sft.adapters.evaluation.progress_file import ProgressFile
+from sft.errors import StageError
 
 
 @dataclass
@@ -26,7 +28,7 @@ class Model:
 
     asked: list[Any] = field(default_factory=list)
 
-    def set_cache_hook(self, hook: AnswerCache) -> None:
+    def set_cache_hook(self, hook: Any) -> None:
         self.hook = hook
 
     def loglikelihood(self, requests: list[Request]) -> list[tuple[float, bool]]:
@@ -51,7 +53,7 @@ def meter(tmp_path: Path) -> ProgressFile:
 
 @pytest.fixture
 def cached(tmp_path: Path, meter: ProgressFile) -> Iterator[AnswerCache]:
-    cache = AnswerCache(tmp_path / "answers.jsonl", meter)
+    cache = AnswerCache(tmp_path / "answers")
     yield cache
     cache.close()
 
@@ -60,39 +62,68 @@ def test_a_later_try_asks_only_what_is_new_and_gets_answers_of_the_same_type(
     cached: AnswerCache, meter: ProgressFile, tmp_path: Path
 ) -> None:
     first, again = Model(), Model()
-    cached.watch(first)
+    cached.watch(first, meter)
     assert first.loglikelihood([Request(("a", "b"))]) == [(1.0, True)]
-    later = AnswerCache(tmp_path / "answers.jsonl", meter)
-    later.watch(again)
+    later = AnswerCache(tmp_path / "answers")
+    later.watch(again, meter)
     assert again.loglikelihood([Request(("a", "b")), Request(("long", "b"))]) == [(1.0, True), (4.0, True)]
     assert again.asked == [("long", "b")]
     later.close()
 
 
-def test_another_kind_of_request_is_another_question(cached: AnswerCache) -> None:
+def test_another_kind_of_request_is_another_question(cached: AnswerCache, meter: ProgressFile) -> None:
     model = Model()
-    cached.watch(model)
+    cached.watch(model, meter)
     assert model.loglikelihood([Request(("a",))]) == [(1.0, True)]
     assert model.generate_until([Request(("a",))]) == ["A"]
     assert len(model.asked) == 2
 
 
-def test_a_sampled_answer_is_asked_for_again(cached: AnswerCache) -> None:
+def test_a_sampled_answer_is_asked_for_again(cached: AnswerCache, meter: ProgressFile, tmp_path: Path) -> None:
     model = Model()
-    cached.watch(model)
+    cached.watch(model, meter)
     for _ in range(2):
         model.generate_until([Request(("a", {"do_sample": True})), Request(("b", {"do_sample": False}))])
     assert [args[0] for args in model.asked] == ["a", "b", "a"]
+    [file] = (tmp_path / "answers").iterdir()
+    assert len(file.read_text().splitlines()) == 1
 
 
 def test_a_line_that_was_cut_off_is_dropped(cached: AnswerCache, meter: ProgressFile, tmp_path: Path) -> None:
     model, again = Model(), Model()
-    cached.watch(model)
+    cached.watch(model, meter)
     model.generate_until([Request(("a",)), Request(("b",))])
-    file = tmp_path / "answers.jsonl"
+    [file] = (tmp_path / "answers").iterdir()
     file.write_bytes(file.read_bytes()[:-3])
-    later = AnswerCache(file, meter)
-    later.watch(again)
+    later = AnswerCache(tmp_path / "answers")
+    later.watch(again, meter)
     assert again.generate_until([Request(("a",)), Request(("b",))]) == ["A", "B"]
     assert again.asked == [("b",)]
     later.close()
+
+
+def test_two_at_once_write_files_of_their_own_and_a_third_has_the_answers_of_both(tmp_path: Path) -> None:
+    first, second = AnswerCache(tmp_path), AnswerCache(tmp_path)
+    for number in range(50):
+        first.add(key_of("a", number), {"text": "ä" * number})
+        second.add(key_of("b", number), [number, True])
+    assert first.get(key_of("a", 7)) == {"text": "ä" * 7}
+    assert key_of("b", 7) not in first
+    for cache in (first, second):
+        cache.close()
+    with closing(AnswerCache(tmp_path)) as both:
+        assert [both.get(key_of("b", number)) for number in range(50)] == [[number, True] for number in range(50)]
+        assert both.get(key_of("a", 49)) == {"text": "ä" * 49}
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_who_asks_nothing_new_writes_no_file(tmp_path: Path) -> None:
+    AnswerCache(tmp_path).close()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("line", ["{}", "[]", '["no digest", 1]', "nonsense", "[3, 4]"])
+def test_a_damaged_file_is_named(line: str, tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text(line + "\n")
+    with pytest.raises(StageError, match=r"x\.jsonl: a line is no answer"):
+        AnswerCache(tmp_path)

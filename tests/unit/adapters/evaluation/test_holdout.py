@@ -6,22 +6,26 @@ import json
 import math
 import statistics
 from collections.abc import Collection
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sft.adapters.evaluation import aggregate, holdout
-from sft.adapters.evaluation.holdout import Conversation
+from sft.adapters.evaluation import aggregate, holdout, writing
+from sft.adapters.evaluation.answer_cache import AnswerCache
+from sft.adapters.evaluation.conversation import Conversation
 from sft.adapters.evaluation.oom_batches import Budget, in_batches
 from sft.adapters.evaluation.progress_file import ProgressFile
+from sft.adapters.evaluation.writing import Writing, write_answers
 from sft.artifacts import ModelArtifact
 from sft.chat.template import Renderer
 from sft.chat.turn_tokens import TurnFinder
 from sft.errors import DataError, StageError
 
 SYSTEM = {"role": "system", "content": "spell digits"}
+METRICS = ["loss", "perplexity", "token_accuracy", "exact_match", "rouge_l", "chrf"]
 CONVERSATIONS = [
     [{"role": "user", "content": "12"}, {"role": "assistant", "content": "one two"}],
     [SYSTEM, {"role": "user", "content": "90817"}, {"role": "assistant", "content": "nine zero eight one seven"}],
@@ -68,9 +72,10 @@ def scored(loaded: tuple[Any, Any], batch_size: int | None) -> list[Conversation
 
 
 def written(loaded: tuple[Any, Any], model: Any, max_new_tokens: int, batch_size: int | None) -> list[str | None]:
-    conversations = rendered(loaded)
-    holdout.write_answers(conversations, model, renderer(loaded), max_new_tokens, budget(batch_size))
-    return [turn.written for conversation in conversations for turn in conversation.turns]
+    turns = [turn for conversation in rendered(loaded) for turn in conversation.turns]
+    how = Writing(max_new_tokens=max_new_tokens)
+    write_answers(turns, model, renderer(loaded), how, budget(batch_size))
+    return [turn.written for turn in turns]
 
 
 def plain_loss(loaded: tuple[Any, Any], messages: list[dict[str, str]]) -> tuple[float, int]:
@@ -180,12 +185,13 @@ def test_answers_do_not_depend_on_what_else_is_in_the_batch(loaded: tuple[Any, A
 
 def test_an_answer_ends_at_any_token_at_which_the_model_stops(loaded: tuple[Any, Any]) -> None:
     model, tokenizer = loaded
-    conversation = holdout.render(0, CONVERSATIONS[0], finder(loaded))
-    [turn] = conversation.turns
+    [turn] = holdout.render(0, CONVERSATIONS[0], finder(loaded)).turns
     [whole] = [text for text in written(loaded, model, 12, None)[:1] if text is not None]
     first = tokenizer.encode(whole, add_special_tokens=False)[0]
     stop = tokenizer.convert_ids_to_tokens(first)
-    holdout.write_answers([conversation], model, renderer(loaded, frozenset({stop, "<|im_end|>"})), 12, budget(None))
+    write_answers(
+        [turn], model, renderer(loaded, frozenset({stop, "<|im_end|>"})), Writing(max_new_tokens=12), budget(None)
+    )
     assert turn.written == tokenizer.decode([first])
 
 
@@ -227,8 +233,8 @@ def test_a_loss_that_is_not_a_number_fails_and_shows_the_prompt(loaded: tuple[An
 def request_of(tmp_path: Path) -> dict[str, Any]:
     file = tmp_path / "eval.jsonl"
     file.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in CONVERSATIONS))
-    rest = {"generate": True, "max_new_tokens": 4, "batch_size": 1, "journal": str(tmp_path / "journal.jsonl")}
-    return {"name": "holdout", "file": str(file), **rest}
+    compared = {"metrics": METRICS, "exact_match_ignores": [], "extract": None}
+    return {"name": "holdout", "file": str(file), **compared, "writing": {"max_new_tokens": 4}, "batch_size": 1}
 
 
 def score(
@@ -236,33 +242,103 @@ def score(
 ) -> tuple[list[dict[str, Any]], ProgressFile]:
     out.mkdir(exist_ok=True)
     meter = ProgressFile(out / "progress.json")
-    return holdout.score(request, places, loaded[0], finder(loaded), out, meter), meter
+    with closing(AnswerCache(out / "answers")) as answers:
+        return holdout.score(request, places, loaded[0], finder(loaded), out, meter, answers), meter
 
 
-def test_a_killed_try_goes_on_after_its_last_whole_line_and_ends_the_same(
+def test_a_killed_try_goes_on_after_its_last_answer_and_ends_the_same(
     loaded: tuple[Any, Any], request_of: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected, _ = score(request_of, loaded, tmp_path / "whole")
-    answer = holdout.write_answers
+    work, write = holdout.score_loss, holdout.write_answers
+    num_scored: list[int] = []
     asked: list[int] = []
 
-    def dies_at_the_second(conversations: Any, *rest: Any) -> None:
-        asked.append(len(conversations))
-        if len(asked) == 2:
-            raise KeyboardInterrupt
-        answer(conversations, *rest)
+    def counted(batch: Any, *rest: Any) -> None:
+        num_scored.append(len(batch))
+        work(batch, *rest)
 
-    monkeypatch.setattr(holdout, "write_answers", dies_at_the_second)
+    def dies_after_the_second(turns: Any, model: Any, *rest: Any) -> None:
+        *settings, keep, on_pass = rest
+
+        def keep_two(turn: Any) -> None:
+            keep(turn)
+            asked.append(turn.number)
+            if len(asked) == 2:
+                raise KeyboardInterrupt
+
+        write(turns, model, *settings, keep_two, on_pass)
+
+    monkeypatch.setattr(holdout, "score_loss", counted)
+    monkeypatch.setattr(holdout, "write_answers", dies_after_the_second)
     with pytest.raises(KeyboardInterrupt):
         score(request_of, loaded, tmp_path / "again")
-    journal = Path(request_of["journal"])
-    journal.write_bytes(journal.read_bytes() + b'{"sample": 2, "turns": [{"tur')  # cut off in the middle of a line
+    [kept] = (tmp_path / "again" / "answers").iterdir()
+    kept.write_bytes(kept.read_bytes() + b'["00')  # cut off in the middle of a line
+    (tmp_path / "again" / "values.jsonl").unlink(missing_ok=True)
     found, _ = score(request_of, loaded, tmp_path / "again")
     assert found == expected
-    samples = [(tmp_path / name / "samples_holdout.jsonl").read_bytes() for name in ("whole", "again")]
-    assert samples[0] == samples[1]
-    assert len(asked) == 4  # three conversations, and the one at which it died
-    assert not journal.exists()
+    for name in ("samples_holdout.jsonl", "values.jsonl"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    assert (sum(num_scored), len(asked)) == (3, 4)  # as many as there are conversations and turns
+
+
+def test_another_limit_metric_or_length_asks_only_what_is_new(
+    loaded: tuple[Any, Any], request_of: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import copy
+
+    from torch.nn import Module
+
+    model, asked = copy.deepcopy(loaded[0]), []
+    model.register_forward_hook(lambda _module, _inputs, _output: asked.append(1))
+    assert isinstance(model, Module)
+
+    def num_asked(places: Collection[int] = range(3), **changes: Any) -> int:
+        asked.clear()
+        score({**request_of, **changes}, (model, loaded[1]), tmp_path / "out", places)
+        return len(asked)
+
+    token_metrics = {"metrics": ["loss"], "writing": None}
+    assert num_asked([0, 1], **token_metrics) == 2
+    assert num_asked([0, 1], **token_metrics) == 0
+    assert num_asked(**token_metrics) == 1
+    assert num_asked() > 0  # the answers' texts
+    assert num_asked(metrics=["bleu", "rouge_1"]) == 0
+    assert num_asked(writing={"max_new_tokens": 5}) > 0
+
+
+def test_sampled_answers_are_the_seeds_own_whatever_is_written_beside_them(
+    loaded: tuple[Any, Any], request_of: dict[str, Any], tmp_path: Path
+) -> None:
+    import copy
+
+    from transformers import GenerationConfig
+
+    model = copy.deepcopy(loaded[0])
+    model.generation_config = GenerationConfig(do_sample=True, temperature=1.5, top_k=0)
+
+    def texts(name: str, places: Collection[int], **writing: Any) -> list[str]:
+        how = {"max_new_tokens": 6, "is_greedy": False, **writing}
+        score({**request_of, "writing": how, "batch_size": None}, (model, loaded[1]), tmp_path / name, places)
+        lines = (tmp_path / name / "samples_holdout.jsonl").read_text().splitlines()
+        return [json.loads(line)["answer"] for line in lines]
+
+    drawn = texts("all", range(3), seed=1)
+    assert drawn[1:] == texts("two", [1, 2], seed=1)
+    assert drawn != texts("other", range(3), seed=2)
+    assert drawn != texts("greedy", range(3), is_greedy=True)
+    assert model.generation_config.temperature == 1.5
+
+
+def test_the_answer_is_taken_out_of_both_texts_and_a_turn_without_one_does_not_count(
+    loaded: tuple[Any, Any], request_of: dict[str, Any], tmp_path: Path
+) -> None:
+    request = {**request_of, "metrics": ["extracted_match"], "extract": "(five)$"}
+    [found], _ = score(request, loaded, tmp_path / "out")
+    assert (found["metric"], found["num_samples"]) == ("extracted_match", 1)
+    with pytest.raises(StageError, match="no reference has a value of extracted_match"):
+        score({**request, "extract": "(1000)"}, loaded, tmp_path / "nothing")
 
 
 def test_running_out_of_memory_halves_the_batch_says_so_and_changes_no_score(
@@ -299,7 +375,7 @@ def test_answers_that_had_ended_when_memory_ran_out_are_not_written_again(
     import torch
 
     expected = written(loaded, loaded[0], 6, None)
-    answer, asked = holdout.answer_greedily, list[int]()
+    answer, asked = writing.answer_greedily, list[int]()
 
     def ends_after_one(model: Any, prompts: list[list[int]], *, on_answer: Any, **settings: Any) -> None:
         asked.append(len(prompts))
@@ -311,18 +387,12 @@ def test_answers_that_had_ended_when_memory_ran_out_are_not_written_again(
 
         answer(model, prompts, on_answer=once, **settings)
 
-    monkeypatch.setattr(holdout, "answer_greedily", ends_after_one)
-    conversations, done = rendered(loaded), list[int]()
-    holdout.write_answers(
-        conversations,
-        loaded[0],
-        renderer(loaded),
-        6,
-        budget(None),
-        lambda conversation: done.append(conversation.index),
-    )
-    assert sorted(done) == [0, 1, 2]
-    assert [turn.written for conversation in conversations for turn in conversation.turns] == expected
+    monkeypatch.setattr(writing, "answer_greedily", ends_after_one)
+    turns, done = [turn for conversation in rendered(loaded) for turn in conversation.turns], list[int]()
+    how = Writing(max_new_tokens=6)
+    write_answers(turns, loaded[0], renderer(loaded), how, budget(None), lambda turn: done.append(id(turn)))
+    assert sorted(done) == sorted(map(id, turns))
+    assert [turn.written for turn in turns] == expected
     assert sum(asked) == 4 + 3  # four turns in all, of which one had ended
 
 
