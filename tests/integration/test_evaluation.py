@@ -201,6 +201,21 @@ metric_list: [{metric: exact_match}]
 """
 
 
+FEWSHOT_TASK = """\
+task: write
+dataset_path: json
+dataset_kwargs: {data_files: {test: rows.jsonl}}
+test_split: test
+fewshot_split: test
+fewshot_config: {sampler: first_n}
+output_type: generate_until
+doc_to_text: "{{q}}"
+doc_to_target: "{{a}}"
+generation_kwargs: {until: ["<|im_end|>"], max_gen_toks: 4}
+metric_list: [{metric: exact_match}]
+"""
+
+
 def test_gen_kwargs_and_model_args_reach_lm_eval(
     inputs: EvaluateInputs, tiny_model: ModelArtifact, tmp_path: Path
 ) -> None:
@@ -221,6 +236,31 @@ def test_gen_kwargs_and_model_args_reach_lm_eval(
     written = [json.loads(line)["resps"][0][0] for line in samples.read_text().splitlines()]
     assert len(written) == 4
     assert all(len(tokenizer.encode(text, add_special_tokens=False)) <= 3 for text in written)
+
+
+@pytest.mark.parametrize("multiturn", [True, False])
+def test_system_turn_and_examples_reach_lm_eval_through_the_chat_template(
+    multiturn: bool, inputs: EvaluateInputs, tmp_path: Path
+) -> None:
+    """The prompt that lm-eval logs is the conversation that a reader would write, rendered by transformers."""
+    from transformers import AutoTokenizer
+
+    own, out = tmp_path / "tasks", tmp_path / "out"
+    out.mkdir()
+    own.mkdir()
+    (own / "rows.jsonl").write_text("".join(json.dumps({"q": f"ask {n}", "a": f"say {n}"}) + "\n" for n in (1, 2)))
+    (own / "write.yaml").write_text(FEWSHOT_TASK)
+    changes = {"tasks": ["write"], "include_path": str(own), "num_fewshot": 1, "system_instruction": "Be brief."}
+    run(settings(**changes, fewshot_as_multiturn=multiturn), dataclasses.replace(inputs, held_out=()), out)
+    [samples] = out.glob("samples_write_*.jsonl")
+    prompts = [json.loads(line)["arguments"]["gen_args_0"]["arg_0"] for line in samples.read_text().splitlines()]
+    system = {"role": "system", "content": "Be brief."}
+    example = [{"role": "user", "content": "ask 1"}, {"role": "assistant", "content": "say 1"}]
+    asked = {"role": "user", "content": "ask 2"}
+    joined = {"role": "user", "content": "ask 1 say 1\n\nask 2"}
+    messages = [system, *example, asked] if multiturn else [system, joined]
+    tokenizer = AutoTokenizer.from_pretrained(inputs.model_dir)
+    assert prompts[1] == tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
 def test_model_args_mean_the_same_without_tasks(inputs: EvaluateInputs, tmp_path: Path) -> None:

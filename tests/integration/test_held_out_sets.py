@@ -28,7 +28,8 @@ def test_a_set_is_scored_and_scored_again_only_if_its_rows_are_others(tmp_path: 
     (tmp_path / "moved.csv").write_text(ROWS)
     assert score(tmp_path, "eval.holdouts.support.uri=moved.csv").status == 0
     (tmp_path / "support.csv").write_text(ROWS + "8,eight\n")
-    assert score(tmp_path).status == 0
+    again = score(tmp_path)
+    assert "23 answers were there before, 1 are new" in again.out
     moved, changed = (steps(record) for record in records(tmp_path / "runs"))
     assert not moved["dataset:support"]["reused"]
     assert moved["evaluate:base"]["reused"]
@@ -44,6 +45,10 @@ def test_a_set_is_scored_and_scored_again_only_if_its_rows_are_others(tmp_path: 
     alone = sft_in_process("eval", moved["model"]["path"], *sets, cwd=tmp_path)  # without a dataset
     assert "support.loss" in alone.out
     assert "holdout.loss" not in alone.out
+
+    sft_in_process("store", "prune", "--now", cwd=tmp_path)
+    [kept] = (tmp_path / "runs" / "store" / ".answers").iterdir()
+    assert kept.name == moved["model"]["output"]
 
 
 def test_a_row_that_the_tokenizer_refuses_stops_the_run_before_it_trains(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from sft.artifacts import EvalReport, ModelArtifact, Score, digest_of, hash_files
 from sft.errors import StoreError
-from sft.store import TRASH_SECONDS, Entry, Store
+from sft.store import ANSWERS, TRASH_SECONDS, Entry, Store
 
 
 @pytest.fixture
@@ -143,6 +143,17 @@ def test_prune_keeps_what_is_needed_and_the_rest_for_a_week(store: Store) -> Non
     (store.root / ".trash" / "somebody's").mkdir()
     assert store.prune(lambda: {*needed, ("model", "k2")}, dry_run=False).num_expired == 1
     assert [path.name for path in store.root.glob(".trash/*")] == ["somebody's"]
+
+
+def test_prune_keeps_the_answers_of_models_that_are_needed(store: Store) -> None:
+    needed, gone = store.answers / ("a" * 64) / "settings", store.answers / ("b" * 64) / "settings"
+    for folder in (needed, gone):
+        folder.mkdir(parents=True)
+        (folder / "some.jsonl").write_text("[]\n")
+    pruned = store.prune(lambda: {(ANSWERS, "a" * 64)}, dry_run=False, now=True)
+    assert [path for path, _ in pruned.removed] == [gone.parent]
+    assert (needed / "some.jsonl").exists()
+    assert not gone.parent.exists()
 
 
 def test_prune_removes_at_once_if_it_is_told_to(store: Store) -> None:

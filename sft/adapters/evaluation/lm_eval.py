@@ -163,7 +163,7 @@ def _evaluate(
                     gen_kwargs=request["gen_kwargs"] or None,
                     apply_chat_template=request["apply_chat_template"],
                     system_instruction=request["system_instruction"],
-                    fewshot_as_multiturn=request["apply_chat_template"] and request["fewshot_as_multiturn"],
+                    fewshot_as_multiturn=request["fewshot_as_multiturn"],
                     evaluation_tracker=tracker,
                     random_seed=seed,
                     numpy_random_seed=seed,

@@ -86,8 +86,8 @@ class DatasetConfig:
     max_samples: int | None = number(None, at_least=1)
     """Seeded subset of the valid samples; null = all. A smaller subset is part of a larger one."""
     decontaminate: bool = False
-    """Drop training samples that share 13 words in a row, or a whole short prompt, with the held-out split or with a
-    document of `eval.tasks`; they stand in `contaminated.jsonl`."""
+    """Drop training samples that share 13 words in a row, or a whole short prompt, with the held-out split, a set of
+    `eval.holdouts`, or a document of `eval.tasks`; they stand in `contaminated.jsonl`."""
     seed: int = random_seed(42)
     """Seed of the split and of `max_samples`."""
     on_invalid: OnInvalid = OnInvalid.error
