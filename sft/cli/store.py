@@ -86,6 +86,7 @@ def _needed(root: Path) -> set[tuple[str, str]]:
             raise StoreError(message, fix=f"mend or move away {shlex.quote(str(file.parent))}") from error
         needed |= {(step.name.partition(":")[0], step.key) for step in run.steps if step.key}
         needed |= {(ANSWERS, digest) for step in run.steps for digest in step.inputs.values()}
+        needed |= {(ANSWERS, str(step.facts.get("model_digest"))) for step in run.steps}  # an epoch's model
         needed |= {(stage, key) for stage, key in _PLACE.findall(content.decode(errors="replace"))}
     return needed
 

@@ -92,8 +92,7 @@ def perform(
             inputs = train_inputs(cfg, artifacts, resources, run_id=run_record.run_id, key=key, detach=detach)
             return train(cfg.training, inputs, out, progress)
         case "evaluate:base" | "evaluate:tuned":
-            store = Store(Path(cfg.run_root) / "store")
-            return evaluate(cfg.eval, _evaluate_inputs(step, artifacts, store.answers), out, progress)
+            return evaluate(cfg.eval, _evaluate_inputs(step, cfg, artifacts), out, progress)
         case "compare":
             reports = CompareInputs(
                 baseline=pick(artifacts, "evaluate:base", EvalReport),
@@ -126,7 +125,7 @@ def perform(
             return register(cfg.registry, _register_inputs(cfg, folder, artifacts, run_record), out, progress)
         case _ if stage == "evaluate":
             epoch = int(held_out.removeprefix("epoch-"))
-            inputs_of_epoch = _epoch_inputs(epoch, step, artifacts, run_record)
+            inputs_of_epoch = _epoch_inputs(epoch, step, cfg, artifacts, run_record)
             return evaluate(cfg.eval.of_epochs(), inputs_of_epoch, out, progress)
         case _ if stage == "dataset":
             return held_out_set(cfg, held_out, out, progress)
@@ -169,7 +168,7 @@ def _tokenize_inputs(data: str, cfg: RunConfig, artifacts: Mapping[str, Artifact
     )
 
 
-def _evaluate_inputs(step: Step, artifacts: Mapping[str, Artifact], answers: Path) -> EvaluateInputs:
+def _evaluate_inputs(step: Step, cfg: RunConfig, artifacts: Mapping[str, Artifact]) -> EvaluateInputs:
     base = pick(artifacts, "model", ModelArtifact)
     scored = base if step.name == "evaluate:base" else pick(artifacts, "train", CheckpointArtifact)
     tokenized = [name for name in step.needs if name.partition(":")[0] == "tokenize"]
@@ -177,21 +176,21 @@ def _evaluate_inputs(step: Step, artifacts: Mapping[str, Artifact], answers: Pat
         model_dir=scored.model_dir,
         model_digest=scored.digest,
         trust_remote_code=base.trust_remote_code,
-        answers=answers,
+        answers=Store(Path(cfg.run_root) / "store").answers,
         settings=step.settings,
         held_out=tuple(_held_out_set(name.partition(":")[2], artifacts) for name in tokenized),
     )
 
 
 def _epoch_inputs(
-    epoch: int, step: Step, artifacts: Mapping[str, Artifact], run_record: record.RunRecord
+    epoch: int, step: Step, cfg: RunConfig, artifacts: Mapping[str, Artifact], run_record: record.RunRecord
 ) -> EvaluateInputs:
     trained = pick(artifacts, "train", CheckpointArtifact)
     model_dir = trained.epoch_model_dir(epoch)
     prefix = f"{model_dir.relative_to(trained.root).as_posix()}/"
     known = run_record.step("train").files
     files = {name.removeprefix(prefix): digest for name, digest in known.items() if name.startswith(prefix)}
-    return replace(_evaluate_inputs(step, artifacts), model_dir=model_dir, model_digest=digest_of(files))
+    return replace(_evaluate_inputs(step, cfg, artifacts), model_dir=model_dir, model_digest=digest_of(files))
 
 
 def _held_out_set(name: str, artifacts: Mapping[str, Artifact]) -> HeldOutSet:

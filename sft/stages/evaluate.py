@@ -81,6 +81,8 @@ class EvaluateInputs:
         if self.answers is None or self.settings["backend"] == EvalBackend.local_chat_completions.value:
             return None  # nobody knows which model a server has
         own = {name: self.settings[name] for name in _ANSWERS_DEPEND_ON}
+        if self.settings["backend"] == EvalBackend.vllm.value:
+            own["vllm"] = self.settings["vllm"]
         own["versions"] = {name: self.settings["versions"][name] for name in _ANSWERING}
         digest = hashlib.sha256(msgspec.json.encode(own, order="deterministic")).hexdigest()[:20]
         return self.answers / self.model_digest / digest

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sft.adapters.checkpoint_files import CONFIG, config_dtype, read_json
 from sft.adapters.evaluation import vllm_server
+from sft.adapters.evaluation.as_saved import weights_dtype
 from sft.adapters.os.process import run_module
 from sft.config.schema import EvalBackend, EvalConfig
 from sft.errors import ConfigError, Problem, StageError
@@ -72,7 +72,7 @@ def _with_vllm(
         **{**asdict(cfg.vllm), "python": Path(str(cfg.vllm.python)).expanduser()},
         model_dir=model_dir,
         trust_remote_code=request["trust_remote_code"],
-        dtype=config_dtype(read_json(model_dir / CONFIG)) or "auto",
+        dtype=weights_dtype(model_dir),
         seed=cfg.seed,
     )
     with vllm_server.serving(settings, folder / "vllm.txt", progress.update) as server:
@@ -95,5 +95,7 @@ def _with_vllm(
         "scores": [*tasks["scores"], *rest["scores"]],
         "versions": tasks["versions"],
         "data": {**tasks["data"], **rest["data"]},
-        "notes": list(dict.fromkeys([*tasks["notes"], *rest["notes"]])),
+        "num_kept": tasks["num_kept"] + rest["num_kept"],
+        "num_new": tasks["num_new"] + rest["num_new"],
+        **{name: list(dict.fromkeys([*tasks[name], *rest[name]])) for name in ("notes", "differs_from_saved")},
     }

@@ -61,13 +61,14 @@ def by_hand(model_dir: Path, rows: list[list[dict[str, str]]]) -> dict[str, Any]
         prompt = tokenizer(question, add_special_tokens=False)["input_ids"]
         whole = tokenizer(question + messages[1]["content"] + "<|im_end|>", add_special_tokens=False)["input_ids"]
         assert whole[: len(prompt)] == prompt
+        labels = [-100] * len(prompt) + whole[len(prompt) :]
         with torch.no_grad():
-            log_probs = torch.log_softmax(model(torch.tensor([whole])).logits[0].double(), dim=-1)
+            output = model(torch.tensor([whole]), labels=torch.tensor([labels]))
             ids = model.generate(torch.tensor([prompt]), generation_config=greedy)[0, len(prompt) :]
-        for place in range(len(prompt), len(whole)):
-            loss -= float(log_probs[place - 1, whole[place]])
-            num_correct += int(log_probs[place - 1].argmax()) == whole[place]
-            num_tokens += 1
+        guesses = output.logits[0, len(prompt) - 1 : -1].argmax(dim=-1).tolist()
+        num_correct += sum(guess == token for guess, token in zip(guesses, whole[len(prompt) :], strict=True))
+        num_tokens += len(guesses)
+        loss += float(output.loss) * len(guesses)
         answers.append(tokenizer.decode(ids, skip_special_tokens=True))
         numbers = [re.findall(NUMBER, text)[-1:] for text in (messages[1]["content"], answers[-1])]
         extracted.append(numbers[0] == numbers[1])

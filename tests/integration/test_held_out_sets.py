@@ -47,8 +47,7 @@ def test_a_set_is_scored_and_scored_again_only_if_its_rows_are_others(tmp_path: 
     assert "holdout.loss" not in alone.out
 
     sft_in_process("store", "prune", "--now", cwd=tmp_path)
-    [kept] = (tmp_path / "runs" / "store" / ".answers").iterdir()
-    assert kept.name == moved["model"]["output"]
+    assert (tmp_path / "runs" / "store" / ".answers" / moved["model"]["output"]).is_dir()
 
 
 def test_a_row_that_the_tokenizer_refuses_stops_the_run_before_it_trains(tmp_path: Path) -> None:
