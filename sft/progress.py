@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 _PLAIN_EVERY_SECONDS = 10.0
 
 
+def _reader_has_gone() -> None:
+    """End a command whose reader has gone in the way of a plain print; rich would exit with status 1."""
+    raise BrokenPipeError
+
+
 class Progress:
     """One display for a whole run. Stages call `update`; the runner calls the rest."""
 
@@ -28,6 +33,7 @@ class Progress:
         from rich.console import Console
 
         self.console: Console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self.console.on_broken_pipe = _reader_has_gone  # type: ignore[method-assign]
         self._label = label
         self._status: Status | None = None
         self._title = ""

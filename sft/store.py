@@ -107,7 +107,7 @@ class Entry:
             message = (
                 f"{self.path}: {MANIFEST_NAME} doesn't hold a {self.manifest.artifact or 'known artifact'}: {error}"
             )
-            raise StoreError(message, fix=f"rm -r {self.path}") from error
+            raise StoreError(message, fix=f"rm -r {shlex.quote(str(self.path))}") from error
 
     @property
     def num_bytes(self) -> int:

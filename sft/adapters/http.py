@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError, MaxRetryError, SSLError
@@ -44,6 +44,10 @@ class Patience:
 
 
 Progress = Callable[[int, int | None], None]
+
+
+class _OtherFile(TemporaryError):
+    """What arrives is not the rest of what has arrived."""
 
 
 def version(url: str, patience: Patience = Patience()) -> str:
@@ -103,12 +107,17 @@ def _attempt(url: str, partial: PartialFile, max_bytes: int | None, progress: Pr
         _check_status(response, url)
         if response.status == 200:
             begin = 0  # the file has changed, or the server ignores ranges
+        elif begin:
+            _check_range(response, begin, validator)
         total = _total(response, begin)
         _check_content(response, url, total, max_bytes)
         if not begin:
             partial.discard()
             partial.start(_validator(response))
         _receive(response, url, partial, total, max_bytes, progress)
+    except _OtherFile:
+        partial.discard()
+        raise
     except HTTPError as error:
         raise TemporaryError(f"broke off ({type(error).__name__})") from error
     finally:
@@ -132,8 +141,10 @@ def _receive(
 
 def _request(url: str, headers: Mapping[str, str], patience: Patience) -> Any:
     parts = urlsplit(url)
-    login = urllib3.make_headers(basic_auth=f"{parts.username}:{parts.password}") if parts.username else {}
-    bare = url.replace(f"{parts.username}:{parts.password}@", "", 1) if parts.username else url
+    user_info, at, host = parts.netloc.rpartition("@")
+    name, _, password = user_info.partition(":")
+    login = urllib3.make_headers(basic_auth=f"{unquote(name)}:{unquote(password)}") if at else {}
+    bare = urlunsplit(parts._replace(netloc=host))
     # A redirect from https to http would send data and login in the clear.
     pool = urllib3.PoolManager(
         timeout=urllib3.Timeout(connect=patience.connect_seconds, read=patience.stall_seconds),
@@ -169,6 +180,18 @@ def _check_status(response: Any, url: str) -> None:
         raise TemporaryError(f"answers {status}", float(after) if after.isdigit() else 0.0)
     if status not in {200, 206}:
         raise DataError(f"{redact(url)}: the server answers {status}")
+
+
+def _check_range(response: Any, begin: int, validator: str) -> None:
+    """Raise if a part is not the rest of the file of which the beginning has arrived.
+
+    Raises:
+        TemporaryError: The download starts over.
+    """
+    place = str(response.headers.get("Content-Range", ""))
+    now = _validator(response)
+    if not place.startswith(f"bytes {begin}-") or (now and now != validator):
+        raise _OtherFile(f"sends another part than was asked for ({place or 'it does not say which'})")
 
 
 def _check_content(response: Any, url: str, total: int | None, max_bytes: int | None) -> None:

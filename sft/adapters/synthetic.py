@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
@@ -23,6 +24,7 @@ _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 _LOWEST, _HIGHEST = 10_000, 99_999
 _DEFAULTS = {"rows": 3000, "seed": 0}
 _MAX_ROWS = 80_000
+_NUMBER = re.compile("[0-9]{1,18}")
 
 
 def spell(number: int) -> str:
@@ -58,7 +60,7 @@ def _parameters(uri: str) -> tuple[int, int]:
         )
     query = dict(parse_qsl(parts.query))
     values = {name: query.pop(name, str(default)) for name, default in _DEFAULTS.items()}
-    if query or not all(value.isdigit() for value in values.values()):
+    if query or not all(_NUMBER.fullmatch(value) for value in values.values()):
         raise DataError(f"dataset.uri={uri}: takes only rows and seed, both whole numbers")
     if not 1 <= int(values["rows"]) <= _MAX_ROWS:
         raise DataError(f"dataset.uri={uri}: rows must be between 1 and {_MAX_ROWS}")

@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
+from sft.config import strict_yaml
 from sft.config.checks import check
 from sft.config.diagnose import (
     diagnose,
@@ -36,7 +37,7 @@ from sft.config.diagnose import (
     unresolved,
 )
 from sft.config.hydra_settings import QUIET, SEARCH_PATH, check_hydra, check_override, check_search_path
-from sft.config.kfp_parameters import quoted, translated
+from sft.config.kfp_parameters import hydra_text, quoted, translated
 from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Problem
 
@@ -250,16 +251,20 @@ def _beyond(recipe: Recipe, overrides: Sequence[str]) -> tuple[Problem, ...]:
 def defaults_of(recipe: Recipe) -> list[str]:
     """Return what every composition of a recipe starts with: where groups are, no logging by Hydra, the run's name."""
     own_name = _load_yaml(recipe.path).get("name")
-    return [search_path_override(recipe), *QUIET, *([] if own_name else [f"++name={recipe.name}"])]
+    return [search_path_override(recipe), *QUIET, *([] if own_name else [f"++name={hydra_text(recipe.name)}"])]
 
 
 def _load_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            [Problem(key=str(path), rule=f"is not valid YAML: {' '.join(str(error).split())}")]
-        ) from error
+        with path.open(encoding="utf-8") as file:
+            content = strict_yaml.load(file.read(strict_yaml.LARGEST_BYTES + 1))
+    except UnicodeDecodeError as error:
+        raise ConfigError([Problem(key=str(path), rule=f"is not valid YAML: {error}")]) from error
+    except ValueError as error:
+        raise ConfigError([Problem(key=str(path), rule=str(error))]) from error
     if not isinstance(content, dict):
         raise ConfigError([Problem(key=str(path), rule="a recipe is a mapping of keys to values")])
+    if "hydra" in content and not isinstance(content["hydra"], dict):
+        rule, value = "must be a mapping of Hydra's own settings", str(content["hydra"])
+        raise ConfigError([Problem(key="hydra", value=value, rule=rule, suggestion="leave it out")])
     return content

@@ -55,6 +55,9 @@ def _problems(hydra: Any) -> Iterator[Problem]:
     for key, why in _RUNS.items():
         if _select(hydra, key):
             yield Problem(key=key, rule=f"{why}, and a recipe is data", suggestion="leave it out")
+    for name in ("launcher", "sweeper"):
+        if not isinstance(hydra.get(name), dict):
+            yield Problem(key=f"hydra.{name}", rule="must be a mapping", suggestion="leave it out")
     for name in ("job_logging", "hydra_logging"):
         if not set(hydra.get(name) or {}) <= _OWN_LOGGING:
             yield Problem(

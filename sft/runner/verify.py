@@ -276,7 +276,11 @@ def _numbers(verification: Verification, stage: str, root: Path, facts: Mapping[
     metrics = root / LOGS_NAME / METRICS
     if stage == "train" and metrics.is_file():
         rows = metrics.read_bytes().splitlines()
-        last = json.loads(rows[-1])["loss"] if rows else None
+        try:
+            last = msgspec.json.decode(rows[-1], type=dict[str, Any]).get("loss") if rows else None
+        except self_hashed_json.NOT_JSON as error:
+            verification.problems.append(f"{metrics}: unreadable ({error})")
+            return
         verification.same(
             f"{metrics}: steps and loss", [len(rows), last], [facts.get("num_steps"), facts.get("final_loss")]
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,7 +180,7 @@ def _refuse_other_data(key: str, score: Score, inputs: GatesInputs) -> None:
     if inputs.baseline and score.task in inputs.report.other_data(inputs.baseline):
         raise StageError(
             f"{key}: {score.name} can't be held against the base model's: the data of {score.task} changed between",
-            fix=f"score the base model again: rm -r {inputs.baseline.root}",
+            fix=f"score the base model again: rm -r {shlex.quote(str(inputs.baseline.root))}",
         )
 
 

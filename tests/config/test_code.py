@@ -19,6 +19,7 @@ HYDRA = [
     "hydra: {job: {env_set: {LD_PRELOAD: evil.so}}}",
     "hydra: {job_logging: {handlers: {x: {(): evil.Handler}}}}",
     "hydra: {hydra_logging: {formatters: {x: {(): evil.Formatter}}}}",
+    "hydra: {launcher: null}",
     "hydra: {launcher: {_target_: evil.Launcher}}",
     "hydra: {sweeper: {_target_: evil.Sweeper}}",
     "hydra: {searchpath: ['pkg://evil']}",

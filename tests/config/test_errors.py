@@ -383,3 +383,33 @@ JUDGE = ["eval.judge.address=http://localhost:8000/v1", "eval.judge.model=m"]
 def test_a_judge_that_can_not_judge_is_refused(override: str, message: str) -> None:
     [problem] = problems(*JUDGE, override)
     assert message in problem
+
+
+NAMES = ["a b", "a=b", "a'b", 'a"b', "a,b", "a(b)", "a$b", "ä", "a{b}", "a[b]"]
+
+
+def test_a_recipe_may_be_called_anything(tmp_path: Path) -> None:
+    for name in NAMES:
+        file = tmp_path / f"{name}.yaml"
+        file.write_text("defaults: [config, override /dataset: synthetic, override /model: scratch, _self_]\n")
+        assert compose(find_recipe(str(file)), []).name == name
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("hydra: null", "must be a mapping of Hydra's own settings"),
+        ("hydra: [1]", "must be a mapping of Hydra's own settings"),
+        ("name: a\nname: b", "says name"),
+        ("training:\n\tnum_epochs: 2", "is not valid YAML"),
+        ("training: &a\n  x: *a", "holds itself"),
+        ("name: ${oc.env:NO_SUCH_VARIABLE}", "Environment variable 'NO_SUCH_VARIABLE' not found"),
+        ("training: &a {num_epochs: 2}\neval: *a", r"eval\.num_epochs=2: no such setting"),
+        ("name: 2024-13-45", "month must be in"),
+    ],
+)
+def test_odd_yaml_ends_in_a_sentence(body: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "odd.yaml"
+    file.write_text(f"defaults: [config, override /dataset: synthetic, override /model: scratch, _self_]\n{body}\n")
+    with pytest.raises(ConfigError, match=said):
+        compose(find_recipe(str(file)), [])

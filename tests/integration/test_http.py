@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 import shutil
@@ -43,6 +44,29 @@ def test_a_connection_that_breaks_off_goes_on_and_sends_no_byte_twice(tmp_path: 
     resource = Resource(CONTENT, break_after=300_000, break_times=2)
     assert fetch(resource, tmp_path) == CONTENT
     assert resource.sent == [(0, 300_000), (300_000, 600_000), (600_000, 1_000_000)]
+
+
+def test_a_part_that_was_not_asked_for_is_not_taken(tmp_path: Path) -> None:
+    resource = Resource(CONTENT, break_after=300_000, break_times=1, wrong_parts=1)
+    assert fetch(resource, tmp_path) == CONTENT
+    assert resource.sent[-1] == (0, 1_000_000)
+
+
+def test_a_token_in_an_address_logs_in_and_goes_no_further_than_its_host(tmp_path: Path) -> None:
+    with serving({"/data.jsonl": (end := Resource(CONTENT))}) as elsewhere:
+        begin = Resource(redirect=f"{elsewhere}/data.jsonl")
+        with serving({"/data.jsonl": begin}) as address:
+            url = address.replace("://", "://canary%2F1@") + "/data.jsonl"
+            http.download(url, tmp_path / "data.jsonl", max_bytes=None, progress=lambda *_: None, patience=QUICK)
+    assert begin.headers[0]["authorization"] == "Basic " + base64.b64encode(b"canary/1:").decode()
+    assert "authorization" not in end.headers[0]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_a_hopeless_answer_is_not_asked_for_again(status: int, tmp_path: Path) -> None:
+    resource = Resource(CONTENT, statuses=[status] * 9)
+    assert f"({status})" in refused(resource, tmp_path)
+    assert resource.num_requests == 1
 
 
 def test_one_that_always_breaks_off_but_gets_on_is_fetched(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ class Resource:
         break_after: Bytes of each answer after which the connection is cut, for `break_times` answers.
         statuses: Answers before the first good one.
         stall_after: Bytes after which the first answer falls silent for `stall_seconds`.
+        wrong_parts: How many times a part begins one byte too early.
         then: Content from the second request on.
         sent: First and last byte (exclusive) of each answer's content, as far as it was sent.
     """
@@ -33,6 +34,7 @@ class Resource:
     stall_after: int | None = None
     stall_seconds: float = 1.0
     then: bytes | None = None
+    wrong_parts: int = 0
     ranges: bool = True
     tagged: bool = True
     content_type: str = "application/octet-stream"
@@ -91,6 +93,9 @@ def serving(resources: dict[str, Resource], certificate: tuple[Path, Path] | Non
             if wanted.startswith("bytes=") and resource.ranges and same:
                 first, _, last = wanted.removeprefix("bytes=").partition("-")
                 begin, end = int(first), min(end, int(last) + 1) if last else end
+                if begin and resource.wrong_parts:
+                    resource.wrong_parts -= 1
+                    begin -= 1
                 self.send_response(206)
                 self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{len(content)}")
             else:

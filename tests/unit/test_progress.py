@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from sft import progress
@@ -53,3 +56,15 @@ def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with display.stage("train"):
         display.say("text")
     assert capsys.readouterr().out == ""
+
+
+def test_a_reader_that_has_gone_ends_a_command_quietly() -> None:
+    code = "from sft.adapters.os.command import run_command\nfrom sft.progress import Progress\n"
+    code += "def say():\n    for _ in range(100_000):\n        Progress().say('a line')\n    return 0\n"
+    code += "raise SystemExit(run_command(say, debug=False))\n"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert (process.wait(60), process.stderr.read()) == (0, b"")

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -116,7 +117,7 @@ def read_pairs(request: Mapping[str, Any]) -> list[Pair]:
     if base.keys() != tuned.keys():
         raise StageError(
             "eval.judge: the base and the tuned model did not answer the same held-out turns",
-            fix=f"score the base model again: rm -r {request['base']}",
+            fix=f"score the base model again: rm -r {shlex.quote(str(request['base']))}",
         )
     data = Path(request["data"])
     with data.open("rb") as lines:

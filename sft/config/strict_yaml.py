@@ -1,0 +1,70 @@
+"""Reads a recipe's YAML as a person means it: each key once, and nothing that unfolds to more than a recipe holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+LARGEST_BYTES = 1 << 20
+_MOST_NODES = 100_000
+
+
+def load(text: str) -> Any:
+    """Return what a YAML document holds.
+
+    Raises:
+        ValueError: It is not YAML, says a key twice (YAML keeps the last in silence), holds itself, or unfolds, through
+            anchors, to more than `_MOST_NODES` values.
+    """
+    if len(text) > LARGEST_BYTES:
+        raise ValueError(f"is larger than {LARGEST_BYTES >> 20} MiB")
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is None:
+            return None
+        _unfolded(root, {}, set())
+        if twice := next(_repeated(root), None):
+            raise ValueError(f"says {twice} twice; YAML would keep the last one")
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"is not valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ValueError("is nested too deeply") from error
+
+
+def _children(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [child for pair in node.value for child in pair]
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
+
+
+def _unfolded(node: yaml.Node, known: dict[int, int], above: set[int]) -> int:
+    """Return how many values a node stands for once every alias is written out."""
+    if id(node) in above:
+        raise ValueError("holds itself, through an anchor")
+    if id(node) not in known:
+        above.add(id(node))
+        known[id(node)] = 1 + sum(_unfolded(child, known, above) for child in _children(node))
+        above.remove(id(node))
+    if known[id(node)] > _MOST_NODES:
+        raise ValueError(f"unfolds to more than {_MOST_NODES:,} values, through anchors")
+    return known[id(node)]
+
+
+def _repeated(root: yaml.Node) -> Iterator[str]:
+    """Yield each key that a mapping has twice, with the line of its second place."""
+    seen, waiting = set[int](), [root]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        waiting += _children(node)
+        keys = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key.value in keys and key.tag != "tag:yaml.org,2002:merge" and isinstance(key, yaml.ScalarNode):
+                yield f"{key.value} (line {key.start_mark.line + 1})"
+            if isinstance(key, yaml.ScalarNode):
+                keys.add(key.value)
