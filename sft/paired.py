@@ -43,14 +43,10 @@ class PairedDifference:
     def margin(self, confidence: float) -> float:
         """Return half the width of the confidence interval: Student's t times the standard error.
 
-        Where the exact test is less sure than t (`_p_value`), the interval is widened to what its p-value says (a
-        test-based interval: Miettinen, *American Journal of Epidemiology* 103, 1976), but no further than to 0. So
-        interval and test never contradict.
+        Where the exact test is less sure than t (`_p_value`), the interval reaches 0, so that the two never contradict.
         """
-        freedom, half = self.num_units - 1, (1 - confidence) / 2
-        quantile = student_quantile(half, freedom)
-        reached = student_quantile(min(half, self.p_value / 2), freedom)
-        return max(quantile * self.stderr, abs(self.difference) * (quantile / reached))
+        margin = student_quantile((1 - confidence) / 2, self.num_units - 1) * self.stderr
+        return margin if self.p_value < 1 - confidence else max(margin, abs(self.difference))
 
     def interval(self, confidence: float) -> tuple[float, float]:
         """Return the confidence interval of the difference, as scores differ."""
@@ -60,7 +56,7 @@ class PairedDifference:
     def detectable(self, confidence: float) -> float:
         """Return the least true difference that is seen with a probability of `POWER`, as scores differ.
 
-        The error is taken for known: (t(1 - alpha / 2) + t(power)) x standard error (Miller, 2024, section 5).
+        The error is taken for known: (t(1 - alpha / 2) + t(power)) x standard error (Miller, 2024, on power).
         """
         freedom = self.num_units - 1
         quantiles = student_quantile((1 - confidence) / 2, freedom) + student_quantile(1 - POWER, freedom)
@@ -75,7 +71,9 @@ def compare(before: SampleValues, after: SampleValues) -> PairedDifference:
     """Return how two models' values of one score differ.
 
     The standard error is the jackknife's: how far the difference moves when a unit is left out (Efron and Stein,
-    *Annals of Statistics* 9, 1981). Of means it is that of the paired t-test. A cluster is a unit.
+    *Annals of Statistics* 9, 1981). Of means it is that of the paired t-test. A cluster is a unit. Where all units that
+    differ do so by the same, as of a 0/1 metric, the error is at least as if one more had not differed: that six
+    answers of six turned right doesn't say that all would.
 
     Raises:
         NotPaired: The samples are not the same ones, or fewer than two are independent.
@@ -89,11 +87,15 @@ def compare(before: SampleValues, after: SampleValues) -> PairedDifference:
     difference = after.ratio - before.ratio
     stderr = math.sqrt(math.fsum(move * move for move in moves) * (num - 1) / num)
     shares = [(move * (num - 1) + difference) / num for move in moves]
+    largest = max(map(abs, shares))
+    sizes = [abs(share) for share in shares if abs(share) > _SAME_SIZE * largest]
+    if sizes and max(sizes) - min(sizes) <= _SAME_SIZE * largest:
+        stderr = max(stderr, largest * num / (num + 1))
     return PairedDifference(
         difference=difference,
         stderr=stderr,
         num_units=num,
-        p_value=_p_value(difference, stderr, shares),
+        p_value=_p_value(difference, stderr, sizes, num),
         scale=before.value if before.is_exponential else None,
     )
 
@@ -118,7 +120,7 @@ def _clustered(values: Sequence[float], clusters: Sequence[int | str]) -> Sequen
     return [math.fsum(cluster) for cluster in members.values()]
 
 
-def _p_value(difference: float, stderr: float, shares: Sequence[float]) -> float:
+def _p_value(difference: float, stderr: float, sizes: Sequence[float], num: int) -> float:
     """Return the two-sided p-value of no difference.
 
     It is Student's, but at least what the signs of the units' shares allow. If the two models were interchangeable,
@@ -127,19 +129,17 @@ def _p_value(difference: float, stderr: float, shares: Sequence[float]) -> float
     test of signs is exact: McNemar's (*Psychometrika* 12, 1947).
 
     Args:
-        difference: Sum of the shares.
+        difference: Of the scores.
         stderr: Its standard error.
-        shares: What each unit adds to the difference.
+        sizes: What each unit adds to the difference, without its sign; of the units that differ.
+        num: Of all units.
     """
-    largest = max(map(abs, shares))
-    sizes = [abs(share) for share in shares if abs(share) > _SAME_SIZE * largest]
     if not sizes or difference == 0:
         return 1.0
-    freedom = len(shares) - 1
-    student = 2 * _student_tail(abs(difference) / stderr, freedom) if stderr else 0.0
-    if max(sizes) - min(sizes) > _SAME_SIZE * largest:
+    student = 2 * _student_tail(abs(difference) / stderr, num - 1) if stderr else 0.0
+    if max(sizes) - min(sizes) > _SAME_SIZE * max(sizes):
         return max(student, 2.0 ** (1 - len(sizes)))
-    fewer = round((len(sizes) - abs(difference) / largest) / 2)
+    fewer = round((len(sizes) - abs(difference) / max(sizes)) / 2)
     return max(student, min(1.0, 2 * _binomial_tail(fewer, len(sizes))))
 
 

@@ -57,6 +57,20 @@ def test_fewer_than_six_samples_say_nothing_however_much_they_agree(after: Seque
     assert low <= 0 <= high
 
 
+def test_six_right_answers_of_six_say_better_and_not_by_how_much() -> None:
+    found = compare(values([0] * 6), values([1] * 6))
+    assert (found.difference, found.p_value) == (1.0, pytest.approx(1 / 32))
+    assert found.stderr == pytest.approx(np.std([1, 1, 1, 1, 1, 1, 0], ddof=1) / math.sqrt(7))
+    assert found.interval(0.95) == pytest.approx((1 - 2.5706 / 7, 1 + 2.5706 / 7), abs=1e-4)
+
+
+def test_a_large_difference_has_the_interval_of_the_t_test() -> None:
+    random = np.random.default_rng(0)
+    before, after = random.normal(size=300), random.normal(50, 1, 300)
+    expected = stats.ttest_rel(after, before).confidence_interval(0.95)
+    assert compare(values(before), values(after)).interval(0.95) == pytest.approx(expected)
+
+
 def test_one_model_twice_has_no_difference_and_no_error() -> None:
     before, _ = drawn(0)
     found = compare(values(before), values(before))

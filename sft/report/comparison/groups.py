@@ -94,6 +94,7 @@ def _facts(tuned: StepRecord, task: str, metric: str) -> Iterator[tuple[str, str
     left_out = _WITHOUT_INFLUENCE | (_OF_TASKS if is_held_out else _OF_HELD_OUT_SETS)
     for name, value in _flat(tuned.settings, "", left_out):
         yield f"eval.{name}" if not name.startswith(("versions.", "revision")) else name, value
+    yield "dtype", _text(tuned.facts.get("dtype", ""))
     data = tuned.facts.get("task_data", {})
     yield f"data of {task}", _short(data[task] if task in data else _text(data))
     if is_held_out or tuned.settings.get("apply_chat_template"):

@@ -80,6 +80,7 @@ def run(
         ("holdout.loss", {"chat_template_sha256": "x"}, {}, {"chat template": ("cccccccc", "x")}),
         ("holdout.loss", {"held_out_tokens": {"holdout": 8}}, {}, {"tokens of the answers": ("7", "8")}),
         ("holdout.loss", {}, {"model_args": {"dtype": "float16"}}, {"eval.model_args.dtype": ("", "float16")}),
+        ("t.acc", {"dtype": "float16"}, {}, {"dtype": ("", "float16")}),
         ("t.acc", {}, {"num_fewshot": 3}, {"eval.num_fewshot": ("null", "3")}),
         ("t.acc", {}, {"versions": {"torch": "3", "transformers": "5"}}, {"versions.torch": ("2", "3")}),
     ],
@@ -110,7 +111,7 @@ def test_nothing_is_crowned_across_groups_and_it_is_said_what_differs(tmp_path: 
     assert list(group_lines(found)) == [
         "holdout.loss was not taken in one way, so only the runs of a group compare:",
         "group 1, 2 runs: data of holdout hhhhhhhh",
-        "★ 1 against 2: -1.0000, better (-1.6418 to -0.3582)",
+        "★ 1 against 2: -1.0000, better (-1.4469 to -0.5531)",
         "group 2, 1 run: data of holdout xxxxxxxx",
     ]
     lines = as_text(found).splitlines()
