@@ -11,7 +11,7 @@ from typing import Any
 
 from sft.config.dataset_checks import check_dataset
 from sft.config.epoch_checks import check_epochs
-from sft.config.holdout_checks import check_holdout, check_prompts
+from sft.config.holdout_checks import check_holdout, check_processes, check_prompts
 from sft.config.judge_checks import check_judge, check_judge_gates
 from sft.config.launcher_checks import check_launcher
 from sft.config.registry_checks import check_registry
@@ -171,6 +171,7 @@ def _eval(cfg: EvalConfig) -> Iterator[Problem]:
         yield Problem(key=f"eval.model_args.{name}", rule=rule)
     yield from _code_in_arguments(cfg)
     yield from check_prompts(cfg)
+    yield from check_processes(cfg)
     if cfg.backend is EvalBackend.local_chat_completions:
         yield from _served(cfg)
     yield from check_vllm(cfg)

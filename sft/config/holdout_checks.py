@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sft.config.dataset_checks import check_columns
-from sft.config.schema import EvalConfig, HoldoutMetric, NotCompared, Sampling
+from sft.config.schema import EvalBackend, EvalConfig, HoldoutMetric, NotCompared, Sampling
 from sft.errors import Problem
 from sft.scores import TEXT_METRICS
 
@@ -63,3 +63,16 @@ def check_prompts(cfg: EvalConfig) -> Iterator[Problem]:
         yield Problem(key=key, value=value, rule=rule, suggestion=suggestion)
     elif cfg.num_fewshot == 0:
         yield Problem(key=key, value=value, rule="does nothing: eval.num_fewshot=0 asks without examples")
+
+
+def check_processes(cfg: EvalConfig) -> Iterator[Problem]:
+    """Yield what keeps several processes from sharing an evaluation."""
+    if cfg.num_processes is None or cfg.num_processes == 1:
+        return
+    key, value = "eval.num_processes", str(cfg.num_processes)
+    if cfg.backend is not EvalBackend.hf:
+        rule = f"shares the work of eval.backend=hf; {cfg.backend.value} has its own settings for that"
+        yield Problem(key=key, value=value, rule=rule, suggestion="try null")
+    if divides := sorted({"parallelize", "device_map", "device"} & cfg.model_args.keys()):
+        rule = f"gives each process a whole model, and eval.model_args.{divides[0]} says where one model lies"
+        yield Problem(key=key, value=value, rule=rule, suggestion="try 1, or leave that out")

@@ -155,6 +155,7 @@ def _train(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
 
 
 _NOT_IN_A_SCORE = {
+    "num_processes",
     *("allow_task_code", "baseline", "confidence", "enabled", "gates", "judge", "no_regression", "verbosity"),
     *("vllm", "every_epochs", "epoch_tasks", "epoch_holdouts"),
 }
@@ -336,6 +337,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.evaluation.lm_eval",
                 "sft.adapters.evaluation.oom_batches",
                 "sft.adapters.evaluation.results",
+                "sft.adapters.evaluation.shares",
                 "sft.adapters.evaluation.tasks",
                 "sft.adapters.evaluation.text_metrics",
                 "sft.adapters.evaluation.vllm_server",

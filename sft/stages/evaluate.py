@@ -15,6 +15,7 @@ import msgspec
 from sft import sample_values
 from sft.adapters.evaluation import task_index
 from sft.adapters.evaluation.task_code import named_functions
+from sft.adapters.os import machine
 from sft.artifacts import LOGS_NAME, DatasetArtifact, EvalReport, TokenizedArtifact, digest_of, hash_files
 from sft.chat.rejected import read_rejected
 from sft.config.schema import HOLDOUT, EvalBackend, EvalConfig, Sampling
@@ -248,4 +249,15 @@ def request_of(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, state: Path) 
         "verbosity": cfg.verbosity.value,
         "seed": cfg.seed,
         "held_out": held_out_sets,
+        **_shared(cfg),
     }
+
+
+def _shared(cfg: EvalConfig) -> dict[str, Any]:
+    """Return by how many processes the work is shared, and the GPU of each; no GPUs where one process may use all."""
+    ids = machine.gpu_ids()
+    divides_model = not {"parallelize", "device_map", "device"}.isdisjoint(cfg.model_args)
+    is_divisible = cfg.backend is EvalBackend.hf and not divides_model
+    num = cfg.num_processes or (max(1, len(ids)) if is_divisible else 1)
+    devices = [ids[place % len(ids)] for place in range(num)] if ids and num > 1 else []
+    return {"share": {"index": 0, "num": num}, "devices": devices}

@@ -53,7 +53,8 @@ def score_model(
     """
     if cfg.backend is EvalBackend.vllm and request["tasks"]:
         return _with_vllm(cfg, request, folder, progress, poll)
-    return _run(request, folder, poll)
+    first = {"CUDA_VISIBLE_DEVICES": request["devices"][0]} if request["devices"] else None
+    return _run(request, folder, poll, first)
 
 
 def _run(

@@ -42,8 +42,8 @@ WITHOUT_INFLUENCE = {
     *("sft.files", "sft.adapters.retry", "sft.adapters.partial_file", "sft.adapters.patched"),
     # The judge's stage takes the name of a file from it; what is in the file is hashed.
     "sft.adapters.evaluation.holdout",
-    # What it decides is in the key itself.
-    "sft.planning.resources",
+    # What they decide is in the key itself; how many processes share an evaluation changes no score.
+    *("sft.planning.resources", "sft.adapters.os.machine"),
     # The upload stage takes the names of files from it.
     "sft.stages.package",
 }

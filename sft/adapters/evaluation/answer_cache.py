@@ -11,13 +11,18 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from sft.adapters.evaluation.progress_file import ProgressFile
+from sft.adapters.evaluation.shares import ALONE, Share
 from sft.errors import StageError
 
+_BLOCK = 16
+"""Requests of about one length that a process answers together; lm-eval makes batches of them."""
+_LOOK_SECONDS = 0.1
 _KINDS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
 
 
@@ -26,6 +31,8 @@ class AnswerCache:
 
     Args:
         folder: The files'; made if it is not there.
+        share: Which part of what is asked this process answers; it waits for the rest.
+        are_others_at_work: Says whether the processes that answer the rest still work; raises if one has failed.
 
     Raises:
         StageError: A file is damaged.
@@ -35,19 +42,52 @@ class AnswerCache:
         num_new: Answers that were not.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, share: Share = ALONE, are_others_at_work: Callable[[], bool] = lambda: False
+    ) -> None:
         self.num_kept = self.num_new = 0
+        self.share = share
+        self._are_others_at_work = are_others_at_work
         self._folder = folder
         self._files: list[BinaryIO] = []
+        self._paths: list[Path] = []
+        self._ends: list[int] = []
         self._places: dict[bytes, tuple[int, int]] = {}
         self._own: tuple[int, BinaryIO] | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        for path in sorted(folder.glob("*.jsonl")):
-            self._read(path.open("rb"))
+        self._read()
 
-    def _read(self, file: BinaryIO) -> None:
-        begin, number = 0, len(self._files)
+    def wait_for(self, keys: Iterable[bytes]) -> None:
+        """Return once other processes have answered all of these.
+
+        Raises:
+            StageError: They ended without.
+        """
+        missing = {key for key in keys if key not in self}
+        self.num_new += len(missing)
+        while missing:
+            at_work = self._are_others_at_work()
+            time.sleep(_LOOK_SECONDS)
+            self._read()
+            missing -= self._places.keys()
+            if missing and not at_work:
+                raise StageError(f"the other processes of this evaluation ended without {len(missing)} answers")
+
+    def _read(self) -> None:
+        """Read what other processes have written since the last time."""
+        for path in sorted(set(self._folder.glob("*.jsonl")).difference(self._paths)):
+            self._append(path, path.open("rb"))
+        for number, file in enumerate(self._files):
+            if self._own is None or file is not self._own[1]:
+                self._read_on(number, file)
+
+    def _append(self, path: Path, file: BinaryIO) -> None:
+        self._paths.append(path)
         self._files.append(file)
+        self._ends.append(0)
+
+    def _read_on(self, number: int, file: BinaryIO) -> None:
+        begin = file.seek(self._ends[number])
         for line in file:
             if not line.endswith(b"\n"):
                 break
@@ -57,6 +97,7 @@ class AnswerCache:
                 self.close()
                 raise StageError(f"{file.name}: a line is no answer: {line[:80]!r}", fix=f"rm {file.name}") from error
             begin += len(line)
+        self._ends[number] = begin
 
     def __contains__(self, key: bytes) -> bool:
         return key in self._places
@@ -71,8 +112,9 @@ class AnswerCache:
         """Keep an answer."""
         self.num_new += 1
         if self._own is None:
-            self._own = len(self._files), (self._folder / f"{secrets.token_hex(8)}.jsonl").open("a+b")
-            self._files.append(self._own[1])
+            path = self._folder / f"{secrets.token_hex(8)}.jsonl"
+            self._own = len(self._files), path.open("a+b")
+            self._append(path, self._own[1])
         number, file = self._own
         begin = file.seek(0, os.SEEK_END)
         file.write(json.dumps([key.hex(), answer], ensure_ascii=False).encode() + b"\n")
@@ -95,13 +137,22 @@ class AnswerCache:
             keys = [key_of(kind, *request.args) for request in requests]
             new = [place for place, key in enumerate(keys) if key not in self or _is_random(requests[place].args)]
             self.num_kept += len(requests) - len(new)
-            meter.begins("requests", len(requests), len(requests) - len(new))
+            own = new if self.share.num == 1 else self._own_of(requests, new)
+            meter.begins("requests", len(requests) - len(new) + len(own), len(requests) - len(new))
             answers = {}
-            if new:
-                answers = dict(zip(new, answer([requests[place] for place in new], *args, **kwargs), strict=True))
+            if own:
+                answers = dict(zip(own, answer([requests[place] for place in own], *args, **kwargs), strict=True))
+            self.wait_for(keys[place] for place in new if place not in answers)
             return [answers[place] if place in answers else _typed(self.get(key)) for place, key in enumerate(keys)]
 
         return ask
+
+    def _own_of(self, requests: Sequence[Any], new: Sequence[int]) -> list[int]:
+        """Return which new requests this process answers; those whose answers are random, all in each."""
+        by_length = sorted(range(len(requests)), key=lambda place: -len(str(requests[place].args[:2])))
+        blocks = [by_length[first : first + _BLOCK] for first in range(0, len(by_length), _BLOCK)]
+        dealt = {*self.share.of(blocks)}
+        return [place for place in new if place in dealt or _is_random(requests[place].args)]
 
 
 class _Hook:

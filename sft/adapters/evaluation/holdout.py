@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 from sft.adapters.evaluation import aggregate
 from sft.adapters.evaluation.answer_cache import AnswerCache, key_of
 from sft.adapters.evaluation.conversation import Conversation, Turn, render
-from sft.adapters.evaluation.oom_batches import Budget, in_batches, is_out_of_memory
+from sft.adapters.evaluation.oom_batches import Budget, cut, in_batches, is_out_of_memory
 from sft.adapters.evaluation.progress_file import ProgressFile
 from sft.adapters.evaluation.text_metrics import TextMetrics
 from sft.adapters.evaluation.writing import Writing, write_answers
@@ -34,6 +34,8 @@ _TOKENS = {"cpu": 8192, "cuda": 65536}
 _LOGITS_BYTES = {"cpu": 1 << 30, "cuda": 8 << 30}
 """Bounds of one batch: padded tokens, and its float32 logits, tokens x vocabulary x 4 bytes."""
 
+_SMALL_BATCH_TOKENS, _MIN_BATCHES = 256, 8
+"""A set makes so many batches, for several processes to share, unless they would be smaller than is fast."""
 _SHOWN_CHARACTERS = 400
 
 
@@ -76,14 +78,20 @@ def score(
     asking = _Asking(model, finder.renderer, request, answers, meter)
     meter.begins(name, len(places))
 
-    def rows() -> Iterator[dict[str, Any]]:
+    def answered() -> Iterator[Conversation]:
         for window in _windows(Path(request["file"]), places):
             conversations = [render(index, row["messages"], finder, row.get("tools")) for index, row in window]
-            asking.answer(conversations)
-            for one in conversations:
-                yield {"sample": one.index, "turns": [_turn_row(turn, compare) for turn in one.turns]}
+            asking.answer_share(conversations)
+            yield from conversations
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for one in answered():
+            yield {"sample": one.index, "turns": [_turn_row(turn, compare) for turn in one.turns]}
 
     try:
+        if answers.share.index:  # another process makes the scores
+            deque(answered(), maxlen=0)
+            return []
         return aggregate.publish(rows(), name, out / samples_file(name), metrics)
     except RuntimeError as error:
         if not is_out_of_memory(error):
@@ -103,9 +111,36 @@ class _Asking:
         self._scored_at_once = Budget(min(_TOKENS[kind], _LOGITS_BYTES[kind] // (4 * vocabulary)), size, meter.note)
         self._written_at_once = Budget(_TOKENS[kind], size, meter.note)
         self._writing = Writing(**request["writing"]) if request["writing"] else None
+        self._dealt: Budget | None = None
         self._model, self._renderer, self._answers, self._meter = model, renderer, answers, meter
 
-    def answer(self, conversations: Sequence[Conversation]) -> None:
+    def answer_share(self, conversations: Sequence[Conversation]) -> None:
+        """Fill in what is asked of each turn; where processes share the work, the first takes over what others answer.
+
+        The batches are the same whatever the number of processes, and so are the scores, to the last digit.
+        """
+        share, num_tokens = self._answers.share, sum(one.num_tokens for one in conversations)
+        tokens = min(self._scored_at_once.tokens, max(_SMALL_BATCH_TOKENS, num_tokens // _MIN_BATCHES))
+        if self._dealt is None:
+            self._dealt = Budget(tokens, self._scored_at_once.size, self._meter.note)
+        self._scored_at_once.tokens = min(self._scored_at_once.tokens, self._dealt.tokens)
+        own = share.of(cut(conversations, lambda one: one.num_tokens, self._dealt))
+        self._answer(own)
+        is_own = {id(one) for one in own}
+        others = [one for one in conversations if id(one) not in is_own]
+        if others and not share.index:
+            self._take_over(others)
+
+    def _take_over(self, conversations: Sequence[Conversation]) -> None:
+        turns = [turn for one in conversations for turn in one.turns]
+        self._answers.wait_for(map(_key_of_score, turns))
+        if self._writing:
+            self._answers.wait_for(map(self._key_of_text, turns))
+        if not all(self._is_scored(turn) and (not self._writing or self._is_written(turn)) for turn in turns):
+            raise KeyError("an answer that was waited for is not there")
+        self._meter.add(len(conversations))
+
+    def _answer(self, conversations: Sequence[Conversation]) -> None:
         """Fill in what is asked of each turn."""
         kept, meter = self._answers, self._meter
         unscored = [one for one in conversations if not all(self._is_scored(turn) for turn in one.turns)]

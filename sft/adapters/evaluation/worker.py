@@ -17,23 +17,35 @@ from sft.adapters.evaluation.answer_cache import AnswerCache
 from sft.adapters.evaluation.as_saved import differences, weights_dtype
 from sft.adapters.evaluation.holdout_sample import draw
 from sft.adapters.evaluation.progress_file import ProgressFile
+from sft.adapters.evaluation.shares import Share, helpers
 from sft.adapters.evaluation.task_code import task_code
 from sft.adapters.os import child
 from sft.chat.special_tokens import stops
 from sft.chat.template import Renderer
 from sft.chat.turn_tokens import TurnFinder
 
+_MODULE = "sft.adapters.evaluation.worker"
 PROGRESS = "progress.json"
 """File that the parent process shows."""
 
 
 def _evaluate(request: dict[str, Any]) -> Mapping[str, Any]:
     """Evaluate a model as `sft.stages.evaluate.request_of` says."""
-    with task_code(allowed=request["allow_task_code"]) if request["tasks"] else nullcontext():
-        return _scores(request)
+    share = Share(**request["share"])
+    share.take_cores()
+    helping = nullcontext(lambda: True) if share.index else helpers(_MODULE, request)  # a helper ends with the first
+    with (
+        helping as are_others_at_work,
+        task_code(allowed=request["allow_task_code"]) if request["tasks"] else nullcontext(),
+    ):
+        answers = AnswerCache(Path(request["answers"]), share, are_others_at_work)
+        try:
+            return _scores(request, answers)
+        finally:
+            answers.close()
 
 
-def _scores(request: dict[str, Any]) -> Mapping[str, Any]:
+def _scores(request: dict[str, Any], answers: AnswerCache) -> Mapping[str, Any]:
     out, meter = Path(request["out"]), ProgressFile(Path(request["progress"]))
     hf = request["backend"] == "hf"
     manager = model = None
@@ -47,7 +59,6 @@ def _scores(request: dict[str, Any]) -> Mapping[str, Any]:
     network, tokenizer = (model.model, model.tokenizer) if hf and model else (None, _tokenizer(request))
     template = hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
     result: dict[str, Any] = {"scores": [], "versions": {}, "data": {}}
-    answers = AnswerCache(Path(request["answers"]))
     if request["tasks"]:
         result |= lm_eval.run(request, manager, model, out, meter, template, answers)
     del model
@@ -65,7 +76,6 @@ def _scores(request: dict[str, Any]) -> Mapping[str, Any]:
             )
             result["data"][held_out["name"]] = sample.digest
             result["scores"] += holdout.score(held_out, sample.places, network, finder, out, meter, answers)
-    answers.close()
     counts = {"num_kept": answers.num_kept, "num_new": answers.num_new}
     return {**result, **counts, "chat_template_sha256": template, "notes": meter.notes, **_as_saved(request)}
 

@@ -160,6 +160,8 @@ class EvalConfig:
     """First so many samples of each task; null = all. lm-eval: `limit`."""
     batch_size: str = setting("auto", _BATCH_SIZE)
     """A number, or `auto` = as memory allows. Halved where memory runs out."""
+    num_processes: int | None = number(None, at_least=1, at_most=64)
+    """Processes that share the requests and samples, each with the whole model; null = one per GPU, one on a CPU."""
     backend: EvalBackend = EvalBackend.hf
     """`vllm` needs `vllm.python`. `local_chat_completions`, with `sft eval` only, asks a server that already runs:
     `eval.model_args.base_url`."""

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from sft.config.holdout_checks import check_holdout, check_prompts
+from sft.config.holdout_checks import check_holdout, check_processes, check_prompts
 from sft.config.schema import (
+    EvalBackend,
     EvalConfig,
     HeldOutSetConfig,
     HoldoutConfig,
@@ -102,3 +103,19 @@ def test_a_set_is_not_called_like_a_task() -> None:
 )
 def test_settings_of_prompts_that_do_nothing_are_refused(changes: dict[str, Any], key: str | None) -> None:
     assert [problem.key for problem in check_prompts(EvalConfig(**changes))] == ([key] if key else [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, None),
+        ({"num_processes": 1, "model_args": {"parallelize": True}}, None),
+        ({"num_processes": 2}, None),
+        ({"num_processes": 2, "backend": EvalBackend.vllm}, "shares the work of eval.backend=hf"),
+        ({"num_processes": 2, "model_args": {"parallelize": True}}, "eval.model_args.parallelize says where one"),
+    ],
+)
+def test_processes_share_only_what_each_can_do_with_a_whole_model(changes: dict[str, Any], said: str | None) -> None:
+    problems = [str(problem) for problem in check_processes(EvalConfig(**changes))]
+    assert len(problems) == (said is not None)
+    assert said is None or said in problems[0]

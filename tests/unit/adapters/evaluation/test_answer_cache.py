@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import pytest
 
 from sft.adapters.evaluation.answer_cache import AnswerCache, key_of
 from sft.adapters.evaluation.progress_file import ProgressFile
+from sft.adapters.evaluation.shares import Share
 from sft.errors import StageError
 
 
@@ -127,3 +129,40 @@ def test_a_damaged_file_is_named(line: str, tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text(line + "\n")
     with pytest.raises(StageError, match=r"x\.jsonl: a line is no answer"):
         AnswerCache(tmp_path)
+
+
+def test_processes_that_share_ask_each_request_once_and_all_have_every_answer(tmp_path: Path) -> None:
+    requests = [Request((f"{'x' * (n % 7)}{n}", "b")) for n in range(70)]
+    models = [Model(), Model()]
+    results: dict[int, list[tuple[float, bool]]] = {}
+
+    def answer(index: int) -> None:
+        with closing(AnswerCache(tmp_path / "answers", Share(index, 2), lambda: True)) as cache:
+            cache.watch(models[index], ProgressFile(tmp_path / f"progress-{index}.json"))
+            results[index] = models[index].loglikelihood(requests)
+
+    threads = [threading.Thread(target=answer, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results[0] == results[1] == [(float(len(request.args[0])), True) for request in requests]
+    asked = [request for model in models for request in model.asked]
+    assert sorted(asked) == sorted(request.args for request in requests)
+    assert all(len(model.asked) >= 16 for model in models)
+
+
+def test_answers_that_may_differ_are_each_processes_own(meter: ProgressFile, tmp_path: Path) -> None:
+    with closing(AnswerCache(tmp_path / "answers", Share(1, 2), lambda: False)) as cache:
+        model = Model()
+        cache.watch(model, meter)
+        requests = [Request((f"a{n}", {"do_sample": True})) for n in range(3)]
+        assert model.generate_until(requests) == ["A0", "A1", "A2"]
+
+
+def test_answers_that_no_process_will_give_are_missed(tmp_path: Path) -> None:
+    with (
+        closing(AnswerCache(tmp_path / "answers", Share(0, 2), lambda: False)) as cache,
+        pytest.raises(StageError, match="ended without 4 answers"),
+    ):
+        cache.wait_for(key_of("kind", n) for n in range(4))
