@@ -65,7 +65,8 @@ def execute(name_or_path: str, arguments: Sequence[str]) -> int:
 def _why(name: str, plan: Plan, have: Mapping[str, Entry], store: Store) -> str:
     step = next(step for step in plan.steps if step.name == name)
     if absent := [needed for needed in step.needs if needed not in have]:
-        return f"takes what {' and '.join(absent)} will make"
+        names = f"{', '.join(absent[:-1])} and {absent[-1]}" if absent[1:] else absent[0]
+        return f"takes what {names} will make"
     digests = {needed: have[needed].manifest.digest for needed in step.needs}
     prefix = f"{group}." if (group := STAGES[step.stage].group) else ""
     settings = redacted(msgspec.to_builtins(step.settings))  # as the store keeps them

@@ -92,7 +92,9 @@ def find_recipe(name_or_path: str) -> Recipe:
     path = Path(name_or_path)
     if path.suffix in {".yaml", ".yml"} or path.is_file():
         if not path.is_file():
-            raise ConfigError([Problem(key=name_or_path, rule="no such recipe file")])
+            files = [file.as_posix() for suffix in ("yaml", "yml") for file in path.parent.glob(f"*.{suffix}")]
+            fix = nearest(path.as_posix(), files) or "give a YAML's path, or a name from `sft recipes`"
+            raise ConfigError([Problem(key=name_or_path, rule="no such recipe file", suggestion=fix)])
         if path.stem == "config":
             raise ConfigError(
                 [Problem(key=name_or_path, rule="a recipe can't be called config", suggestion="rename it")]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,6 +35,8 @@ _EXTRAS = {
 }
 """Plugins of Hydra's that have an extra of ours."""
 _NOT_SETTINGS = {"defaults", "hydra"}
+_UNSET = re.compile(r"Environment variable '([^']+)' not found")
+"""What OmegaConf says of `${oc.env:NAME}` where there is no such variable."""
 _KIND = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _HOW_TO_SET = {
     "dataset.uri": "say where the data is: dataset.uri=data.jsonl, dataset.uri=hf://org/name or dataset.uri=s3://bucket/key"
@@ -113,8 +116,16 @@ def unresolved(composed: DictConfig) -> list[Problem]:
             if OmegaConf.is_config(resolved):
                 OmegaConf.to_container(resolved, resolve=True)
         except OmegaConfBaseException as error:
-            problems.append(Problem(key=key, value=_shown(value), rule=str(error).splitlines()[0]))
+            problems.append(_interpolation_problem(key, value, error))
     return problems
+
+
+def _interpolation_problem(key: str, value: Any, error: Exception) -> Problem:
+    if unset := _UNSET.search(str(error)):
+        name = unset[1]
+        fix = f"export it, or write ${{oc.env:{name},DEFAULT}}"
+        return Problem(key=key, value=_shown(value), rule=f"the environment variable {name} is not set", suggestion=fix)
+    return Problem(key=key, value=_shown(value), rule=str(error).splitlines()[0])
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -238,6 +249,9 @@ def _leaf_problem(key: str, value: Any) -> Problem | None:
     if isinstance(value, str) and "${" in value:
         return None  # an interpolation: known only once composed
     if not is_setting(key):
+        if key.rpartition(".")[2] == "_target_":
+            rule = "names code to run, and a recipe is data"
+            return Problem(key=key, value=_shown(value), rule=rule, suggestion="leave it out")
         known = PARAMETERS if key.startswith("phase_") else schema_keys()
         return Problem(key=key, value=_shown(value), rule="no such setting", suggestion=nearest(key, known))
     where, content = key, value

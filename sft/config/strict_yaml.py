@@ -26,7 +26,7 @@ def load(text: str) -> Any:
             return None
         _unfolded(root, {}, set())
         if twice := next(_repeated(root), None):
-            raise ValueError(f"says {twice} twice; YAML would keep the last one")
+            raise ValueError(f"says {twice}; YAML would keep the last one only: make them one")
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"is not valid YAML: {' '.join(str(error).split())}") from error
@@ -54,7 +54,7 @@ def _unfolded(node: yaml.Node, known: dict[int, int], above: set[int]) -> int:
 
 
 def _repeated(root: yaml.Node) -> Iterator[str]:
-    """Yield each key that a mapping has twice, with the line of its second place."""
+    """Yield each key that a mapping has twice, with both lines."""
     seen, waiting = set[int](), [root]
     while waiting:
         node = waiting.pop()
@@ -62,9 +62,11 @@ def _repeated(root: yaml.Node) -> Iterator[str]:
             continue
         seen.add(id(node))
         waiting += _children(node)
-        keys = set()
+        lines = dict[str, int]()
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if key.value in keys and key.tag != "tag:yaml.org,2002:merge" and isinstance(key, yaml.ScalarNode):
-                yield f"{key.value} (line {key.start_mark.line + 1})"
-            if isinstance(key, yaml.ScalarNode):
-                keys.add(key.value)
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line = key.start_mark.line + 1
+            if key.value in lines and key.tag != "tag:yaml.org,2002:merge":
+                yield f"{key.value} twice (lines {lines[key.value]} and {line})"
+            lines[key.value] = line

@@ -65,6 +65,11 @@ def test_what_hydra_would_run_or_load_for_an_override_is_refused(override: str) 
         spec.read(find_recipe("quickstart"), [override], asked=True)
 
 
+def test_a_setting_that_names_a_class_is_refused_for_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\._target_=evil\.Model: names code to run.*leave it out"):
+        compose(find_recipe(recipe(tmp_path, "model: {_target_: evil.Model}")), [])
+
+
 def test_a_groups_file_beside_the_recipe_is_checked_too(tmp_path: Path) -> None:
     (tmp_path / "hydra" / "launcher").mkdir(parents=True)
     (tmp_path / "hydra" / "launcher" / "mine.yaml").write_text("_target_: evil.Launcher\n")

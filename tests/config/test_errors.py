@@ -87,6 +87,13 @@ def test_a_missing_recipe_file_is_named() -> None:
         find_recipe("nowhere.yaml")
 
 
+@pytest.mark.parametrize("name", ["ticket.yaml", "tickets.yml"])
+def test_a_missing_recipe_file_names_the_nearest_beside_it(name: str, tmp_path: Path) -> None:
+    path = write(tmp_path, "", name="tickets.yaml")
+    with pytest.raises(ConfigError, match=rf"did you mean {path}\?"):
+        find_recipe(str(tmp_path / name))
+
+
 @pytest.mark.parametrize(
     ("override", "rule"),
     [
@@ -181,8 +188,8 @@ def test_a_command_that_needs_no_data_takes_none() -> None:
 def test_an_interpolation_that_leads_nowhere_is_told_under_its_key() -> None:
     assert problems("name=${nowhere}", "training.env={A: '${oc.env:NO_SUCH_VARIABLE}'}") == [
         "name=${nowhere}: Interpolation key 'nowhere' not found",
-        "training.env={'A': '${oc.env:NO_SUCH_VARIABLE}'}: KeyError raised while resolving interpolation: "
-        "\"Environment variable 'NO_SUCH_VARIABLE' not found\"",
+        "training.env={'A': '${oc.env:NO_SUCH_VARIABLE}'}: the environment variable NO_SUCH_VARIABLE is not set; "
+        "export it, or write ${oc.env:NO_SUCH_VARIABLE,DEFAULT}",
     ]
 
 
@@ -403,7 +410,7 @@ def test_a_recipe_may_be_called_anything(tmp_path: Path) -> None:
         ("name: a\nname: b", "says name"),
         ("training:\n\tnum_epochs: 2", "is not valid YAML"),
         ("training: &a\n  x: *a", "holds itself"),
-        ("name: ${oc.env:NO_SUCH_VARIABLE}", "Environment variable 'NO_SUCH_VARIABLE' not found"),
+        ("name: ${oc.env:NO_SUCH_VARIABLE}", "the environment variable NO_SUCH_VARIABLE is not set; export it"),
         ("training: &a {num_epochs: 2}\neval: *a", r"eval\.num_epochs=2: no such setting"),
         ("name: 2024-13-45", "month must be in"),
     ],

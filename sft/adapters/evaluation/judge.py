@@ -254,9 +254,10 @@ def summary(rows: Sequence[Mapping[str, Any]], max_unparsable: float) -> dict[st
         without = [said for row in rows for one, said in zip(row["verdicts"], row["judgments"], strict=True) if not one]
         cut = sum(said["finish_reason"] == "length" for said in without)
         raise StageError(
-            f"eval.judge: {unparsable} of {len(verdicts)} judgments end without a verdict, {cut} of them because they "
-            f"were cut; the first ends with: {without[0]['text'][-200:]!r}",
-            fix="raise eval.judge.parameters.max_tokens, take another judge, or raise eval.judge.max_unparsable",
+            f"eval.judge: {unparsable} of {len(verdicts)} judgments end without a verdict (a last line of [[A]], [[B]] "
+            f"or [[TIE]]), {cut} of them because they were cut; the first ends with: {without[0]['text'][-200:]!r}",
+            fix="raise eval.judge.parameters.max_tokens, take another judge, or raise eval.judge.max_unparsable; to "
+            "ask the same server again once it is mended, delete judgments.jsonl beside the log",
         )
     outcomes = Counter(row["outcome"] for row in rows)
     values = sample_values(rows)

@@ -14,8 +14,8 @@ BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a: 1\nb: 2\na: 3", r"says a \(line 3\) twice"),
-        ("x: {lr: 1, lr: 2}", "says lr"),
+        ("a: 1\nb: 2\na: 3", r"says a twice \(lines 1 and 3\)"),
+        ("x: {lr: 1, lr: 2}", r"says lr twice \(lines 1 and 1\)"),
         (BOMB, "unfolds to more than 100,000 values"),
         ("a: &a [*a]", "holds itself"),
         ("a: &a\n  b: *a", "holds itself"),
