@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,11 +72,15 @@ def stat_version(path: Path) -> str:
     return f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
 
 
-def find(uri: str) -> list[SourceFile]:
+def find(uri: str, *, follow_links: bool = False) -> list[SourceFile]:
     """Return the files behind a local uri of a file, folder or glob, sorted by name; none where a folder has none.
 
+    Args:
+        uri: Of a file, folder or glob.
+        follow_links: Whether a file of a folder or glob may be a link to one outside of it.
+
     Raises:
-        DataError: There is no such file, or it can't be read.
+        DataError: There is no such file, it can't be read, it never ends, or it is a link out of its folder.
     """
     path = local_path(uri)
     try:
@@ -88,6 +93,9 @@ def find(uri: str) -> list[SourceFile]:
             files = [file for file in map(Path, names) if file.is_file() and file.name not in _ABOUT_A_DATASET]
         for file in files:
             _check_name(str(file))
+            _check_kind(file)
+            if file != path and not follow_links:
+                _check_link(file)
         return [SourceFile.of(file) for file in sorted(files)]
     except OSError as error:
         fix = f"relative paths start at {Path.cwd()}" if not path.is_absolute() else None
@@ -100,6 +108,20 @@ def _check_name(name: str) -> None:
         name.encode("utf-8")
     except UnicodeEncodeError as error:
         raise DataError(f"{name!r}: the file's name is not UTF-8", fix="rename it") from error
+
+
+def _check_kind(file: Path) -> None:
+    mode = file.stat().st_mode
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):
+        raise DataError(f"{file}: is a device or a socket, not a file", fix="copy what it gives into a file")
+
+
+def _check_link(file: Path) -> None:
+    """Raise `DataError` if a file that nobody named is a link out of its folder: it may lead to anything here."""
+    target = file.resolve()
+    if not target.is_relative_to(file.parent.resolve()):
+        fix = "dataset.follow_links=true if you know who made the link, or copy the file"
+        raise DataError(f"{file}: is a link out of its folder, to {target}", fix=fix)
 
 
 def _files_of_folder(folder: Path) -> list[Path]:

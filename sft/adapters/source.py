@@ -35,6 +35,7 @@ class Source:
         ignored: Columns that needn't be read.
         options: Passed to fsspec.
         max_bytes: Largest file that is fetched over HTTP; None = any.
+        follow_links: Whether links out of a folder of this machine are followed.
     """
 
     uri: str
@@ -42,6 +43,7 @@ class Source:
     ignored: Collection[str] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     max_bytes: int | None = None
+    follow_links: bool = False
 
     @property
     def name(self) -> str:
@@ -214,7 +216,7 @@ def _versions_of_files(source: Source) -> str:
 
 def _selected(source: Source, notes: list[str]) -> list[SourceFile]:
     """Return the files that are read, and note which others there are."""
-    files = storage.find(source.uri, source.options)
+    files = storage.find(source.uri, source.options, follow_links=source.follow_links)
     wanted = source.wanted
     if len(files) == 1 and PurePosixPath(files[0].name).name == PurePosixPath(source.uri).name:
         notes += _unused_split(source)

@@ -31,17 +31,18 @@ _VERSION_FACTS = (  # each filesystem gives some of these
 )
 
 
-def find(uri: str, options: Mapping[str, Any]) -> list[SourceFile]:
+def find(uri: str, options: Mapping[str, Any], *, follow_links: bool = False) -> list[SourceFile]:
     """Return the files behind a uri of a file, folder or glob, at least one, sorted by name.
 
     Args:
         uri: Path, ``file://``, ``pvc://``, or any scheme that fsspec knows.
         options: Passed to fsspec unchanged.
+        follow_links: Whether links out of a folder of this machine are followed.
 
     Raises:
         DataError: There is no such file, it can't be reached, or nothing in the folder can be read.
     """
-    files = local_files.find(uri) if is_local(uri) else _find_remote(uri, options)
+    files = local_files.find(uri, follow_links=follow_links) if is_local(uri) else _find_remote(uri, options)
     if not files:
         raise DataError(f"{redact(uri)}: no file that can be read", fix="point it at .jsonl, .json, .csv or .parquet")
     return files

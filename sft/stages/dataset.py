@@ -43,6 +43,7 @@ def sources_of(cfg: DatasetConfig) -> list[Source]:
         ignored=tuple(cfg.ignore_fields),
         options=cfg.storage_options,
         max_bytes=cfg.max_download_bytes,
+        follow_links=cfg.follow_links,
     )
     held_out = Wanted(cfg.eval_split, held_out=True)
     held_out_source = [replace(train, uri=cfg.eval_uri, wanted=held_out)] if cfg.eval_uri else []

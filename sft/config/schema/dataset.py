@@ -98,5 +98,7 @@ class DatasetConfig:
     leaves the row out."""
     max_download_bytes: int | None = number(None, at_least=1)
     """Largest file that is fetched over HTTP; null = any."""
+    follow_links: bool = False
+    """Also read what links in a folder lead to outside of it."""
     storage_options: dict[str, Any] = tree()
     """Passed to fsspec as they are (`endpoint_url` for an S3 server). Keys belong into the environment."""

@@ -105,3 +105,29 @@ def test_a_name_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jsonl")).touch()
     with pytest.raises(DataError, match=r"the file's name is not UTF-8\n  try: rename it"):
         storage.find(str(tmp_path), {})
+
+
+def test_a_link_out_of_a_folder_is_followed_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "secret.jsonl").write_text("{}\n")
+    (tmp_path / "rows" / "a.jsonl").symlink_to(tmp_path / "secret.jsonl")
+    for uri in (str(tmp_path / "rows"), f"{tmp_path}/rows/*.jsonl"):
+        with pytest.raises(DataError, match=r"rows/a.jsonl: is a link out of its folder, to .*secret.jsonl") as caught:
+            storage.find(uri, {})
+        assert "dataset.follow_links=true" in str(caught.value)
+    assert len(storage.find(str(tmp_path / "rows"), {}, follow_links=True)) == 1
+    assert names(str(tmp_path / "rows" / "a.jsonl")) == ["a.jsonl"]  # who names a link means it
+
+
+def test_a_link_within_its_folder_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "..data").mkdir()  # as Kubernetes mounts a ConfigMap
+    (tmp_path / "..data" / "a.jsonl").write_text("{}\n")
+    (tmp_path / "a.jsonl").symlink_to("..data/a.jsonl")
+    (tmp_path / "moved").symlink_to(tmp_path)
+    assert names(str(tmp_path / "moved")) == ["a.jsonl"]
+
+
+def test_a_device_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").symlink_to("/dev/zero")
+    with pytest.raises(DataError, match=r"rows.jsonl: is a device or a socket"):
+        storage.find(str(tmp_path / "rows.jsonl"), {})
