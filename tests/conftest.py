@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 NUM_TRAIN = 200
 
-# A shell's background job ignores Ctrl-C, and so would every command that a test starts and interrupts.
+# A shell's background job ignores Ctrl-C, and what `nohup` starts SIGHUP; so would every command that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
