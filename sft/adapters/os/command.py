@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -81,7 +82,7 @@ def leave_terminal() -> None:
     """Say nothing more to a terminal that has hung up: to print there would be an error."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for number in (1, 2):
-        if os.isatty(number):
+        if stat.S_ISCHR(os.fstat(number).st_mode):  # isatty says no once the terminal has hung up
             os.dup2(nowhere, number)
     os.close(nowhere)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sft.adapters.os.command import INTERRUPTED, ended_by_signals, run_command
+from sft.adapters.os.command import INTERRUPTED, ended_by_signals, leave_terminal, run_command
 from sft.errors import ConfigError, Detached, GateError, Preempted, Problem, StageError
 from tests.support.command import same_logging
 
@@ -113,3 +113,13 @@ def test_a_pipe_that_nobody_reads_ends_a_command_quietly() -> None:
     process = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, check=False)
     os.close(writer)
     assert (process.returncode, process.stderr) == (0, b"")
+
+
+def test_a_terminal_that_has_hung_up_is_left_without_an_error() -> None:
+    ours, theirs = os.openpty()
+    code = f"input(); from {leave_terminal.__module__} import leave_terminal; leave_terminal(); print('x', flush=True)"
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    os.close(ours)
+    child.communicate(b"\n")
+    assert child.returncode == 0
