@@ -49,7 +49,11 @@ class PairedDifference:
         return margin if self.p_value < 1 - confidence else max(margin, abs(self.difference))
 
     def interval(self, confidence: float) -> tuple[float, float]:
-        """Return the confidence interval of the difference, as scores differ."""
+        """Return the confidence interval of the difference, as scores differ.
+
+        Raises:
+            NotPaired: As of `on_scale`.
+        """
         margin = self.margin(confidence)
         return self.on_scale(self.difference - margin), self.on_scale(self.difference + margin)
 
@@ -63,8 +67,20 @@ class PairedDifference:
         return self.on_scale(quantiles * self.stderr)
 
     def on_scale(self, difference: float) -> float:
-        """Return by how much a score differs whose ratio differs so; of a perplexity, given the one before."""
-        return difference if self.scale is None else self.scale * math.expm1(difference)
+        """Return by how much a score differs whose ratio differs so; of a perplexity, given the one before.
+
+        Raises:
+            NotPaired: It is a perplexity, and differs by more than a number can be.
+        """
+        if self.scale is None:
+            return difference
+        try:
+            scaled = self.scale * math.expm1(difference)
+        except OverflowError:
+            scaled = math.inf
+        if math.isinf(scaled):
+            raise NotPaired("its interval reaches beyond the largest number")
+        return scaled
 
 
 def compare(before: SampleValues, after: SampleValues) -> PairedDifference:

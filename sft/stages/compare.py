@@ -65,7 +65,10 @@ def compare(cfg: EvalConfig, inputs: CompareInputs, out: Path, progress: Progres
     levels = paired.holm([differences[names[0]].p_value for names in tests], cfg.confidence)
     for names, level in zip(tests, levels, strict=True):
         for name in names:
-            changes[name] = judged(changes[name], differences[name], cfg.confidence, level)
+            try:
+                changes[name] = judged(changes[name], differences[name], cfg.confidence, level)
+            except NotPaired as error:
+                changes[name] = replace(changes[name], reason=str(error))
     comparison = ModelComparison(
         root=out, confidence=cfg.confidence, num_tests=len(tests), changes=tuple(changes.values())
     )
@@ -125,6 +128,9 @@ def judged(change: Change, difference: PairedDifference, confidence: float, leve
         difference: Of its samples.
         confidence: Of the interval of this score alone.
         level: Of the interval that decides.
+
+    Raises:
+        NotPaired: The interval of a perplexity has an end that is no number.
     """
     low, high = difference.interval(level)
     verdict = Verdict.no_difference

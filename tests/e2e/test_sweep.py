@@ -141,12 +141,13 @@ def test_a_point_that_fails_is_reported_and_the_same_command_runs_only_it(joblib
         *SMALL,
         *EPOCH,
         "training.launcher.procs_per_worker=1",
+        "training.effective_batch_size=8",
     ]
     for _ in range(2):
         answer = sft(*command, cwd=cwd)
         assert answer.status == 1
         assert "the loss is nan at step" in answer.err
-        assert "try: a lower training.learning_rate" in answer.err
+        assert "try: lower training.learning_rate" in answer.err
         assert statuses(cwd, "quickstart-*") == ["failed", "done"]
         assert answer.out.splitlines()[-1] == "failed: 1: training.learning_rate=1000.0"
     [done] = [record for record in records(cwd / "runs") if record["run_id"] == points(cwd, "quickstart-*")[1]["run"]]

@@ -124,7 +124,7 @@ def test_of_school_mathematics_the_planted_questions_are_found_and_the_others_ar
     )
     (tmp_path / "eval.jsonl").write_text("")
     tasks = EvaluationTasks(("school_math",), str(tmp_path / "tasks"))
-    found = find(tmp_path / "train.jsonl", tmp_path / "eval.jsonl", tasks, tmp_path / "child")
+    found = find(tmp_path / "train.jsonl", {"holdout": tmp_path / "eval.jsonl"}, tasks, tmp_path / "child")
     assert 5 <= found.by_evaluation["school_math"] < 15  # GSM8K's own halves share some phrases
     assert len(found.examples["school_math"]) == 3
 

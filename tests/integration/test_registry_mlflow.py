@@ -97,7 +97,7 @@ def test_mlflow_keeps_the_record_and_the_reports_but_no_weights(speller: Speller
     inputs, _, root = speller
     kept = {p.name: p.read_bytes() for p in inputs.mlflow_artifacts.rglob("*") if p.is_file()}
     assert kept["run.json"] == inputs.run_record.read_bytes()
-    assert sorted(kept) == ["report.json", "run.json"]
+    assert sorted(kept) == ["comparison.json", "report.json", "run.json"]
     assert list((root / "cwd").iterdir()) == []
     assert (root / "out" / "logs" / "mlflow" / "log.txt").read_text() == ""
 
@@ -163,7 +163,7 @@ def test_mlflow_server_gets_the_run_as_source_and_the_files_address_as_tag(tmp_p
         artifacts = [file.path for file in store.list_artifacts(version.run_id)]
     assert version.source == f"runs:/{version.run_id}"
     assert version.tags["uri"] == inputs.package.model_dir.as_uri()
-    assert sorted(artifacts) == ["base", "run.json", "tuned"]
+    assert sorted(artifacts) == ["base", "comparison.json", "run.json", "tuned"]
     assert (again.version, "already" in note) == (registered.version, True)
     assert (tmp_path / "out" / "logs" / "mlflow" / "log.txt").read_text() == ""
 

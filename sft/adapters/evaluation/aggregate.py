@@ -96,7 +96,11 @@ def publish(rows: Iterable[Mapping[str, Any]], name: str, file: Path, metrics: S
 def _score(name: str, metric: str, found: _Sums) -> dict[str, Any]:
     value, stderr = mean(found.sums, found.counts)
     if metric == "perplexity":
-        value = math.exp(value)
+        try:
+            value = math.exp(value)
+        except OverflowError as error:
+            fix = "lower training.learning_rate if the training diverged, or leave it out of eval.holdout.metrics"
+            raise StageError(f"{name}: a loss of {value:.1f} per token has no perplexity", fix=fix) from error
         stderr = stderr and stderr * value  # to first order (the delta method)
     return {
         "task": name,

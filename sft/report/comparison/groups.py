@@ -175,18 +175,17 @@ def first_two(score: str, first: Evaluation, second: Evaluation, *, higher_is_be
         return "no paired test: it is no mean over samples"
     try:
         ahead, behind = (sample_values.read(Path(one.report or ""))[score] for one in (first, second))
-        difference = paired.compare(behind, ahead)
+        change = Change(
+            score=score,
+            before=behind.value,
+            difference=ahead.value - behind.value,
+            higher_is_better=higher_is_better,
+            verdict=Verdict.none,
+        )
+        return str(judged(change, paired.compare(behind, ahead), confidence, confidence))
     except FileNotFoundError:
         return "no paired test: the values of the samples are not in the store"
     except KeyError:
         return "no paired test: it is no mean over samples"
     except NotPaired as error:
         return f"no paired test: {error}"
-    change = Change(
-        score=score,
-        before=behind.value,
-        difference=ahead.value - behind.value,
-        higher_is_better=higher_is_better,
-        verdict=Verdict.none,
-    )
-    return str(judged(change, difference, confidence, confidence))

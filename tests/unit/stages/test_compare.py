@@ -149,3 +149,17 @@ def test_loss_and_perplexity_are_one_test_and_one_verdict(metric: str, tmp_path:
     change = made_of.change(f"holdout.{metric}")
     assert change is not None
     assert change.p_value == made_of.changes[0].p_value
+
+
+def test_a_perplexity_whose_interval_no_number_holds_has_no_verdict_and_its_loss_has(tmp_path: Path) -> None:
+    reports = []
+    for name, losses in (("base", [5.0, 6.0]), ("tuned", [3.0, 5.0])):
+        made = report(tmp_path / name, {"holdout.loss": losses, "holdout.perplexity": None})
+        units: list[int | str] = [0, 1]
+        perplexity = SampleValues(score="holdout.perplexity", units=units, sums=losses, is_exponential=True)
+        sample_values.append(made.root, [perplexity])
+        reports.append(made)
+    loss, perplexity_change = compared(tmp_path, *reports, confidence=0.9999).changes
+    assert loss.verdict is Verdict.no_difference
+    assert (perplexity_change.verdict, perplexity_change.interval) == (Verdict.none, None)
+    assert "largest number" in perplexity_change.reason

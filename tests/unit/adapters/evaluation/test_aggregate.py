@@ -12,6 +12,7 @@ import pytest
 from sft import sample_values
 from sft.adapters.evaluation.aggregate import corpus_values, mean, publish
 from sft.adapters.evaluation.text_metrics import BLEU_COUNTS, TextMetrics
+from sft.errors import StageError
 from sft.scores import TEXT_METRICS, TOKEN_METRICS
 
 
@@ -91,6 +92,11 @@ def test_what_each_conversation_adds_to_a_score_is_kept_and_gives_the_score(tmp_
 def test_conversations_with_one_prompt_are_a_cluster(tmp_path: Path) -> None:
     scores(tmp_path, [turn(1.0, 1, 1, "a")], [turn(1.0, 1, 1, "b")], [turn(1.0, 1, 1, "a")])
     assert sample_values.read(tmp_path)["support.loss"].clusters == [0, 1, 0]
+
+
+def test_a_loss_without_a_perplexity_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"support: a loss of 800\.0 per token has no perplexity"):
+        scores(tmp_path, [turn(800.0, 1, 0)])
 
 
 def test_one_conversation_has_no_error(tmp_path: Path) -> None:
