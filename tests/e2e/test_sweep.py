@@ -149,7 +149,7 @@ def test_a_point_that_fails_is_reported_and_the_same_command_runs_only_it(joblib
         assert "the loss is nan at step" in answer.err
         assert "try: lower training.learning_rate" in answer.err
         assert statuses(cwd, "quickstart-*") == ["failed", "done"]
-        assert answer.out.splitlines()[-1] == "failed: 1: training.learning_rate=1000.0"
+        assert answer.out.splitlines()[-1] == "failed: 1: training.learning_rate=1000"
     [done] = [record for record in records(cwd / "runs") if record["run_id"] == points(cwd, "quickstart-*")[1]["run"]]
     assert steps(done)["train"]["reused"]
     assert "= train: done before" not in answer.out  # nothing at all is done of the other point
