@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sft import logs
 from sft.adapters import smollm2 as smollm2_package
 from sft.artifacts import DatasetArtifact, ModelArtifact
 from sft.config.schema import DatasetConfig, ModelConfig, ModelSource, ScratchConfig
@@ -29,6 +30,13 @@ NUM_TRAIN = 200
 # A shell's background job ignores Ctrl-C, and what `nohup` starts SIGHUP; so would every command that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered() -> Iterator[None]:
+    """Forget a test's passwords after it: masked in the next one, "secret" would be no part of a setting's name."""
+    yield
+    logs._remembered.clear()
 
 
 @pytest.fixture(scope="session")
