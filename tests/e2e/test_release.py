@@ -69,4 +69,4 @@ def test_the_installed_quickstart_makes_its_model_in_an_empty_folder(installed: 
 
     run(installed / "sft", "recipes", "copy", "quickstart", "mine", cwd=tmp_path)
     again = run(installed / "sft", "run", "mine/quickstart.yaml", cwd=tmp_path)
-    assert again.count(": done before, ") == 6, again  # all but the package and its registration, which name the recipe
+    assert again.count(": done before, ") == 7, again  # all but the package and its registration, which name the recipe
