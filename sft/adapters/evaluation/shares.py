@@ -7,19 +7,15 @@ alike.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sft.adapters.os.child import PARENT_PID
-from sft.adapters.os.process import child_error, describe_exit, tail
-from sft.errors import StageError
+from sft.adapters.os.process import LOG, module_command, module_failure, started
 from sft.files import write_json
 
 T = TypeVar("T")
@@ -72,36 +68,22 @@ def helpers(module: str, request: Mapping[str, Any]) -> Iterator[Callable[[], bo
     def are_at_work() -> bool:
         for folder, process in processes.items():
             if process.poll():
-                raise _error(folder, process.returncode)
+                raise module_failure(folder, process.returncode, what=f"evaluating in {folder.name}")
         return any(process.returncode is None for process in processes.values())
 
-    try:
+    with ExitStack() as stack:
         for index in range(1, share.num):
             folder = Path(request["progress"]).with_name(f"process-{index}")
-            processes[folder] = _start(module, request, Share(index, share.num), folder)
+            _ask(request, Share(index, share.num), folder)
+            device = {"CUDA_VISIBLE_DEVICES": request["devices"][index]} if request["devices"] else {}
+            process = started(module_command(module, folder), log=folder / LOG, env=device)
+            processes[folder] = stack.enter_context(process)
         yield are_at_work
-    finally:
-        for process in processes.values():
-            process.kill()
-            process.wait()
 
 
-def _start(module: str, request: Mapping[str, Any], share: Share, folder: Path) -> subprocess.Popen[bytes]:
+def _ask(request: Mapping[str, Any], share: Share, folder: Path) -> None:
+    """Write the request of another process into its folder."""
     folder.mkdir(exist_ok=True)
     (folder / "error.json").unlink(missing_ok=True)
     own = {"share": asdict(share), "out": str(folder), "progress": str(folder / "progress.json"), "log_samples": False}
     write_json(folder / "request.json", {**request, **own})
-    environment = {**os.environ, "PYTHONSAFEPATH": "1", PARENT_PID: str(os.getpid())}
-    if request["devices"]:
-        environment["CUDA_VISIBLE_DEVICES"] = request["devices"][share.index]
-    with (folder / "log.txt").open("ab") as log:  # of this process's group, which is ended as a whole
-        argv = [sys.executable, "-P", "-m", module, str(folder)]
-        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
-
-
-def _error(folder: Path, status: int) -> StageError:
-    """Return why a process failed, as it says itself."""
-    what, log = f"evaluating in {folder.name}", folder / "log.txt"
-    if (folder / "error.json").exists():
-        return child_error(json.loads((folder / "error.json").read_text(encoding="utf-8")), what=what, log=log)
-    return StageError(f"{what} {describe_exit(status)} and left no error; its last lines:\n{tail(log)}", log=log)

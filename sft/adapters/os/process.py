@@ -29,6 +29,8 @@ from sft.logs import redact
 
 TERMINATE_SECONDS = 15.0
 """How long a group may take to end after SIGTERM before SIGKILL."""
+LOG = "log.txt"
+"""What a child module's folder calls its output."""
 FREE_SPACE = "free space, then repeat the command"
 _NO_SPACE = ("No space left on device", "File too large", "Disk quota exceeded", "database or disk is full")
 _FULL_BYTES = 64 << 10
@@ -158,16 +160,26 @@ def run_module(
     for stale in ("result.json", "error.json"):
         (folder / stale).unlink(missing_ok=True)
     write_json(folder / "request.json", request)
-    log = folder / "log.txt"
-    status = supervise([sys.executable, "-P", "-m", module, str(folder)], log=log, env=env, poll=poll)
+    status = supervise(module_command(module, folder), log=folder / LOG, env=env, poll=poll)
     if status == 0 and (folder / "result.json").exists():
         result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         return result
+    raise module_failure(folder, status, what=what)
+
+
+def module_command(module: str, folder: Path) -> list[str]:
+    """Return what runs a child module on the request in its folder."""
+    return [sys.executable, "-P", "-m", module, str(folder)]
+
+
+def module_failure(folder: Path, status: int, *, what: str) -> StageError:
+    """Return why a child module failed: its own error, or what is known of its end."""
+    log = folder / LOG
     if (folder / "error.json").exists():
-        raise child_error(json.loads((folder / "error.json").read_text(encoding="utf-8")), what=what, log=log)
+        return child_error(json.loads((folder / "error.json").read_text(encoding="utf-8")), what=what, log=log)
     if shutil.disk_usage(folder).free < _FULL_BYTES:
-        raise StageError(f"{what} failed: {os.strerror(errno.ENOSPC)}: {folder}", fix=FREE_SPACE, log=log)
-    raise StageError(f"{what} {describe_exit(status)} and left no error; its last lines:\n{tail(log)}", log=log)
+        return StageError(f"{what} failed: {os.strerror(errno.ENOSPC)}: {folder}", fix=FREE_SPACE, log=log)
+    return StageError(f"{what} {describe_exit(status)} and left no error; its last lines:\n{tail(log)}", log=log)
 
 
 def child_error(error: Mapping[str, Any], *, what: str, log: Path) -> StageError:
