@@ -60,6 +60,7 @@ _KEPT_BY_TOOLS = (
 )
 """Where tools keep what a person logged in with: variable with the path, path, and the secrets in the text."""
 _LARGEST_KEPT_BYTES = 1 << 20
+_SETTING = re.compile(r"[a-z][a-z_.]{0,63}")
 _remembered: set[str] = set()
 _SHORTEST_SECRET = 6
 MASK = "***"
@@ -98,10 +99,16 @@ def _redacted(tree: object, secrets: Sequence[str]) -> object:
         case str():
             return _masked(tree, secrets)
         case dict():
-            return {_redacted(key, secrets): _redacted(value, secrets) for key, value in tree.items()}
+            return {_redacted_key(key, secrets): _redacted(value, secrets) for key, value in tree.items()}
         case list() | tuple():
             return [_redacted(value, secrets) for value in tree]
     return tree
+
+
+def _redacted_key(key: object, secrets: Sequence[str]) -> object:
+    """Return a key redacted; the name of a setting stays, although a password may be a word of it."""
+    is_setting = isinstance(key, str) and _SETTING.fullmatch(key) is not None
+    return key if is_setting else _redacted(key, secrets)
 
 
 def _masked(text: str, secrets: Sequence[str]) -> str:

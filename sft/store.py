@@ -252,7 +252,8 @@ class Store:
         target.parent.mkdir(exist_ok=True)
         _sync_all(made.root)
         made.root.rename(target)
-        sync(target.parent)  # a crash now leaves all of it; one before leaves it in staging
+        for folder in (target.parent, self.root):  # a crash now leaves all of it; one before leaves it in staging
+            sync(folder)
         return Entry(target, manifest)
 
     def discard(self, entry: Entry) -> None:

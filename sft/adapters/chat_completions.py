@@ -145,6 +145,6 @@ def _answer(content: bytes) -> ChatAnswer:
             finish_reason=str(choice.get("finish_reason") or ""),
             usage={name: count for name, count in (body.get("usage") or {}).items() if isinstance(count, int)},
         )
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         shown = " ".join(redact(content.decode(errors="replace")).split())[:_SHOWN_CHARACTERS]
         raise TemporaryError(f"answers with what is not a chat completion ({shown or 'nothing'})") from error

@@ -252,7 +252,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def _take_flags(options: argparse.Namespace) -> None:
-    """Return flags of ours that stand among the overrides, which argparse leaves as they are."""
+    """Take out flags of ours that stand among the overrides, which argparse leaves as they are."""
     overrides = getattr(options, "overrides", [])
     if "--debug" in overrides:
         overrides.remove("--debug")

@@ -75,9 +75,8 @@ def _needed(root: Path) -> set[tuple[str, str]]:
         StoreError: A record can't be read.
     """
     needed = set()
-    for file in sorted({*root.glob(f"*/{record.NAME}"), *root.rglob(record.NAME)}):
-        if file.is_relative_to(root / "store"):
-            continue
+    folders = [folder for folder in root.iterdir() if folder.is_dir() and folder.name != "store"]
+    for file in sorted(file for folder in folders for file in folder.rglob(record.NAME)):
         try:
             content = file.read_bytes()
             run = msgspec.json.decode(content, type=record.RunRecord)

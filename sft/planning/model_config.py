@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sft.adapters import hub
+from sft.adapters.checkpoint_files import CONFIG, read_json
 from sft.config.schema import ModelConfig, ModelSource
 
 
@@ -32,6 +32,9 @@ def fetch_model_config(cfg: ModelConfig) -> dict[str, Any] | None:
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
-    """Return the ``config.json`` of a model's folder; None if it has none."""
-    file = folder / "config.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    """Return the ``config.json`` of a model's folder; None if it has none.
+
+    Raises:
+        StageError: It holds no JSON object.
+    """
+    return read_json(folder / CONFIG) if (folder / CONFIG).is_file() else None

@@ -27,6 +27,7 @@ from sft.files import write_json
 from sft.planning.choices import Choices
 from sft.planning.model_config import fetch_model_config
 from sft.planning.model_shape import Shape, shape_of
+from sft.self_hashed_json import NOT_JSON
 
 log = logging.getLogger(__name__)
 
@@ -49,13 +50,11 @@ class CpuTiming:
     Attributes:
         rows: Tokens that were timed.
         training: Forward and backward pass, casts of weights and gradients included.
-        forward: The forward pass alone.
         note: What is to be said about it besides; empty as a rule.
     """
 
     rows: int
     training: dict[str, float]
-    forward: dict[str, float]
     note: str = ""
 
 
@@ -181,7 +180,7 @@ def _timed(matmuls: list[tuple[int, int, float]], folder: Path) -> CpuTiming:
 def _read(file: Path) -> CpuTiming:
     try:
         return msgspec.json.decode(file.read_bytes(), type=CpuTiming)
-    except msgspec.DecodeError as error:
+    except NOT_JSON as error:
         raise StageError(f"{file}: not a timing ({error})", fix=f"rm {file}") from error
 
 

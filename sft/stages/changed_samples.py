@@ -100,8 +100,8 @@ def _changed(task: str, base: Path, tuned: Path, read: _Reader, metrics: set[str
             changes[key].append(move / size if size else 0.0)
     means = {key: math.fsum(parts) / len(parts) for key, parts in changes.items() if any(parts)}
     largest = heapq.nsmallest(NUM_SAMPLES, means, key=lambda key: (-means[key], key))
-    olds = {sample.key: sample for sample in _samples(base, read, metrics) if sample.key in means}
-    news = {sample.key: sample for sample in _samples(tuned, read, metrics) if sample.key in means}
+    olds = {sample.key: sample for sample in _samples(base, read, metrics) if sample.key in largest}
+    news = {sample.key: sample for sample in _samples(tuned, read, metrics) if sample.key in largest}
     return [
         ChangedSample(
             task=task,

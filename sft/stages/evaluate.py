@@ -151,8 +151,11 @@ def evaluate(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, progress: Progr
             "nothing to score: eval.tasks is empty, and the dataset has no held-out split",
             fix="dataset.train_split below 1, a set in eval.holdouts, a task in eval.tasks, or eval=none",
         )
-    if len(scored) < len(inputs.held_out):
-        progress.say("  no held-out split (dataset.train_split=1.0): it is not scored")
+    for held_out in inputs.held_out:
+        if not held_out.num_samples:
+            has_none = held_out.name == HOLDOUT and not held_out.dataset.num_eval
+            why = "the dataset has no held-out split" if has_none else "none of its samples can be"
+            progress.say(f"  {held_out.name} is not scored: {why}")
 
     def poll() -> None:
         if state.exists():

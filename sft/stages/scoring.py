@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +32,8 @@ def vllm_version(cfg: EvalConfig) -> str:
         rule, fix = "its environment has no vLLM", f"{python} -m pip install vllm"
     except OSError as error:
         rule = f"can't be run ({error.strerror}; relative paths start at {Path.cwd()})"
+    except subprocess.TimeoutExpired:
+        rule = "does not say in time which vLLM it has"
     except StageError as error:
         rule = f"is no interpreter of Python 3 ({error.message})"
     raise ConfigError([Problem(key="eval.vllm.python", value=str(python), rule=rule, suggestion=fix)])

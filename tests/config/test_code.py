@@ -106,6 +106,11 @@ def test_a_variable_that_loads_code_is_refused(name: str) -> None:
         compose(find_recipe("quickstart"), [f"training.env.{name}=x"])
 
 
+@pytest.mark.parametrize("name", ["NCCL_DEBUG", "MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_", "OPENBLAS_NUM_THREADS"])
+def test_a_variable_that_only_tunes_is_taken(name: str) -> None:
+    assert compose(find_recipe("quickstart"), [f"training.env.{name}=1"]).training.env[name] == "1"
+
+
 def test_a_person_may_say_that_any_variable_is_set_and_only_that_one_setting_trusts_a_models_code() -> None:
     allowed = "training.allow_any_env=true"
     assert compose(find_recipe("quickstart"), ["training.env.PYTHONPATH=x", allowed]).training.allow_any_env

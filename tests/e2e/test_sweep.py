@@ -174,7 +174,7 @@ def test_a_killed_sweep_loses_only_the_point_at_work_and_that_one_resumes(tmp_pa
     command = ["run", "quickstart", "-m", "training.seed=1,2", *whole, "eval=none", "registry=none"]
     sweep = start(*command, cwd=tmp_path)
     wait_for(lambda: list(tmp_path.glob("runs/store/train/*")))
-    wait_for(lambda: list(tmp_path.glob("runs/store/.staging/train-*/work/full_state/step_*")))
+    wait_for(lambda: list(tmp_path.rglob("full_state/step_*")))
     sweep.kill()
     sweep.communicate()
     wait_for(lambda: not at_work(tmp_path), 15)

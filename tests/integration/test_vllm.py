@@ -232,11 +232,17 @@ def test_a_version_is_asked_of_the_environment_itself(stand_in: Path, tasks: Pat
     assert vllm_version(settings(tasks, None)) == ""
 
 
-def test_an_environment_without_vllm_is_refused_at_plan_time(tasks: Path, tmp_path: Path) -> None:
+def test_an_environment_without_vllm_is_refused_at_plan_time(
+    tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     python = vllm.environment(tmp_path / "env", with_vllm=False)
     (tmp_path / "no-python").write_text("#!/bin/sh\necho not python >&2; exit 1\n")
     (tmp_path / "no-python").chmod(0o755)
+    (tmp_path / "slow").write_text("#!/bin/sh\nsleep 9\n")
+    (tmp_path / "slow").chmod(0o755)
+    monkeypatch.setattr(vllm_server, "_ASK_SECONDS", 2)
     for path, message in {
+        tmp_path / "slow": "does not say in time which vLLM it has",
         python: rf"eval\.vllm\.python={python}: its environment has no vLLM; {python} -m pip install vllm",
         tmp_path / "absent": r"can't be run \(No such file or directory",
         tmp_path / "no-python": r"is no interpreter of Python 3 \(not python\)",

@@ -140,6 +140,12 @@ def test_a_secret_that_was_met_on_the_way_is_masked(monkeypatch: pytest.MonkeyPa
     assert redact("a canary-1234 b") == "a *** b"
 
 
+def test_a_password_that_is_a_word_of_a_setting_leaves_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_PASSWORD", "secret")
+    tree = {"launcher": {"image_pull_secrets": ["secret"]}, "secret-7": 1}
+    assert redacted(tree) == {"launcher": {"image_pull_secrets": ["***"]}, "***-7": 1}
+
+
 def test_no_way_of_printing_goes_past_the_mask(tmp_path: Path) -> None:
     code = (
         "import os, subprocess, sys\n"

@@ -104,7 +104,7 @@ def test_all_of_an_artifact_is_on_the_disk_before_it_appears(store: Store, monke
     before = [name for what, name in events[:place] if what == "fsync"]
     assert {*before[:3]} == {"model.safetensors", "manifest.json", "log.txt"}
     assert before[3:] == ["logs", "model-k1"]
-    assert events[place + 1 :] == [("fsync", "model")]
+    assert events[place + 1 :] == [("fsync", "model"), ("fsync", "store")]
 
 
 @pytest.mark.parametrize("damage", ["cut", "remove", "manifest"])

@@ -108,6 +108,7 @@ def installed(python: Path) -> str:
     Raises:
         OSError: There is no such program, or it can't be run.
         StageError: It is no interpreter of Python.
+        subprocess.TimeoutExpired: It does not answer.
     """
     command = [str(python), "-I", "-c", _VERSION]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_ASK_SECONDS, check=False)
@@ -169,7 +170,7 @@ def _longest(url: str, name: str, key: str) -> int | None:
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=5) as response:
             models = json.load(response)["data"]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
     return next((int(model["max_model_len"]) for model in models if model["id"] == name), None)
 

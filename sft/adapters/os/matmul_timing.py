@@ -31,8 +31,7 @@ def time_matmuls(request: Mapping[str, Any]) -> dict[str, Any]:
             minibatch.
 
     Returns:
-        Seconds of a minibatch on one core by precision, under ``training`` and under ``forward``; under ``rows`` the
-        tokens that were timed.
+        Seconds of a minibatch on one core by precision, under ``training``; under ``rows`` the tokens that were timed.
     """
     import torch
 
@@ -53,18 +52,15 @@ def time_matmuls(request: Mapping[str, Any]) -> dict[str, Any]:
                     best[key] = min(best.get(key, math.inf), seconds)
     scale = request["tokens"] / rows
 
-    def total(name: str, **weights: float) -> float:
+    def total(name: str) -> float:
+        weights = {"forward": scale, "backward": scale, "casts": 1.0}
         return math.fsum(
             num * best[name, place, part] * weight
             for place, (_, _, num) in enumerate(matmuls)
             for part, weight in weights.items()
         )
 
-    return {
-        "rows": rows,
-        "training": {name: total(name, forward=scale, backward=scale, casts=1.0) for name in ("fp32", "bf16")},
-        "forward": {name: total(name, forward=scale) for name in ("fp32", "bf16")},
-    }
+    return {"rows": rows, "training": {name: total(name) for name in ("fp32", "bf16")}}
 
 
 def _seconds(rows: int, wide: int, out: int, dtype: Any) -> dict[str, float]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sft.config.schema import ModelConfig, ModelSource, ScratchConfig
+from sft.errors import StageError
 from sft.planning.model_config import fetch_model_config, read_model_config
 from sft.planning.model_shape import shape_of
 
@@ -27,6 +28,13 @@ def test_a_folder_is_read_and_one_without_a_config_has_none(tmp_path: Path) -> N
     assert fetch_model_config(cfg) is None
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     assert read_model_config(cfg) == fetch_model_config(cfg) == {"model_type": "llama"}
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "\0"])
+def test_a_config_that_is_none_is_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(StageError, match=r"config\.json: "):
+        read_model_config(ModelConfig(name_or_path=str(tmp_path)))
 
 
 def test_a_model_of_the_hub_is_read_from_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

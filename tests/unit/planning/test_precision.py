@@ -31,7 +31,7 @@ class Clock:
         folder.mkdir(exist_ok=True)
         self.requests.append(request)
         seconds = {"fp32": 1.0, "bf16": self.bf16}
-        return {"rows": 64, "training": seconds, "forward": seconds}
+        return {"rows": 64, "training": seconds}
 
 
 @pytest.fixture
@@ -170,10 +170,11 @@ def test_a_run_root_that_can_not_be_written_is_timed_each_time_and_says_so(clock
     assert len(clock.requests) == 2
 
 
-def test_a_file_that_is_not_a_timing_is_named(clock: Clock, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b'{"rows": 3', b'"\xff"', b"[" * 9999], ids=["cut", "bytes", "deep"])
+def test_a_file_that_is_not_a_timing_is_named(content: bytes, clock: Clock, tmp_path: Path) -> None:
     choose_cpu_precision(config(tmp_path))
     [file] = (tmp_path / "timings").glob("*.json")
-    file.write_text('{"rows": 3')
+    file.write_bytes(content)
     with pytest.raises(StageError, match=r"timings/\w+\.json: not a timing .*\n  try: rm "):
         choose_cpu_precision(config(tmp_path))
 
@@ -182,10 +183,8 @@ def test_a_file_that_is_not_a_timing_is_named(clock: Clock, tmp_path: Path) -> N
 def test_this_machine_is_timed_in_a_child_and_the_answer_is_kept(tmp_path: Path) -> None:
     timing = measure_cpu(tmp_path, None)
     assert measure_cpu(tmp_path, None) == timing
-    for seconds in (timing.training, timing.forward):
-        assert set(seconds) == {"fp32", "bf16"}
-        assert all(value > 0 for value in seconds.values())
-    assert timing.training["fp32"] > timing.forward["fp32"]
+    assert set(timing.training) == {"fp32", "bf16"}
+    assert all(value > 0 for value in timing.training.values())
     assert 64 <= timing.rows <= precision.CPU_TOKENS
 
 
