@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,10 +13,14 @@ from typing import Any, TypeVar
 import msgspec
 
 from sft import self_hashed_json
+from sft.artifacts import digest_of
+from sft.config.ways_out import ways_out
 from sft.files import inode, sha256_file
 from sft.planning.stage_spec import STAGES
 
 _KEY = re.compile("[0-9a-f]{20}")
+_LONGEST_NAME = 255
+"""Bytes of a file's name, of any file system that is in use."""
 T = TypeVar("T")
 
 
@@ -25,6 +31,7 @@ class Step(msgspec.Struct):
     key: str | None
     inputs: dict[str, str]
     output: str | None
+    seconds: float | None
     files: dict[str, str]
     facts: dict[str, Any]
     settings: dict[str, Any]
@@ -96,6 +103,8 @@ class Verification:
             file = root / name
             if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
                 self.problems.append(f"{root}: its record names a file outside: {name}")
+            elif "\0" in name or any(len(part.encode()) > _LONGEST_NAME for part in PurePosixPath(name).parts):
+                self.problems.append(f"{root}: its record names what no file can be called: {name[:100]!r}")
             elif name not in recorded:
                 self.problems.append(f"{file}: is not in the record")
             elif link := self._link(root, name, may_link=may_link):
@@ -144,8 +153,45 @@ def _is_step(step: Mapping[str, Any]) -> bool:
     return step["name"].partition(":")[0] in STAGES and (has_key or not step["output"])
 
 
+def is_file(path: Path) -> bool:
+    """Return whether there is such a file; a name that none can have is no error, as it is to `Path.is_file`."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_folder(path: str) -> bool:
+    """Return whether there is such a folder, as `is_file` does."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
 def entries(root: Path) -> Iterator[str]:
     """Yield the relative path of every file in a folder, and of every link, which may lead to a folder."""
     for path in sorted(root.rglob("*")):
         if path.is_symlink() or not path.is_dir():
             yield path.relative_to(root).as_posix()
+
+
+def json_object(file: Path) -> dict[str, Any] | None:
+    """Return a JSON object; None if there is none."""
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def check_chain(verification: Verification, where: str, steps: Iterable[Mapping[str, Any]]) -> None:
+    """Check that each step's digest is that of its files, and each input is what an earlier step made.
+
+    ``register:2``, a second registration, has taken what an ``upload:2`` made, where there is one.
+    """
+    outputs: dict[str, str] = {}
+    for step in steps:
+        verification.same(f"{where}: {step['name']}: output", digest_of(step["files"]), step["output"])
+        suffix = "".join(step["name"].partition(":")[1:])
+        inputs = {name: outputs.get(name + suffix, outputs.get(name)) for name in step["inputs"]}
+        verification.same(f"{where}: {step['name']}: inputs", step["inputs"], inputs)
+        outputs[step["name"]] = step["output"]
+
+
+def say_ways_out(verification: Verification, config: Mapping[str, Any]) -> None:
+    verification.notes += [f"{setting}: {meaning}" for setting, meaning in ways_out(config).items()]

@@ -9,9 +9,8 @@ folder's digest, which a registry holds, or by a signature. Numbers that a hashe
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,27 +18,30 @@ import msgspec
 
 from sft import record, self_hashed_json
 from sft.adapters import signing
-from sft.adapters.checkpoint_files import CONFIG, INDEX, files_of
+from sft.adapters.checkpoint_files import files_of
 from sft.adapters.instructlab.layout import METRICS
-from sft.artifacts import LOGS_NAME, MANIFEST_NAME, digest_of
+from sft.artifacts import LOGS_NAME, MANIFEST_NAME
 from sft.config.schema import RunConfig
-from sft.config.ways_out import ways_out
 from sft.errors import DataError, SftError, StageError
 from sft.logs import redacted
 from sft.planning.plan import build_plan
 from sft.planning.stage_spec import Environment
-from sft.runner.verification import ModelFacts, Run, Verification, entries
+from sft.runner.verification import (
+    Run,
+    Verification,
+    check_chain,
+    entries,
+    is_file,
+    is_folder,
+    json_object,
+    say_ways_out,
+)
+from sft.runner.verify_model import check_model, check_weights
 from sft.stages import evaluate, judge
 from sft.stages.model import FILES_NAME
 from sft.stages.package import FACTS
 from sft.stages.upload import UPLOAD
 
-_ATTRIBUTES = ".gitattributes"
-_LFS = re.compile(r"(\S+ filter=lfs diff=lfs merge=lfs -text\s*|#.*|\s*)")
-_CACHE = re.compile(
-    r"\.cache/huggingface/(\.gitignore|CACHEDIR\.TAG|(download|upload)/(\.gitignore|.+\.(metadata|lock|incomplete)))"
-)
-"""What the hub's client keeps beside a model's files."""
 _REPORTS = {"evaluate": evaluate.REPORT_NAME, "judge": judge.REPORT_NAME}
 """Files that hold what a stage's facts say, too."""
 _ROWS = {"dataset": {"train.jsonl": "num_train", "eval.jsonl": "num_eval"}, "tokenize": {"data.jsonl": "num_samples"}}
@@ -66,7 +68,7 @@ def verify(path: Path, *, trusted: signing.Trusted | None = None) -> Verificatio
     for model in (folder, folder / "model"):
         if (model / FACTS).is_file():
             verification = Verification(f"model {model}")
-            _model(verification, model, trusted)
+            check_model(verification, model, trusted)
             return verification
     raise DataError(f"{path}: neither {record.NAME} nor {FACTS} is there", fix="a run's folder, or a model's folder")
 
@@ -76,18 +78,18 @@ def _run(folder: Path, trusted: signing.Trusted | None) -> Verification:
     facts = verification.unsealed(folder / record.NAME, Run)
     if facts is None:
         return verification
-    _say_ways_out(verification, facts["config"])
+    say_ways_out(verification, facts["config"])
     _account(verification, folder / record.NAME, facts)
     if trusted:
         _check_signature(verification, folder / record.NAME, trusted)
     done = [step for step in facts["steps"] if step["output"]]
-    _chain(verification, str(folder / record.NAME), done)
+    check_chain(verification, str(folder / record.NAME), done)
     for step in done:
         _artifact(verification, folder.parent / "store" / step["name"].partition(":")[0] / step["key"], step)
-    sources = [s["facts"].get("source_files", {}) for s in done if s["name"].partition(":")[0] == "dataset"]
-    for name, digest in (item for files in sources for item in files.items()):
+    sources = [s["facts"].get("source_files") for s in done if s["name"].partition(":")[0] == "dataset"]
+    for name, digest in (item for files in sources if isinstance(files, dict) for item in files.items()):
         source = Path(facts["cwd"], name.removeprefix("file://"))
-        if source.is_file() and verification.hash(source) != digest:
+        if is_file(source) and verification.hash(source) != digest:
             verification.notes.append(
                 f"{source}: is no longer what the dataset was made of; the dataset itself is in the store"
             )
@@ -95,14 +97,13 @@ def _run(folder: Path, trusted: signing.Trusted | None) -> Verification:
         if not step["output"]:
             verification.notes.append(f"{step['name']} is {step['status']}: nothing to check")
     steps = {step["name"]: step for step in done}
+    packaged = steps.get("package", {}).get("files", {})
     for step in done:
         if step["name"].partition(":")[0] == "upload":
-            _uploaded(
-                verification, folder.parent / "store" / "upload" / step["key"] / UPLOAD, steps["package"]["files"]
-            )
+            _uploaded(verification, folder.parent / "store" / "upload" / step["key"] / UPLOAD, packaged)
     if package := steps.get("package"):
         model = folder.parent / "store" / "package" / package["key"] / "model"
-        carried = _model(verification, model, trusted) if (model / FACTS).is_file() else None
+        carried = check_model(verification, model, trusted) if (model / FACTS).is_file() else None
         if carried is not None:
             for step in carried["steps"]:
                 recorded = {key: steps.get(step["name"], {}).get(key) for key in ("output", *_TOLD_TWICE)}
@@ -136,11 +137,11 @@ def _artifact(verification: Verification, root: Path, step: Mapping[str, Any]) -
             str(root / MANIFEST_NAME), carried, {"digest": step["output"], **{k: step[k] for k in _TOLD_TWICE}}
         )
     external = step["facts"].get("external_dir")
-    if external and Path(external).is_dir() and (root / FILES_NAME).is_file():
-        recorded = msgspec.json.decode((root / FILES_NAME).read_bytes(), type=dict[str, str])
+    if isinstance(external, str) and is_folder(external) and (root / FILES_NAME).is_file():
+        recorded = json_object(root / FILES_NAME) or {}
         present = (file.relative_to(external).as_posix() for file in files_of(Path(external)))
         verification.files(Path(external), recorded, present, may_link=True)
-        _unhashed_weights(verification, Path(external), recorded)
+        check_weights(verification, Path(external), recorded)
     elif external:
         verification.notes.append(f"the base model is no longer at {external}: not checked")
 
@@ -148,57 +149,9 @@ def _artifact(verification: Verification, root: Path, step: Mapping[str, Any]) -
 def _uploaded(verification: Verification, file: Path, packaged: Mapping[str, str]) -> None:
     """Check that what was uploaded is what was packaged. The upload compared it there; this asks no server."""
     if file.is_file():  # else it is said to be gone
-        carried = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
-        verification.same(
-            str(file), {f"model/{name}": digest for name, digest in carried["files"].items()}, dict(packaged)
-        )
-
-
-def _model(verification: Verification, folder: Path, trusted: signing.Trusted | None) -> dict[str, Any] | None:
-    """Check a model's folder; return the record that it carries, None if that is broken."""
-    there = [name for name in entries(folder) if not _is_of_the_hub(verification, folder, name)]
-    facts = verification.unsealed(folder / FACTS, ModelFacts)
-    if facts is not None:
-        is_cached = folder.parent.name == "snapshots"  # the hub's cache holds links to the files
-        present = (name for name in there if name not in {FACTS, signing.SIGNATURE})
-        verification.files(folder, facts["files"], present, may_link=is_cached)
-        _unhashed_weights(verification, folder, facts["files"])
-        if verification.what.startswith("model"):
-            _say_ways_out(verification, facts["record"]["config"])
-        verification.same(
-            f"{folder / FACTS}: record", self_hashed_json.digest_of(facts["record"]), facts["record_digest"]
-        )
-        _chain(verification, str(folder / FACTS), facts["record"]["steps"])
-    verification.digest = digest_of(
-        {f"model/{name}": verification.hash(folder / name) for name in there if (folder / name).is_file()}
-    )
-    signed = (folder / signing.SIGNATURE).is_file()
-    if trusted and signed:
-        try:
-            signing.check(folder, trusted)
-        except StageError as error:
-            verification.problems.append(error.message)
-    elif trusted:
-        verification.problems.append(f"{folder}: is not signed")
-    elif signed:
-        verification.notes.append(
-            f"{folder / signing.SIGNATURE}: not checked; say who signs: --key, or --identity and --issuer"
-        )
-    return facts["record"] if facts else None
-
-
-def _chain(verification: Verification, where: str, steps: Iterable[Mapping[str, Any]]) -> None:
-    """Check that each step's digest is that of its files, and each input is what an earlier step made.
-
-    ``register:2``, a second registration, has taken what an ``upload:2`` made, where there is one.
-    """
-    outputs: dict[str, str] = {}
-    for step in steps:
-        verification.same(f"{where}: {step['name']}: output", digest_of(step["files"]), step["output"])
-        suffix = "".join(step["name"].partition(":")[1:])
-        inputs = {name: outputs.get(name + suffix, outputs.get(name)) for name in step["inputs"]}
-        verification.same(f"{where}: {step['name']}: inputs", step["inputs"], inputs)
-        outputs[step["name"]] = step["output"]
+        carried = (json_object(file) or {}).get("files")
+        files = {f"model/{name}": digest for name, digest in carried.items()} if isinstance(carried, dict) else None
+        verification.same(str(file), files, dict(packaged))
 
 
 def _check_signature(verification: Verification, file: Path, trusted: signing.Trusted) -> None:
@@ -225,31 +178,26 @@ def _account(verification: Verification, file: Path, facts: Mapping[str, Any]) -
     verification.same(f"{file}: schema", facts["schema"], record.SCHEMA)
     if "--until" in facts["command"] or facts["command"][1:2] != ["run"]:
         return  # a part of a plan, or another command's
+    other_version = f"{file}: its settings are of another version: a removed step would not show"
     try:
         cfg = msgspec.convert(facts["config"], RunConfig)
+        if not _is_complete(cfg):
+            verification.notes.append(other_version)
+            return
         wanted = [step.name for step in build_plan(cfg, Environment(versions={})).steps]
     except (msgspec.ValidationError, SftError) as error:
-        verification.notes.append(
-            f"{file}: its settings are of another version ({error}): a removed step would not show"
-        )
+        verification.notes.append(f"{other_version} ({error})")
         return
     if removed := [name for name in wanted if name not in {step["name"] for step in steps}]:
         verification.problems.append(f"{file}: its settings ask for {', '.join(removed)}, which it does not tell of")
 
 
-def _is_of_the_hub(verification: Verification, folder: Path, name: str) -> bool:
-    """Return whether the hub or its client has put a file beside a model's; it is said, as no record holds it."""
-    file = folder / name
-    if name == _ATTRIBUTES and file.is_file() and not file.is_symlink():
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-        if all(_LFS.fullmatch(line) for line in lines):
-            verification.notes.append(f"{file}: the hub's, which says how files are stored; not in the record")
-            return True
-    return _CACHE.fullmatch(name) is not None and not file.is_symlink()
-
-
-def _say_ways_out(verification: Verification, config: Mapping[str, Any]) -> None:
-    verification.notes += [f"{setting}: {meaning}" for setting, meaning in ways_out(config).items()]
+def _is_complete(settings: Any) -> bool:
+    """Return whether a record has each setting that there is now: what it lacks, msgspec leaves out of the group."""
+    if not is_dataclass(settings):
+        return True
+    given = vars(settings)
+    return all(field.name in given and _is_complete(given[field.name]) for field in fields(settings))
 
 
 def _same_run(
@@ -266,7 +214,7 @@ def _same_run(
 
 def _numbers(verification: Verification, stage: str, root: Path, facts: Mapping[str, Any]) -> None:
     """Compare facts with the files that they are of: who changes a number in every record has not changed those."""
-    if (name := _REPORTS.get(stage)) and (report := _json(root / name)) is not None:
+    if (name := _REPORTS.get(stage)) and (report := json_object(root / name)) is not None:
         told = {key: value for key, value in redacted(report).items() if key in facts}
         verification.same(f"{root / name}", told, {key: facts[key] for key in told})
     for name, key in _ROWS.get(stage, {}).items():
@@ -284,35 +232,3 @@ def _numbers(verification: Verification, stage: str, root: Path, facts: Mapping[
         verification.same(
             f"{metrics}: steps and loss", [len(rows), last], [facts.get("num_steps"), facts.get("final_loss")]
         )
-
-
-def _unhashed_weights(verification: Verification, folder: Path, recorded: Mapping[str, str]) -> None:
-    """Note where a config leads a loader to weights or code that the record does not hold."""
-    for name in _named_files(folder):
-        if name not in recorded:
-            verification.problems.append(f"{folder}: its configuration loads {name}, which the record does not hold")
-
-
-def _named_files(folder: Path) -> Iterator[str]:
-    weights = (_json(folder / INDEX) or {}).get("weight_map")
-    yield from sorted({str(shard) for shard in weights.values()}) if isinstance(weights, dict) else ()
-    config = _json(folder / CONFIG) or {}
-    if named := config.get("transformers_weights"):
-        yield str(named)
-    for key in ("attn_implementation", "_attn_implementation", "experts_implementation"):
-        if "/" in str(config.get(key) or ""):
-            yield str(config[key])
-    code = config.get("auto_map")
-    for references in code.values() if isinstance(code, dict) else ():
-        for reference in references if isinstance(references, list) else [references]:
-            if reference is not None:
-                yield f"{str(reference).rpartition('.')[0]}.py"
-
-
-def _json(file: Path) -> dict[str, Any] | None:
-    """Return a JSON object; None if there is none."""
-    try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 import re
 import shutil
 import subprocess
@@ -267,3 +268,51 @@ def test_a_hostile_run_json_ends_in_a_sentence(change: dict[str, Any], run: Path
     facts["steps"][0] |= change
     (run / "run.json").write_bytes(self_hashed_json.dump_with_digest(facts))
     assert verify(run).problems
+
+
+def test_whatever_the_documents_of_a_run_hold_ends_in_sentences(run: Path) -> None:
+    """Parts are left out, exchanged, renamed or damaged, their digests renewed; `verify` finds problems or none."""
+    numbers, odd = random.Random(0), [None, True, -1, 1e308, "", "\0", "../../x", "x" * 300, [], {}, [1], "dataset"]
+    stored = [file for name in ("manifest.json", "sft.json") for file in run.parent.glob(f"store/*/*/**/{name}")]
+    for _ in range(300):
+        file = numbers.choice([run / "run.json", *stored])
+        whole = file.read_bytes()
+        facts = json.loads(whole)
+        path = numbers.choice([path for path, _ in every_part(facts)])
+        parent = reduce(lambda tree, key: tree[key], path[:-1], facts)
+        match numbers.randrange(3):
+            case 0:
+                del parent[path[-1]]
+            case 1:
+                parent[path[-1]] = numbers.choice(odd)
+            case _ if isinstance(parent, dict):
+                parent[numbers.choice(["upload", "../x", "y" * 300])] = parent.pop(path[-1])
+        is_sealed = file.name != "manifest.json" and "digest" in facts
+        content = self_hashed_json.dump_with_digest(facts) if is_sealed else json.dumps(facts).encode()
+        file.write_bytes(content if numbers.random() < 0.9 else content[: len(content) // 2])
+        for folder in (run, only_model(run)):
+            assert all(map(str.strip, verify(folder).problems))
+        file.write_bytes(whole)
+    assert verify(run).problems == []
+
+
+def every_part(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in items:
+        yield (*path, key), value
+        yield from every_part(value, (*path, key))
+
+
+def only_model(run: Path) -> Path:
+    [file] = run.parent.glob("store/package/*/model/sft.json")
+    return file.parent
+
+
+def test_a_record_of_before_a_setting_came_is_checked_and_says_what_would_not_show(run: Path) -> None:
+    file = run / "run.json"
+    facts = self_hashed_json.load_checked(file.read_bytes())
+    del facts["config"]["training"]["train_on"]
+    file.write_bytes(self_hashed_json.dump_with_digest(facts))
+    found = verify(run)
+    assert f"{file}: its settings are of another version: a removed step would not show" in found.notes
+    assert all("config" in problem for problem in found.problems)  # the model's own record has that setting
