@@ -11,13 +11,12 @@ nothing of what the stages do.
 
 from __future__ import annotations
 
-import calendar
 import fcntl
 import os
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,9 +34,6 @@ from sft.self_hashed_json import NOT_JSON
 SCHEMA = 2
 TRASH = ".trash"
 ANSWERS = ".answers"
-TRASH_SECONDS = 7 * 24 * 3600.0
-"""How long what was pruned can be moved back."""
-_TRASHED_AT = "%Y-%m-%dT%H%M%SZ"
 _WAIT_SECONDS = 1.0
 _CLOCK_SECONDS = 1.0
 """How far a file's time may be behind the clock: kernels note it in steps of milliseconds."""
@@ -68,21 +64,6 @@ class Manifest(msgspec.Struct, kw_only=True):
     inputs: dict[str, str]
     seconds: float
     made_at: float
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """What `Store.prune` did, or would do.
-
-    Attributes:
-        removed: Folders of unneeded artifacts and killed tries, with their bytes.
-        foreign: Folders and files that lie in the store and are not its own: they stay.
-        num_expired: Folders of the trash that were removed for good.
-    """
-
-    removed: tuple[tuple[Path, int], ...]
-    foreign: tuple[Path, ...]
-    num_expired: int
 
 
 @dataclass(frozen=True)
@@ -119,7 +100,9 @@ class Store:
 
     Attributes:
         root: Its folder.
+        staging_root: Folder of what is being made, and of what killed tries have left.
         answers: Folder of what models answered when they were scored, a folder for each by its artifact's digest.
+        trash: Folder of what was pruned.
 
     Raises:
         StoreError: The folder can't be made or written.
@@ -127,10 +110,10 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
-        self._staging = self.root / ".staging"
+        self.staging_root = self.root / ".staging"
         self.answers = self.root / ANSWERS
         self._locks = self.root / ".locks"
-        self._trash = self.root / TRASH
+        self.trash = self.root / TRASH
 
     def open(self) -> None:
         """Make the folders.
@@ -139,7 +122,7 @@ class Store:
             StoreError: They can't be made or written.
         """
         try:
-            for folder in (self.root, self._staging, self._locks):
+            for folder in (self.root, self.staging_root, self._locks):
                 folder.mkdir(parents=True, exist_ok=True)
             probe = self._locks / f".probe-{os.getpid()}"
             probe.touch()
@@ -196,7 +179,7 @@ class Store:
 
     def staging_path(self, stage: str, key: str) -> Path:
         """Return where a key is made, and what a killed try has left."""
-        return self._staging / f"{stage}-{key}"
+        return self.staging_root / f"{stage}-{key}"
 
     def staging(self, stage: str, key: str, *, resume: bool) -> Path:
         """Return the private folder in which a key is made, under its lock; `resume` keeps what a killed try left."""
@@ -267,69 +250,19 @@ class Store:
             fcntl.flock(file, fcntl.LOCK_SH)
             yield
 
-    def prune(
-        self, find_needed: Callable[[], Collection[tuple[str, str]]], *, dry_run: bool, now: bool = False
-    ) -> Pruned:
-        """Move every artifact and every killed try that is not needed into the trash, and empty that of a week ago.
-
-        Only folders that this store made are moved: those with a manifest that names their place, and killed tries.
-
-        Args:
-            find_needed: Returns stage and key of what stays; called when no run is at work, so that none is missed.
-            dry_run: Move and remove nothing, only say what would go.
-            now: Remove at once, what lies in the trash included.
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep every run away while the block lasts.
 
         Raises:
-            StoreError: A run is at work on this store, or the store is a link: another run root's records may need it.
+            StoreError: One is at work.
         """
-        if self.root.is_symlink():
-            fix = f"prune where it lies: {shlex.quote(str(self.root.resolve().parent))}"
-            raise StoreError(f"{self.root}: is a link, so the records of another run root may need it", fix=fix)
         with (self._locks / "use").open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise StoreError("a run is using the store", fix="prune when it has ended") from error
-            needed = find_needed()
-            made = {path: place for path in self._candidates() if (place := self._place(path))}
-            unneeded = [path for path, place in made.items() if place not in needed]
-            foreign = tuple(path for path in self._candidates() if path not in made)
-            expired = [path for path in sorted(self._trash.glob("*")) if now or _is_expired(path)]
-            pruned = Pruned(tuple((path, _num_bytes(path)) for path in unneeded), foreign, len(expired))
-            if not dry_run:
-                bin_of_today = self._trash / time.strftime(_TRASHED_AT, time.gmtime())
-                for path in unneeded:
-                    if now:
-                        shutil.rmtree(path)
-                    else:
-                        target = bin_of_today / path.relative_to(self.root)
-                        target.parent.mkdir(parents=True, exist_ok=True)
-                        path.rename(target)
-                for path in expired:
-                    shutil.rmtree(path)
-        return pruned
-
-    def _candidates(self) -> list[Path]:
-        return sorted([*self.root.glob("[!.]*/*"), *self._staging.glob("*"), *self.answers.glob("*")])
-
-    def _place(self, path: Path) -> tuple[str, str] | None:
-        """Return stage and key of an artifact or of a killed try; None of what this store has not made.
-
-        Of a model's answers they are ``.answers`` and the digest of the model's artifact.
-        """
-        if path.is_symlink() or not path.is_dir():
-            return None
-        if path.parent == self._staging:
-            stage, _, key = path.name.rpartition("-")
-            return (stage, key) if stage else None
-        if path.parent == self.answers:
-            return path.parent.name, path.name
-        try:
-            facts = msgspec.json.decode((path / MANIFEST_NAME).read_bytes(), type=dict[str, Any])
-        except (*NOT_JSON, OSError):
-            return None
-        place = path.parent.name, path.name
-        return place if (facts.get("stage"), facts.get("key")) == place else None
+            yield
 
 
 def _sync_all(folder: Path) -> None:
@@ -337,14 +270,6 @@ def _sync_all(folder: Path) -> None:
     paths = [path for path in folder.rglob("*") if not path.is_symlink()]
     for path in [*(path for path in paths if path.is_file()), *(path for path in paths if path.is_dir()), folder]:
         sync(path)
-
-
-def _is_expired(path: Path) -> bool:
-    try:
-        trashed_at = calendar.timegm(time.strptime(path.name, _TRASHED_AT))
-    except ValueError:
-        return False  # not ours
-    return time.time() - trashed_at > TRASH_SECONDS
 
 
 def _linked(folder: Path, shared: Iterable[Path]) -> dict[tuple[int, int], str]:
@@ -365,7 +290,3 @@ def _linked(folder: Path, shared: Iterable[Path]) -> dict[tuple[int, int], str]:
                     raise StoreError(f"{file}: changed after it was made", fix=f"rm -r {shlex.quote(str(root))}")
                 digests[inode(file)] = digest
     return digests
-
-
-def _num_bytes(folder: Path) -> int:
-    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 import time
 from pathlib import Path
 
-import msgspec
-
-from sft import record
-from sft.errors import StoreError
 from sft.progress import Progress
-from sft.self_hashed_json import NOT_JSON
-from sft.store import ANSWERS, TRASH, Store
-
-_PLACE = re.compile(r"/([a-z]{1,20})/([0-9a-f]{20})(?![0-9a-f])")
-"""Stage and key in the path of an artifact."""
+from sft.runner.prune import needed_by, prune
+from sft.store import Store
 
 
 def execute(action: str, run_root: str, *, yes: bool, now: bool) -> int:
@@ -42,11 +33,11 @@ def execute(action: str, run_root: str, *, yes: bool, now: bool) -> int:
     needed = set[tuple[str, str]]()
 
     def find_needed() -> set[tuple[str, str]]:
-        needed.update(_needed(root))
+        needed.update(needed_by(root))
         return needed
 
     outdated = store.outdated()
-    pruned = store.prune(find_needed, dry_run=not (yes or now), now=now)
+    pruned = prune(store, find_needed, dry_run=not (yes or now), now=now)
     verb = "removed" if now else "moved to the trash" if yes else "would go"
     for path, num_bytes in pruned.removed:
         progress.say(f"{verb}: {path} ({_size(num_bytes)})")
@@ -55,39 +46,12 @@ def execute(action: str, run_root: str, *, yes: bool, now: bool) -> int:
     total = _size(sum(num_bytes for _, num_bytes in pruned.removed))
     progress.say(f"{len(pruned.removed)} folders, {total}; kept what a run.json under {root} refers to")
     if yes and not now and pruned.removed:
-        progress.say(
-            f"they stay a week in {store.root / TRASH}, from where they can be moved back; --now frees the space"
-        )
+        progress.say(f"they stay a week in {store.trash}, from where they can be moved back; --now frees the space")
     elif not (yes or now) and pruned.removed:
         progress.say("nothing was touched: add --yes to move them to the trash for a week, or --now to remove them")
     if num_kept := sum((path.parent.name, path.name) in needed for path in outdated):
         progress.say(_explain(num_kept))
     return 0
-
-
-def _needed(root: Path) -> set[tuple[str, str]]:
-    """Return stage and key of all artifacts that records under a run root refer to, wherever that lay when they did.
-
-    Those are the steps of each run, those that an interrupted run goes on from, and those that a setting names: a model
-    or a dataset in the store is another run's base.
-
-    Raises:
-        StoreError: A record can't be read.
-    """
-    needed = set()
-    folders = [folder for folder in root.iterdir() if folder.is_dir() and folder.name != "store"]
-    for file in sorted(file for folder in folders for file in folder.rglob(record.NAME)):
-        try:
-            content = file.read_bytes()
-            run = msgspec.json.decode(content, type=record.RunRecord)
-        except (*NOT_JSON, OSError) as error:
-            message = f"{file}: can't be read ({error}), so what it needs is not known, and nothing is pruned"
-            raise StoreError(message, fix=f"mend or move away {shlex.quote(str(file.parent))}") from error
-        needed |= {(step.name.partition(":")[0], step.key) for step in run.steps if step.key}
-        needed |= {(ANSWERS, digest) for step in run.steps for digest in step.inputs.values()}
-        needed |= {(ANSWERS, str(step.facts.get("model_digest"))) for step in run.steps}  # an epoch's model
-        needed |= {(stage, key) for stage, key in _PLACE.findall(content.decode(errors="replace"))}
-    return needed
 
 
 def _list(store: Store, progress: Progress) -> None:
