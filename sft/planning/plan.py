@@ -17,7 +17,8 @@ from sft.config.schema import HOLDOUT, ModelSource, RegistryKind, RunConfig
 from sft.config.unread_settings import unread_settings
 from sft.config.ways_out import ways_out
 from sft.errors import ConfigError, Problem
-from sft.planning.stage_spec import STAGES, Environment, stage_of
+from sft.planning.environment import Environment
+from sft.planning.stage_spec import STAGES, stage_of
 
 
 @dataclass(frozen=True, kw_only=True)

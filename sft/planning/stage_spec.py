@@ -8,10 +8,8 @@ command line the group of its settings, a test the modules whose code makes its 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-
-import msgspec
 
 from sft.artifacts import (
     Artifact,
@@ -27,33 +25,9 @@ from sft.artifacts import (
     TokenizedArtifact,
     UploadedModel,
 )
-from sft.config.schema import EvalBackend, ModelSource, RunConfig
-from sft.planning.resources import NOT_IN_THE_WEIGHTS, Resources
-
-
-@dataclass(frozen=True, kw_only=True)
-class Environment:
-    """What a result depends on besides the configuration.
-
-    Attributes:
-        dataset_version: State of the source: file times, ETag, commit.
-        held_out_versions: The same of each set of `eval.holdouts`, by its name.
-        model_version: State of the base model: file times, commit.
-        tasks_version: Digest of the recipe's own lm-eval tasks.
-        vllm_version: Of the vLLM that answers them; empty without it.
-        device: ``cpu`` or the GPU's name, of this machine, which evaluates.
-        resources: What the training runs on and with; None where nothing is trained.
-        versions: Package -> version.
-    """
-
-    dataset_version: str = ""
-    held_out_versions: Mapping[str, str] = field(default_factory=dict)
-    model_version: str = ""
-    tasks_version: str = ""
-    vllm_version: str = ""
-    device: str = ""
-    resources: Resources | None = None
-    versions: Mapping[str, str]
+from sft.config.schema import RunConfig
+from sft.planning import stage_settings
+from sft.planning.environment import Environment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,119 +70,6 @@ class StageSpec:
         return {name: value for name, value in settings.items() if name not in self.machine_settings}
 
 
-def _dataset(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
-    own = {**_plain(cfg.dataset), "source_version": environment.dataset_version}
-    if cfg.dataset.decontaminate:
-        tasks = cfg.eval.tasks if cfg.eval.enabled else []
-        lm_eval = environment.versions.get("lm-eval", "")
-        own["decontaminate"] = {
-            "tasks": tasks,
-            "holdouts": [*cfg.eval.holdouts],
-            "include_path": environment.tasks_version,
-            "lm-eval": lm_eval,
-        }
-    return own
-
-
-def _model(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
-    unused = "scratch" if cfg.model.source is ModelSource.pretrained else "name_or_path"
-    return {**_plain(cfg.model), unused: None, "source_version": environment.model_version}
-
-
-def _tokenize(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
-    training, data = _plain(cfg.training), _plain(cfg.dataset)
-    return {
-        **{name: training[name] for name in ("max_seq_len", "train_on", "train_on_reasoning")},
-        **{name: data[name] for name in ("on_invalid", "on_unrendered")},
-    }
-
-
-_NOT_IN_A_CHECKPOINT = {
-    "env",
-    "allow_any_env",
-    "full_state_at_epoch",
-    "checkpoint_every_steps",
-    "keep_full_states",
-    "stall_timeout_seconds",
-    "max_restarts",
-    "tracking",
-    "launcher",
-}
-"""Training settings that say how a result is got, not what it is."""
-
-_RESOLVED = {
-    "fsdp",
-    "precision",
-    "attention",
-    "use_liger",
-    "gradient_checkpointing",
-    "max_tokens_per_gpu",
-    "num_loader_workers",
-}
-"""Training settings that count as what `Resources` made of them."""
-
-
-def _train(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
-    own = {k: v for k, v in _plain(cfg.training).items() if k not in _NOT_IN_A_CHECKPOINT | _RESOLVED}
-    resources = environment.resources.settings() if environment.resources else {}
-    return {**own, "resources": {k: v for k, v in resources.items() if k not in NOT_IN_THE_WEIGHTS}}
-
-
-_NOT_IN_A_SCORE = {
-    "num_processes",
-    *("allow_task_code", "baseline", "confidence", "enabled", "gates", "judge", "no_regression", "verbosity"),
-    *("vllm", "every_epochs", "epoch_tasks", "epoch_holdouts"),
-}
-"""Evaluation settings that say what becomes of a score, or what may make it, not what it is."""
-
-
-def _evaluate(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
-    own = {name: value for name, value in _plain(cfg.eval).items() if name not in _NOT_IN_A_SCORE}
-    if cfg.eval.backend is EvalBackend.vllm:
-        where_it_is = {"python", "startup_seconds"}
-        own["vllm"] = {k: v for k, v in _plain(cfg.eval.vllm).items() if k not in where_it_is}
-        own["vllm"]["version"] = environment.vllm_version
-    own["holdout"]["metrics"] = cfg.eval.holdout.scored()
-    return {
-        **own,
-        "holdouts": [*cfg.eval.holdouts],  # their rows are inputs
-        "writes_answers": cfg.eval.writes_answers(),
-        "include_path": environment.tasks_version,
-        "device": environment.device,
-    }
-
-
-def _judge(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
-    how_it_is_asked = {"key_env", "concurrency", "timeout_seconds", "max_attempts", "max_unparsable"}
-    own = {k: v for k, v in _plain(cfg.eval.judge).items() if k not in how_it_is_asked}
-    return {"judge": own, "seed": cfg.eval.seed}
-
-
-def _compare(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
-    return {"confidence": cfg.eval.confidence}
-
-
-def _gates(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
-    return {"gates": cfg.eval.gates, "no_regression": cfg.eval.no_regression}
-
-
-def _package(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
-    return {name: value for name, value in _plain(cfg).items() if name not in {"run_root", "sweep"}}
-
-
-def _upload(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
-    return {"upload": cfg.registry.upload}
-
-
-def _register(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
-    return _plain(cfg.registry)
-
-
-def _plain(group: Any) -> dict[str, Any]:
-    plain: dict[str, Any] = msgspec.to_builtins(group)
-    return plain
-
-
 STAGES: dict[str, StageSpec] = {
     spec.name: spec
     for spec in (
@@ -216,7 +77,7 @@ STAGES: dict[str, StageSpec] = {
             name="dataset",
             artifact=DatasetArtifact,
             group="dataset",
-            settings=_dataset,
+            settings=stage_settings.dataset,
             modules=(
                 "sft.stages.dataset",
                 "sft.stages.decontaminate",
@@ -227,14 +88,8 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.evaluation.tasks",
                 "sft.chat.decontamination",
                 "sft.chat.prompt",
-                "sft.chat.sample",
-                "sft.chat.formats",
-                "sft.chat.plain_rows",
-                "sft.chat.row_reader",
-                "sft.chat.tool_calls",
-                "sft.chat.turns",
-                "sft.chat.unread",
-                "sft.chat.rejected",
+                *("sft.chat.sample", "sft.chat.formats", "sft.chat.plain_rows", "sft.chat.row_reader"),
+                *("sft.chat.tool_calls", "sft.chat.turns", "sft.chat.unread", "sft.chat.rejected"),
                 "sft.adapters.source",
                 "sft.adapters.split_names",
                 "sft.adapters.arrow_rows",
@@ -249,7 +104,7 @@ STAGES: dict[str, StageSpec] = {
             name="model",
             artifact=ModelArtifact,
             group="model",
-            settings=_model,
+            settings=stage_settings.model,
             packages=("transformers", "tokenizers"),
             modules=(
                 "sft.stages.model",
@@ -267,7 +122,7 @@ STAGES: dict[str, StageSpec] = {
             name="tokenize",
             artifact=TokenizedArtifact,
             group="training",
-            settings=_tokenize,
+            settings=stage_settings.tokenize,
             packages=("instructlab-training", "transformers", "tokenizers"),
             modules=(
                 "sft.stages.tokenize",
@@ -287,7 +142,7 @@ STAGES: dict[str, StageSpec] = {
             name="train",
             artifact=CheckpointArtifact,
             group="training",
-            settings=_train,
+            settings=stage_settings.train,
             packages=("torch", "instructlab-training", "accelerate", "transformers", "peft"),
             modules=(
                 "sft.stages.train",
@@ -313,7 +168,7 @@ STAGES: dict[str, StageSpec] = {
             name="evaluate",
             artifact=EvalReport,
             group="eval",
-            settings=_evaluate,
+            settings=stage_settings.evaluate,
             packages=("torch", "lm-eval", "transformers", "rouge-score", "sacrebleu"),
             modules=(
                 "sft.stages.evaluate",
@@ -354,7 +209,7 @@ STAGES: dict[str, StageSpec] = {
             name="compare",
             artifact=ModelComparison,
             group="eval",
-            settings=_compare,
+            settings=stage_settings.compare,
             modules=(
                 "sft.stages.compare",
                 "sft.stages.changed_samples",
@@ -367,7 +222,7 @@ STAGES: dict[str, StageSpec] = {
             name="judge",
             artifact=JudgeReport,
             group="eval",
-            settings=_judge,
+            settings=stage_settings.judge,
             modules=(
                 "sft.stages.judge",
                 "sft.adapters.chat_completions",
@@ -384,7 +239,7 @@ STAGES: dict[str, StageSpec] = {
             name="gates",
             artifact=GateReport,
             group="eval",
-            settings=_gates,
+            settings=stage_settings.gates,
             modules=("sft.stages.gates", "sft.gate_rules", "sft.sample_values", "sft.scores"),
             revision=2,
         ),
@@ -392,7 +247,7 @@ STAGES: dict[str, StageSpec] = {
             name="package",
             artifact=ModelPackage,
             group="",
-            settings=_package,
+            settings=stage_settings.package,
             modules=(
                 "sft.stages.package",
                 "sft.stages.epoch_scores",
@@ -407,7 +262,7 @@ STAGES: dict[str, StageSpec] = {
             name="upload",
             artifact=UploadedModel,
             group="registry",
-            settings=_upload,
+            settings=stage_settings.upload,
             modules=(
                 "sft.stages.upload",
                 "sft.adapters.upload",
@@ -424,7 +279,7 @@ STAGES: dict[str, StageSpec] = {
             name="register",
             artifact=RegisteredModel,
             group="registry",
-            settings=_register,
+            settings=stage_settings.register,
             modules=(
                 "sft.stages.register",
                 "sft.stages.registries",

@@ -1,8 +1,8 @@
 """Run a plan: take from the store what is there, make the rest, and keep the record.
 
 ``status`` looks up what is done, ``execute`` runs the plan, ``dispatch`` maps artifacts to each stage's inputs,
-``prune`` removes what no run needs, ``reregister`` and ``rerun`` act on a run that has ended, ``worker_node`` is what the
-other machines of a training do, ``export_trainjob`` prints a training for somebody else to create.
+``prune`` removes what no run needs, ``reregister`` and ``rerun`` act on a run that has ended, ``worker_node`` is what
+the other machines of a training do, ``export_trainjob`` prints a training for somebody else to create.
 """
 
 from __future__ import annotations

@@ -88,9 +88,10 @@ def prune(
         raise StoreError(f"{store.root}: is a link, so the records of another run root may need it", fix=fix)
     with store.alone():
         needed = find_needed()
-        made = {path: place for path in _candidates(store) if (place := _place(store, path))}
+        candidates = _candidates(store)
+        made = {path: place for path in candidates if (place := _place(store, path))}
         unneeded = [path for path, place in made.items() if place not in needed]
-        foreign = tuple(path for path in _candidates(store) if path not in made)
+        foreign = tuple(path for path in candidates if path not in made)
         expired = [path for path in sorted(store.trash.glob("*")) if now or _is_expired(path)]
         pruned = Pruned(tuple((path, _num_bytes(path)) for path in unneeded), foreign, len(expired))
         if not dry_run:

@@ -13,8 +13,8 @@ from sft.artifacts import ModelPackage
 from sft.config.schema import RunConfig
 from sft.errors import DataError, VerificationError
 from sft.logs import redacted
+from sft.planning.environment import Environment
 from sft.planning.plan import Plan, Step, build_plan
-from sft.planning.stage_spec import Environment
 from sft.progress import Progress
 from sft.runner.dispatch import pick
 from sft.runner.execute import RunExecution, RunResult, run_lock, sign_record

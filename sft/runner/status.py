@@ -14,9 +14,10 @@ from sft.adapters.os import machine
 from sft.artifacts import RegisteredModel
 from sft.config.schema import RunConfig
 from sft.logs import redacted
+from sft.planning.environment import Environment
 from sft.planning.plan import Plan, Step, build_plan
 from sft.planning.resources import resources_of
-from sft.planning.stage_spec import STAGES, Environment
+from sft.planning.stage_spec import STAGES
 from sft.stages import held_out_set
 from sft.stages.dataset import source_version as dataset_version
 from sft.stages.evaluate import tasks_version

@@ -24,8 +24,8 @@ from sft.artifacts import LOGS_NAME, MANIFEST_NAME
 from sft.config.schema import RunConfig
 from sft.errors import DataError, SftError, StageError
 from sft.logs import redacted
+from sft.planning.environment import Environment
 from sft.planning.plan import build_plan
-from sft.planning.stage_spec import Environment
 from sft.runner.verification import (
     Run,
     Verification,

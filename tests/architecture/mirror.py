@@ -97,6 +97,8 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.planning.kernels": ("unit/planning/test_resources.py", "two of the resources, decided like the others"),
     "sft.planning.model_shape": ("unit/planning/test_memory.py", "memory is counted from the shapes, model by model"),
     "sft.planning.stage_spec": ("unit/planning/test_plan.py", "the table that plans are built from"),
+    "sft.planning.stage_settings": ("unit/planning/test_plan.py", "what plans are keyed by"),
+    "sft.planning.environment": ("unit/planning/test_plan.py", "what plans are keyed by besides"),
     "sft.report.changed_samples": ("unit/report/test_run.py", "a section of the run's page, looked at on it"),
     "sft.report.comparison.charts": ("unit/report/comparison/test_page.py", "the page's drawings, looked at on it"),
     "sft.report.comparison.text": ("unit/report/comparison/test_page.py", "the same comparison, as text and as a page"),

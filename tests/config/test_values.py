@@ -28,9 +28,9 @@ from sft.config.kfp_parameters import hydra_text
 from sft.config.schema import RunConfig
 from sft.config.schema.bounds import out_of_bounds
 from sft.errors import ConfigError, Problem
+from sft.planning.environment import Environment
 from sft.planning.plan import build_plan
 from sft.planning.resources import resolve_resources
-from sft.planning.stage_spec import Environment
 from tests.support.command import sft
 
 NUMBERS = ("nan", "-inf", "-1", "0", "1e30", "1.5", "9" * 400, "9" * 5000, "true", "1e3", "²", "null")

@@ -10,10 +10,10 @@ import pytest
 from sft.adapters.instructlab.settings import Nodes
 from sft.config.schema import Attention, LauncherConfig, Precision, ShardingStrategy, TrainingConfig
 from sft.errors import ConfigError
+from sft.planning.environment import Environment
 from sft.planning.plan import Plan, build_plan
 from sft.planning.precision import CpuPrecision
 from sft.planning.resources import resolve_resources
-from sft.planning.stage_spec import Environment
 from tests.support.configs import composed
 
 WORLD = Environment(

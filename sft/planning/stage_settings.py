@@ -1,0 +1,138 @@
+"""What of configuration and environment determines what each stage makes, besides its inputs, as plain data.
+
+No more, or work is done twice; no less, or a stale result is served.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from sft.config.schema import EvalBackend, ModelSource, RunConfig
+from sft.planning.environment import Environment
+from sft.planning.resources import NOT_IN_THE_WEIGHTS
+
+
+def dataset(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
+    """Return what determines the dataset stage, also of a held-out set."""
+    own = {**_plain(cfg.dataset), "source_version": environment.dataset_version}
+    if cfg.dataset.decontaminate:
+        tasks = cfg.eval.tasks if cfg.eval.enabled else []
+        lm_eval = environment.versions.get("lm-eval", "")
+        own["decontaminate"] = {
+            "tasks": tasks,
+            "holdouts": [*cfg.eval.holdouts],
+            "include_path": environment.tasks_version,
+            "lm-eval": lm_eval,
+        }
+    return own
+
+
+def model(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
+    """Return what determines the model stage."""
+    unused = "scratch" if cfg.model.source is ModelSource.pretrained else "name_or_path"
+    return {**_plain(cfg.model), unused: None, "source_version": environment.model_version}
+
+
+def tokenize(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
+    """Return what determines the tokenize stage."""
+    training, data = _plain(cfg.training), _plain(cfg.dataset)
+    return {
+        **{name: training[name] for name in ("max_seq_len", "train_on", "train_on_reasoning")},
+        **{name: data[name] for name in ("on_invalid", "on_unrendered")},
+    }
+
+
+_NOT_IN_A_CHECKPOINT = {
+    "env",
+    "allow_any_env",
+    "full_state_at_epoch",
+    "checkpoint_every_steps",
+    "keep_full_states",
+    "stall_timeout_seconds",
+    "max_restarts",
+    "tracking",
+    "launcher",
+}
+"""Training settings that say how a result is got, not what it is."""
+
+_RESOLVED = {
+    "fsdp",
+    "precision",
+    "attention",
+    "use_liger",
+    "gradient_checkpointing",
+    "max_tokens_per_gpu",
+    "num_loader_workers",
+}
+"""Training settings that count as what `Resources` made of them."""
+
+
+def train(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
+    """Return what determines the train stage."""
+    own = {k: v for k, v in _plain(cfg.training).items() if k not in _NOT_IN_A_CHECKPOINT | _RESOLVED}
+    resources = environment.resources.settings() if environment.resources else {}
+    return {**own, "resources": {k: v for k, v in resources.items() if k not in NOT_IN_THE_WEIGHTS}}
+
+
+_NOT_IN_A_SCORE = {
+    "num_processes",
+    *("allow_task_code", "baseline", "confidence", "enabled", "gates", "judge", "no_regression", "verbosity"),
+    *("vllm", "every_epochs", "epoch_tasks", "epoch_holdouts"),
+}
+"""Evaluation settings that say what becomes of a score, or what may make it, not what it is."""
+
+
+def evaluate(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
+    """Return what determines the evaluate stage."""
+    own = {name: value for name, value in _plain(cfg.eval).items() if name not in _NOT_IN_A_SCORE}
+    if cfg.eval.backend is EvalBackend.vllm:
+        where_it_is = {"python", "startup_seconds"}
+        own["vllm"] = {k: v for k, v in _plain(cfg.eval.vllm).items() if k not in where_it_is}
+        own["vllm"]["version"] = environment.vllm_version
+    own["holdout"]["metrics"] = cfg.eval.holdout.scored()
+    return {
+        **own,
+        "holdouts": [*cfg.eval.holdouts],  # their rows are inputs
+        "writes_answers": cfg.eval.writes_answers(),
+        "include_path": environment.tasks_version,
+        "device": environment.device,
+    }
+
+
+def judge(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
+    """Return what determines the judge stage."""
+    how_it_is_asked = {"key_env", "concurrency", "timeout_seconds", "max_attempts", "max_unparsable"}
+    own = {k: v for k, v in _plain(cfg.eval.judge).items() if k not in how_it_is_asked}
+    return {"judge": own, "seed": cfg.eval.seed}
+
+
+def compare(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
+    """Return what determines the compare stage."""
+    return {"confidence": cfg.eval.confidence}
+
+
+def gates(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
+    """Return what determines the gates stage."""
+    return {"gates": cfg.eval.gates, "no_regression": cfg.eval.no_regression}
+
+
+def package(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
+    """Return what determines the package stage."""
+    return {name: value for name, value in _plain(cfg).items() if name not in {"run_root", "sweep"}}
+
+
+def upload(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
+    """Return what determines the upload stage."""
+    return {"upload": cfg.registry.upload}
+
+
+def register(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
+    """Return what determines the register stage."""
+    return _plain(cfg.registry)
+
+
+def _plain(group: Any) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(group)
+    return plain
