@@ -101,6 +101,8 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.planning.environment": ("unit/planning/test_plan.py", "what plans are keyed by besides"),
     "sft.report.changed_samples": ("unit/report/test_run.py", "a section of the run's page, looked at on it"),
     "sft.report.comparison.charts": ("unit/report/comparison/test_page.py", "the page's drawings, looked at on it"),
+    "sft.report.comparison.ranking": ("unit/report/comparison/test_rows.py", "which of the rows comes first"),
+    "sft.report.comparison.table": ("unit/report/comparison/test_rows.py", "what rows are made of"),
     "sft.report.comparison.text": ("unit/report/comparison/test_page.py", "the same comparison, as text and as a page"),
     "sft.report.data": ("integration/test_data_check.py", "reads what the stages made, which the test makes"),
     "sft.report.page": ("unit/report/test_run.py", "a frame of HTML around what the test looks at"),

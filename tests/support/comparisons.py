@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 
 from sft.report.comparison.groups import Group
-from sft.report.comparison.rows import Cell, Comparison, Row
+from sft.report.comparison.table import Cell, Comparison, Row
 
 SETTINGS = {
     "training.learning_rate": ["0.001", "0.003", "0.01", "0.0003"],

@@ -9,7 +9,7 @@ import html
 from collections.abc import Sequence
 
 from sft.report.comparison.axes import Axis, number, of_numbers, of_texts
-from sft.report.comparison.rows import Comparison, Row
+from sft.report.comparison.table import Comparison, Row
 from sft.report.comparison.text import memory_text, short_keys, time_text, value_text
 from sft.scores import format_score
 

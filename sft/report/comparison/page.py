@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from sft.report.comparison import charts
 from sft.report.comparison.groups import TRAIN_LOSS
-from sft.report.comparison.rows import Comparison, Row
+from sft.report.comparison.table import Comparison, Row
 from sft.report.comparison.text import BEST, group_lines, memory_text, short_keys, time_text, value_text
 from sft.scores import Verdict, format_difference, format_score
 

@@ -13,99 +13,15 @@ from sft.adapters.instructlab.layout import METRICS
 from sft.artifacts import LOGS_NAME
 from sft.errors import ConfigError, DataError, Problem
 from sft.record import RunRecord, StepRecord
-from sft.report.comparison.groups import TRAIN_LOSS, Group, evaluation_of, first_two, grouped
-from sft.scores import CONFIDENCE, is_better_when_higher
+from sft.report.comparison.groups import TRAIN_LOSS
+from sft.report.comparison.ranking import ranked
+from sft.report.comparison.table import Cell, Comparison, Row
+from sft.scores import is_better_when_higher
 from sft.sweep import records as kept
 from sft.sweep.records import Point, SweepRecord
 
 _MOST_CURVE_POINTS = 400
 _NOT_COMPARED = ("name", "registry.")
-
-
-class Cell(msgspec.Struct, kw_only=True):
-    """A score of a tuned model.
-
-    Attributes:
-        base: The base model's; None where it was not scored.
-        verdict: What the run's comparison of both says; None where there is none.
-    """
-
-    value: float
-    stderr: float | None
-    base: float | None
-    higher_is_better: bool
-    verdict: str | None = None
-
-    @property
-    def change(self) -> float | None:
-        """Tuned minus base."""
-        return None if self.base is None else self.value - self.base
-
-
-class Row(msgspec.Struct, kw_only=True):
-    """A run.
-
-    Attributes:
-        number: Of the point in its sweep; elsewhere counted from the oldest.
-        values: What varied.
-        reason: Why it failed or was left out.
-        group: Of the runs that it compares with; 0 where it has no objective.
-        is_best: Whether it is the first of its group.
-        objective: What rows are sorted by.
-        train_loss: Of the last step.
-        tokens_per_second: Over the whole training, without padding and without saving.
-        memory_bytes: Largest peak of any rank in training.
-        seconds: Of training and scoring the tuned model; not of what other runs share.
-        curve: Step and loss.
-    """
-
-    number: int
-    run: str
-    folder: str
-    values: dict[str, str]
-    status: str
-    reason: str | None = None
-    group: int = 0
-    is_best: bool = False
-    objective: float | None = None
-    train_loss: float | None = None
-    scores: dict[str, Cell] = {}
-    tokens_per_second: float | None = None
-    memory_bytes: int | None = None
-    train_seconds: float | None = None
-    seconds: float | None = None
-    curve: list[tuple[int, float]] = []
-
-
-class Comparison(msgspec.Struct, kw_only=True):
-    """Runs by group, the best of each first.
-
-    Attributes:
-        title: What they are.
-        keys: What varied.
-        objective: The score that they are sorted by.
-        groups: Of runs that compare: one, unless the evaluations differ.
-        is_sweep: Whether they are the points of one sweep; else the name of its folder says which run is meant.
-    """
-
-    title: str
-    is_sweep: bool
-    objective: str
-    higher_is_better: bool
-    keys: list[str]
-    rows: list[Row]
-    groups: list[Group] = []
-
-    def of_group(self, group: Group) -> Comparison:
-        """Return the runs of one group alone; with the only one are those that have no objective."""
-        rows = self.rows if len(self.groups) == 1 else [row for row in self.rows if row.group == group.number]
-        return msgspec.structs.replace(self, rows=rows, groups=[group])
-
-    @property
-    def score_names(self) -> list[str]:
-        """Return every score of any row, the objective first."""
-        names = dict.fromkeys(name for row in self.rows for name in row.scores)
-        return sorted(names, key=lambda name: name != self.objective)
 
 
 def compare(folders: Sequence[Path], by: str | None = None) -> Comparison:
@@ -147,7 +63,7 @@ def compare(folders: Sequence[Path], by: str | None = None) -> Comparison:
         raise ConfigError([Problem(key="--by", value=by, rule=f"no run has this score; there are {', '.join(known)}")])
     cells = (row.scores[objective] for row in rows if objective in row.scores)
     higher = next((cell.higher_is_better for cell in cells), is_better_when_higher(objective))
-    groups = _group(rows, objective, higher)
+    groups = ranked(rows, objective, higher)
     return Comparison(
         title=title,
         is_sweep=is_sweep,
@@ -157,39 +73,6 @@ def compare(folders: Sequence[Path], by: str | None = None) -> Comparison:
         rows=rows,
         groups=groups,
     )
-
-
-def _group(rows: list[Row], objective: str, higher: bool) -> list[Group]:
-    """Sort rows by group and objective, mark the first of each group, and return the groups."""
-    records = {row.folder: record.load(Path(row.folder)) for row in rows if _is_ranked(row)}
-    taken = {folder: evaluation_of(rec, Path(folder), objective) for folder, rec in records.items() if rec is not None}
-    groups, numbers = grouped([taken.get(row.folder) if _is_ranked(row) else None for row in rows])
-    for row, number in zip(rows, numbers, strict=True):
-        row.group = number
-    rows.sort(key=lambda row: (row.group or len(groups) + 1, _rank(row, higher), row.number))
-    for group in groups:
-        ahead = [row for row in rows if row.group == group.number][:2]
-        if len(ahead) < 2:
-            continue
-        first, second = ahead
-        first.is_best = True
-        rec = records[first.folder]
-        confidence = rec.config.get("eval", {}).get("confidence", CONFIDENCE) if rec else CONFIDENCE
-        said = first_two(
-            objective, taken[first.folder], taken[second.folder], higher_is_better=higher, confidence=confidence
-        )
-        group.first_two = f"{first.number} against {second.number}: {said}"
-    return groups
-
-
-def _is_ranked(row: Row) -> bool:
-    return row.objective is not None and row.objective == row.objective and row.status == "done"
-
-
-def _rank(row: Row, higher: bool) -> float:
-    if row.objective is None or not _is_ranked(row):
-        return 0.0
-    return -row.objective if higher else row.objective
 
 
 def _of(folder: Path) -> Iterator[tuple[SweepRecord | None, Row, Mapping[str, Any]]]:

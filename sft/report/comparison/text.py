@@ -12,7 +12,7 @@ import msgspec
 from sft.files import json_text
 from sft.report.comparison.axes import is_number, number
 from sft.report.comparison.groups import TRAIN_LOSS
-from sft.report.comparison.rows import Comparison, Row
+from sft.report.comparison.table import Comparison, Row
 from sft.scores import Verdict, format_difference, format_score
 
 _MOST_SCORES = 3

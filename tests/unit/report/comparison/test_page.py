@@ -12,7 +12,7 @@ import pytest
 
 from sft.report.comparison import charts, page, text
 from sft.report.comparison.groups import Group
-from sft.report.comparison.rows import Cell, Comparison, Row
+from sft.report.comparison.table import Cell, Comparison, Row
 from tests.support.comparisons import comparison, row
 
 
