@@ -21,7 +21,19 @@ ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden" / "stage_code.txt"
 
 WITHOUT_INFLUENCE = {
-    *("sft", "sft.errors", "sft.logs", "sft.progress", "sft.artifacts", "sft.scores", "sft.self_hashed_json"),
+    *(
+        "sft",
+        "sft.errors",
+        "sft.logs",
+        "sft.progress",
+        "sft.artifacts",
+        "sft.artifacts.base",
+        "sft.artifacts.training",
+        "sft.artifacts.evaluation",
+        "sft.artifacts.published",
+        "sft.scores",
+        "sft.self_hashed_json",
+    ),
     *("sft.adapters", "sft.chat", "sft.stages", "sft.config", "sft.planning", "sft.adapters.os", "sft.adapters.hub"),
     *("sft.adapters.instructlab", "sft.adapters.instructlab.rank", "sft.adapters.evaluation", "sft.adapters.kubeflow"),
     # They carry bytes, requests and messages from here to there; what arrives is hashed or fails.

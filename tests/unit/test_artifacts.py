@@ -8,16 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sft.artifacts import (
-    Artifact,
-    DatasetArtifact,
-    EvalReport,
-    ModelArtifact,
-    digest_of,
-    hash_files,
-    inode,
-    sha256_file,
-)
+from sft.artifacts import Artifact, DatasetArtifact, EvalReport, ModelArtifact, digest_of, hash_files
+from sft.files import inode, sha256_file
 
 
 @pytest.fixture

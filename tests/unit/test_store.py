@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sft.artifacts import EvalReport, ModelArtifact, Score, digest_of, hash_files
+from sft.artifacts import EvalReport, ModelArtifact, digest_of, hash_files
 from sft.errors import StoreError
+from sft.scores import Score
 from sft.store import Entry, Store
 from tests.support.store import publish
 
@@ -150,7 +151,7 @@ def share(store: Store, first: Entry) -> Entry:
 def test_a_linked_file_is_not_hashed_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     first = publish(store)
     os.utime(first.path / "model.safetensors", (0, 0))
-    monkeypatch.delattr("sft.artifacts.sha256_file")
+    monkeypatch.delattr("sft.artifacts.base.sha256_file")
     assert share(store, first).manifest.files == first.manifest.files
 
 

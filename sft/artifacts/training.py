@@ -1,0 +1,162 @@
+"""What a model is made of, and the model: data, base model, tokens, checkpoint."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sft.artifacts.base import LOGS_NAME, Artifact
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetArtifact(Artifact):
+    """Checked and split chat data: ``train.jsonl``, ``eval.jsonl``, ``rejected.jsonl``.
+
+    Each line is ``{"messages": [{"role", "content"}, …]}``. Rows add up:
+    ``num_rows = num_train + num_eval + num_rejected + num_duplicates + num_overlap + num_unused +
+    num_contaminated``.
+
+    Attributes:
+        source: The uri it came from, without secrets.
+        source_version: Commit, ETag or content digest of the source, as far as it has one.
+        source_files: sha256 of each file that was read, by its name without secrets; of a dataset of the hub, its
+            rows as they came.
+        row_format: How the source spelled a conversation.
+        num_rows: Input rows read, those of a separate evaluation set included.
+        num_overlap: Training rows whose group stands in the separate evaluation set.
+        num_unused: Valid rows beyond ``dataset.max_samples``.
+        num_contaminated: Training rows that share text with an evaluation: ``contaminated.jsonl``.
+        split_by: What samples have in common if they must go to the same half: ``prompt``, ``row`` or a column.
+        num_groups: Groups of such samples that the split divided.
+        unread_fields: How many rows have each field that isn't read.
+        notes: What a person should know of the rows, a sentence each.
+    """
+
+    source: str
+    source_version: str
+    num_rows: int
+    num_train: int
+    num_eval: int
+    num_rejected: int
+    num_duplicates: int
+    num_unused: int
+    num_overlap: int = 0
+    row_format: str = "messages"
+    split_by: str = "row"
+    num_groups: int = 0
+    num_contaminated: int = 0
+    source_files: dict[str, str] = field(default_factory=dict)
+    unread_fields: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def num_accounted(self) -> int:
+        """Rows whose place is known. Equal to `num_rows`, or a row was lost."""
+        kept = self.num_train + self.num_eval
+        left_out = self.num_duplicates + self.num_overlap + self.num_unused + self.num_contaminated
+        return kept + self.num_rejected + left_out
+
+    @property
+    def train_file(self) -> Path:
+        return self.root / "train.jsonl"
+
+    @property
+    def eval_file(self) -> Path:
+        return self.root / "eval.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelArtifact(Artifact):
+    """A base model that is ready to load: config, tokenizer with chat template, safetensors weights.
+
+    Weights from the hub or a local folder stay where they are; ``root`` then holds only ``files.json``, the
+    sha256 of each file, so that the artifact's digest covers them.
+
+    Attributes:
+        source: Hub id, absolute path, or ``scratch``.
+        revision: Commit hash on the hub; empty otherwise.
+        external_dir: Folder that holds the files; None for ``root`` itself.
+        num_parameters: Count of weights, tied ones once; None where the files don't say.
+        trust_remote_code: Whether the recipe lets code that comes with the model run.
+        chat_template_changes: What the recipe makes of the model's own chat template, a line each. Where it makes
+            something, ``root`` holds the model itself: links to its files, and the template.
+    """
+
+    source: str
+    revision: str
+    external_dir: Path | None
+    num_parameters: int | None
+    trust_remote_code: bool = False
+    chat_template_changes: tuple[str, ...] = ()
+
+    @property
+    def model_dir(self) -> Path:
+        return self.external_dir or self.root
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizedArtifact(Artifact):
+    """``data.jsonl`` as the trainer reads it: ``input_ids``, ``labels`` (-100 = no loss), ``len`` per sample.
+
+    ``rejected.jsonl`` holds the rows of both splits that break a rule of the tokenizer: those of the training split are
+    not trained (rows in = `num_rows` + `num_rejected`), those of the held-out split are not scored.
+
+    Attributes:
+        num_rows: Conversations that are trained.
+        num_samples: What they became: more than one each where the chat template shows a turn otherwise once the
+            conversation goes on.
+        unrendered: Rows with a field that the chat template doesn't render, by field.
+    """
+
+    num_rows: int
+    num_samples: int
+    num_tokens: int
+    num_loss_tokens: int
+    longest_tokens: int
+    num_rejected: int = 0
+    num_eval_rejected: int = 0
+    unrendered: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def data_file(self) -> Path:
+        return self.root / "data.jsonl"
+
+    @property
+    def rejected_file(self) -> Path:
+        return self.root / "rejected.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointArtifact(Artifact):
+    """A fine-tuned model in Hugging Face layout under ``model/``, and ``logs/metrics.jsonl``, a row per step.
+
+    The metrics hold speeds, so they don't count towards the digest: equal weights have an equal digest.
+
+    Attributes:
+        num_steps: Optimizer steps taken.
+        num_epochs: Epochs finished.
+        final_loss: Mean loss per loss token of the last step.
+    """
+
+    num_steps: int
+    num_epochs: int
+    final_loss: float
+    world_size: int
+
+    @property
+    def model_dir(self) -> Path:
+        return self.root / "model"
+
+    def epoch_model_dir(self, epoch: int) -> Path:
+        """Return the model of an epoch before the last, counted from 1, where the training kept it.
+
+        It is named by the samples that had been seen (instructlab-training, utils.py:save_checkpoint@0.16.2).
+        """
+        rows = map(json.loads, self.metrics_file.read_text(encoding="utf-8").splitlines())
+        samples_seen = max(row["samples_seen"] for row in rows if row["epoch"] < epoch)
+        return self.root / "checkpoints" / f"samples_{samples_seen}"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.root / LOGS_NAME / "metrics.jsonl"
