@@ -25,6 +25,7 @@ from sft.config.schema import EvalConfig, HeldOutSetConfig, HoldoutConfig
 from sft.errors import ConfigError, StageError
 from sft.progress import Progress
 from sft.stages.evaluate import EvaluateInputs, HeldOutSet, evaluate, request_of, tasks_version
+from tests.support.evaluating import inputs_of, writing_task
 
 pytestmark = pytest.mark.slow
 TASKS = shipped("recipes") / "tasks"
@@ -32,12 +33,7 @@ TASKS = shipped("recipes") / "tasks"
 
 @pytest.fixture
 def inputs(tiny_data: DatasetArtifact, tiny_model: ModelArtifact) -> EvaluateInputs:
-    return EvaluateInputs(
-        model_dir=tiny_model.model_dir,
-        model_digest="m" * 64,
-        trust_remote_code=False,
-        held_out=(HeldOutSet(name="holdout", dataset=tiny_data),),
-    )
+    return inputs_of(tiny_model, tiny_data)
 
 
 @pytest.fixture
@@ -69,7 +65,7 @@ def test_every_number_equals_lm_evals_own_command_line(inputs: EvaluateInputs, t
     ours, theirs, own = tmp_path / "ours", tmp_path / "theirs", tmp_path / "tasks"
     ours.mkdir()
     shutil.copytree(TASKS, own)
-    (own / "write.yaml").write_text(OWN_TASK)
+    (own / "write.yaml").write_text(writing_task(64))
     system = "Spell the digits."
     changes = {"tasks": ["spell_numbers", "write"], "include_path": str(own), "system_instruction": system}
     report = run(settings(**changes), inputs, ours)
@@ -188,19 +184,6 @@ def test_a_set_that_is_called_like_a_task_or_a_groups_member_is_refused(tmp_path
     assert [problem.value for problem in refused.value.problems] == ["spell_numbers", "mmlu_anatomy"]
 
 
-OWN_TASK = """\
-task: write
-dataset_path: json
-dataset_kwargs: {data_files: {test: spell_numbers.jsonl}}
-test_split: test
-output_type: generate_until
-doc_to_text: "{{question}}"
-doc_to_target: "{{choices[answer]}}"
-generation_kwargs: {until: ["<|im_end|>"], max_gen_toks: 64}
-metric_list: [{metric: exact_match}]
-"""
-
-
 FEWSHOT_TASK = """\
 task: write
 dataset_path: json
@@ -224,7 +207,7 @@ def test_gen_kwargs_and_model_args_reach_lm_eval(
     own, out = tmp_path / "tasks", tmp_path / "out"
     out.mkdir()
     shutil.copytree(TASKS, own)
-    (own / "write.yaml").write_text(OWN_TASK)
+    (own / "write.yaml").write_text(writing_task(64))
     changes = {"tasks": ["write"], "include_path": str(own), "limit": 4, "apply_chat_template": False}
     cfg = settings(**changes, gen_kwargs={"max_gen_toks": 3}, model_args={"max_length": 96})
     report = run(cfg, inputs, out)

@@ -12,19 +12,15 @@ from sft.config.compose import shipped
 from sft.config.schema import EvalConfig, HoldoutConfig
 from sft.errors import StageError
 from sft.progress import Progress
-from sft.stages.evaluate import EvaluateInputs, HeldOutSet, evaluate
+from sft.stages.evaluate import EvaluateInputs, evaluate
+from tests.support.evaluating import inputs_of
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def inputs(tiny_data: DatasetArtifact, tiny_model: ModelArtifact) -> EvaluateInputs:
-    return EvaluateInputs(
-        model_dir=tiny_model.model_dir,
-        model_digest="m" * 64,
-        trust_remote_code=False,
-        held_out=(HeldOutSet(name="holdout", dataset=tiny_data),),
-    )
+    return inputs_of(tiny_model, tiny_data)
 
 
 def run(num_processes: int, inputs: EvaluateInputs, out: Path, progress: Progress | None = None) -> EvalReport:

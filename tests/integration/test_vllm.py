@@ -26,20 +26,10 @@ from sft.progress import Progress
 from sft.stages.evaluate import EvaluateInputs, HeldOutSet, evaluate
 from sft.stages.scoring import vllm_version
 from tests.support import vllm
+from tests.support.evaluating import writing_task
 
 pytestmark = pytest.mark.slow
 REAL = os.environ.get("SFT_TEST_VLLM_PYTHON", "")
-WRITE = """\
-task: write
-dataset_path: json
-dataset_kwargs: {data_files: {test: spell_numbers.jsonl}}
-test_split: test
-output_type: generate_until
-doc_to_text: "{{question}}"
-doc_to_target: "{{choices[answer]}}"
-generation_kwargs: {until: ["<|im_end|>"], max_gen_toks: 12}
-metric_list: [{metric: exact_match}]
-"""
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +44,7 @@ def tasks(tmp_path: Path) -> Path:
     folder.mkdir()
     for name in ("spell_numbers.yaml", "spell_numbers.jsonl"):
         (folder / name).write_bytes((shipped("recipes") / "tasks" / name).read_bytes())
-    (folder / "write.yaml").write_text(WRITE)
+    (folder / "write.yaml").write_text(writing_task(12))
     return folder
 
 
