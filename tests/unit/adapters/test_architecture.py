@@ -15,6 +15,7 @@ from sft.adapters.checkpoint_files import read_tensors
 from sft.artifacts import ModelArtifact
 
 pytestmark = [
+    pytest.mark.slow,
     # Warned while transformers is imported.
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

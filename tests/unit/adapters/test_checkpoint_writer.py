@@ -14,6 +14,7 @@ from sft.adapters.checkpoint_writer import save_weights
 from sft.errors import StageError
 
 pytestmark = [
+    pytest.mark.slow,
     # Warned while transformers is imported.
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

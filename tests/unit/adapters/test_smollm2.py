@@ -11,6 +11,7 @@ from sft.adapters.checkpoint_files import read_tensors
 from sft.adapters.smollm2 import main
 
 pytestmark = [
+    pytest.mark.slow,
     # Warned while transformers is imported.
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

@@ -12,6 +12,7 @@ from sft.artifacts import ModelArtifact
 from sft.errors import StageError
 
 pytestmark = [
+    pytest.mark.slow,
     # Warned while transformers is imported.
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

@@ -122,6 +122,7 @@ def test_of_several_templates_the_default_is_taken_unless_a_setting_would_change
     assert chosen(folder, chat_template_name="default", chat_template_kwargs={"v": 1}).changes[0].endswith("=default")
 
 
+@pytest.mark.slow
 def test_templates_are_found_where_transformers_finds_them(folder: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
@@ -149,6 +150,7 @@ def test_the_folder_is_the_same_model_with_another_template(folder: Path, tmp_pa
     }
 
 
+@pytest.mark.slow
 def test_the_stage_makes_it_and_its_key_follows_the_file(folder: Path, tmp_path: Path) -> None:
     file, out = tmp_path / "mine.jinja", tmp_path / "out"
     file.write_text(TURNS)

@@ -27,6 +27,7 @@ def told(folder: Path, *, is_greedy: bool = True, writes_tasks: bool = False, **
     return list(differences(folder, model_args, is_greedy=is_greedy, writes_tasks=writes_tasks))
 
 
+@pytest.mark.slow
 def test_weights_are_used_in_the_type_that_they_have_whatever_the_config_says(tmp_path: Path) -> None:
     folder = model(tmp_path, {"dtype": "bfloat16"}, a="float32", b="float32")
     assert weights_dtype(folder) == "float32"

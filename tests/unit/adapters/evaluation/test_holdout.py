@@ -24,6 +24,7 @@ from sft.chat.template import Renderer
 from sft.chat.turn_tokens import TurnFinder
 from sft.errors import DataError, StageError
 
+pytestmark = pytest.mark.slow
 SYSTEM = {"role": "system", "content": "spell digits"}
 METRICS = ["loss", "perplexity", "token_accuracy", "exact_match", "rouge_l", "chrf"]
 CONVERSATIONS = [

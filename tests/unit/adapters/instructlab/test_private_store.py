@@ -25,6 +25,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return names
 
 
+@pytest.mark.slow
 def test_the_store_of_torchrun_is_reached_at_its_address_and_at_no_other() -> None:
     with listening_only_where_asked():
         from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import TCPStore
