@@ -10,7 +10,9 @@ worse if the difference exceeds the root of both squared standard errors, where 
 - losses: per token, of conversations of 10 to 400 tokens, whose difficulty is log-normal and in which the models differ
   by noise of Student's t with 3 degrees of freedom: heavy tails.
 - skewed losses: the same, but the tuned model fails badly on one conversation in 20 and is a little better elsewhere,
-  so that the means are equal. With few such samples no interval of a mean keeps its level.
+  so that the means are equal.
+- extreme losses: differences that are log-normal (sigma = 1, skewness 6), of 20 samples on. With few such samples no
+  interval of a mean keeps its level (Bahadur and Savage, 1956), and this is far from what evaluations give.
 - clusters: five conversations to a prompt, which share half of the noise.
 """
 
@@ -80,6 +82,14 @@ def skewed_losses(random: np.random.Generator, num: int, effect: float) -> Pair:
     return Pair(pair.before, pair.after + failures * pair.counts, pair.counts)
 
 
+def extreme_losses(random: np.random.Generator, num: int, effect: float) -> Pair:
+    """Return losses of which a few differ by far more than all others."""
+    counts = random.integers(10, 401, num).astype(float)
+    shared = random.lognormal(0, 0.6, num)
+    differences = 0.2 * (random.lognormal(0, 1, num) - np.exp(0.5))
+    return Pair(shared * counts, (shared + differences - effect) * counts, counts)
+
+
 def clusters(random: np.random.Generator, num: int, effect: float) -> Pair:
     """Return losses of which every five share half of the variance of their difference."""
     of = np.arange(num) // 5
@@ -109,7 +119,8 @@ Draw = Callable[[np.random.Generator, int, float], Pair]
 CASES: list[tuple[str, Draw, int, list[int], list[float]]] = [
     ("answers", answers, 1, [1, 5, 20, 100, 300], [0.0, 0.3, 1.0]),
     ("losses", losses, -1, [5, 20, 100, 300], [0.0, 0.03, 0.1]),
-    ("skewed losses", skewed_losses, -1, [20, 100, 300], [0.0]),
+    ("skewed losses", skewed_losses, -1, [20, 50, 100, 300], [0.0, 0.1]),
+    ("extreme losses", extreme_losses, -1, [20, 50, 100, 300], [0.0, 0.1]),
     ("clusters of five", clusters, -1, [25, 100, 300], [0.0, 0.05]),
 ]
 

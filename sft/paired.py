@@ -16,6 +16,7 @@ from sft.sample_values import SampleValues
 POWER = 0.8
 """How often a difference of the size `PairedDifference.detectable` would be seen."""
 _SAME_SIZE = 1e-9
+_UNITS_PER_SQUARED_SKEWNESS = 25
 
 
 class NotPaired(ValueError):
@@ -30,22 +31,26 @@ class PairedDifference:
         difference: After minus before; of a perplexity, of its logarithm (`on_scale`).
         stderr: Its standard error.
         num_units: Independent units: samples, or clusters of them.
+        freedom: Degrees of freedom of the standard error (`_freedom`).
         p_value: Two-sided, of no difference.
+        is_skewed: Whether a few units decide it: its interval then leaves half as much to chance (`_student`).
         scale: Of a perplexity, the value before; None for any other score.
     """
 
     difference: float
     stderr: float
     num_units: int
+    freedom: float
     p_value: float
+    is_skewed: bool = False
     scale: float | None = None
 
     def margin(self, confidence: float) -> float:
         """Return half the width of the confidence interval: Student's t times the standard error.
 
-        Where the exact test is less sure than t (`_p_value`), the interval reaches 0, so that the two never contradict.
+        Where another test is less sure than t (`_p_value`), the interval reaches 0, so that the two never contradict.
         """
-        margin = student_quantile((1 - confidence) / 2, self.num_units - 1) * self.stderr
+        margin = student_quantile(self._above(confidence), self.freedom) * self.stderr
         return margin if self.p_value < 1 - confidence else max(margin, abs(self.difference))
 
     def interval(self, confidence: float) -> tuple[float, float]:
@@ -62,9 +67,11 @@ class PairedDifference:
 
         The error is taken for known: (t(1 - alpha / 2) + t(power)) x standard error (Miller, 2024, on power).
         """
-        freedom = self.num_units - 1
-        quantiles = student_quantile((1 - confidence) / 2, freedom) + student_quantile(1 - POWER, freedom)
+        quantiles = student_quantile(self._above(confidence), self.freedom) + student_quantile(1 - POWER, self.freedom)
         return self.on_scale(quantiles * self.stderr)
+
+    def _above(self, confidence: float) -> float:
+        return (1 - confidence) / (4 if self.is_skewed else 2)
 
     def on_scale(self, difference: float) -> float:
         """Return by how much a score differs whose ratio differs so; of a perplexity, given the one before.
@@ -97,21 +104,29 @@ def compare(before: SampleValues, after: SampleValues) -> PairedDifference:
     if before.units != after.units:
         raise NotPaired("the two models were not scored on the same samples")
     clusters = after.clusters or before.clusters
+    sizes = _clustered(after.counts or [1.0] * len(after.units), clusters)
     moves = [later - earlier for earlier, later in zip(_moves(before, clusters), _moves(after, clusters), strict=True)]
     if (num := len(moves)) < 2:
         raise NotPaired("one sample has no error" if num else "there is no sample")
-    difference = after.ratio - before.ratio
+    difference, freedom = after.ratio - before.ratio, _freedom(sizes)
     stderr = math.sqrt(math.fsum(move * move for move in moves) * (num - 1) / num)
-    shares = [(move * (num - 1) + difference) / num for move in moves]
-    largest = max(map(abs, shares))
-    sizes = [abs(share) for share in shares if abs(share) > _SAME_SIZE * largest]
-    if sizes and max(sizes) - min(sizes) <= _SAME_SIZE * largest:
+    shares = [abs(move * (num - 1) + difference) / num for move in moves]
+    largest = max(shares)
+    differing = [share for share in shares if share > _SAME_SIZE * largest]
+    is_skewed = False
+    if differing and max(differing) - min(differing) <= _SAME_SIZE * largest:
         stderr = max(stderr, largest * num / (num + 1))
+        least = _sign_test(difference, largest, len(differing))
+    else:
+        least = 2.0 ** (1 - len(differing)) if differing else 1.0
+        is_skewed = num <= _UNITS_PER_SQUARED_SKEWNESS * _skewness(moves) ** 2
     return PairedDifference(
         difference=difference,
         stderr=stderr,
         num_units=num,
-        p_value=_p_value(difference, stderr, sizes, num),
+        freedom=freedom,
+        p_value=max(least, _student(difference, stderr, freedom, moves if is_skewed else ())),
+        is_skewed=is_skewed,
         scale=before.value if before.is_exponential else None,
     )
 
@@ -136,27 +151,65 @@ def _clustered(values: Sequence[float], clusters: Sequence[int | str]) -> Sequen
     return [math.fsum(cluster) for cluster in members.values()]
 
 
-def _p_value(difference: float, stderr: float, sizes: Sequence[float], num: int) -> float:
-    """Return the two-sided p-value of no difference.
+def _freedom(sizes: Sequence[float]) -> float:
+    """Return the degrees of freedom of a ratio's error: those of a mean, n - 1, if all units are of one size.
 
-    It is Student's, but at least what the signs of the units' shares allow. If the two models were interchangeable,
-    each share might as well have the other sign: of n shares that are not 0, none of the 2^n ways to draw the signs is
-    more likely than another, so no p-value is below 2^(1-n). Where all shares have one size, as of a 0/1 metric, the
-    test of signs is exact: McNemar's (*Psychometrika* 12, 1947).
+    Long units weigh more than short ones, so fewer of them say how much units differ: (sum of w^2)^2 / (sum of w^4) of
+    them (Satterthwaite, *Biometrics Bulletin* 2, 1946, of the variance that is a sum of w^2 times squared residuals).
+    """
+    squares = [size * size for size in sizes]
+    return max(1.0, math.fsum(squares) ** 2 / math.fsum(square * square for square in squares) - 1)
+
+
+def _student(difference: float, stderr: float, freedom: float, skewed: Sequence[float]) -> float:
+    """Return Student's two-sided p-value of no difference.
+
+    Of skewed units, t corrected for their skewness (Hall, *Journal of the Royal Statistical Society B* 54, 1992) must
+    agree with it. Then the p-value is twice the larger one: with few such units neither keeps its level, and all of
+    what they err lies on one side (`benchmarks/verdicts.py` counts how often this one errs).
 
     Args:
         difference: Of the scores.
         stderr: Its standard error.
-        sizes: What each unit adds to the difference, without its sign; of the units that differ.
-        num: Of all units.
+        freedom: Of that.
+        skewed: By how much each unit moves the difference, if these are skewed; else nothing.
     """
-    if not sizes or difference == 0:
-        return 1.0
-    student = 2 * _student_tail(abs(difference) / stderr, num - 1) if stderr else 0.0
-    if max(sizes) - min(sizes) > _SAME_SIZE * max(sizes):
-        return max(student, 2.0 ** (1 - len(sizes)))
-    fewer = round((len(sizes) - abs(difference) / max(sizes)) / 2)
-    return max(student, min(1.0, 2 * _binomial_tail(fewer, len(sizes))))
+    if not stderr:
+        return 0.0 if difference else 1.0
+    t = difference / stderr
+    student = 2 * _student_tail(abs(t), freedom)
+    if not skewed:
+        return student
+    by = _skewness(skewed) / math.sqrt(len(skewed))
+    corrected = t + by * t**2 / 3 + by**2 * t**3 / 27 + by / 6
+    return min(1.0, 2 * max(student, 2 * _student_tail(abs(corrected), freedom))) if corrected * t > 0 else 1.0
+
+
+def _skewness(moves: Sequence[float]) -> float:
+    """Return the skewness of units whose mean is 0, as it is estimated of a sample (Fisher's G1).
+
+    Of fewer than three it is 0. Student's t keeps its level if there are more than 25 times its square (Cochran,
+    *Sampling Techniques*, 1977, section 2.15).
+    """
+    num, spread = len(moves), math.fsum(move * move for move in moves) / len(moves)
+    if num < 3 or not spread:
+        return 0.0
+    ratio = math.fsum(move**3 for move in moves) / num / math.pow(spread, 1.5)
+    return ratio * math.sqrt(num * (num - 1)) / (num - 2)
+
+
+def _sign_test(difference: float, size: float, num: int) -> float:
+    """Return the p-value of shares of one size, as of a 0/1 metric: McNemar's exact test (*Psychometrika* 12, 1947).
+
+    If the two models were interchangeable, each share might as well have the other sign. So of n shares of any size no
+    p-value is below 2^(1-n), as none of the 2^n ways to draw the signs is more likely than another.
+
+    Args:
+        difference: Of the scores.
+        size: What each unit that differs adds to it, without its sign.
+        num: Of these units.
+    """
+    return min(1.0, 2 * _binomial_tail(round((num - abs(difference) / size) / 2), num))
 
 
 def holm(p_values: Sequence[float], confidence: float) -> list[float]:
@@ -175,14 +228,14 @@ def holm(p_values: Sequence[float], confidence: float) -> list[float]:
     return levels
 
 
-def student_quantile(above: float, freedom: int) -> float:
+def student_quantile(above: float, freedom: float) -> float:
     """Return the value that Student's t exceeds with probability `above`."""
     from scipy.special import stdtrit
 
     return -float(stdtrit(freedom, above))
 
 
-def _student_tail(value: float, freedom: int) -> float:
+def _student_tail(value: float, freedom: float) -> float:
     """Return the probability that Student's t exceeds `value`."""
     from scipy.special import stdtr
 

@@ -217,6 +217,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.sample_values",
                 "sft.scores",
             ),
+            revision=2,
         ),
         StageSpec(
             name="judge",

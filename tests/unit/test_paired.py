@@ -97,6 +97,44 @@ def test_a_difference_of_ratios_agrees_with_the_jackknife() -> None:
     assert found.stderr == pytest.approx(jackknife, rel=1e-3)  # which is about the mean of the scores without a cluster
 
 
+def test_long_samples_leave_fewer_degrees_of_freedom() -> None:
+    before, after = drawn(3)
+    assert compare(values(before), values(after)).freedom == 39
+    lengths = [1.0] * 36 + [50.0] * 4
+    sums = [list(side * lengths) for side in (before, after)]
+    found = compare(values(sums[0], counts=lengths), values(sums[1], counts=lengths))
+    assert found.freedom == pytest.approx((36 + 4 * 50**2) ** 2 / (36 + 4 * 50**4) - 1)
+
+
+def test_skewed_differences_need_halls_t_to_agree_at_half_the_level() -> None:
+    after = stats.lognorm(1).ppf((np.arange(50) + 0.5) / 50) - 1.1  # a few large ones, all else below
+    found = compare(values([0] * 50), values(after))
+    t, skewness = stats.ttest_1samp(after, 0).statistic, stats.skew(after, bias=False)
+    assert 25 * skewness**2 > 50
+    assert found.is_skewed
+    by = skewness / math.sqrt(50)
+    corrected = t + by * t**2 / 3 + by**2 * t**3 / 27 + by / 6
+    halls = 2 * stats.t(49).sf(abs(corrected))
+    assert found.p_value == pytest.approx(2 * max(halls, stats.ttest_1samp(after, 0).pvalue))
+    for confidence in (0.8, 0.95, 0.99):
+        low, high = found.interval(confidence)
+        assert (low > 0 or high < 0) == (found.p_value < 1 - confidence)
+
+
+def test_a_large_difference_is_seen_however_skewed_it_is() -> None:
+    after = 5 + stats.lognorm(1).ppf((np.arange(20) + 0.5) / 20)
+    found = compare(values([0] * 20), values(after))
+    assert found.is_skewed
+    assert found.interval(0.95)[0] > 4
+
+
+def test_samples_that_are_many_for_their_skewness_have_students_interval() -> None:
+    after = stats.lognorm(0.3).ppf((np.arange(300) + 0.5) / 300) - 1
+    found = compare(values([0] * 300), values(after))
+    assert not found.is_skewed
+    assert found.interval(0.95) == pytest.approx(stats.ttest_1samp(after, 0).confidence_interval(0.95))
+
+
 def test_clusters_of_equal_samples_are_no_more_sure_than_one_of_each() -> None:
     before, after = drawn(1)
     once = compare(values(before), values(after))
@@ -154,7 +192,9 @@ def test_holms_levels_reject_what_adjusted_p_values_reject() -> None:
 
 def test_a_detectable_difference_is_seen_four_times_in_five() -> None:
     random = np.random.default_rng(0)
-    size = PairedDifference(difference=0, stderr=1 / math.sqrt(50), num_units=50, p_value=1).detectable(0.95)
+    size = PairedDifference(difference=0, stderr=1 / math.sqrt(50), num_units=50, freedom=49, p_value=1).detectable(
+        0.95
+    )
     seen = 0
     for _ in range(2000):
         low, _ = compare(values(np.zeros(50)), values(random.normal(size, 1, 50))).interval(0.95)

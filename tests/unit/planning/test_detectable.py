@@ -36,7 +36,7 @@ def test_a_scored_base_model_tells_each_scores_size() -> None:
     base = EvalReport(root=Path(), model_digest="", scores=scores)
     found = sizes(EvalConfig(), evaluate_base=base, dataset=DATA)
     assert found == {"t.acc": ["0.0396", "1,200", "samples"]}
-    unrelated = PairedDifference(difference=0, stderr=0.01 * math.sqrt(2), num_units=1200, p_value=1)
+    unrelated = PairedDifference(difference=0, stderr=0.01 * math.sqrt(2), num_units=1200, freedom=1199, p_value=1)
     assert float(found["t.acc"][0]) == pytest.approx(unrelated.detectable(0.95), abs=1e-4)
 
 
