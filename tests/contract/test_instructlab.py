@@ -59,6 +59,9 @@ SIGNATURES = {
     "torch.distributed.fsdp._state_dict_utils:_common_unshard_pre_state_dict_hook": "module fsdp_state offload_to_cpu "
     "rank0_only",
     "torch.distributed.run:main": "args",
+    "torch.distributed.fsdp._runtime_utils:_offload_grad": "state handle grad_to_offload",
+    "torch.distributed.fsdp._flat_param:FlatParamHandle.prepare_gradient_for_backward": "self",
+    "torch.distributed.distributed_c10d:_get_default_timeout": "backend",
 }
 
 
@@ -166,6 +169,22 @@ def test_torch_forms_the_groups_of_hybrid_sharding_by_counting_devices_and_drops
     assert "if state.world_size == 1:" in source, (
         "torch takes shard groups of one rank otherwise now: see planning/resources.py"
     )
+
+
+def test_the_library_takes_its_plugin_by_a_name_that_sft_replaces_and_gives_it_no_precision() -> None:
+    source = inspect.getsource(named(f"{IL}.accelerator:Accelerator.get_fsdp_config"))
+    assert "fsdp_plugin = FullyShardedDataParallelPlugin(" in source
+    assert "mixed_precision_policy" not in source
+    plugin = named("accelerate.utils:FullyShardedDataParallelPlugin")
+    assert "mixed_precision_policy" in {field.name for field in fields(plugin)}
+
+
+def test_accelerate_keeps_its_state_where_the_cpu_stand_in_changes_it() -> None:
+    state = import_module("accelerate.state")
+    assert isinstance(state.PartialState._shared_state, dict)
+    source = inspect.getsource(state.AcceleratorState.__init__)
+    assert "self.fsdp_plugin = fsdp_plugin" in source
+    assert "fsdp_plugin.set_mixed_precision(self._mixed_precision)" in source
 
 
 def test_main_asks_for_cuda_only_where_the_cpu_stand_in_answers() -> None:

@@ -24,6 +24,9 @@ from sft.adapters.os import child
 from sft.files import write_json
 from sft.logs import mask_streams
 
+_AFTER_A_STALL_SECONDS = 300.0
+"""How much longer than `training.stall_timeout_seconds` collectives wait, so that stacks are written first."""
+
 
 def main() -> None:
     """Train; exit with status 1 if this rank failed, after its error was written."""
@@ -48,7 +51,7 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
         faulthandler.dump_traceback_later(options.stall_timeout_seconds, file=stacks)
 
     restart_stall_timer()
-    from sft.adapters.instructlab.rank import cpu, fixes, loop, lora, loss, minibatches
+    from sft.adapters.instructlab.rank import cpu, fixes, loop, lora, loss, minibatches, sharding
 
     with fixes.trackers_not_importable():
         from instructlab.training import main_ds
@@ -58,12 +61,19 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
     import torch.distributed as dist
 
     cuda = torch.cuda.is_available()
+    mixed_precision = "bf16" if options.precision == "bf16" else "no"
     with ExitStack() as patches:
         if not cuda:
             patches.enter_context(cpu.cpu_as_accelerator())
+        patches.enter_context(sharding.patched_timeouts(options.stall_timeout_seconds + _AFTER_A_STALL_SECONDS))
+        patches.enter_context(
+            sharding.patched_sharding(
+                mixed_precision=mixed_precision, hybrid=args.fsdp_sharding_strategy == "HYBRID_SHARD"
+            )
+        )
         patches.enter_context(
             fixes.patched_options(
-                mixed_precision="bf16" if options.precision == "bf16" else "no",
+                mixed_precision=mixed_precision,
                 num_workers=options.num_loader_workers,
                 gradient_checkpointing=options.gradient_checkpointing,
             )
