@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from utilisation import SHAPE
 
-from sft.adapters.instructlab.rank import cpu, fixes, lora, loss
+from sft.adapters.instructlab.rank import cpu, fixes, lora, loss, sharding
 from sft.config.schema import ShardingStrategy
 from sft.planning import memory
 from sft.planning.model_shape import num_adapter_parameters, shape_of
@@ -189,6 +189,7 @@ def counted_peak(config: Mapping[str, Any], case: Case) -> int:
         stack.enter_context(
             fixes.patched_options(mixed_precision=mixed, num_workers=0, gradient_checkpointing=case.recomputes)
         )
+        stack.enter_context(sharding.patched_sharding(mixed_precision=mixed, hybrid=False))
         if case.adapters:
             stack.enter_context(
                 lora.lora_training(adapted_model="", save_dtype="bf16", gradient_checkpointing=case.recomputes)

@@ -84,11 +84,14 @@ def moments(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> dict[str,
     if setup.num_trained is None:
         of_head, of_layer = value * shape.vocab_size * shape.hidden_size, value * shape.per_layer
     root = min(gathered, value * shape.num_root)
+    at_embedding = (3 if shape.tied else 4) * of_head + of_layer
+    if of_head and value < 4 and _shards(sharding, setup) > 1:  # the root's gradient, and its copy in fp32 for the sum
+        at_embedding = max(at_embedding, (value + 4) * shape.num_root)
     return {
         "loss": Moment(fixed + gathered, at_loss),
         "head": Moment(fixed + gathered + of_head, kept + setup.loss_share * value * shape.vocab_size),
         "layer": Moment(fixed + gathered + of_head + of_layer, at_layer),
-        "embedding": Moment(fixed + root + (3 if shape.tied else 4) * of_head + of_layer, 0),
+        "embedding": Moment(fixed + root + at_embedding, 0),
         "step": Moment(fixed + _roots(shape, sharding, setup), 0),
     }
 
