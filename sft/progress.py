@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.status import Status
 
 _PLAIN_EVERY_SECONDS = 10.0
@@ -18,6 +18,13 @@ _PLAIN_EVERY_SECONDS = 10.0
 def _reader_has_gone() -> None:
     """End a command whose reader has gone in the way of a plain print; rich would exit with status 1."""
     raise BrokenPipeError
+
+
+def _live(title: str, text: str = "") -> RenderableType:
+    """Return what a live display shows, in which nothing is markup or the name of an emoji."""
+    from rich.text import Text
+
+    return Text.assemble((title, "bold"), text)
 
 
 class Progress:
@@ -32,7 +39,7 @@ class Progress:
         """
         from rich.console import Console
 
-        self.console: Console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self.console: Console = Console(quiet=quiet, highlight=False, soft_wrap=True, emoji=False)
         self.console.on_broken_pipe = _reader_has_gone  # type: ignore[method-assign]
         self._label = label
         self._status: Status | None = None
@@ -45,7 +52,7 @@ class Progress:
         """Show that `title` is at work until the block ends."""
         self._title, self._last_plain, self._last_plain_at = title, "", time.monotonic()
         if self.console.is_terminal and not self._label:
-            with self.console.status(f"[bold]{title}[/bold]") as self._status:
+            with self.console.status(_live(title)) as self._status:
                 yield
             self._status = None
         else:
@@ -58,7 +65,7 @@ class Progress:
         Where lines are printed, there is at most one in ten seconds, and none that says what the last one said.
         """
         if self._status is not None:
-            self._status.update(f"[bold]{self._title}[/bold]  {text}")
+            self._status.update(_live(self._title, f"  {text}"))
         elif text != self._last_plain and time.monotonic() - self._last_plain_at >= _PLAIN_EVERY_SECONDS:
             self._last_plain, self._last_plain_at = text, time.monotonic()
             self.say(f"  {self._title}: {text}")

@@ -39,6 +39,11 @@ class EvalReport(Artifact):
         """Return the score named ``task.metric``, or None."""
         return next((s for s in self.scores if s.name == name), None)
 
+    @property
+    def names(self) -> list[str]:
+        """Of the scores."""
+        return [score.name for score in self.scores]
+
     def other_data(self, other: EvalReport) -> list[str]:
         """Return the tasks that `other` was scored on with other documents, so that their scores don't compare."""
         return [name for name, digest in self.task_data.items() if other.task_data.get(name, digest) != digest]

@@ -44,6 +44,8 @@ def execute(name_or_path: str, arguments: Sequence[str]) -> int:
     plan = build_plan(cfg, runner.read_environment(cfg))
     store = Store(Path(cfg.run_root) / "store")
     have = runner.find_done(plan, store, record.load(runner.run_folder(cfg)))
+    if cfg.eval.enabled:
+        runner.check_known_samples(cfg, {name: entry.artifact for name, entry in have.items()})
     progress = Progress()
     progress.say(redact(yaml.safe_dump(msgspec.to_builtins(cfg), sort_keys=False, allow_unicode=True)))
     width = max(16, 2 + max(len(step.name) for step in plan.steps))

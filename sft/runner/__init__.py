@@ -7,6 +7,7 @@ the other machines of a training do, ``export_trainjob`` prints a training for s
 
 from __future__ import annotations
 
+from sft.runner.dispatch import check_known_samples
 from sft.runner.execute import RunResult, is_running, run
 from sft.runner.export_trainjob import export_trainjob
 from sft.runner.reregister import reregister
@@ -15,6 +16,7 @@ from sft.runner.worker_node import is_worker_node, run_worker_node
 
 __all__ = [
     "RunResult",
+    "check_known_samples",
     "export_trainjob",
     "find_done",
     "is_running",

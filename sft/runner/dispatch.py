@@ -32,7 +32,8 @@ from sft.stages.dataset import dataset
 from sft.stages.decontaminate import EvaluationTasks
 from sft.stages.epoch_scores import epochs_of
 from sft.stages.evaluate import EvaluateInputs, HeldOutSet, evaluate
-from sft.stages.gates import GatesInputs, check_gates, gates
+from sft.stages.gate_checks import check_gates, check_samples
+from sft.stages.gates import GatesInputs, gates
 from sft.stages.held_out_set import held_out_set, speaking_of
 from sft.stages.judge import JudgeInputs, judge
 from sft.stages.launcher import launcher_of
@@ -92,7 +93,9 @@ def perform(
             inputs = train_inputs(cfg, artifacts, resources, run_id=run_record.run_id, key=key, detach=detach)
             return train(cfg.training, inputs, out, progress)
         case "evaluate:base" | "evaluate:tuned":
-            return evaluate(cfg.eval, _evaluate_inputs(step, cfg, artifacts), out, progress)
+            inputs_of_model = _evaluate_inputs(step, cfg, artifacts)
+            check_samples(cfg.eval, inputs_of_model.held_out)
+            return evaluate(cfg.eval, inputs_of_model, out, progress)
         case "compare":
             reports = CompareInputs(
                 baseline=pick(artifacts, "evaluate:base", EvalReport),
@@ -191,6 +194,19 @@ def _epoch_inputs(
     known = run_record.step("train").files
     files = {name.removeprefix(prefix): digest for name, digest in known.items() if name.startswith(prefix)}
     return replace(_evaluate_inputs(step, cfg, artifacts), model_dir=model_dir, model_digest=digest_of(files))
+
+
+def check_known_samples(cfg: RunConfig, artifacts: Mapping[str, Artifact]) -> None:
+    """Refuse gates on held-out sets that are known to have too few samples.
+
+    Raises:
+        StageError: One has.
+    """
+    names = [
+        ("" if name == HOLDOUT else name, f":{name}" if name != HOLDOUT else "") for name in cfg.eval.held_out_names
+    ]
+    known = [name for name, suffix in names if {f"dataset{suffix}", f"tokenize{suffix}"} <= artifacts.keys()]
+    check_samples(cfg.eval, [_held_out_set(name, artifacts) for name in known])
 
 
 def _held_out_set(name: str, artifacts: Mapping[str, Artifact]) -> HeldOutSet:

@@ -21,6 +21,7 @@ from sft.planning.stage_spec import STAGES
 from sft.stages import held_out_set
 from sft.stages.dataset import source_version as dataset_version
 from sft.stages.evaluate import tasks_version
+from sft.stages.gate_checks import check_task_scores
 from sft.stages.launcher import launcher_of
 from sft.stages.model import source_version as model_version
 from sft.stages.scoring import vllm_version
@@ -35,12 +36,14 @@ def read_environment(cfg: RunConfig) -> Environment:
         SftError: A source is not there or can't be reached.
     """
     launcher_of(cfg.training.launcher).check_settings(cfg)
+    version_of_tasks = tasks_version(cfg.eval)
+    check_task_scores(cfg.eval)
     return replace(
         _here(cfg),
         dataset_version=dataset_version(cfg.dataset) if cfg.dataset.uri else "",
         held_out_versions=_held_out_versions(cfg) if cfg.eval.enabled else {},
         model_version=model_version(cfg.model),
-        tasks_version=tasks_version(cfg.eval),
+        tasks_version=version_of_tasks,
         vllm_version=vllm_version(cfg.eval),
         versions=record.versions(),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import math
@@ -112,7 +113,14 @@ def tasks_version(cfg: EvalConfig) -> str:
     others = {name for names in wanted.values() for name in names} - own - {HOLDOUT, JUDGE, *cfg.holdouts}
     found = task_index.folders(others) if others else {}
     problems = [
-        Problem(key=key, value=name, rule="there is no such lm-eval task", suggestion=_nearest(name, folder))
+        Problem(
+            key=key,
+            value=name,
+            rule="there is no such lm-eval task"
+            if key == "eval.tasks"
+            else "no task and no held-out set has this name",
+            suggestion=_nearest(name, folder, () if key == "eval.tasks" else cfg.held_out_names),
+        )
         for key, names in wanted.items()
         for name in names
         if name in others - found.keys()
@@ -125,8 +133,8 @@ def tasks_version(cfg: EvalConfig) -> str:
     return digest_of(hash_files(folder)) if folder else ""
 
 
-def _nearest(name: str, folder: Path | None) -> str:
-    close = task_index.closest(name, folder)
+def _nearest(name: str, folder: Path | None, held_out: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, held_out, n=3) or task_index.closest(name, folder)
     return f"did you mean {' or '.join(close)}?" if close else "`lm-eval ls tasks` lists them"
 
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import difflib
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sft import sample_values
 from sft.artifacts import EvalReport, GateReport, JudgeReport, ModelComparison
 from sft.config.schema import EvalConfig
 from sft.errors import GateError, StageError
 from sft.files import write_json
 from sft.gate_rules import Gate, GateKind, parse_gates
 from sft.progress import Progress
-from sft.scores import JUDGE, Change, Score, Verdict
+from sft.scores import Change, Score, Verdict
 
-_NO_ERROR = "it has no error, as a score of one sample or of a whole corpus"
-_NUMBER_ITSELF = "more samples, another score, or a gate on the number itself: '>= 0.6'"
+NUMBER_ITSELF = "more samples, another score, or a gate on the number itself: '>= 0.6'"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,29 +78,6 @@ def gates(cfg: EvalConfig, inputs: GatesInputs, out: Path, progress: Progress) -
     return GateReport(root=out, passed=tuple(passed))
 
 
-def check_gates(cfg: EvalConfig, baseline: EvalReport) -> None:
-    """Refuse gates that can't be judged, as the base model's scores show before anything is trained.
-
-    Raises:
-        StageError: A score does not exist, or has no error where one is asked for.
-    """
-    values = sample_values.read(baseline.root)
-    tested = {name for name, one in values.items() if len(set(one.clusters or one.units)) > 1}
-    for name, rules in cfg.gates.items():
-        if name.partition(".")[0] == JUDGE:
-            continue
-        if baseline.score(name) is None:
-            raise StageError(f"eval.gates: there is no score {name}", fix=_existing(name, baseline))
-        if name not in tested and any(gate.kind is GateKind.improvement for gate in parse_gates(rules)):
-            raise StageError(f"eval.gates: an improvement of {name} can't be judged: {_NO_ERROR}", fix=_NUMBER_ITSELF)
-    for name in cfg.no_regression:
-        scores = {score.name for score in baseline.scores if name in (score.task, score.name)}
-        if not scores:
-            raise StageError(f"eval.no_regression: there is no score of {name}", fix=_existing(name, baseline))
-        if not scores & tested:
-            raise StageError(f"eval.no_regression: {name} can't be judged: {_NO_ERROR}", fix=_NUMBER_ITSELF)
-
-
 def _outcome(name: str, gate: Gate, inputs: GatesInputs) -> _Outcome:
     """Return whether a score passes a gate of `eval.gates`.
 
@@ -111,7 +86,7 @@ def _outcome(name: str, gate: Gate, inputs: GatesInputs) -> _Outcome:
     """
     score = inputs.score(name)
     if score is None:
-        raise StageError(f"eval.gates: there is no score {name}", fix=_existing(name, inputs.report))
+        raise StageError(f"eval.gates: there is no score {name}", fix=existing(name, inputs.report.names))
     if gate.kind is GateKind.improvement:
         return _improvement(gate, _tested("eval.gates", name, inputs))
     before = inputs.baseline.score(name) if inputs.baseline else None
@@ -144,7 +119,7 @@ def _no_regression(name: str, inputs: GatesInputs) -> Iterator[_Outcome]:
     key = "eval.no_regression"
     scores = [score for score in inputs.report.scores if name in (score.task, score.name)]
     if not scores:
-        raise StageError(f"{key}: there is no score of {name}", fix=_existing(name, inputs.report))
+        raise StageError(f"{key}: there is no score of {name}", fix=existing(name, inputs.report.names))
     _refuse_other_data(key, scores[0], inputs)
     changes = [change for score in scores if (change := _change(score, inputs))]
     if all(change.verdict is Verdict.none for change in changes):
@@ -167,7 +142,7 @@ def _tested(key: str, name: str, inputs: GatesInputs) -> Change:
     if change is None:
         raise StageError(f"{key}: the base model has no score {name}", fix="eval.baseline=true")
     if change.verdict is Verdict.none:
-        raise StageError(f"{key}: there is no verdict on {name}: {change.reason}", fix=_NUMBER_ITSELF)
+        raise StageError(f"{key}: there is no verdict on {name}: {change.reason}", fix=NUMBER_ITSELF)
     return change
 
 
@@ -184,6 +159,6 @@ def _refuse_other_data(key: str, score: Score, inputs: GatesInputs) -> None:
         )
 
 
-def _existing(name: str, report: EvalReport) -> str:
-    names = [score.name for score in report.scores]
+def existing(name: str, names: Sequence[str]) -> str:
+    """Return what a message suggests instead of a score's name."""
     return f"one of {', '.join(difflib.get_close_matches(name, names, n=3, cutoff=0.0))}"

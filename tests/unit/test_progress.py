@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from sft import progress
 from sft.progress import Progress
@@ -46,9 +48,21 @@ def test_every_line_of_a_point_has_its_label(capsys: pytest.CaptureFixture[str])
 
 
 def test_a_text_is_no_markup_and_is_not_wrapped(capsys: pytest.CaptureFixture[str]) -> None:
-    text = "[bold] " + "x" * 300
+    text = "[bold] tokenize:one: " + "x" * 300
     Progress().say(text)
     assert capsys.readouterr().out == f"{text}\n"
+
+
+def test_a_live_display_shows_names_as_they_are() -> None:
+    display = Progress()
+    display.console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    with display.stage("tokenize:one:"):
+        display.update("[bold] :two:")
+        shown = display.console._live_stack[-1].get_renderable()
+        with display.console.capture() as captured:
+            display.console.print(shown)
+    assert "tokenize:one:" in captured.get()
+    assert "[bold] :two:" in captured.get()
 
 
 def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:

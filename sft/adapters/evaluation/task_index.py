@@ -47,6 +47,11 @@ def closest(name: str, include_path: Path | None) -> list[str]:
     return difflib.get_close_matches(name, sorted(known | (own(include_path) if include_path else set())), n=3)
 
 
+def names_in(file: Path) -> set[str]:
+    """Return the names of tasks, groups and tags that a file mentions as its own."""
+    return _names(file)
+
+
 def root() -> Path:
     """Return the folder of lm-eval's own tasks."""
     spec = importlib.util.find_spec("lm_eval")
