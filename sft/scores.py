@@ -12,7 +12,7 @@ TEXT_METRICS = ("exact_match", "extracted_match", "rouge_1", "rouge_2", "rouge_l
 JUDGE = "judge"
 """What the judge's verdicts are called among tasks."""
 WIN_RATE = "win_rate"
-"""Their only metric: the part of the held-out samples on which the tuned model's answer is the better one."""
+"""Their metric: the part of a held-out set's samples on which the tuned model's answer is the better one."""
 CONFIDENCE = 0.95
 """Of an interval, unless `eval.confidence` says otherwise."""
 CORPUS_METRICS = frozenset({"bleu", "chrf", "ter", "mcc"})

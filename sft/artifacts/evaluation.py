@@ -51,13 +51,13 @@ class EvalReport(Artifact):
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeReport(Artifact):
-    """How a judge compares the tuned model's answers to the held-out split with the base model's: ``judge.json``.
+    """How a judge compares the tuned model's answers to a held-out set with the base model's: ``judge.json``.
 
     ``judgments.jsonl`` holds each pair with what the judge said of it, and its value: 1, 0.5 or 0.
 
     Attributes:
         model: Who judged, as the recipe calls it.
-        score: ``judge.win_rate``: wins and half of the ties, of all pairs.
+        score: ``judge.win_rate``, of a named set ``judge.NAME.win_rate``: wins and half of the ties, of all pairs.
         num_wins: Pairs in which both judgments prefer the tuned model's answer.
         num_ties: All pairs that are neither won nor lost, those below included.
         num_losses: Pairs in which both judgments prefer the base model's answer.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from sft.config.schema import EvalConfig, JudgeConfig, RunConfig
+from sft.config.schema import HOLDOUT, EvalConfig, JudgeConfig, RunConfig
 from sft.errors import Problem
 from sft.gate_rules import Gate
 from sft.logs import is_secret_name
@@ -40,8 +40,11 @@ def check_judge(run: RunConfig) -> Iterator[Problem]:
         yield Problem(key="eval.judge.key_env", value=judge.key_env, rule=rule, suggestion=suggestion)
     yield from _parameters(judge)
     yield from _nothing_to_judge(cfg)
-    if not run.has_held_out_split:
-        rule, suggestion = "leaves no held-out row whose answers eval.judge can compare", "try dataset.train_split=0.9"
+    if HOLDOUT in cfg.judged_names and not run.has_held_out_split:
+        rule, suggestion = (
+            "leaves no held-out row whose answers eval.judge can compare",
+            "try dataset.train_split=0.9, or name other sets in eval.judge.holdouts",
+        )
         yield Problem(key="dataset.train_split", value=str(run.dataset.train_split), rule=rule, suggestion=suggestion)
 
 
@@ -58,14 +61,27 @@ def _nothing_to_judge(cfg: EvalConfig) -> Iterator[Problem]:
     needed = {
         "eval.enabled": (cfg.enabled, "scores nothing"),
         "eval.baseline": (cfg.baseline, "leaves out the base model's answers"),
-        "eval.holdout.enabled": (cfg.holdout.enabled, "leaves out the held-out split"),
         "eval.holdout.generate": (cfg.holdout.generate, "leaves the answers unwritten"),
     }
     for key, (is_on, what) in needed.items():
         if not is_on:
-            rule = f"{what}, and eval.judge compares base and tuned answers to the held-out split"
+            rule = f"{what}, and eval.judge compares base and tuned answers to held-out sets"
             yield Problem(key=key, value="false", rule=rule, suggestion=f"try {key}=true or eval.judge.address=null")
             return
+    chosen = cfg.judge.holdouts
+    if unknown := [name for name in chosen or () if name not in cfg.held_out_names]:
+        rule = f"is no held-out set that is scored; there are {', '.join(cfg.held_out_names) or 'none'}"
+        yield Problem(key="eval.judge.holdouts", value=", ".join(unknown), rule=rule)
+    elif not cfg.judged_names:
+        suggestion = "try null" if chosen is not None else "try eval.holdout.enabled=true, or a set in eval.holdouts"
+        yield Problem(
+            key="eval.judge.holdouts", value=str(chosen), rule="leaves nothing to judge", suggestion=suggestion
+        )
+
+
+def win_rate(held_out: str) -> str:
+    """Return the name of the judge's score of a held-out set."""
+    return ".".join([JUDGE, *([] if held_out == HOLDOUT else [held_out]), WIN_RATE])
 
 
 def check_judge_gates(cfg: EvalConfig, name: str, gates: Sequence[Gate]) -> Iterator[Problem]:
@@ -75,8 +91,8 @@ def check_judge_gates(cfg: EvalConfig, name: str, gates: Sequence[Gate]) -> Iter
         yield Problem(key=key, value=value, rule="nothing is scored: eval.enabled=false")
     elif cfg.judge.address is None:
         yield Problem(key=key, value=value, rule="there is no judge", suggestion="set eval.judge.address")
-    elif name != f"{JUDGE}.{WIN_RATE}":
-        yield Problem(key=key, value=value, rule=f"the judge gives only {JUDGE}.{WIN_RATE}")
+    elif name not in (known := [win_rate(one) for one in cfg.judged_names]):
+        yield Problem(key=key, value=value, rule=f"the judge gives only {', '.join(known) or 'nothing'}")
     elif any(gate.needs_baseline for gate in gates):
         rule = "compares with the base model already; it wins half of the time against itself"
         yield Problem(key=key, value=value, rule=rule, suggestion="try '>= 0.5'")

@@ -18,7 +18,6 @@ from sft.artifacts import (
     CheckpointArtifact,
     DatasetArtifact,
     EvalReport,
-    JudgeReport,
     ModelComparison,
     ModelPackage,
     RegisteredModel,
@@ -36,6 +35,7 @@ from sft.report.run import summary
 from sft.runner import RunResult
 from sft.runner.dispatch import pick
 from sft.stages.epoch_scores import epochs_of
+from sft.stages.judge import judges_of
 from sft.sweep.point import refuse_server_backend
 
 
@@ -90,13 +90,13 @@ def evaluation(recipe: str, overrides: Sequence[str], workspace: str, metrics: O
     base = pick(artifacts, "evaluate:base", EvalReport) if cfg.eval.baseline else None
     for which, report in {"base": base, "tuned": tuned}.items():
         metrics.metadata.update({f"{which}.{score.name}": score.value for score in report.scores} if report else {})
-    judge = pick(artifacts, "judge", JudgeReport) if "judge" in artifacts else None
-    metrics.metadata.update({judge.score.name: judge.score.value} if judge else {})
+    judges = judges_of(artifacts)
+    metrics.metadata.update({judge.score.name: judge.score.value for judge in judges})
     epochs = epochs_of(artifacts)
     for epoch, report in epochs.items():
         metrics.metadata.update({f"epoch-{epoch}.{score.name}": score.value for score in report.scores})
     comparison = pick(artifacts, "compare", ModelComparison) if "compare" in artifacts else None
-    text = redact(scores_report.as_html(cfg.name, tuned, base, comparison, judge, epochs))
+    text = redact(scores_report.as_html(cfg.name, tuned, base, comparison, judges, epochs))
     Path(page.path).write_text(text, encoding="utf-8")
 
 

@@ -126,9 +126,11 @@ def build_plan(cfg: RunConfig, environment: Environment) -> Plan:
         for epoch, name in zip(cfg.scored_epochs(), epochs, strict=True):
             rows = _rows_of(cfg.eval.of_epochs().held_out_names)
             steps.append(step(name, "train", *rows, of=_settings_of_epoch(cfg, environment, epoch)))
-        if cfg.eval.judge.address is not None:
-            steps.append(step("judge", "dataset", "evaluate:base", "evaluate:tuned"))
-            scores = (*scores, "judge")
+        for name in cfg.eval.judged_names:
+            suffix = _suffix(name)
+            of_set = {**settings["judge"], "holdout": name} if suffix else None
+            steps.append(step(f"judge{suffix}", f"dataset{suffix}", "evaluate:base", "evaluate:tuned", of=of_set))
+            scores = (*scores, f"judge{suffix}")
         if cfg.eval.gates or cfg.eval.no_regression:
             steps.append(step("gates", *scores))
             scores = (*scores, "gates")
@@ -151,8 +153,12 @@ def build_plan(cfg: RunConfig, environment: Environment) -> Plan:
 
 def _rows_of(held_out: Iterable[str]) -> list[str]:
     """Return the steps that make the rows of held-out sets, and say which of them can be scored."""
-    suffixes = ["" if name == HOLDOUT else f":{name}" for name in held_out]
-    return [f"{stage}{suffix}" for suffix in suffixes for stage in ("dataset", "tokenize")]
+    return [f"{stage}{_suffix(name)}" for name in held_out for stage in ("dataset", "tokenize")]
+
+
+def _suffix(held_out: str) -> str:
+    """Return what the names of a held-out set's steps end in: nothing for the evaluation split."""
+    return "" if held_out == HOLDOUT else f":{held_out}"
 
 
 def _settings_of_epoch(cfg: RunConfig, environment: Environment, epoch: int) -> dict[str, Any]:

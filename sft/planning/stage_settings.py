@@ -103,7 +103,7 @@ def evaluate(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
 
 def judge(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
     """Return what determines the judge stage."""
-    how_it_is_asked = {"key_env", "concurrency", "timeout_seconds", "max_attempts", "max_unparsable"}
+    how_it_is_asked = {"key_env", "concurrency", "timeout_seconds", "max_attempts", "max_unparsable", "holdouts"}
     own = {k: v for k, v in _plain(cfg.eval.judge).items() if k not in how_it_is_asked}
     return {"judge": own, "seed": cfg.eval.seed}
 

@@ -235,6 +235,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.evaluation.text_metrics",
                 "sft.sample_values",
             ),
+            revision=2,
             is_resumable=True,
         ),
         StageSpec(

@@ -14,6 +14,7 @@ from sft.report.page import PAGE
 from sft.runner import RunResult
 from sft.scores import TELLS_OVER, Verdict, format_score, score_row
 from sft.stages.epoch_scores import epoch_table, epochs_of
+from sft.stages.judge import judges_of
 
 PAGE_NAME = "run.html"
 
@@ -23,7 +24,7 @@ def as_html(
     tuned: EvalReport,
     base: EvalReport | None,
     comparison: ModelComparison | None,
-    judge: JudgeReport | None = None,
+    judges: Sequence[JudgeReport] = (),
     epochs: Mapping[int, EvalReport] | None = None,
 ) -> str:
     """Return the scores, and the samples that changed most, as one page that needs nothing else.
@@ -33,7 +34,7 @@ def as_html(
         tuned: Scores of the tuned model.
         base: Scores of the base model; None where it wasn't scored.
         comparison: How they differ; None where it wasn't.
-        judge: How a judge compares the two; None where there is none.
+        judges: How a judge compares the two, for each held-out set that was judged.
         epochs: Scores of the models of epochs before the last, by epoch.
     """
     rows = []
@@ -47,8 +48,7 @@ def as_html(
     parts = [f"<table>{head}{''.join(rows)}</table>"]
     if table := epoch_table(epochs or {}, tuned):
         parts.append(_html_table(table))
-    if judge:
-        parts.append(f"<p>{html.escape(str(judge))}</p>")
+    parts += [f"<p>{html.escape(str(judge))}</p>" for judge in judges]
     if comparison:
         parts.append(f"<p>Differences: {comparison.explained}. {TELLS_OVER}</p>")
         parts.append(changed_samples.section(comparison.samples_file))
@@ -74,14 +74,9 @@ def write_page(result: RunResult) -> Path | None:
     if result.nothing_to_do and page.is_file():
         return page
     epochs = epochs_of(result.artifacts)
-    text = as_html(result.record.run_id, tuned, base, comparison, _judge(result), epochs)
+    text = as_html(result.record.run_id, tuned, base, comparison, judges_of(result.artifacts), epochs)
     page.write_text(redact(text), encoding="utf-8")
     return page
-
-
-def _judge(result: RunResult) -> JudgeReport | None:
-    judged = result.artifacts.get("judge")
-    return judged if isinstance(judged, JudgeReport) else None
 
 
 def _scores(result: RunResult) -> tuple[EvalReport | None, EvalReport | None, ModelComparison | None]:
@@ -106,8 +101,7 @@ def summary(result: RunResult) -> Iterator[str]:
         yield from score_lines(tuned, base, comparison)
         for row in epoch_table(epochs_of(made), tuned):
             yield "  ".join(f"{cell:<19}" for cell in [f"{row[0]:<31}", *row[1:]]).rstrip()
-    if judged := _judge(result):
-        yield str(judged)
+    yield from map(str, judges_of(made))
     package, uploaded, registered = made.get("package"), made.get("upload"), made.get("register")
     yield f"\nrecord      {_short(result.folder / 'run.json')}"
     if (page := result.folder / PAGE_NAME).is_file():

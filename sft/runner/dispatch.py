@@ -14,7 +14,6 @@ from sft.artifacts import (
     DatasetArtifact,
     EvalReport,
     GateReport,
-    JudgeReport,
     ModelArtifact,
     ModelComparison,
     ModelPackage,
@@ -35,7 +34,7 @@ from sft.stages.evaluate import EvaluateInputs, HeldOutSet, evaluate
 from sft.stages.gate_checks import check_gates, check_samples
 from sft.stages.gates import GatesInputs, gates
 from sft.stages.held_out_set import held_out_set, speaking_of
-from sft.stages.judge import JudgeInputs, judge
+from sft.stages.judge import JudgeInputs, judge, judges_of
 from sft.stages.launcher import launcher_of
 from sft.stages.model import ModelInputs, model
 from sft.stages.package import PackageInputs, package
@@ -102,9 +101,10 @@ def perform(
                 report=pick(artifacts, "evaluate:tuned", EvalReport),
             )
             return compare(cfg.eval, reports, out, progress)
-        case "judge":
+        case _ if stage == "judge":
             answers = JudgeInputs(
-                dataset=pick(artifacts, "dataset", DatasetArtifact),
+                held_out=held_out or HOLDOUT,
+                dataset=pick(artifacts, f"dataset:{held_out}" if held_out else "dataset", DatasetArtifact),
                 baseline=pick(artifacts, "evaluate:base", EvalReport),
                 report=pick(artifacts, "evaluate:tuned", EvalReport),
             )
@@ -114,7 +114,7 @@ def perform(
                 baseline=_baseline(artifacts),
                 report=pick(artifacts, "evaluate:tuned", EvalReport),
                 comparison=_comparison(artifacts),
-                judge=_judge(artifacts),
+                judges=judges_of(artifacts),
             )
             return gates(cfg.eval, scores, out, progress)
         case "package":
@@ -227,10 +227,6 @@ def _baseline(artifacts: Mapping[str, Artifact]) -> EvalReport | None:
     return pick(artifacts, "evaluate:base", EvalReport) if "evaluate:base" in artifacts else None
 
 
-def _judge(artifacts: Mapping[str, Artifact]) -> JudgeReport | None:
-    return pick(artifacts, "judge", JudgeReport) if "judge" in artifacts else None
-
-
 def _comparison(artifacts: Mapping[str, Artifact]) -> ModelComparison | None:
     return pick(artifacts, "compare", ModelComparison) if "compare" in artifacts else None
 
@@ -248,7 +244,7 @@ def _package_inputs(artifacts: Mapping[str, Artifact], run_record: record.RunRec
         report=pick(artifacts, "evaluate:tuned", EvalReport) if "evaluate:tuned" in artifacts else None,
         comparison=_comparison(artifacts),
         epochs=epochs_of(artifacts),
-        judge=_judge(artifacts),
+        judges=judges_of(artifacts),
         gates=_gates(artifacts),
         record=run_record.until("package"),
         files=run_record.step("train").files,
@@ -270,7 +266,7 @@ def _register_inputs(
         baseline=_baseline(artifacts),
         report=pick(artifacts, "evaluate:tuned", EvalReport) if "evaluate:tuned" in artifacts else None,
         comparison=_comparison(artifacts),
-        judge=_judge(artifacts),
+        judges=judges_of(artifacts),
         gates=_gates(artifacts),
         parameters=flat(cfg, ("model", "dataset", "training", "eval")),
         git_commit=run_record.git_commit,

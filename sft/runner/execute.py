@@ -88,7 +88,7 @@ def run(
             return RunResult(folder, previous, artifacts, nothing_to_do=True)
         if any(step.name == "package" for step in plan.steps) and "package" not in done:
             check_publishing(cfg.registry)  # what will lack at the end is missed before anything is trained
-        if any(step.name == "judge" for step in plan.steps) and "judge" not in done:
+        if any(step.stage == "judge" and step.name not in done for step in plan.steps):
             check_key(cfg.eval.judge)
         for line in (*plan.left_out, *plan.notes):
             progress.say(f"- {line}")

@@ -33,13 +33,12 @@ class GatesInputs:
     baseline: EvalReport | None
     report: EvalReport
     comparison: ModelComparison | None
-    judge: JudgeReport | None = None
+    judges: tuple[JudgeReport, ...] = ()
 
     def score(self, name: str) -> Score | None:
         """Return the score named ``task.metric``, or None."""
-        if self.judge and self.judge.score.name == name:
-            return self.judge.score
-        return self.report.score(name)
+        judged = (judge.score for judge in self.judges if judge.score.name == name)
+        return next(judged, None) or self.report.score(name)
 
 
 @dataclass(frozen=True)

@@ -108,8 +108,8 @@ def _scores(inputs: PackageInputs) -> Iterator[str]:
     if table := epoch_table(inputs.epochs, inputs.report):
         lines = [f"| {' | '.join(row)} |" for row in table]
         yield "\n".join([lines[0], "|" + "---|" * len(table[0]), *lines[1:]])
-    if inputs.judge:
-        yield f"A judge compared its answers with the base model's: {inputs.judge}."
+    for judge in inputs.judges:
+        yield f"A judge compared its answers with the base model's: {judge}."
     if inputs.gates:
         yield "It passed these gates:\n\n" + "\n".join(f"- {line}" for line in inputs.gates.passed)
 

@@ -49,7 +49,7 @@ class PackageInputs:
         report: Scores of the tuned model; None where nothing was scored.
         comparison: How they differ; None where one of them is.
         epochs: Scores of the models of epochs before the last, by epoch.
-        judge: How a judge compares its answers with the base model's; None where there is none.
+        judges: How a judge compares its answers with the base model's, for each held-out set that was judged.
         gates: That it passed them; None where there are none.
         record: The run up to here, without secrets.
         files: sha256 of each of the checkpoint's files.
@@ -62,7 +62,7 @@ class PackageInputs:
     report: EvalReport | None
     comparison: ModelComparison | None
     epochs: Mapping[int, EvalReport] = field(default_factory=dict)
-    judge: JudgeReport | None = None
+    judges: tuple[JudgeReport, ...] = ()
     gates: GateReport | None
     record: Mapping[str, Any]
     files: Mapping[str, str]

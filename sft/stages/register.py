@@ -47,7 +47,7 @@ class RegisterInputs:
         baseline: Scores of the base model; None where it wasn't scored.
         report: Scores of the tuned model; None where nothing was scored.
         comparison: How they differ; None where one of them is.
-        judge: How a judge compares its answers with the base model's; None where there is none.
+        judges: How a judge compares its answers with the base model's, for each held-out set that was judged.
         gates: That it passed them; None where there are none.
         parameters: Settings of model, training and evaluation by dotted key, without secrets.
         git_commit: Commit of the code; None outside a repository.
@@ -67,7 +67,7 @@ class RegisterInputs:
     baseline: EvalReport | None
     report: EvalReport | None
     comparison: ModelComparison | None
-    judge: JudgeReport | None = None
+    judges: tuple[JudgeReport, ...] = ()
     gates: GateReport | None
     parameters: dict[str, str | int | float | bool]
     git_commit: str | None
@@ -149,7 +149,7 @@ def describe(cfg: RegistryConfig, inputs: RegisterInputs) -> Registration:
     scores: dict[str, Fact] = {
         **_scores("base", inputs.baseline.scores if inputs.baseline else ()),
         **_scores("tuned", inputs.report.scores if inputs.report else ()),
-        **_scores("tuned", (inputs.judge.score,) if inputs.judge else ()),
+        **_scores("tuned", [judge.score for judge in inputs.judges]),
         **{f"verdict.{change.score}": str(change) for change in _changes(inputs)},
     }
     for name, value in (known | scores).items():

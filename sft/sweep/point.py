@@ -23,7 +23,7 @@ from sft import logs, runner
 from sft.adapters.os.child import die_with
 from sft.adapters.os.command import ended_by_signals
 from sft.adapters.os.gpu_slots import GpuSlots
-from sft.artifacts import Artifact, CheckpointArtifact, EvalReport, JudgeReport
+from sft.artifacts import Artifact, CheckpointArtifact, EvalReport
 from sft.config import compose
 from sft.config.compose import Recipe
 from sft.config.schema import EvalBackend, RunConfig
@@ -33,6 +33,7 @@ from sft.planning.plan import steps_up_to
 from sft.planning.resources import resources_of
 from sft.progress import Progress
 from sft.runner.rerun import RecordedRun
+from sft.stages.judge import judges_of
 from sft.sweep import records
 from sft.sweep.records import Point
 
@@ -232,8 +233,7 @@ def score(made: Mapping[str, Artifact], name: str, higher_is_better: bool | None
     if name == "train.loss" and isinstance(trained, CheckpointArtifact):
         return trained.final_loss
     found = report.score(name) if isinstance(report, EvalReport) else None
-    if isinstance(judged := made.get("judge"), JudgeReport) and judged.score.name == name:
-        found = judged.score
+    found = next((judge.score for judge in judges_of(made) if judge.score.name == name), found)
     if found is None:
         known = [one.name for one in report.scores] if isinstance(report, EvalReport) else []
         raise StageError(

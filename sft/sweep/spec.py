@@ -23,6 +23,7 @@ from sft.config.checks import held_out_metrics
 from sft.config.compose import Recipe
 from sft.config.diagnose import is_override, is_whole_number, missing_extra
 from sft.config.hydra_settings import check_hydra
+from sft.config.judge_checks import win_rate
 from sft.config.schema import HOLDOUT, RunConfig
 from sft.errors import ConfigError, Problem
 from sft.planning.plan import steps_up_to
@@ -198,8 +199,10 @@ def objective(cfg: RunConfig, until: str | None) -> str:
     elif task in sets and metric not in sets[task]:
         rule = f"the held-out set has no such score; it is scored for {', '.join(sets[task]) or 'nothing'}"
     elif task == JUDGE:
-        if metric != WIN_RATE or JUDGE not in steps_up_to(cfg, until):
-            rule, fix = f"only a judge that is asked gives a score, {JUDGE}.{WIN_RATE}", "set eval.judge.address"
+        judged = [win_rate(one) for one in cfg.eval.judged_names]
+        if name not in judged or not any(step.partition(":")[0] == JUDGE for step in steps_up_to(cfg, until)):
+            rule = f"only a judge that is asked gives a score, {' or '.join(judged) or f'{JUDGE}.{WIN_RATE}'}"
+            fix = "set eval.judge.address"
     elif task not in {"train", *sets} and not cfg.eval.tasks:
         rule, fix = "eval.tasks is empty", f"try eval.tasks=[{task}]"
     elif task == "train" and name != "train.loss":

@@ -367,7 +367,16 @@ JUDGE = ["eval.judge.address=http://localhost:8000/v1", "eval.judge.model=m"]
     [
         ("eval.baseline=false", "eval.baseline=false: leaves out the base model's answers, and eval.judge compares"),
         ("eval.holdout.generate=false", "eval.holdout.generate=false: leaves the answers unwritten, and eval.judge"),
-        ("eval.holdout.enabled=false", "eval.holdout.enabled=false: leaves out the held-out split, and eval.judge"),
+        (
+            "eval.holdout.enabled=false",
+            "eval.judge.holdouts=None: leaves nothing to judge; try eval.holdout.enabled=true",
+        ),
+        ("eval.judge.holdouts=[]", "eval.judge.holdouts=[]: leaves nothing to judge; try null"),
+        (
+            "eval.judge.holdouts=[legal]",
+            "eval.judge.holdouts=legal: is no held-out set that is scored; there are holdout",
+        ),
+        ("eval.gates.judge.legal.win_rate=> 0.5", "the judge gives only judge.win_rate"),
         ("eval=none", "eval.enabled=false: scores nothing, and eval.judge compares"),
         (
             "dataset.train_split=1.0",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from sft.errors import ConfigError, StageError
 from sft.progress import Progress
 from sft.sample_values import read
 from sft.stages import judge as judge_stage
-from sft.stages.judge import JudgeInputs, judge
+from sft.stages.judge import JudgeInputs, judge, judges_of
 from tests.servers.judge import MODEL, JudgeServer, always, part, prefers, serving
 
 pytestmark = pytest.mark.slow
@@ -132,13 +133,42 @@ def test_after_a_server_died_half_way_nothing_is_asked_twice(inputs: JudgeInputs
     assert len(server.requests) - seen == 2 * NUM - 7
 
 
-def test_too_many_judgments_without_a_verdict_end_the_run_and_are_kept(inputs: JudgeInputs, tmp_path: Path) -> None:
-    with serving(JudgeServer(always("I can't say."))) as server:
-        with pytest.raises(StageError, match="16 of 16 judgments end without a verdict"):
+def test_judgments_without_a_verdict_end_the_run_and_are_asked_for_again_by_the_next(
+    inputs: JudgeInputs, tmp_path: Path
+) -> None:
+    words = prefers("right")
+    with serving(JudgeServer(lambda a, b: words(a, b) if "wrong 1" in a + b else "I can't say.")) as server:
+        with pytest.raises(StageError, match="12 of 16 judgments end without a verdict"):
             run(settings(server), inputs, tmp_path / "out")
-        report = run(settings(server, max_unparsable=1.0), inputs, tmp_path / "out")
-    assert len(server.requests) == 2 * NUM
-    assert (report.num_unparsable, report.num_ties) == (2 * NUM, NUM)
+        server.verdict = words
+        report = run(settings(server), inputs, tmp_path / "out")
+    assert len(server.requests) == 2 * NUM + 12
+    assert (report.num_unparsable, report.score.value) == (0, 0.75)
+
+
+def test_judgments_of_another_model_behind_the_address_are_asked_for_again(inputs: JudgeInputs, tmp_path: Path) -> None:
+    with serving(JudgeServer(always("[[A]]"), die_after=7)) as server:
+        with pytest.raises(StageError, match="given up"):
+            run(settings(server), inputs, tmp_path / "out")
+        seen = len(server.requests)
+        server.die_after, server.verdict, server.model = None, prefers("right"), "judge-2"
+        said: list[str] = []
+        shown = Progress(quiet=True)
+        shown.say = said.append  # type: ignore[method-assign]
+        report = judge(settings(server), inputs, tmp_path / "out", shown)
+    assert len(server.requests) - seen == 2 * NUM
+    assert (report.score.value, report.answered_by) == (0.75, ("judge-2",))
+    assert "  the judge is judge-2 now: 7 judgments of another are asked for again" in said
+
+
+def test_a_named_set_has_a_verdict_of_its_own(inputs: JudgeInputs, tmp_path: Path) -> None:
+    for folder in (inputs.baseline.root, inputs.report.root):
+        (folder / "samples_holdout.jsonl").rename(folder / "samples_support.jsonl")
+    with serving(JudgeServer(prefers("right"))) as server:
+        report = run(settings(server), replace(inputs, held_out="support"), tmp_path / "out")
+    assert (report.score.name, report.score.value) == ("judge.support.win_rate", 0.75)
+    assert read(tmp_path / "out").keys() == {"judge.support.win_rate"}
+    assert judges_of({"judge": inputs.report, "judge:support": report}) == (report,)
 
 
 def test_the_key_reaches_the_server_and_no_file(

@@ -30,6 +30,7 @@ class JudgeServer:
         stall_seconds: How long each byte of an answer takes to come.
         requests: Bodies that came, with the headers.
         address: For `eval.judge.address`.
+        model: What the server says that answers.
     """
 
     verdict: Verdict
@@ -41,6 +42,7 @@ class JudgeServer:
     requests: list[tuple[dict[str, str], dict[str, Any]]] = field(default_factory=list)
     num_answers: int = 0
     address: str = ""
+    model: str = MODEL
 
 
 def always(text: str) -> Verdict:
@@ -95,7 +97,7 @@ def serving(server: JudgeServer) -> Iterator[JudgeServer]:
             text = body["messages"][-1]["content"]
             said = server.verdict(part(text, "answer A"), part(text, "answer B"))
             choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
-            return json.dumps({"model": MODEL, "choices": [choice], "usage": {"total_tokens": 9}}).encode()
+            return json.dumps({"model": server.model, "choices": [choice], "usage": {"total_tokens": 9}}).encode()
 
         def answer(self, status: int, content: bytes) -> None:
             self.send_response(status)

@@ -208,6 +208,14 @@ class EvalConfig:
         """Every held-out set that is scored, by its name."""
         return [*([HOLDOUT] if self.holdout.enabled else []), *self.holdouts]
 
+    @property
+    def judged_names(self) -> list[str]:
+        """Every held-out set that a judge is asked about, by its name."""
+        if self.judge.address is None:
+            return []
+        chosen = self.judge.holdouts
+        return [name for name in self.held_out_names if chosen is None or name in chosen]
+
     def of_epochs(self) -> EvalConfig:
         """Return the settings with which the models of `every_epochs` are scored."""
         names = self.held_out_names if self.epoch_holdouts is None else self.epoch_holdouts

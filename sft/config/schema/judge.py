@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sft.config.schema.bounds import number, setting, tree
-from sft.config.schema.rules import Text
-from sft.config.schema.texts import matches, not_empty
+from sft.config.schema.rules import Each, Text
+from sft.config.schema.texts import FREE, LINE, matches, not_empty
 
 _ADDRESS = Text(matches(r"https?://[^\s/?#]+(/[^\s?#]*)?", "must be http://HOST/… or https://HOST/…, without a query"))
 _VARIABLE = Text(matches("[A-Za-z_][A-Za-z0-9_]{0,254}", "must be the name of an environment variable"))
@@ -21,20 +21,25 @@ its quality."""
 
 @dataclass(kw_only=True)
 class JudgeConfig:
-    """Compare the base model's answers with the tuned model's, on the held-out split, by asking a third model."""
+    """Compare the base model's answers with the tuned model's, on held-out sets, by asking a third model."""
 
     address: str | None = setting(None, _ADDRESS)
     """Of a server of OpenAI-compatible chat completions, up to and with `/v1`, as clients call `base_url`:
     `http://localhost:8000/v1`. null = there is no judge."""
     model: str = setting("", Text())
     """What that server calls the model."""
+    version: str = setting("", FREE)
+    """Your name for what stands behind the address: with another one everything is asked anew. For a judge that was
+    changed and is still called as before."""
+    holdouts: list[str] | None = setting(None, Each(LINE))
+    """Held-out sets that are judged, `holdout` being the evaluation split; null = all that are scored."""
     prompt: str = setting(DEFAULT_PROMPT, Text(not_empty))
     """What is asked, in your own words. The conversation, the answers and the form of a verdict are added to it."""
     show_reference: bool = True
     """Also show the judge the held-out answer, as a reference."""
     limit: int | None = number(None, at_least=1)
-    """Judge so many of the held-out samples that are scored, drawn with `eval.seed`; null = all. Two requests for each
-    turn."""
+    """Judge so many of the samples of each set that are scored, drawn with `eval.seed`; null = all. Each turn takes
+    two requests."""
     parameters: dict[str, Any] = tree()
     """Added to each request as they are (`max_completion_tokens` …). `temperature` is 0 and `max_tokens` 1024 unless
     they are given here; null leaves one out."""

@@ -80,8 +80,10 @@ def evaluation_of(rec: RunRecord, folder: Path, score: str) -> Evaluation:
     if score == TRAIN_LOSS:
         tokens = steps.get("tokenize")
         return Evaluation(facts={"training data": _short(tokens.output) if tokens else ""})
-    store, judge, tuned = folder.parent / "store", steps.get("judge"), steps.get("evaluate:tuned")
-    if judge is not None and score.partition(".")[0] == JUDGE:
+    store, tuned = folder.parent / "store", steps.get("evaluate:tuned")
+    task, _, metric = score.partition(".")
+    judge = steps.get(":".join([JUDGE, *metric.split(".")[:-1]])) if task == JUDGE else None
+    if judge is not None:
         return Evaluation(facts=dict(_judge_facts(judge)), report=str(store / "judge" / str(judge.key)))
     if tuned is None:
         return Evaluation()
@@ -107,7 +109,7 @@ def _judge_facts(judge: StepRecord) -> Iterator[tuple[str, str]]:
     for name, value in _flat(judge.settings, "", set()):
         yield f"eval.{name}" if name.startswith("judge.") else name, value
     yield "answered by", _text(judge.facts.get("answered_by"))
-    yield "dataset", _short(judge.inputs.get("dataset"))
+    yield "dataset", _short(next((one for name, one in judge.inputs.items() if name.startswith("dataset")), None))
     yield "base model's answers", _short(judge.inputs.get("evaluate:base"))
 
 

@@ -16,7 +16,7 @@ from sft.record import RunRecord, StepRecord
 from sft.report.comparison.groups import TRAIN_LOSS
 from sft.report.comparison.ranking import ranked
 from sft.report.comparison.table import Cell, Comparison, Row
-from sft.scores import is_better_when_higher
+from sft.scores import JUDGE, is_better_when_higher
 from sft.sweep import records as kept
 from sft.sweep.records import Point, SweepRecord
 
@@ -125,8 +125,8 @@ def _fill(row: Row, rec: RunRecord, folder: Path) -> None:
         _measure(row, folder.parent / "store" / "train" / str(trained.key) / LOGS_NAME / METRICS)
     if tuned := steps.get("evaluate:tuned"):
         row.scores = _cells(tuned, steps.get("evaluate:base"), steps.get("compare"))
-    if judge := steps.get("judge"):
-        row.scores |= _cells_of([judge.facts["score"]], {}, {})
+    judged = [step.facts["score"] for name, step in steps.items() if name.partition(":")[0] == JUDGE]
+    row.scores |= _cells_of(judged, {}, {})
     costs = [steps[name].seconds or 0.0 for name in ("train", "evaluate:tuned") if name in steps]
     row.seconds = sum(costs) if costs else None
 

@@ -162,10 +162,23 @@ def test_a_judge_comes_after_both_evaluations_and_before_gates_and_package() -> 
     assert all("judge" in needs[name] for name in ("gates", "package", "register"))
 
 
+def test_every_named_set_is_judged_in_a_step_of_its_own_unless_some_are_chosen() -> None:
+    sets = ["eval.holdouts.support.uri=a", "eval.holdouts.legal.uri=b", "eval.gates.judge.legal.win_rate=>= 0.5"]
+    made = plan(*JUDGE, *sets)
+    judged = {step.name: step.needs[0] for step in made.steps if step.stage == "judge"}
+    assert judged == {"judge": "dataset", "judge:support": "dataset:support", "judge:legal": "dataset:legal"}
+    needs = {step.name: step.needs for step in made.steps}
+    assert all({*judged} <= {*needs[name]} for name in ("gates", "package", "register"))
+    chosen = plan(*JUDGE, *sets, "eval.judge.holdouts=[legal]")
+    assert [step.name for step in chosen.steps if step.stage == "judge"] == ["judge:legal"]
+    assert keys(made)["judge:legal"] == keys(chosen)["judge:legal"]
+
+
 @pytest.mark.parametrize(
     ("override", "again"),
     [
         ("eval.judge.prompt=Which one rhymes?", ["judge", *TOLD]),
+        ("eval.judge.version=2", ["judge", *TOLD]),
         ("eval.judge.model=n", ["judge", *TOLD]),
         ("eval.judge.limit=5", ["judge", *TOLD]),
         ("eval.judge.concurrency=9", TOLD),

@@ -77,7 +77,8 @@ def test_every_gate_that_is_missed_is_named_with_by_how_much(inputs: GatesInputs
 def test_a_gate_may_ask_for_the_judges_verdict(inputs: GatesInputs, tmp_path: Path) -> None:
     win_rate = Score(task="judge", metric="win_rate", value=0.6, stderr=0.1, num_samples=9, higher_is_better=True)
     counts = {"num_wins": 5, "num_ties": 1, "num_losses": 3, "num_equal": 0, "num_disagreements": 0}
-    judged = replace(inputs, judge=JudgeReport(root=tmp_path, model="m", score=win_rate, num_unparsable=0, **counts))
+    judge = JudgeReport(root=tmp_path, model="m", score=win_rate, num_unparsable=0, **counts)
+    judged = replace(inputs, judges=(judge,))
     assert gates(asked(judge__win_rate=">= 0.5"), judged, tmp_path, QUIET).passed
     with pytest.raises(GateError, match=r"judge\.win_rate is 0\.6000, not >= 0\.7"):
         gates(asked(judge__win_rate=">= 0.7"), judged, tmp_path, QUIET)
