@@ -3,10 +3,10 @@
     python benchmarks/kills.py [--kills 100] [--seed 0]
 
 A run downloads its data from a real S3 server, trains with a state at every step, evaluates, uploads its model there
-and registers it in MLflow. Each is killed with SIGKILL in four stages on its way, the command itself or one of its
+and registers it in MLflow. Each is killed with SIGKILL in every stage on its way, the command itself or one of its
 children, and started again until it is done. Every one must end with the data, weights, curve, scores, uploaded files
-and the one registered version of the run that nothing disturbed. Prints a line per finished run and a table of kills by
-stage; exits with 1 at the first difference.
+and the one registered version of the run that nothing disturbed. Prints a row of the table of kills by stage per
+finished run; exits with 1 at the first difference.
 """
 
 from __future__ import annotations
@@ -42,9 +42,14 @@ SETTINGS = [
     "eval.holdout.max_new_tokens=16",
     "registry.upload=s3://models/{name}",
 ]
-KILLS_OF_A_RUN = 4
 _RESULTS = ("dataset", "model", "tokenize")
 """Stages whose output holds no time and no place: their digests are compared."""
+
+_REGISTERED = (
+    "select name, version from model_versions",
+    "select alias, version from registered_model_aliases",
+    "select distinct status = 'RUNNING' from runs",
+)
 
 
 class Run:
@@ -93,14 +98,14 @@ class Run:
         files = {file.name: _sha256(file) for file in (packaged / "model").iterdir() if file.is_file()}
         uploaded = {file.name: _sha256(file) for file in (models / self.name).rglob("*") if file.is_file()}
         with closing(sqlite3.connect(self.cwd / "runs" / "mlflow.db")) as registry:
-            versions = registry.execute("select count(*) from model_versions").fetchone()
+            registered = [registry.execute(query).fetchall() for query in _REGISTERED]
         return {
             **{name: steps[name]["output"] for name in _RESULTS},
             "weights": files["model.safetensors"],
             "curve": [(row["step"], row["loss"], row["learning_rate"]) for row in rows],
             "scores": [steps[name]["facts"]["scores"] for name in ("evaluate:base", "evaluate:tuned")],
             "uploaded": uploaded == files,
-            "versions": versions,
+            "registered": registered,
         }
 
 
@@ -108,19 +113,31 @@ def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def killed(run: Run, moments: random.Random, target: str, seconds: float) -> str:
-    """Start a run and kill it in a stage that takes so long; return the stage at work, or "" if none was."""
+def killed(run: Run, moments: random.Random, target: str, seconds: Mapping[str, float]) -> str:
+    """Start a run and kill it in a stage, or in the next one if that is over too soon.
+
+    Args:
+        run: The run.
+        moments: Chooses the moment and the process.
+        target: The stage.
+        seconds: How long each stage takes.
+
+    Returns:
+        The stage at work; "" if the run was done before.
+    """
+    stages = list(seconds)
     command = run.start()
-    while run.stage() != target:
+    while (stage := run.stage()) not in seconds or stages.index(stage) < stages.index(target):
         if command.poll() is not None:
             return ""
-        time.sleep(0.01)
-    time.sleep(moments.uniform(0, seconds))
+        time.sleep(0.005)
+    time.sleep(moments.uniform(0, seconds[target]))
     stage = run.stage()
     victims = [command.pid, *run.children()]
+    if command.poll() is not None:
+        return ""
     with suppress(ProcessLookupError):
-        if command.poll() is None:
-            os.kill(moments.choice(victims), signal.SIGKILL)
+        os.kill(moments.choice(victims), signal.SIGKILL)
     command.wait(120)
     deadline = time.monotonic() + 20
     while (left := run.children()) and time.monotonic() < deadline:
@@ -159,25 +176,25 @@ def _kill(root: Path, environment: Mapping[str, str], moments: random.Random, wa
     seconds = {step["name"]: step["seconds"] for step in undisturbed.record()["steps"]}
     print(f"undisturbed: {sum(seconds.values()):.1f} s, {len(expected['curve'])} steps")
     kills: Counter[str] = Counter()
+    stages = list(seconds)
     runs = 0
+    print("".join(f"{name:>16}" for name in ("", *stages, "kills so far")), flush=True)
     while kills.total() < wanted:
-        run = Run(root, f"run_{runs}", environment)
-        stages = list(seconds)
-        for target in sorted(moments.sample(stages, KILLS_OF_A_RUN), key=stages.index):
-            if stage := killed(run, moments, target, seconds[target]):
-                kills[stage] += 1
+        run, own = Run(root, f"run_{runs}", environment), Counter[str]()
+        for target in stages:
+            if stage := killed(run, moments, target, seconds):
+                own[stage] += 1
         if run.start().wait() != 0:
             print(f"{run.name}: failed after its last kill:", (run.cwd / "said.txt").read_text()[-2000:], sep="\n")
             return 1
-        runs += 1
+        runs, kills = runs + 1, kills + own
         found = run.result(models)
         if different := [name for name in expected if found[name] != expected[name]]:
-            print(f"{run.name}: DIFFERENT in {', '.join(different)} after {kills.total()} kills in all")
+            print(f"{run.name}: DIFFERENT in {', '.join(different)} after kills in {', '.join(own.elements())}")
+            print({name: (expected[name], found[name]) for name in different})
             return 1
-        print(f"{run.name}: the same; {kills.total()} kills so far", flush=True)
-    print(f"\n{'stage':<16}kills")
-    for stage in seconds:
-        print(f"{stage:<16}{kills[stage]:>5}")
+        print("".join(f"{name:>16}" for name in (run.name, *(own[name] for name in stages), kills.total())), flush=True)
+    print("".join(f"{name:>16}" for name in ("all", *(kills[name] for name in stages), kills.total())))
     print(f"{kills.total()} kills, {runs} runs: every one ended with what the undisturbed run made")
     return 0
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,10 +43,15 @@ def client(inputs: RegisterInputs, address: str = "") -> Any:
 
 @pytest.fixture(scope="module")
 def speller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Speller]:
-    """One model registered in a fresh SQLite store, called from an empty folder."""
+    """One model registered in a fresh SQLite store, called from an empty folder.
+
+    Someone was killed while the store was created: MLflow itself could never go on.
+    """
     root = tmp_path_factory.mktemp("mlflow")
     (root / "cwd").mkdir()
     inputs = register_inputs(root / "runs")
+    with closing(sqlite3.connect(inputs.mlflow_database.with_name("mlflow.db.new"))) as torn:
+        torn.execute("create table evaluation_datasets (dataset_id)")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root / "cwd")
         patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -110,6 +117,35 @@ def test_mlflow_finds_a_registered_checkpoint_again_and_updates_its_scores(spell
     assert "version 1 is the same checkpoint already; its scores were updated" in note
     [version] = client(inputs).search_model_versions("name = 'speller'")
     assert (version.tags["tuned.holdout.acc"], version.tags["run_id"]) == ("1.0", "run-1")
+
+
+def test_mlflows_store_is_whole_wherever_its_creation_was_killed(speller: Speller) -> None:
+    inputs, _, _ = speller
+    assert sorted(file.name for file in inputs.mlflow_database.parent.glob("mlflow.db*")) == [
+        "mlflow.db",
+        "mlflow.db.lock",
+    ]
+
+
+def test_mlflow_registration_that_was_killed_before_its_alias_is_completed(speller: Speller) -> None:
+    inputs, _, root = speller
+    store = client(inputs)
+    version = store.get_model_version("speller", "1")
+    store.delete_registered_model_alias("speller", "candidate")
+    store.update_run(version.run_id, status="RUNNING")
+    _, note = run_stage(mlflow(), inputs, root / "completed")
+    assert "it has the alias candidate now" in note
+    assert str(store.get_model_version_by_alias("speller", "candidate").version) == "1"
+    assert store.get_run(version.run_id).info.status == "FINISHED"
+
+
+def test_mlflow_run_of_a_killed_registration_does_not_go_on_for_ever(speller: Speller) -> None:
+    inputs, _, root = speller
+    store, other = client(inputs), register_inputs(root / "runs", weights="killed", run_id="run-3")
+    experiment = store.create_experiment("killed")
+    left = store.create_run(experiment, tags={"sft.run_id": "run-3"}).info.run_id
+    run_stage(mlflow(model_name="killed"), other, root / "killed")
+    assert store.get_run(left).info.status == "KILLED"
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ tag ``uri`` holds the address. A version's source can't be changed, so the tag a
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import re
@@ -29,6 +30,8 @@ ALIAS = "candidate"
 """Points at the version registered last: ``models:/<name>@candidate``. ("latest" is reserved by MLflow.)"""
 
 _ADDRESS = "MLFLOW_TRACKING_URI"
+_RUN_TAG = "sft.run_id"
+_RUNNING = "RUNNING"
 _ENTITIES_PER_BATCH = {"metrics": 1000, "params": 100}  # mlflow/utils/validation.py:67@3.17.2
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -116,7 +119,7 @@ def _handle(request: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _locked(address: str) -> Iterator[None]:
-    """Lock a SQLite file: two registrations at once would both migrate it, or both miss the other's digest."""
+    """Lock a SQLite file and create it: two registrations at once would both do so, or both miss the other's digest."""
     from filelock import FileLock
 
     if not address.startswith("sqlite:"):
@@ -125,7 +128,25 @@ def _locked(address: str) -> Iterator[None]:
     database = Path(address.removeprefix("sqlite:///"))
     database.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{database}.lock"):
+        if not database.exists():
+            _create(database)
         yield
+
+
+def _create(database: Path) -> None:
+    """Create a SQLite file that has all its tables or does not exist.
+
+    MLflow makes them with a hundred migrations, each committed by itself, and can't go on after a kill in between.
+    """
+    from mlflow import MlflowClient
+
+    new = database.with_name(f"{database.name}.new")
+    for leftover in database.parent.glob(f"{glob.escape(new.name)}*"):  # SQLite's own journal, too
+        leftover.unlink()
+    client = MlflowClient(f"sqlite:///{new}", f"sqlite:///{new}")
+    client.get_experiment_by_name("")  # each of the two stores makes what it lacks
+    client.search_registered_models(max_results=1)
+    new.replace(database)
 
 
 def _register(registration: Registration, run: TrackingRun, address: str) -> Registered:
@@ -145,6 +166,10 @@ def _register(registration: Registration, run: TrackingRun, address: str) -> Reg
         note = f"{version.name} version {version.version} is the same checkpoint already"
         note += "; its scores were updated" if outdated else ""
         note += f"; its tag uri is now {registration.uri}" if moved else ""
+        if _was_killed(client, version):
+            client.set_registered_model_alias(version.name, ALIAS, version.version)
+            client.set_terminated(version.run_id)
+            note += f"; it has the alias {ALIAS} now"
     else:
         try:
             client.create_registered_model(registration.name)
@@ -159,11 +184,23 @@ def _register(registration: Registration, run: TrackingRun, address: str) -> Reg
                 tags=tags,
                 description=registration.description or None,
             )
-        client.set_registered_model_alias(registration.name, ALIAS, version.version)
+            client.set_registered_model_alias(registration.name, ALIAS, version.version)
         note = f"registered {version.name} version {version.version}, alias {ALIAS}"
     typed = {_key(name): value for name, value in (registration.facts | registration.scores).items()}
     facts = {name: typed[name] if str(typed.get(name)) == value else value for name, value in sorted(tags.items())}
     return Registered(version=str(version.version), note=note, facts=facts)
+
+
+def _was_killed(client: MlflowClient, version: Any) -> bool:
+    """Return whether whoever created a version did not get to its alias: its tracking run ends after that."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return bool(version.run_id) and bool(client.get_run(version.run_id).info.status == _RUNNING)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # somebody has deleted it
+            raise
+        return False
 
 
 @contextlib.contextmanager
@@ -174,7 +211,10 @@ def _tracking_run(client: MlflowClient, registration: Registration, run: Trackin
     known = client.get_experiment_by_name(registration.name)
     root = Path(run.artifact_root, _key(registration.name)).as_uri() if local else None
     experiment = known.experiment_id if known else client.create_experiment(registration.name, artifact_location=root)
-    tags = {"mlflow.user": registration.author, "sft.run_id": registration.run_id}
+    tags = {"mlflow.user": registration.author, _RUN_TAG: registration.run_id}
+    killed = f"attributes.status = '{_RUNNING}' and tags.`{_RUN_TAG}` = '{registration.run_id}'"
+    for leftover in client.search_runs([experiment], killed):
+        client.set_terminated(leftover.info.run_id, "KILLED")
     run_id = client.create_run(experiment, run_name=run.name, tags=tags).info.run_id
     try:
         now = int(time.time() * 1000)
