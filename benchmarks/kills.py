@@ -82,6 +82,10 @@ class Run:
             return record
         return {}
 
+    def written_at(self) -> int:
+        """Return when the record was written last, in nanoseconds; 0 as long as there is none."""
+        return max((file.stat().st_mtime_ns for file in self.cwd.glob("runs/*/run.json")), default=0)
+
     def stage(self) -> str:
         """Return the step at work."""
         return next((step["name"] for step in self.record().get("steps", ()) if step["status"] == "running"), "")
@@ -125,9 +129,10 @@ def killed(run: Run, moments: random.Random, target: str, seconds: Mapping[str, 
     Returns:
         The stage at work; "" if the run was done before.
     """
-    stages = list(seconds)
+    stages, before = list(seconds), run.written_at()
+    later = stages[stages.index(target) :]
     command = run.start()
-    while (stage := run.stage()) not in seconds or stages.index(stage) < stages.index(target):
+    while run.written_at() == before or run.stage() not in later:  # the last command's record still names its stage
         if command.poll() is not None:
             return ""
         time.sleep(0.005)
