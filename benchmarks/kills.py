@@ -2,8 +2,8 @@
 
     python benchmarks/kills.py [--kills 100] [--seed 0]
 
-A run downloads its data from a real S3 server, trains with a state at every step, evaluates, uploads its model there
-and registers it in MLflow. Each is killed with SIGKILL in every stage on its way, the command itself or one of its
+A run downloads its data from a real S3 server, trains with a state at every step, evaluates, uploads its model
+there and registers it in MLflow. Each is killed with SIGKILL twice in every stage on its way, the command or one of its
 children, and started again until it is done. Every one must end with the data, weights, curve, scores, uploaded files
 and the one registered version of the run that nothing disturbed. Prints a row of the table of kills by stage per
 finished run; exits with 1 at the first difference.
@@ -42,6 +42,7 @@ SETTINGS = [
     "eval.holdout.max_new_tokens=16",
     "registry.upload=s3://models/{name}",
 ]
+KILLS_OF_A_STAGE = 2
 _RESULTS = ("dataset", "model", "tokenize")
 """Stages whose output holds no time and no place: their digests are compared."""
 
@@ -136,7 +137,9 @@ def killed(run: Run, moments: random.Random, target: str, seconds: Mapping[str, 
         if command.poll() is not None:
             return ""
         time.sleep(0.005)
-    time.sleep(moments.uniform(0, seconds[target]))
+    at_work, moment = run.stage(), time.monotonic() + moments.uniform(0, seconds[target])
+    while time.monotonic() < moment and run.stage() == at_work and command.poll() is None:
+        time.sleep(0.005)
     stage = run.stage()
     victims = [command.pid, *run.children()]
     if command.poll() is not None:
@@ -186,7 +189,7 @@ def _kill(root: Path, environment: Mapping[str, str], moments: random.Random, wa
     print("".join(f"{name:>16}" for name in ("", *stages, "kills so far")), flush=True)
     while kills.total() < wanted:
         run, own = Run(root, f"run_{runs}", environment), Counter[str]()
-        for target in stages:
+        for target in [stage for stage in stages for _ in range(KILLS_OF_A_STAGE)]:
             if stage := killed(run, moments, target, seconds):
                 own[stage] += 1
         if run.start().wait() != 0:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import urllib3
-from urllib3.exceptions import HTTPError, SSLError
+from urllib3.exceptions import HTTPError
 
-from sft.adapters.retry import RetryPolicy, TemporaryError, retry
+from sft.adapters.http_client import HttpClient, RefusedAddress, Unanswered, Untrusted
+from sft.adapters.retry import RetryPolicy, TemporaryError, retry, retry_after_seconds
 from sft.errors import StageError
 from sft.logs import redact
 
@@ -23,6 +24,7 @@ _BUSY = {408, 409, 425, 429}
 _MOST_BYTES = 10_000_000
 _CHUNK_BYTES = 1 << 16
 _SHOWN_CHARACTERS = 300
+_CHECK_REQUEST = "check the address (up to /v1), the name of the model, and its parameters"
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class ChatServer:
 
     def __post_init__(self) -> None:
         self._url = f"{self.address.rstrip('/')}/chat/completions"
-        self._pool = urllib3.PoolManager(maxsize=self.num_connections, retries=False)
+        timeout = urllib3.Timeout(total=self.timeout_seconds)
+        self._client = HttpClient(timeout, num_connections=self.num_connections)
 
     def ask(self, body: Mapping[str, Any]) -> ChatAnswer:
         """Return the completion of a request.
@@ -84,22 +87,18 @@ class ChatServer:
         if self.key is not None:
             headers["Authorization"] = f"Bearer {self.key}"
         try:
-            response = self._pool.request(
-                "POST",
-                self._url,
-                body=json.dumps(body).encode(),
-                headers=headers,
-                timeout=urllib3.Timeout(total=self.timeout_seconds),
-                redirect=False,
-                preload_content=False,
-            )
+            response = self._client.request("POST", self._url, headers, body=json.dumps(body).encode())
             with response:
                 content = self._read(response, deadline)
-        except SSLError as error:
+        except Untrusted as error:
             raise StageError(
                 f"{redact(self._url)}: its certificate does not verify",
                 fix="set SSL_CERT_FILE to the certificate of the authority that signed it, if you trust that",
             ) from error
+        except RefusedAddress as error:
+            raise StageError(f"{redact(self._url)}: {error}", fix=_CHECK_REQUEST) from error
+        except Unanswered as error:
+            raise TemporaryError(f"can't be reached or broke off ({error})") from error
         except HTTPError as error:
             raise TemporaryError(f"can't be reached or broke off ({type(error).__name__})") from error
         self._check_status(response, content)
@@ -119,14 +118,16 @@ class ChatServer:
         status, where = response.status, redact(self._url)
         said = " ".join(redact(content.decode(errors="replace")).split())[:_SHOWN_CHARACTERS]
         if status in _BUSY or status >= 500:
-            after = response.headers.get("Retry-After", "")
-            raise TemporaryError(f"answers {status} ({said})", float(after) if after.isdigit() else 0.0)
+            after = retry_after_seconds(response.headers.get("Retry-After", ""))
+            raise TemporaryError(f"answers {status} ({said})", after)
         if status in {401, 403}:
-            raise StageError(f"{where}: refuses access ({status}): {said}", fix="check the key that key_env names")
+            raise StageError(
+                f"{where}: refuses access ({status}): {said}", fix="set the variable that key_env names to a key for it"
+            )
         if 300 <= status < 400:
             raise StageError(f"{where}: leads elsewhere ({status}), where the key does not go", fix="name that address")
         if status != 200:
-            raise StageError(f"{where}: refuses the request ({status}): {said}")
+            raise StageError(f"{where}: refuses the request ({status}): {said}", fix=_CHECK_REQUEST)
 
 
 def _answer(content: bytes) -> ChatAnswer:

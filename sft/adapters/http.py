@@ -1,7 +1,8 @@
-"""Owns downloads over HTTP(S): resumed, repeated, checked. Beside it, only OCI registries use urllib3."""
+"""Owns downloads over HTTP(S): resumed, repeated, checked."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError, MaxRetryError, SSLError
+from urllib3.exceptions import HTTPError
 
+from sft.adapters.http_client import HttpClient, RefusedAddress, Unanswered, Untrusted
 from sft.adapters.partial_file import PartialFile
-from sft.adapters.retry import RetryPolicy, TemporaryError, retry
+from sft.adapters.retry import RetryPolicy, TemporaryError, retry, retry_after_seconds
 from sft.errors import DataError
 from sft.logs import redact
 
@@ -20,6 +22,11 @@ T = TypeVar("T")
 
 _CHUNK_BYTES = 1 << 18
 _MAX_REDIRECTS = 5
+_MAX_DIGITS = 18
+_BUSY = {408, 425, 429}
+_CHECK_ADDRESS = "check dataset.uri, or the held-out set's"
+_CHECK_LOGIN = f"{_CHECK_ADDRESS}; a login is written into it: https://TOKEN@host/… or https://USER:PASSWORD@host/…"
+_RANGE = re.compile(r"bytes (?P<first>[0-9]{1,18})-(?P<last>[0-9]{1,18})/(?:(?P<size>[0-9]{1,18})|\*)", re.ASCII)
 _PERMANENT = {
     401: "asks for a login",
     403: "refuses access",
@@ -107,8 +114,8 @@ def _attempt(url: str, partial: PartialFile, max_bytes: int | None, progress: Pr
         _check_status(response, url)
         if response.status == 200:
             begin = 0  # the file has changed, or the server ignores ranges
-        elif begin:
-            _check_range(response, begin, validator)
+        else:
+            _check_part(response, begin, validator)
         total = _total(response, begin)
         _check_content(response, url, total, max_bytes)
         if not begin:
@@ -145,52 +152,48 @@ def _request(url: str, headers: Mapping[str, str], patience: Patience) -> Any:
     name, _, password = user_info.partition(":")
     login = urllib3.make_headers(basic_auth=f"{unquote(name)}:{unquote(password)}") if at else {}
     bare = urlunsplit(parts._replace(netloc=host))
-    # A redirect from https to http would send data and login in the clear.
-    pool = urllib3.PoolManager(
-        timeout=urllib3.Timeout(connect=patience.connect_seconds, read=patience.stall_seconds),
-        retries=urllib3.Retry(total=None, connect=0, read=0, other=0, redirect=_MAX_REDIRECTS, status=0),
-    )
+    client = HttpClient(urllib3.Timeout(connect=patience.connect_seconds, read=patience.stall_seconds))
+    headers = {**login, **headers, "Accept-Encoding": "identity"}
     try:
-        response = pool.request(
-            "GET", bare, headers={**login, **headers, "Accept-Encoding": "identity"}, preload_content=False
-        )
-    except MaxRetryError as error:
-        if isinstance(error.reason, SSLError):
-            raise DataError(
-                f"{redact(url)}: its certificate does not verify",
-                fix="set SSL_CERT_FILE to the certificate of the authority that signed it, if you trust that",
-            ) from error
-        if "redirect" in str(error.reason):
-            raise DataError(f"{redact(url)}: more than {_MAX_REDIRECTS} redirects") from error
-        raise TemporaryError(f"can't be reached ({type(error.reason).__name__})") from error
-    except HTTPError as error:
-        raise TemporaryError(f"broke off ({type(error).__name__})") from error
-    if url.startswith("https://") and str(response.geturl() or "").startswith("http://"):
-        response.close()
-        raise DataError(f"{redact(url)}: redirects from https to http")
-    return response
+        return client.request("GET", bare, headers, max_redirects=_MAX_REDIRECTS)
+    except Untrusted as error:
+        raise DataError(
+            f"{redact(url)}: its certificate does not verify",
+            fix="set SSL_CERT_FILE to the certificate of the authority that signed it, if you trust that",
+        ) from error
+    except RefusedAddress as error:
+        raise DataError(
+            f"{redact(url)}: {error}", fix=f"{_CHECK_ADDRESS}, and the proxy that the environment names"
+        ) from error
+    except Unanswered as error:
+        raise TemporaryError(f"can't be reached ({error})") from error
 
 
 def _check_status(response: Any, url: str) -> None:
     status = response.status
     if status in _PERMANENT:
-        raise DataError(f"{redact(url)}: the server {_PERMANENT[status]} ({status})")
-    if status == 429 or status >= 500:
-        after = response.headers.get("Retry-After", "")
-        raise TemporaryError(f"answers {status}", float(after) if after.isdigit() else 0.0)
+        fix = _CHECK_LOGIN if status in {401, 403} else _CHECK_ADDRESS
+        raise DataError(f"{redact(url)}: the server {_PERMANENT[status]} ({status})", fix=fix)
+    if status in _BUSY or status >= 500:
+        raise TemporaryError(f"answers {status}", retry_after_seconds(response.headers.get("Retry-After", "")))
     if status not in {200, 206}:
-        raise DataError(f"{redact(url)}: the server answers {status}")
+        raise DataError(f"{redact(url)}: the server answers {status}", fix=_CHECK_ADDRESS)
 
 
-def _check_range(response: Any, begin: int, validator: str) -> None:
-    """Raise if a part is not the rest of the file of which the beginning has arrived.
+def _check_part(response: Any, begin: int, validator: str | None) -> None:
+    """Raise if a part is not what was asked for: the rest of the file of which the beginning has arrived, or all of it.
 
     Raises:
         TemporaryError: The download starts over.
     """
     place = str(response.headers.get("Content-Range", ""))
-    now = _validator(response)
-    if not place.startswith(f"bytes {begin}-") or (now and now != validator):
+    part, now = _RANGE.fullmatch(place.strip()), _validator(response)
+    is_rest = part is not None and int(part["first"]) == begin
+    if part is not None and part["size"]:
+        is_rest &= int(part["last"]) + 1 == int(part["size"])
+    if part is not None and (length := _length(response)) is not None:
+        is_rest &= int(part["last"]) + 1 - begin == length
+    if not is_rest or (begin and now and now != validator):
         raise _OtherFile(f"sends another part than was asked for ({place or 'it does not say which'})")
 
 
@@ -214,8 +217,14 @@ def _too_large(url: str, size: int, max_bytes: int) -> DataError:
 
 def _total(response: Any, begin: int) -> int | None:
     """Return the size of the whole file in bytes; None if the server doesn't say."""
-    length = response.headers.get("Content-Length")
-    return begin + int(length) if length is not None and length.isdigit() else None
+    length = _length(response)
+    return None if length is None else begin + length
+
+
+def _length(response: Any) -> int | None:
+    """Return the bytes of this answer; None if the server doesn't say."""
+    text = str(response.headers.get("Content-Length", ""))
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS else None
 
 
 def _validator(response: Any) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -55,18 +57,31 @@ class TemporaryError(Exception):
         self.retry_after_seconds = retry_after_seconds
 
 
+def retry_after_seconds(header: str) -> float:
+    """Return the pause that a server asks for (RFC 9110, 10.2.3: seconds, or a date); 0 if it is none."""
+    text = header.strip()
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        moment = parsedate_to_datetime(text)
+        seconds = (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return 0.0
+    return max(0.0, seconds)
+
+
 class _Failures:
-    """Counts failed attempts in a row; an attempt that made progress is the first of a new row."""
+    """Counts failed attempts in a row; an attempt that got further than any before it is the first of a new row."""
 
     def __init__(self, progress: Callable[[], int]) -> None:
         self._progress = progress
-        self._before = self.count = 0
-
-    def start_attempt(self, _state: RetryCallState) -> None:
-        self._before = self._progress()
+        self._furthest = progress()
+        self.count = 0
 
     def add(self, _state: RetryCallState) -> None:
-        self.count = 1 if self._progress() > self._before else self.count + 1
+        place = self._progress()
+        self.count = 1 if place > self._furthest else self.count + 1
+        self._furthest = max(self._furthest, place)
 
 
 def retry(
@@ -76,6 +91,7 @@ def retry(
     on: type[Exception] | tuple[type[Exception], ...] | Callable[[BaseException], bool] = TemporaryError,
     before_pause: Callable[[BaseException], None] = lambda _: None,
     progress: Callable[[], int] = lambda: 0,
+    pause_of: Callable[[BaseException], float] = lambda error: getattr(error, "retry_after_seconds", 0.0),
 ) -> T:
     """Return what `attempt` returns, as soon as it does.
 
@@ -84,8 +100,10 @@ def retry(
         policy: When it is given up.
         on: The exceptions that may pass: their types, or a function that tells. Any other is raised at once.
         before_pause: Called with each such exception that is followed by another attempt.
-        progress: Returns how far the work is. An attempt that got further before it failed starts the count of
+        progress: Returns how far the work is. An attempt that got further than all before it starts the count of
             failures anew.
+        pause_of: Returns the pause in seconds that the server asked for with such an exception. What the policy's
+            longest pause is, no server makes longer.
 
     Raises:
         Exception: The last one of `attempt`, when it is given up or could only come again.
@@ -95,12 +113,11 @@ def retry(
     failures = _Failures(progress)
 
     def pause(state: RetryCallState) -> float:
-        return policy.pause_seconds(failures.count, getattr(_error(state), "retry_after_seconds", 0.0))
+        return policy.pause_seconds(failures.count, pause_of(_error(state)))
 
     is_type = isinstance(on, type | tuple)
     attempts = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(on) if is_type else tenacity.retry_if_exception(on),  # type: ignore[arg-type]
-        before=failures.start_attempt,
         after=failures.add,
         wait=pause,
         stop=lambda state: policy.is_over(failures.count, state.seconds_since_start or 0.0),

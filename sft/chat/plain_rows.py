@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -51,6 +52,10 @@ class _SingleTurns(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tru
     tools: None = None
 
 
+_UNNAMEABLE = re.compile(r'[\x00-\x1f"\\]')
+"""What no field of a msgspec.Struct can have in its name: rows with such a column get a closer look each."""
+
+
 @dataclass(frozen=True)
 class ParsedLines:
     """Rows that were parsed together.
@@ -81,6 +86,7 @@ class PlainRows:
         if self._types.keys() >= {*columns, *null_only}:
             return
         types = {**dict.fromkeys(columns, msgspec.Raw | UnsetType), **dict.fromkeys(null_only, None | UnsetType)}
+        types = {name: kind for name, kind in types.items() if not _UNNAMEABLE.search(name)}
         if types.keys() - self._types.keys() - {"tools"} and len(self._types) + len(types) <= _MAX_OTHER_COLUMNS:
             self._types = {name: kind for name, kind in {**types, **self._types}.items() if name != "tools"}
             self._make_decoders()

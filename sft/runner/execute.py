@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -102,7 +103,7 @@ def run(
                 sign_record(folder, cfg, progress)
             return result
         except Detached as left:
-            raise Detached(f"{left}; `sft attach {folder}` comes back to it") from left
+            raise Detached(f"{left}; `sft attach {shlex.quote(str(folder))}` comes back to it") from left
 
 
 @dataclass

@@ -39,9 +39,9 @@ def check_volume(cfg: RunConfig) -> None:
         problems.append(Problem(key="run_root", value=cfg.run_root, rule=rule, suggestion=suggestion))
     if cfg.model.source is ModelSource.pretrained:
         folder = Path(cfg.model.name_or_path).expanduser()
-        if not folder.is_dir() and not _is_under(hub.cache(), mount):
+        if not folder.is_dir() and not _is_under(hub.cache_folder(), mount):
             suggestion = f"set HF_HOME={mount}/huggingface: the model from the hub is kept there"
-            problems.append(Problem(key="HF_HOME", value=str(hub.cache()), rule=rule, suggestion=suggestion))
+            problems.append(Problem(key="HF_HOME", value=str(hub.cache_folder()), rule=rule, suggestion=suggestion))
         elif folder.is_dir() and not _is_under(folder, mount):
             suggestion = f"copy it to {mount}/models"
             problems.append(

@@ -43,6 +43,8 @@ WITHOUT_INFLUENCE = {
         "sft.adapters.os.process",
         "sft.adapters.os.command",
         "sft.adapters.http",
+        "sft.adapters.http_client",
+        "sft.adapters.proxy",
         "sft.adapters.storage",
     ),
     "sft.adapters.local_files",

@@ -40,6 +40,17 @@ def refused(resource: Resource, folder: Path, *, max_bytes: int | None = None) -
     return str(caught.value)
 
 
+def certificate_of_this_machine(folder: Path) -> tuple[Path, Path]:
+    """Return the files of a new certificate and its key."""
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    make += ["-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*make, "-out", str(certificate), "-keyout", str(key)], check=True, capture_output=True)
+    return certificate, key
+
+
 def test_a_connection_that_breaks_off_goes_on_and_sends_no_byte_twice(tmp_path: Path) -> None:
     resource = Resource(CONTENT, break_after=300_000, break_times=2)
     assert fetch(resource, tmp_path) == CONTENT
@@ -62,11 +73,67 @@ def test_a_token_in_an_address_logs_in_and_goes_no_further_than_its_host(tmp_pat
     assert "authorization" not in end.headers[0]
 
 
-@pytest.mark.parametrize("status", [401, 403, 404, 410])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451])
 def test_a_hopeless_answer_is_not_asked_for_again(status: int, tmp_path: Path) -> None:
     resource = Resource(CONTENT, statuses=[status] * 9)
-    assert f"({status})" in refused(resource, tmp_path)
+    said = refused(resource, tmp_path)
+    assert str(status) in said
+    assert "try: check dataset.uri" in said
     assert resource.num_requests == 1
+
+
+@pytest.mark.parametrize(
+    "claimed",
+    [
+        "bytes 300000-999999/2000000",  # of a longer file: the rest of it would be missing
+        "bytes 300000-399999/1000000",  # less than comes
+        "bytes 0-999999/1000000",
+        "bytes 300000-x/1000000",
+        "bytes \xb2-999999/1000000",
+        "items 300000-999999/1000000",
+        "bytes " + "9" * 5000 + "-999999/1000000",
+    ],
+)
+def test_a_part_of_another_file_or_length_is_not_taken(claimed: str, tmp_path: Path) -> None:
+    resource = Resource(CONTENT, break_after=300_000, content_range=claimed)
+    assert fetch(resource, tmp_path) == CONTENT
+    assert resource.sent[-1] == (0, 1_000_000)
+
+
+def test_no_answer_makes_a_download_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("tenacity.nap.time.sleep", pauses.append)
+    for asked in ("1000000000", "9" * 5000, "Fri, 31 Dec 2099 23:59:59 GMT"):
+        assert fetch(Resource(CONTENT, statuses=[503], retry_after=asked), tmp_path) == CONTENT
+        (tmp_path / "data.jsonl").unlink()
+    assert pauses == [60.0, 60.0, 60.0]
+    for asked in ("-5", "nan", "\xb2", "soon", "Thu, 01 Jan 1970 00:00:00 GMT", "Thu, 99 Jan 1970"):
+        assert fetch(Resource(CONTENT, statuses=[429], retry_after=asked), tmp_path) == CONTENT
+        (tmp_path / "data.jsonl").unlink()
+    assert all(pause < 1 for pause in pauses[3:])
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [("ftp://127.0.0.1/x", "to ftp"), ("file:///etc/passwd", "to file"), ("http://[x", "not an address")],
+)
+def test_a_redirect_to_what_is_not_http_is_refused_at_once(place: str, said: str, tmp_path: Path) -> None:
+    resource = Resource(redirect=place)
+    assert said in refused(resource, tmp_path)
+    assert resource.num_requests == 1
+
+
+def test_https_does_not_lead_to_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = certificate_of_this_machine(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    target = tmp_path / "data.jsonl"
+    with (
+        serving({"/data.jsonl": (plain := Resource(CONTENT))}) as elsewhere,
+        serving({"/data.jsonl": Resource(redirect=f"{elsewhere}/data.jsonl")}, certificate) as address,
+        pytest.raises(DataError, match="redirects from https to http"),
+    ):
+        http.download(f"{address}/data.jsonl", target, max_bytes=None, progress=lambda *_: None, patience=QUICK)
+    assert plain.num_requests == 0
 
 
 def test_one_that_always_breaks_off_but_gets_on_is_fetched(tmp_path: Path) -> None:
@@ -172,12 +239,8 @@ def test_a_login_in_the_address_is_sent_and_never_shown(tmp_path: Path) -> None:
 
 
 def test_a_certificate_that_does_not_verify_is_an_error(tmp_path: Path) -> None:
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
-    subprocess.run([*make, "-out", str(certificate), "-keyout", str(key)], check=True, capture_output=True)
-    with serving({"/x": Resource(CONTENT)}, (certificate, key)) as address, pytest.raises(DataError) as caught:
+    certificate = certificate_of_this_machine(tmp_path)
+    with serving({"/x": Resource(CONTENT)}, certificate) as address, pytest.raises(DataError) as caught:
         http.download(f"{address}/x", tmp_path / "x", max_bytes=None, progress=lambda *_: None, patience=QUICK)
     assert "its certificate does not verify" in str(caught.value)
 

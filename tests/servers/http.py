@@ -23,6 +23,7 @@ class Resource:
         statuses: Answers before the first good one.
         stall_after: Bytes after which the first answer falls silent for `stall_seconds`.
         wrong_parts: How many times a part begins one byte too early.
+        content_range: What the first part claims to be, whatever it is.
         then: Content from the second request on.
         sent: First and last byte (exclusive) of each answer's content, as far as it was sent.
     """
@@ -41,6 +42,7 @@ class Resource:
     claimed_length: int | None = None
     redirect: str | None = None
     retry_after: str | None = None
+    content_range: str | None = None
     num_requests: int = 0
     sent: list[tuple[int, int]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -97,7 +99,8 @@ def serving(resources: dict[str, Resource], certificate: tuple[Path, Path] | Non
                     resource.wrong_parts -= 1
                     begin -= 1
                 self.send_response(206)
-                self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{len(content)}")
+                claimed, resource.content_range = resource.content_range, None
+                self.send_header("Content-Range", claimed or f"bytes {begin}-{end - 1}/{len(content)}")
             else:
                 self.send_response(200)
             if resource.tagged:

@@ -11,10 +11,12 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,9 @@ print(*(f"{name} {m.version(name)}" for name in sorted(set(names))), sep=", ")
 """
 _ASK_SECONDS = 60
 _POLL_SECONDS = 0.5
+_REFUSALS = {400, 401, 403, 404, 410}
+_MOST_REFUSALS = 20
+_MOST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,32 +152,43 @@ def _free_port() -> int:
 
 def _wait(url: str, name: str, key: str, process: Any, seconds: int, log: Path, poll: Callable[[str], None]) -> int:
     """Return the longest text of the model once the server names it."""
-    began = time.monotonic()
+    began, num_refusals = time.monotonic(), 0
     while True:
         if process.poll() is not None:
             raise _ended(process, log)
-        if (longest := _longest(url, name, key)) is not None:
+        longest, status = _longest(url, name, key)
+        if longest is not None:
             return longest
         waited = time.monotonic() - began
-        if waited > seconds:
+        # Once it answers, it has loaded. Whoever else has its port refuses, too, until vLLM ends without it.
+        num_refusals += status in _REFUSALS
+        if waited > seconds or num_refusals > _MOST_REFUSALS:
+            what = f"answers HTTP {status} at {url}" if status in _REFUSALS else f"did not answer in {seconds} s"
+            fix = "set eval.vllm.python to an environment with another version of vLLM, or eval.backend=hf"
             raise StageError(
-                f"eval.backend=vllm: vLLM did not answer in {seconds} s; its last lines:\n{tail(log)}",
-                fix="raise eval.vllm.startup_seconds",
+                f"eval.backend=vllm: vLLM {what}; its last lines:\n{tail(log)}",
+                fix=fix if status in _REFUSALS else "raise eval.vllm.startup_seconds",
                 log=log,
             )
         poll(f"vLLM loads the model, {waited:.0f} s")
         time.sleep(_POLL_SECONDS)
 
 
-def _longest(url: str, name: str, key: str) -> int | None:
-    """Return `max_model_len` of the model of a name; None if the server does not answer yet, or is another one."""
+def _longest(url: str, name: str, key: str) -> tuple[int | None, int | None]:
+    """Return `max_model_len` of the model of a name, and the status of the answer.
+
+    The first is None if the server does not answer yet, or is another one; the second without an answer.
+    """
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"})
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=5) as response:
-            models = json.load(response)["data"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return None
-    return next((int(model["max_model_len"]) for model in models if model["id"] == name), None)
+            models = json.loads(response.read(_MOST_BYTES))["data"]
+            lengths = (int(model["max_model_len"]) for model in models if model["id"] == name)
+            return next(lengths, None), response.status
+    except urllib.error.HTTPError as error:
+        return None, error.code
+    except (OSError, HTTPException, ValueError, LookupError, TypeError, RecursionError):
+        return None, None
 
 
 def _ended(process: subprocess.Popen[bytes], log: Path) -> StageError:

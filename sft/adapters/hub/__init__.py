@@ -6,16 +6,21 @@ when they are needed. Code in a repository is never run here.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from sft.adapters.retry import RetryPolicy, retry
+from sft.adapters.retry import RetryPolicy, retry, retry_after_seconds
 from sft.errors import DataError
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
 
 T = TypeVar("T")
 
@@ -27,6 +32,10 @@ _URL_QUERY = re.compile(r"(?<=[^\s?])\?[^\s=]+=\S+")  # a content network's addr
 _MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py"]
 _OTHER_LAYOUTS = ["*/*", "consolidated*"]  # onnx/, original/, Mistral's own layout
 _TIMEOUT_SECONDS = 10.0
+_LONGEST_PAUSE_SECONDS = 60.0
+_BUSY = 429
+_RESET = re.compile(r";\s{0,9}t\s{0,9}=\s{0,9}([0-9]+)", re.ASCII)
+_MAX_DIGITS = 18
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ def parse(uri: str) -> Reference | None:
     return Reference(match["repo"], match["config"], match["revision"]) if match else None
 
 
-def cache() -> Path:
+def cache_folder() -> Path:
     """Return the folder of the hub client's cache (huggingface_hub's "Manage your cache"), without importing it."""
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))
     return Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
@@ -52,7 +61,7 @@ def cache() -> Path:
 
 def cached_model(repo: str, revision: str | None) -> Path:
     """Return the folder in which the cache would keep a model; it may not exist."""
-    folder = cache() / f"models--{repo.replace('/', '--')}"
+    folder = cache_folder() / f"models--{repo.replace('/', '--')}"
     reference = folder / "refs" / (revision or "main")
     commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision or "main"
     return folder / "snapshots" / commit
@@ -120,16 +129,61 @@ def fetch_model(repo: str, revision: str | None) -> Path:
 
 
 def ask(request: Callable[[], T]) -> T:
-    """Return the hub's answer; ask again while it fails. Its client does so for files, but not for facts."""
-    return retry(request, RetryPolicy(max_attempts=4, first_wait_seconds=0.5), on=lambda e: (_status(e) or 0) >= 500)
+    """Return the hub's answer; ask again while it is busy or fails. Its client does so for files, but not for facts."""
+    bound_pauses()
+    return retry(request, RetryPolicy(max_attempts=4, first_wait_seconds=0.5), on=may_pass, pause_of=asked_seconds)
 
 
-def _status(error: BaseException) -> int | None:
+def may_pass(error: BaseException) -> bool:
+    """Return whether the hub is busy or has failed: it answers 429, or 500 and above."""
+    status = status_of(error) or 0
+    return status == _BUSY or status >= 500
+
+
+def asked_seconds(error: BaseException) -> float:
+    """Return the pause that the hub asked for."""
+    answer = _answer_of(error)
+    return retry_after_seconds(answer.response.headers.get("Retry-After", "")) if answer else 0.0
+
+
+def status_of(error: BaseException) -> int | None:
     """Return the HTTP status of the hub's answer; None if there was no answer."""
+    answer = _answer_of(error)
+    return answer.response.status_code if answer else None
+
+
+def _answer_of(error: BaseException) -> HfHubHTTPError | None:
     from huggingface_hub.errors import HfHubHTTPError
 
     answers = (cause for cause in (error, error.__cause__) if isinstance(cause, HfHubHTTPError))
-    return next((answer.response.status_code for answer in answers), None)
+    return next(answers, None)
+
+
+@cache
+def bound_pauses() -> None:
+    """Make no pause that a server asks for longer than `_LONGEST_PAUSE_SECONDS`: the hub's client obeys any.
+
+    It reads the headers after this (http_backoff, huggingface_hub/utils/_http.py:527@2.4.0).
+    """
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils._http import default_client_factory
+
+    def bound(response: Any) -> None:
+        asked = retry_after_seconds(response.headers.get("Retry-After", ""))
+        reset = _RESET.search(response.headers.get("ratelimit", ""))
+        if reset and int(reset[1][:_MAX_DIGITS]) > _LONGEST_PAUSE_SECONDS:
+            del response.headers["ratelimit"]
+            asked = _LONGEST_PAUSE_SECONDS
+        if asked:
+            response.headers["Retry-After"] = str(math.ceil(min(asked, _LONGEST_PAUSE_SECONDS)))
+
+    def client() -> Any:
+        client = default_client_factory()
+        hooks = client.event_hooks
+        client.event_hooks = {**hooks, "response": [*hooks.get("response", ()), bound]}
+        return client
+
+    set_client_factory(client)
 
 
 def _is_unreachable(error: BaseException) -> bool:
@@ -137,7 +191,7 @@ def _is_unreachable(error: BaseException) -> bool:
     from huggingface_hub import errors
 
     unreachable = errors.HTTPError, errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError  # type: ignore[attr-defined]
-    return isinstance(error, unreachable) and (_status(error) or 500) >= 500
+    return isinstance(error, unreachable) and (may_pass(error) or status_of(error) is None)
 
 
 @contextmanager
@@ -160,7 +214,7 @@ def translate_errors(kind: str, repo: str, revision: str | None) -> Iterator[Non
     except errors.RevisionNotFoundError as error:
         raise DataError(f"{what} has no revision {revision}") from error
     except (OSError, ValueError, RuntimeError, errors.HTTPError) as error:  # type: ignore[attr-defined]
-        status = _status(error)
+        status = status_of(error)
         if _is_unreachable(error):
             why = f"answers {status}" if status else f"can't be reached ({type(error.__cause__ or error).__name__})"
             message = f"{what}: no such path here, no complete copy in the cache, and the hub {why}"

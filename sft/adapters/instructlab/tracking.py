@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -96,6 +97,8 @@ class Trackers:
         return send
 
     def _mlflow(self) -> Callable[[dict[str, float], int], None]:
+        # A server could ask for a pause of 6 hours (urllib3/util/retry.py:197@2.7.0), in which nothing is trained.
+        os.environ["MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER"] = "false"
         import mlflow
 
         mlflow.set_experiment(self._project)

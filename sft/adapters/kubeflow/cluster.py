@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from sft.adapters.kubeflow.manifest import CONTAINER, GROUP, JOBSET_LABEL, KEY_LABEL, PLURAL, VERSION
+from sft.adapters.proxy import proxy_of
+from sft.adapters.retry import retry_after_seconds as asked_seconds
 from sft.errors import ConfigError, Problem, StageError
 from sft.logs import remember
 
@@ -34,7 +34,13 @@ _UNKNOWN_FIELD = re.compile(r'unknown field \\?"(?P<field>spec\.[\w.\[\]]+)')
 
 
 class Unreachable(StageError):
-    """The API server does not answer, or fails: the next request may succeed."""
+    """The API server does not answer, or fails: the next request may succeed.
+
+    Attributes:
+        retry_after_seconds: Pause that it asked for.
+    """
+
+    retry_after_seconds = 0.0
 
 
 class TokenRefused(StageError):
@@ -201,7 +207,9 @@ class Cluster:
             fix = "set training.launcher.ca=FILE, or training.launcher.verify_tls=false if that is intended"
             return StageError(f"the API server {self.url} has a certificate that is not trusted: {message}", fix=fix)
         if status == 429 or status >= 500:
-            return Unreachable(f"the API server {self.url} answered HTTP {status}: {message}")
+            failure = Unreachable(f"the API server {self.url} answered HTTP {status}: {message}")
+            failure.retry_after_seconds = asked_seconds((error.headers or {}).get("Retry-After", ""))
+            return failure
         if status == 401:
             fix = f"put a new token into {TOKEN} or the kubeconfig, then repeat the command"
             return TokenRefused(f"the API server {self.url} refuses the token (HTTP 401); it may have expired", fix=fix)
@@ -269,7 +277,7 @@ def connect(access: Access, say: Callable[[str], None]) -> Cluster:
         raise ConfigError([Problem(key="training.launcher.namespace", value="null", rule=rule)])
     if not access.verify_tls and settings.host.startswith("https://"):
         _skip_verification(settings, say)
-    settings.proxy = settings.proxy or _proxy(settings.host)  # a kubeconfig may name its own
+    settings.proxy = settings.proxy or proxy_of(settings.host)  # a kubeconfig may name its own
     return Cluster(client.ApiClient(settings), namespace)
 
 
@@ -284,12 +292,6 @@ def _skip_verification(settings: client.Configuration, say: Callable[[str], None
 def _own_namespace() -> str | None:
     file = _POD / "namespace"
     return file.read_text(encoding="utf-8").strip() if file.is_file() else None
-
-
-def _proxy(host: str) -> str | None:
-    """Return the environment's proxy for an address; the client does not look for one."""
-    address = urlsplit(host)
-    return None if proxy_bypass(address.netloc) else getproxies().get(address.scheme)
 
 
 def _message(error: Any) -> str:

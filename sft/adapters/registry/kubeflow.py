@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sft.adapters.os import child
 from sft.adapters.os.process import run_module
 from sft.adapters.registry import DIGEST_KEY, Fact, ListedModel, Registered, Registration
-from sft.adapters.retry import RetryPolicy, retry
+from sft.adapters.retry import RetryPolicy, retry, retry_after_seconds
 from sft.errors import StageError
 
 if TYPE_CHECKING:
@@ -32,6 +32,12 @@ _POD_TOKEN_FILE = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 _LARGEST_INT = 999_999_999  # MetadataIntValue's pattern has nine digits; larger counts go as doubles
 _RETRY = RetryPolicy(max_attempts=4, first_wait_seconds=0.5)
 _RETRY_HINT = "earlier stages are done; repeat the command to register"
+_FIXES = {
+    400: "check registry.model_name, registry.model_version and registry.description; ",
+    404: "check registry.address and registry.port; ",
+    409: "choose a new registry.model_version, or registry.on_conflict=next_version; ",
+    422: "check registry.model_name, registry.model_version and registry.description; ",
+}
 
 
 def register(
@@ -92,20 +98,44 @@ def _handle(request: dict[str, Any]) -> dict[str, Any]:
     from mr_openapi import exceptions as api
 
     address = os.environ[_ADDRESS]
-    # A conflict: somebody else has added it after we read. Each attempt reads first what the registry has.
-    temporary = (api.ConflictException, StoreError, api.ServiceException, aiohttp.ClientError, TimeoutError)
     try:
-        return retry(lambda: _answer(request, address), _RETRY, on=temporary)
+        return retry(lambda: _answer(request, address), _RETRY, on=_may_pass, pause_of=_asked_seconds)
     except (api.UnauthorizedException, api.ForbiddenException) as error:
         message = f"the model registry at {address} refused the token (HTTP {error.status})"
         raise StageError(message, fix=f"set {TOKEN} to a token for that server; {_RETRY_HINT}") from error
     except api.ApiException as error:
         answer = getattr(error.data, "message", None) or error.reason
         message = f"the model registry at {address} answered HTTP {error.status}: {answer}"
-        raise StageError(message, fix=_RETRY_HINT) from error
+        raise StageError(message, fix=f"{_FIXES.get(error.status or 0, '')}{_RETRY_HINT}") from error
     except (aiohttp.ClientError, TimeoutError) as error:
         message = f"the model registry at {address} can't be reached: {str(error) or type(error).__name__}"
-        raise StageError(message, fix=f"check registry.address and registry.port; {_RETRY_HINT}") from error
+        fix = "check registry.address and registry.port"
+        if isinstance(error, aiohttp.ClientSSLError):
+            fix = "set registry.ca to the certificate of the authority that signed the server's, if you trust that"
+        raise StageError(message, fix=f"{fix}; {_RETRY_HINT}") from error
+    except StoreError as error:
+        message = f"the model registry at {address}: {str(error) or type(error).__name__}"
+        raise StageError(message, fix=_RETRY_HINT) from error
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Return whether the next attempt may succeed; each reads first what the registry has."""
+    import aiohttp
+    from model_registry import exceptions
+    from mr_openapi import exceptions as api
+
+    if isinstance(error, api.ApiException):
+        # A conflict: somebody else has added it after we read.
+        return error.status in {408, 409, 425, 429} or (error.status or 0) >= 500
+    if isinstance(error, aiohttp.ClientSSLError | aiohttp.InvalidURL):
+        return False
+    temporary = (exceptions.ServerError, exceptions.DuplicateError, aiohttp.ClientError, TimeoutError)
+    return isinstance(error, temporary)
+
+
+def _asked_seconds(error: BaseException) -> float:
+    headers = getattr(error, "headers", None) or {}
+    return retry_after_seconds(headers.get("Retry-After", ""))
 
 
 def _answer(request: dict[str, Any], address: str) -> dict[str, Any]:

@@ -40,6 +40,13 @@ _ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # With MLflow's own 7 retries a person waits for 4 minutes if the server can't be reached.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    # A server could ask for a pause of 6 hours (urllib3/util/retry.py:197@2.7.0); MLflow's own pauses are seconds.
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+}
+_FIXES = {
+    401: "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
+    403: "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, of a user that may "
+    "register",
 }
 
 
@@ -113,8 +120,9 @@ def _handle(request: dict[str, Any]) -> dict[str, Any]:
             registration, run = Registration(**request["registration"]), TrackingRun(**request["run"])
             return asdict(_register(registration, run, address))
     except MlflowException as error:
-        fix = "check registry.address and registry.model_name, then repeat the command: earlier stages are done"
-        raise StageError(f"MLflow at {address}: {error.message}", fix=fix) from error
+        fix = _FIXES.get(error.get_http_status_code(), "check registry.address and registry.model_name")
+        message = f"MLflow at {address}: {error.message}"
+        raise StageError(message, fix=f"{fix}, then repeat the command: earlier stages are done") from error
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sft.adapters import hub
 from sft.adapters.os import child
 from sft.adapters.retry import RetryPolicy, retry
 from sft.adapters.upload import RETRY_HINT, Update, Upload, Uploaded, digest_mismatch, run_child
@@ -50,10 +51,15 @@ def _handle(request: dict[str, Any]) -> Mapping[str, Any]:
     model = Upload(**request["upload"])
     repo, api = f"{model.host}/{model.path}", HfApi(library_name="sft")
     with _translate_errors(repo):
-        api.create_repo(repo, private=True, exist_ok=True)
+        hub.ask(lambda: api.create_repo(repo, private=True, exist_ok=True))
         # Somebody else may change the repository after we have read it and before we commit.
-        commit, num_sent = retry(lambda: _commit(api, repo, model), _RETRY, on=lambda e: _status(e) == _CHANGED)
-        entries = api.get_paths_info(repo, list(model.files), revision=commit)
+        commit, num_sent = retry(
+            lambda: _commit(api, repo, model),
+            _RETRY,
+            on=lambda error: hub.status_of(error) == _CHANGED or hub.may_pass(error),
+            pause_of=hub.asked_seconds,
+        )
+        entries = hub.ask(lambda: api.get_paths_info(repo, list(model.files), revision=commit))
         files = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
     for name in model.files:
         if not _is_same(model, name, files.get(name)):
@@ -123,7 +129,7 @@ def _translate_errors(repo: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError, errors.HTTPError) as error:  # type: ignore[attr-defined]
-        status = _status(error)
+        status = hub.status_of(error)
         reason = _reason(error)
         if status in {401, 403, 404}:
             message = f"the hub does not allow writing to {repo} ({status}: {reason})"
@@ -142,14 +148,6 @@ def _reason(error: BaseException) -> str:
     """Return the hub's own message if there is one, else the client's, without its link about status codes."""
     message = " ".join(str(getattr(error, "server_message", None) or error).split())
     return message.partition(" For more information")[0] or type(error).__name__
-
-
-def _status(error: BaseException) -> int | None:
-    """Return the HTTP status of the hub's answer; None if there was no answer."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    answers = (cause for cause in (error, error.__cause__) if isinstance(cause, HfHubHTTPError))
-    return next((answer.response.status_code for answer in answers), None)
 
 
 if __name__ == "__main__":

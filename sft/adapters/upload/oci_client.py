@@ -6,19 +6,22 @@ No library does it: ``oras`` 0.2.43 waits for two minutes if a password is wrong
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http.client import responses
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlencode, urljoin, urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError, MaxRetryError, SSLError
+from urllib3.exceptions import HTTPError
 
-from sft.adapters.retry import RetryPolicy, TemporaryError, retry
+from sft.adapters.http_client import HttpClient, RefusedAddress, Unanswered, Untrusted, origin
+from sft.adapters.proxy import is_loopback
+from sft.adapters.retry import RetryPolicy, TemporaryError, retry, retry_after_seconds
 from sft.adapters.upload import RETRY_HINT
 from sft.adapters.upload.login import PASSWORD, USERNAME, Login, login
 from sft.errors import StageError
@@ -33,6 +36,12 @@ _BLOCK_BYTES = 1 << 18
 _TIMEOUT = urllib3.Timeout(connect=10.0, read=60.0)
 _BLOB_TIMEOUT = urllib3.Timeout(connect=10.0, read=900.0)
 """A registry answers only after it has hashed and stored a blob."""
+_MOST_BYTES = 16 << 20
+"""Of an answer: manifests, errors and tokens are smaller."""
+_MAX_REDIRECTS = 5
+_BUSY = {408, 425, 429}
+_SHOWN_CHARACTERS = 300
+_CHECK = "check registry.upload: the host, and a repository that this registry takes"
 _CHALLENGE = re.compile(r'(?<!\w)(\w+)="([^"]*)"')
 T = TypeVar("T")
 
@@ -64,8 +73,7 @@ class Repository:
         self.host, self.name = host, name
         plain = _is_local(host) or os.environ.get(PLAIN_HTTP, "").lower() in {"1", "true", "yes"}
         self._root = f"{'http' if plain else 'https'}://{_HUB_API if host == _HUB else host}"
-        once = urllib3.Retry(total=None, connect=0, read=0, redirect=5, status=0, other=0)  # `_retry` repeats it
-        self._pool = urllib3.PoolManager(timeout=_TIMEOUT, blocksize=_BLOCK_BYTES, retries=once)
+        self._client = HttpClient(_TIMEOUT, block_bytes=_BLOCK_BYTES)
         self._login: Login = login(host)
         self._authorization: str | None = None
 
@@ -91,17 +99,15 @@ class Repository:
     def manifest(self, digest: str) -> bytes:
         """Return the manifest that has a digest."""
         headers = {"Accept": MANIFEST}
-        answer = self._retry(lambda: self._ask("GET", self._at(f"manifests/{digest}"), {200}, headers))
-        content: bytes = answer.data
-        return content
+        return self._retry(lambda: self._ask("GET", self._at(f"manifests/{digest}"), {200}, headers)).content
 
     def _has(self, digest: str, size: int) -> bool:
         answer = self._ask("HEAD", self._at(f"blobs/{digest}"), {200, 404})
-        return answer.status == 200 and int(answer.headers.get("Content-Length", size)) == size
+        return answer.status == 200 and answer.headers.get("Content-Length", str(size)) == str(size)
 
     def _push(self, file: Path, digest: str, on_read: Callable[[int], None]) -> None:
         answer = self._ask("POST", self._at("blobs/uploads/"), {202})
-        location = urljoin(self._root, answer.headers["Location"])
+        location = self._upload_place(answer.headers.get("Location", ""))
         location += ("&" if urlsplit(location).query else "?") + urlencode({"digest": digest})
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(file.stat().st_size)}
         with file.open("rb") as stream:
@@ -117,9 +123,25 @@ class Repository:
             message = f"the registry {self.host} {error}"
             raise StageError(message, fix=f"check registry.upload and the network; {RETRY_HINT}") from error
 
+    def _upload_place(self, location: str) -> str:
+        """Return where the registry wants a blob, which may be another host.
+
+        Raises:
+            StageError: It says no address, or one without TLS although it has TLS itself.
+        """
+        try:
+            place = urljoin(self._root, location)
+            is_safe = origin(place)[0] == "https" or self._root.startswith("http:")
+        except ValueError as error:
+            raise StageError(f"the registry {self.host} names no address for an upload", fix=_CHECK) from error
+        if not location or not is_safe:
+            what = "wants an upload without TLS" if location else "does not say where an upload goes"
+            raise StageError(f"the registry {self.host} {what}", fix=_CHECK)
+        return place
+
     def _ask(
         self, method: str, url: str, expected: set[int], headers: Mapping[str, str] | None = None, body: Any = None
-    ) -> urllib3.BaseHTTPResponse:
+    ) -> _Answer:
         """Return the answer to a request; repeat it with credentials if the registry asks for them."""
         answer = self._send(method, url, headers or {}, body)
         if answer.status == 401 and self._authenticate(answer):
@@ -128,36 +150,47 @@ class Repository:
             answer = self._send(method, url, headers or {}, body)
         if answer.status in expected:
             return answer
-        what = f"answers {answer.status} ({_reason(answer)})"
+        what = f"answers {answer.status} ({answer.why})"
         if answer.status in {401, 403}:
             fix = f"docker login {self.host}, or set {USERNAME} and {PASSWORD}, for a user that may push"
             raise StageError(f"the registry {self.host} {what}: it refuses the login", fix=f"{fix}; {RETRY_HINT}")
-        if answer.status == 429 or answer.status >= 500:
-            raise TemporaryError(what)
-        raise StageError(f"the registry {self.host} {what}", fix=RETRY_HINT)
+        if answer.status in _BUSY or answer.status >= 500:
+            raise TemporaryError(what, answer.asked_seconds)
+        raise StageError(f"the registry {self.host} {what}", fix=_CHECK)
 
-    def _send(self, method: str, url: str, headers: Mapping[str, str], body: Any) -> urllib3.BaseHTTPResponse:
-        is_registry = urlsplit(url).netloc == urlsplit(self._root).netloc  # its storage may be elsewhere
+    def _send(self, method: str, url: str, headers: Mapping[str, str], body: Any) -> _Answer:
+        is_registry = origin(url) == origin(self._root)  # its storage may be elsewhere
         credentials = {"Authorization": self._authorization} if is_registry and self._authorization else {}
+        timeout = _BLOB_TIMEOUT if isinstance(body, _CountingReader) else _TIMEOUT
+        redirects = 0 if body is not None else _MAX_REDIRECTS
+        return self._request(method, url, {**headers, **credentials}, body, timeout, redirects)
+
+    def _request(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: Any = None,
+        timeout: urllib3.Timeout = _TIMEOUT,
+        max_redirects: int = 0,
+    ) -> _Answer:
         try:
-            return self._pool.request(
-                method,
-                url,
-                headers={**headers, **credentials},
-                body=body,
-                redirect=body is None,
-                timeout=_BLOB_TIMEOUT if isinstance(body, _CountingReader) else _TIMEOUT,
+            response = self._client.request(
+                method, url, headers, body=body, timeout=timeout, max_redirects=max_redirects
             )
-        except MaxRetryError as error:
-            if isinstance(error.reason, SSLError):
-                fix = f"set SSL_CERT_FILE to an authority that you trust, or {PLAIN_HTTP}=true if it has no TLS"
-                message = f"the registry {self.host}: TLS fails ({error.reason})"
-                raise StageError(message, fix=fix) from error
-            raise TemporaryError(f"can't be reached ({type(error.reason).__name__})") from error
+            with response:
+                return _Answer(response.status, response.headers, _read(response, self.host))
+        except Untrusted as error:
+            fix = f"set SSL_CERT_FILE to an authority that you trust, or {PLAIN_HTTP}=true if it has no TLS"
+            raise StageError(f"the registry {self.host}: TLS fails ({error})", fix=fix) from error
+        except RefusedAddress as error:
+            raise StageError(f"the registry {self.host} {error}", fix=_CHECK) from error
+        except Unanswered as error:
+            raise TemporaryError(f"can't be reached ({error})") from error
         except (HTTPError, OSError) as error:
             raise TemporaryError(f"broke off ({type(error).__name__})") from error
 
-    def _authenticate(self, answer: urllib3.BaseHTTPResponse) -> bool:
+    def _authenticate(self, answer: _Answer) -> bool:
         """Set the credentials that a registry asks for; return False if there are none that it has not refused."""
         kind, _, rest = answer.headers.get("WWW-Authenticate", "").partition(" ")
         before, challenge = self._authorization, dict(_CHALLENGE.findall(rest))
@@ -172,26 +205,62 @@ class Repository:
         realm = challenge["realm"]
         request = {name: challenge[name] for name in ("service", "scope") if name in challenge}
         if self._root.startswith("https:") and not realm.startswith("https:"):
-            raise StageError(f"the registry {self.host} asks for a login at {urlsplit(realm).netloc} without TLS")
-        try:
-            if self._login.identity_token:
-                form = {**request, "grant_type": "refresh_token", "client_id": "sft"}
-                body = urlencode({**form, "refresh_token": self._login.identity_token})
-                headers = {"Content-Type": "application/x-www-form-urlencoded"}
-                answer = self._pool.request("POST", realm, headers=headers, body=body)
-            else:
-                credentials = {"Authorization": self._login.header} if self._login.header else {}
-                answer = self._pool.request("GET", f"{realm}?{urlencode(request)}", headers=credentials)
-        except HTTPError as error:
-            raise TemporaryError(f"has a token server that can't be reached ({type(error).__name__})") from error
-        if answer.status >= 500:
-            raise TemporaryError(f"has a token server that answers {answer.status}")
+            raise StageError(f"the registry {self.host} asks for a login at {realm[:100]} without TLS", fix=_CHECK)
+        if self._login.identity_token:
+            form = {**request, "grant_type": "refresh_token", "client_id": "sft"}
+            body = urlencode({**form, "refresh_token": self._login.identity_token}).encode()
+            headers = {"Content-Type": "application/x-www-form-urlencoded"}
+            answer = self._request("POST", realm, headers, body)  # not redirected: the token is in its body
+        else:
+            credentials = {"Authorization": self._login.header} if self._login.header else {}
+            url = realm + ("&" if "?" in realm else "?") + urlencode(request)
+            answer = self._request("GET", url, credentials, max_redirects=_MAX_REDIRECTS)
+        if answer.status in _BUSY or answer.status >= 500:
+            raise TemporaryError(f"has a token server that answers {answer.status}", answer.asked_seconds)
         if answer.status != 200:
             fix = f"docker login {self.host}, or set {USERNAME} and {PASSWORD}"
             message = f"the registry {self.host} refuses the login: its token server answers {answer.status}"
             raise StageError(message, fix=f"{fix}; {RETRY_HINT}")
-        facts = answer.json()
-        return str(facts.get("token") or facts["access_token"])
+        try:
+            facts = json.loads(answer.content)
+            return str(facts.get("token") or facts["access_token"])
+        except (ValueError, LookupError, AttributeError, RecursionError) as error:
+            raise StageError(
+                f"the registry {self.host} has a token server that answers no token", fix=_CHECK
+            ) from error
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """An answer, with all of its content."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+    @property
+    def asked_seconds(self) -> float:
+        """The pause that the server asks for."""
+        return retry_after_seconds(self.headers.get("Retry-After", ""))
+
+    @property
+    def why(self) -> str:
+        """The first of its errors, as the specification spells them."""
+        try:
+            first = json.loads(self.content)["errors"][0]
+            why = f"{first['code']}: {first['message']}" if first.get("message") else str(first["code"])
+            return why[:_SHOWN_CHARACTERS]
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return responses.get(self.status, "no reason given")
+
+
+def _read(response: Any, host: str) -> bytes:
+    content = b""
+    while chunk := response.read1(_BLOCK_BYTES):
+        content += chunk
+        if len(content) > _MOST_BYTES:
+            raise StageError(f"the registry {host} answers with more than {_MOST_BYTES:,} bytes", fix=_CHECK)
+    return content
 
 
 def digest_of(content: bytes) -> str:
@@ -201,17 +270,4 @@ def digest_of(content: bytes) -> str:
 
 def _is_local(host: str) -> bool:
     """Return whether a registry is on this machine, where Docker needs no TLS either."""
-    name = host.rpartition(":")[0] or host
-    try:
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
-def _reason(answer: urllib3.BaseHTTPResponse) -> str:
-    """Return the first of an answer's errors, as the specification spells them, else its reason."""
-    try:
-        first = json.loads(answer.data)["errors"][0]
-        return f"{first['code']}: {first['message']}" if first.get("message") else str(first["code"])
-    except (ValueError, LookupError, TypeError):
-        return answer.reason or "no reason given"
+    return is_loopback(host.rpartition(":")[0] or host)

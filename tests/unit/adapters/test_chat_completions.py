@@ -66,7 +66,14 @@ def test_a_server_that_keeps_failing_is_given_up_with_its_last_words() -> None:
 
 @pytest.mark.parametrize(
     ("status", "message"),
-    [(401, "refuses access"), (404, r"refuses the request \(404\): .*status 404"), (302, "leads elsewhere")],
+    [
+        (400, r"refuses the request \(400\)[\s\S]*try: check the address"),
+        (401, r"refuses access[\s\S]*try: set the variable that key_env names"),
+        (403, "refuses access"),
+        (404, r"refuses the request \(404\): .*status 404[\s\S]*the name of the model"),
+        (410, "refuses the request"),
+        (302, "leads elsewhere"),
+    ],
 )
 def test_what_can_only_come_again_is_not_repeated(status: int, message: str) -> None:
     with serving(JudgeServer(always("yes"), statuses=[status] * 4)) as server, pytest.raises(StageError, match=message):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
 import pytest
 
-from sft.adapters.retry import RetryPolicy, TemporaryError, retry
+from sft.adapters.retry import RetryPolicy, TemporaryError, retry, retry_after_seconds
 
 QUICK = RetryPolicy(max_attempts=3, first_wait_seconds=0.0)
 
@@ -54,8 +55,14 @@ def test_a_function_may_tell_what_may_pass() -> None:
         retry(failing(*errors), QUICK, on=lambda error: error.args == (500,))
 
 
+def test_an_attempt_that_only_repeats_what_was_lost_is_no_progress() -> None:
+    arrived = iter([0, 5, 0, 5, 0, 5])
+    with pytest.raises(TemporaryError):
+        retry(failing(*(TemporaryError("starts over") for _ in range(9))), QUICK, progress=lambda: next(arrived))
+
+
 def test_an_attempt_with_progress_starts_the_count_anew() -> None:
-    arrived = iter([0, 1, 1, 2, 2, 3, 3, 4, 4])  # before and after each attempt
+    arrived = iter([0, 1, 2, 3, 4])  # at first, and after each attempt
     attempt = failing(*(TemporaryError("broke off") for _ in range(4)))
     assert retry(attempt, RetryPolicy(max_attempts=2, first_wait_seconds=0.0), progress=lambda: next(arrived)) == "done"
 
@@ -89,3 +96,23 @@ def test_each_pause_is_announced_with_its_error() -> None:
             before_pause=lambda error: messages.append(str(error)),
         )
     assert messages == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("7", 7.0), (" 7 ", 7.0), ("-7", 0.0), ("7.5", 0.0), ("\xb2", 0.0), ("nan", 0.0), ("inf", 0.0), ("", 0.0)],
+)
+def test_a_server_asks_for_whole_seconds(header: str, seconds: float) -> None:
+    assert retry_after_seconds(header) == seconds
+
+
+def test_a_server_asks_for_a_date() -> None:
+    assert retry_after_seconds("Thu, 01 Jan 1970 00:00:00 GMT") == 0.0
+    assert retry_after_seconds("Fri, 31 Dec 2099 23:59:59 GMT") > 1e9
+    assert retry_after_seconds("Fri, 31 Dec 2099 23:59:59 -0000") > 1e9  # without a zone
+    assert math.isfinite(retry_after_seconds("Fri, 31 Dec 9999 23:59:59 +9999"))
+
+
+def test_a_caller_says_where_the_pause_stands(pauses: list[float]) -> None:
+    retry(failing(OSError("5")), QUICK, on=OSError, pause_of=lambda error: float(str(error)))
+    assert pauses == [5.0]

@@ -190,3 +190,12 @@ TOOLS = json.dumps({"messages": [USER, ANSWER], "tools": [{"name": "add"}]}).enc
 @pytest.mark.parametrize("other", [*BROKEN.values(), TOOLS, b"", b'{"messages":[]} {"messages":[]}'])
 def test_rows_at_once_are_none_where_one_is_broken_or_needs_a_closer_look(other: bytes) -> None:
     assert Parser("messages", Columns()).many(row(USER, ANSWER) + b"\n" + other + b"\n") is None
+
+
+@pytest.mark.parametrize("name", ['a"b', "a\\b", "a\tb", "\u0000"])
+def test_a_column_may_have_any_name(name: str) -> None:
+    other = json.dumps({"messages": [USER, ANSWER], name: 1}).encode()
+    parser = Parser("messages", Columns())
+    assert parser.many(other + b"\n") is None
+    assert parser.one(other).unread == {name}
+    assert parser.many(other + b"\n") is None  # each such row gets a closer look
