@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -118,14 +118,14 @@ def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def killed(run: Run, moments: random.Random, target: str, seconds: Mapping[str, float]) -> str:
+def killed(run: Run, moments: random.Random, target: str, seconds: MutableMapping[str, float]) -> str:
     """Start a run and kill it in a stage, or in the next one if that is over too soon.
 
     Args:
         run: The run.
         moments: Chooses the moment and the process.
         target: The stage.
-        seconds: How long each stage takes.
+        seconds: How long each stage takes; less from now on if this one is over sooner, on a machine less busy.
 
     Returns:
         The stage at work; "" if the run was done before.
@@ -141,6 +141,8 @@ def killed(run: Run, moments: random.Random, target: str, seconds: Mapping[str, 
     while time.monotonic() < moment and run.stage() == at_work and command.poll() is None:
         time.sleep(0.005)
     stage = run.stage()
+    if stage != at_work:
+        seconds[at_work] /= 2
     victims = [command.pid, *run.children()]
     if command.poll() is not None:
         return ""

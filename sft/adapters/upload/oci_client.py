@@ -162,7 +162,7 @@ class Repository:
         is_registry = origin(url) == origin(self._root)  # its storage may be elsewhere
         credentials = {"Authorization": self._authorization} if is_registry and self._authorization else {}
         timeout = _BLOB_TIMEOUT if isinstance(body, _CountingReader) else _TIMEOUT
-        redirects = 0 if body is not None else _MAX_REDIRECTS
+        redirects = _MAX_REDIRECTS if method in {"GET", "HEAD"} else 0
         return self._request(method, url, {**headers, **credentials}, body, timeout, redirects)
 
     def _request(

@@ -37,7 +37,7 @@ _NO_OBJECT = {"403", "404"}
 _WRONG_KEY = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "AuthFailure"}
 _FULL = {"QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage", "507"}
 _CHECK_KEYS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN)"
-_CHECK_ENDPOINT = f"check AWS_CHECK_ENDPOINT_URL and the network; {RETRY_HINT}"
+_CHECK_ENDPOINT = f"check AWS_ENDPOINT_URL and the network; {RETRY_HINT}"
 
 
 def upload(upload: Upload, *, folder: Path, update: Update) -> Uploaded:
