@@ -13,7 +13,7 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from sft.adapters.http_client import HttpClient, RefusedAddress, Unanswered, Untrusted
-from sft.adapters.partial_file import PartialFile
+from sft.adapters.partial_file import PartialFile, too_large
 from sft.adapters.retry import RetryPolicy, TemporaryError, retry, retry_after_seconds
 from sft.errors import DataError
 from sft.logs import redact
@@ -140,7 +140,7 @@ def _receive(
             file.write(chunk)
             num_bytes += len(chunk)
             if max_bytes is not None and num_bytes > max_bytes:
-                raise _too_large(url, num_bytes, max_bytes)
+                raise too_large(url, num_bytes, max_bytes)
             progress(num_bytes, total)
     if total is not None and num_bytes != total:
         raise TemporaryError(f"sent {num_bytes:,} of {total:,} bytes")
@@ -205,14 +205,7 @@ def _check_content(response: Any, url: str, total: int | None, max_bytes: int | 
             fix="check the address, and whether it needs a login",
         )
     if max_bytes is not None and total is not None and total > max_bytes:
-        raise _too_large(url, total, max_bytes)
-
-
-def _too_large(url: str, size: int, max_bytes: int) -> DataError:
-    return DataError(
-        f"{redact(url)}: {size:,} bytes or more, and dataset.max_download_bytes={max_bytes}",
-        fix="raise dataset.max_download_bytes if the size is right",
-    )
+        raise too_large(url, total, max_bytes)
 
 
 def _total(response: Any, begin: int) -> int | None:

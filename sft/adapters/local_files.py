@@ -112,8 +112,8 @@ def _check_name(name: str) -> None:
 
 def _check_kind(file: Path) -> None:
     mode = file.stat().st_mode
-    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):
-        raise DataError(f"{file}: is a device or a socket, not a file", fix="copy what it gives into a file")
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe gives its rows once, and they are read twice
+        raise DataError(f"{file}: is a pipe, a device or a socket, not a file", fix="copy what it gives into a file")
 
 
 def _check_link(file: Path) -> None:

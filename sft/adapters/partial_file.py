@@ -10,7 +10,9 @@ import json
 from pathlib import Path
 from typing import IO
 
+from sft.errors import DataError
 from sft.files import write_json
+from sft.logs import redact
 
 
 class PartialFile:
@@ -60,3 +62,11 @@ class PartialFile:
         """Move the file, which is complete, to its target."""
         self._part.rename(self._target)
         self._note.unlink(missing_ok=True)
+
+
+def too_large(url: str, size: int, max_bytes: int) -> DataError:
+    """Return the error of a file that is larger than the recipe says one may be."""
+    return DataError(
+        f"{redact(url)}: {size:,} bytes or more, and dataset.max_download_bytes={max_bytes}",
+        fix="raise dataset.max_download_bytes if the size is right",
+    )

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from sft.adapters import http, hub, local_files, readers, storage, synthetic
 from sft.adapters.hub.rows import fetch_rows
 from sft.adapters.local_files import SourceFile, scheme
+from sft.adapters.row_batches import Batch
 from sft.adapters.split_names import Wanted, select_files
 from sft.errors import DataError
 from sft.files import sha256_file
@@ -34,7 +35,7 @@ class Source:
         wanted: Which split of it.
         ignored: Columns that needn't be read.
         options: Passed to fsspec.
-        max_bytes: Largest file that is fetched over HTTP; None = any.
+        max_bytes: Largest file that is fetched, and the most that a compressed one may unfold to; None = any.
         follow_links: Whether links out of a folder of this machine are followed.
     """
 
@@ -80,7 +81,7 @@ def is_download(source: Source) -> bool:
 
 def files(
     source: Source, source_version: str, folder: Path, say: Callable[[str], None], facts: SourceFacts
-) -> Iterator[tuple[str, Iterator[readers.Batch]]]:
+) -> Iterator[tuple[str, Iterator[Batch]]]:
     """Yield the name and rows of each file, in order.
 
     Args:
@@ -98,7 +99,7 @@ def files(
         for name, file in kind.fetch(_Fetch(source, source_version, folder, say, facts.notes)):
             with local_files.opened(file) as stream:
                 digest = aside.submit(sha256_file, Path(file.name))
-                yield name, readers.batches(file.name, stream, source.ignored)
+                yield name, readers.batches(file.name, stream, source.ignored, max_bytes=source.max_bytes)
                 facts.digests[name] = digest.result()
     if not kind.is_pinned and version(source) != source_version:
         raise DataError(f"{source.name}: changed while it was read", fix="repeat it when nobody writes there")
@@ -180,6 +181,7 @@ def _fetch_from_hub(fetch: _Fetch) -> Iterator[tuple[str, SourceFile]]:
         source.wanted,
         fetch.folder,
         ignored=source.ignored,
+        max_bytes=source.max_bytes,
         progress=fetch.say_bytes,
     )
     if fetched.left_out:
@@ -205,7 +207,8 @@ def _fetch_here(fetch: _Fetch) -> Iterator[tuple[str, SourceFile]]:
 def _fetch_from_storage(fetch: _Fetch) -> Iterator[tuple[str, SourceFile]]:
     for file in _selected(fetch.source, fetch.notes):
         target = fetch.folder / PurePosixPath(file.name).name
-        storage.download(file, target, fetch.source.options, fetch.say_bytes)
+        options, max_bytes = fetch.source.options, fetch.source.max_bytes
+        storage.download(file, target, options, fetch.say_bytes, max_bytes=max_bytes)
         yield redact(file.name), SourceFile.of(target)
         target.unlink()
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from sft.adapters import local_files
 from sft.adapters.local_files import STILL_WRITTEN, SourceFile, check_no_arrow, is_data, is_glob, is_local, scheme
-from sft.adapters.partial_file import PartialFile
+from sft.adapters.partial_file import PartialFile, too_large
 from sft.adapters.retry import RetryPolicy, retry
 from sft.errors import DataError
 from sft.logs import redact
@@ -49,7 +49,12 @@ def find(uri: str, options: Mapping[str, Any], *, follow_links: bool = False) ->
 
 
 def download(
-    file: SourceFile, target: Path, options: Mapping[str, Any], progress: Callable[[int, int | None], None]
+    file: SourceFile,
+    target: Path,
+    options: Mapping[str, Any],
+    progress: Callable[[int, int | None], None],
+    *,
+    max_bytes: int | None = None,
 ) -> None:
     """Download a remote file, or the rest of one of which a part has arrived earlier.
 
@@ -60,16 +65,17 @@ def download(
         target: Appears complete or not at all.
         options: Passed to fsspec unchanged.
         progress: Called with the bytes that have arrived and the total.
+        max_bytes: Largest size that is accepted; None = any.
 
     Raises:
-        DataError: It can't be read, or keeps changing while it is read.
+        DataError: It is larger, can't be read, or keeps changing while it is read.
         OSError: The disk is full; the same call resumes later.
     """
     partial, remote = PartialFile(target), _remote(file.name, options)
     versions: list[str] = []
     try:
         retry(
-            lambda: _download_unchanged(remote, partial, versions, progress),
+            lambda: _download_unchanged(remote, partial, versions, progress, max_bytes),
             _RETRY,
             on=_Interrupted,
             progress=lambda: partial.num_bytes,
@@ -80,7 +86,11 @@ def download(
 
 
 def _download_unchanged(
-    remote: _Remote, partial: PartialFile, versions: list[str], progress: Callable[[int, int | None], None]
+    remote: _Remote,
+    partial: PartialFile,
+    versions: list[str],
+    progress: Callable[[int, int | None], None],
+    max_bytes: int | None,
 ) -> None:
     """Download until the file is at the end what it was at the beginning; add each version to `versions`."""
     while True:
@@ -90,14 +100,19 @@ def _download_unchanged(
             versions.append(version)
         if len(versions) > _MAX_VERSIONS:
             raise DataError(f"{redact(remote.uri)}: keeps changing while it is read", fix=STILL_WRITTEN)
+        _check_size(remote, info["size"] or 0, max_bytes)
         partial.start(version)
-        _append(remote, partial, info["size"], progress)
+        _append(remote, partial, info["size"], progress, max_bytes)
         if remote.file(remote.info()).version == version:
             return
 
 
 def _append(
-    remote: _Remote, partial: PartialFile, num_bytes: int | None, progress: Callable[[int, int | None], None]
+    remote: _Remote,
+    partial: PartialFile,
+    num_bytes: int | None,
+    progress: Callable[[int, int | None], None],
+    max_bytes: int | None,
 ) -> None:
     """Append what has not arrived yet."""
     with _translate_errors(remote.uri):
@@ -110,11 +125,17 @@ def _append(
             if not chunk:
                 break
             sink.write(chunk)
+            _check_size(remote, sink.tell(), max_bytes)
             progress(sink.tell(), num_bytes)
         arrived = sink.tell()
     if num_bytes not in {None, arrived}:
         partial.discard()
         raise _Interrupted(f"{redact(remote.uri)}: {arrived} of {num_bytes} bytes arrived")
+
+
+def _check_size(remote: _Remote, num_bytes: int, max_bytes: int | None) -> None:
+    if max_bytes is not None and num_bytes > max_bytes:
+        raise too_large(remote.uri, num_bytes, max_bytes)
 
 
 def _find_remote(uri: str, options: Mapping[str, Any]) -> list[SourceFile]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from sft.config.schema import ColumnsConfig, DatasetConfig, DatasetFormat, HeldOutSetConfig, RunConfig
 from sft.errors import Problem
 
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]{0,31})://", re.IGNORECASE)
-_NOT_FETCHED = {"", "file", "pvc", "synthetic"}
 _COLUMNS = {"messages", "prompt", "completion"}
 _READ = {
     DatasetFormat.auto: _COLUMNS,
@@ -29,12 +26,6 @@ def check_dataset(run: RunConfig) -> Iterator[Problem]:
         rule, suggestion = "needs dataset.eval_uri, of which it is a split", f"try dataset.eval_uri={cfg.uri}"
         yield Problem(key="dataset.eval_split", value=cfg.eval_split, rule=rule, suggestion=suggestion)
     yield from check_columns(cfg, "dataset")
-    uris = [cfg.uri, cfg.eval_uri, *(held_out.uri for held_out in run.eval.holdouts.values())]
-    fetched = {_scheme(uri) for uri in uris if uri is not None} - _NOT_FETCHED
-    if cfg.max_download_bytes is not None and fetched and not fetched & {"http", "https"}:
-        rule = f"bounds http:// and https://, not {', '.join(sorted(fetched))}://"
-        value = str(cfg.max_download_bytes)
-        yield Problem(key="dataset.max_download_bytes", value=value, rule=rule, suggestion="try null")
 
 
 def check_columns(cfg: DatasetConfig | HeldOutSetConfig, group: str) -> Iterator[Problem]:
@@ -52,8 +43,3 @@ def check_columns(cfg: DatasetConfig | HeldOutSetConfig, group: str) -> Iterator
         if (value := getattr(names, name)) != getattr(untouched, name):
             rule = f"is not read with {group}.format={cfg.format.value}"
             yield Problem(key=f"{group}.columns.{name}", value=value, rule=rule, suggestion="leave it out")
-
-
-def _scheme(uri: str) -> str:
-    match = _SCHEME.match(uri)
-    return match[1].lower() if match else ""

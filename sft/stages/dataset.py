@@ -17,7 +17,7 @@ from typing import IO
 import msgspec
 
 from sft.adapters import source
-from sft.adapters.readers import Batch
+from sft.adapters.row_batches import Batch
 from sft.adapters.source import Source, SourceFacts
 from sft.adapters.split_names import Wanted
 from sft.artifacts import LOGS_NAME, DatasetArtifact

@@ -10,6 +10,8 @@ _SCHEMA = "fields and defaults without logic: the goldens hold every one of them
 
 COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.adapters.arrow_rows": ("integration/test_hub.py", "rows of Parquet files as a hub's client gives them"),
+    "sft.adapters.csv_rows": ("unit/adapters/test_readers.py", "each kind of file gives the same rows there"),
+    "sft.adapters.row_batches": ("unit/adapters/test_readers.py", "how rows are numbered and how long they may be"),
     "sft.__main__": ("integration/test_command_line.py", "the entry point: the test starts it"),
     "sft.adapters.evaluation.lm_eval": ("integration/test_evaluation.py", "runs lm-eval on a real model"),
     "sft.adapters.evaluation.conversation": (

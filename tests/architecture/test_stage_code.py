@@ -40,6 +40,7 @@ WITHOUT_INFLUENCE = {
     *(
         "sft.adapters.os.child",
         "sft.adapters.os.guard",
+        "sft.adapters.os.memory_limit",
         "sft.adapters.os.process",
         "sft.adapters.os.command",
         "sft.adapters.http",

@@ -42,6 +42,7 @@ def fetch_rows(
     folder: Path,
     *,
     ignored: Collection[str],
+    max_bytes: int | None,
     progress: Callable[[int], None],
 ) -> FetchedRows:
     """Write one split of a dataset as JSON Lines, streamed by a child process.
@@ -52,6 +53,7 @@ def fetch_rows(
         wanted: Which split.
         folder: Private folder.
         ignored: Columns that needn't be read.
+        max_bytes: What they may come to, as JSON Lines; None = any.
         progress: Called with the bytes written so far.
 
     Raises:
@@ -67,6 +69,7 @@ def fetch_rows(
             "split": wanted.split,
             "held_out": wanted.held_out,
             "ignored": list(ignored),
+            "max_bytes": max_bytes,
             "target": str(target),
         },
         folder=folder,
@@ -93,7 +96,8 @@ def _write_rows(request: dict[str, Any]) -> Mapping[str, Any]:
         split = choose_split(f"dataset {repo}", present, Wanted(request["split"], request["held_out"]))
         rows = splits[split]
         with Path(request["target"]).open("wb") as file:
-            file.writelines(as_written(rows) if isinstance(rows, list) else encoded(repo, rows, request["ignored"]))
+            lines = as_written(rows) if isinstance(rows, list) else encoded(repo, rows, request["ignored"])
+            file.writelines(_bounded(repo, lines, request["max_bytes"]))
     return {"config": config, "split": split, "left_out": [name for name in present if name != split]}
 
 
@@ -160,6 +164,21 @@ def as_written(files: Iterable[str]) -> Iterator[bytes]:
         ):
             for _, rows in readers.batches(name, stream):
                 yield rows
+
+
+def _bounded(repo: str, lines: Iterable[bytes], max_bytes: int | None) -> Iterator[bytes]:
+    """Yield lines.
+
+    Raises:
+        DataError: They come to more than `max_bytes`.
+    """
+    num_bytes = 0
+    for line in lines:
+        num_bytes += len(line)
+        if max_bytes is not None and num_bytes > max_bytes:
+            message = f"dataset {repo}: its rows come to more than dataset.max_download_bytes={max_bytes}"
+            raise DataError(message, fix="raise dataset.max_download_bytes if the size is right")
+        yield line
 
 
 def encoded(repo: str, rows: Any, ignored: Collection[str] = ()) -> Iterator[bytes]:

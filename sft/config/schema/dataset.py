@@ -97,7 +97,8 @@ class DatasetConfig:
     reasoning, names): `error` stops and lists the rows, `warn` trains without that part and says how often, `drop_row`
     leaves the row out."""
     max_download_bytes: int | None = number(None, at_least=1)
-    """Largest file that is fetched over HTTP; null = any."""
+    """Largest file that is fetched, and the most that a compressed one (`.gz`, `.zst`, Parquet) or a dataset of the hub
+    may unfold to; null = any."""
     follow_links: bool = False
     """Also read what links in a folder lead to outside of it."""
     storage_options: dict[str, Any] = tree()

@@ -69,6 +69,13 @@ def test_json_files_are_read_as_they_are_written_whatever_their_names_say(tmp_pa
         assert b"".join(rows_of_hub.as_written([str(tmp_path / name)])) == lines
 
 
+def test_rows_that_come_to_more_than_is_allowed_are_refused() -> None:
+    rows = [b"x" * 50] * 3
+    assert list(rows_of_hub._bounded("org/name", rows, 150)) == rows
+    with pytest.raises(DataError, match=r"dataset org/name: its rows come to more than dataset\.max_download_bytes=149"):
+        list(rows_of_hub._bounded("org/name", rows, 149))
+
+
 def test_times_of_any_precision_are_written_as_iso_text(tmp_path: Path) -> None:
     when = datetime(2020, 1, 2, 3, 4, 5)
     columns = {unit: pa.array([when, None], pa.timestamp(unit)) for unit in ("s", "ns")}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -127,7 +129,19 @@ def test_a_link_within_its_folder_is_a_file(tmp_path: Path) -> None:
     assert names(str(tmp_path / "moved")) == ["a.jsonl"]
 
 
+def test_a_pipe_or_a_socket_is_no_file_and_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(tmp_path):
+        server.bind("socket.jsonl")  # a longer path than this is refused
+        for name in ("pipe.jsonl", "socket.jsonl"):
+            with pytest.raises(DataError, match=rf"{name}: is a pipe, a device or a socket"):
+                storage.find(str(tmp_path / name), {})
+        for folder in (tmp_path, tmp_path / "*.jsonl"):
+            with pytest.raises(DataError, match="no file that can be read"):
+                storage.find(str(folder), {})
+
+
 def test_a_device_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").symlink_to("/dev/zero")
-    with pytest.raises(DataError, match=r"rows.jsonl: is a device or a socket"):
+    with pytest.raises(DataError, match=r"rows.jsonl: is a pipe, a device or a socket"):
         storage.find(str(tmp_path / "rows.jsonl"), {})

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from sft.adapters import readers
+from sft.adapters import json_rows, readers, row_batches
 from sft.errors import DataError
 
 ROWS = [{"a": "eins", "b": "1"}, {"a": 'zwei, "2"\nZeile', "b": "2"}, {"a": "drei ü", "b": "3"}]
@@ -87,13 +87,13 @@ def test_a_byte_order_mark_is_not_content_and_crlf_is_white_space() -> None:
 
 
 def test_an_endless_line_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "MAX_ROW_BYTES", 100)
+    monkeypatch.setattr(row_batches, "MAX_ROW_BYTES", 100)
     with pytest.raises(DataError, match="line 2 is longer"):
         read("x.jsonl", b'{"a":1}\n' + b"x" * 200)
 
 
 def test_a_row_may_be_longer_than_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "_BLOCK_BYTES", 10)
+    monkeypatch.setattr(json_rows, "_BLOCK_BYTES", 10)
     rows = [f'{{"a":"{"x" * size}"}}'.encode() for size in (1, 30, 3, 0, 100)]
     assert read("x.jsonl", b"\n".join(rows)) == list(enumerate(rows, start=1))
 
@@ -130,7 +130,7 @@ def test_csv_fields_may_be_long_and_begin_with_a_byte_order_mark() -> None:
 
 def test_a_csv_row_has_the_number_of_its_first_line(monkeypatch: pytest.MonkeyPatch) -> None:
     for size in (1, 2, 1024):
-        monkeypatch.setattr(readers, "_BATCH_ROWS", size)
+        monkeypatch.setattr(row_batches, "BATCH_ROWS", size)
         found = read("x.csv", b'a,b\n"x\n\ny",2\n\n3,4\n')
         assert [(number, json.loads(row)["b"]) for number, row in found] == [(2, "2"), (6, "4")]
 

@@ -49,19 +49,3 @@ def test_a_question_is_not_its_answer() -> None:
     assert problems(columns=ColumnsConfig(prompt="completion")) == [
         "dataset.columns.completion=completion: is dataset.columns.prompt too: a row's question is not its answer"
     ]
-
-
-@pytest.mark.parametrize(
-    ("uri", "is_bounded"),
-    [
-        ("https://host/rows.jsonl", True),
-        ("rows.jsonl", True),
-        ("synthetic://spell-numbers", True),
-        ("hf://org/name", False),
-        ("s3://bucket/rows.jsonl", False),
-    ],
-)
-def test_a_bound_of_downloads_is_refused_where_something_else_is_fetched(uri: str, is_bounded: bool) -> None:
-    scheme = uri.partition(":")[0]
-    said = f"dataset.max_download_bytes=1000: bounds http:// and https://, not {scheme}://; try null"
-    assert problems(uri, max_download_bytes=1000) == ([] if is_bounded else [said])

@@ -1,0 +1,39 @@
+"""A limit on what this process may take of memory, for as long as it reads what somebody else made."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_STATUS = Path("/proc/self/status")
+
+
+@contextmanager
+def memory_limit(num_bytes: int) -> Iterator[None]:
+    """Let the block take at most `num_bytes` more than the process has; beyond that allocations fail.
+
+    All threads share the limit. Without Linux there is none.
+
+    Args:
+        num_bytes: Of private writable memory (setrlimit(2), RLIMIT_DATA).
+
+    Raises:
+        MemoryError: The block needs more. Libraries may have subclasses of it.
+    """
+    if not _STATUS.is_file():
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = _taken() + num_bytes
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if soft == resource.RLIM_INFINITY else min(limit, soft), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _taken() -> int:
+    line = next(line for line in _STATUS.read_text(encoding="utf-8").splitlines() if line.startswith("VmData:"))
+    return int(line.split()[1]) << 10
