@@ -72,7 +72,7 @@ def test_json_files_are_read_as_they_are_written_whatever_their_names_say(tmp_pa
 def test_rows_that_come_to_more_than_is_allowed_are_refused() -> None:
     rows = [b"x" * 50] * 3
     assert list(rows_of_hub._bounded("org/name", rows, 150)) == rows
-    with pytest.raises(DataError, match=r"dataset org/name: its rows come to more than dataset\.max_download_bytes=149"):
+    with pytest.raises(DataError, match=r"its rows come to more than dataset\.max_download_bytes=149"):
         list(rows_of_hub._bounded("org/name", rows, 149))
 
 
