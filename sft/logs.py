@@ -10,32 +10,25 @@ import logging
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, cast
-from urllib.parse import quote
 
-_SECRET_NAME = re.compile(
-    r"token|secret|passw(or)?d|passphrase|credential|authorization|cookie|signature|connection_?string|"
-    r"(^|[_.-])(pass|pwd|pat|key|jwt|dsn)$|(api|access|account|private|signing|encryption|sas|auth|subscription)_?key",
-    re.IGNORECASE,
-)
-_NOT_SECRET = re.compile(
-    r"(max|min|num|new|n)_?tokens|tokens_per|token_?(id|type|accuracy)|tokenizer|(file|path|dir|ur[il])s?$|"
-    r"(public|storage|cache|primary|foreign|sort|partition)_?key$|^(OLD)?PWD$",
-    re.IGNORECASE,
-)
-_LONGEST_NAME = 1000
-"""A longer name is a text; who names a secret so long has other troubles."""
+from sft import known_secrets
+from sft.known_secrets import is_secret_parameter, secrets_of_addresses
+
 _SCHEME = r"(?<![a-z0-9+.-])(?P<scheme>[a-z][a-z0-9+.-]{0,31}://)"
 _URI_USERINFO = re.compile(rf"{_SCHEME}[^/\s:@'\"]*:[^/\s'\"]*@", re.IGNORECASE)
 _URI_TOKEN = re.compile(r"(?<![a-z0-9])(?P<scheme>https?://)[^/\s@'\"]+@", re.IGNORECASE)
 _URI_QUERY = re.compile(r"(?P<before>[?&;#](?P<name>[\w.-]{1,200})=)[^&;\s'\"]+")
-_QUERY_SECRETS = {"sig", "key", "auth", "pwd", "pass", "pat", "policy", "code", "x-amz-credential"}
 _AUTHORIZATION = re.compile(
-    r"(?P<before>(?:proxy-)?authorization['\"]?\s{0,9}[:=]\s{0,9}['\"]?(?:(?:bearer|basic|token|digest)\s{1,9})?)[^\s'\",]+",
+    r"(?P<before>(?:(?:proxy-)?authorization|(?<![\w-])(?:x-|x-goog-)?api-key|x-[a-z]{1,20}-token|x-amz-security-token|"
+    r"private-token|x-registry-auth)['\"]?\s{0,9}[:=]\s{0,9}(?:b?['\"])?(?:(?:bearer|basic|token|digest)\s{1,9})?)[^\s'\",]+",
     re.IGNORECASE,
+)
+_COOKIE = re.compile(
+    r"(?<![\w-])(?P<before>(?:set-)?cookie['\"]?\s{0,9}:\s{0,9}(?:b?['\"])?)[^'\"\r\n]+", re.IGNORECASE
 )
 _BEARER = re.compile(r"\b(?P<before>bearer\s{1,9})[\w.~+/-]{8,}=*", re.IGNORECASE)
 _WELL_KNOWN = re.compile(
@@ -47,68 +40,77 @@ _WELL_KNOWN = re.compile(
 Each pattern starts only where a word does, and repeats at most so often, so that a hostile text takes time in
 proportion to its length.
 """
-_KEPT_BY_TOOLS = (
-    ("HF_TOKEN_PATH", "~/.cache/huggingface/token", re.compile(r"\A\s*(\S+)\s*\Z")),
-    ("NETRC", "~/.netrc", re.compile(r"\bpassword\s+(\S+)")),
-    (
-        "AWS_SHARED_CREDENTIALS_FILE",
-        "~/.aws/credentials",
-        re.compile(r"aws_(?:secret_access_key|session_token)\s*=\s*(\S+)"),
-    ),
-    ("", "~/.docker/config.json", re.compile(r"\"(?:auth|identitytoken|password)\"\s*:\s*\"([^\"]+)\"")),
-    ("", "/var/run/secrets/kubernetes.io/serviceaccount/token", re.compile(r"\A\s*(\S+)\s*\Z")),
-)
-"""Where tools keep what a person logged in with: variable with the path, path, and the secrets in the text."""
-_LARGEST_KEPT_BYTES = 1 << 20
-_SETTING = re.compile(r"[a-z][a-z_.]{0,63}")
-_remembered: set[str] = set()
-_SHORTEST_SECRET = 6
+_DIGEST = re.compile(r"(sha256:)?[0-9a-f]{20,128}")
+_LONGEST_HELD = 1 << 16
 MASK = "***"
+_told: set[str] = set()
 
 T = TypeVar("T")
 
 
-def is_secret_name(name: str) -> bool:
-    """Return whether a key or an environment variable is named like a secret."""
-    name = name[:_LONGEST_NAME]
-    return _SECRET_NAME.search(name) is not None and _NOT_SECRET.search(name) is None
+def remember(*secrets: str, whose: str = "a login") -> None:
+    """Mask these from now on: what was read from a login, a server or a file.
+
+    Args:
+        secrets: The texts.
+        whose: What a person would look for, to change one that can't be masked.
+    """
+    known_secrets.add(secrets, whose)
+    warn_of_unmasked()
 
 
-def remember(*secrets: str) -> None:
-    """Mask these from now on: what was read from a login, a server or a file."""
-    _remembered.update(secrets)
+def learn(tree: object) -> None:
+    """Mask from now on what the addresses in a tree of settings hold, also where a server repeats it."""
+    match tree:
+        case str():
+            if found := list(secrets_of_addresses(tree)):
+                remember(*found, whose=f"a password in {redact(tree)}")
+        case dict():
+            for value in tree.values():
+                learn(value)
+        case list():
+            for value in tree:
+                learn(value)
+
+
+def warn_of_unmasked() -> None:
+    """Name on standard error, once, each secret that is not masked because records would be damaged by it."""
+    for whose, why in known_secrets.unmasked().items():
+        if whose not in _told:
+            _told.add(whose)
+            sys.stderr.write(f"warning: {whose} {why}: it is not masked in what is printed and recorded; change it\n")
 
 
 def redact(text: str) -> str:
     """Return a text without its secrets.
 
     Masked are: logins in URIs and secret-named parameters of their queries, authorization headers, tokens of a
-    well-known form, and these values, as they are and as a URI quotes them: of any secret-named environment variable,
-    of logins that tools keep in files, and what was remembered (`remember`).
+    well-known form, cookies, and all that is known (`sft.known_secrets`), in every form in which it is written.
     """
-    return _masked(text, _secrets())
+    return _masked(text, known_secrets.known())
+
+
+def longest_secret() -> int:
+    """Return how many characters the longest text has that is masked."""
+    return max(map(len, known_secrets.known()), default=0)
 
 
 def redacted(tree: T) -> T:
     """Return a tree of dictionaries and lists, each text in it redacted."""
-    return cast(T, _redacted(tree, _secrets()))
+    return cast(T, _redacted(tree, known_secrets.known()))
 
 
 def _redacted(tree: object, secrets: Sequence[str]) -> object:
     match tree:
+        case str() if _DIGEST.fullmatch(tree):  # by chance it may hold six characters that are someone's password
+            return MASK if tree in secrets else tree
         case str():
             return _masked(tree, secrets)
         case dict():
-            return {_redacted_key(key, secrets): _redacted(value, secrets) for key, value in tree.items()}
+            return {_redacted(key, secrets): _redacted(value, secrets) for key, value in tree.items()}
         case list() | tuple():
             return [_redacted(value, secrets) for value in tree]
     return tree
-
-
-def _redacted_key(key: object, secrets: Sequence[str]) -> object:
-    """Return a key redacted; the name of a setting stays, although a password may be a word of it."""
-    is_setting = isinstance(key, str) and _SETTING.fullmatch(key) is not None
-    return key if is_setting else _redacted(key, secrets)
 
 
 def _masked(text: str, secrets: Sequence[str]) -> str:
@@ -118,75 +120,107 @@ def _masked(text: str, secrets: Sequence[str]) -> str:
     text = _URI_TOKEN.sub(rf"\g<scheme>{MASK}@", text)
     text = _URI_QUERY.sub(_masked_parameter, text)
     text = _AUTHORIZATION.sub(rf"\g<before>{MASK}", text)
+    text = _COOKIE.sub(rf"\g<before>{MASK}", text)
     text = _BEARER.sub(rf"\g<before>{MASK}", text)
     return _WELL_KNOWN.sub(MASK, text)
 
 
 def _masked_parameter(found: re.Match[str]) -> str:
-    is_secret = is_secret_name(found["name"]) or found["name"].lower() in _QUERY_SECRETS
-    return found["before"] + MASK if is_secret else found[0]
-
-
-def _secrets() -> list[str]:
-    """Return all values that are masked, longest first, because one may be a part of another."""
-    named = {value for name, value in os.environ.items() if is_secret_name(name)}
-    values = {v for value in (*named, *_remembered, *_kept_by_tools()) for v in (value, value.strip())}
-    quoted = {quote(value, safe="") for value in values}
-    return sorted((v for v in values | quoted if len(v) >= _SHORTEST_SECRET), key=len, reverse=True)
-
-
-@cache
-def _kept_by_tools() -> frozenset[str]:
-    """Return what logins this machine's tools keep, read once; a file that can't be read holds nothing for us."""
-    secrets = set()
-    for variable, usual, pattern in _KEPT_BY_TOOLS:
-        path = Path(os.environ.get(variable) or usual).expanduser()
-        try:
-            if path.is_file() and path.stat().st_size <= _LARGEST_KEPT_BYTES:
-                secrets.update(pattern.findall(path.read_text(encoding="utf-8", errors="replace")))
-        except OSError:
-            continue
-    return frozenset(secrets)
+    return found["before"] + MASK if is_secret_parameter(found["name"]) else found[0]
 
 
 class _MaskingBytes:
-    """A stream of bytes that masks secrets in what is written to it."""
+    """A stream of bytes that masks secrets in what is written to it, each line as a whole."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
+        self._forget()
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        """Begin anew: in a child of a fork, where the parent prints what it holds and may have printed just then."""
+        self._held = b""
+        self._lock = threading.RLock()
 
     def write(self, content: bytes) -> int:
-        text = bytes(content).decode("utf-8", errors="surrogateescape")
-        self._stream.write(redact(text).encode("utf-8", errors="surrogateescape"))
+        with self._lock:
+            self._held += bytes(content)
+            self._release(_whole(self._held, (b"\n", b"\r")))
         return len(content)
 
     def writelines(self, lines: Iterable[bytes]) -> None:
         for line in lines:
             self.write(line)
 
+    def flush(self) -> None:
+        with self._lock:
+            self._release(len(self._held))
+            self._stream.flush()
+
+    def _release(self, length: int) -> None:
+        whole, self._held = self._held[:length], self._held[length:]
+        if whole:
+            text = redact(whole.decode("utf-8", errors="surrogateescape"))
+            self._stream.write(text.encode("utf-8", errors="surrogateescape"))
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
 class _Masking:
-    """A text stream that masks secrets in what is written to it."""
+    """A text stream that masks secrets in what is written to it, each line as a whole.
+
+    A line is held until it ends, or `flush`: a secret may be written in two parts.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._bytes: _MaskingBytes | None = None
+        self._forget()
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        """Begin anew: in a child of a fork, where the parent prints what it holds and may have printed just then."""
+        self._held = ""
+        self._lock = threading.RLock()
 
     def write(self, text: str) -> int:
-        return self._stream.write(redact(text))
+        with self._lock:
+            self._held += text
+            self._release(_whole(self._held, ("\n", "\r")))
+        return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
         for line in lines:
             self.write(line)
 
+    def flush(self) -> None:
+        with self._lock:
+            self._release(len(self._held))
+            if self._bytes:
+                self._bytes.flush()
+            self._stream.flush()
+
+    def _release(self, length: int) -> None:
+        whole, self._held = self._held[:length], self._held[length:]
+        if whole:
+            self._stream.write(redact(whole))
+
     @property
     def buffer(self) -> _MaskingBytes:
-        return _MaskingBytes(self._stream.buffer)
+        with self._lock:
+            self._release(len(self._held))
+            self._stream.flush()
+        self._bytes = self._bytes or _MaskingBytes(self._stream.buffer)
+        return self._bytes
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def _whole(held: Any, ends: Sequence[Any]) -> int:
+    """Return how much of what is held are whole lines; all of it if it is too long to be held."""
+    return len(held) if len(held) > _LONGEST_HELD else max(held.rfind(end) for end in ends) + 1
 
 
 def mask_streams() -> None:
@@ -212,6 +246,7 @@ def configure(*, debug: bool) -> None:
     What ours would say without `debug`, a person is told in other words; a run's log has it.
     """
     mask_streams()
+    warn_of_unmasked()
     root, ours = logging.getLogger(), logging.getLogger("sft")
     root.handlers[:] = [_to_stderr(logging.WARNING)]
     ours.handlers[:] = [_to_stderr(logging.DEBUG) if debug else logging.NullHandler()]

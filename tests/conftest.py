@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sft import logs
+from sft import known_secrets, logs
 from sft.adapters import smollm2 as smollm2_package
 from sft.artifacts import DatasetArtifact, ModelArtifact
 from sft.config.schema import DatasetConfig, ModelConfig, ModelSource, ScratchConfig
@@ -34,9 +34,10 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 @pytest.fixture(autouse=True)
 def nothing_remembered() -> Iterator[None]:
-    """Forget a test's passwords after it: masked in the next one, "secret" would be no part of a setting's name."""
+    """Forget a test's passwords after it: they would be masked in the next one."""
     yield
-    logs._remembered.clear()
+    known_secrets._remembered.clear()
+    logs._told.clear()
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from sft import __version__
 from sft.adapters.os.command import run_command
 from sft.errors import ConfigError, Problem
+from sft.logs import mask_streams
 
 _ACCESS_MODES = ("ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod")
 _EPILOG = """\
@@ -40,6 +41,7 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    mask_streams()  # argparse's errors quote what was typed
     if arguments[:1] in (["-sc"], ["--shell-completion"]):
         options = argparse.Namespace(command="completion", debug=False)
     else:

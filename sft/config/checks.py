@@ -31,7 +31,8 @@ from sft.config.schema.bounds import out_of_bounds, within_bounds
 from sft.config.vllm_checks import check_vllm
 from sft.errors import Problem
 from sft.gate_rules import GateKind, parse_gates
-from sft.logs import is_secret_name, redact
+from sft.known_secrets import is_secret_name
+from sft.logs import redact
 from sft.scores import CORPUS_METRICS, JUDGE, WIN_RATE
 
 _SCRATCH = "model.scratch"

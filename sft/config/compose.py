@@ -14,9 +14,13 @@ from typing import Any
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
@@ -40,9 +44,13 @@ from sft.config.hydra_settings import QUIET, SEARCH_PATH, check_hydra, check_ove
 from sft.config.kfp_parameters import hydra_text, quoted, translated
 from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Problem
+from sft.logs import learn
 
 SCHEMA_NAME = "run_schema"
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OverflowError)
+COMPOSITION_ERRORS = (
+    *(HydraException, OmegaConfBaseException, yaml.YAMLError),
+    *(ValueError, OverflowError, KeyError, RecursionError),
+)
 """What Hydra and OmegaConf raise where a recipe or an override is wrong: a number of 5,000 digits is Python's error."""
 
 
@@ -95,6 +103,9 @@ def find_recipe(name_or_path: str) -> Recipe:
             files = [file.as_posix() for suffix in ("yaml", "yml") for file in path.parent.glob(f"*.{suffix}")]
             fix = nearest(path.as_posix(), files) or "give a YAML's path, or a name from `sft recipes`"
             raise ConfigError([Problem(key=name_or_path, rule="no such recipe file", suggestion=fix)])
+        if path.suffix != ".yaml":  # Hydra would look for NAME.yaml, and may find another file
+            rule, fix = "a recipe's name ends in .yaml", f"rename it to {path.stem}.yaml"
+            raise ConfigError([Problem(key=name_or_path, rule=rule, suggestion=fix)])
         if path.stem == "config":
             raise ConfigError(
                 [Problem(key=name_or_path, rule="a recipe can't be called config", suggestion="rename it")]
@@ -130,9 +141,27 @@ def search_path_override(recipe: Recipe) -> str:
 
 
 def prepare(recipe: Recipe) -> None:
-    """Make Hydra know `RunConfig`, which types every composition, and the resolver ``${recipe_dir:}``."""
+    """Make Hydra know `RunConfig`, which types every composition, and the resolver ``${recipe_dir:}``.
+
+    Each file of a group is read as strictly as the recipe.
+    """
     _store_schema()
+    Plugins.instance()  # it registers Hydra's own
+    SourcesRegistry.instance().types[_StrictFiles.scheme()] = _StrictFiles
     OmegaConf.register_new_resolver("recipe_dir", lambda: str(recipe.path.parent), replace=True)
+
+
+class _StrictFiles(FileConfigSource):
+    """Hydra's folders of YAML, each file of which is checked before it is read."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        path = Path(self.path, config_path).with_suffix(".yaml")
+        if path.is_file():
+            try:
+                strict_yaml.check(_text(path))
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
+        return super().load_config(config_path)
 
 
 @cache
@@ -219,6 +248,7 @@ def to_run_config(composed: DictConfig, recipe: Recipe, *, needs_data: bool = Tr
     if not isinstance(cfg, RunConfig):
         rule = "does not start from `config`"
         raise ConfigError([Problem(key=str(recipe.path), rule=rule, suggestion="write `defaults: [config, _self_]`")])
+    learn(OmegaConf.to_container(composed, resolve=True))
     no_data = [required("dataset.uri")] if needs_data and not cfg.dataset.uri else []
     if problems := [*no_data, *check(cfg)]:
         raise ConfigError(problems)
@@ -230,7 +260,7 @@ def _composed(recipe: Recipe, overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(recipe.path.parent), version_base="1.3", job_name="sft"):
         composed = hydra_compose(recipe.path.stem, [*defaults_of(recipe), *overrides], return_hydra_config=True)
-    if problems := check_hydra(composed.hydra):
+    if problems := check_hydra(composed):
         raise ConfigError(problems)
     with flag_override(composed, ["readonly", "struct"], False):
         del composed["hydra"]
@@ -253,15 +283,16 @@ def _beyond(recipe: Recipe, overrides: Sequence[str]) -> tuple[Problem, ...]:
 def defaults_of(recipe: Recipe) -> list[str]:
     """Return what every composition of a recipe starts with: where groups are, no logging by Hydra, the run's name."""
     own_name = _load_yaml(recipe.path).get("name")
-    return [search_path_override(recipe), *QUIET, *([] if own_name else [f"++name={hydra_text(recipe.name)}"])]
+    return [search_path_override(recipe), *QUIET, *([] if own_name else [_named(recipe)])]
+
+
+def _named(recipe: Recipe) -> str:
+    return "++name=" + hydra_text(recipe.name.replace("${", r"\${"))
 
 
 def _load_yaml(path: Path) -> dict[str, Any]:
     try:
-        with path.open(encoding="utf-8") as file:
-            content = strict_yaml.load(file.read(strict_yaml.LARGEST_BYTES + 1))
-    except UnicodeDecodeError as error:
-        raise ConfigError([Problem(key=str(path), rule=f"is not valid YAML: {error}")]) from error
+        content = strict_yaml.load(_text(path))
     except ValueError as error:
         raise ConfigError([Problem(key=str(path), rule=str(error))]) from error
     if not isinstance(content, dict):
@@ -270,3 +301,16 @@ def _load_yaml(path: Path) -> dict[str, Any]:
         rule, value = "must be a mapping of Hydra's own settings", str(content["hydra"])
         raise ConfigError([Problem(key="hydra", value=value, rule=rule, suggestion="leave it out")])
     return content
+
+
+def _text(path: Path) -> str:
+    """Return the text of a YAML file, of which a longer one than `strict_yaml` takes is cut.
+
+    Raises:
+        ValueError: It is not UTF-8.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            return file.read(strict_yaml.LARGEST_BYTES + 1)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not valid YAML: {error}") from error

@@ -50,7 +50,18 @@ def diagnose(recipe: Path, conf: Path, overrides: Sequence[str], error: Exceptio
         problems.append(problem)
     for text in overrides:
         problems += override_problems(text, conf)
-    return problems or [Problem(key=recipe.name, rule=" ".join(str(error).split()))]
+    return problems or [_of_hydra(recipe, error)]
+
+
+def _of_hydra(recipe: Path, error: Exception) -> Problem:
+    """Return what no setting alone explains, in Hydra's words where it has some."""
+    if isinstance(error, RecursionError):
+        fix = "look for a file among its own defaults"
+        return Problem(key=recipe.name, rule="is nested too deeply, or its files include each other", suggestion=fix)
+    if isinstance(error, KeyError):
+        rule = "is for sft alone to say"
+        return Problem(key="hydra.job.env_copy", value=str(error), rule=rule, suggestion="leave it out")
+    return Problem(key=recipe.name, rule=" ".join(str(error).split()))
 
 
 def recipe_problems(recipe: Path) -> list[Problem]:
@@ -154,7 +165,7 @@ def is_override(text: str) -> bool:
 def _parsed(text: str) -> Override | None:
     try:
         override: Override = OverridesParser.create().parse_override(text)
-    except (HydraException, ValueError):  # Python's, of a number with more than 4,300 digits
+    except (HydraException, ValueError, RecursionError):  # a number of more than 4,300 digits, deep nesting
         return None
     return override if override.key_or_group else None
 
@@ -261,6 +272,8 @@ def _leaf_problem(key: str, value: Any) -> Problem | None:
             content = {part: content}
     try:
         OmegaConf.update(_schema(), where, content, merge=True, force_add=True)
+    except RecursionError:
+        return Problem(key=key, rule="is nested too deeply")
     except (OmegaConfBaseException, OverflowError) as error:  # Python's, of a whole number that no float holds
         return Problem(key=key, value=_shown(value), rule=_rule(key, error), suggestion=_enum_suggestion(key, value))
     return None

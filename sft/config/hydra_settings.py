@@ -8,12 +8,15 @@ group's file beside it, or an override.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
+from sft.config.schema import RunConfig
 from sft.errors import Problem
 
 QUIET = ("hydra/job_logging=disabled", "hydra/hydra_logging=disabled")
@@ -41,20 +44,51 @@ _RUNS = {
     "hydra.launcher.additional_parameters": "would hand anything to Slurm, commands among it",
 }
 """Settings that must stay empty, and why."""
+_FIXED: Mapping[str, tuple[Any, ...]] = {
+    "hydra.output_subdir": (None,),
+    "hydra.run.dir": (".",),
+    "hydra.sweep.dir": ("${run_root}/sweeps/${name}",),
+    "hydra.sweep.subdir": (".",),
+    "hydra.job.chdir": (False,),
+    "hydra.job.name": ("sft",),
+    "hydra.job.num": ("???",),
+    "hydra.job.id": ("???",),
+    "hydra.job.env_copy": ([],),
+    "hydra.verbose": (False,),
+}
+"""Settings that are sft's to say (``conf/config.yaml``): Hydra's own copies would hold all overrides in clear."""
+_STORAGE = "hydra.sweeper.storage"
 SEARCH_PATH = "hydra.searchpath"
+_PARAMS = "hydra.sweeper.params"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 
 
-def check_hydra(hydra: DictConfig) -> list[Problem]:
-    """Return what Hydra's own settings of a composition would load or run; composed with `QUIET`."""
-    content = OmegaConf.to_container(hydra, resolve=False)
-    return list(_problems(content))
+def check_hydra(composed: DictConfig) -> list[Problem]:
+    """Return what Hydra's own settings of a composition would load or run, or say in place of sft.
+
+    Args:
+        composed: With `QUIET`. Of one that does not start from ``config``, and is refused for that, nothing is fixed.
+    """
+    content = OmegaConf.to_container(composed.hydra, resolve=False)
+    fixed = _FIXED if OmegaConf.get_type(composed) is RunConfig else {}
+    return list(_problems(content, fixed))
 
 
-def _problems(hydra: Any) -> Iterator[Problem]:
+def _problems(hydra: Any, fixed: Mapping[str, tuple[Any, ...]]) -> Iterator[Problem]:
+    for name in sorted(hydra.keys() - {"env", *(field.name for field in fields(HydraConf))}):
+        yield Problem(key=f"hydra.{name}", rule="is no setting of Hydra's", suggestion="leave it out")
     for key, why in _RUNS.items():
         if _select(hydra, key):
             yield Problem(key=key, rule=f"{why}, and a recipe is data", suggestion="leave it out")
+    for key, values in fixed.items():
+        if (value := _select(hydra, key)) not in values:
+            rule = "is for sft alone to say"
+            yield Problem(key=key, value=str(value), rule=rule, suggestion="leave it out")
+    storage = _select(hydra, _STORAGE)
+    if storage is not None and not str(storage).startswith("sqlite:///"):  # Optuna unpickles what Redis holds
+        yield Problem(
+            key=_STORAGE, value=str(storage), rule="must be a file: sqlite:///PATH", suggestion="leave it out"
+        )
     for name in ("launcher", "sweeper"):
         if not isinstance(hydra.get(name), dict):
             yield Problem(key=f"hydra.{name}", rule="must be a mapping", suggestion="leave it out")
@@ -88,11 +122,16 @@ def _leaves(tree: Any, where: str) -> Iterator[tuple[str, str, Any]]:
 
 
 def check_override(text: str) -> Problem | None:
-    """Return a problem if an override says where Hydra looks for groups: only a recipe may."""
-    key = text.partition("=")[0].lstrip("+~")
-    if key.split("@")[0].replace("/", ".").startswith(SEARCH_PATH):
+    """Return a problem if an override says what only a recipe may: where groups are, which there are, what varies."""
+    key = text.partition("=")[0].lstrip("+~").split("@")[0].replace("/", ".")
+    if key.startswith(SEARCH_PATH):
         rule = "is for a recipe to say, with folders beside it"
         return Problem(key=SEARCH_PATH, rule=rule, suggestion="write it into the recipe")
+    if key.startswith(_PARAMS):
+        rule = "is for a recipe to say"
+        return Problem(key=_PARAMS, rule=rule, suggestion="add -m KEY=A,B, or hydra.mode=RUN for one run")
+    if key == "defaults":
+        return Problem(key=key, rule="is for a recipe to say", suggestion="choose a group's file with GROUP=NAME")
     return None
 
 

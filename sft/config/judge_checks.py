@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from sft.config.schema import HOLDOUT, EvalConfig, JudgeConfig, RunConfig
 from sft.errors import Problem
 from sft.gate_rules import Gate
-from sft.logs import is_secret_name
+from sft.known_secrets import is_secret_name
 from sft.scores import JUDGE, WIN_RATE
 
 _PATH = "/chat/completions"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from sft.config.environment_names import is_loader, may_load_code
 from sft.config.schema import LauncherConfig, LauncherKind, TrainingConfig
 from sft.errors import Problem
-from sft.logs import is_secret_name
+from sft.known_secrets import is_secret_name
 
 _FACTORS = "num_workers, procs_per_worker, gpus_per_worker"
 OWN_LABELS = "sft/"
@@ -91,7 +91,12 @@ def _loaders(cfg: TrainingConfig) -> Iterator[Problem]:
     for name in cfg.env:
         if name == "TRUST_REMOTE_CODE":
             yield Problem(key=f"training.env.{name}", rule="is not for a variable to say: see model.trust_remote_code")
-        elif cfg.allow_any_env or name.startswith("PET_") or is_secret_name(name) or not _VARIABLE.fullmatch(name):
+        elif name.startswith("PET_"):
+            rule = "is for torchrun to read: the settings of training.launcher say it"
+            yield Problem(key=f"training.env.{name}", rule=rule)
+        elif not _VARIABLE.fullmatch(name):
+            yield Problem(key=f"training.env.{name}", rule="is no name of an environment variable")
+        elif cfg.allow_any_env or is_secret_name(name):
             continue  # allowed, or refused for another reason
         elif may_load_code(name):
             rule = "is not a variable that is known to load no code"
@@ -105,11 +110,6 @@ def _loaders(cfg: TrainingConfig) -> Iterator[Problem]:
 
 def _environment(cfg: TrainingConfig) -> Iterator[Problem]:
     keys = [key for keys in cfg.launcher.secrets.values() for key in keys]
-    for name in cfg.env:
-        if name.startswith("PET_"):
-            yield Problem(key=f"training.env.{name}", rule="is for the TrainJob's runtime to set")
-        elif not _VARIABLE.fullmatch(name):
-            yield Problem(key=f"training.env.{name}", rule="is no name of an environment variable")
     for key in sorted(set(keys)):
         if key.startswith("PET_"):
             yield Problem(key=f"{_KEY}.secrets", value=key, rule="is for the TrainJob's runtime to set")

@@ -3,35 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import yaml
 
 LARGEST_BYTES = 1 << 20
 _MOST_NODES = 100_000
+_DEEPEST = 50
+"""OmegaConf takes several calls of Python for each level."""
+_TOO_DEEP = f"is nested too deeply: to more than {_DEEPEST} levels"
 
 
 def load(text: str) -> Any:
     """Return what a YAML document holds.
 
     Raises:
-        ValueError: It is not YAML, says a key twice (YAML keeps the last in silence), holds itself, or unfolds, through
-            anchors, to more than `_MOST_NODES` values.
+        ValueError: See `check`.
+    """
+    check(text)
+    with _as_value_errors():
+        return yaml.safe_load(text)
+
+
+def check(text: str) -> None:
+    """Refuse a YAML document that does not say what a person reads in it.
+
+    Raises:
+        ValueError: It is not YAML, says a key twice (YAML keeps the last in silence), holds itself, is nested too
+            deeply, or unfolds, through anchors, to more than `_MOST_NODES` values.
     """
     if len(text) > LARGEST_BYTES:
         raise ValueError(f"is larger than {LARGEST_BYTES >> 20} MiB")
-    try:
+    with _as_value_errors():
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if root is None:
-            return None
+            return
         _unfolded(root, {}, set())
         if twice := next(_repeated(root), None):
             raise ValueError(f"says {twice}; YAML would keep the last one only: make them one")
-        return yaml.safe_load(text)
+
+
+@contextmanager
+def _as_value_errors() -> Iterator[None]:
+    try:
+        yield
     except yaml.YAMLError as error:
         raise ValueError(f"is not valid YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
-        raise ValueError("is nested too deeply") from error
+        raise ValueError(_TOO_DEEP) from error
 
 
 def _children(node: yaml.Node) -> list[yaml.Node]:
@@ -44,6 +64,8 @@ def _unfolded(node: yaml.Node, known: dict[int, int], above: set[int]) -> int:
     """Return how many values a node stands for once every alias is written out."""
     if id(node) in above:
         raise ValueError("holds itself, through an anchor")
+    if len(above) > _DEEPEST:
+        raise ValueError(_TOO_DEEP)
     if id(node) not in known:
         above.add(id(node))
         known[id(node)] = 1 + sum(_unfolded(child, known, above) for child in _children(node))

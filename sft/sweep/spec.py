@@ -222,9 +222,9 @@ def _hydra(recipe: Recipe, own: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(recipe.path.parent), version_base="1.3", job_name="sft"):
         composed = hydra_compose(recipe.path.stem, [*compose.defaults_of(recipe), *own], return_hydra_config=True)
-    hydra: DictConfig = composed.hydra
-    if problems := check_hydra(hydra):
+    if problems := check_hydra(composed):
         raise ConfigError(problems)
+    hydra: DictConfig = composed.hydra
     return hydra
 
 

@@ -24,6 +24,7 @@ WITHOUT_INFLUENCE = {
     *(
         "sft",
         "sft.errors",
+        "sft.known_secrets",
         "sft.logs",
         "sft.progress",
         "sft.artifacts",

@@ -58,11 +58,31 @@ def test_what_hydra_would_run_or_load_for_a_recipe_is_refused(body: str, tmp_pat
         "++hydra.launcher.comment='a\nreboot #'",
         "hydra.searchpath=[pkg://evil]",
         "+hydra.searchpath=[pkg://evil]",
+        "+hydra.searchpath@_global_=[pkg://evil]",
+        "+hydra/env=evil",
+        "hydra.job.env_copy=[LD_PRELOAD]",
+        "++hydra.sweeper.storage=redis://evil",
+        "++hydra.sweeper.sampler={_target_: optuna.samplers.PartialFixedSampler, base_sampler: {_target_: os.system}}",
     ],
 )
 def test_what_hydra_would_run_or_load_for_an_override_is_refused(override: str) -> None:
     with pytest.raises(ConfigError, match=r"hydra\."):
         spec.read(find_recipe("quickstart"), [override], asked=True)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("hydra.output_subdir=.hydra", "hydra.run.dir=/tmp/x", "hydra.sweep.dir=/tmp/x", "hydra.sweep.subdir=x"),
+        *("hydra.job.chdir=true", "hydra.job.name=../x", "hydra.verbose=true", "hydra.sweeper.params.x=1"),
+        *("+hydra.foo=1", "+defaults=[x]"),
+    ],
+)
+def test_what_hydra_would_write_elsewhere_or_leave_unread_is_refused(override: str) -> None:
+    key = override.lstrip("+").partition("=")[0].removesuffix(".x")
+    for read in (compose, lambda *args: spec.read(*args, asked=False)):
+        with pytest.raises(ConfigError, match=rf"{key}\b"):
+            read(find_recipe("quickstart"), [override])
 
 
 def test_a_setting_that_names_a_class_is_refused_for_what_it_is(tmp_path: Path) -> None:
@@ -104,6 +124,14 @@ def test_flags_that_would_compose_something_else_are_refused(flag: str) -> None:
 def test_a_variable_that_loads_code_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"training\.env\.{name}: is not"):
         compose(find_recipe("quickstart"), [f"training.env.{name}=x"])
+
+
+@pytest.mark.parametrize("name", ["A.B", "LD_PRELOAD=/evil.so;A", "A B", "PET_RUN_PATH", "PET_LOGS_SPECS"])
+def test_what_torchrun_reads_or_no_shell_would_take_is_no_variable(name: str, tmp_path: Path) -> None:
+    for allowed in ("false", "true"):
+        own = recipe(tmp_path, f"training: {{allow_any_env: {allowed}, env: {{'{name}': x}}}}")
+        with pytest.raises(ConfigError, match=r"no name of an env|a variable's name|is for torchrun to read"):
+            compose(find_recipe(own), [])
 
 
 @pytest.mark.parametrize("name", ["NCCL_DEBUG", "MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_", "OPENBLAS_NUM_THREADS"])

@@ -71,6 +71,100 @@ def test_a_recipe_that_is_not_yaml_is_named(tmp_path: Path) -> None:
     assert "line 2" in problem
 
 
+NAMES = [
+    "a b",
+    "a=b",
+    "a'b",
+    'a"b',
+    "é",
+    "日本",
+    "a\\b",
+    "a,b",
+    "[x]",
+    "{x}",
+    "a#b",
+    "${x}",
+    "a@b",
+    "a:b",
+    ".hidden",
+    "a.b.c",
+    "~x",
+]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "a;b", "%41", "a*b", "-x", "$(x)", "x" * 200])
+def test_a_recipe_may_be_called_anything_that_names_a_folder(name: str, tmp_path: Path) -> None:
+    text = "defaults: [config, override /dataset: synthetic, override /model: scratch, _self_]\n"
+    cfg = compose(find_recipe(write(tmp_path, text, name=f"{name}.yaml")), [])
+    assert cfg.name == name
+
+
+@pytest.mark.parametrize("name", ["mine.yml", "mine", "mine.YAML", "mine.json"])
+def test_a_recipe_that_hydra_would_not_read_is_told_and_no_other_file_is_read(name: str, tmp_path: Path) -> None:
+    write(tmp_path, "defaults: [config, _self_]\ndataset: {uri: other.jsonl}\n")
+    path = write(tmp_path, "defaults: [config, _self_]\n", name=name)
+    assert problems(recipe=path) == [f"{path}: a recipe's name ends in .yaml; rename it to mine.yaml"]
+
+
+@pytest.mark.parametrize("content", ["", "# nothing\n", "null\n", "- a\n", "text\n", "3\n"])
+def test_a_recipe_that_is_no_mapping_is_told(content: str, tmp_path: Path) -> None:
+    path = write(tmp_path, content)
+    assert problems(recipe=path) == [f"{path}: a recipe is a mapping of keys to values"]
+
+
+@pytest.mark.parametrize("head", [b"\xef\xbb\xbf", b"\r\n", b"# \xc3\xa4\r", b"---\n"])
+def test_byte_order_marks_and_any_end_of_a_line_are_read(head: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    text = "defaults: [config, override /dataset: synthetic, override /model: scratch, _self_]\ntraining: {seed: 7}\n"
+    path.write_bytes(head + text.replace("\n", "\r\n").encode())
+    assert compose(find_recipe(str(path)), []).training.seed == 7
+
+
+def test_anchors_and_merge_keys_are_read(tmp_path: Path) -> None:
+    text = "defaults: [config, _self_]\nname: &n mine\nregistry: {model_name: *n}\ndataset: {uri: x.jsonl}\n"
+    text += "eval: {gen_kwargs: &k {top_k: 1}, model_args: {<<: *k, dtype: float32}}\n"
+    cfg = compose(find_recipe(write(tmp_path, text)), [])
+    assert (cfg.registry.model_name, cfg.eval.model_args) == ("mine", {"top_k": 1, "dtype": "float32"})
+
+
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{name}: &{name} [{','.join([f'*{before}'] * 10)}]\n" for before, name in ("ab", "bc", "cd", "de", "ef", "fg")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seed: 1\nseed: 2\n", "says seed twice (lines 1 and 2)"),
+        ("env: {A: '1', A: '2'}\n", "says A twice"),
+        ("env: &a {b: *a}\n", "holds itself, through an anchor"),
+        (BOMB, "unfolds to more than 100,000 values"),
+        (f"env: {'{a: ' * 200}1{'}' * 200}\n", "is nested too deeply"),
+        ("\tseed: 1\n", "is not valid YAML"),
+        ("seed: 1\n---\nseed: 2\n", "is not valid YAML"),
+        ("defaults: [mine]\n", "is nested too deeply, or its files include each other"),
+        ("seed: !!python/object/apply:os.system [true]\n", "could not determine a constructor"),
+        ("- a\n", "Merge error"),
+    ],
+    ids=["twice", "twice below", "itself", "bomb", "deep", "tab", "documents", "circle", "tag", "list"],
+)
+def test_a_groups_file_is_read_as_strictly_as_a_recipe(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "training").mkdir()
+    write(tmp_path / "training", text)
+    [problem] = problems(recipe=write(tmp_path, "defaults: [config, override /training: mine, _self_]\n"))
+    assert said in problem
+
+
+@pytest.mark.parametrize("key", ["training.env", "eval.model_args"])
+def test_a_value_that_is_nested_too_deeply_is_told(key: str, tmp_path: Path) -> None:
+    value = "{a: " * 200 + "1" + "}" * 200
+    assert problems(f"{key}={value}") == [f"{key}: is nested too deeply"]
+    group, _, name = key.partition(".")
+    text = f"defaults: [config, _self_]\n{group}: {{{name}: {value}}}\n"
+    [problem] = problems(recipe=write(tmp_path, text))
+    assert problem.endswith("is nested too deeply: to more than 50 levels")
+
+
 def test_a_recipe_without_the_base_says_what_to_write(tmp_path: Path) -> None:
     [problem] = problems(recipe=write(tmp_path, "training: {num_epochs: 2}\n"))
     assert "defaults: [config, _self_]" in problem

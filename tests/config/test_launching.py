@@ -31,7 +31,10 @@ def problems(*overrides: str) -> list[str]:
             "training.launcher.node_rank=0",
             "training.launcher.node_rank=0: is for the TrainJob's runtime to say",
         ),
-        ("training.env.PET_NNODES=2", "training.env.PET_NNODES: is for the TrainJob's runtime to set"),
+        (
+            "training.env.PET_NNODES=2",
+            "training.env.PET_NNODES: is for torchrun to read: the settings of training.launcher say it",
+        ),
         ("training.env={A-B: x}", "training.env.A-B: is no name of an environment variable"),
         (
             "training.launcher.secrets={s: [not-a-variable]}",

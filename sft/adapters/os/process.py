@@ -25,7 +25,7 @@ from typing import IO, Any
 from sft.adapters.os.child import PARENT_PID
 from sft.errors import StageError
 from sft.files import write_json
-from sft.logs import redact
+from sft.logs import longest_secret, redact
 
 TERMINATE_SECONDS = 15.0
 """How long a group may take to end after SIGTERM before SIGKILL."""
@@ -37,7 +37,7 @@ _FULL_BYTES = 64 << 10
 """Less than the error that a child would have left."""
 _LAST_LINES_SECONDS = 5.0
 _LONGEST_LINE = 1 << 16
-"""Bytes after which a line of output is taken as it is: a secret that lies across such a border is not masked."""
+"""Bytes after which a line of output is taken in parts."""
 
 
 def supervise(
@@ -114,10 +114,19 @@ def _copy_masked(pipe: IO[bytes], log: IO[bytes]) -> None:
     On a full disk the lines are lost and the process goes on: it says itself what it can't write.
     """
     with pipe, log:
+        rest = ""
         while line := pipe.readline(_LONGEST_LINE):
-            text = redact(line.decode("utf-8", errors="surrogateescape"))
-            with contextlib.suppress(OSError):
-                log.write(text.encode("utf-8", errors="surrogateescape"))
+            text = redact(rest + line.decode("utf-8", errors="surrogateescape"))
+            # A line so long is taken in parts; a secret that begins in one ends in the next.
+            kept = 0 if text.endswith("\n") else min(len(text), longest_secret())
+            text, rest = text[: len(text) - kept], text[len(text) - kept :]
+            _append(log, text)
+        _append(log, rest)
+
+
+def _append(log: IO[bytes], text: str) -> None:
+    with contextlib.suppress(OSError):
+        log.write(text.encode("utf-8", errors="surrogateescape"))
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

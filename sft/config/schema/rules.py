@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sft.errors import Problem
-from sft.logs import is_secret_name, redact
+from sft.known_secrets import is_secret_name
+from sft.logs import redact
 
 LARGEST_INT = 2**63 - 1
 """Every store, registry and library takes a whole number up to here."""
