@@ -19,6 +19,7 @@ SMALLEST: dict[str, tuple[list[str], str]] = {
     "verdicts": (["--pairs", "4"], "| answers |"),
 }
 """Arguments, and what is printed at the end."""
+PROCESSES = ("evaluation", ["--processes", "2", "--rounds", "1", "--questions", "16"], "the same to the last digit")
 NOT_HERE = {
     "kills": "runs the quickstart three times; tests/integration/test_training_faults.py kills a training",
     "memory": "trains twelve times at sizes that fill memory",
@@ -36,9 +37,10 @@ def test_every_benchmark_is_run_or_says_why_not() -> None:
 
 @pytest.mark.exhaustive
 @pytest.mark.skipif("SFT_TEST_DATA" not in os.environ, reason="SFT_TEST_DATA names the shared data")
-@pytest.mark.parametrize("name", SMALLEST)
-def test_a_benchmark_runs(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    arguments, said = SMALLEST[name]
+@pytest.mark.parametrize(("name", "arguments", "said"), [*((name, *how) for name, how in SMALLEST.items()), PROCESSES])
+def test_a_benchmark_runs(
+    name: str, arguments: list[str], said: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     if name == "generation":
         arguments = [*arguments, "--wheels", str(request.config.cache.mkdir("smollm2"))]  # type: ignore[union-attr]
     done = subprocess.run(
