@@ -63,12 +63,14 @@ class PairedDifference:
         return self.on_scale(self.difference - margin), self.on_scale(self.difference + margin)
 
     def detectable(self, confidence: float) -> float:
-        """Return the least true difference that is seen with a probability of `POWER`, as scores differ.
+        """Return the size of the least true difference that is seen with a probability of `POWER`, as scores differ.
+
+        Of a perplexity, in the direction in which it differs: a rise is larger than the fall of the same ratio.
 
         The error is taken for known: (t(1 - alpha / 2) + t(power)) x standard error (Miller, 2024, on power).
         """
         quantiles = student_quantile(self._above(confidence), self.freedom) + student_quantile(1 - POWER, self.freedom)
-        return self.on_scale(quantiles * self.stderr)
+        return abs(self.on_scale(math.copysign(quantiles * self.stderr, self.difference)))
 
     def _above(self, confidence: float) -> float:
         return (1 - confidence) / (4 if self.is_skewed else 2)

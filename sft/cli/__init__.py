@@ -38,6 +38,9 @@ examples:
 """
 
 
+_CONFIG = "--config"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -84,7 +87,8 @@ def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
         case "plan":
             from sft.cli.plan import execute as plan
 
-            return plan(options.recipe, options.overrides)
+            overrides = [text for text in options.overrides if text != _CONFIG]  # argparse leaves it there after one
+            return plan(options.recipe, overrides, config=options.config or len(overrides) < len(options.overrides))
         case "preview":
             from sft.cli.preview import execute as preview
 
@@ -160,6 +164,8 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--until", metavar="STEP", help=text)
             text = "end once the TrainJob is there, and leave it to itself (training/launcher=kubeflow)"
             command.add_argument("--detach", action="store_true", help=text)
+        else:
+            command.add_argument(_CONFIG, action="store_true", help="also print every setting, after all else")
         rest = "key=value, group=choice, and Hydra's own flags (-m, --cfg job, --info …)"
         overrides = command.add_argument("overrides", nargs=argparse.REMAINDER, metavar="OVERRIDE", help=rest)
         overrides.required = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def execute(folders: Sequence[str], *, by: str | None, csv: bool, json: bool, ht
     """Compare runs.
 
     Args:
-        folders: Of runs, of sweeps, or run roots.
+        folders: Of runs, of sweeps, or run roots; what is none is skipped, if another one is.
         by: The score to sort by.
         csv: Print CSV.
         json: Print JSON.
@@ -29,6 +30,8 @@ def execute(folders: Sequence[str], *, by: str | None, csv: bool, json: bool, ht
         SftError: The page can't be written.
     """
     found = compare([Path(folder) for folder in folders], by)
+    for name in found.skipped:
+        sys.stderr.write(f"skipped {name}: no run, no sweep and no run root\n")
     progress = Progress()
     progress.say(text.as_csv(found) if csv else text.as_json(found) if json else text.as_text(found))
     if html:

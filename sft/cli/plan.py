@@ -1,4 +1,4 @@
-"""`sft plan`: the composed configuration, and for each step whether it is done and why not. Imports nothing heavy."""
+"""`sft plan`: for each step whether it is done and why not, what it takes, and the settings. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -27,8 +27,13 @@ from sft.sweep import spec as sweeps
 from sft.sweep.run import preview_sweep
 
 
-def execute(name_or_path: str, arguments: Sequence[str]) -> int:
+def execute(name_or_path: str, arguments: Sequence[str], *, config: bool = False) -> int:
     """Print the plan of one run; of a sweep, of its first point, and what of the others would run.
+
+    Args:
+        name_or_path: The recipe.
+        arguments: Overrides, and the flag of a sweep.
+        config: Whether all settings are printed too.
 
     Raises:
         ConfigError: The configuration is wrong.
@@ -47,7 +52,6 @@ def execute(name_or_path: str, arguments: Sequence[str]) -> int:
     if cfg.eval.enabled:
         runner.check_known_samples(cfg, {name: entry.artifact for name, entry in have.items()})
     progress = Progress()
-    progress.say(redact(yaml.safe_dump(msgspec.to_builtins(cfg), sort_keys=False, allow_unicode=True)))
     width = max(16, 2 + max(len(step.name) for step in plan.steps))
     for step in plan.steps:
         entry = have.get(step.name)
@@ -61,6 +65,11 @@ def execute(name_or_path: str, arguments: Sequence[str]) -> int:
         progress.say(line)
     for line in preview_sweep(found, points) if found else ():
         progress.say(line)
+    if config:
+        progress.say("")
+        progress.say(redact(yaml.safe_dump(msgspec.to_builtins(cfg), sort_keys=False, allow_unicode=True)))
+    else:
+        progress.say("settings   --config prints them all")
     return 0
 
 

@@ -16,10 +16,10 @@ from sft.config.hydra_app import SWEEPS, call_through_hydra, split_flags
 from sft.config.kfp_parameters import hydra_text
 from sft.config.schema import LauncherConfig, LauncherKind
 from sft.config.ways_out import WAYS_OUT
-from sft.errors import ConfigError, Problem, SftError
+from sft.errors import ConfigError, Detached, Problem, SftError
 from sft.progress import Progress
 from sft.report.run import summary, write_page
-from sft.runner import rerun
+from sft.runner import RunResult, rerun
 from sft.sweep import spec as sweeps
 from sft.sweep.point import refuse_server_backend
 from sft.sweep.run import run_sweep
@@ -97,6 +97,18 @@ def repeat(path: str, arguments: Sequence[str], command: Sequence[str], until: s
         return _run(recipe, earlier.file, arguments, command, until, earlier)
 
 
+def _show_failed(made: RunResult, error: SftError, progress: Progress) -> None:
+    """Say and write what a run has scored that ends with an error; that one is raised afterwards."""
+    if isinstance(error, Detached):
+        return
+    try:
+        if write_page(made, error):
+            for line in summary(made):
+                progress.say(line)
+    except OSError as fault:
+        progress.say(f"{made.folder}: its page can't be written: {fault.strerror}")
+
+
 def _run(
     recipe: Recipe,
     source: Path,
@@ -130,7 +142,15 @@ def _run(
             if runner.is_worker_node(cfg):
                 runner.run_worker_node(cfg, progress=progress, goal=until)
                 return
-            result = runner.run(cfg, recipe=source, command=command, progress=progress, goal=until, detach=detach)
+            result = runner.run(
+                cfg,
+                recipe=source,
+                command=command,
+                progress=progress,
+                goal=until,
+                detach=detach,
+                on_failure=lambda made, error: _show_failed(made, error, progress),
+            )
         except (SftError, OSError) as error:  # kept, as Hydra would print it in its own way
             failed.append(error)
             return

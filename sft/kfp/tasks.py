@@ -84,8 +84,15 @@ def evaluation(recipe: str, overrides: Sequence[str], workspace: str, metrics: O
         Progress().say("\n".join(plan.left_out))
         return
     artifacts: dict[str, Artifact] = {}
+    failure: SystemExit | None = None
     for goal in dict.fromkeys(goals):  # gates need no epochs, and their scores need a GPU
-        artifacts |= _run(loaded, overrides, goal)
+        try:
+            artifacts |= _run(loaded, overrides, goal)
+        except SystemExit as error:
+            if "evaluate:tuned" not in artifacts:
+                raise
+            failure = error  # the page of the scores is for that model, too
+            break
     tuned = pick(artifacts, "evaluate:tuned", EvalReport)
     base = pick(artifacts, "evaluate:base", EvalReport) if cfg.eval.baseline else None
     for which, report in {"base": base, "tuned": tuned}.items():
@@ -98,6 +105,8 @@ def evaluation(recipe: str, overrides: Sequence[str], workspace: str, metrics: O
     comparison = pick(artifacts, "compare", ModelComparison) if "compare" in artifacts else None
     text = redact(scores_report.as_html(cfg.name, tuned, base, comparison, judges, epochs))
     Path(page.path).write_text(text, encoding="utf-8")
+    if failure:
+        raise failure
 
 
 def registry(recipe: str, overrides: Sequence[str], workspace: str, made: Output) -> None:

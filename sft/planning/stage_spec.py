@@ -219,7 +219,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.sample_values",
                 "sft.scores",
             ),
-            revision=2,
+            revision=3,
         ),
         StageSpec(
             name="judge",

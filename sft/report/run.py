@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sft.artifacts import EvalReport, JudgeReport, ModelComparison, ModelPackage, RegisteredModel, UploadedModel
 from sft.config.schema import HOLDOUT
+from sft.errors import SftError
 from sft.logs import redact
 from sft.report import changed_samples
 from sft.report.page import PAGE
@@ -17,6 +18,7 @@ from sft.stages.epoch_scores import epoch_table, epochs_of
 from sft.stages.judge import judges_of
 
 PAGE_NAME = "run.html"
+_WIDTH = 80
 
 
 def as_html(
@@ -26,6 +28,7 @@ def as_html(
     comparison: ModelComparison | None,
     judges: Sequence[JudgeReport] = (),
     epochs: Mapping[int, EvalReport] | None = None,
+    error: SftError | None = None,
 ) -> str:
     """Return the scores, and the samples that changed most, as one page that needs nothing else.
 
@@ -36,6 +39,7 @@ def as_html(
         comparison: How they differ; None where it wasn't.
         judges: How a judge compares the two, for each held-out set that was judged.
         epochs: Scores of the models of epochs before the last, by epoch.
+        error: That the run ended with; None if it did not fail.
     """
     rows = []
     for score in tuned.scores:
@@ -45,7 +49,8 @@ def as_html(
         rows.append(f"<tr><th>{html.escape(row.name)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     names = ("score", "before", "after", "difference", "samples", "tells over")
     head = f"<tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>"
-    parts = [f"<table>{head}{''.join(rows)}</table>"]
+    parts = [f"<pre>{html.escape(str(error))}</pre>"] if error else []
+    parts.append(f"<table>{head}{''.join(rows)}</table>")
     if table := epoch_table(epochs or {}, tuned):
         parts.append(_html_table(table))
     parts += [f"<p>{html.escape(str(judge))}</p>" for judge in judges]
@@ -65,8 +70,13 @@ def _html_table(rows: Sequence[Sequence[str]]) -> str:
     return f"<table><tr>{head}</tr>{''.join(body)}</table>"
 
 
-def write_page(result: RunResult) -> Path | None:
-    """Write ``run.html`` into a run's folder, and return where it is; None if the run scored nothing."""
+def write_page(result: RunResult, error: SftError | None = None) -> Path | None:
+    """Write ``run.html`` into a run's folder, and return where it is; None if the run scored nothing.
+
+    Args:
+        result: What was made.
+        error: That the run ended with.
+    """
     tuned, base, comparison = _scores(result)
     if tuned is None:
         return None
@@ -74,7 +84,7 @@ def write_page(result: RunResult) -> Path | None:
     if result.nothing_to_do and page.is_file():
         return page
     epochs = epochs_of(result.artifacts)
-    text = as_html(result.record.run_id, tuned, base, comparison, judges_of(result.artifacts), epochs)
+    text = as_html(result.record.run_id, tuned, base, comparison, judges_of(result.artifacts), epochs, error)
     page.write_text(redact(text), encoding="utf-8")
     return page
 
@@ -121,17 +131,31 @@ def score_lines(after: EvalReport, before: EvalReport | None, comparison: ModelC
         base = before.score(score.name) if before else None
         change = comparison.change(score.name) if comparison else None
         row = score_row(score, base, change)
-        values = f"{format_score(base.value)} → {row.after}  {row.difference}" if base else row.after
+        values = [f"{format_score(base.value)} → {row.after}", row.difference] if base else [row.after]
         tells = f", which tell differences over {row.detectable}" if row.detectable else ""
-        yield f"{row.name:<32} {values}  ({row.samples}{tells})"
+        yield from _fitted([f"{row.name:<24}", *values, f"({row.samples}{tells})"])
         if change and score.task != HOLDOUT and change.verdict is Verdict.worse:
             forgotten.append(score.name)
     if comparison:
+        if comparison.num_tests:
+            yield "± after a score: its standard error; in brackets: where the true difference lies"
         yield f"differences: {comparison.explained}"
     if forgotten:
         yield f"warning: worse than before on {', '.join(forgotten)}: the model may be forgetting what it knew"
     for task in after.other_data(before) if before else ():
         yield f"warning: the data of {task} changed since the base model was scored; its scores don't compare"
+
+
+def _fitted(parts: Sequence[str]) -> Iterator[str]:
+    """Yield lines of parts that fit a terminal of 80 columns, so that it cuts none of them."""
+    line = ""
+    for part in parts:
+        if line and len(line) + 2 + len(part) > _WIDTH:
+            yield line.rstrip()
+            line = f"    {part}"
+        else:
+            line = f"{line}  {part}" if line else part
+    yield line.rstrip()
 
 
 def _short(path: Path) -> Path:

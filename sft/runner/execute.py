@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from sft.adapters import signing
 from sft.adapters.os import machine
 from sft.artifacts import Artifact
 from sft.config.schema import RunConfig
-from sft.errors import Detached, StageError
+from sft.errors import Detached, SftError, StageError
 from sft.planning.plan import Plan, Step, build_plan
 from sft.planning.resources import Resources
 from sft.planning.stage_spec import STAGES
@@ -58,6 +58,7 @@ def run(
     progress: Progress,
     goal: str | None = None,
     detach: bool = False,
+    on_failure: Callable[[RunResult, SftError], None] = lambda _result, _error: None,
 ) -> RunResult:
     """Do what a configuration says, and nothing that is done already.
 
@@ -68,6 +69,7 @@ def run(
         progress: The run's display.
         goal: Only this step or stage of the plan, and what it needs; None = all.
         detach: Whether the run ends once its training is at work on a cluster.
+        on_failure: Called with what was made and the error, before that is raised, if a stage fails or misses a gate.
 
     Raises:
         ConfigError: There is no such step.
@@ -97,6 +99,7 @@ def run(
         if is_to_train:
             launcher_of(cfg.training.launcher).check_access(cfg.training, folder.name, progress)
         execution = RunExecution(cfg, plan, store, folder, progress, previous, environment.resources, detach)
+        execution.on_failure = on_failure
         try:
             result = execution.execute(_record(cfg, plan, environment.resources, folder, recipe, command))
             if any(step.name == "package" for step in plan.steps):
@@ -120,6 +123,7 @@ class RunExecution:
     detach: bool = False
     suffix: str = ""
     """Of its steps' names in the record."""
+    on_failure: Callable[[RunResult, SftError], None] = lambda _result, _error: None
 
     def execute(self, run_record: record.RunRecord, done: Mapping[str, Artifact] = MappingProxyType({})) -> RunResult:
         handler = logs.to_file(self.folder / "run.log")
@@ -135,6 +139,9 @@ class RunExecution:
                 finally:
                     run_record.ended_at = record.now()
                     run_record.save(self.folder)
+        except SftError as error:
+            self.on_failure(RunResult(self.folder, run_record, artifacts, nothing_to_do=False), error)
+            raise
         finally:
             logging.getLogger("sft").removeHandler(handler)
             handler.close()

@@ -92,6 +92,6 @@ def test_a_wheel_carries_configs_and_recipes_and_works_without_a_checkout(tmp_pa
 
     assert said("--version") == f"sft {__version__}\n"
     assert [line.split()[0] for line in said("recipes").splitlines()] == [recipe.name for recipe in recipes()]
-    assert f"include_path: {site}/sft/recipes/tasks" in said("plan", "quickstart")
+    assert f"include_path: {site}/sft/recipes/tasks" in said("plan", "quickstart", "--config")
     assert "wrote mine/tasks/spell_numbers.jsonl" in said("recipes", "copy", "quickstart", "mine")
-    assert f"include_path: {tmp_path}/mine/tasks" in said("plan", "mine/quickstart.yaml")
+    assert f"include_path: {tmp_path}/mine/tasks" in said("plan", "mine/quickstart.yaml", "--config")

@@ -151,6 +151,8 @@ def test_a_missed_gate_keeps_the_model_from_the_registry_and_exits_with_3(done: 
     assert answer.status == 3
     assert "✓" not in answer.out  # nothing is scored again for a gate
     assert "the tuned model misses 1 gate (eval.gates), so it is not registered" in answer.err
+    [page] = [line.split()[1] for line in answer.out.splitlines() if line.startswith("page ")]
+    assert "misses 1 gate" in (done[0] / page).read_text()
     assert "not >= baseline + 0.95 = 1." in answer.err
     [record] = [one for one in records(done[0] / "runs") if one["config"]["eval"]["gates"]]
     found = {name: step["status"] for name, step in steps(record).items()}

@@ -143,7 +143,12 @@ NOBODY = "127.0.0.1:9"
     ("arguments", "environment", "status", "said"),
     [
         (["run", "recipe.yaml", "--cfg", "job"], {}, 0, "uri: http://***@"),
-        (["plan", "recipe.yaml", "registry.address=sqlite:///x?password=canary-1"], {}, 0, "uri: http://***@"),
+        (
+            ["plan", "recipe.yaml", "--config", "registry.address=sqlite:///x?password=canary-1"],
+            {},
+            0,
+            "uri: http://***@",
+        ),
         (["run", "recipe.yaml", "dataset.uri=http://me:canary-1@{host}/locked.jsonl"], {}, 1, "asks for a login"),
         (["--debug", "run", "recipe.yaml", "dataset.uri=http://me:canary-1@{host}/locked.jsonl"], {}, 1, "Traceback"),
         (

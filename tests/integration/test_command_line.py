@@ -305,11 +305,19 @@ def test_completion_installs(tmp_path: Path) -> None:
 def test_a_plan_says_what_will_run_and_makes_nothing(tmp_path: Path) -> None:
     answer = sft_in_process("plan", "quickstart", "registry=none", cwd=tmp_path)
     assert answer.status == 0
-    assert "dataset         will run  never done in this run_root" in answer.out
+    assert answer.out.startswith("dataset         will run  never done in this run_root\n")
+    assert answer.out.endswith("settings   --config prints them all\n")
     assert "train           will run  takes what model and tokenize will make" in answer.out
     assert "register        left out  registry=none" in answer.out
     assert "steps      known once the dataset is checked" in answer.out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_prints_every_setting_if_it_is_asked_to_and_what_will_happen_first(tmp_path: Path) -> None:
+    for arguments in (["--config", "eval.limit=7"], ["eval.limit=7", "--config"]):
+        lines = sft_in_process("plan", "quickstart", *arguments, cwd=tmp_path).out.splitlines()
+        assert lines[0].startswith("dataset ")
+        assert lines.index("name: quickstart") < lines.index("  limit: 7")
 
 
 def test_a_plan_names_what_will_be_downloaded(tmp_path: Path) -> None:

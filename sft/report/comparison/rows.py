@@ -25,7 +25,7 @@ _NOT_COMPARED = ("name", "registry.")
 
 
 def compare(folders: Sequence[Path], by: str | None = None) -> Comparison:
-    """Read runs and rank them.
+    """Read runs and rank them; leave out what has none, where others have.
 
     Args:
         folders: Of runs, of sweeps, or run roots.
@@ -38,14 +38,21 @@ def compare(folders: Sequence[Path], by: str | None = None) -> Comparison:
     sweeps: list[SweepRecord] = []
     rows: list[Row] = []
     configs: list[Mapping[str, Any]] = []
+    skipped: list[str] = []
     for folder in folders:
-        for sweep, row, config in _of(folder):
+        found = [*_of(folder)]
+        if not found:
+            skipped.append(str(folder))
+        for sweep, row, config in found:
             if sweep is not None and sweep not in sweeps:
                 sweeps.append(sweep)
             if row.run and any(other.folder == row.folder and other.number == row.number for other in rows):
                 continue
             rows.append(row)
             configs.append(config)
+    if skipped and not rows:
+        fix = "a run's folder, a sweep's folder, or a run root"
+        raise DataError(f"{', '.join(skipped)}: no {record.NAME}, no {kept.NAME} and no runs there", fix=fix)
     is_sweep = len(sweeps) == 1 and len(folders) == 1
     if is_sweep:
         title, keys = sweeps[0].name, list(sweeps[0].varied)
@@ -72,6 +79,7 @@ def compare(folders: Sequence[Path], by: str | None = None) -> Comparison:
         keys=keys,
         rows=rows,
         groups=groups,
+        skipped=skipped,
     )
 
 
@@ -88,9 +96,6 @@ def _of(folder: Path) -> Iterator[tuple[SweepRecord | None, Row, Mapping[str, An
         found = ((file.parent, record.load(file.parent)) for file in folder.glob(f"*/{record.NAME}"))
         begun = [(rec.started_at, path) for path, rec in found if rec and any(s.name == "train" for s in rec.steps)]
         runs = [path for _, path in sorted(begun)]
-    if not runs:
-        fix = "a run's folder, a sweep's folder, or a run root"
-        raise DataError(f"{folder}: no {record.NAME}, no {kept.NAME} and no runs there", fix=fix)
     for number, run in enumerate(runs, 1):
         rec = record.load(run)
         if rec is None:

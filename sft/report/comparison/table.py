@@ -71,6 +71,7 @@ class Comparison(msgspec.Struct, kw_only=True):
         objective: The score that they are sorted by.
         groups: Of runs that compare: one, unless the evaluations differ.
         is_sweep: Whether they are the points of one sweep; else the name of its folder says which run is meant.
+        skipped: What was named and has no run.
     """
 
     title: str
@@ -80,6 +81,7 @@ class Comparison(msgspec.Struct, kw_only=True):
     keys: list[str]
     rows: list[Row]
     groups: list[Group] = []
+    skipped: list[str] = []
 
     def of_group(self, group: Group) -> Comparison:
         """Return the runs of one group alone; with the only one are those that have no objective."""

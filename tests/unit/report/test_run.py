@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from sft.artifacts import EvalReport, ModelComparison, ModelPackage, RegisteredModel, UploadedModel
+from sft.errors import GateError
 from sft.record import RunRecord, begin
 from sft.report.run import as_html, score_lines, summary, write_page
 from sft.runner import RunResult
@@ -45,12 +46,23 @@ def change(score: str, low: float, high: float, verdict: Verdict) -> Change:
 
 def test_a_score_is_a_line_with_before_after_verdict_and_what_would_be_seen(tmp_path: Path) -> None:
     found = compared(tmp_path, change("arc.acc", 0.05, 0.15, Verdict.better))
-    [line, last] = score_lines(report(score("arc", 0.5, 0.01)), report(score("arc", 0.4, 0.01)), found)
-    assert " ".join(line.split()) == (
-        "arc.acc 0.4000 → 0.5000 ± 0.0100 +0.1000, better (+0.0500 to +0.1500) "
-        "(1,500 samples, which tell differences over 0.0400)"
-    )
-    assert last == "differences: 1 paired test, 0.95 confidence"
+    lines = [*score_lines(report(score("arc", 0.5, 0.01)), report(score("arc", 0.4, 0.01)), found)]
+    assert lines == [
+        "arc.acc                   0.4000 → 0.5000 ± 0.0100",
+        "    +0.1000, better (+0.0500 to +0.1500)",
+        "    (1,500 samples, which tell differences over 0.0400)",
+        "± after a score: its standard error; in brackets: where the true difference lies",
+        "differences: 1 paired test, 0.95 confidence",
+    ]
+
+
+def test_lines_of_scores_fit_80_columns_however_large_these_are(tmp_path: Path) -> None:
+    name = "support_of_customers_in_german"
+    large = replace(change(f"{name}.perplexity", -123456.1234, -111111.1234, Verdict.better), detectable=99999.1234)
+    values = (score(name, value, 1234.5678, "perplexity") for value in (2345678.1234, 2222222.1234))
+    lines = [*score_lines(*map(report, values), compared(tmp_path, large))]
+    assert max(map(len, lines)) <= 80
+    assert "    -117283.6234, better (-123456.1234 to -111111.1234)" in lines
 
 
 def test_without_the_base_models_score_there_is_no_difference() -> None:
@@ -103,6 +115,8 @@ def test_the_page_lies_beside_the_record_and_is_left_alone_where_nothing_was_don
     write_page(replace(result, nothing_to_do=True))
     assert page.read_text() == "as it was"
     assert write_page(replace(result, artifacts={})) is None
+    write_page(result, GateError(["arc.acc is 0.5, not > 0.6"]))
+    assert "not registered\n  - arc.acc is 0.5, not &gt; 0.6" in page.read_text()
 
 
 def test_a_summary_says_where_everything_is(record: RunRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,6 +127,14 @@ def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
         compare([tmp_path])
 
 
+def test_a_folder_without_runs_is_skipped_and_named_beside_those_that_have_some(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    found = compare([tmp_path / "empty", root / "r-1", tmp_path / "file"])
+    assert [row.run for row in found.rows] == ["r-1"]
+    assert found.skipped == [str(tmp_path / "empty"), str(tmp_path / "file")]
+
+
 def sweep(root: Path, *statuses: str) -> Path:
     """A sweep's folder with a point per status; the points that are done have a run."""
     folder = root / "sweeps" / "s-1"
