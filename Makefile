@@ -4,6 +4,7 @@
 # make test-exhaustive   the minutes-long ones
 # make fuzz         inputs that break a parser, ten minutes for each
 # make test-gpu     those that need a CUDA device
+# make lock         what the image is built from, with hashes; make audit   what is known against its versions
 # make dist         sdist and wheel; make release-check   install and run them as a user would
 # make test-lowest, test-highest   what depends on versions of other packages, with the lowest and the newest of them
 SHELL := bash
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^  "\(torch[<>=].*\)",/\1/p' pyproject.toml)
 
 .PHONY: quickstart test test-fast test-exhaustive fuzz test-gpu test-lowest test-highest test-versions check format bench
-.PHONY: constraints constraints-lowest dist release-check clean
+.PHONY: constraints constraints-lowest lock audit dist release-check clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/sft run quickstart
@@ -91,6 +92,32 @@ constraints-lowest: $(VENV)/.installed-dev
 	  $(BIN)/uv pip compile --quiet --no-header --no-annotate --python-version 3.11 --resolution lowest-direct \
 	    --extra dev pyproject.toml | grep -vE '^(nvidia|cuda|triton)'; } > constraints.new
 	mv constraints.new constraints-lowest.txt
+
+# For the image (Containerfile): Linux on x86-64, Python 3.11; build.lock has what builds sft, and what comes as source.
+LOCK ?= requirements.lock
+EXTRAS ?= kfp,kubeflow,sbom
+TORCH_INDEX_URL ?=
+comma := ,
+COMPILE := uv pip compile --quiet --generate-hashes --no-header --annotation-style line --python-version 3.11 \
+  --python-platform x86_64-manylinux_2_28 --constraint constraints.txt
+lock: $(VENV)/.installed-dev
+	$(BIN)/$(COMPILE) $(addprefix --extra ,$(subst $(comma), ,$(EXTRAS))) \
+	  $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL) --index-strategy unsafe-best-match) \
+	  --output-file $(LOCK).new pyproject.toml
+	printf 'hatchling\nsetuptools\nwheel\n' | $(BIN)/$(COMPILE) --output-file build.lock.new -
+	for file in $(LOCK) build.lock; do \
+	  { echo '# Written by `make lock`: what the image is built from (Containerfile).'; cat $$file.new; } > $$file; \
+	  rm $$file.new; \
+	done
+
+# Asks PyPI's database of advisories; no package ships one that is kept up to date. Strict: what it could not ask about
+# counts as a failure.
+audit: $(VENV)/.installed-dev
+	for file in requirements.lock build.lock; do \
+	  $(BIN)/uv tool run pip-audit==2.10.1 --requirement $$file --require-hashes --disable-pip --strict \
+	    --progress-spinner off || \
+	  { echo "make audit: $$file: a version with a known weakness, or no way to pypi.org, as said above" >&2; exit 1; }; \
+	done
 
 clean:
 	rm -rf $(VENV) .venv-lowest .venv-highest .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -51,7 +51,6 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.adapters.registry": ("unit/stages/test_register.py", "the types that registries and their stage share"),
     "sft.adapters.registry.kubeflow": ("integration/test_registry_kubeflow.py", _REAL_SERVER),
     "sft.adapters.registry.mlflow": ("integration/test_registry_mlflow.py", _REAL_SERVER),
-    "sft.adapters.sbom": ("unit/stages/test_package.py", "needs a whole package, which that test makes"),
     "sft.adapters.signing": ("unit/stages/test_package.py", "needs a whole package, which that test makes"),
     "sft.artifacts.base": ("unit/test_artifacts.py", "what all artifacts have in common"),
     "sft.artifacts.training": ("unit/test_store.py", "facts that come back typed"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -56,10 +57,23 @@ def test_the_image_runs_without_root_under_any_id_in_group_0() -> None:
     assert "HOME=/workspace" in final
 
 
+def test_the_root_file_system_may_be_read_only_but_for_two_named_places() -> None:
+    final = CONTAINERFILE.rpartition("\nFROM ")[2]
+    [places] = re.findall(r"^VOLUME (.+)$", final, re.MULTILINE)
+    assert json.loads(places) == ["/workspace", "/tmp"]
+    pod = of_kind("Job", manifests())["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
+    assert writable == {*json.loads(places), "/dev/shm"}
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+
+
 def test_every_file_that_the_image_copies_is_let_into_the_build() -> None:
     let_in = set(re.findall(r"^!(\S+)$", (ROOT / ".containerignore").read_text(encoding="utf-8"), re.MULTILINE))
-    copied = {name for line in re.findall(r"^COPY (?!--from)(.+)$", CONTAINERFILE, re.M) for name in line.split()[:-1]}
-    assert copied == let_in
+    lines = re.findall(r"^COPY (?!--from)(.+)$", CONTAINERFILE.replace("${LOCK}", "requirements.lock"), re.MULTILINE)
+    copied = {name for line in lines for name in line.split()[:-1]}
+    assert {"*.lock" if name.endswith(".lock") else name for name in copied} == let_in
     assert all((ROOT / name).exists() for name in copied)
 
 
@@ -103,7 +117,11 @@ def test_the_job_gives_up_nothing_it_does_not_need() -> None:
     [container] = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["automountServiceAccountToken"] is False
-    assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
 
 
 def test_rights_name_their_verbs_and_resources() -> None:
