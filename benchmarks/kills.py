@@ -140,7 +140,7 @@ def killed(run: Run, moments: random.Random, target: str, seconds: MutableMappin
     at_work, moment = run.stage(), time.monotonic() + moments.uniform(0, seconds[target])
     while time.monotonic() < moment and run.stage() == at_work and command.poll() is None:
         time.sleep(0.005)
-    stage = run.stage()
+    stage = run.stage() or at_work  # which has just ended
     if stage != at_work:
         seconds[at_work] /= 2
     victims = [command.pid, *run.children()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable
@@ -86,6 +87,13 @@ def _parsed(rule: str) -> Gate:
         raise ValueError(f"is no comparison: {forms}, or several joined by 'and'")
     sign, base, plus, offset, number, improvement_sign, improvement = match.groups()
     if improvement:
-        return Gate(rule, GateKind.improvement, improvement_sign, float(improvement))
-    bound = float(number) if number else float(f"{plus or '+'}{offset or 0}")
+        return Gate(rule, GateKind.improvement, improvement_sign, _finite(improvement))
+    bound = _finite(number or f"{plus or '+'}{offset or 0}")
     return Gate(rule, GateKind.baseline if base else GateKind.value, sign, bound)
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if math.isinf(value):
+        raise ValueError("compares with a number that is too large: no score passes, or every one")
+    return value

@@ -161,7 +161,7 @@ def stored_dtype(folder: Path) -> str:
 
 def config_dtype(config: Mapping[str, Any]) -> str | None:
     """Return the type that a ``config.json`` says its weights have; None where it doesn't."""
-    nested = config.get("text_config") or {}
+    nested = config["text_config"] if isinstance(config.get("text_config"), dict) else {}
     value = config.get("dtype") or config.get("torch_dtype") or nested.get("dtype") or nested.get("torch_dtype")
     return value if isinstance(value, str) else None
 

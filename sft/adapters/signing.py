@@ -9,13 +9,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from sft.errors import StageError
+from sft.scratch import scratch
 
 SIGNATURE = "model.sig"
 FILE_SUFFIX = ".sig"
@@ -146,8 +146,8 @@ def check_file(file: Path, trusted: Trusted) -> None:
 @contextmanager
 def _alone(file: Path) -> Iterator[Path]:
     """Give a folder that holds a copy of a file and nothing else: the library signs folders."""
-    with tempfile.TemporaryDirectory(prefix="sft-signed-") as scratch:
-        folder = Path(scratch) / "signed"
+    with scratch("signed") as private:
+        folder = private / "signed"
         folder.mkdir()
         shutil.copyfile(file, folder / file.name)
         yield folder

@@ -8,6 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sft.errors import StageError
+
+_LARGEST_ID = (1 << 31) - 1
+
 
 def special_tokens(tokenizer: Any, stops: frozenset[str] = frozenset()) -> re.Pattern[str]:
     """Return a pattern of what the tokenizer takes for a special token wherever it stands, in a user's text too.
@@ -25,11 +29,28 @@ def stops(tokenizer: Any, model_dir: Path) -> frozenset[str]:
 
     These are ``eos_token`` and the ``eos_token_id`` (one or a list) of ``generation_config.json``. That of
     ``config.json`` doesn't count, because the library overwrites it (model.py:479@0.16.2).
+
+    Raises:
+        StageError: That file is not what transformers could read.
     """
-    file = model_dir / "generation_config.json"
-    value = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.exists() else None
-    ids = {tokenizer.eos_token_id, *(value if isinstance(value, list) else [value])} - {None}
-    return frozenset(tokenizer.convert_ids_to_tokens(sorted(ids)))
+    ids = {tokenizer.eos_token_id, *_eos_ids(model_dir / "generation_config.json")} - {None}
+    return frozenset(text for text in tokenizer.convert_ids_to_tokens(sorted(ids)) if text is not None)
+
+
+def _eos_ids(file: Path) -> list[int]:
+    if not file.exists():
+        return []
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise StageError(f"{file}: not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise StageError(f"{file}: must be a JSON object")
+    value = content.get("eos_token_id")
+    ids: list[Any] = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(one, int) and not isinstance(one, bool) and 0 <= one <= _LARGEST_ID for one in ids):
+        raise StageError(f"{file}: eos_token_id must be the number of a token, or a list of such numbers")
+    return ids
 
 
 def find_special_token(sample: Mapping[str, Any], pattern: re.Pattern[str]) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from sft.planning.resources import resolve_resources
 from sft.progress import Progress
 from sft.report import preview
 from sft.report.data import as_html, as_json, as_text, measure
+from sft.scratch import scratch
 from sft.stages.dataset import dataset
 from sft.stages.decontaminate import HELD_OUT, EvaluationTasks, find
 from sft.stages.held_out_set import held_out_set
@@ -49,8 +49,7 @@ def execute(
     )
     tasks = EvaluationTasks(tuple(against_tasks), cfg.eval.include_path, cfg.eval.allow_task_code)
     progress = Progress(quiet=json)
-    with tempfile.TemporaryDirectory(prefix="sft-data-") as folder:
-        out = Path(folder)
+    with scratch("data") as out:
         data = dataset(cfg.dataset, _folder(out / "dataset"), Progress(quiet=True), tasks)
         tokenizing = Progress(quiet=True)
         tokens, samples = None, []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -17,6 +16,7 @@ from sft.files import json_text
 from sft.logs import redacted
 from sft.progress import Progress
 from sft.scores import format_score
+from sft.scratch import scratch
 from sft.stages.registries import embedded_mlflow, registry_of
 
 _TUNED, _STDERR = "tuned.", "_stderr"
@@ -54,8 +54,8 @@ def _ask(name: str | None, cfg: RegistryConfig, run_root: Path) -> list[ListedMo
     if registry is None:
         suggestion = "registry=mlflow, or registry=kubeflow registry.address=https://…"
         raise ConfigError([Problem(key="registry", rule="names no registry to ask", suggestion=suggestion)])
-    with tempfile.TemporaryDirectory(prefix="sft-models-") as logs:
-        return registry.models(name, Path(logs))
+    with scratch("models") as logs:
+        return registry.models(name, logs)
 
 
 def _lines(model: ListedModel) -> Iterator[str]:

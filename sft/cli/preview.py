@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from sft.planning.plan import build_plan
 from sft.progress import Progress
 from sft.report.preview import as_html, as_json, as_text
 from sft.runner.dispatch import pick
+from sft.scratch import scratch
 from sft.stages.preview import first_samples
 from sft.store import Store
 from sft.sweep import spec as sweeps
@@ -52,8 +52,8 @@ def execute(
     cfg = sweeps.check(sweep)[0] if sweep else compose.compose(recipe, overrides)
     artifacts = _artifacts(cfg, recipe, command, Progress(quiet=json))
     tokens, base = pick(artifacts, _GOAL, TokenizedArtifact), pick(artifacts, "model", ModelArtifact)
-    with tempfile.TemporaryDirectory(prefix="sft-preview-") as folder:
-        samples = first_samples(tokens, base, num, Path(folder))
+    with scratch("preview") as folder:
+        samples = first_samples(tokens, base, num, folder)
     if page:
         Path(page).write_text(redact(as_html(f"{cfg.name}: samples as the model sees them", samples)), encoding="utf-8")
     sys.stdout.write((as_json(samples) if json else as_text(samples, in_color=is_color_wanted())) + "\n")

@@ -94,6 +94,8 @@ class Shape:
 
 
 _SIZES = ("hidden_size", "num_hidden_layers", "vocab_size", "num_attention_heads", "intermediate_size")
+_OPTIONAL_SIZES = ("head_dim", "num_key_value_heads")
+_LARGEST_SIZE = 1 << 31
 
 
 def shape_of(config: Mapping[str, Any]) -> Shape | None:
@@ -102,10 +104,12 @@ def shape_of(config: Mapping[str, Any]) -> Shape | None:
     Args:
         config: Parsed ``config.json`` of a causal language model.
     """
-    family = FAMILIES.get(config["model_type"]) if "model_type" in config else None
+    family = FAMILIES.get(str(config.get("model_type")))
     if family is None or config.get("mlp_only_layers") or config.get("decoder_sparse_step", 1) != 1:
         return None
-    if not all(isinstance(config.get(name), int) and config[name] > 0 for name in _SIZES):
+    if not all(_is_size(config.get(name)) for name in _SIZES):
+        return None
+    if not all(config.get(name) is None or _is_size(config[name]) for name in _OPTIONAL_SIZES):
         return None
     hidden, layers, vocab = (config[key] for key in ("hidden_size", "num_hidden_layers", "vocab_size"))
     heads, inner = config["num_attention_heads"], config["intermediate_size"]
@@ -115,19 +119,21 @@ def shape_of(config: Mapping[str, Any]) -> Shape | None:
     bias = family.qkv_bias
     with_bias = config.get("attention_bias", not family.gated) if bias is None else bias
     attention = hidden * (2 * queries + 2 * keys) + (2 * head_dim if family.head_norms else 0)
-    attention += with_bias * (queries + 2 * keys + (hidden if bias is None else 0))
+    attention += bool(with_bias) * (queries + 2 * keys + (hidden if bias is None else 0))
     active, ffn = 1, hidden * inner * (3 if family.gated else 2)
     if family.experts:
         numbers, width = family.experts
-        num_experts = next(config[name] for name in numbers if name in config)
-        inner, active = config[width], config["num_experts_per_tok"]
+        num_experts = next((config[name] for name in numbers if name in config), 0)
+        inner, active = config.get(width, 0), config.get("num_experts_per_tok", 0)
+        if not (_is_size(num_experts) and _is_size(inner) and _is_size(active)):
+            return None
         ffn = num_experts * 3 * hidden * inner + num_experts * hidden  # and the router
     elif config.get("mlp_bias") or not family.gated:
         ffn += hidden + inner * (2 if family.gated else 1)
     norm = hidden * (2 if family.norm_bias else 1)
-    tied = config.get("tie_word_embeddings", family.tied)
+    tied = bool(config.get("tie_word_embeddings", family.tied))
     root = vocab * hidden * (1 if tied else 2) + norm
-    stored = config.get("dtype") or config.get("torch_dtype")
+    stored = str(config.get("dtype") or config.get("torch_dtype"))
     return Shape(
         family=family,
         num_parameters=root + layers * (attention + ffn + family.num_norms * norm),
@@ -143,6 +149,10 @@ def shape_of(config: Mapping[str, Any]) -> Shape | None:
         capped=bool(config.get("final_logit_softcapping", family.capped)),
         stored_bytes=2 if stored in {"bfloat16", "float16"} else 4,
     )
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LARGEST_SIZE
 
 
 def num_adapter_parameters(shape: Shape, rank: int) -> int:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import shlex
 import shutil
-import tempfile
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,6 +27,7 @@ from sft.files import write_json
 from sft.planning.choices import Choices
 from sft.planning.model_config import fetch_model_config
 from sft.planning.model_shape import Shape, shape_of
+from sft.scratch import scratch
 from sft.self_hashed_json import NOT_JSON
 
 log = logging.getLogger(__name__)
@@ -155,7 +156,8 @@ def measure_cpu(run_root: Path, shape: Shape | None) -> CpuTiming:
         lock.acquire()
     except OSError as error:
         note = f" (not kept, because {folder} can't be written: {error.strerror})"
-        return replace(_timed(matmuls, Path(tempfile.mkdtemp())), note=note)
+        with scratch("timing") as own:
+            return replace(_timed(matmuls, own / "log"), note=note)
     try:
         if not file.exists():  # of two runs, the second reads what the first has timed
             timing = _timed(matmuls, folder / f".{key}")
@@ -181,7 +183,7 @@ def _read(file: Path) -> CpuTiming:
     try:
         return msgspec.json.decode(file.read_bytes(), type=CpuTiming)
     except NOT_JSON as error:
-        raise StageError(f"{file}: not a timing ({error})", fix=f"rm {file}") from error
+        raise StageError(f"{file}: not a timing ({error})", fix=f"rm {shlex.quote(str(file))}") from error
 
 
 def _matmuls(shape: Shape) -> list[tuple[int, int, float]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from sft.config.ways_out import ways_out
 from sft.errors import ConfigError, DataError, Problem
 from sft.logs import MASK
 from sft.planning.stage_spec import stage_of
+from sft.scratch import scratch
 from sft.stages.package import FACTS
 
 _INTERPOLATION = re.compile(r"(?<!\\)(\\*)\$\{")
@@ -106,8 +106,8 @@ def recipe(earlier: RecordedRun, overrides: Sequence[str], groups: Sequence[str]
     ]
     if problems:
         raise ConfigError(problems)
-    with tempfile.TemporaryDirectory(prefix="sft-from-") as folder:
-        path = Path(folder) / "again.yaml"
+    with scratch("from") as folder:
+        path = folder / "again.yaml"
         settings = {"defaults": ["config", "_self_"], **_literal(config)}
         path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         yield Recipe(path)

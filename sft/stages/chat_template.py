@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from sft.config.schema import ModelConfig
 from sft.errors import ConfigError, Problem, StageError
 from sft.files import sha256_file
@@ -57,23 +59,48 @@ def file_version(cfg: ModelConfig) -> str:
     return sha256_file(file)
 
 
+class _NamedTemplate(msgspec.Struct):
+    name: str
+    template: str
+
+
+class _TokenizerSettings(msgspec.Struct):
+    """What is read of a ``tokenizer_config.json``."""
+
+    chat_template: str | list[_NamedTemplate] | None = None
+
+
 def named_templates(folder: Path) -> dict[str, str]:
-    """Return the chat templates of a model's folder by name, as transformers finds them; empty without any."""
+    """Return the chat templates of a model's folder by name, as transformers finds them; empty without any.
+
+    Raises:
+        StageError: A file that has them can't be read.
+    """
     templates: dict[str, str] = {}
     if (folder / _TOKENIZER).is_file():
-        try:
-            content = json.loads((folder / _TOKENIZER).read_text(encoding="utf-8")).get("chat_template")
-        except ValueError as error:
-            raise StageError(f"{folder / _TOKENIZER}: not valid JSON: {error}") from error
-        if isinstance(content, list):
-            templates |= {one["name"]: one["template"] for one in content}
-        elif content:
-            templates[_DEFAULT] = content
+        templates = _in_settings(folder / _TOKENIZER)
     files = {_DEFAULT: folder / TEMPLATE} if (folder / TEMPLATE).is_file() else {}
     files |= {file.stem: file for file in sorted((folder / _NAMED).glob("*.jinja"))}
     if files:  # then transformers looks at no other place
-        templates = {name: file.read_text(encoding="utf-8") for name, file in files.items()}
+        templates = {name: _text(file) for name, file in files.items()}
     return templates
+
+
+def _in_settings(file: Path) -> dict[str, str]:
+    try:
+        content = msgspec.json.decode(file.read_bytes(), type=_TokenizerSettings).chat_template
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise StageError(f"{file}: not a tokenizer's settings: {error}") from error
+    if isinstance(content, list):
+        return {one.name: one.template for one in content}
+    return {_DEFAULT: content} if content else {}
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise StageError(f"{file}: not UTF-8: {error}") from error
 
 
 def choose(folder: Path, cfg: ModelConfig) -> ChosenTemplate | None:

@@ -16,6 +16,14 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.m
 _TRAINABLE = ("ForCausalLM", "ForConditionalGeneration")
 """What instructlab-training takes (model.py:388@0.16.2), by the end of the class's name."""
 _ADAPTER = "adapter_config.json"
+_TYPES: dict[str, tuple[type, str]] = {
+    "model_type": (str, "a text"),
+    "architectures": (list, "a list"),
+    "auto_map": (dict, "an object"),
+    "text_config": (dict, "an object"),
+    "quantization_config": (dict, "an object"),
+}
+_SHOWN_CHARACTERS = 100
 
 
 def check_folder(folder: Path, what: str) -> None:
@@ -55,9 +63,16 @@ def check_config(config: Mapping[str, Any], what: str) -> None:
     Raises:
         StageError: Every reason, in one message.
     """
-    if reasons := list(_refusals(config)):
+    if reasons := [*_wrong_types(config)] or [*_refusals(config)]:
         fix = "take a decoder-only model with its weights in bf16, fp16 or fp32, such as Qwen, Llama, Mistral or Gemma"
         raise StageError(f"{what}: {CONFIG}: " + "; ".join(reasons), fix=fix)
+
+
+def _wrong_types(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what transformers could not read either."""
+    for key, (kind, what) in _TYPES.items():
+        if config.get(key) is not None and not isinstance(config[key], kind):
+            yield f"{key}={str(config[key])[:_SHOWN_CHARACTERS]} must be {what}"
 
 
 def _refusals(config: Mapping[str, Any]) -> Iterator[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -23,6 +22,7 @@ from sft.planning.resources import resolve_resources
 from sft.progress import Progress
 from sft.runner.rerun import RecordedRun
 from sft.scores import is_better_when_higher
+from sft.scratch import scratch
 from sft.sweep import records
 from sft.sweep.point import Job, Origin, check_point
 from sft.sweep.records import Point, SweepRecord
@@ -196,8 +196,8 @@ def _launch(sweep: Sweep, job: Job) -> None:
     Raises:
         SftError: A launcher's process was killed.
     """
-    with tempfile.TemporaryDirectory(prefix="sft-sweep-") as scratch:  # Hydra's own copies, with all overrides in clear
-        own = [f"hydra.sweep.dir={scratch}"]
+    with scratch("sweep") as folder:  # Hydra's own copies, with all overrides in clear
+        own = [f"hydra.sweep.dir={folder}"]
         if sweep.is_written:
             own.append("hydra.sweeper.params=null")  # they are among the overrides by now, as Hydra wants them
         if sweep.launcher.startswith("submitit"):

@@ -55,7 +55,7 @@ WITHOUT_INFLUENCE = {
     *("sft.adapters.evaluation.progress_file", "sft.adapters.evaluation.task_index"),
     # They refuse, or decide who may listen.
     *("sft.adapters.evaluation.task_code", "sft.adapters.instructlab.private_store"),
-    *("sft.files", "sft.adapters.retry", "sft.adapters.partial_file", "sft.adapters.patched"),
+    *("sft.files", "sft.scratch", "sft.adapters.retry", "sft.adapters.partial_file", "sft.adapters.patched"),
     # The judge's stage takes the name of a file from it; what is in the file is hashed.
     "sft.adapters.evaluation.holdout",
     # What they decide is in the key itself; how many processes share an evaluation changes no score.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -22,6 +23,7 @@ from sft.sweep.records import Point, SweepRecord
 
 _MOST_CURVE_POINTS = 400
 _NOT_COMPARED = ("name", "registry.")
+_Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 60)]
 
 
 def compare(folders: Sequence[Path], by: str | None = None) -> Comparison:
@@ -136,17 +138,32 @@ def _fill(row: Row, rec: RunRecord, folder: Path) -> None:
     row.seconds = sum(costs) if costs else None
 
 
+class _Step(msgspec.Struct):
+    """What is read of a row of ``metrics.jsonl``."""
+
+    step: _Count
+    loss: float | None
+    seconds: Annotated[float, msgspec.Meta(ge=0.0)]
+    num_tokens: _Count
+    memory_bytes: _Count
+
+
 def _measure(row: Row, metrics: Path) -> None:
     if not metrics.is_file():  # pruned
         return
-    lines = [msgspec.json.decode(line, type=dict[str, Any]) for line in metrics.read_bytes().splitlines()]
+    try:
+        lines = [msgspec.json.decode(line, type=_Step) for line in metrics.read_bytes().splitlines()]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        row.reason = row.reason or f"{metrics}: unreadable ({error})"
+        return
     if not lines:
         return
-    seconds = sum(line["seconds"] for line in lines)
-    row.tokens_per_second = sum(line["num_tokens"] for line in lines) / seconds if seconds else None
-    row.memory_bytes = max(line["memory_bytes"] for line in lines)
+    seconds = sum(line.seconds for line in lines)
+    speed = sum(line.num_tokens for line in lines) / seconds if seconds else math.nan
+    row.tokens_per_second = speed if math.isfinite(speed) else None
+    row.memory_bytes = max(line.memory_bytes for line in lines)
     every = -(-len(lines) // _MOST_CURVE_POINTS)
-    row.curve = [(line["step"], line["loss"]) for line in [*lines[:-1:every], lines[-1]] if line["loss"] is not None]
+    row.curve = [(line.step, line.loss) for line in [*lines[:-1:every], lines[-1]] if line.loss is not None]
 
 
 def _cells(tuned: StepRecord, base: StepRecord | None, comparison: StepRecord | None) -> dict[str, Cell]:

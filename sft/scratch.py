@@ -1,0 +1,45 @@
+"""Owns folders that a command needs while it works. Who is killed leaves one behind; the next command removes it.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_PREFIX = "sft-"
+_LOCK = ".in-use"
+"""In each such folder: locked as long as its process lives, in whichever container."""
+
+
+@contextmanager
+def scratch(purpose: str) -> Iterator[Path]:
+    """Make a private folder among the machine's temporary ones, until the block ends.
+
+    Args:
+        purpose: A word of its name.
+    """
+    _remove_left_behind(Path(tempfile.gettempdir()))
+    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{purpose}-") as name:
+        folder = Path(name)
+        with (folder / _LOCK).open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield folder
+
+
+def _remove_left_behind(root: Path) -> None:
+    for folder in root.glob(f"{_PREFIX}*/{_LOCK}"):
+        try:
+            if folder.parent.lstat().st_uid != os.getuid() or folder.parent.is_symlink() or folder.is_symlink():
+                continue
+            with folder.open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder.parent)
+        except OSError:  # in use, or somebody else removes it just now
+            continue
