@@ -50,8 +50,10 @@ SCHEMA_NAME = "run_schema"
 COMPOSITION_ERRORS = (
     *(HydraException, OmegaConfBaseException, yaml.YAMLError),
     *(ValueError, OverflowError, KeyError, RecursionError),
+    *(AssertionError, AttributeError, TypeError),
 )
-"""What Hydra and OmegaConf raise where a recipe or an override is wrong: a number of 5,000 digits is Python's error."""
+"""What Hydra and OmegaConf raise where a recipe or an override is wrong: a number of 5,000 digits is Python's error, and
+of a list of defaults Hydra only asserts what it takes."""
 
 
 @dataclass(frozen=True)

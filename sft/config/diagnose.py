@@ -61,6 +61,9 @@ def _of_hydra(recipe: Path, error: Exception) -> Problem:
     if isinstance(error, KeyError):
         rule = "is for sft alone to say"
         return Problem(key="hydra.job.env_copy", value=str(error), rule=rule, suggestion="leave it out")
+    if isinstance(error, AssertionError | AttributeError | TypeError):
+        rule = f"{recipe.name}: Hydra can't read this list ({type(error).__name__})"
+        return Problem(key="defaults", rule=rule, suggestion="[config, {override /model: hub}, _self_], for example")
     return Problem(key=recipe.name, rule=" ".join(str(error).split()))
 
 

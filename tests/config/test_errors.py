@@ -143,6 +143,7 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("\tseed: 1\n", "is not valid YAML"),
         ("seed: 1\n---\nseed: 2\n", "is not valid YAML"),
         ("defaults: [mine]\n", "is nested too deeply, or its files include each other"),
+        ("defaults: [{defaults: _self_}]\n", "Hydra can't read this list"),
         ("seed: !!python/object/apply:os.system [true]\n", "could not determine a constructor"),
         ("- a\n", "Merge error"),
     ],

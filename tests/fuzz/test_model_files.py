@@ -40,6 +40,14 @@ MIXTURE = {
     "quantization_config": {"quant_method": "fp8"},
     "text_config": {"dtype": "float32"},
 }
+ODD = {
+    **QWEN,
+    "model_type": "opt",
+    "attention_bias": "x",  # a text times a large number
+    "auto_map": ["a.B"],
+    "text_config": "x",
+    "architectures": 1,
+}
 OWN_CODE = {
     **QWEN,
     "model_type": "llama",
@@ -64,7 +72,7 @@ def test_a_config_is_taken_or_refused_and_its_memory_is_a_number(tmp_path: Path)
             assert num_adapter_parameters(shape, 8) > 0
         check_config(config, "model.name_or_path")
 
-    seeds = [json.dumps(config).encode() for config in (QWEN, MIXTURE, OWN_CODE)]
+    seeds = [json.dumps(config).encode() for config in (QWEN, MIXTURE, OWN_CODE, ODD)]
     search(parse, seeds, [*JSON, *WORDS])
 
 
