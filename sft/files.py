@@ -6,12 +6,42 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """What writing fails with where there is no room: a full disk, a quota, a limit of this process."""
+
+
+DOCUMENT_BYTES = 16 << 20
+"""Larger than any record, manifest or config; JSON of that size takes hundreds of megabytes when it is parsed."""
+
+
+class NotADocumentError(ValueError):
+    """Something that nobody would have written as a record, a manifest or a config."""
+
+
+def read_document(path: Path, max_bytes: int = DOCUMENT_BYTES) -> bytes:
+    """Return the bytes of a small file that may have come from others.
+
+    Args:
+        path: Of the file.
+        max_bytes: What such a file has at most.
+
+    Raises:
+        NotADocumentError: It is larger, or a pipe or a device, which is not waited for.
+        OSError: It can't be read.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise NotADocumentError("is a pipe or a device, not a file")
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise NotADocumentError(f"is larger than {max_bytes >> 20} MiB")
+    return content
 
 
 def sha256_file(path: Path) -> str:

@@ -21,7 +21,7 @@ import msgspec
 
 from sft import DISTRIBUTION, __version__, self_hashed_json
 from sft.errors import StageError
-from sft.files import NO_SPACE, write_atomically
+from sft.files import NO_SPACE, read_document, write_atomically
 from sft.logs import redacted
 
 log = logging.getLogger(__name__)
@@ -193,7 +193,7 @@ def begin(
 def load(folder: Path) -> RunRecord | None:
     """Return the record in a run's folder; None if there is none that this version can read."""
     try:
-        return msgspec.json.decode((folder / NAME).read_bytes(), type=RunRecord)
+        return msgspec.json.decode(read_document(folder / NAME), type=RunRecord)
     except (FileNotFoundError, NotADirectoryError, *self_hashed_json.NOT_JSON):
         return None
 

@@ -14,9 +14,11 @@ from typing import Any
 
 import msgspec
 
+from sft.files import NotADocumentError
+
 DIGEST = "digest"
-NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for bytes that are no JSON of the type that is asked for."""
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, NotADocumentError)
+"""What a file is refused with that holds no JSON of the type that is asked for."""
 
 
 def digest_of(facts: Mapping[str, Any]) -> str:

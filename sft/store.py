@@ -20,14 +20,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import filelock
 import msgspec
 
 from sft.artifacts import MANIFEST_NAME, Artifact, digest_of, hash_files
 from sft.errors import StoreError
-from sft.files import inode, sha256_file, sync
+from sft.files import inode, read_document, sha256_file, sync
 from sft.logs import redacted
 from sft.self_hashed_json import NOT_JSON
 
@@ -140,7 +140,7 @@ class Store:
         if not path.exists():
             return None
         try:
-            manifest = msgspec.json.decode((path / MANIFEST_NAME).read_bytes(), type=Manifest)
+            manifest = msgspec.json.decode(read_document(path / MANIFEST_NAME), type=Manifest)
             whole = all((path / name).stat().st_size == size for name, size in manifest.sizes.items())
         except (*NOT_JSON, OSError, ValueError) as error:  # ValueError: a name that holds NUL
             raise StoreError(f"{path}: unreadable ({error})", fix=f"rm -r {shlex.quote(str(path))}") from error
@@ -246,7 +246,7 @@ class Store:
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Keep `prune` away while the block lasts; many runs at once may."""
-        with (self._locks / "use").open("a") as file:
+        with self._use() as file:
             fcntl.flock(file, fcntl.LOCK_SH)
             yield
 
@@ -257,12 +257,16 @@ class Store:
         Raises:
             StoreError: One is at work.
         """
-        with (self._locks / "use").open("a") as file:
+        with self._use() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise StoreError("a run is using the store", fix="prune when it has ended") from error
             yield
+
+    def _use(self) -> IO[str]:
+        self._locks.mkdir(exist_ok=True)  # a copy of a store may lack hidden folders
+        return (self._locks / "use").open("a")
 
 
 def _sync_all(folder: Path) -> None:
@@ -283,7 +287,7 @@ def _linked(folder: Path, shared: Iterable[Path]) -> dict[tuple[int, int], str]:
     links = {inode(file) for file in folder.rglob("*") if file.is_file() and file.stat().st_nlink > 1}
     digests = {}
     for root in shared if links else ():
-        manifest = msgspec.json.decode((root / MANIFEST_NAME).read_bytes(), type=Manifest)
+        manifest = msgspec.json.decode(read_document(root / MANIFEST_NAME), type=Manifest)
         for file, digest in ((root / name, digest) for name, digest in manifest.files.items()):
             if inode(file) in links:
                 if file.stat().st_mtime > manifest.made_at - _CLOCK_SECONDS and sha256_file(file) != digest:

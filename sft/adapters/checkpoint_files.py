@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from sft.errors import StageError
+from sft.files import DOCUMENT_BYTES, read_document
 
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 CONFIG = "config.json"
-_LARGEST_HEADER = 100_000_000
-"""What the safetensors library takes; a header of 10 GB would be read into memory otherwise."""
+_LARGEST_HEADER = DOCUMENT_BYTES
+"""Less than the safetensors library takes, and the names of 100,000 tensors."""
 _BITS = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 8),
     **dict.fromkeys(("I16", "U16", "F16", "BF16"), 16),
@@ -173,7 +174,7 @@ def read_json(path: Path) -> dict[str, Any]:
         StageError: The file is missing, or holds something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_document(path))
     except FileNotFoundError as error:
         raise StageError(f"{path}: no such file", fix=_FETCH) from error
     except (ValueError, RecursionError) as error:

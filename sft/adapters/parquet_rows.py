@@ -7,8 +7,8 @@ from typing import Any
 
 from sft.adapters import row_batches
 from sft.adapters.arrow_rows import as_json_lines, check_columns
-from sft.adapters.os.memory_limit import memory_limit
 from sft.adapters.row_batches import Batch, DamagedFileError, numbered, too_long
+from sft.memory_limit import memory_limit
 
 _BUFFER_BYTES = 1 << 20
 _READ_ROWS, _READ_BYTES = 128, 4 << 20

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.errors import StageError
+from sft.files import read_document
 
 _LARGEST_ID = (1 << 31) - 1
 
@@ -41,7 +42,7 @@ def _eos_ids(file: Path) -> list[int]:
     if not file.exists():
         return []
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_document(file))
     except (ValueError, RecursionError) as error:
         raise StageError(f"{file}: not valid JSON: {error}") from error
     if not isinstance(content, dict):

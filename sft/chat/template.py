@@ -13,12 +13,15 @@ from typing import Any
 
 from sft.chat.time_limit import TimeLimitExceeded, time_limit
 from sft.errors import DataError
+from sft.memory_limit import memory_limit
 
 Message = Mapping[str, Any]
 
 SYSTEM_ROLES = ("system", "developer")
 RENDER_SECONDS = 10.0
 """Longest that one rendering may take; the longest conversations take milliseconds."""
+RENDER_BYTES = 400 << 20
+"""Memory that one rendering may take."""
 _SYSTEM: Message = {"role": "system", "content": "instruction"}
 PROBE: tuple[Message, ...] = ({"role": "user", "content": "question"}, {"role": "assistant", "content": "reply"})
 _CALL = {"id": "callABC12", "type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
@@ -63,7 +66,7 @@ class Renderer:
         call_form: How the template wants calls of tools.
 
     Raises:
-        DataError: The template doesn't end in time.
+        DataError: The template doesn't end in time, or takes too much memory.
     """
 
     def __init__(self, tokenizer: Any, stops: frozenset[str]) -> None:
@@ -80,7 +83,7 @@ class Renderer:
 
         Raises:
             TemplateError: It can't be rendered.
-            DataError: The template doesn't end in time.
+            DataError: The template doesn't end in time, or takes too much memory.
         """
         return self._render(messages, tools)
 
@@ -89,7 +92,7 @@ class Renderer:
 
         Raises:
             TemplateError: It can't be rendered.
-            DataError: The template doesn't end in time.
+            DataError: The template doesn't end in time, or takes too much memory.
         """
         return self._render(messages, tools, add_generation_prompt=True)
 
@@ -98,7 +101,7 @@ class Renderer:
 
         Raises:
             TemplateError: It can't be rendered.
-            DataError: The template doesn't end in time.
+            DataError: The template doesn't end in time, or takes too much memory.
         """
         return self._render(messages, continue_final_message=True)
 
@@ -139,11 +142,14 @@ class Renderer:
         if self.wants_parts:
             shown = [_in_parts(message) for message in shown]
         try:
-            with time_limit(RENDER_SECONDS):
+            with time_limit(RENDER_SECONDS), memory_limit(RENDER_BYTES):
                 text: str = self.tokenizer.apply_chat_template(shown, tools=tools, tokenize=False, **how)
         except TimeLimitExceeded:
             fix = "take a template that ends (model.chat_template), or a shorter conversation"
             raise DataError(f"the chat template did not end within {RENDER_SECONDS:g} s", fix=fix) from None
+        except MemoryError:
+            fix = "take another template (model.chat_template), or a shorter conversation"
+            raise DataError(f"the chat template takes more than {RENDER_BYTES >> 20} MiB", fix=fix) from None
         except Exception as error:  # a template is a program of its own and may raise whatever it likes
             raise TemplateError(f"{type(error).__name__}: {error}") from error
         return text

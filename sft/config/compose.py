@@ -44,6 +44,7 @@ from sft.config.hydra_settings import QUIET, SEARCH_PATH, check_hydra, check_ove
 from sft.config.kfp_parameters import hydra_text, quoted, translated
 from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Problem
+from sft.files import read_document
 from sft.logs import learn
 
 SCHEMA_NAME = "run_schema"
@@ -52,8 +53,8 @@ COMPOSITION_ERRORS = (
     *(ValueError, OverflowError, KeyError, RecursionError),
     *(AssertionError, AttributeError, TypeError),
 )
-"""What Hydra and OmegaConf raise where a recipe or an override is wrong: a number of 5,000 digits is Python's error, and
-of a list of defaults Hydra only asserts what it takes."""
+"""What Hydra and OmegaConf raise where a recipe or an override is wrong: a number of 5,000 digits is Python's error,
+and of a list of defaults Hydra only asserts what it takes."""
 
 
 @dataclass(frozen=True)
@@ -306,13 +307,12 @@ def _load_yaml(path: Path) -> dict[str, Any]:
 
 
 def _text(path: Path) -> str:
-    """Return the text of a YAML file, of which a longer one than `strict_yaml` takes is cut.
+    """Return the text of a YAML file.
 
     Raises:
-        ValueError: It is not UTF-8.
+        ValueError: It is not UTF-8, no file, or longer than `strict_yaml` takes.
     """
     try:
-        with path.open(encoding="utf-8") as file:
-            return file.read(strict_yaml.LARGEST_BYTES + 1)
+        return read_document(path, strict_yaml.LARGEST_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"is not valid YAML: {error}") from error

@@ -17,6 +17,7 @@ import msgspec
 from sft import record
 from sft.artifacts import MANIFEST_NAME
 from sft.errors import StoreError
+from sft.files import read_document
 from sft.self_hashed_json import NOT_JSON
 from sft.store import ANSWERS, Store
 
@@ -55,7 +56,7 @@ def needed_by(root: Path) -> set[tuple[str, str]]:
     folders = [folder for folder in root.iterdir() if folder.is_dir() and folder.name != "store"]
     for file in sorted(file for folder in folders for file in folder.rglob(record.NAME)):
         try:
-            content = file.read_bytes()
+            content = read_document(file)
             run = msgspec.json.decode(content, type=record.RunRecord)
         except (*NOT_JSON, OSError) as error:
             message = f"{file}: can't be read ({error}), so what it needs is not known, and nothing is pruned"
@@ -125,7 +126,7 @@ def _place(store: Store, path: Path) -> tuple[str, str] | None:
     if path.parent == store.answers:
         return path.parent.name, path.name
     try:
-        facts = msgspec.json.decode((path / MANIFEST_NAME).read_bytes(), type=dict[str, Any])
+        facts = msgspec.json.decode(read_document(path / MANIFEST_NAME), type=dict[str, Any])
     except (*NOT_JSON, OSError):
         return None
     place = path.parent.name, path.name

@@ -15,6 +15,7 @@ from sft import record, self_hashed_json
 from sft.config.compose import Recipe, shipped
 from sft.config.ways_out import ways_out
 from sft.errors import ConfigError, DataError, Problem
+from sft.files import read_document
 from sft.logs import MASK
 from sft.planning.stage_spec import stage_of
 from sft.scratch import scratch
@@ -66,7 +67,7 @@ def find(path: Path) -> RecordedRun:
     for file in (path, path / record.NAME, path / FACTS, path / "model" / FACTS):
         if file.is_file():
             try:
-                facts = self_hashed_json.load_checked(file.read_bytes())
+                facts = self_hashed_json.load_checked(read_document(file))
             except ValueError as error:
                 raise DataError(f"{file}: {error}", fix="repeat the run from its recipe") from error
             return RecordedRun(file.absolute(), facts.get("record", facts))

@@ -15,7 +15,7 @@ import msgspec
 from sft import self_hashed_json
 from sft.artifacts import digest_of
 from sft.config.ways_out import ways_out
-from sft.files import inode, sha256_file
+from sft.files import inode, read_document, sha256_file
 from sft.planning.stage_spec import STAGES
 
 _KEY = re.compile("[0-9a-f]{20}")
@@ -131,7 +131,7 @@ class Verification:
         """Return the facts of a document with its own digest; None if it is not whole, or not what `kind` holds."""
         self.num_files += 1
         try:
-            facts = self_hashed_json.load_checked(file.read_bytes())
+            facts = self_hashed_json.load_checked(read_document(file))
             msgspec.convert(facts, kind)
         except (ValueError, RecursionError, OSError) as error:  # msgspec's ValidationError is a ValueError
             self.problems.append(f"{file}: {error}")
@@ -173,7 +173,7 @@ def entries(root: Path) -> Iterator[str]:
 def json_object(file: Path) -> dict[str, Any] | None:
     """Return a JSON object; None if there is none."""
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(read_document(file))
     except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None

@@ -23,6 +23,7 @@ from sft.adapters.instructlab.layout import METRICS
 from sft.artifacts import LOGS_NAME, MANIFEST_NAME
 from sft.config.schema import RunConfig
 from sft.errors import DataError, SftError, StageError
+from sft.files import read_document
 from sft.logs import redacted
 from sft.planning.environment import Environment
 from sft.planning.plan import build_plan
@@ -128,7 +129,7 @@ def _artifact(verification: Verification, root: Path, step: Mapping[str, Any]) -
     )  # with another template, a folder of links
     _numbers(verification, stage, root, step["facts"])
     try:
-        manifest = msgspec.json.decode((root / MANIFEST_NAME).read_bytes(), type=dict[str, Any])
+        manifest = msgspec.json.decode(read_document(root / MANIFEST_NAME), type=dict[str, Any])
     except (OSError, *self_hashed_json.NOT_JSON) as error:
         verification.problems.append(f"{root / MANIFEST_NAME}: unreadable ({error})")
     else:

@@ -12,6 +12,7 @@ from sft.adapters import signing
 from sft.adapters.checkpoint_files import CONFIG, INDEX
 from sft.artifacts import digest_of
 from sft.errors import StageError
+from sft.files import DOCUMENT_BYTES, read_document
 from sft.runner.verification import ModelFacts, Verification, check_chain, entries, json_object, say_ways_out
 from sft.stages.package import FACTS
 
@@ -59,8 +60,8 @@ def check_model(verification: Verification, folder: Path, trusted: signing.Trust
 def _is_of_the_hub(verification: Verification, folder: Path, name: str) -> bool:
     """Return whether the hub or its client has put a file beside a model's; it is said, as no record holds it."""
     file = folder / name
-    if name == _ATTRIBUTES and file.is_file() and not file.is_symlink():
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    if name == _ATTRIBUTES and file.is_file() and not file.is_symlink() and file.stat().st_size <= DOCUMENT_BYTES:
+        lines = read_document(file).decode(errors="replace").splitlines()
         if all(_LFS.fullmatch(line) for line in lines):
             verification.notes.append(f"{file}: the hub's, which says how files are stored; not in the record")
             return True

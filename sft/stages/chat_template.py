@@ -21,12 +21,13 @@ import msgspec
 
 from sft.config.schema import ModelConfig
 from sft.errors import ConfigError, Problem, StageError
-from sft.files import sha256_file
+from sft.files import NotADocumentError, read_document, sha256_file
 
 TEMPLATE = "chat_template.jinja"
 _NAMED = "additional_chat_templates"
 _TOKENIZER = "tokenizer_config.json"
 _DEFAULT = "default"
+_LARGEST_TEMPLATE = 1 << 20
 _CLOCK = re.compile(r"""strftime_now\(\s*(?:'([^'\\]*)'|"([^"\\]*)")\s*\)""")
 _READS_CLOCK = re.compile(r"strftime_now\s*\(")
 
@@ -88,8 +89,8 @@ def named_templates(folder: Path) -> dict[str, str]:
 
 def _in_settings(file: Path) -> dict[str, str]:
     try:
-        content = msgspec.json.decode(file.read_bytes(), type=_TokenizerSettings).chat_template
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        content = msgspec.json.decode(read_document(file), type=_TokenizerSettings).chat_template
+    except (ValueError, RecursionError) as error:
         raise StageError(f"{file}: not a tokenizer's settings: {error}") from error
     if isinstance(content, list):
         return {one.name: one.template for one in content}
@@ -98,9 +99,11 @@ def _in_settings(file: Path) -> dict[str, str]:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return read_document(file, _LARGEST_TEMPLATE).decode("utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise StageError(f"{file}: not UTF-8: {error}") from error
+    except NotADocumentError as error:
+        raise StageError(f"{file}: {error}") from error
 
 
 def choose(folder: Path, cfg: ModelConfig) -> ChosenTemplate | None:
@@ -134,7 +137,7 @@ def choose(folder: Path, cfg: ModelConfig) -> ChosenTemplate | None:
 def _chosen(own: Mapping[str, str], cfg: ModelConfig) -> tuple[str, str]:
     if cfg.chat_template is not None:
         file_version(cfg)
-        return _DEFAULT, Path(cfg.chat_template).expanduser().read_text(encoding="utf-8")
+        return _DEFAULT, _text(Path(cfg.chat_template).expanduser())
     if not own:
         raise StageError(
             f"model.name_or_path={cfg.name_or_path}: its tokenizer has no chat template, so conversations can't be "
@@ -205,7 +208,7 @@ def folder_with(template: ChosenTemplate, folder: Path, out: Path) -> None:
         if file.name.startswith(".") or not file.is_file() or file.name == TEMPLATE:
             continue
         if file.name == _TOKENIZER:
-            settings = json.loads(file.read_text(encoding="utf-8"))
+            settings = json.loads(read_document(file))
             settings.pop("chat_template", None)
             target.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         elif not target.exists():

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from sft.adapters.evaluation.task_code import named_functions
 from sft.adapters.os import machine
 from sft.artifacts import LOGS_NAME, DatasetArtifact, EvalReport, TokenizedArtifact, digest_of, hash_files
 from sft.chat.rejected import read_rejected
+from sft.config import strict_yaml
 from sft.config.schema import HOLDOUT, EvalBackend, EvalConfig, Sampling
 from sft.errors import ConfigError, Problem, StageError
-from sft.files import write_json
+from sft.files import read_document, write_json
 from sft.progress import Progress
 from sft.scores import JUDGE, TOKEN_METRICS, Score
 from sft.stages.scoring import score_model
@@ -100,6 +101,8 @@ def tasks_version(cfg: EvalConfig) -> str:
     if folder is not None and not folder.is_dir():
         rule = f"is not a folder (relative paths start at {Path.cwd()})"
         raise ConfigError([Problem(key="eval.include_path", value=str(folder), rule=rule)])
+    if folder and (problems := list(_unreadable(folder))):
+        raise ConfigError(problems)
     if folder and not cfg.allow_task_code and (named := named_functions(folder)):
         rule = "names Python code, which does not run with eval.allow_task_code=false"
         key = "eval.include_path"
@@ -131,6 +134,15 @@ def tasks_version(cfg: EvalConfig) -> str:
     if problems:
         raise ConfigError(problems)
     return digest_of(hash_files(folder)) if folder else ""
+
+
+def _unreadable(folder: Path) -> Iterator[Problem]:
+    """Yield the YAMLs of a folder of tasks that no task would be written in: lm-eval would wait, or take all memory."""
+    for file in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
+        try:
+            strict_yaml.check(read_document(file, task_index.LARGEST_BYTES).decode(errors="replace"))
+        except ValueError as error:
+            yield Problem(key="eval.include_path", value=str(file), rule=str(error))
 
 
 def _nearest(name: str, folder: Path | None, held_out: Sequence[str]) -> str:

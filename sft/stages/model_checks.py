@@ -9,13 +9,25 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sft.adapters.checkpoint_files import CONFIG, INDEX, WEIGHTS, config_dtype, listed, read_json, stored_dtype
+from sft.adapters.checkpoint_files import (
+    CONFIG,
+    INDEX,
+    WEIGHTS,
+    config_dtype,
+    files_of,
+    listed,
+    read_json,
+    stored_dtype,
+)
 from sft.errors import StageError
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tekken.json")
 _TRAINABLE = ("ForCausalLM", "ForConditionalGeneration")
 """What instructlab-training takes (model.py:388@0.16.2), by the end of the class's name."""
 _ADAPTER = "adapter_config.json"
+_READ_WHOLE = {".json", ".txt", ".model", ".jinja", ".py", ".tiktoken"}
+_LARGEST_BYTES = 256 << 20
+"""Of a file that libraries read as a whole; the largest tokenizers known have 35 MB."""
 _TYPES: dict[str, tuple[type, str]] = {
     "model_type": (str, "a text"),
     "architectures": (list, "a list"),
@@ -42,6 +54,9 @@ def check_folder(folder: Path, what: str) -> None:
     if not (folder / CONFIG).is_file():
         raise StageError(f"{what}: no {CONFIG} in {folder}", fix="give a folder in Hugging Face layout")
     check_config(read_json(folder / CONFIG), what)
+    for file in files_of(folder):
+        if file.suffix in _READ_WHOLE and file.stat().st_size > _LARGEST_BYTES:
+            raise StageError(f"{what}: {file.name} has more than {_LARGEST_BYTES >> 20} MiB: it is no part of a model")
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         fix = "copy the base model's tokenizer files (tokenizer.json, tokenizer_config.json) into the folder"
         raise StageError(f"{what}: no tokenizer in {folder} (none of {', '.join(_TOKENIZER_FILES)})", fix=fix)

@@ -16,7 +16,7 @@ import msgspec
 from sft import record, self_hashed_json
 from sft.config.schema import RunConfig
 from sft.errors import DataError
-from sft.files import write_atomically
+from sft.files import read_document, write_atomically
 from sft.logs import redacted
 from sft.runner.status import run_folder
 
@@ -167,6 +167,6 @@ def _write(path: Path, content: msgspec.Struct) -> None:
 
 def _read(path: Path, kind: type[T]) -> T:
     try:
-        return msgspec.convert(self_hashed_json.load_checked(path.read_bytes()), kind)
+        return msgspec.convert(self_hashed_json.load_checked(read_document(path)), kind)
     except (OSError, ValueError) as error:  # msgspec's own is a ValueError
         raise DataError(f"{path}: {error}", fix="repeat the sweep: what is done is found in the store") from error

@@ -41,7 +41,6 @@ WITHOUT_INFLUENCE = {
     *(
         "sft.adapters.os.child",
         "sft.adapters.os.guard",
-        "sft.adapters.os.memory_limit",
         "sft.adapters.os.process",
         "sft.adapters.os.command",
         "sft.adapters.http",
@@ -55,7 +54,14 @@ WITHOUT_INFLUENCE = {
     *("sft.adapters.evaluation.progress_file", "sft.adapters.evaluation.task_index"),
     # They refuse, or decide who may listen.
     *("sft.adapters.evaluation.task_code", "sft.adapters.instructlab.private_store"),
-    *("sft.files", "sft.scratch", "sft.adapters.retry", "sft.adapters.partial_file", "sft.adapters.patched"),
+    *(
+        "sft.files",
+        "sft.memory_limit",
+        "sft.scratch",
+        "sft.adapters.retry",
+        "sft.adapters.partial_file",
+        "sft.adapters.patched",
+    ),
     # The judge's stage takes the name of a file from it; what is in the file is hashed.
     "sft.adapters.evaluation.holdout",
     # What they decide is in the key itself; how many processes share an evaluation changes no score.

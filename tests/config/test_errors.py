@@ -147,7 +147,7 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("seed: !!python/object/apply:os.system [true]\n", "could not determine a constructor"),
         ("- a\n", "Merge error"),
     ],
-    ids=["twice", "twice below", "itself", "bomb", "deep", "tab", "documents", "circle", "tag", "list"],
+    ids=["twice", "twice below", "itself", "bomb", "deep", "tab", "documents", "circle", "assertion", "tag", "list"],
 )
 def test_a_groups_file_is_read_as_strictly_as_a_recipe(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "training").mkdir()

@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from sft.files import inode, json_text, list_files, sha256_file, sync, write_atomically, write_json
+from sft.files import (
+    NotADocumentError,
+    inode,
+    json_text,
+    list_files,
+    read_document,
+    sha256_file,
+    sync,
+    write_atomically,
+    write_json,
+)
 
 
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) + 7])
@@ -66,3 +76,19 @@ def test_a_file_and_a_folder_are_put_on_the_disk(tmp_path: Path, monkeypatch: py
     sync(tmp_path / "x")
     sync(tmp_path)
     assert inodes == [(tmp_path / "x").stat().st_ino, tmp_path.stat().st_ino]
+
+
+def test_a_document_is_read_and_anything_else_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"12345678")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(10 << 30)
+    assert read_document(tmp_path / "x", 8) == b"12345678"
+    for name in ("pipe", "zero"):
+        with pytest.raises(NotADocumentError, match="is a pipe or a device"):
+            read_document(tmp_path / name)
+    with pytest.raises(NotADocumentError, match="is larger than 16 MiB"):
+        read_document(tmp_path / "large")
+    with pytest.raises(FileNotFoundError):
+        read_document(tmp_path / "absent")

@@ -17,6 +17,7 @@ import yaml
 from sft.adapters.evaluation import task_index
 from sft.adapters.patched import patched
 from sft.errors import DataError
+from sft.files import read_document
 
 _KEY = "eval.include_path"
 _FIX = "read that code; eval.allow_task_code=true then lets it run, and the record says so"
@@ -31,7 +32,7 @@ def named_functions(folder: Path) -> dict[str, str]:
     named = {}
     for file in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
         try:
-            events = yaml.parse(file.read_bytes(), Loader=yaml.SafeLoader)
+            events = yaml.parse(read_document(file, task_index.LARGEST_BYTES), Loader=yaml.SafeLoader)
             tagged = (event for event in events if getattr(event, "tag", "") == _FUNCTION)
             function = next((str(getattr(event, "value", "")) for event in tagged), None)
         except yaml.YAMLError:

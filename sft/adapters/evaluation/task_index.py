@@ -12,9 +12,13 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from sft.files import read_document
+
 _NAMES = re.compile(
     rb"^[\"']?(task|group|tag)[\"']?\s*:[ \t]*(?:\n(?:[ \t]*#[^\n]*\n)*((?:[ \t]*-[^\n]*\n?)+)|([^\n]+))", re.MULTILINE
 )
+LARGEST_BYTES = 1 << 20
+"""Of a task's YAML; what is larger is data."""
 _ITEM = re.compile(rb"^[ \t]*-[ \t]*[\"']?([^\s\"'#]+)", re.MULTILINE)
 
 
@@ -65,7 +69,7 @@ def _top(file: Path, root: Path) -> Path:
 
 
 def _names(file: Path, *, tags: bool = True) -> set[str]:
-    return set(_names_in(file.read_bytes(), tags))
+    return set(_names_in(read_document(file, LARGEST_BYTES), tags))
 
 
 def _names_in(text: bytes, tags: bool) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from sft.adapters.evaluation import task_index
+from sft.files import read_document
 
 DEFAULT_METRICS = {
     "loglikelihood": ("perplexity", "acc"),
@@ -201,7 +202,7 @@ def _read(file: Path, seen: frozenset[Path] = frozenset()) -> dict[str, Any]:
     """
     if file in seen:
         raise ValueError(f"{file} includes itself")
-    config = yaml.load(file.read_bytes(), Loader=_Loader)
+    config = yaml.load(read_document(file, task_index.LARGEST_BYTES), Loader=_Loader)
     if not isinstance(config, dict):
         raise ValueError(f"{file} is no mapping")
     included = config.pop("include", [])

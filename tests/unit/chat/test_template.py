@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -103,3 +104,13 @@ def test_a_template_that_loops_ends_in_an_error(
     with pytest.raises(DataError, match=r"the chat template did not end within 0\.5 s"):
         with_template(loops + TURNS.replace("BODY", "m.content"), tiny_model, tmp_path)
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux only")
+@pytest.mark.parametrize(
+    "bomb",
+    ["{{ 'a' * 10**10 }}", "{{ 'a' | center(10**10) }}", "{% for i in range(99999) %}{{ 'a' * 10**6 }}{% endfor %}"],
+)
+def test_a_template_that_would_fill_the_memory_is_ended(bomb: str, tiny_model: ModelArtifact, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"the chat template takes more than 400 MiB\n  try: take another template"):
+        with_template(bomb + TURNS.replace("BODY", "m.content") + PROMPT, tiny_model, tmp_path)

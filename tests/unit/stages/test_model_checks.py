@@ -81,3 +81,15 @@ def test_a_config_that_says_another_type_than_the_weights_have_is_noted(
     (folder / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}), encoding="utf-8")
     note = "weights are stored in float32, but config.json says bfloat16: they are rounded to bfloat16 when loaded"
     assert dtype_note(folder) == note
+
+
+def test_a_file_that_would_fill_the_memory_is_no_part_of_a_model(tiny_model: ModelArtifact, tmp_path: Path) -> None:
+    for name, message in {
+        "config.json": "config.json: not valid JSON: is larger than 16 MiB",
+        "tokenizer.json": "x: tokenizer.json has more than 256 MiB",
+    }.items():
+        folder = shutil.copytree(tiny_model.model_dir, tmp_path / name)
+        with (folder / name).open("ab") as file:
+            file.truncate(10 << 30)
+        with pytest.raises(StageError, match=message):
+            check_folder(folder, "x")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +85,20 @@ def test_code_is_refused_before_anything_is_done(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"attack\.yaml: evil\.process: names Python code"):
         tasks_version(EvalConfig(tasks=["attack"], include_path=str(folder)))
     assert tasks_version(EvalConfig(tasks=["attack"], include_path=str(folder), allow_task_code=True))
+
+
+def test_a_file_that_is_no_task_is_refused_before_anything_is_done(folder: Path) -> None:
+    laughs = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 30))
+    cases = {
+        "is a pipe or a device": lambda file: os.mkfifo(file),
+        "is a pipe or a device, ": lambda file: file.symlink_to("/dev/zero"),
+        "is larger than 1 MiB": lambda file: file.write_bytes(bytes(1 << 21)),
+        "unfolds to more than 100,000 values": lambda file: file.write_text(laughs),
+        "is nested too deeply": lambda file: file.write_text("x: " + "[" * 100_000),
+    }
+    for rule, make in cases.items():
+        file = folder / "mine.yaml"
+        make(file)
+        with pytest.raises(ConfigError, match=rf"eval\.include_path=.*mine\.yaml: {rule}"):
+            tasks_version(EvalConfig(include_path=str(folder), tasks=["mine"]))
+        file.unlink()

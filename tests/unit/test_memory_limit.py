@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from sft.adapters.os.memory_limit import memory_limit
+from sft.memory_limit import memory_limit
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux only")

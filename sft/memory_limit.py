@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_STATUS = Path("/proc/self/status")
+_STATM = Path("/proc/self/statm")
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def memory_limit(num_bytes: int) -> Iterator[None]:
     Raises:
         MemoryError: The block needs more. Libraries may have subclasses of it.
     """
-    if not _STATUS.is_file():
+    if not _STATM.is_file():
         yield
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
@@ -35,5 +35,4 @@ def memory_limit(num_bytes: int) -> Iterator[None]:
 
 
 def _taken() -> int:
-    line = next(line for line in _STATUS.read_text(encoding="utf-8").splitlines() if line.startswith("VmData:"))
-    return int(line.split()[1]) << 10
+    return int(_STATM.read_bytes().split()[5]) * resource.getpagesize()  # proc_pid_statm(5): data and stack
