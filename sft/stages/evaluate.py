@@ -256,6 +256,7 @@ def request_of(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, state: Path) 
         "answers": str(inputs.answers_folder or state.with_name("answers")),
         "backend": cfg.backend.value,
         "model_dir": str(inputs.model_dir),
+        "divides_model": cfg.backend is EvalBackend.vllm and cfg.vllm.tensor_parallel_size > 1,
         "trust_remote_code": inputs.trust_remote_code,
         "tasks": cfg.tasks,
         "include_path": cfg.include_path and str(Path(cfg.include_path).expanduser()),

@@ -18,10 +18,11 @@ import msgspec
 import pytest
 
 from sft import sample_values
+from sft.adapters.evaluation import worker
 from sft.artifacts import DatasetArtifact, EvalReport, ModelArtifact, TokenizedArtifact
 from sft.chat.rejected import Rejected
 from sft.config.compose import shipped
-from sft.config.schema import EvalConfig, HeldOutSetConfig, HoldoutConfig
+from sft.config.schema import EvalBackend, EvalConfig, HeldOutSetConfig, HoldoutConfig, VllmConfig
 from sft.errors import ConfigError, StageError
 from sft.progress import Progress
 from sft.stages.evaluate import EvaluateInputs, HeldOutSet, evaluate, request_of, tasks_version
@@ -249,6 +250,19 @@ def test_system_turn_and_examples_reach_lm_eval_through_the_chat_template(
 def test_model_args_mean_the_same_without_tasks(inputs: EvaluateInputs, tmp_path: Path) -> None:
     report = run(settings(tasks=[], model_args={"max_length": 96, "dtype": "bfloat16"}), inputs, tmp_path)
     assert report.score("holdout.loss") is not None
+
+
+def test_a_model_that_is_divided_over_devices_is_the_same_model(inputs: EvaluateInputs, tmp_path: Path) -> None:
+    python = VllmConfig(python="python", tensor_parallel_size=2)
+    divided = request_of(settings(backend=EvalBackend.vllm, vllm=python), inputs, tmp_path, tmp_path / "p")
+    whole = request_of(settings(), inputs, tmp_path, tmp_path / "p")
+    assert (divided["divides_model"], whole["divides_model"]) == (True, False)
+    import torch
+
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.inference_mode():
+        logits = [worker._load(request)(input_ids=ids).logits for request in (divided, whole)]
+    assert torch.equal(*logits)
 
 
 @pytest.mark.parametrize(

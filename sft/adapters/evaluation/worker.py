@@ -102,7 +102,10 @@ def _load(request: Mapping[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM
 
     trust, folder = request["trust_remote_code"], Path(request["model_dir"])
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=weights_dtype(folder), trust_remote_code=trust)
+    arguments = {"dtype": weights_dtype(folder), "trust_remote_code": trust}
+    if request["divides_model"]:  # by layers, over all GPUs
+        return AutoModelForCausalLM.from_pretrained(folder, device_map="auto", **arguments).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, **arguments)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 

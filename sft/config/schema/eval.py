@@ -132,7 +132,8 @@ class VllmConfig:
     """Part of the GPU's memory that vLLM takes; null = vLLM's own. Lower it where likelihoods of long prompts run out
     of memory: their logits come on top. vLLM: `--gpu-memory-utilization`."""
     tensor_parallel_size: int = number(1, at_least=1, at_most=1_024)
-    """GPUs that share one model. vLLM: `--tensor-parallel-size`."""
+    """GPUs that share one model. vLLM: `--tensor-parallel-size`. Above 1, transformers, which scores held-out samples,
+    divides the model's layers over all GPUs."""
     enforce_eager: bool = False
     """Run without compiled graphs: it starts sooner and answers later. vLLM: `--enforce-eager`."""
     startup_seconds: int = number(600, at_least=1, at_most=86_400)
