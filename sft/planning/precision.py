@@ -138,7 +138,7 @@ def measure_cpu(run_root: Path, shape: Shape | None) -> CpuTiming:
     """Return the timing that the run root keeps of this machine and such a model, made now if there is none.
 
     Args:
-        run_root: Its ``timings/`` keeps them. Where it can't be written, each call times anew, and says so.
+        run_root: Its ``timings/`` keeps them. Where it can't be read or written, each call times anew, and says so.
         shape: The model's; None = a typical layer.
 
     Raises:
@@ -149,22 +149,19 @@ def measure_cpu(run_root: Path, shape: Shape | None) -> CpuTiming:
     key = hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()[:20]
     folder = run_root / "timings"
     file, lock = folder / f"{key}.json", filelock.FileLock(folder / f".{key}.lock")
-    if file.exists():
-        return _read(file)
     try:
+        if file.exists():
+            return _read(file)
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        with lock:
+            if not file.exists():  # of two runs, the second reads what the first has timed
+                timing = _timed(matmuls, folder / f".{key}")
+                write_json(file, {**facts, **asdict(timing)})
+        return _read(file)
     except OSError as error:
-        note = f" (not kept, because {folder} can't be written: {error.strerror})"
+        note = f" (not kept, because {folder} can't be used: {error.strerror})"
         with scratch("timing") as own:
             return replace(_timed(matmuls, own / "log"), note=note)
-    try:
-        if not file.exists():  # of two runs, the second reads what the first has timed
-            timing = _timed(matmuls, folder / f".{key}")
-            write_json(file, {**facts, **asdict(timing)})
-    finally:
-        lock.release()
-    return _read(file)
 
 
 def _timed(matmuls: list[tuple[int, int, float]], folder: Path) -> CpuTiming:

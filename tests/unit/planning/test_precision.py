@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 import time
 from collections.abc import Mapping
@@ -168,6 +170,23 @@ def test_a_run_root_that_can_not_be_written_is_timed_each_time_and_says_so(clock
         assert found is not None
         assert "not kept" in found.reason
     assert len(clock.requests) == 2
+
+
+def test_a_timing_that_can_not_be_read_or_kept_is_made_each_time_and_it_is_said(
+    clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure_cpu(tmp_path, None)
+    [file] = (tmp_path / "timings").glob("*.json")
+    file.unlink()
+    file.mkdir()
+    assert "can't be used: Is a directory" in measure_cpu(tmp_path, None).note
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    file.rmdir()
+    monkeypatch.setattr(precision, "write_json", full)
+    assert "can't be used: No space left on device" in measure_cpu(tmp_path, None).note
 
 
 @pytest.mark.parametrize("content", [b'{"rows": 3', b'"\xff"', b"[" * 9999], ids=["cut", "bytes", "deep"])
