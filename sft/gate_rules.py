@@ -95,5 +95,5 @@ def _parsed(rule: str) -> Gate:
 def _finite(number: str) -> float:
     value = float(number)
     if math.isinf(value):
-        raise ValueError("compares with a number that is too large: no score passes, or every one")
+        raise ValueError("must compare with a finite number")
     return value
