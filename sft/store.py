@@ -17,7 +17,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -188,6 +188,14 @@ class Store:
             shutil.rmtree(path)
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+    def size_of_tries(self, stage: str) -> int:
+        """Return the bytes that killed tries of a stage have left, and those at work have written so far."""
+        size = 0
+        for file in self.staging_root.glob(f"{stage}-*/**/*"):
+            with suppress(FileNotFoundError):  # a run at work removes it
+                size += file.stat().st_size
+        return size
 
     def publish(
         self,

@@ -11,9 +11,11 @@ from sft.artifacts import DatasetArtifact, ModelArtifact, TokenizedArtifact
 from sft.cli.preview import is_color_wanted
 from sft.config import compose
 from sft.config.compose import Recipe
-from sft.config.schema import OnInvalid, OnUnrendered, RunConfig
+from sft.config.schema import Attention, OnInvalid, OnUnrendered, RunConfig
 from sft.logs import redact
+from sft.planning.model_config import read_config
 from sft.planning.resources import resolve_resources
+from sft.planning.row_packing import why_padded
 from sft.progress import Progress
 from sft.report import preview
 from sft.report.data import as_html, as_json, as_text, measure
@@ -52,11 +54,11 @@ def execute(
     with scratch("data") as out:
         data = dataset(cfg.dataset, _folder(out / "dataset"), Progress(quiet=True), tasks)
         tokenizing = Progress(quiet=True)
-        tokens, samples = None, []
+        padding, tokens, samples = None, None, []
         if any(text.startswith("model") for text in overrides):
             base, tokens = _tokens(cfg, data, out, tokenizing)
             samples = first_samples(tokens, base, 1, out / "texts")
-        padding = _padding(cfg, tokens) if tokens else None
+            padding = _padding(cfg, base, tokens)
         sets = _held_out_sets(cfg, out)
         compares = data.num_eval or tasks.names or sets
         contamination = None
@@ -101,8 +103,10 @@ def _tokens(
     return base, tokenize(cfg.training, inputs, _folder(out / "tokens"), progress)
 
 
-def _padding(cfg: RunConfig, tokens: TokenizedArtifact) -> float:
+def _padding(cfg: RunConfig, base: ModelArtifact, tokens: TokenizedArtifact) -> float:
     resources = resolve_resources(cfg.training)
+    if resources.attention is Attention.flash_attention and not why_padded(read_config(base.model_dir) or {}):
+        return 0.0  # samples are packed into one row
     return padding_share(
         tokens.data_file,
         batch_size=cfg.training.effective_batch_size,

@@ -15,10 +15,11 @@ from sft.config.hydra_app import SWEEPS, split_flags
 from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Problem
 from sft.logs import redact, redacted
-from sft.planning import estimate
+from sft.planning import estimate, machine_needs, row_packing
 from sft.planning.detectable import detectable_differences
+from sft.planning.model_config import read_model_config
 from sft.planning.plan import Plan, build_plan
-from sft.planning.resources import resources_of
+from sft.planning.resources import Resources, resources_of
 from sft.planning.stage_spec import STAGES
 from sft.progress import Progress
 from sft.stages import dataset, held_out_set, model
@@ -127,4 +128,15 @@ def _facts(cfg: RunConfig, have: Mapping[str, Entry], notes: Sequence[str]) -> l
     for name, why in resources.explained().items():
         lead = "resources" if name == "device" else ""
         facts.append(f"{lead:<11}{name:<24}{_shown(why['value']):<14}{why['reason']}")
-    return [*facts, *(f"note       {note}" for note in (*notes, *resources.notes))]
+    facts += [f"refused    {each.rule}; {each.fix}" for each in _missing(cfg, have, resources)]
+    packing = row_packing.packing_notes(read_model_config(cfg.model), resources.attention)
+    here = machine_needs.notes(cfg, resources)
+    return [*facts, *(f"note       {note}" for note in (*notes, *resources.notes, *packing, *here))]
+
+
+def _missing(cfg: RunConfig, have: Mapping[str, Entry], resources: Resources) -> list[machine_needs.Missing]:
+    """Return what this machine lacks for a training that is not done yet."""
+    if "train" in have:
+        return []
+    kept = Store(Path(cfg.run_root) / "store").size_of_tries("train")
+    return list(machine_needs.missing_for(cfg, resources, kept))

@@ -11,12 +11,15 @@ from sft.artifacts import Artifact, DatasetArtifact, ModelArtifact, TokenizedArt
 from sft.config.k8s_quantity import amount
 from sft.config.schema import Precision, RunConfig, SaveDtype, ShardingStrategy, TrainingConfig
 from sft.planning import memory
+from sft.planning.devices import num_gpus
 from sft.planning.memory import Setup
 from sft.planning.model_config import read_config, read_model_config
 from sft.planning.model_shape import Shape, num_adapter_parameters, shape_of
-from sft.planning.resources import Resources, num_gpus, resources_of
+from sft.planning.resources import Resources, resources_of
 
 _GIB = 2**30
+_TOLERANCE = 1.15
+"""What measured peaks may be beyond the estimate (docs/memory.md)."""
 _SAVED_BYTES = {SaveDtype.fp32: 4, SaveDtype.bf16: 2, SaveDtype.fp16: 2}
 
 
@@ -72,10 +75,15 @@ def memory_per_rank(cfg: RunConfig, have: Mapping[str, Artifact]) -> Iterator[st
 def _where(cfg: TrainingConfig, resources: Resources, available: int | None) -> str:
     """Return which memory is meant, and how much of it a rank has."""
     if available is None:
-        return "of a GPU of the cluster, whose memory is not known here"
+        whose = (
+            "the cluster, whose memory is not known here"
+            if cfg.launcher.is_remote
+            else "this machine, whose memory the driver doesn't say"
+        )
+        return f"of a GPU of {whose}"
     gib, in_pods = f"{available / _GIB:.1f} GiB", cfg.launcher.is_remote
     if resources.num_gpus:
-        return f"{gib} of a GPU"
+        return f"{gib} free of a GPU's {machine.gpu_total_bytes() / _GIB:.1f}"
     return f"{gib} of {'a pod' if in_pods else 'this machine'} for each of {resources.num_processes}"
 
 
@@ -92,7 +100,7 @@ def why_too_large(cfg: RunConfig, num_at_once: int = 1) -> str | None:
     if isinstance(shape, str):
         return None
     resources = resources_of(cfg)
-    if resources.nodes.num > 1 and not in_pods and not machine.gpus():
+    if resources.nodes.num > 1 and not in_pods and not resources.num_gpus:
         return None
     setup, sharding = _setup(cfg, resources, shape, None), resources.strategy
     available = _available(cfg.training, resources)
@@ -104,6 +112,41 @@ def why_too_large(cfg: RunConfig, num_at_once: int = 1) -> str | None:
         return None
     remedy = _remedy(cfg.training, shape, sharding, setup, available)
     return f"needs {needed / _GIB:.1f} GiB per rank by the estimate, there are {available / _GIB:.1f}; {remedy}"
+
+
+def missing_gpu_memory(cfg: RunConfig, resources: Resources) -> str | None:
+    """Return by how much a training is too large for what is free on its GPU; None if it may fit, or isn't known.
+
+    The estimate may be off by `_TOLERANCE`, so only what is beyond that counts.
+    """
+    shape = _shape(cfg, {})
+    available = _available(cfg.training, resources) if resources.num_gpus else None
+    if isinstance(shape, str) or available is None:
+        return None
+    setup = _setup(cfg, resources, shape, None)
+    if tokens_unknown := not resources.token_budget_is_set:
+        setup = replace(setup, loss_share=0.0)  # how many tokens count for the loss is not known yet
+    needed = memory.peak_bytes(shape, resources.strategy, setup)
+    if needed <= available * _TOLERANCE:
+        return None
+    least = "at least " if tokens_unknown else ""
+    free = f"{available / _GIB:.1f} GiB are free of the GPU's {machine.gpu_total_bytes() / _GIB:.1f}"
+    return f"a rank needs {least}{needed / _GIB:.1f} GiB by the estimate, and {free}"
+
+
+def disk_bytes(cfg: RunConfig, resources: Resources) -> int | None:
+    """Return the most bytes of full states and models that lie in the run root at a time; None if not known.
+
+    Without the models of `training.save_samples`, whose number is known once the data is.
+    """
+    shape, training = _shape(cfg, {}), cfg.training
+    if isinstance(shape, str):
+        return None
+    num_models = training.num_epochs if training.checkpoint_at_epoch else 1
+    models = num_models * memory.model_bytes(shape, _SAVED_BYTES.get(training.save_dtype))
+    is_saved = training.checkpoint_every_steps or (training.full_state_at_epoch and training.num_epochs > 1)
+    num_states = training.keep_full_states + 1 if is_saved else 0  # the next is whole before the oldest goes
+    return models + num_states * memory.state_bytes(shape, _setup(cfg, resources, shape, None))
 
 
 def _too_much(budget: int) -> str:
@@ -155,10 +198,10 @@ def _setup(cfg: RunConfig, resources: Resources, shape: Shape, tokens: Tokenized
 
 
 def _available(cfg: TrainingConfig, resources: Resources) -> int | None:
-    """Return a rank's bytes: a GPU's, or its share of what the host has left or the pod gets; None = not known."""
+    """Return a rank's bytes: those free on a GPU, or its share of the host's or the pod's; None = not known."""
     if cfg.launcher.is_remote:
         return None if resources.num_gpus else int(amount(cfg.launcher.memory)) // resources.num_processes
-    return machine.gpu_bytes() if machine.gpus() else machine.host_bytes() // resources.num_processes
+    return (machine.gpu_bytes() or None) if resources.num_gpus else machine.host_bytes() // resources.num_processes
 
 
 def _size(num_bytes: int) -> str:

@@ -25,6 +25,7 @@ from sft.config.schema import Precision, RunConfig, TrainingConfig
 from sft.errors import StageError
 from sft.files import write_json
 from sft.planning.choices import Choices
+from sft.planning.devices import num_gpus
 from sft.planning.model_config import fetch_model_config
 from sft.planning.model_shape import Shape, shape_of
 from sft.scratch import scratch
@@ -75,7 +76,7 @@ def choose_cpu_precision(cfg: RunConfig) -> CpuPrecision | None:
         StageError: The timing failed.
     """
     launcher = cfg.training.launcher
-    if launcher.is_remote or machine.gpus() or cfg.training.precision is not Precision.auto:
+    if launcher.is_remote or num_gpus(launcher) or cfg.training.precision is not Precision.auto:
         return None
     if launcher.num_workers > 1:
         return CpuPrecision(precision=Precision.fp32, reason="several machines must agree, and any CPU computes fp32")

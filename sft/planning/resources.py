@@ -18,7 +18,8 @@ from sft.config.launcher_checks import num_processes
 from sft.config.schema import Attention, LauncherConfig, Precision, RunConfig, ShardingStrategy, TrainingConfig
 from sft.errors import ConfigError, Problem
 from sft.planning.choices import Choices
-from sft.planning.kernels import resolve_attention, resolve_liger
+from sft.planning.devices import num_gpus
+from sft.planning.kernels import note_deterministic, resolve_attention, resolve_liger
 from sft.planning.precision import CPU_TOKENS, CpuPrecision, choose_cpu_precision, resolve_precision
 
 _GPU_TOKENS = 10_000
@@ -135,6 +136,9 @@ def resolve_resources(cfg: TrainingConfig, on_cpu: CpuPrecision | None = None) -
     gpus = num_gpus(launcher)
     nodes = Nodes(num=launcher.num_workers) if remote else _nodes(launcher)
     ranks = num_processes(launcher) if remote else _ranks_here(launcher, gpus, choices)
+    precision = resolve_precision(cfg, on_cpu, choices, on_gpu=bool(gpus))
+    attention = resolve_attention(cfg, precision, choices, on_gpu=bool(gpus))
+    note_deterministic(cfg, attention, choices, on_gpu=bool(gpus))
     return Resources(
         device=_device(launcher, gpus, choices),
         num_gpus=gpus,
@@ -142,11 +146,11 @@ def resolve_resources(cfg: TrainingConfig, on_cpu: CpuPrecision | None = None) -
         nodes=nodes,
         strategy=_strategy(cfg, nodes.num, ranks, choices, on_gpu=bool(gpus)),
         cpu_offload_params=_offload(cfg, choices, on_gpu=bool(gpus)),
-        precision=resolve_precision(cfg, on_cpu, choices, on_gpu=bool(gpus)),
+        precision=precision,
         base_token_budget=_token_budget(cfg, choices, on_gpu=bool(gpus)),
         token_budget_is_set=cfg.max_tokens_per_gpu is not None,
         max_seq_len=cfg.max_seq_len,
-        attention=resolve_attention(cfg, choices, on_gpu=bool(gpus)),
+        attention=attention,
         use_liger=resolve_liger(cfg, choices, on_gpu=bool(gpus)),
         gradient_checkpointing=cfg.gradient_checkpointing,
         num_loader_workers=_loader_workers(cfg, choices, on_gpu=bool(gpus)),
@@ -155,17 +159,20 @@ def resolve_resources(cfg: TrainingConfig, on_cpu: CpuPrecision | None = None) -
     )
 
 
-def num_gpus(cfg: LauncherConfig) -> int:
-    """Return the GPUs of a machine that trains: what a TrainJob asks for, or what is here."""
-    return (cfg.gpus_per_worker or 0) if cfg.is_remote else len(machine.gpus())
-
-
-def _device(cfg: LauncherConfig, gpus: int, choices: Choices) -> str:
-    if not cfg.is_remote:
-        choices.because("device", "this machine's first GPU" if gpus else "this machine has no GPU")
+def _device(launcher: LauncherConfig, gpus: int, choices: Choices) -> str:
+    if launcher.is_remote:
+        choices.because("device", f"training.launcher.gpus_per_worker={gpus} of the cluster")
+        return "kubeflow-gpu" if gpus else "cpu"
+    if gpus:
+        choices.because("device", "this machine's first GPU")
         return machine.device()
-    choices.because("device", f"training.launcher.gpus_per_worker={gpus} of the cluster")
-    return "kubeflow-gpu" if gpus else "cpu"
+    trouble = "" if launcher.gpus_per_worker == 0 else machine.gpu_trouble()
+    why = "training.launcher.gpus_per_worker=0" if launcher.gpus_per_worker == 0 else "this machine has no GPU"
+    if trouble:
+        why = "nvidia-smi fails here"
+        choices.notes.append(f"{why}, so this machine is taken to have no GPU: {trouble}")
+    choices.because("device", why)
+    return "cpu"
 
 
 def _ranks_here(cfg: LauncherConfig, gpus: int, choices: Choices) -> int:
@@ -173,15 +180,16 @@ def _ranks_here(cfg: LauncherConfig, gpus: int, choices: Choices) -> int:
     if wanted is not None and wanted > gpus:
         instead = f"trains on {gpus}" if gpus else "trains on the CPU"
         choices.notes.append(f"training.launcher.gpus_per_worker={wanted}: {gpus} are here; {instead}")
-    if cfg.procs_per_worker:
-        if gpus and cfg.procs_per_worker > gpus:
-            choices.notes.append(
-                f"training.launcher.procs_per_worker={cfg.procs_per_worker}: more than the {gpus} GPUs; NCCL refuses"
-            )
-        return cfg.procs_per_worker
-    used = gpus if wanted is None else min(wanted, gpus)
-    choices.because("num_processes", "one per GPU" if used else "one on a machine without a GPU")
-    return max(1, used)
+    asked = cfg.procs_per_worker
+    if asked and gpus and asked > gpus:
+        here = "1 GPU trains" if gpus == 1 else f"{gpus} GPUs train"
+        setting = f"training.launcher.procs_per_worker={asked}"
+        choices.instead("num_processes", setting, f"NCCL takes one rank per GPU, and {here}", f"ranks: {gpus}")
+        return gpus
+    if asked:
+        return asked
+    choices.because("num_processes", "one per GPU" if gpus else "one on a machine without a GPU")
+    return max(1, gpus)
 
 
 def _strategy(

@@ -20,6 +20,7 @@ from sft.adapters.os import machine
 from sft.artifacts import Artifact
 from sft.config.schema import RunConfig
 from sft.errors import Detached, SftError, StageError
+from sft.planning import machine_needs
 from sft.planning.plan import Plan, Step, build_plan
 from sft.planning.resources import Resources
 from sft.planning.stage_spec import STAGES
@@ -97,6 +98,10 @@ def run(
             progress.say(f"- {line}")
         is_to_train = any(step.name == "train" for step in plan.steps) and "train" not in done
         if is_to_train:
+            if environment.resources:
+                machine_needs.check(cfg, environment.resources, store.size_of_tries("train"))
+                for line in machine_needs.notes(cfg, environment.resources):
+                    progress.say(f"- {line}")
             launcher_of(cfg.training.launcher).check_access(cfg.training, folder.name, progress)
         execution = RunExecution(cfg, plan, store, folder, progress, previous, environment.resources, detach)
         execution.on_failure = on_failure

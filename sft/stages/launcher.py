@@ -12,6 +12,7 @@ from typing import Protocol
 from sft.adapters.instructlab import torchrun
 from sft.adapters.instructlab.settings import LaunchSettings, TrainingTask
 from sft.adapters.kubeflow.job import JobDisplay
+from sft.adapters.os import machine
 from sft.config.schema import LauncherConfig, LauncherKind, RunConfig, TrainingConfig
 from sft.planning.resources import Resources
 from sft.progress import Progress
@@ -92,6 +93,7 @@ def _train_here(
             nodes=resources.nodes,
             env=dict(cfg.env),
             stall_timeout_seconds=cfg.stall_timeout_seconds,
+            gpus=machine.gpu_ids()[: resources.num_processes] if resources.num_gpus else (),
         ),
         logs=task.logs,
         watch=display.watch,

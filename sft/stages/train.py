@@ -21,6 +21,8 @@ from sft.adapters.kubeflow.job import JobDisplay
 from sft.artifacts import LOGS_NAME, CheckpointArtifact, ModelArtifact, TokenizedArtifact
 from sft.config.schema import Attention, TrainingConfig
 from sft.errors import StageError
+from sft.planning import row_packing
+from sft.planning.model_config import read_config
 from sft.planning.resources import Resources
 from sft.progress import Progress
 from sft.stages import trainjob
@@ -110,7 +112,8 @@ def join(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progress
 
 def _train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, work: Path, progress: Progress) -> None:
     """Train, and resume after the loss of a rank as often as the recipe says."""
-    for note in inputs.resources.notes:
+    packing = row_packing.packing_notes(read_config(inputs.model.model_dir), inputs.resources.attention)
+    for note in (*inputs.resources.notes, *packing):
         progress.say(f"  {note}")
     display = JobDisplay(watch=lambda live: progress.update(_line(live)), update=progress.update, say=progress.say)
     logs = out / LOGS_NAME
@@ -233,7 +236,10 @@ def main_args(cfg: TrainingConfig, inputs: TrainInputs, work: Path) -> MainArgs:
 def worker_options(cfg: TrainingConfig, inputs: TrainInputs) -> WorkerOptions:
     """Return our settings that the library has not."""
     return WorkerOptions(
+        on_gpu=bool(inputs.resources.num_gpus),
         precision=inputs.resources.precision.value,
+        deterministic=cfg.deterministic,
+        packs_rows=row_packing.why_padded(read_config(inputs.model.model_dir) or {}) is None,
         save_dtype=cfg.save_dtype.value,
         gradient_checkpointing=inputs.resources.gradient_checkpointing,
         num_loader_workers=inputs.resources.num_loader_workers,

@@ -36,6 +36,8 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.adapters.instructlab.rank.loader": ("integration/test_training_settings.py", _IN_A_RANK),
     "sft.adapters.instructlab.rank.loop": ("integration/test_training_faults.py", _IN_A_RANK),
     "sft.adapters.instructlab.rank.lora": ("integration/test_training_settings.py", _IN_A_RANK),
+    "sft.planning.devices": ("unit/planning/test_resources.py", "how many GPUs train, seen in what a training gets"),
+    "sft.planning.row_packing": ("contract/test_packing.py", "each architecture's logits, packed against alone"),
     "sft.adapters.instructlab.rank.sharding": ("contract/test_sharding.py", "two ranks of FSDP, with it and without"),
     "sft.adapters.instructlab.rank.worker": ("integration/test_training.py", _IN_A_RANK),
     "sft.adapters.instructlab.settings": (

@@ -66,6 +66,8 @@ WITHOUT_INFLUENCE = {
     "sft.adapters.evaluation.holdout",
     # What they decide is in the key itself; how many processes share an evaluation changes no score.
     *("sft.planning.resources", "sft.adapters.os.machine"),
+    # They read what a file or the driver says; what a stage makes of it is the stage's.
+    *("sft.planning.model_config", "sft.adapters.os.driver", "sft.adapters.os.gpus"),
     # The upload stage takes the names of files from it.
     "sft.stages.package",
 }

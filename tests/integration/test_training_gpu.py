@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sft.adapters.os import machine
+from sft.adapters.os import gpus, machine
 from sft.artifacts import CheckpointArtifact
 from sft.config.schema import FsdpConfig, LauncherConfig, Precision, ShardingStrategy, TrainingConfig
 from sft.progress import Progress
@@ -40,9 +40,9 @@ def without_gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The same machine as one without CUDA devices."""
     with monkeypatch.context() as patch:
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        machine.gpus.cache_clear()
+        gpus.forget()
         yield
-    machine.gpus.cache_clear()
+    gpus.forget()
 
 
 def made(cfg: TrainingConfig, inputs: TrainInputs, out: Path) -> CheckpointArtifact:

@@ -156,6 +156,15 @@ def test_a_preempted_lora_run_goes_on_to_the_same_weights(train_inputs: TrainInp
 
 
 @pytest.mark.exhaustive
+def test_every_kernel_of_a_training_on_cpus_is_deterministic_and_the_weights_are_those_without_asking(
+    train_inputs: TrainInputs, trained: CheckpointArtifact, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    asked = train(changed(deterministic=True), train_inputs, out, Progress(quiet=True))
+    assert weights(asked) == weights(trained)
+
+
 def test_a_layer_that_the_model_has_not_is_named(train_inputs: TrainInputs, tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"training.lora.target_modules: the model has no wrong") as caught:
         made(tmp_path / "out", train_inputs, lora=LoraConfig(rank=4, target_modules=["q_proj", "wrong"]))

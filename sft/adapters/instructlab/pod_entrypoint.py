@@ -28,6 +28,7 @@ from sft.adapters.instructlab.monitor import RankLost, TrainingProgress
 from sft.adapters.instructlab.node_rendezvous import FOLDER, NodeRendezvous
 from sft.adapters.instructlab.settings import LaunchSettings, MainArgs, Nodes, WorkerOptions
 from sft.adapters.instructlab.torchrun import clear, supervise_node
+from sft.adapters.os import machine
 from sft.errors import Preempted, SftError, StageError
 from sft.files import write_json
 from sft.logs import mask_streams, redact
@@ -180,6 +181,7 @@ def _settings(saved: Mapping[str, Any]) -> LaunchSettings:
         nodes=Nodes(num=int(num), rank=int(rank), rendezvous=f"{address}:{port}"),
         env=dict(saved["env"]),
         stall_timeout_seconds=saved["options"]["stall_timeout_seconds"],
+        gpus=(machine.gpu_ids()[: int(processes)] or None) if saved["options"]["on_gpu"] else (),
     )
 
 

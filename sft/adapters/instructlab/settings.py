@@ -80,7 +80,10 @@ class WorkerOptions:
     """Settings that the library lacks or hard-codes, and that our ranks apply.
 
     Attributes:
+        on_gpu: Whether the ranks have to find GPUs, or else none.
         precision: Arithmetic of forward and backward: ``bf16`` or ``fp32``.
+        deterministic: Whether equal runs have to give equal bits, whatever that costs.
+        packs_rows: Whether flash attention gets many samples in one row, which no layer of the model mixes.
         save_dtype: Type of saved weights; ``auto`` = the base model's.
         num_loader_workers: Data loader processes (upstream: 8).
         max_grad_norm: Largest norm of the gradient (upstream: 1.0).
@@ -97,7 +100,10 @@ class WorkerOptions:
         run_name: Name of the run in the trackers.
     """
 
+    on_gpu: bool = False
     precision: str = "fp32"
+    deterministic: bool = False
+    packs_rows: bool = False
     save_dtype: str = "auto"
     gradient_checkpointing: bool = True
     num_loader_workers: int = 0
@@ -139,12 +145,14 @@ class LaunchSettings:
         nodes: The machines.
         env: Added to every rank's environment.
         stall_timeout_seconds: Time after which a run that writes nothing is ended.
+        gpus: Ids of the GPUs that the ranks see, one for each; empty = none; None = whatever is there.
     """
 
     num_processes: int
     nodes: Nodes
     env: dict[str, str]
     stall_timeout_seconds: float
+    gpus: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -213,9 +213,20 @@ def _environment(settings: LaunchSettings, main: MainArgs) -> dict[str, str]:
         # malloc in huge pages, if Linux lets a program ask for them, makes training on a CPU an eighth faster.
         "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
         **(_on_loopback() if settings.nodes.num == 1 else {}),
+        **_visible_gpus(settings.gpus),
         **settings.env,
         "TRUST_REMOTE_CODE": "1" if main.trust_remote_code else "0",
     }
+
+
+def _visible_gpus(gpus: tuple[str, ...] | None) -> dict[str, str]:
+    """Return what shows ranks as many GPUs as there are ranks, by which torch takes its groups of HYBRID_SHARD.
+
+    CUDA counts the fastest GPU first unless it is told to count as the driver does, from which the ids come.
+    """
+    if gpus is None:
+        return {}
+    return {"CUDA_VISIBLE_DEVICES": ",".join(gpus), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 def _on_loopback() -> dict[str, str]:

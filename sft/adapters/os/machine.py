@@ -6,30 +6,30 @@ import importlib.util
 import os
 import platform
 import shutil
-import subprocess
-from functools import cache
 from pathlib import Path
 
+from sft.adapters.os import gpus as _gpus
 
-@cache
+
 def gpus() -> tuple[str, ...]:
     """Return the names of the CUDA devices that a process started here would see.
 
-    Honours ``CUDA_VISIBLE_DEVICES``. Asks the driver's ``nvidia-smi``, because importing torch takes seconds.
+    Honours ``CUDA_VISIBLE_DEVICES`` and MIG. Asks the driver's ``nvidia-smi``, because importing torch takes seconds.
+
+    Raises:
+        SftError: The driver's program doesn't answer.
     """
-    names = _nvidia_smi("name")
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return names
-    chosen = [entry for entry in visible.split(",") if entry.strip() and entry.strip() != "-1"]
-    return tuple(names[int(c)] if c.isdigit() and int(c) < len(names) else names[0] for c in chosen) if names else ()
+    return tuple(gpu.name for gpu in _gpus.visible())
 
 
 def gpu_ids() -> tuple[str, ...]:
     """Return the ids of `gpus`, as ``CUDA_VISIBLE_DEVICES`` names them."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ""
-    ids = [entry for entry in visible.split(",") if entry.strip()]
-    return tuple(ids[: len(gpus())]) if ids else tuple(str(place) for place in range(len(gpus())))
+    return tuple(gpu.id for gpu in _gpus.visible())
+
+
+def gpu_trouble() -> str:
+    """Return why the driver's program fails although it is there; empty if it does not."""
+    return _gpus.trouble()
 
 
 def use_gpus(visible: str | None) -> None:
@@ -38,8 +38,7 @@ def use_gpus(visible: str | None) -> None:
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     else:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible
-    for known in (gpus, compute_capability, gpu_bytes):
-        known.cache_clear()
+    _gpus.forget()
 
 
 def device() -> str:
@@ -52,11 +51,16 @@ def runs_liger() -> bool:
     return bool(gpus()) and importlib.util.find_spec("liger_kernel") is not None
 
 
-@cache
+def c_compiler() -> str | None:
+    """Return the C compiler that Triton takes here (triton/runtime/build.py); None if it finds none."""
+    if os.environ.get("CC"):
+        return shutil.which(os.environ["CC"])
+    return shutil.which("gcc") or shutil.which("clang")
+
+
 def compute_capability() -> tuple[int, int]:
-    """Return the CUDA compute capability of the first GPU; (0, 0) if there is none."""
-    major, _, minor = next(iter(_nvidia_smi("compute_cap")), "").strip().partition(".")
-    return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else (0, 0)
+    """Return the lowest CUDA compute capability of `gpus`; (0, 0) if there is none."""
+    return min((gpu.capability for gpu in _gpus.visible()), default=(0, 0))
 
 
 def cpu() -> str:
@@ -84,11 +88,14 @@ def _cpu_facts() -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
-@cache
 def gpu_bytes() -> int:
-    """Return the memory of the smallest GPU in bytes; 0 if there is none."""
-    mebibytes = [line.strip() for line in _nvidia_smi("memory.total")]
-    return min((int(value) << 20 for value in (m.partition(" ")[0] for m in mebibytes) if value.isdigit()), default=0)
+    """Return the bytes that are free now on that GPU of which least is free; 0 if there is none, or it is not known."""
+    return min((gpu.free_bytes for gpu in _gpus.visible()), default=0)
+
+
+def gpu_total_bytes() -> int:
+    """Return the memory of the smallest GPU in bytes; 0 if there is none, or it is not known."""
+    return min((gpu.total_bytes for gpu in _gpus.visible()), default=0)
 
 
 def host_bytes() -> int:
@@ -102,13 +109,3 @@ def host_bytes() -> int:
     if limit.is_file() and limit.read_text(encoding="utf-8").strip().isdigit():
         free = min(free, int(limit.read_text(encoding="utf-8")) - int(used.read_text(encoding="utf-8")))
     return free
-
-
-def _nvidia_smi(what: str) -> tuple[str, ...]:
-    """Return a property of each GPU as the driver's program prints it; empty if there is no GPU."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ()
-    argv = [program, f"--query-gpu={what}", "--format=csv,noheader"]
-    answer = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
-    return tuple(answer.stdout.split("\n")[:-1]) if answer.returncode == 0 else ()

@@ -146,6 +146,10 @@ class TrainingConfig:
     precision: Precision = Precision.auto
     """`auto` = bf16 where the machine is faster with it (a GPU by its compute capability, a CPU by a timing that the
     run root keeps), else fp32."""
+    deterministic: bool = False
+    """Take only kernels that give the same bits each time, and stop where torch has none. It makes equal runs on
+    a GPU equal bit for bit, at the cost of a slower backward pass; ranks on CPUs are that anyway. torch:
+    `use_deterministic_algorithms`."""
     attention: Attention = Attention.auto
     """`auto` = flash attention where this machine has it, else torch's own; in a TrainJob's pods torch's own, because
     their packages are not known."""

@@ -9,7 +9,15 @@ import pytest
 
 from sft.adapters.instructlab.settings import Nodes
 from sft.adapters.os import machine
-from sft.config.schema import FsdpConfig, LauncherConfig, LauncherKind, Precision, ShardingStrategy, TrainingConfig
+from sft.config.schema import (
+    Attention,
+    FsdpConfig,
+    LauncherConfig,
+    LauncherKind,
+    Precision,
+    ShardingStrategy,
+    TrainingConfig,
+)
 from sft.errors import ConfigError
 from sft.planning.precision import CpuPrecision
 from sft.planning.resources import resolve_resources
@@ -26,6 +34,7 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Any:
     def machine_with(*gpus: str, capability: tuple[int, int] = (9, 0), packages: tuple[str, ...] = ()) -> None:
         monkeypatch.setattr(machine, "gpus", lambda: gpus)
         monkeypatch.setattr(machine, "compute_capability", lambda: capability)
+        monkeypatch.setattr(machine, "c_compiler", lambda: "gcc")
         monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name in packages else None)
 
     return machine_with
@@ -59,6 +68,10 @@ def notes(settings: TrainingConfig) -> str:
         ((H200,) * 4, LauncherConfig(), 4),
         ((H200,) * 4, LauncherConfig(gpus_per_worker=2), 2),
         ((H200,) * 4, LauncherConfig(gpus_per_worker=2, procs_per_worker=1), 1),
+        ((H200,) * 4, LauncherConfig(gpus_per_worker=0), 1),
+        ((H200,) * 4, LauncherConfig(gpus_per_worker=0, procs_per_worker=3), 3),
+        ((H200,), LauncherConfig(procs_per_worker=2), 1),  # NCCL takes one rank per GPU
+        ((H200,) * 4, LauncherConfig(gpus_per_worker=2, procs_per_worker=3), 2),
     ],
 )
 def test_ranks_are_as_many_as_asked_for_or_one_per_gpu(
@@ -115,6 +128,51 @@ def test_gpus_that_are_not_there_are_missed(on: Any) -> None:
     assert notes(wanted) == "training.launcher.gpus_per_worker=4: 1 are here; trains on 1"
 
 
+def test_no_gpu_is_used_where_none_is_asked_for(on: Any) -> None:
+    on(H200)
+    found = resolve_resources(
+        cfg(launcher=LauncherConfig(gpus_per_worker=0)), CpuPrecision(precision=Precision.fp32, reason="timed")
+    )
+    assert (found.device, found.num_gpus, found.precision) == ("cpu", 0, Precision.fp32)
+    assert found.reasons["device"] == "training.launcher.gpus_per_worker=0"
+
+
+def test_ranks_that_have_no_gpu_are_left_out_and_that_is_said(on: Any) -> None:
+    on(H200, packages=("flash_attn",))
+    said = notes(cfg(launcher=LauncherConfig(procs_per_worker=2)))
+    assert said == "training.launcher.procs_per_worker=2: NCCL takes one rank per GPU, and 1 GPU trains; ranks: 1\n" + (
+        "training.fsdp.sharding_strategy=FULL_SHARD: one rank has nothing to shard over; NO_SHARD"
+    )
+
+
+def test_a_driver_that_fails_is_said(on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    on()
+    monkeypatch.setattr(machine, "gpu_trouble", lambda: "couldn't communicate with the NVIDIA driver")
+    assert "nvidia-smi fails here, so this machine is taken to have no GPU: couldn't communicate" in notes(cfg())
+    assert "nvidia-smi" not in notes(cfg(launcher=LauncherConfig(gpus_per_worker=0)))
+
+
+@pytest.mark.parametrize(("wanted", "said"), [(Attention.auto, False), (Attention.flash_attention, True)])
+def test_flash_attention_is_not_used_in_fp32(wanted: Attention, said: bool, on: Any) -> None:
+    on(H200, packages=("flash_attn",))
+    found = resolve_resources(cfg(precision=Precision.fp32, attention=wanted))
+    assert found.attention is Attention.sdpa
+    assert "flash attention computes in bf16, and this training in fp32" in "\n".join(
+        (*found.notes, *found.reasons.values())
+    )
+    assert resolve_resources(cfg(attention=wanted)).attention is Attention.flash_attention
+
+
+def test_deterministic_kernels_and_their_cost_are_said(on: Any) -> None:
+    on()
+    assert "costs no time" in notes(cfg(deterministic=True))
+    on(H200, packages=("flash_attn", "liger_kernel"))
+    assert "flash-attn's deterministic backward pass" in notes(cfg(deterministic=True))
+    found = resolve_resources(cfg(deterministic=True, use_liger=True, attention=Attention.sdpa))
+    assert not found.use_liger
+    assert "torch's deterministic backward passes of attention" in "\n".join(found.notes)
+
+
 def test_offloading_without_a_gpu_is_left_out(on: Any) -> None:
     on()
     found = resolve_resources(cfg(fsdp=FsdpConfig(cpu_offload_params=True)))
@@ -124,7 +182,7 @@ def test_offloading_without_a_gpu_is_left_out(on: Any) -> None:
     assert resolve_resources(cfg(fsdp=FsdpConfig(cpu_offload_params=True))).cpu_offload_params
 
 
-def test_liger_is_used_only_where_it_runs(on: Any) -> None:
+def test_liger_is_used_only_where_it_runs(on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     on()
     assert not resolve_resources(cfg(use_liger=True)).use_liger
     assert "it needs a GPU" in notes(cfg(use_liger=True))
@@ -132,6 +190,9 @@ def test_liger_is_used_only_where_it_runs(on: Any) -> None:
     assert "liger-kernel is not installed" in notes(cfg(use_liger=True))
     on(H200, packages=("liger_kernel",))
     assert resolve_resources(cfg(use_liger=True)).use_liger
+    monkeypatch.setattr(machine, "c_compiler", lambda: None)
+    assert not resolve_resources(cfg(use_liger=True)).use_liger
+    assert "Triton builds its launcher with a C compiler" in notes(cfg(use_liger=True))
 
 
 def test_what_is_slow_here_is_said(on: Any, monkeypatch: pytest.MonkeyPatch) -> None:

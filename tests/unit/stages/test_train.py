@@ -53,6 +53,7 @@ def test_liger_is_the_librarys_model_class_and_not_its_flag(
 ) -> None:
     monkeypatch.setattr(machine, "gpus", lambda: ("NVIDIA H200",))
     monkeypatch.setattr(machine, "runs_liger", lambda: runs)
+    monkeypatch.setattr(machine, "c_compiler", lambda: "gcc")
     args = mapped(TrainingConfig(use_liger=True), tmp_path)
     assert args.model_class == ("Liger" if runs else "CausalLM")
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from sft.adapters.instructlab.rank import noise
 from sft.adapters.patched import patched
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,9 @@ _TRACKERS = ("mlflow", "wandb")
 
 
 @contextmanager
-def patched_options(*, mixed_precision: str, num_workers: int, gradient_checkpointing: bool) -> Iterator[None]:
+def patched_options(
+    *, mixed_precision: str, num_workers: int, gradient_checkpointing: bool, packs_rows: bool = False
+) -> Iterator[None]:
     """Set what the library hard-codes, until the block ends: bf16, 8 loader workers, gradient checkpointing.
 
     Trap 22: weights are loaded in the precision of the checkpoint, mostly bf16, and accelerate makes the trained ones
@@ -30,6 +33,8 @@ def patched_options(*, mixed_precision: str, num_workers: int, gradient_checkpoi
         mixed_precision: Precision as accelerate names it: ``bf16``, or ``no`` to compute in fp32.
         num_workers: Data loader processes per rank.
         gradient_checkpointing: Whether to recompute activations in the backward pass.
+        packs_rows: Whether a minibatch is one row of samples where flash attention keeps them apart. The library does
+            so with any model, also with those whose other layers don't (trap 29).
     """
     from instructlab.training import accelerator, main_ds, model
 
@@ -39,7 +44,8 @@ def patched_options(*, mixed_precision: str, num_workers: int, gradient_checkpoi
         return make_accelerator(*args, **{**kwargs, "mixed_precision": mixed_precision})
 
     def with_workers(*args: Any, **kwargs: Any) -> Any:  # main_ds.py:645
-        return make_loader(*args, **{**kwargs, "num_workers": num_workers})
+        packs = packs_rows and kwargs["flash_enabled"]
+        return make_loader(*args, **{**kwargs, "num_workers": num_workers, "flash_enabled": packs})
 
     finish_model = model.Model._post_model_init
 
@@ -69,7 +75,7 @@ def patched_library() -> Iterator[None]:
     unshard = fsdp_state._common_unshard_pre_state_dict_hook
     with patched(
         (main_ds, "setup_metric_logger", skip_metric_logger),
-        (utils, "add_noisy_embeddings", add_noisy_embeddings),
+        (utils, "add_noisy_embeddings", noise.add_noisy_embeddings),
         (fsdp_state, "_common_unshard_pre_state_dict_hook", unshard_without_offload(unshard)),
     ):
         yield
@@ -81,28 +87,6 @@ def skip_metric_logger(*_args: Any, **_kwargs: Any) -> None:
     Its steps restart at 1 after a resume, and only the environment variables of MLflow and W&B enable them.
     """
     logging.getLogger("instructlab.training.metrics").propagate = False
-
-
-def add_noisy_embeddings(model: Any, noise_alpha: float | None = None) -> Any:
-    """Trap 15, utils.py:142@0.16.2: NEFTune knows three model classes, and scales by all tokens of a minibatch.
-
-    Add uniform noise of ``alpha / sqrt(tokens x width)`` to each sample's embeddings while training (arXiv:2310.05914,
-    section 2). Remove it when upstream takes any model.
-
-    Args:
-        model: A causal language model.
-        noise_alpha: None or 0 = no noise.
-    """
-
-    def add_noise(module: Any, _inputs: Any, embedded: Any) -> Any:
-        if not module.training:
-            return embedded
-        size = noise_alpha / (embedded.shape[-2] * embedded.shape[-1]) ** 0.5
-        return embedded + embedded.new_empty(embedded.shape).uniform_(-size, size)
-
-    if noise_alpha:
-        model.get_input_embeddings().register_forward_hook(add_noise)
-    return model
 
 
 def unshard_without_offload(unshard: Callable[..., Any]) -> Callable[..., Any]:

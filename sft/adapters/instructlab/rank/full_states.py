@@ -14,12 +14,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sft.adapters.os.process import is_no_space
 from sft.errors import StageError
 from sft.files import list_files, sha256_file, sync, write_json
 
 log = logging.getLogger(__name__)
 
 _FACTS = "state.json"
+_WRITER = ("PytorchStreamWriter failed", "file write failed", "iostream error")
+"""How torch's writer, which does not say why, tells that a file could not be written: as a rule the disk is full."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +63,15 @@ class FullStates:
         dist.barrier()
         try:
             accelerator.save_state(output_dir=partial)
-        except (OSError, RuntimeError) as error:  # torch's writer has a RuntimeError of its own for a full disk
+        except Exception as error:  # out of memory, or a lost connection, is something else and stays what it is
+            if not isinstance(error, OSError) and not _is_of_the_disk(str(error)):
+                raise
             free = shutil.disk_usage(self._root).free >> 20
+            space = f"free space ({free} MiB are free at {self._root})"
+            fix = space if _is_of_the_disk(str(error)) else f"let this run write to {self._root}"
             raise StageError(
                 f"the full state of step {position.step} can't be written: {error}",
-                fix=f"free space ({free} MiB are free at {self._root}); the state before it is complete",
+                fix=f"{fix}; the state before it is complete",
             ) from error
         dist.barrier()
         if dist.get_rank() == 0:
@@ -113,6 +120,10 @@ class FullStates:
 
     def _newest_first(self) -> list[Path]:
         return sorted(self._root.glob("step_*"), key=lambda path: int(path.name.removeprefix("step_")), reverse=True)
+
+
+def _is_of_the_disk(message: str) -> bool:
+    return is_no_space(message) or any(words in message for words in _WRITER)
 
 
 def _damage(state: Path) -> str | None:

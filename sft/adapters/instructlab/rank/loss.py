@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from sft.adapters.instructlab.rank import noise
 from sft.adapters.instructlab.rank.minibatches import NO_TARGET, Minibatch
 from sft.adapters.patched import patched
 from sft.errors import StageError
@@ -53,7 +54,8 @@ def inputs(minibatch: Minibatch, model: Any, device: Any) -> Minibatch:
         device: Device of the model.
 
     Returns:
-        ``input_ids``, ``position_ids`` if there were any, ``places``: the positions in the flattened minibatch whose
+        ``input_ids``; if there were any ``position_ids``, they and the bounds of their samples (`sequences`) under
+        transformers' names; ``places``: the positions in the flattened minibatch whose
         logits enter the loss, and ``targets``: the tokens that they predict. Those two are padded with positions that
         have no target.
     """
@@ -67,11 +69,31 @@ def inputs(minibatch: Minibatch, model: Any, device: Any) -> Minibatch:
         "places": torch.nn.functional.pad(places, (0, num_padding)),
         "targets": torch.nn.functional.pad(targets[places], (0, num_padding), value=NO_TARGET),
     }
+    noise.LENGTHS.note(minibatch, device)
+    lengths: dict[str, int] = {}
     if "position_ids" in minibatch:
         arguments["position_ids"] = minibatch["position_ids"]
+        begins, longest = sequences(minibatch["position_ids"])
+        arguments |= {"cu_seq_lens_q": begins, "cu_seq_lens_k": begins}
+        lengths = {"max_length_q": longest, "max_length_k": longest}
     if getattr(model.config, "output_router_logits", False):  # a router's loss counts all unmasked tokens
         arguments["attention_mask"] = minibatch.get("attention_mask")
-    return {name: value if value is None else value.to(device) for name, value in arguments.items()}
+    return {**lengths, **{name: value if value is None else value.to(device) for name, value in arguments.items()}}
+
+
+def sequences(position_ids: Any) -> tuple[Any, int]:
+    """Return where the samples of a packed row begin and where the last one ends, and the length of the longest.
+
+    Flash attention takes it. Each layer would find it in the positions again, and wait for the device to do so.
+
+    Args:
+        position_ids: Of shape (1, tokens), on the CPU; each sample's begin at 0.
+    """
+    import torch
+
+    (begins,) = torch.nonzero(position_ids[0] == 0, as_tuple=True)
+    bounds = torch.nn.functional.pad(begins, (0, 1), value=position_ids.shape[-1])
+    return bounds.to(torch.int32), int(bounds.diff().max())
 
 
 def compute_loss(model: Any, arguments: Minibatch, world_size: int, num_counted: int) -> tuple[Any, Any]:

@@ -51,20 +51,24 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
         faulthandler.dump_traceback_later(options.stall_timeout_seconds, file=stacks)
 
     restart_stall_timer()
-    from sft.adapters.instructlab.rank import cpu, fixes, loop, lora, loss, minibatches, sharding
+    from sft.adapters.instructlab.rank import cpu, fixes, kernels, loop, lora, loss, minibatches, sharding
 
     with fixes.trackers_not_importable():
         from instructlab.training import main_ds
         from instructlab.training.utils import set_random_seed
 
-    import torch
     import torch.distributed as dist
 
-    cuda = torch.cuda.is_available()
+    kernels.check_device(on_gpu=options.on_gpu)
     mixed_precision = "bf16" if options.precision == "bf16" else "no"
     with ExitStack() as patches:
-        if not cuda:
+        if not options.on_gpu:
             patches.enter_context(cpu.cpu_as_accelerator())
+        patches.enter_context(
+            kernels.patched_kernels(
+                precision=options.precision, on_gpu=options.on_gpu, deterministic=options.deterministic
+            )
+        )
         patches.enter_context(sharding.patched_timeouts(options.stall_timeout_seconds + _AFTER_A_STALL_SECONDS))
         patches.enter_context(
             sharding.patched_sharding(
@@ -76,6 +80,7 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
                 mixed_precision=mixed_precision,
                 num_workers=options.num_loader_workers,
                 gradient_checkpointing=options.gradient_checkpointing,
+                packs_rows=options.packs_rows,
             )
         )
         patches.enter_context(fixes.patched_library())
@@ -92,7 +97,7 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
         patches.enter_context(loop.Loop(args, options, folder, after_step=restart_stall_timer).patched_library())
         set_random_seed(args.seed)
         try:
-            main_ds.main(args)
+            kernels.explained(lambda: main_ds.main(args), deterministic=options.deterministic)
         except loop.StopRequested:
             dist.barrier()
             dist.destroy_process_group()

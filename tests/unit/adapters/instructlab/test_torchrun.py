@@ -80,3 +80,12 @@ def test_malloc_takes_huge_pages_unless_the_machine_or_the_recipe_says_otherwise
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")
     assert tunables({}) == "glibc.malloc.arena_max=2"
     assert tunables({"GLIBC_TUNABLES": ""}) == ""
+
+
+@pytest.mark.parametrize(("gpus", "visible"), [(None, None), ((), ""), (("3", "1"), "3,1"), (("MIG-c7",), "MIG-c7")])
+def test_ranks_see_the_gpus_that_were_counted_for_them(gpus: tuple[str, ...] | None, visible: str | None) -> None:
+    main: Any = SimpleNamespace(output_dir="out", trust_remote_code=False)
+    settings = LaunchSettings(num_processes=1, nodes=Nodes(), env={}, stall_timeout_seconds=1, gpus=gpus)
+    environment = _environment(settings, main)
+    assert environment.get("CUDA_VISIBLE_DEVICES") == visible
+    assert environment.get("CUDA_DEVICE_ORDER") == (None if gpus is None else "PCI_BUS_ID")

@@ -29,7 +29,7 @@ with GpuSlots(1, (), ()).acquire(Path(sys.argv[1])):
 def four_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A driver's program that tells of four GPUs."""
     program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\nfor n in 0 1 2 3; do echo GPU-$n; done\n")
+    program.write_text("#!/bin/sh\nfor n in 0 1 2 3; do echo $n, GPU-id-$n, GPU-$n, 9.0, 9, 9, Disabled; done\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

@@ -7,15 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from sft.adapters.os import machine
+from sft.adapters.os import gpus, machine
 
 SMI = """#!/bin/sh
-case "$1" in
-  --query-gpu=name) printf 'NVIDIA H200\\nNVIDIA A100\\n' ;;
-  --query-gpu=compute_cap) printf '9.0\\n8.0\\n' ;;
-  --query-gpu=memory.total) printf '143771 MiB\\n81920 MiB\\n' ;;
-  *) exit 2 ;;
-esac
+echo '0, GPU-5d, NVIDIA H200, 9.0, 143771, 143000, Disabled'
+echo '1, GPU-7e, NVIDIA A100, 8.0, 81920, 1024, Disabled'
 """
 
 
@@ -27,8 +23,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     machine.use_gpus(None)
     yield tmp_path
     monkeypatch.undo()
-    for remembered in (machine.gpus, machine.compute_capability, machine.gpu_bytes):
-        remembered.cache_clear()
+    gpus.forget()
 
 
 @pytest.fixture
@@ -51,34 +46,31 @@ def test_a_driver_without_a_device_is_a_cpu(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_gpus_are_named_and_the_smallest_memory_counts() -> None:
+def test_gpus_are_named_and_the_least_of_each_counts() -> None:
     assert machine.gpus() == ("NVIDIA H200", "NVIDIA A100")
+    assert machine.gpu_ids() == ("0", "1")
     assert machine.device() == "NVIDIA H200"
-    assert machine.compute_capability() == (9, 0)
-    assert machine.gpu_bytes() == 81920 << 20
+    assert machine.compute_capability() == (8, 0)
+    assert (machine.gpu_bytes(), machine.gpu_total_bytes()) == (1024 << 20, 81920 << 20)
 
 
 @pytest.mark.usefixtures("two_gpus")
-@pytest.mark.parametrize(
-    ("visible", "names"),
-    [
-        ("1", ("NVIDIA A100",)),
-        ("", ()),
-        ("-1", ()),
-        ("1,0", ("NVIDIA A100", "NVIDIA H200")),
-        ("GPU-5d", ("NVIDIA H200",)),
-    ],
-)
-def test_only_visible_gpus_count(visible: str, names: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("visible", ["0", "GPU-5d"])
+def test_facts_are_those_of_the_visible_gpus(visible: str) -> None:
     machine.use_gpus(visible)
-    assert machine.gpus() == names
+    assert (machine.gpus(), machine.gpu_ids()) == (("NVIDIA H200",), (visible,))
+    assert (machine.compute_capability(), machine.gpu_bytes()) == ((9, 0), 143000 << 20)
 
 
-@pytest.mark.usefixtures("two_gpus")
-@pytest.mark.parametrize(("visible", "ids"), [(None, ("0", "1")), ("1", ("1",)), ("GPU-5d", ("GPU-5d",)), ("", ())])
-def test_gpus_have_the_ids_by_which_a_process_is_given_one(visible: str | None, ids: tuple[str, ...]) -> None:
-    machine.use_gpus(visible)
-    assert machine.gpu_ids() == ids
+@pytest.mark.parametrize(("cc", "names", "found"), [("", ["clang"], "clang"), ("mycc", ["gcc"], None), ("", [], None)])
+def test_the_c_compiler_is_the_one_that_triton_takes(
+    cc: str, names: list[str], found: str | None, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", cc)
+    for name in names:
+        (path / name).write_text("")
+        (path / name).chmod(0o755)
+    assert machine.c_compiler() == (found and str(path / found))
 
 
 def test_a_host_has_memory() -> None:

@@ -19,19 +19,6 @@ pytestmark = [
 ]
 
 
-def test_noise_is_added_to_each_samples_embeddings_while_training_and_never_when_scoring() -> None:
-    import torch
-
-    width, tokens, alpha = 16, 25, 5.0
-    embeddings = torch.nn.Embedding(10, width)
-    fixes.add_noisy_embeddings(SimpleNamespace(get_input_embeddings=lambda: embeddings), alpha)
-    ids = torch.zeros(3, tokens, dtype=torch.long)
-    noise = (embeddings(ids) - embeddings.weight[0]).abs().max()
-    assert 0.9 * alpha / (tokens * width) ** 0.5 < noise <= alpha / (tokens * width) ** 0.5 + 1e-6
-    embeddings.eval()
-    assert torch.equal(embeddings(ids), embeddings.weight[0].expand(3, tokens, width))
-
-
 @pytest.mark.parametrize(
     ("sharded", "device", "offloaded"), [(True, "cuda", True), (False, "cuda", False), (True, "cpu", False)]
 )

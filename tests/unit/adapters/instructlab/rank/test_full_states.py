@@ -123,14 +123,35 @@ def test_every_file_of_a_state_has_its_digest_and_is_on_the_disk(
     assert len(synced) == 3  # the file, the facts, and the folder that now holds the new name
 
 
-def test_a_state_that_can_not_be_written_leaves_the_one_before_it(tmp_path: Path) -> None:
-    save(tmp_path, 5)
-
-    class Full(Accelerator):
+def failing(root: Path, error: Exception) -> None:
+    class Failing(Accelerator):
         def save_state(self, *, output_dir: Path) -> None:
-            raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+            raise error
 
+    FullStates(root / "states", keep=1).save(Failing(), at(6))
+
+
+@pytest.mark.parametrize(
+    ("error", "fix"),
+    [
+        (RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"), "free space"),
+        (OSError(28, "No space left on device"), "free space"),
+        (PermissionError(13, "Permission denied"), "let this run write to"),
+    ],
+)
+def test_a_state_that_can_not_be_written_leaves_the_one_before_it(error: Exception, fix: str, tmp_path: Path) -> None:
+    save(tmp_path, 5)
     with pytest.raises(StageError, match="the full state of step 6 can't be written") as caught:
-        FullStates(tmp_path / "states", keep=1).save(Full(), at(6))
-    assert "free space" in str(caught.value.fix)
+        failing(tmp_path, error)
+    assert fix in str(caught.value.fix)
     assert load(tmp_path)[1:] == (at(5), [])
+
+
+@pytest.mark.parametrize("kind", ["OutOfMemoryError", "distributed.DistBackendError"])
+def test_memory_and_connections_are_not_taken_for_a_full_disk(kind: str, tmp_path: Path) -> None:
+    import torch
+
+    module, _, name = kind.rpartition(".")
+    error = getattr(getattr(torch, module) if module else torch, name)
+    with pytest.raises(error, match="CUDA out of memory or NCCL"):
+        failing(tmp_path, error("CUDA out of memory or NCCL"))

@@ -1,0 +1,145 @@
+"""What a training needs of this machine beyond its settings, and what of it is missing. Imports nothing heavy.
+
+Of a TrainJob's pods nothing is known here: their ranks say themselves what they miss.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sft.adapters.os import driver, gpus, machine
+from sft.config.schema import RunConfig
+from sft.errors import SftError
+from sft.planning import estimate
+from sft.planning.resources import Resources
+
+SHARED_MEMORY = Path("/dev/shm")
+"""Where NCCL keeps what the ranks of a machine share."""
+LEAST_SHARED_BYTES = 64 << 20
+"""What a container gets by itself, and NCCL is known to fail with (its user guide, "Shared memory")."""
+ADVISED_SHARED_BYTES = 1 << 30
+"""What the same guide advises."""
+_GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Missing:
+    """Something that a training needs and this machine lacks.
+
+    Attributes:
+        rule: What is needed, and what is here.
+        fix: What to try.
+    """
+
+    rule: str
+    fix: str
+
+
+def check(cfg: RunConfig, resources: Resources, kept_bytes: int = 0) -> None:
+    """Refuse a training that this machine can't do, before anything is done for it.
+
+    Args:
+        cfg: A checked configuration.
+        resources: What it trains on and with.
+        kept_bytes: What an earlier try has written of it already.
+
+    Raises:
+        SftError: Something is missing; the message has all of it.
+    """
+    if missing := list(missing_for(cfg, resources, kept_bytes)):
+        lines = [f"  - {each.rule}; {each.fix}" for each in missing]
+        raise SftError("\n".join(["this machine can't do the training:", *lines]))
+
+
+def missing_for(cfg: RunConfig, resources: Resources, kept_bytes: int = 0) -> Iterator[Missing]:
+    """Yield what this machine lacks for a training. Arguments as of `check`."""
+    if cfg.training.launcher.is_remote:
+        return
+    if resources.num_gpus:
+        yield from _driver()
+        yield from _shared_memory(resources)
+        if why := estimate.missing_gpu_memory(cfg, resources):
+            fix = "end what else uses it, lower training.max_tokens_per_gpu, or shard more (training/fsdp=full_shard)"
+            yield Missing(rule=why, fix=fix)
+    yield from _disk(cfg, resources, kept_bytes)
+
+
+def notes(cfg: RunConfig, resources: Resources) -> Iterator[str]:
+    """Yield what this machine has less of than would be good, a line each."""
+    if cfg.training.launcher.is_remote or not resources.num_gpus:
+        return
+    if resources.num_processes > 1:
+        pairs = unreachable(gpus.ask("topo", "-p2p", "r")[1])
+        if pairs:
+            yield f"GPUs {pairs} can't reach each other's memory: what they exchange goes through the host's, slower"
+        size = _size_of(SHARED_MEMORY)
+        if size is not None and LEAST_SHARED_BYTES < size < ADVISED_SHARED_BYTES:
+            yield f"{SHARED_MEMORY} has {size >> 20} MiB; NCCL advises 1 GiB (docker run --shm-size=1g)"
+
+
+def _driver() -> Iterator[Missing]:
+    torch, capability = driver.installed_torch(), machine.compute_capability()
+    if (least := driver.least_capability(torch)) and (0, 0) < capability < least:
+        rule = "torch {} for CUDA {} has no kernels below compute capability {}.{}, this GPU's is {}.{}"
+        names = (torch.version, torch.cuda) if torch else ()
+        yield Missing(
+            rule=rule.format(*names, *least, *capability), fix="install a torch that was built for an older CUDA"
+        )
+    if why := driver.mismatch(torch, driver.installed_driver()):
+        yield Missing(
+            rule=f"torch finds none of the GPUs that nvidia-smi shows: {why}",
+            fix="install the driver that torch needs, or a torch for this driver; "
+            "training.launcher.gpus_per_worker=0 trains on the CPU",
+        )
+
+
+def _shared_memory(resources: Resources) -> Iterator[Missing]:
+    size = _size_of(SHARED_MEMORY)
+    is_off = os.environ.get("NCCL_SHM_DISABLE") == "1"
+    if resources.num_processes > 1 and not is_off and size is not None and size <= LEAST_SHARED_BYTES:
+        yield Missing(
+            rule=f"{SHARED_MEMORY} has {size >> 20} MiB, too little for NCCL with {resources.num_processes} ranks",
+            fix="give the container more (docker run --shm-size=1g), or set NCCL_SHM_DISABLE=1, which is slower",
+        )
+
+
+def _size_of(folder: Path) -> int | None:
+    return shutil.disk_usage(folder).total if folder.is_dir() else None
+
+
+def _disk(cfg: RunConfig, resources: Resources, kept_bytes: int) -> Iterator[Missing]:
+    needed = estimate.disk_bytes(cfg, resources)
+    root = Path(cfg.run_root).absolute()
+    while not root.exists():
+        root = root.parent
+    free = shutil.disk_usage(root).free + kept_bytes
+    if needed is not None and needed > free:
+        yield Missing(
+            rule=f"run_root={cfg.run_root}: {free / _GIB:.1f} GiB are free, and training writes up to "
+            f"{needed / _GIB:.1f} GiB of full states and models",
+            fix="free space, take another run_root, or set training.keep_full_states=1 "
+            "training.checkpoint_at_epoch=false",
+        )
+
+
+def unreachable(matrix: str) -> str:
+    """Return the pairs of GPUs that can't read each other's memory, as ``0-1, 0-2``.
+
+    Args:
+        matrix: What ``nvidia-smi topo -p2p r`` prints: OK, or why not, by row and column.
+    """
+    rows = [line.split() for line in matrix.splitlines() if line.strip()]
+    columns = next((row for row in rows if len(row) > 1 and all(name.startswith("GPU") for name in row)), [])
+    pairs = []
+    for row in rows:
+        if row[0].startswith("GPU") and len(row) == len(columns) + 1:
+            one = int(row[0].removeprefix("GPU"))
+            for name, state in zip(columns, row[1:], strict=True):
+                other = int(name.removeprefix("GPU"))
+                if one < other and state not in {"OK", "X"}:
+                    pairs.append(f"{one}-{other}")
+    return ", ".join(pairs)

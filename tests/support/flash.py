@@ -1,0 +1,76 @@
+"""Flash attention as transformers calls it, computed on a CPU: one call of torch's attention for each sequence.
+
+transformers' own code decides what a kernel is given: `on_a_cpu` replaces the kernels alone, which are a GPU's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+from sft.adapters.patched import patched
+
+
+@contextmanager
+def on_a_cpu() -> Iterator[list[str]]:
+    """Compute flash attention's kernels on the CPU; yield the names of those that were called."""
+    from transformers import modeling_flash_attention_utils as flash
+
+    called: list[str] = []
+
+    def dense(query: Any, key: Any, value: Any, **settings: Any) -> Any:
+        called.append("dense")
+        return _attend(query, key, value, **settings)
+
+    def varlen(query: Any, key: Any, value: Any, *, cu_seqlens_q: Any, cu_seqlens_k: Any, **settings: Any) -> Any:
+        import torch
+
+        called.append("varlen")
+        assert cu_seqlens_q.tolist() == cu_seqlens_k.tolist()
+        assert cu_seqlens_q.dtype == torch.int32
+        bounds = cu_seqlens_q.tolist()
+        assert settings.pop("max_seqlen_q") == max(b - a for a, b in pairwise(bounds))
+        settings.pop("max_seqlen_k")
+        parts = [
+            _attend(query[None, a:b], key[None, a:b], value[None, a:b], **settings)[0] for a, b in pairwise(bounds)
+        ]
+        return torch.cat(parts)
+
+    def settings(**asked: Any) -> dict[str, Any]:
+        names = {"causal": "is_causal", "softmax_scale": "softmax_scale", "softcap": "softcap", "sinks": "s_aux"}
+        kept = {name: asked.get(own) for name, own in names.items()}
+        window = asked.get("sliding_window")
+        kept["window"] = window if window is not None and asked["key_length"] > window else None
+        lengths = {name: asked[name] for name in ("max_seqlen_q", "max_seqlen_k") if name in asked}
+        return {**kept, **lengths}
+
+    kernels = ((dense, varlen, None, None, None), (settings, None))
+    with patched((flash, "lazy_import_flash_attention", lambda *_: kernels)):
+        yield called
+
+
+def _attend(
+    query: Any, key: Any, value: Any, *, causal: bool, softmax_scale: Any, softcap: Any, sinks: Any, window: Any
+) -> Any:
+    """Attention of shapes (rows, tokens, heads, width), as flash-attn's documentation says."""
+    import torch
+
+    query, key, value = (each.transpose(1, 2) for each in (query, key, value))
+    repeats = query.shape[1] // key.shape[1]
+    key, value = (each.repeat_interleave(repeats, dim=1) for each in (key, value))
+    scale = query.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
+    scores = query @ key.transpose(-1, -2) * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    tokens = torch.arange(query.shape[2])
+    distance = tokens[:, None] - tokens[None, :]
+    hidden = (distance < 0) if causal else torch.zeros_like(distance, dtype=torch.bool)
+    if window is not None:
+        hidden = hidden | (distance >= window)
+    scores = scores.masked_fill(hidden, float("-inf"))
+    if sinks is not None:
+        extra = sinks.reshape(1, -1, 1, 1).expand(*scores.shape[:-1], 1)
+        return (torch.cat([scores, extra], -1).softmax(-1)[..., :-1] @ value).transpose(1, 2)
+    return (scores.softmax(-1) @ value).transpose(1, 2)
