@@ -11,6 +11,7 @@ types of a component.
 import functools
 import inspect
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -176,7 +177,7 @@ def pipeline_of(recipe: Recipe, cluster: Cluster) -> BaseComponent:
     """
     refuse_sweep(recipe, [], "a pipeline")
     cfg, is_open = _composed(recipe)
-    given = recipe.name if recipe in compose.recipes() else f"{recipe.name}:\n{_portable_text(recipe)}"
+    given = recipe.name if recipe in compose.recipes() else f"{recipe.name}:\n{_portable_text(recipe, cfg)}"
 
     launcher = cfg.training.launcher
     in_pods = launcher.is_remote
@@ -217,8 +218,12 @@ def pipeline_of(recipe: Recipe, cluster: Cluster) -> BaseComponent:
     return dsl.pipeline(name="sft", pipeline_config=dsl.PipelineConfig(workspace=workspace))(tasks)
 
 
-def _portable_text(recipe: Recipe) -> str:
-    """Return the text of a recipe's file, if a pod needs no more and everybody may read it."""
+def _portable_text(recipe: Recipe, cfg: RunConfig) -> str:
+    """Return the text of a recipe's file, if a pod needs no more and everybody may read it.
+
+    Raises:
+        ConfigError: It holds a secret, or names files that a pod won't find.
+    """
     text = recipe.path.read_text(encoding="utf-8")
     problems = []
     if redact(text) != text:
@@ -226,9 +231,25 @@ def _portable_text(recipe: Recipe) -> str:
     if "${recipe_dir:" in text:
         suggestion = "put them into the image or onto a volume, and name them by their path there"
         problems.append(("refers to files beside it (${recipe_dir:}), which don't go into the pipeline", suggestion))
-    if problems:
-        raise ConfigError([Problem(key=str(recipe.path), rule=rule, suggestion=fix) for rule, fix in problems])
+    found = [Problem(key=str(recipe.path), rule=rule, suggestion=fix) for rule, fix in problems]
+    if found := [*found, *_left_behind(cfg)]:
+        raise ConfigError(found)
     return text
+
+
+def _left_behind(cfg: RunConfig) -> Iterator[Problem]:
+    """Yield the files that a recipe names by where this command is called; `dataset.uri` is a parameter of the run."""
+    named = {
+        "dataset.eval_uri": cfg.dataset.eval_uri,
+        "model.chat_template": cfg.model.chat_template,
+        "eval.include_path": cfg.eval.include_path,
+        **{f"eval.holdouts.{name}.uri": held_out.uri for name, held_out in cfg.eval.holdouts.items()},
+    }
+    for key, value in named.items():
+        if value and "://" not in value and not Path(value).is_absolute():
+            rule = "is a file of this machine, and files don't go into the pipeline"
+            suggestion = "put it into the image or onto a volume, and give its whole path there; or an address"
+            yield Problem(key=key, value=value, rule=rule, suggestion=suggestion)
 
 
 def _composed(recipe: Recipe) -> tuple[RunConfig, bool]:

@@ -174,7 +174,7 @@ STAGES: dict[str, StageSpec] = {
             artifact=EvalReport,
             group="eval",
             settings=stage_settings.evaluate,
-            packages=("torch", "lm-eval", "transformers", "rouge-score", "sacrebleu"),
+            packages=("torch", "lm-eval", "transformers", "tokenizers", "rouge-score", "sacrebleu"),
             modules=(
                 "sft.stages.evaluate",
                 "sft.stages.scoring",

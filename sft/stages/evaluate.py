@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from sft import sample_values
-from sft.adapters.evaluation import task_index
+from sft.adapters.evaluation import task_files, task_index
 from sft.adapters.evaluation.task_code import named_functions
 from sft.adapters.os import machine
 from sft.artifacts import LOGS_NAME, DatasetArtifact, EvalReport, TokenizedArtifact, digest_of, hash_files
@@ -30,7 +30,7 @@ from sft.stages.scoring import score_model
 REPORT_NAME = "report.json"
 _PER_TOKEN = tuple(f".{metric}" for metric in TOKEN_METRICS)
 _ANSWERS_DEPEND_ON = ("backend", "model_args", "batch_size", "apply_chat_template", "device", "revision")
-_ANSWERING = ("torch", "transformers", "lm-eval")
+_ANSWERING = ("torch", "transformers", "tokenizers", "lm-eval")
 """Settings and packages of the stage that decide how a model answers what it is asked."""
 
 
@@ -133,7 +133,10 @@ def tasks_version(cfg: EvalConfig) -> str:
     problems += [Problem(key="eval.holdouts", value=name, rule=rule) for name in cfg.holdouts if name in tasks]
     if problems:
         raise ConfigError(problems)
-    return digest_of(hash_files(folder)) if folder else ""
+    try:
+        return digest_of(hash_files(folder) | task_files.further(folder)) if folder else ""
+    except ValueError as error:
+        raise ConfigError([Problem(key="eval.include_path", value=str(folder), rule=str(error))]) from error
 
 
 def _unreadable(folder: Path) -> Iterator[Problem]:

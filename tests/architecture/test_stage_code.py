@@ -52,6 +52,7 @@ WITHOUT_INFLUENCE = {
     *("sft.adapters.instructlab.layout", "sft.adapters.instructlab.settings", "sft.adapters.instructlab.monitor"),
     *("sft.adapters.instructlab.tracking", "sft.stages.launcher", "sft.stages.trainjob", "sft.adapters.kubeflow.job"),
     *("sft.adapters.evaluation.progress_file", "sft.adapters.evaluation.task_index"),
+    *("sft.adapters.evaluation.task_files", "sft.adapters.evaluation.task_scores"),
     # They refuse, or decide who may listen.
     *("sft.adapters.evaluation.task_code", "sft.adapters.instructlab.private_store"),
     *(

@@ -100,7 +100,7 @@ class _Tasks:
 
     def _read(self, file: Path) -> dict[str, Any]:
         if file not in self.configs:
-            self.configs[file] = _read(file)
+            self.configs[file] = read_task(file)
         return self.configs[file]
 
     def _add(self, folder: Path) -> None:
@@ -194,19 +194,26 @@ def _is_mean(metric: Mapping[str, Any]) -> bool | None:
     return None
 
 
-def _read(file: Path, seen: frozenset[Path] = frozenset()) -> dict[str, Any]:
+def read_task(file: Path, read: set[Path] | None = None, seen: frozenset[Path] = frozenset()) -> dict[str, Any]:
     """Return a YAML of a task with what it includes; its own keys count.
+
+    Args:
+        file: The YAML.
+        read: Gets it and the files that it includes.
+        seen: Those that include it.
 
     Raises:
         ValueError: It includes itself, or is no mapping.
     """
     if file in seen:
         raise ValueError(f"{file} includes itself")
+    if read is not None:
+        read.add(file)
     config = yaml.load(read_document(file, task_index.LARGEST_BYTES), Loader=_Loader)
     if not isinstance(config, dict):
         raise ValueError(f"{file} is no mapping")
     included = config.pop("include", [])
     merged: dict[str, Any] = {}
     for other in included if isinstance(included, list) else [included]:
-        merged |= _read((file.parent / other).resolve(), seen | {file})
+        merged |= read_task((file.parent / other).resolve(), read, seen | {file})
     return merged | config

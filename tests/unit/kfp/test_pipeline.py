@@ -131,6 +131,19 @@ def test_a_recipe_that_needs_files_beside_it_is_not_compiled(tmp_path: Path) -> 
         compiled(tmp_path, str(mine))
 
 
+def test_files_of_this_machine_that_no_pod_would_find_are_refused_at_once(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    text = (
+        "# Mine.\ndefaults: [config, _self_]\ndataset: {uri: rows.jsonl}\neval:\n  include_path: tasks\n  holdouts:\n"
+    )
+    mine.write_text(
+        f"{text}    near: {{uri: near.jsonl}}\n    far: {{uri: 's3://b/x'}}\n    there: {{uri: /data/x.jsonl}}\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        pipeline_of(find_recipe(str(mine)), Cluster())
+    assert [problem.key for problem in caught.value.problems] == ["eval.include_path", "eval.holdouts.near.uri"]
+
+
 def test_what_is_settled_at_compile_time_is_on_volume_and_tasks(tmp_path: Path) -> None:
     settings = {"gpus": 2, "node_selector": {"gpu": "h200"}, "caching": True, "image": "quay.io/us/sft:1"}
     spec, tasks = compiled(tmp_path, storage_class="fast", workspace_size="1Ti", **settings)
