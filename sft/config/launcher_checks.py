@@ -91,6 +91,9 @@ def _loaders(cfg: TrainingConfig) -> Iterator[Problem]:
     for name in cfg.env:
         if name == "TRUST_REMOTE_CODE":
             yield Problem(key=f"training.env.{name}", rule="is not for a variable to say: see model.trust_remote_code")
+        elif name == "CUDA_VISIBLE_DEVICES":  # plan, ranks and record must mean the same GPUs
+            rule, suggestion = "comes too late: GPUs are counted before", "set it where sft is started"
+            yield Problem(key=f"training.env.{name}", rule=rule, suggestion=suggestion)
         elif name.startswith("PET_"):
             rule = "is for torchrun to read: the settings of training.launcher say it"
             yield Problem(key=f"training.env.{name}", rule=rule)

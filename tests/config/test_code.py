@@ -146,6 +146,11 @@ def test_a_person_may_say_that_any_variable_is_set_and_only_that_one_setting_tru
         compose(find_recipe("quickstart"), ["training.env.TRUST_REMOTE_CODE=1", allowed])
 
 
+def test_which_gpus_are_seen_is_said_before_they_are_counted() -> None:
+    with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES: comes too late: GPUs are counted before"):
+        compose(find_recipe("quickstart"), ["training.env.CUDA_VISIBLE_DEVICES=1"])
+
+
 def test_a_cluster_secret_names_no_variable_that_loads_code() -> None:
     cluster = ["training/launcher=kubeflow", "training.launcher.gpus_per_worker=0"]
     with pytest.raises(ConfigError, match=r"secrets=LD_PRELOAD: can make a rank load code"):
