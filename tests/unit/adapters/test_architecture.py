@@ -13,6 +13,7 @@ import pytest
 from sft.adapters.architecture import differences, load_on_meta
 from sft.adapters.checkpoint_files import read_tensors
 from sft.artifacts import ModelArtifact
+from tests.support import architectures
 
 pytestmark = [
     pytest.mark.slow,
@@ -21,18 +22,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 
-SHAPE: dict[str, Any] = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
+SHAPE: dict[str, Any] = {**architectures.SHAPE, "vocab_size": 64}
 MOE = {"num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2}
 MLA = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 8, "v_head_dim": 8, "qk_nope_head_dim": 8}
 FAMILIES: dict[str, dict[str, Any]] = {

@@ -9,6 +9,7 @@ import pytest
 
 from sft.adapters.instructlab.rank import loss
 from sft.errors import StageError
+from tests.support.architectures import SHAPE, VOCABULARY
 
 pytestmark = [
     pytest.mark.slow,  # imports torch
@@ -18,36 +19,23 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
 ]
-VOCABULARY = 97
-COMMON = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
 OLDER = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "bos_token_id": 1, "eos_token_id": 2}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "qwen2": COMMON,
-    "qwen3": {**COMMON, "tie_word_embeddings": True},
-    "llama": COMMON,
-    "mistral": {**COMMON, "sliding_window": 5},
-    "gemma2": {**COMMON, "final_logit_softcapping": 2.0, "sliding_window": 5},
-    "gemma3_text": {**COMMON, "sliding_window": 5},
-    "phi3": COMMON,
-    "granite": {**COMMON, "logits_scaling": 3.0},
-    "cohere": {**COMMON, "logit_scale": 0.3},
-    "gpt_neox": COMMON,
-    "mixtral": {**COMMON, "num_local_experts": 4},
-    "opt": {**COMMON, "ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.0},
+    "qwen2": SHAPE,
+    "qwen3": {**SHAPE, "tie_word_embeddings": True},
+    "llama": SHAPE,
+    "mistral": {**SHAPE, "sliding_window": 5},
+    "gemma2": {**SHAPE, "final_logit_softcapping": 2.0, "sliding_window": 5},
+    "gemma3_text": {**SHAPE, "sliding_window": 5},
+    "phi3": SHAPE,
+    "granite": {**SHAPE, "logits_scaling": 3.0},
+    "cohere": {**SHAPE, "logit_scale": 0.3},
+    "gpt_neox": SHAPE,
+    "mixtral": {**SHAPE, "num_local_experts": 4},
+    "opt": {**SHAPE, "ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.0},
     "gpt2": {**OLDER, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
     "bloom": {**OLDER, "hidden_dropout": 0.0, "attention_dropout": 0.0},
-    "mamba": {**COMMON, "state_size": 4},
+    "mamba": {**SHAPE, "state_size": 4},
 }
 
 
