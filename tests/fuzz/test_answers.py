@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,7 +43,7 @@ def answer_of(content: bytes) -> Any:
     for line in rest.splitlines():
         name, _, value = line.partition(":")
         headers.add(name.strip(), value.strip())
-    return SimpleNamespace(status=int(status) if status.isascii() and status.isdigit() else 200, headers=headers)
+    return SimpleNamespace(status=int(status) if re.fullmatch("[1-5][0-9]{2}", status) else 200, headers=headers)
 
 
 def test_headers_of_a_download_are_taken_or_refused() -> None:

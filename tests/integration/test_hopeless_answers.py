@@ -15,6 +15,8 @@ import pytest
 from sft.adapters import hub, storage
 from sft.adapters.evaluation import vllm_server
 from sft.adapters.instructlab.tracking import Trackers
+from sft.adapters.kubeflow import job
+from sft.adapters.kubeflow.cluster import Cluster
 from sft.adapters.upload import Upload, s3
 from sft.config.schema import RegistryConfig, RegistryKind
 from sft.errors import DataError, StageError
@@ -22,6 +24,7 @@ from tests.servers.scripted import Answer, Request, Server, serving
 from tests.support.register_inputs import register_inputs, run_stage
 
 pytestmark = pytest.mark.slow
+JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(autouse=True)
@@ -165,3 +168,53 @@ def test_a_vllm_that_refuses_its_own_model_is_not_waited_for_until_the_end(
 def test_what_is_not_vllms_list_of_models_is_no_answer(content: bytes) -> None:
     with serving(lambda _: Answer(200, content)) as server:
         assert vllm_server._longest(f"{server.address}/models", "m", "k") == (None, None)
+
+
+def kubeflow_answers(status: int, tmp_path: Path, **headers: str) -> tuple[str, list[Request]]:
+    """Return what is said of a Model Registry that answers this to everything, and what it was asked."""
+    with serving(lambda _: Answer(status, b'{"code": "", "message": "said"}', {**JSON, **headers})) as server:
+        cfg = RegistryConfig(kind=RegistryKind.kubeflow, author="a", model_name="m", address=server.address)
+        with pytest.raises(StageError) as refused:
+            run_stage(cfg, register_inputs(tmp_path), tmp_path / "out")
+    return str(refused.value), server.requests
+
+
+@pytest.mark.parametrize(
+    ("status", "fix"),
+    [
+        (400, "check registry.model_name"),
+        (401, "set MODEL_REGISTRY_TOKEN"),
+        (403, "set MODEL_REGISTRY_TOKEN"),
+        (422, "check registry.model_name"),
+    ],
+)
+def test_a_model_registry_is_asked_once_for_what_it_refuses(status: int, fix: str, tmp_path: Path) -> None:
+    said, requests = kubeflow_answers(status, tmp_path)
+    assert fix in said
+    assert len(requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(401, "put a new token"), (403, "grant the permissions"), (404, "install")]
+)
+def test_an_api_server_is_asked_once_for_what_it_refuses(status: int, said: str) -> None:
+    with serving(lambda _: Answer(status, b'{"message": "no"}', JSON)) as server, pytest.raises(StageError, match=said):
+        job.ask(lambda: cluster_at(server).find("key"), lambda _: None)
+    assert len(server.requests) == 1
+
+
+def test_a_busy_api_server_says_when_but_not_in_a_hundred_years(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("tenacity.nap.time.sleep", pauses.append)
+    busy = [Answer(503, headers={"Retry-After": text}) for text in ("7", "1000000000")]
+    with serving(lambda _: busy.pop(0) if busy else Answer(200, b'{"items": []}', JSON)) as server:
+        assert job.ask(lambda: cluster_at(server).find("key"), lambda _: None) is None
+    assert pauses == [7.0, 15.0]
+
+
+def cluster_at(server: Server) -> Cluster:
+    from kubernetes import client
+
+    settings = client.Configuration()
+    settings.host, settings.retries = server.address, False
+    return Cluster(client.ApiClient(settings), "sft")
