@@ -61,12 +61,22 @@ def list_files(root: Path) -> list[str]:
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file so that a reader sees either the old content or all of the new one."""
+def write_atomically(path: Path, content: bytes, *, is_lasting: bool = False) -> None:
+    """Replace a file so that a reader sees either the old content or all of the new one.
+
+    Args:
+        path: Of the file.
+        content: All of it.
+        is_lasting: Whether that holds also after the power was cut at any moment, and the new one lasts from now on.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         partial.write_bytes(content)
+        if is_lasting:
+            sync(partial)
         partial.replace(path)
+        if is_lasting:
+            sync(path.parent)
     except OSError:
         partial.unlink(missing_ok=True)
         raise
@@ -81,6 +91,14 @@ def json_text(content: Any) -> str:
     """Return JSON for other programs, in ASCII, which any terminal or pipe can carry; what is no number is null."""
     plain = json.loads(json.dumps(content), parse_constant=lambda _: None)
     return json.dumps(plain, indent=1)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it that are not there, so that they outlast a cut of the power."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync(path.parent)
 
 
 def sync(path: Path) -> None:

@@ -144,19 +144,30 @@ class RunRecord(msgspec.Struct, kw_only=True):
         """Write ``run.json`` with its own digest (`sft.self_hashed_json`): a reader sees the last whole one."""
         content = self_hashed_json.dump_with_digest(redacted(msgspec.to_builtins(self)))
         try:
-            write_atomically(folder / NAME, content)
+            write_atomically(folder / NAME, content, is_lasting=True)
         except OSError as error:
             if error.errno not in NO_SPACE:
                 raise
             (folder / _RESERVE).unlink(missing_ok=True)
-            write_atomically(folder / NAME, content)
+            write_atomically(folder / NAME, content, is_lasting=True)
 
 
 @contextmanager
 def reserved(folder: Path) -> Iterator[None]:
-    """Keep some space until the block ends, so that the record of a run can be written on a disk that is full."""
+    """Keep some space until the block ends, so that the record of a run can be written on a disk that is full.
+
+    Raises:
+        StageError: It is full already.
+    """
     file = folder / _RESERVE
-    file.write_bytes(bytes(_RESERVED_BYTES))
+    try:
+        file.write_bytes(bytes(_RESERVED_BYTES))
+    except OSError as error:
+        file.unlink(missing_ok=True)
+        if error.errno not in NO_SPACE:
+            raise
+        message = f"{folder}: no room for the record of a run, which was not begun ({error.strerror})"
+        raise StageError(message, fix="free space, then repeat the command") from error
     try:
         yield
     finally:

@@ -27,7 +27,7 @@ import msgspec
 
 from sft.artifacts import MANIFEST_NAME, Artifact, digest_of, hash_files
 from sft.errors import StoreError
-from sft.files import inode, read_document, sha256_file, sync
+from sft.files import inode, make_folder, read_document, sha256_file, sync
 from sft.logs import redacted
 from sft.self_hashed_json import NOT_JSON
 
@@ -123,7 +123,7 @@ class Store:
         """
         try:
             for folder in (self.root, self.staging_root, self._locks):
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
             probe = self._locks / f".probe-{os.getpid()}"
             probe.touch()
             probe.unlink()
@@ -240,11 +240,10 @@ class Store:
         )
         (made.root / MANIFEST_NAME).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
         target = self.root / stage / key
-        target.parent.mkdir(exist_ok=True)
+        make_folder(target.parent)
         _sync_all(made.root)
         made.root.rename(target)
-        for folder in (target.parent, self.root):  # a crash now leaves all of it; one before leaves it in staging
-            sync(folder)
+        sync(target.parent)  # a crash now leaves all of it; one before leaves it in staging
         return Entry(target, manifest)
 
     def discard(self, entry: Entry) -> None:

@@ -20,6 +20,7 @@ from sft.adapters.os import machine
 from sft.artifacts import Artifact
 from sft.config.schema import RunConfig
 from sft.errors import Detached, SftError, StageError
+from sft.files import make_folder
 from sft.planning import machine_needs
 from sft.planning.plan import Plan, Step, build_plan
 from sft.planning.resources import Resources
@@ -83,7 +84,7 @@ def run(
     store = Store(Path(cfg.run_root) / "store")
     store.open()
     folder = run_folder(cfg).absolute()
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     with run_lock(folder, progress), store.in_use():
         previous = record.load(folder)
         done = find_done(plan, store, previous)

@@ -162,7 +162,7 @@ def _without(tree: dict[str, Any], varied: Mapping[str, str]) -> dict[str, Any]:
 
 def _write(path: Path, content: msgspec.Struct) -> None:
     """Write so that a reader sees the last whole file; secrets are masked."""
-    write_atomically(path, self_hashed_json.dump_with_digest(redacted(msgspec.to_builtins(content))))
+    write_atomically(path, self_hashed_json.dump_with_digest(redacted(msgspec.to_builtins(content))), is_lasting=True)
 
 
 def _read(path: Path, kind: type[T]) -> T:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from sft import record
+from sft.errors import StageError
+from tests.support.crashes import Disk
 
 
 def make(**changes: object) -> record.RunRecord:
@@ -75,11 +77,42 @@ def test_a_record_is_written_on_a_disk_that_is_full(tmp_path: Path, monkeypatch:
         [kept] = tmp_path.iterdir()
         write = record.write_atomically
 
-        def full(path: Path, content: bytes) -> None:
+        def full(path: Path, content: bytes, *, is_lasting: bool) -> None:
             if kept.exists():
                 raise OSError(errno.ENOSPC, "No space left on device")
-            write(path, content)
+            write(path, content, is_lasting=is_lasting)
 
         monkeypatch.setattr(record, "write_atomically", full)
         run.save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [record.NAME]
+
+
+def test_after_a_cut_of_the_power_a_record_is_the_last_or_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "disk").mkdir()
+    disk = Disk(tmp_path / "disk", tmp_path / "copies")
+
+    def work() -> None:
+        for run_id in ("first", "second"):
+            make(run_id=run_id).save(disk.root)
+
+    disk.record(monkeypatch, work)
+    seen = [rec.run_id if (rec := record.load(folder)) else None for _, folder in disk.states()]
+    for each in (seen[::2], seen[1::2]):  # all names, and those that are sure
+        assert each == sorted(each, key=[None, "first", "second"].index)  # never back, never torn
+    assert seen[-2:] == ["second", "second"]
+    assert not any(
+        (folder / record.NAME).exists() for (_, folder), rec in zip(disk.states(), seen, strict=True) if not rec
+    )
+
+
+def test_without_room_for_its_record_a_run_does_not_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StageError, match="no room for the record of a run"), record.reserved(tmp_path):
+        pytest.fail("begun")
+    assert not list(tmp_path.iterdir())
