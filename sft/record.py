@@ -12,7 +12,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -141,15 +141,26 @@ class RunRecord(msgspec.Struct, kw_only=True):
         return {**rest, "recipe": Path(self.recipe).name, "steps": steps}
 
     def save(self, folder: Path) -> None:
-        """Write ``run.json`` with its own digest (`sft.self_hashed_json`): a reader sees the last whole one."""
+        """Write ``run.json`` with its own digest (`sft.self_hashed_json`): a reader sees the last whole one.
+
+        Raises:
+            StageError: The folder was moved, removed, filled or made read-only.
+        """
         content = self_hashed_json.dump_with_digest(redacted(msgspec.to_builtins(self)))
         try:
-            write_atomically(folder / NAME, content, is_lasting=True)
+            try:
+                write_atomically(folder / NAME, content, is_lasting=True)
+            except OSError as error:
+                if error.errno not in NO_SPACE:
+                    raise
+                (folder / _RESERVE).unlink(missing_ok=True)
+                write_atomically(folder / NAME, content, is_lasting=True)
         except OSError as error:
-            if error.errno not in NO_SPACE:
-                raise
-            (folder / _RESERVE).unlink(missing_ok=True)
-            write_atomically(folder / NAME, content, is_lasting=True)
+            why = "the folder was moved, removed, filled or made read-only while the run was at work"
+            raise StageError(
+                f"{folder / NAME}: can't be written ({error.strerror}): {why}",
+                fix="put that right, then repeat the command: it goes on with what is in the store",
+            ) from error
 
 
 @contextmanager
@@ -171,7 +182,8 @@ def reserved(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        file.unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder can't be written any more, the record itself has said so
+            file.unlink(missing_ok=True)
 
 
 def begin(

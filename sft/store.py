@@ -27,6 +27,7 @@ import msgspec
 
 from sft.artifacts import MANIFEST_NAME, Artifact, digest_of, hash_files
 from sft.errors import StoreError
+from sft.file_locks import try_lock
 from sft.files import inode, make_folder, read_document, sha256_file, sync
 from sft.logs import redacted
 from sft.self_hashed_json import NOT_JSON
@@ -119,15 +120,21 @@ class Store:
         """Make the folders.
 
         Raises:
-            StoreError: They can't be made or written.
+            StoreError: They can't be made, written or locked.
         """
+        is_writable = False
         try:
             for folder in (self.root, self.staging_root, self._locks):
                 make_folder(folder)
             probe = self._locks / f".probe-{os.getpid()}"
-            probe.touch()
+            with probe.open("a+") as file:
+                is_writable = True
+                try_lock(file)
             probe.unlink()
         except OSError as error:
+            if is_writable:
+                message = f"run_root: {self.root} has no locks ({error.strerror}), by which runs share it"
+                raise StoreError(message, fix="run_root=FOLDER on another file system") from error
             raise StoreError(f"run_root: can't write {self.root} ({error.strerror})", fix="run_root=FOLDER") from error
 
     def find(self, stage: str, key: str) -> Entry | None:
@@ -273,7 +280,7 @@ class Store:
 
     def _use(self) -> IO[str]:
         self._locks.mkdir(exist_ok=True)  # a copy of a store may lack hidden folders
-        return (self._locks / "use").open("a")
+        return (self._locks / "use").open("a+")  # NFS shares a lock only of a file that is open for reading
 
 
 def _sync_all(folder: Path) -> None:

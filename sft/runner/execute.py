@@ -20,6 +20,7 @@ from sft.adapters.os import machine
 from sft.artifacts import Artifact
 from sft.config.schema import RunConfig
 from sft.errors import Detached, SftError, StageError
+from sft.file_locks import local_lock_option
 from sft.files import make_folder
 from sft.planning import machine_needs
 from sft.planning.plan import Plan, Step, build_plan
@@ -85,6 +86,8 @@ def run(
     store.open()
     folder = run_folder(cfg).absolute()
     make_folder(folder)
+    if option := local_lock_option(folder):
+        progress.say(f"{cfg.run_root} is mounted with {option}: use it from one machine at a time")
     with run_lock(folder, progress), store.in_use():
         previous = record.load(folder)
         done = find_done(plan, store, previous)

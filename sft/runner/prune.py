@@ -17,6 +17,7 @@ import msgspec
 from sft import record
 from sft.artifacts import MANIFEST_NAME
 from sft.errors import StoreError
+from sft.file_locks import local_lock_option
 from sft.files import read_document
 from sft.self_hashed_json import NOT_JSON
 from sft.store import ANSWERS, Store
@@ -82,11 +83,15 @@ def prune(
         now: Remove at once, what lies in the trash included.
 
     Raises:
-        StoreError: A run is at work on this store, or the store is a link: another run root's records may need it.
+        StoreError: A run is at work on this store, or would not be seen from here, or the store is a
+            link: another run root's records may need it.
     """
     if store.root.is_symlink():
         fix = f"prune where it lies: {shlex.quote(str(store.root.resolve().parent))}"
         raise StoreError(f"{store.root}: is a link, so the records of another run root may need it", fix=fix)
+    if option := local_lock_option(store.root):
+        message = f"{store.root}: is mounted with {option}, so a run of another machine would not be seen"
+        raise StoreError(message, fix="mount it with local_lock=none, or prune where it lies")
     with store.alone():
         needed = find_needed()
         candidates = _candidates(store)

@@ -57,6 +57,7 @@ WITHOUT_INFLUENCE = {
     *("sft.adapters.evaluation.task_code", "sft.adapters.instructlab.private_store"),
     *(
         "sft.files",
+        "sft.file_locks",
         "sft.memory_limit",
         "sft.scratch",
         "sft.adapters.retry",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import multiprocessing
 import os
 import time
@@ -205,3 +207,19 @@ def test_without_its_syncs_a_cut_of_the_power_would_be_seen(tmp_path: Path, monk
     disk.record(monkeypatch, lambda: publish(store))
     with pytest.raises(StoreError):
         [Store(folder / "store").find("model", "k1") for _, folder in disk.states()]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_refused(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(StoreError, match=r"run_root: .*store has no locks \(.*\n  try: run_root=FOLDER on another"):
+        Store(tmp_path / "store").open()
+
+
+def test_the_lock_of_a_store_in_use_is_one_that_nfs_can_share(store: Store) -> None:
+    """Linux makes a shared lock on NFS one of fcntl, which needs a file that is open for reading (nfs(5), flock(2))."""
+    with store._use() as file:
+        assert fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR

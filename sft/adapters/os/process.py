@@ -197,6 +197,8 @@ def child_error(error: Mapping[str, Any], *, what: str, log: Path) -> StageError
     fix = error.get("fix")
     if fix is None and is_no_space(message):
         message, fix = message.partition("\n")[0], FREE_SPACE
+    elif fix is None and is_no_space(str(error.get("traceback") or "")):  # some libraries raise another error of it
+        message, fix = f"{message} ({os.strerror(errno.ENOSPC)})", FREE_SPACE
     return StageError(f"{what} failed: {message}", fix=fix, log=log)
 
 

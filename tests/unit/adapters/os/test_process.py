@@ -118,3 +118,11 @@ def test_the_tail_of_a_log_is_its_last_lines_whatever_their_bytes(tmp_path: Path
     log = tmp_path / "log.txt"
     log.write_bytes(b"first\nsecond \n\xff\n")
     assert tail(log, lines=2) == "    second\n    \ufffd"
+
+
+def test_a_library_that_hides_a_full_disk_is_read_through(tmp_path: Path) -> None:
+    trace = "OSError: [Errno 28] No space left on device\n\nThe above exception was the direct cause of …"
+    facts = {"type": "DatasetGenerationError", "message": "An error occurred", "fix": None, "traceback": trace}
+    error = child_error(facts, what="training", log=tmp_path / "log.txt")
+    assert error.message == "training failed: DatasetGenerationError: An error occurred (No space left on device)"
+    assert error.fix == "free space, then repeat the command"
