@@ -5,6 +5,7 @@
 # make fuzz         inputs that break a parser, ten minutes for each
 # make test-gpu     those that need a CUDA device
 # make lock         what the image is built from, with hashes; make audit   what is known against its versions
+# make gpu-report   what is proved on CPUs, looked at on the GPU that is here, in eight minutes
 # make dist         sdist and wheel; make release-check   install and run them as a user would
 # make test-lowest, test-highest   what depends on versions of other packages, with the lowest and the newest of them
 SHELL := bash
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 # With its bounds: without constraints, the newest torch may be newer than what we take.
 TORCH := $(shell sed -n 's/^  "\(torch[<>=].*\)",/\1/p' pyproject.toml)
 
-.PHONY: quickstart test test-fast test-exhaustive fuzz test-gpu test-lowest test-highest test-versions check format bench
+.PHONY: quickstart test test-fast test-exhaustive fuzz test-gpu gpu-report test-lowest test-highest test-versions check format bench
 .PHONY: constraints constraints-lowest lock audit dist release-check clean
 
 quickstart: $(VENV)/.installed
@@ -34,6 +35,9 @@ test-exhaustive: $(VENV)/.installed-dev
 
 fuzz: $(VENV)/.installed-dev
 	SFT_FUZZ_SECONDS=600 $(BIN)/python -m pytest --timeout 1200 -n auto tests/fuzz
+
+gpu-report: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/gpu_report.py
 
 test-gpu: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m gpu

@@ -14,6 +14,7 @@ SMALLEST: dict[str, tuple[list[str], str]] = {
     "dataset": (["500"], "rows"),
     "evaluation": (["--rounds", "1", "--questions", "8"], "sft / the faster lm-eval:"),
     "generation": (["--rounds", "1", "--samples", "3", "--max-new-tokens", "8"], "3 of 3 answers are the same"),
+    "gpu_report": (["--seconds", "280", "--out", "report.json"], "| utilisation |"),
     "startup": (["--rounds", "1"], "first step"),
     "tokenizing": (["60"], "process_data"),
     "verdicts": (["--pairs", "4"], "| answers |"),
