@@ -132,13 +132,14 @@ def score_lines(after: EvalReport, before: EvalReport | None, comparison: ModelC
         change = comparison.change(score.name) if comparison else None
         row = score_row(score, base, change)
         values = [f"{format_score(base.value)} → {row.after}", row.difference] if base else [row.after]
-        tells = f", which tell differences over {row.detectable}" if row.detectable else ""
+        tells = f" tell over {row.detectable}" if row.detectable else ""
         yield from _fitted([f"{row.name:<24}", *values, f"({row.samples}{tells})"])
         if change and score.task != HOLDOUT and change.verdict is Verdict.worse:
             forgotten.append(score.name)
     if comparison:
         if comparison.num_tests:
             yield "± after a score: its standard error; in brackets: where the true difference lies"
+            yield "tell over: how large a true difference must be to be seen four times in five"
         yield f"differences: {comparison.explained}"
     if forgotten:
         yield f"warning: worse than before on {', '.join(forgotten)}: the model may be forgetting what it knew"

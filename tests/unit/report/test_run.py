@@ -49,9 +49,9 @@ def test_a_score_is_a_line_with_before_after_verdict_and_what_would_be_seen(tmp_
     lines = [*score_lines(report(score("arc", 0.5, 0.01)), report(score("arc", 0.4, 0.01)), found)]
     assert lines == [
         "arc.acc                   0.4000 → 0.5000 ± 0.0100",
-        "    +0.1000, better (+0.0500 to +0.1500)",
-        "    (1,500 samples, which tell differences over 0.0400)",
+        "    +0.1000, better (+0.0500 to +0.1500)  (1,500 samples tell over 0.0400)",
         "± after a score: its standard error; in brackets: where the true difference lies",
+        "tell over: how large a true difference must be to be seen four times in five",
         "differences: 1 paired test, 0.95 confidence",
     ]
 
