@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from sft.logs import redact
 T = TypeVar("T")
 
 _CHUNK_BYTES = 1 << 18
+_SLOW_BYTES = 1 << 16
 _MAX_REDIRECTS = 5
 _MAX_DIGITS = 18
 _BUSY = {408, 425, 429}
@@ -42,11 +44,13 @@ class Patience:
     Attributes:
         connect_seconds: Until it takes a connection.
         stall_seconds: Longest silence within a download.
+        slow_seconds: Longest time in which less than 64 KiB arrive.
         retry: Attempts; one that brings new bytes starts their count anew.
     """
 
     connect_seconds: float = 10.0
     stall_seconds: float = 30.0
+    slow_seconds: float = 300.0
     retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(max_attempts=6, first_wait_seconds=1.0))
 
 
@@ -121,7 +125,7 @@ def _attempt(url: str, partial: PartialFile, max_bytes: int | None, progress: Pr
         if not begin:
             partial.discard()
             partial.start(_validator(response))
-        _receive(response, url, partial, total, max_bytes, progress)
+        _receive(response, url, partial, total, max_bytes, progress, patience.slow_seconds)
     except _OtherFile:
         partial.discard()
         raise
@@ -132,9 +136,16 @@ def _attempt(url: str, partial: PartialFile, max_bytes: int | None, progress: Pr
 
 
 def _receive(
-    response: Any, url: str, partial: PartialFile, total: int | None, max_bytes: int | None, progress: Progress
+    response: Any,
+    url: str,
+    partial: PartialFile,
+    total: int | None,
+    max_bytes: int | None,
+    progress: Progress,
+    slow_seconds: float,
 ) -> None:
     num_bytes = partial.num_bytes
+    deadline, wanted = time.monotonic() + slow_seconds, num_bytes + _SLOW_BYTES
     with partial.append() as file:
         while chunk := response.read1(_CHUNK_BYTES):  # what is there: a stall must not hide what came before it
             file.write(chunk)
@@ -142,6 +153,11 @@ def _receive(
             if max_bytes is not None and num_bytes > max_bytes:
                 raise too_large(url, num_bytes, max_bytes)
             progress(num_bytes, total)
+            if num_bytes >= wanted:
+                deadline, wanted = time.monotonic() + slow_seconds, num_bytes + _SLOW_BYTES
+            elif time.monotonic() > deadline:
+                message = f"{redact(url)}: less than {_SLOW_BYTES >> 10} KiB arrived in {slow_seconds:g} s"
+                raise DataError(message, fix="fetch it by other means, or repeat the command when the server is faster")
     if total is not None and num_bytes != total:
         raise TemporaryError(f"sent {num_bytes:,} of {total:,} bytes")
 
@@ -204,6 +220,9 @@ def _check_content(response: Any, url: str, total: int | None, max_bytes: int | 
             f"{redact(url)}: the server sends a web page, not data",
             fix="check the address, and whether it needs a login",
         )
+    if (coding := response.headers.get("Content-Encoding", "identity")) != "identity":
+        message = f"{redact(url)}: the server sends it in the coding {coding[:40]}, which was not asked for"
+        raise DataError(message, fix="fetch it by other means (curl --compressed), or name the .gz itself")
     if max_bytes is not None and total is not None and total > max_bytes:
         raise too_large(url, total, max_bytes)
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sft.adapters.retry import RetryPolicy, retry, retry_after_seconds
 from sft.errors import DataError
+from sft.memory_limit import memory_limit
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
@@ -32,6 +33,8 @@ _URL_QUERY = re.compile(r"(?<=[^\s?])\?[^\s=]+=\S+")  # a content network's addr
 _MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py"]
 _OTHER_LAYOUTS = ["*/*", "consolidated*"]  # onnx/, original/, Mistral's own layout
 _TIMEOUT_SECONDS = 10.0
+_ANSWER_BYTES = 400 << 20
+"""Memory that an answer of facts may take; a repository of 100,000 files needs a tenth."""
 _LONGEST_PAUSE_SECONDS = 60.0
 _BUSY = 429
 _RESET = re.compile(r";\s{0,9}t\s{0,9}=\s{0,9}([0-9]+)", re.ASCII)
@@ -84,11 +87,15 @@ def commit_of(repo: str, revision: str | None, *, kind: str) -> str:
     from huggingface_hub.errors import RevisionResolutionError
 
     def ask_commit() -> str:
-        return str(HfApi().repo_info(repo, revision=revision, repo_type=kind, timeout=_TIMEOUT_SECONDS).sha)
+        with memory_limit(_ANSWER_BYTES):
+            return str(HfApi().repo_info(repo, revision=revision, repo_type=kind, timeout=_TIMEOUT_SECONDS).sha)
 
     with translate_errors(kind, repo, revision):
         try:
             return ask(ask_commit)
+        except MemoryError as error:
+            message = f"{kind} {repo}: the hub's answer takes more than {_ANSWER_BYTES >> 20} MiB"
+            raise DataError(message, fix="check HF_ENDPOINT") from error
         except Exception as error:
             if not _is_unreachable(error):
                 raise
