@@ -13,7 +13,7 @@ from typing import Any
 
 from sft.config.schema import RunConfig
 
-_BEFORE_QUOTE = re.compile(r"(\\+)(?='|$)")
+_BEFORE_QUOTE = re.compile(r"(?<!\\)(\\++)(?='|$)")
 
 
 @dataclass(frozen=True)
