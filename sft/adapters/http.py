@@ -163,7 +163,12 @@ def _receive(
 
 
 def _request(url: str, headers: Mapping[str, str], patience: Patience) -> Any:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise DataError(
+            f"{redact(url)}: is not an address that can be asked ({error})", fix="check dataset.uri"
+        ) from error
     user_info, at, host = parts.netloc.rpartition("@")
     name, _, password = user_info.partition(":")
     login = urllib3.make_headers(basic_auth=f"{unquote(name)}:{unquote(password)}") if at else {}

@@ -21,6 +21,15 @@ from sft.errors import DataError
 from sft.logs import redact
 
 _S3_SCHEMES = {"s3", "s3a"}
+_SERVERS = {
+    *_S3_SCHEMES,
+    *("gs", "gcs", "az", "abfs", "abfss", "adl", "hf", "hdfs", "webhdfs", "dbfs", "lakefs", "oci", "oss", "tos"),
+    *("ftp", "sftp", "ssh", "smb", "github", "gist", "webdav", "box", "gdrive", "dropbox", "root", "memory"),
+}
+"""Schemes that name where files are. fsspec has others, which name what it makes of other files, with templates, caches
+and processes of their own: ``reference``, ``filecache``, ``dask``, …
+"""
+_CHAIN = "::"
 _CHUNK_BYTES = 4 << 20
 _RETRY = RetryPolicy(max_attempts=4, first_wait_seconds=0.5)
 _MAX_VERSIONS = 4
@@ -35,13 +44,16 @@ def find(uri: str, options: Mapping[str, Any], *, follow_links: bool = False) ->
     """Return the files behind a uri of a file, folder or glob, at least one, sorted by name.
 
     Args:
-        uri: Path, ``file://``, ``pvc://``, or any scheme that fsspec knows.
+        uri: Path, ``file://``, ``pvc://``, or a scheme of `_SERVERS`.
         options: Passed to fsspec unchanged.
         follow_links: Whether links out of a folder of this machine are followed.
 
     Raises:
         DataError: There is no such file, it can't be reached, or nothing in the folder can be read.
     """
+    if _CHAIN in uri and not (is_local(uri) and local_files.local_path(uri).exists()):
+        fix = "unpack it, or name the file alone"
+        raise DataError(f"{redact(uri)}: addresses within addresses ({_CHAIN}) are not read", fix=fix)
     files = local_files.find(uri, follow_links=follow_links) if is_local(uri) else _find_remote(uri, options)
     if not files:
         raise DataError(f"{redact(uri)}: no file that can be read", fix="point it at .jsonl, .json, .csv or .parquet")
@@ -192,6 +204,9 @@ class _Remote:
 def _remote(uri: str, options: Mapping[str, Any]) -> _Remote:
     import fsspec
 
+    if scheme(uri) not in _SERVERS:
+        known = ", ".join(f"{name}://" for name in sorted(_SERVERS - {"memory"}))
+        raise DataError(f"{redact(uri)}: {scheme(uri)}:// is not read; there are http://, https://, {known}")
     if scheme(uri) in _S3_SCHEMES:
         _check_aws_keys()
     try:

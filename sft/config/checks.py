@@ -47,6 +47,7 @@ _SAID_BY_THE_MODEL = {
 
 _NAMES_CODE = re.compile(
     r"\.(custom_generate|trust_remote_code|code_revision|peft|delta|autogptq|gptqmodel|executor\w*|\w*_executor_backend|"
+    r"weights_only|use_safetensors|use_kernels|kernel_\w+|adapter_\w+|subfolder|variant|gguf_file|state_dict|"
     r"(kv|ec)_\w+_config|\w+_(cls|class|plugins?|module|module_path|overrides|processors?))(\.|$)"
 )
 """Arguments with which transformers and vLLM load code, or weights that nobody has checked."""
@@ -186,7 +187,7 @@ def _code_in_arguments(cfg: EvalConfig) -> Iterator[Problem]:
     """Yield the arguments with which a library would load code."""
     for where, options in {"eval.model_args": cfg.model_args, "eval.gen_kwargs": cfg.gen_kwargs}.items():
         for key, value in _leaves(options, where):
-            is_kernel = key.endswith("attn_implementation") and "/" in str(value)
+            is_kernel = "implementation" in key and "/" in str(value)
             if (_NAMES_CODE.search(key) or is_kernel) and key.removeprefix(
                 "eval.model_args."
             ) not in _SAID_BY_THE_MODEL:

@@ -104,14 +104,19 @@ def _refusals(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"quantized weights (quant_method={quantization.get('quant_method')}) can't be trained"
     if weights := config.get("transformers_weights"):
         yield f"transformers_weights={weights} names other weights than {WEIGHTS}; rename that file"
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        yield from _code_elsewhere(part)
+
+
+def _code_elsewhere(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a config, or that of a part such as ``text_config``, would fetch code for."""
     for key in ("attn_implementation", "_attn_implementation", "experts_implementation"):
         if "/" in str(config.get(key) or ""):
             yield f"{key}={config[key]} would fetch code from another repository; remove it"
-    for name, code in (config.get("auto_map") or {}).items():
-        if any(
-            "--" in str(reference) or "/" in str(reference)
-            for reference in (code if isinstance(code, list) else [code])
-        ):
+    auto_map = config.get("auto_map")
+    for name, code in auto_map.items() if isinstance(auto_map, dict) else ():
+        references = code if isinstance(code, list) else [code]
+        if any("--" in str(reference) or "/" in str(reference) for reference in references):
             yield f"auto_map.{name}={code} names code outside of the model's folder; copy it into the folder"
 
 

@@ -309,3 +309,9 @@ def test_the_dataset_stage_reads_over_http(tmp_path: Path) -> None:
         "rejected.jsonl",
         "train.jsonl",
     ]
+
+
+@pytest.mark.parametrize("address", ["https://[::1/rows.jsonl", "http://h]/rows.jsonl"])
+def test_an_address_that_is_none_is_told(address: str) -> None:
+    with pytest.raises(DataError, match=r"is not an address that can be asked"):
+        http.version(address)

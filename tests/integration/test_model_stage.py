@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -98,3 +99,54 @@ def test_a_tokenizer_that_is_larger_than_the_embedding_is_refused_with_its_remed
 def test_tokens_that_are_all_there_are_refused(tiny_model: ModelArtifact, tmp_path: Path) -> None:
     with pytest.raises(StageError, match="the tokenizer has all of these"):
         run(tiny_model.model_dir, tmp_path / "out", add_tokens=AddTokensConfig(special=["<|im_end|>"]))
+
+
+EVIL = "open({ran!r}, 'a').close()\n"
+
+
+def hostile(base: Path, folder: Path, *, config: dict[str, object]) -> Path:
+    """Copies a model's folder, with code wherever transformers looks for some; returns the file that it would make."""
+    ran = folder.parent / "ran"
+    shutil.copytree(base, folder)
+    pickled = f"cos\nsystem\n(S'touch {ran}'\ntR.".encode()
+    for name in ("modeling_evil.py", "tokenization_evil.py", "custom_generate/generate.py", "processing_evil.py"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(EVIL.format(ran=str(ran)))
+    for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt", "rng_state.pth"):
+        (folder / name).write_bytes(pickled)
+    additions: dict[str, dict[str, object]] = {
+        "config.json": config,
+        "tokenizer_config.json": {
+            "tokenizer_class": "EvilTokenizer",
+            "auto_map": {"AutoTokenizer": ["tokenization_evil.EvilTokenizer", "tokenization_evil.EvilTokenizer"]},
+        },
+        "processor_config.json": {"processor_class": "E", "auto_map": {"AutoProcessor": "processing_evil.E"}},
+        "generation_config.json": {"custom_generate": str(folder)},
+    }
+    for name, values in additions.items():
+        before = json.loads((folder / name).read_text()) if (folder / name).is_file() else {}
+        (folder / name).write_text(json.dumps({**before, **values}))
+    return ran
+
+
+@pytest.mark.parametrize(
+    ("config", "refusal"),
+    [
+        ({"auto_map": dict.fromkeys(("AutoConfig", "AutoModelForCausalLM"), "modeling_evil.Evil")}, None),
+        ({"model_type": "evil", "auto_map": {"AutoConfig": "modeling_evil.Evil"}}, "custom code"),
+        ({"text_config": {"auto_map": {"AutoConfig": "org/repo--modeling_evil.Evil"}}}, "outside of the model's"),
+        ({"text_config": {"attn_implementation": "org/kernel"}}, "would fetch code from another repository"),
+        ({"attn_implementation": {"text_config": "org/kernel"}}, "would fetch code from another repository"),
+    ],
+    ids=["own class", "own type", "nested map", "nested kernel", "kernel by part"],
+)
+def test_no_code_that_comes_with_a_model_runs(
+    config: dict[str, object], refusal: str | None, tiny_model: ModelArtifact, tmp_path: Path
+) -> None:
+    ran = hostile(tiny_model.model_dir, tmp_path / "model", config=config)
+    if refusal:
+        with pytest.raises(StageError, match=refusal):
+            run(tmp_path / "model", tmp_path / "out")
+    else:
+        run(tmp_path / "model", tmp_path / "out")
+    assert not ran.exists()

@@ -22,6 +22,8 @@ from sft.files import read_document
 _KEY = "eval.include_path"
 _FIX = "read that code; eval.allow_task_code=true then lets it run, and the record says so"
 _FUNCTION = "!function"
+_UNPICKLES = {"pandas", "spark", "generator", "cache"}
+"""Builders of `datasets` that unpickle or call what they are given, in one version or another."""
 
 
 def named_functions(folder: Path) -> dict[str, str]:
@@ -54,8 +56,10 @@ def _refused() -> Iterator[None]:
     from lm_eval import utils
     from lm_eval.api import registry
     from lm_eval.tasks import _yaml_loader
+    from lm_eval.tasks._factory import TaskFactory
 
     own = task_index.root().resolve()
+    load_config = TaskFactory._load_full_config
     import_function, get_metric, plain = _yaml_loader._import_func_in_yml, task_module.get_metric, utils.env
     sandbox = SandboxedEnvironment(
         loader=plain.loader, undefined=plain.undefined, keep_trailing_newline=plain.keep_trailing_newline
@@ -75,7 +79,14 @@ def _refused() -> Iterator[None]:
             )
         return metric
 
+    def no_pickles(self: Any, entry: Any, overrides: Any = None) -> dict[str, Any]:
+        config: dict[str, Any] = load_config(self, entry, overrides)
+        if (builder := config.get("dataset_path")) in _UNPICKLES:
+            raise DataError(f"eval.tasks: dataset_path: {builder} reads pickles, which can run code", fix=_FIX)
+        return config
+
     with patched(
+        (TaskFactory, "_load_full_config", no_pickles),
         (_yaml_loader, "_import_func_in_yml", own_functions_only),
         (task_module, "get_metric", own_metrics_only),
         (utils, "env", sandbox),

@@ -33,3 +33,30 @@ def test_a_file_larger_than_is_allowed_is_refused_before_it_is_fetched(tmp_path:
     assert not list(tmp_path.iterdir())
     storage.download(found, tmp_path / "rows.jsonl", {}, lambda *_: None, max_bytes=101)
     assert (tmp_path / "rows.jsonl").stat().st_size == 101
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("reference://rows.jsonl", "filecache:///x/rows.jsonl", "blockcache://x", "cached://x", "dask://x", "zip://a"),
+        *("local:///x/rows.jsonl", "generic://x", "jupyter://x", "data://x", "git://x", "nosuch://x", "dir://x"),
+    ],
+)
+def test_what_names_no_server_is_refused_with_those_that_there_are(uri: str, tmp_path: Path) -> None:
+    options = {"fo": str(tmp_path / "refs.json"), "target_protocol": "file", "cache_storage": str(tmp_path)}
+    with pytest.raises(DataError, match=r":// is not read; there are http://, https://, .*s3://"):
+        storage.find(uri, options)
+
+
+@pytest.mark.parametrize(
+    "uri", ["zip://a.jsonl::{}/a.zip", "simplecache::s3://b/x.jsonl", "::x", "a::http://h/x.jsonl"]
+)
+def test_an_address_within_an_address_is_refused(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"addresses within addresses \(::\) are not read"):
+        storage.find(uri.format(tmp_path), {})
+
+
+def test_a_file_may_have_colons_in_its_name(tmp_path: Path) -> None:
+    (tmp_path / "a::b.jsonl").write_text("{}\n")
+    [found] = storage.find(str(tmp_path / "a::b.jsonl"), {})
+    assert found.name.endswith("a::b.jsonl")

@@ -31,6 +31,8 @@ ATTACKS = {
     "metric": "metric_list: [{metric: ./evil, aggregation: mean, higher_is_better: true}]\n",
     "metric of the hub": "metric_list: [{metric: exact_match, hf_evaluate: true, aggregation: mean}]\n",
     "include": "include: ../other.yaml\n",
+    "filter": "filter_list: [{name: x, filter: [{function: custom, filter_fn: !function evil.process}]}]\n",
+    "pickle": "dataset_path: pandas\ndataset_kwargs: {data_files: {test: rows.pkl}}\n",
 }
 
 
@@ -53,20 +55,33 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def load(folder: Path, *, allowed: bool = False) -> Any:
     with task_code(allowed=allowed):
         [task] = load_tasks(["attack"], str(folder)).values()
-        return task.doc_to_text(next(iter(task.eval_docs)))
+        doc = next(iter(task.eval_docs))
+        task.fewshot_context(doc, num_fewshot=0)
+        return task.doc_to_text(doc)
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_tasks_code_is_refused(attack: str, folder: Path) -> None:
-    (folder / "attack.yaml").write_text(TASK + ATTACKS[attack])
-    with pytest.raises(Exception, match=r"names Python code|is not lm-eval's own") as refused:
+    (folder / "rows.pkl").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
+    kept = [line for line in TASK.splitlines() if f"\n{line.partition(':')[0]}:" not in f"\n{ATTACKS[attack]}"]
+    (folder / "attack.yaml").write_text("\n".join([*kept, ATTACKS[attack]]))
+    with pytest.raises(Exception, match=r"names Python code|is not lm-eval's own|reads pickles") as refused:
         load(folder)
     assert "eval.allow_task_code=true" in f"{refused.value.fix}{refused.value}"  # type: ignore[attr-defined]
     assert not Path("ran").exists()
 
 
-def test_a_template_stays_in_its_sandbox(folder: Path) -> None:
-    (folder / "attack.yaml").write_text(TASK.replace("{{question}}", ESCAPE))
+def test_a_script_that_makes_a_dataset_is_not_run(folder: Path) -> None:
+    (folder / "attack.yaml").write_text(TASK.replace("dataset_path: json", f"dataset_path: {folder.parent}/evil"))
+    with pytest.raises(Exception, match=r"can't load|Couldn't find|scripts are no longer supported|any data file"):
+        load(folder)
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("field", ["doc_to_text", "doc_to_target", "description"])
+def test_a_template_stays_in_its_sandbox(field: str, folder: Path) -> None:
+    kept = [line for line in TASK.splitlines() if not line.startswith(f"{field}:")]
+    (folder / "attack.yaml").write_text("\n".join([*kept, f'{field}: "{ESCAPE}"\n']))
     with pytest.raises(Exception, match="unsafe"):
         load(folder)
     assert not Path("ran").exists()
