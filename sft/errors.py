@@ -10,6 +10,8 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
+from sft.redaction import redact
+
 _LONGEST_SHOWN = 200
 _UNSEEN = {"Cc", "Cs", "Zl", "Zp"}
 """Categories of Unicode: control characters, halves of a pair, separators of lines and paragraphs."""
@@ -59,6 +61,7 @@ class Problem:
 
 def _shown(text: str) -> str:
     """Return what a person typed in one line for a terminal: not all of a long text, and no control character."""
+    text = redact(text)  # before it is cut: half a secret would not be known as one
     short = text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN // 2]}… ({len(text)} characters)"
     return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in _UNSEEN else c for c in short)
 

@@ -64,6 +64,7 @@ _KEPT_BY_TOOLS = (
     ("", "/var/run/secrets/kubernetes.io/serviceaccount/token", re.compile(r"\A\s*(\S+)\s*\Z")),
 )
 """Where tools keep what a person logged in with: variable with the path or paths, usual path, secrets in the text."""
+_SAY_WHERE = ("HOME", "HF_HOME", "XDG_CACHE_HOME", "DOCKER_CONFIG", *(name for name, _, _ in _KEPT_BY_TOOLS if name))
 _LARGEST_KEPT_BYTES = 1 << 20
 _SHORTEST_SECRET = 6
 _SHORTEST_LINE = 12
@@ -196,15 +197,22 @@ def _in_base64(content: bytes) -> Iterator[str]:
 
 def _kept_by_tools() -> Sequence[tuple[str, str]]:
     """Return what logins this machine's tools keep, each with its file."""
-    hf = os.environ.get("HF_HOME") or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
-    places = {"hf": hf, "docker": os.environ.get("DOCKER_CONFIG") or "~/.docker"}
-    named = tuple(os.environ.get(variable) or usual.format(**places) for variable, usual, _ in _KEPT_BY_TOOLS)
-    return _read(named, os.environ.get("HOME"))
+    return _read(tuple(map(os.environ.get, _SAY_WHERE)))
 
 
 @lru_cache(maxsize=4)
-def _read(named: Sequence[str], _home: str | None) -> Sequence[tuple[str, str]]:
-    """Return the secrets in files, read once; a file that can't be read holds nothing for us."""
+def _read(values: Sequence[str | None]) -> Sequence[tuple[str, str]]:
+    """Return the secrets in files, where variables say and at the usual places, read once.
+
+    A file that can't be read holds nothing for us.
+    """
+    given = dict(zip(_SAY_WHERE, values, strict=True))
+    hf = {given["HF_HOME"], f"{given['XDG_CACHE_HOME'] or '~/.cache'}/huggingface", "~/.cache/huggingface"} - {None}
+    docker = {given["DOCKER_CONFIG"], "~/.docker"} - {None}
+    named = []
+    for variable, usual, _ in _KEPT_BY_TOOLS:
+        places = {usual.format(hf=folder, docker=other) for folder in hf for other in docker}
+        named.append(os.pathsep.join([given.get(variable) or "", *sorted(places)]))
     secrets = []
     for paths, (_, _, pattern) in zip(named, _KEPT_BY_TOOLS, strict=True):
         for path in filter(None, paths.split(os.pathsep)):

@@ -22,7 +22,7 @@ import msgspec
 from sft import DISTRIBUTION, __version__, self_hashed_json
 from sft.errors import StageError
 from sft.files import NO_SPACE, read_document, write_atomically
-from sft.logs import redacted
+from sft.redaction import redacted
 
 log = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from sft.artifacts import MANIFEST_NAME, Artifact, digest_of, hash_files
 from sft.errors import StoreError
 from sft.file_locks import try_lock
 from sft.files import inode, make_folder, read_document, sha256_file, sync
-from sft.logs import redacted
+from sft.redaction import redacted
 from sft.self_hashed_json import NOT_JSON
 
 SCHEMA = 2

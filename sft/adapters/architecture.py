@@ -16,6 +16,7 @@ from sft.adapters import checkpoint_files
 from sft.adapters.checkpoint_files import listed
 from sft.adapters.os import child
 from sft.errors import StageError
+from sft.redaction import shortened
 
 _WRAPPERS = {
     "_orig_mod.": "of torch.compile; save model._orig_mod",
@@ -70,7 +71,7 @@ def load_on_meta(
             except ValueError:
                 model = AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
     except (ValueError, KeyError, TypeError, ImportError) as error:
-        what = " ".join(str(error).split())[:400]
+        what = shortened(" ".join(str(error).split()), 400)
         raise StageError(f"{folder}: transformers can't make this architecture: {what}") from error
     state = {name: _on_meta(tensor) for name, tensor in tensors.items()}
     loaded, report = type(model).from_pretrained(
@@ -114,7 +115,7 @@ def differences(report: Mapping[str, Any], tensors: Iterable[str], num_layers: i
     for name, stored, expected in sorted(report["mismatched_keys"]):
         yield f"{name} has shape {list(stored)}, config.json means {list(expected)}"
     for message in report.get("error_msgs") or ():
-        yield " ".join(str(message).split())[:400]
+        yield shortened(" ".join(str(message).split()), 400)
 
 
 def _layers_in(names: Iterable[str]) -> set[int]:

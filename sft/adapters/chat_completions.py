@@ -18,7 +18,7 @@ from urllib3.exceptions import HTTPError
 from sft.adapters.http_client import HttpClient, RefusedAddress, Unanswered, Untrusted
 from sft.adapters.retry import RetryPolicy, TemporaryError, retry, retry_after_seconds
 from sft.errors import StageError
-from sft.logs import redact
+from sft.redaction import redact
 
 _BUSY = {408, 409, 425, 429}
 _MOST_BYTES = 10_000_000

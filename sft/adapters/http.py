@@ -17,7 +17,7 @@ from sft.adapters.http_client import HttpClient, RefusedAddress, Unanswered, Unt
 from sft.adapters.partial_file import PartialFile, too_large
 from sft.adapters.retry import RetryPolicy, TemporaryError, retry, retry_after_seconds
 from sft.errors import DataError
-from sft.logs import redact
+from sft.redaction import redact
 
 T = TypeVar("T")
 

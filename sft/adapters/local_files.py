@@ -16,7 +16,7 @@ from typing import IO
 
 from sft.adapters.readers import supported
 from sft.errors import DataError
-from sft.logs import redact
+from sft.redaction import redact
 
 STILL_WRITTEN = "wait until nothing writes it any more, then repeat the command"
 _SCHEME = re.compile(r"^([a-z][a-z0-9+.-]*)://", re.IGNORECASE)

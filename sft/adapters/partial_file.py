@@ -12,7 +12,7 @@ from typing import IO
 
 from sft.errors import DataError
 from sft.files import write_json
-from sft.logs import redact
+from sft.redaction import redact
 
 
 class PartialFile:

@@ -21,7 +21,7 @@ from sft.adapters.row_batches import Batch
 from sft.adapters.split_names import Wanted, select_files
 from sft.errors import DataError
 from sft.files import sha256_file
-from sft.logs import redact
+from sft.redaction import redact
 
 _BARE_HUB_NAME = re.compile(r"^[\w-][\w.-]*/[\w.-]+(?::[\w.-]+)?(?:@[\w./-]+)?$")
 

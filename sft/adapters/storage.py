@@ -18,7 +18,7 @@ from sft.adapters.local_files import STILL_WRITTEN, SourceFile, check_no_arrow, 
 from sft.adapters.partial_file import PartialFile, too_large
 from sft.adapters.retry import RetryPolicy, retry
 from sft.errors import DataError
-from sft.logs import redact
+from sft.redaction import redact
 
 _S3_SCHEMES = {"s3", "s3a"}
 _SERVERS = {

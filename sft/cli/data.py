@@ -12,11 +12,11 @@ from sft.cli.preview import is_color_wanted
 from sft.config import compose
 from sft.config.compose import Recipe
 from sft.config.schema import Attention, OnInvalid, OnUnrendered, RunConfig
-from sft.logs import redact
 from sft.planning.model_config import read_config
 from sft.planning.resources import resolve_resources
 from sft.planning.row_packing import why_padded
 from sft.progress import Progress
+from sft.redaction import redact
 from sft.report import preview
 from sft.report.data import as_html, as_json, as_text, measure
 from sft.scratch import scratch

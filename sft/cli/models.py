@@ -13,8 +13,8 @@ from sft.config.compose import Recipe
 from sft.config.schema import RegistryConfig
 from sft.errors import ConfigError, Problem
 from sft.files import json_text
-from sft.logs import redacted
 from sft.progress import Progress
+from sft.redaction import redacted
 from sft.scores import format_score
 from sft.scratch import scratch
 from sft.stages.registries import embedded_mlflow, registry_of

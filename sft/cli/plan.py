@@ -14,7 +14,6 @@ from sft.config import compose
 from sft.config.hydra_app import SWEEPS, split_flags
 from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Problem
-from sft.logs import redact, redacted
 from sft.planning import estimate, machine_needs, row_packing
 from sft.planning.detectable import detectable_differences
 from sft.planning.model_config import read_model_config
@@ -22,6 +21,7 @@ from sft.planning.plan import Plan, build_plan
 from sft.planning.resources import Resources, resources_of
 from sft.planning.stage_spec import STAGES
 from sft.progress import Progress
+from sft.redaction import redact, redacted
 from sft.stages import dataset, held_out_set, model
 from sft.store import Entry, Store
 from sft.sweep import spec as sweeps

@@ -13,9 +13,9 @@ from sft.config import compose
 from sft.config.compose import Recipe
 from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Problem
-from sft.logs import redact
 from sft.planning.plan import build_plan
 from sft.progress import Progress
+from sft.redaction import redact
 from sft.report.preview import as_html, as_json, as_text
 from sft.runner.dispatch import pick
 from sft.scratch import scratch

@@ -31,7 +31,7 @@ from sft.config.vllm_checks import check_vllm
 from sft.errors import Problem
 from sft.gate_rules import GateKind, parse_gates
 from sft.known_secrets import is_secret_name
-from sft.logs import redact
+from sft.redaction import redact
 from sft.scores import CORPUS_METRICS, JUDGE, WIN_RATE
 
 _SCRATCH = "model.scratch"

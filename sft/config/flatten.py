@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from sft.config.schema import RunConfig
-from sft.logs import redacted
+from sft.redaction import redacted
 
 
 def flat(cfg: RunConfig, groups: Sequence[str]) -> dict[str, str | int | float | bool]:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from sft.config import upload_uri
 from sft.config.schema import RegistryConfig, RegistryKind
 from sft.errors import Problem
-from sft.logs import redact
+from sft.redaction import redact
 
 _PVC = re.compile(r"[a-z0-9][-.a-z0-9]{0,252}:/.+")
 _OF_KUBEFLOW = (

@@ -25,7 +25,7 @@ from sft.config.schema import (
     TrackingConfig,
     TrainingConfig,
 )
-from sft.logs import redact
+from sft.redaction import redact
 
 _READ_WITHOUT_OPTIONS = re.compile(r"(file|pvc|hf|https?|synthetic)://.*|(?!.*://).*", re.IGNORECASE | re.DOTALL)
 

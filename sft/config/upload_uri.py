@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-from sft.logs import redact
+from sft.redaction import redact
 
 
 class Scheme(Enum):

@@ -25,8 +25,8 @@ from sft.config.compose import Recipe
 from sft.config.kfp_parameters import PARAMETERS
 from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Problem
-from sft.logs import redact
 from sft.progress import Progress
+from sft.redaction import redact
 from sft.sweep.spec import refuse_sweep
 
 _AWS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL")

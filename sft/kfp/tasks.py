@@ -26,9 +26,9 @@ from sft.config import compose
 from sft.config.compose import Recipe
 from sft.config.kfp_parameters import PARAMETERS, hydra_text
 from sft.config.schema import RegistryKind
-from sft.logs import redact
 from sft.planning.plan import build_plan
 from sft.progress import Progress
+from sft.redaction import redact
 from sft.report import data as data_report
 from sft.report import run as scores_report
 from sft.report.run import summary

@@ -9,7 +9,7 @@ from pathlib import Path
 from sft.artifacts import EvalReport, JudgeReport, ModelComparison, ModelPackage, RegisteredModel, UploadedModel
 from sft.config.schema import HOLDOUT
 from sft.errors import SftError
-from sft.logs import redact
+from sft.redaction import redact
 from sft.report import changed_samples
 from sft.report.page import PAGE
 from sft.runner import RunResult

@@ -12,10 +12,10 @@ from sft import record
 from sft.artifacts import ModelPackage
 from sft.config.schema import RunConfig
 from sft.errors import DataError, VerificationError
-from sft.logs import redacted
 from sft.planning.environment import Environment
 from sft.planning.plan import Plan, Step, build_plan
 from sft.progress import Progress
+from sft.redaction import redacted
 from sft.runner.dispatch import pick
 from sft.runner.execute import RunExecution, RunResult, run_lock, sign_record
 from sft.runner.verify import verify
@@ -66,6 +66,7 @@ def reregister(cfg: RunConfig, *, folder: Path, progress: Progress) -> RunResult
             run_record.status = before
             run_record.steps = [note for note in run_record.steps if note.status != "pending" or note not in added]
             run_record.save(folder)
+            sign_record(folder, cfg, progress)  # else what failed would leave the record without its signature
             raise
         run_record.status = "done" if all(step.status == "done" for step in run_record.steps) else before
         run_record.save(folder)

@@ -16,8 +16,8 @@ from sft.config.compose import Recipe, shipped
 from sft.config.ways_out import ways_out
 from sft.errors import ConfigError, DataError, Problem
 from sft.files import read_document
-from sft.logs import MASK
 from sft.planning.stage_spec import stage_of
+from sft.redaction import MASK
 from sft.scratch import scratch
 from sft.stages.package import FACTS
 

@@ -13,11 +13,11 @@ from sft import record
 from sft.adapters.os import machine
 from sft.artifacts import RegisteredModel
 from sft.config.schema import RunConfig
-from sft.logs import redacted
 from sft.planning.environment import Environment
 from sft.planning.plan import Plan, Step, build_plan
 from sft.planning.resources import resources_of
 from sft.planning.stage_spec import STAGES
+from sft.redaction import redacted
 from sft.stages import held_out_set
 from sft.stages.dataset import source_version as dataset_version
 from sft.stages.evaluate import tasks_version

@@ -24,9 +24,9 @@ from sft.artifacts import LOGS_NAME, MANIFEST_NAME
 from sft.config.schema import RunConfig
 from sft.errors import DataError, SftError, StageError
 from sft.files import read_document
-from sft.logs import redacted
 from sft.planning.environment import Environment
 from sft.planning.plan import build_plan
+from sft.redaction import redacted
 from sft.runner.verification import (
     Run,
     Verification,
@@ -157,7 +157,7 @@ def _uploaded(verification: Verification, file: Path, packaged: Mapping[str, str
 
 def _check_signature(verification: Verification, file: Path, trusted: signing.Trusted) -> None:
     if not file.with_name(file.name + signing.FILE_SUFFIX).is_file():
-        verification.notes.append(f"{file}: is not signed; what only it tells is not proven, a registration for one")
+        verification.problems.append(f"{file}: is not signed: what only it tells is not proven, a registration for one")
         return
     try:
         signing.check_file(file, trusted)

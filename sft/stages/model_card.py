@@ -16,7 +16,7 @@ from sft import DISTRIBUTION
 from sft.adapters import hub
 from sft.artifacts import DatasetArtifact
 from sft.config.ways_out import ways_out
-from sft.logs import redact
+from sft.redaction import redact
 from sft.scores import TELLS_OVER, Score, score_row
 from sft.stages.epoch_scores import epoch_table
 

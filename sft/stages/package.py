@@ -30,8 +30,8 @@ from sft.artifacts import (
 from sft.config.schema import RegistryConfig
 from sft.errors import StageError
 from sft.files import sha256_file
-from sft.logs import redact
 from sft.progress import Progress
+from sft.redaction import redact
 from sft.stages.model_card import CARD, card
 
 SCHEMA = 1

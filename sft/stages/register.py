@@ -29,8 +29,8 @@ from sft.artifacts import (
 )
 from sft.config.schema import RegistryConfig
 from sft.errors import StageError
-from sft.logs import redact
 from sft.progress import Progress
+from sft.redaction import redact
 from sft.scores import Change, Score
 from sft.stages.registries import registry_of
 

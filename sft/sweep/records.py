@@ -17,7 +17,7 @@ from sft import record, self_hashed_json
 from sft.config.schema import RunConfig
 from sft.errors import DataError
 from sft.files import read_document, write_atomically
-from sft.logs import redacted
+from sft.redaction import redacted
 from sft.runner.status import run_folder
 
 SCHEMA = 1

@@ -25,6 +25,7 @@ WITHOUT_INFLUENCE = {
         "sft",
         "sft.errors",
         "sft.known_secrets",
+        "sft.redaction",
         "sft.logs",
         "sft.progress",
         "sft.artifacts",

@@ -5,34 +5,25 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import random
+import re
 import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from sft.files import sha256_file
 from tests.servers.http import Resource, serving
-from tests.support.command import Answer, sft, start
+from tests.support.canaries import AT_HOME, VARIABLES, Planted, echoing, plant
+from tests.support.command import Answer, start, steps
 
 pytestmark = pytest.mark.slow
 
-CANARIES = {
-    "HF_TOKEN": "canary-hf",
-    "AWS_ACCESS_KEY_ID": "canary-aws-id",
-    "AWS_SECRET_ACCESS_KEY": "canary/aws+secret",
-    "MODEL_REGISTRY_TOKEN": "canary-registry",
-    "MLFLOW_TRACKING_PASSWORD": "canary-mlflow",
-    "WANDB_API_KEY": "canary-wandb",
-    "SFT_SIGNING_KEY_PASSWORD": "canary-signing",
-    "OCI_USERNAME": "me",
-    "OCI_PASSWORD": "canary-oci",
-    "REGISTRY_PASSWORD": "canary-p@ssword",
-}
+HOSTILE = ("random", "torch", "json", "yaml", "transformers", "sitecustomize", "usercustomize", "lm_eval", "mlflow")
 RECIPE = """\
 # Canaries.
 defaults:
@@ -52,51 +43,33 @@ registry: {{sign: true, sbom: true}}
 """
 
 
-@dataclass(frozen=True)
-class Planted:
-    """A folder with a recipe full of canaries, run once.
-
-    Attributes:
-        arguments: Of the processes that the run started.
-    """
-
-    cwd: Path
-    host: str
-    out: str
-    status: int
-    arguments: frozenset[str]
-
-    def sft(self, *arguments: str, **environment: str) -> Answer:
-        key = {"SFT_SIGNING_KEY_FILE": str(self.cwd.parent / "key.pem")}
-        return sft(*arguments, cwd=self.cwd, **{**CANARIES, **key, **environment})
-
-    def leaks(self, *answers: Answer) -> list[str]:
-        """Where a canary is, as it is or in base64 as an ``Authorization`` header has it."""
-        found = ["the output" for answer in answers if "canary" in answer.out + answer.err]
-        signs = (b"canary", *(base64.b64encode(f"me:{c}".encode()) for c in ("canary-uri", *CANARIES.values())))
-        files = [f for f in self.cwd.rglob("*") if f.is_file() and f.name != "recipe.yaml"]
-        return found + [str(f) for f in files if any(sign in f.read_bytes() for sign in signs)]
-
-
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planted]:
     root = tmp_path_factory.mktemp("canaries")
-    cwd, key = root / "cwd", root / "key.pem"
+    cwd, key, temporary = root / "cwd", root / "key.pem", root / "tmp"
+    environment = {**plant(root), "TMPDIR": str(temporary)}
     cwd.mkdir()
-    password = f"pass:{CANARIES['SFT_SIGNING_KEY_PASSWORD']}"
+    temporary.mkdir()
+    for name in HOSTILE:
+        (cwd / f"{name}.py").write_text(f"open({str(root / 'ran')!r}, 'a').write({name!r})\n")
+    password = f"pass:{VARIABLES['SFT_SIGNING_KEY_PASSWORD']}"
     curve = ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-aes256", "-pass", password]
     subprocess.run(["openssl", "genpkey", *curve, "-out", key], check=True, capture_output=True)
+    public = ["-passin", password, "-pubout", "-out", root / "key.pub"]
+    subprocess.run(["openssl", "pkey", "-in", key, *public], check=True, capture_output=True)
     numbers = random.Random(0)
     rows = [
         {"messages": [{"role": "user", "content": number}, {"role": "assistant", "content": number[::-1]}]}
         for number in (str(numbers.randrange(10**8)) for _ in range(80))
     ]
-    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    served = {"/rows.jsonl": Resource(content), "/locked.jsonl": Resource(statuses=[401] * 9)}
-    with serving(served) as address, pytest.MonkeyPatch.context() as patch:
+    data = Resource("".join(json.dumps(row) + "\n" for row in rows).encode())
+    served = {"/rows.jsonl": data, "/locked.jsonl": Resource(statuses=[401] * 9)}
+    path = f"{root / 'shouting'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    with serving(served) as address, echoing() as echo, pytest.MonkeyPatch.context() as patch:
         host = address.removeprefix("http://")
         (cwd / "recipe.yaml").write_text(RECIPE.format(host=host))
-        for name, value in {**CANARIES, "SFT_SIGNING_KEY_FILE": str(key)}.items():
+        patch.setenv("PYTHONPATH", path)
+        for name, value in environment.items():
             patch.setenv(name, value)
         with ExitStack() as ending:
             process = ending.enter_context(start("run", "recipe.yaml", cwd=cwd))
@@ -106,7 +79,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planted]:
             out = process.stdout.read() if process.stdout else ""
             ended.set()
             watcher.join()
-        yield Planted(cwd, host, out, process.returncode, frozenset(seen))
+        yield Planted(cwd, host, echo, environment, out, process.returncode, frozenset(seen), data.headers)
 
 
 def watch(ancestor: int, seen: set[str], ended: threading.Event) -> None:
@@ -129,6 +102,30 @@ def test_a_run_that_succeeds_lets_no_secret_out(planted: Planted) -> None:
     [package] = planted.cwd.glob("runs/store/package/*/model")
     assert {"README.md", "sft.json", "sbom.cdx.json", "model.sig"} <= {file.name for file in package.iterdir()}
     assert "http://***@" in (package / "README.md").read_text()
+
+
+def test_no_process_imports_what_lies_in_the_working_folder(planted: Planted) -> None:
+    assert not (planted.cwd.parent / "ran").exists()
+
+
+def test_what_was_shouted_came_through_masked(planted: Planted) -> None:
+    logs = [file for file in planted.cwd.rglob("log.txt") if "write ***" in file.read_text()]
+    assert len(logs) > 3
+    for file in logs:
+        assert file.read_text().count("***") > 8 * (len(VARIABLES) + len(AT_HOME))
+
+
+def test_a_server_gets_no_secret_but_its_own(planted: Planted) -> None:
+    own = base64.b64encode(b"me:canary-uri").decode()
+    assert {headers["authorization"] for headers in planted.asked} == {f"Basic {own}"}
+    others = [text for headers in planted.asked for name, text in headers.items() if name != "authorization"]
+    assert "canary" not in " ".join(others)
+
+
+def test_there_are_thirty_of_them() -> None:
+    texts = [*VARIABLES.values(), *AT_HOME.values(), RECIPE]
+    found = {text for content in texts for text in re.findall(r"canary[\w/+@<&'\"=\\ .-]*", content)}
+    assert len(found) >= 30
 
 
 def test_no_process_has_a_secret_among_its_arguments(planted: Planted) -> None:
@@ -205,6 +202,65 @@ def test_no_secret_comes_out_of(
     answer = planted.sft(*(a.format(host=planted.host, away=NOBODY) for a in arguments), **environment)
     assert answer.status == status, answer.err
     assert said in answer.out + answer.err
+    assert planted.leaks(answer) == []
+
+
+ECHOED = {
+    "rows": ["run", "recipe.yaml", "dataset.uri=http://me:canary-1@{echo}/rows.jsonl?sig=canary-2&token=canary-3"],
+    "registry": ["register", "{run}", "registry=kubeflow", "registry.address=http://{echo}"],
+    "hub": ["run", "recipe.yaml", "model=hub", "model.name_or_path=org/name"],
+    "upload to a hub": ["run", "recipe.yaml", "registry.upload=hf://org/name"],
+    "upload to a registry": ["run", "recipe.yaml", "registry.upload=oci://{echo}/org/x"],
+    "upload to S3": ["run", "recipe.yaml", "registry.upload=s3://bucket/x"],
+    "rows on S3": ["run", "recipe.yaml", "dataset.uri=s3://bucket/rows.jsonl"],
+}
+
+
+@pytest.mark.parametrize("what", ECHOED)
+def test_a_server_that_repeats_what_it_is_told_gives_no_secret_away(what: str, planted: Planted) -> None:
+    arguments = [text.format(echo=planted.echo, run=planted.run) for text in ECHOED[what]]
+    address = f"http://{planted.echo}"
+    servers = {"HF_ENDPOINT": address, "HF_HOME": "hub", "AWS_ENDPOINT_URL": address, "AWS_MAX_ATTEMPTS": "1"}
+    answer = planted.sft("--debug", *arguments, **servers)
+    assert answer.status == 1, answer.err
+    assert "Traceback" in answer.err
+    assert planted.leaks(answer) == []
+
+
+def test_a_run_that_fails_for_what_a_task_says_tells_no_secret(planted: Planted) -> None:
+    tasks = ["eval.tasks=[shouts]", f"eval.include_path={planted.cwd.parent / 'tasks'}", "eval.allow_task_code=true"]
+    answer = planted.sft("run", "recipe.yaml", *tasks)
+    assert answer.status == 1, answer.err
+    assert "I know ['***'" in answer.err
+    assert planted.leaks(answer) == []
+
+
+def test_a_sweep_keeps_no_secret_that_was_typed(planted: Planted) -> None:
+    uri = f"dataset.uri=http://me:canary-typed@{planted.host}/rows.jsonl?api_key=canary-typed-too"
+    answer = planted.sft("run", "recipe.yaml", "-m", "dataset.train_split=0.7,0.6", uri, "--until", "dataset")
+    assert answer.status == 0, answer.err
+    assert len(list(planted.cwd.glob("runs/sweeps/*"))) > 0
+    assert planted.leaks(answer) == []
+
+
+TOLD = [
+    ["verify", "{run}", "--key", "{key}"],
+    ["compare", "{run}", "{run}", "--html", "compare.html"],
+    ["models", "--json"],
+    ["preview", "recipe.yaml", "--html", "preview.html"],
+    ["data", "check", "http://me:canary-uri@{host}/rows.jsonl?api_key=canary-query", "--html", "data.html"],
+    ["export", "trainjob", "recipe.yaml", "training/launcher=kubeflow", "training.launcher.gpus_per_worker=0"],
+    ["export", "kfp", "recipe.yaml"],
+    ["eval", "{model}", "eval.tasks=[]"],
+]
+
+
+@pytest.mark.parametrize("arguments", TOLD, ids=[" ".join(arguments[:2]) for arguments in TOLD])
+def test_no_command_tells_a_secret(arguments: list[str], planted: Planted) -> None:
+    model = Path(steps(json.loads((planted.run / "run.json").read_text()))["package"]["path"], "model")
+    places = {"run": planted.run, "model": model, "host": planted.host, "key": planted.cwd.parent / "key.pub"}
+    answer = planted.sft(*(text.format(**places) for text in arguments))
+    assert "Traceback" not in answer.err
     assert planted.leaks(answer) == []
 
 

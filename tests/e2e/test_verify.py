@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from sft import self_hashed_json
+from sft.adapters.signing import Trusted
 from sft.files import sha256_file
 from sft.runner.verify import verify
 from tests.support.command import Answer, sft
@@ -316,3 +317,115 @@ def test_a_record_of_before_a_setting_came_is_checked_and_says_what_would_not_sh
     found = verify(run)
     assert f"{file}: its settings are of another version: a removed step would not show" in found.notes
     assert all("config" in problem for problem in found.problems)  # the model's own record has that setting
+
+
+@pytest.fixture(scope="module")
+def signed(done: tuple[Path, Answer], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The run root in which the finished run was packaged and registered once more, signed; and the public key."""
+    root = tmp_path_factory.mktemp("signed")
+    subprocess.run(["cp", "-a", done[0] / "runs", root], check=True)
+    curve = ["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", root / "key.pem"]
+    subprocess.run(curve, check=True, capture_output=True)
+    public = ["openssl", "ec", "-in", root / "key.pem", "-pubout", "-out", root / "key.pub"]
+    subprocess.run(public, check=True, capture_output=True)
+    again = sft("run", "quickstart", f"registry.sign={root / 'key.pem'}", f"run_root={root / 'runs'}", cwd=done[0])
+    assert again.status == 0, again.err
+    return root, root / "key.pub"
+
+
+@pytest.fixture
+def sealed(signed: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Trusted]:
+    """The signed run's folder, in a copy of its run root, and who should have signed it."""
+    subprocess.run(["cp", "-a", signed[0] / "runs", tmp_path], check=True)
+    [signature] = tmp_path.glob("runs/*/run.json.sig")
+    return signature.parent, Trusted(key=signed[1])
+
+
+def test_a_signed_run_passes_and_with_another_key_it_does_not(sealed: tuple[Path, Trusted], tmp_path: Path) -> None:
+    run, trusted = sealed
+    assert verify(run, trusted=trusted).problems == []
+    other = ["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", tmp_path / "other.pem"]
+    subprocess.run(other, check=True, capture_output=True)
+    public = ["openssl", "ec", "-in", tmp_path / "other.pem", "-pubout", "-out", tmp_path / "other.pub"]
+    subprocess.run(public, check=True, capture_output=True)
+    answer = sft("verify", str(run), "--key", "other.pub", cwd=tmp_path)
+    assert answer.status == 1
+    assert answer.err.count("signature") >= 2
+
+
+def test_whatever_is_forged_in_a_signed_record_is_noticed(sealed: tuple[Path, Trusted]) -> None:
+    """Also what no other file tells: status, times, folders, what was reused, a registration."""
+    run, trusted = sealed
+    file = run / "run.json"
+    facts = self_hashed_json.load_checked(file.read_bytes())
+    register = next(number for number, step in enumerate(facts["steps"]) if step["name"] == "register")
+    places: list[tuple[Any, ...]] = [("status",), ("started_at",), ("ended_at",), ("cwd",), ("recipe",), ("machine",)]
+    places += [("steps", register, name) for name in ("seconds", "reused", "started_at", "facts", "status", "error")]
+    for place in places:
+        forged = copy.deepcopy(facts)
+        parent = reduce(lambda tree, key: tree[key], place[:-1], forged)
+        parent[place[-1]] = other(parent[place[-1]])
+        file.write_bytes(self_hashed_json.dump_with_digest(forged))
+        found = verify(run, trusted=trusted).problems
+        assert any(problem.startswith(f"{file}: ") for problem in found), place
+    file.write_bytes(self_hashed_json.dump_with_digest(facts))
+    assert verify(run, trusted=trusted).problems == []
+
+
+def cut_off(run: Path) -> None:
+    """Makes of a run one that never packaged anything, as far as its record says."""
+    facts = self_hashed_json.load_checked((run / "run.json").read_bytes())
+    facts["command"] += ["--until", "train"]
+    names = [step["name"] for step in facts["steps"]]
+    facts["steps"] = facts["steps"][: names.index("train") + 1]
+    (run / "run.json").write_bytes(self_hashed_json.dump_with_digest(facts))
+
+
+@pytest.mark.parametrize(
+    "attack", ["record", "model", "both", "cut off", "exchanged", "empty", "of another run", "link"]
+)
+def test_a_signature_that_is_gone_or_is_of_something_else_is_named(
+    attack: str, sealed: tuple[Path, Trusted], tmp_path: Path
+) -> None:
+    run, trusted = sealed
+    of_record = run / "run.json.sig"
+    [of_model] = run.parent.glob("store/package/*/model/model.sig")
+    if attack in {"record", "both", "cut off"}:
+        of_record.unlink()
+    if attack in {"model", "both"}:
+        of_model.unlink()
+    if attack == "cut off":
+        cut_off(run)
+    if attack == "exchanged":
+        shutil.copyfile(of_model, of_record)
+    if attack == "empty":
+        of_record.write_bytes(b"")
+    if attack == "of another run":
+        [unsigned] = [file for file in run.parent.glob("*/run.json") if file.parent != run]
+        shutil.copyfile(of_record, unsigned.with_name("run.json.sig"))
+        run = unsigned.parent
+    if attack == "link":
+        of_record.rename(tmp_path / "elsewhere.sig")
+        of_record.symlink_to("/dev/null")
+    named = of_model.parent if attack == "model" else run / "run.json"
+    assert any(problem.startswith(f"{named}: ") for problem in verify(run, trusted=trusted).problems)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["train/*/model/model.safetensors", "package/*/model/sft.json", "package/*/model/README.md"]
+)
+def test_what_is_changed_under_a_signature_and_sealed_again_is_noticed(
+    pattern: str, sealed: tuple[Path, Trusted]
+) -> None:
+    run, trusted = sealed
+    model = only(run, "package/*/model/model.sig").parent
+    file = only(run, pattern)
+    if file.name == "sft.json":
+        facts = self_hashed_json.load_checked(file.read_bytes())
+        facts["record"]["started_at"] = "2020-01-01T00:00:00Z"
+        facts["record_digest"] = self_hashed_json.digest_of(facts["record"])
+        file.write_bytes(self_hashed_json.dump_with_digest(facts))
+    else:
+        flip(file)
+    assert any("signature" in problem.lower() for problem in verify(model, trusted=trusted).problems)
+    assert verify(run, trusted=trusted).problems

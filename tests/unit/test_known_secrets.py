@@ -15,8 +15,9 @@ import yaml
 
 from sft.config.diagnose import schema_keys
 from sft.known_secrets import is_secret_name, unmasked
-from sft.logs import configure, learn, redact, redacted, remember
+from sft.logs import configure, learn, remember
 from sft.planning.stage_spec import STAGES
+from sft.redaction import redact, redacted
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any
 from sft.adapters.evaluation import task_index
 from sft.adapters.patched import patched
 from sft.errors import DataError
+from sft.redaction import shortened
 
 _SHOWN_CHARACTERS = 400
 
@@ -48,7 +49,7 @@ def task_manager(names: list[str], include_path: str | None) -> Any:
         try:
             return load(specs)
         except Exception as error:  # the datasets library and a task's own code may raise anything
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:_SHOWN_CHARACTERS]
+            reason = shortened(" ".join(f"{type(error).__name__}: {error}".split()), _SHOWN_CHARACTERS)
             fix = "check that the hub can be reached, unless the data was downloaded before"
             raise DataError(f"eval.tasks: can't load {', '.join(names)}: {reason}", fix=fix) from error
 

@@ -31,7 +31,8 @@ from sft.adapters.instructlab.torchrun import clear, supervise_node
 from sft.adapters.os import machine
 from sft.errors import Preempted, SftError, StageError
 from sft.files import write_json
-from sft.logs import mask_streams, redact
+from sft.logs import mask_streams
+from sft.redaction import redact
 
 ENDED = "ended"
 STEP = "step "

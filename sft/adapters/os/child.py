@@ -22,7 +22,8 @@ from typing import Any
 
 from sft.errors import SftError
 from sft.files import write_json
-from sft.logs import mask_streams, redact
+from sft.logs import mask_streams
+from sft.redaction import redact
 
 PARENT_PID = "SFT_PARENT_PID"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h

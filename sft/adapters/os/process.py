@@ -25,7 +25,8 @@ from typing import IO, Any
 from sft.adapters.os.child import PARENT_PID
 from sft.errors import StageError
 from sft.files import write_json
-from sft.logs import longest_secret, redact
+from sft.logs import longest_secret
+from sft.redaction import redact
 
 TERMINATE_SECONDS = 15.0
 """How long a group may take to end after SIGTERM before SIGKILL."""

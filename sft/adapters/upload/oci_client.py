@@ -25,6 +25,7 @@ from sft.adapters.retry import RetryPolicy, TemporaryError, retry, retry_after_s
 from sft.adapters.upload import RETRY_HINT
 from sft.adapters.upload.login import PASSWORD, USERNAME, Login, login
 from sft.errors import StageError
+from sft.redaction import shortened
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 PLAIN_HTTP = "OCI_PLAIN_HTTP"
@@ -205,7 +206,9 @@ class Repository:
         realm = challenge["realm"]
         request = {name: challenge[name] for name in ("service", "scope") if name in challenge}
         if self._root.startswith("https:") and not realm.startswith("https:"):
-            raise StageError(f"the registry {self.host} asks for a login at {realm[:100]} without TLS", fix=_CHECK)
+            raise StageError(
+                f"the registry {self.host} asks for a login at {shortened(realm, 100)} without TLS", fix=_CHECK
+            )
         if self._login.identity_token:
             form = {**request, "grant_type": "refresh_token", "client_id": "sft"}
             body = urlencode({**form, "refresh_token": self._login.identity_token}).encode()
@@ -249,7 +252,7 @@ class _Answer:
         try:
             first = json.loads(self.content)["errors"][0]
             why = f"{first['code']}: {first['message']}" if first.get("message") else str(first["code"])
-            return why[:_SHOWN_CHARACTERS]
+            return shortened(why, _SHOWN_CHARACTERS)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return responses.get(self.status, "no reason given")
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from sft.errors import Problem
 from sft.known_secrets import is_secret_name
-from sft.logs import redact
+from sft.redaction import redact
 
 LARGEST_INT = 2**63 - 1
 """Every store, registry and library takes a whole number up to here."""

@@ -10,6 +10,7 @@ from sft.adapters.chat_completions import ChatServer
 from sft.adapters.retry import RetryPolicy
 from sft.errors import StageError
 from tests.servers.judge import MODEL, JudgeServer, always, serving
+from tests.support.canaries import echoing
 
 BODY = {"messages": [{"role": "user", "content": "<answer A 0>\n1\n</answer A 0>\n<answer B 0>\n2\n</answer B 0>"}]}
 KEY = "not-a-real-key-0123456789"
@@ -113,3 +114,12 @@ def test_a_server_that_is_not_there_is_said_to_be_out_of_reach() -> None:
         gone = client(server, max_attempts=2)
     with pytest.raises(StageError, match=r"can't be reached or broke off"):
         gone.ask(BODY)
+
+
+def test_a_server_that_repeats_the_key_does_not_give_it_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = 'canary-1234/"key'
+    monkeypatch.setenv("JUDGE_KEY", key)
+    with echoing() as host, pytest.raises(StageError, match="I refuse") as refused:
+        ChatServer(address=f"http://{host}/v1", key=key).ask(BODY)
+    assert "***" in str(refused.value)
+    assert "canary" not in str(refused.value)

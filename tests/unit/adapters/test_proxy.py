@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sft.adapters.proxy import proxy_of
-from sft.logs import redact
+from sft.redaction import redact
 
 
 @pytest.fixture(autouse=True)
