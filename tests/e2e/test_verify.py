@@ -389,7 +389,7 @@ def test_a_signature_that_is_gone_or_is_of_something_else_is_named(
 ) -> None:
     run, trusted = sealed
     of_record = run / "run.json.sig"
-    [of_model] = run.parent.glob("store/package/*/model/model.sig")
+    of_model = only(run, "package/*/model/model.sig")
     if attack in {"record", "both", "cut off"}:
         of_record.unlink()
     if attack in {"model", "both"}:
@@ -401,7 +401,7 @@ def test_a_signature_that_is_gone_or_is_of_something_else_is_named(
     if attack == "empty":
         of_record.write_bytes(b"")
     if attack == "of another run":
-        [unsigned] = [file for file in run.parent.glob("*/run.json") if file.parent != run]
+        unsigned = next(file for file in run.parent.glob("*/run.json") if file.parent != run)
         shutil.copyfile(of_record, unsigned.with_name("run.json.sig"))
         run = unsigned.parent
     if attack == "link":

@@ -43,7 +43,7 @@ def test_a_file_larger_than_is_allowed_is_refused_before_it_is_fetched(tmp_path:
     ],
 )
 def test_what_names_no_server_is_refused_with_those_that_there_are(uri: str, tmp_path: Path) -> None:
-    options = {"fo": str(tmp_path / "refs.json"), "target_protocol": "file", "cache_storage": str(tmp_path)}
+    options = {"target_protocol": "file", "cache_storage": str(tmp_path)}
     with pytest.raises(DataError, match=r":// is not read; there are http://, https://, .*s3://"):
         storage.find(uri, options)
 
