@@ -243,15 +243,18 @@ def test_a_sweep_keeps_no_secret_that_was_typed(planted: Planted) -> None:
     assert planted.leaks(answer) == []
 
 
+REFUSED = {"kfp": 2, "trainjob": 1}
+"""A pipeline has the recipe's text, which holds a password; the pods have no dataset yet."""
+POD = ["training.launcher.gpus_per_worker=0", "run_root=/workspace/runs"]
 TOLD = [
     ["verify", "{run}", "--key", "{key}"],
     ["compare", "{run}", "{run}", "--html", "compare.html"],
     ["models", "--json"],
     ["preview", "recipe.yaml", "--html", "preview.html"],
     ["data", "check", "http://me:canary-uri@{host}/rows.jsonl?api_key=canary-query", "--html", "data.html"],
-    ["export", "trainjob", "recipe.yaml", "training/launcher=kubeflow", "training.launcher.gpus_per_worker=0"],
+    ["export", "trainjob", "recipe.yaml", "training/launcher=kubeflow", *POD],
     ["export", "kfp", "recipe.yaml"],
-    ["eval", "{model}", "eval.tasks=[]"],
+    ["eval", "{model}", "dataset.uri=http://me:canary-uri@{host}/rows.jsonl?api_key=canary-query", "eval.tasks=[]"],
 ]
 
 
@@ -260,13 +263,13 @@ def test_no_command_tells_a_secret(arguments: list[str], planted: Planted) -> No
     model = Path(steps(json.loads((planted.run / "run.json").read_text()))["package"]["path"], "model")
     places = {"run": planted.run, "model": model, "host": planted.host, "key": planted.cwd.parent / "key.pub"}
     answer = planted.sft(*(text.format(**places) for text in arguments))
-    assert "Traceback" not in answer.err
+    assert answer.status == REFUSED.get(arguments[1], 0), answer.err
     assert planted.leaks(answer) == []
 
 
 @pytest.mark.exhaustive
 def test_a_run_is_repeated_from_its_record_once_its_secrets_are_given_again(planted: Planted) -> None:
-    run = min(planted.cwd.glob("runs/recipe-*/run.json"), key=lambda file: file.stat().st_mtime)
+    run = planted.run / "run.json"
     lacking = planted.sft("run", "--from", str(run), "run_root=again")
     assert lacking.status == 2
     assert f"dataset.uri: was masked in {run}; give it again: dataset.uri=…" in lacking.err

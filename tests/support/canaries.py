@@ -99,8 +99,9 @@ doc_to_target: answer
 """
 FAIL = """\
 import os
+BIRD = "can" + "ary"  # a traceback quotes the lines of this file
 def fail(docs):
-    raise RuntimeError("I know " + repr([value for value in os.environ.values() if "canary" in value]))
+    raise RuntimeError("I know " + repr([value for value in os.environ.values() if BIRD in value]))
 """
 
 
@@ -149,8 +150,12 @@ class Planted:
 
     @property
     def run(self) -> Path:
-        """The folder of the run."""
-        return min(self.cwd.glob("runs/recipe-*/run.json"), key=lambda file: file.stat().st_mtime).parent
+        """The folder of the first run."""
+        return next(
+            file.parent
+            for file in self.cwd.glob("runs/recipe-*/run.json")
+            if json.loads(file.read_text())["command"] == ["sft", "run", "recipe.yaml"]
+        )
 
     def sft(self, *arguments: str, **environment: str) -> Answer:
         return sft(*arguments, cwd=self.cwd, **{**self.environment, **environment})
