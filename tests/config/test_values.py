@@ -192,6 +192,7 @@ def compose_one(key: str, typed: str) -> None:
     assert all(key in f"{problem.key} {problem.rule}" or leaf(key) in problem.rule for problem in told)
 
 
+@pytest.mark.slow
 @examples(OURS, max_examples=15)
 @given(key=st.sampled_from(sorted(LEAVES)), typed=TYPED)
 def test_whatever_is_typed_for_a_setting_is_refused_under_its_key_or_planned_with(key: str, typed: str) -> None:

@@ -23,6 +23,7 @@ PLAIN = TURNS.replace("BODY", "m.content") + PROMPT
 REASONS = "('<think>' + m.reasoning_content + '</think>' if m.reasoning_content and loop.last else '') + m.content"
 
 
+@pytest.mark.slow
 def test_without_a_generation_prompt_the_model_has_to_write_the_header_of_its_turn(
     tiny_model: ModelArtifact, tmp_path: Path
 ) -> None:

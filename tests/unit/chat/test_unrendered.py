@@ -41,6 +41,7 @@ def rich() -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.slow
 def test_every_kind_of_field_that_is_not_rendered_is_said(tiny_model: ModelArtifact, tmp_path: Path) -> None:
     lost = found(PLAIN, tiny_model, tmp_path, rich(), TOOLS)
     assert lost.keys() == {"name", "tool_calls", "reasoning_content", "tools"}

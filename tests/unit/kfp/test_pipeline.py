@@ -41,6 +41,7 @@ def containers(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {name.removeprefix("exec-"): facts["container"] for name, facts in executors.items()}
 
 
+@pytest.mark.slow
 def test_the_pipeline_is_its_golden_file_byte_for_byte(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "sft.kfp.pipeline"], cwd=tmp_path, check=True, capture_output=True)
     text = (tmp_path / "pipeline.yaml").read_text(encoding="utf-8")

@@ -42,6 +42,7 @@ def lines(name: str = "org/name", revision: str | None = None, **training: int) 
     return list(estimate.memory_per_rank(cfg, {}))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize("revision", [None, "main", COMMIT])
 def test_a_model_in_the_hubs_cache_is_estimated_before_the_run(revision: str | None) -> None:

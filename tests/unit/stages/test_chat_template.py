@@ -58,6 +58,7 @@ def test_a_model_without_a_template_needs_one_and_gets_it(folder: Path, tmp_path
     assert change.startswith(f"model.chat_template={file} (sha256 ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [False, True, None, 3, 0.5, 'a "b"\nc\u00e9', ["x", None], {"deep": [True]}])
 @pytest.mark.parametrize("begin", ["", "\n", "  ", "  {% if 1 %}{% endif %}", "{% macro m() %}{{ v }}{% endmacro %}"])
 def test_a_variable_has_its_value_where_nobody_gives_another(value: Any, begin: str, folder: Path) -> None:
@@ -134,6 +135,7 @@ def test_templates_are_found_where_transformers_finds_them(folder: Path, tmp_pat
     assert named_templates(tmp_path / "list") == AutoTokenizer.from_pretrained(tmp_path / "list").chat_template
 
 
+@pytest.mark.slow
 def test_the_folder_is_the_same_model_with_another_template(folder: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
