@@ -51,6 +51,8 @@ class RegisteredModel(Artifact):
         name: Registered model name.
         version: Version in that registry.
         uri: Where the registered files lie.
+        api: Which of its APIs the registry has, where there are several.
+        metadata: What the registry holds about it.
     """
 
     registry: str
@@ -58,4 +60,5 @@ class RegisteredModel(Artifact):
     name: str
     version: str
     uri: str
+    api: str = ""
     metadata: dict[str, str | int | float | bool] = field(default_factory=dict)

@@ -104,7 +104,7 @@ _ALL = (
     Parameter("phase_04_registry_opt_description", "registry.description", str),
     Parameter("phase_04_registry_opt_format_name", "registry.model_format_name", str),
     Parameter("phase_04_registry_opt_format_version", "registry.model_format_version", str),
-    Parameter("phase_04_registry_opt_port", "registry.port", int),
+    Parameter("phase_04_registry_opt_port", "registry.port", int, null=0),
 )
 PARAMETERS = {parameter.name: parameter for parameter in _ALL}
 """By name, in the order of the original's phases; the batch has two names."""

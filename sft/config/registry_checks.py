@@ -13,10 +13,15 @@ from sft.redaction import redact
 
 _PVC = re.compile(r"[a-z0-9][-.a-z0-9]{0,252}:/.+")
 _OF_KUBEFLOW = (
-    *("uri", "port", "ca", "on_conflict", "model_format_name", "model_format_version"),
+    *("uri", "port", "ca", "on_conflict", "labels", "model_format_name", "model_format_version"),
     *("source_kind", "source_class", "source_group", "source_id", "source_name", "storage_key", "storage_path"),
 )
 """Settings that only a Kubeflow registry keeps."""
+
+_PIPELINES_PORT = 8080
+"""A parameter of the pipeline always has a value, and this is the original's."""
+_LONGEST_NAME = 255 - len(f"{2**31 - 1}:")
+"""Of names in a Kubeflow registry: columns of 255 characters, in which the parent's number stands before a name."""
 
 
 def check_registry(cfg: RegistryConfig) -> Iterator[Problem]:
@@ -69,8 +74,16 @@ def _kubeflow(cfg: RegistryConfig) -> Iterator[Problem]:
         yield Problem(key="registry.address", value=redact(cfg.address), rule=rule, suggestion=suggestion)
     elif broken := _broken_url(cfg.address):
         yield Problem(key="registry.address", value=redact(cfg.address), rule=broken)
+    elif (parts := urlsplit(cfg.address)).query or parts.fragment or "@" in parts.netloc:
+        rule = "must be scheme, host, port and path alone"
+        suggestion = "the token goes into the environment variable MODEL_REGISTRY_TOKEN"
+        yield Problem(key="registry.address", value=redact(cfg.address), rule=rule, suggestion=suggestion)
     else:
         yield from _unread_beside(cfg)
+    for name in ("model_name", "model_version"):
+        if len(value := getattr(cfg, name)) > _LONGEST_NAME:
+            rule = f"has {len(value)} characters, and a Kubeflow registry keeps {_LONGEST_NAME}"
+            yield Problem(key=f"registry.{name}", value=value, rule=rule, suggestion="choose a shorter one")
 
 
 def _broken_url(address: str) -> str | None:
@@ -84,7 +97,7 @@ def _broken_url(address: str) -> str | None:
 def _unread_beside(cfg: RegistryConfig) -> Iterator[Problem]:
     """Yield what the address makes idle."""
     parts = urlsplit(cfg.address)
-    if parts.port is not None and cfg.port not in {parts.port, RegistryConfig().port}:
+    if parts.port is not None and cfg.port not in {parts.port, None, _PIPELINES_PORT}:
         rule, suggestion = f"is not read: registry.address has the port {parts.port}", "leave one of them out"
         yield Problem(key="registry.port", value=str(cfg.port), rule=rule, suggestion=suggestion)
     if cfg.ca is not None and parts.scheme == "http":

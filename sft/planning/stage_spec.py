@@ -292,8 +292,11 @@ STAGES: dict[str, StageSpec] = {
                 "sft.stages.registries",
                 "sft.adapters.registry",
                 "sft.adapters.registry.kubeflow",
+                "sft.adapters.registry.kubeflow_api",
+                "sft.adapters.registry.kubeflow_facts",
                 "sft.adapters.registry.mlflow",
             ),
+            revision=2,
             tells_of_its_run=True,
         ),
     )

@@ -28,6 +28,7 @@ from sft.planning.resources import Resources
 from sft.planning.stage_spec import STAGES
 from sft.progress import Progress
 from sft.runner.dispatch import perform
+from sft.runner.registry_access import check_registry, is_lost
 from sft.runner.status import find_artifact, find_done, is_registry_gone, read_environment, run_folder
 from sft.stages.judge import check_key
 from sft.stages.launcher import launcher_of
@@ -91,7 +92,8 @@ def run(
     with run_lock(folder, progress), store.in_use():
         previous = record.load(folder)
         done = find_done(plan, store, previous)
-        if previous and previous.status == "done" and len(done) == len(plan.steps) and _same(previous, done):
+        is_all_done = previous and previous.status == "done" and len(done) == len(plan.steps) and _same(previous, done)
+        if previous and is_all_done and not is_lost(cfg, done.get("register"), progress):
             artifacts = {name: entry.artifact for name, entry in done.items()}
             return RunResult(folder, previous, artifacts, nothing_to_do=True)
         if any(step.name == "package" for step in plan.steps) and "package" not in done:
@@ -107,6 +109,8 @@ def run(
                 for line in machine_needs.notes(cfg, environment.resources):
                     progress.say(f"- {line}")
             launcher_of(cfg.training.launcher).check_access(cfg.training, folder.name, progress)
+        if is_to_train and any(step.name == "register" for step in plan.steps) and "register" not in done:
+            check_registry(cfg, progress)
         execution = RunExecution(cfg, plan, store, folder, progress, previous, environment.resources, detach)
         execution.on_failure = on_failure
         try:
@@ -162,9 +166,10 @@ class RunExecution:
         note = run_record.step(step.name + self.suffix)
         note.key, note.inputs = key, inputs
         entry = find_artifact(step, inputs, self.store, self.previous)
-        if entry is None or is_registry_gone(entry):
+        lost = entry if is_lost(self.cfg, entry, self.progress) else None
+        if entry is None or lost or is_registry_gone(entry):
             with self.progress.stage(step.name):
-                entry, is_new = self._find_or_make(step, key, inputs, artifacts, run_record)
+                entry, is_new = self._find_or_make(step, key, inputs, artifacts, run_record, lost)
         else:
             is_new = False
         note.key = entry.manifest.key
@@ -182,11 +187,12 @@ class RunExecution:
         inputs: Mapping[str, str],
         artifacts: Mapping[str, Artifact],
         run_record: record.RunRecord,
+        lost: Entry | None,
     ) -> tuple[Entry, bool]:
         """Return what another run made while we waited for it, else make it; and whether we made it."""
         with self.store.lock(step.stage, key, lambda: self.progress.update("waiting: another run makes it")):
             entry = self.store.find(step.stage, key)
-            if entry and is_registry_gone(entry):
+            if entry and (is_registry_gone(entry) or (lost and entry.manifest == lost.manifest)):
                 self.store.discard(entry)
                 entry = None
             return (entry, False) if entry else (self._make(step, key, inputs, artifacts, run_record), True)

@@ -32,22 +32,24 @@ _HYPERPARAMETERS = (
 _LIBRARIES = (DISTRIBUTION, "instructlab-training", "torch", "transformers", "lm-eval")
 
 
-def card(title: str, description: str, inputs: PackageInputs) -> str:
+def card(title: str, description: str, license_name: str | None, inputs: PackageInputs) -> str:
     """Return the model card.
 
     Args:
         title: The model's name.
         description: What the recipe says of it; may be empty.
+        license_name: Its licence, as the hub names it; None = not said.
         inputs: Where the model came from.
     """
-    front = yaml.safe_dump(_front_matter(title, inputs), sort_keys=False, allow_unicode=True)
+    front = yaml.safe_dump(_front_matter(title, license_name, inputs), sort_keys=False, allow_unicode=True)
     sections = [f"# {title}", description, _origin(inputs), *_scores(inputs), _making(inputs)]
     return f"---\n{front}---\n\n" + "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _front_matter(title: str, inputs: PackageInputs) -> dict[str, Any]:
+def _front_matter(title: str, license_name: str | None, inputs: PackageInputs) -> dict[str, Any]:
     scores = inputs.report.scores if inputs.report else ()
     facts: dict[str, Any] = {
+        "license": license_name,
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["sft", "instructlab-training"],

@@ -98,7 +98,7 @@ def package(cfg: RegistryConfig, inputs: PackageInputs, out: Path, progress: Pro
         if name.startswith(_PARTS):
             placed[name.removeprefix("model/")] = digest
             _place(inputs.checkpoint.root / name, model / name.removeprefix("model/"), digest)
-    (model / CARD).write_text(card(cfg.model_name, cfg.description, inputs), encoding="utf-8")
+    (model / CARD).write_text(card(cfg.model_name, cfg.description, cfg.license, inputs), encoding="utf-8")
     if cfg.sbom:
         sbom.write(
             model,

@@ -34,6 +34,9 @@ from sft.redaction import redact
 from sft.scores import Change, Score
 from sft.stages.registries import registry_of
 
+_LIBRARY = "transformers"
+_LORA, _RANK = "training.lora.", "training.lora.rank"
+
 
 @dataclass(frozen=True, kw_only=True)
 class RegisterInputs:
@@ -101,7 +104,8 @@ def register(cfg: RegistryConfig, inputs: RegisterInputs, out: Path, progress: P
         address=redact(registry.address),
         name=registration.name,
         version=done.version,
-        uri=registration.uri,
+        uri=done.uri,
+        api=done.api,
         metadata=done.facts,
     )
     record = {name: value for name, value in asdict(model).items() if name not in ("root", "digest")}
@@ -115,44 +119,50 @@ def describe(cfg: RegistryConfig, inputs: RegisterInputs) -> Registration:
     Raises:
         StageError: A number among its facts is not finite; no registry takes it.
     """
+    base, data, checkpoint = inputs.base, inputs.dataset, inputs.checkpoint
+    uri = _place(cfg, inputs)
     facts: dict[str, Fact | None] = {
-        **inputs.parameters,
-        "uri": _place(cfg, inputs),
-        "version": cfg.model_version,
-        "author": cfg.author,
         "run_id": inputs.run_id,
-        "git_commit": inputs.git_commit,
-        "base_model.source": inputs.base.source,
-        "base_model.revision": inputs.base.revision,
-        "base_model.digest": inputs.base.digest,
-        "base_model.num_parameters": inputs.base.num_parameters,
-        "base_model.trust_remote_code": inputs.base.trust_remote_code,
-        "dataset.source": redact(inputs.dataset.source),
-        "dataset.source_version": inputs.dataset.source_version,
-        "dataset.digest": inputs.dataset.digest,
-        "dataset.num_rows": inputs.dataset.num_rows,
-        "dataset.num_train": inputs.dataset.num_train,
-        "dataset.num_eval": inputs.dataset.num_eval,
-        "dataset.num_rejected": inputs.dataset.num_rejected,
-        "dataset.num_duplicates": inputs.dataset.num_duplicates,
-        "dataset.num_unused": inputs.dataset.num_unused,
-        DIGEST_KEY: inputs.checkpoint.digest,
-        "checkpoint.num_steps": inputs.checkpoint.num_steps,
-        "checkpoint.num_epochs": inputs.checkpoint.num_epochs,
-        "checkpoint.final_loss": inputs.checkpoint.final_loss,
-        "checkpoint.world_size": inputs.checkpoint.world_size,
+        "base_model": f"{base.source}@{base.revision}" if base.revision else base.source,
+        "base_model.digest": base.digest,
+        "base_model.num_parameters": base.num_parameters,
+        "license": cfg.license,
+        "libraryName": _LIBRARY,
+        "dataset.source": redact(data.source),
+        "dataset.digest": data.digest,
+        "dataset.num_train": data.num_train,
+        DIGEST_KEY: checkpoint.digest,
+        "checkpoint.num_steps": checkpoint.num_steps,
+        "checkpoint.final_loss": checkpoint.final_loss,
         "package.digest": inputs.package.digest,
         "gates": "; ".join(inputs.gates.passed) if inputs.gates else None,
+        "git_commit": inputs.git_commit,
+    }
+    details: dict[str, Fact | None] = {
+        **_in_effect(inputs.parameters, base),
+        "uri": uri,
+        "version": cfg.model_version,
+        "author": cfg.author,
+        "base_model.source": base.source,
+        "base_model.revision": base.revision,
+        "base_model.trust_remote_code": base.trust_remote_code,
+        "dataset.source_version": data.source_version,
+        "dataset.num_rows": data.num_rows,
+        "dataset.num_eval": data.num_eval,
+        "dataset.num_rejected": data.num_rejected,
+        "dataset.num_duplicates": data.num_duplicates,
+        "dataset.num_unused": data.num_unused,
+        "checkpoint.num_epochs": checkpoint.num_epochs,
+        "checkpoint.world_size": checkpoint.world_size,
         **{f"versions.{name}": version for name, version in inputs.versions.items()},
     }
-    known = {name: fact for name, fact in facts.items() if fact is not None and fact != ""}
     scores: dict[str, Fact] = {
         **_scores("base", inputs.baseline.scores if inputs.baseline else ()),
         **_scores("tuned", inputs.report.scores if inputs.report else ()),
         **_scores("tuned", [judge.score for judge in inputs.judges]),
         **{f"verdict.{change.score}": str(change) for change in _changes(inputs)},
     }
-    for name, value in (known | scores).items():
+    for name, value in (_known(facts) | _known(details) | scores).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise StageError(f"{name}={value} can't be registered: a number must be finite")
     return Registration(
@@ -162,12 +172,24 @@ def describe(cfg: RegistryConfig, inputs: RegisterInputs) -> Registration:
         author=cfg.author,
         format_name=cfg.model_format_name,
         format_version=cfg.model_format_version,
-        uri=str(facts["uri"]),
-        facts=known,
+        uri=uri,
+        facts=_known(facts),
+        details=_known(details),
         scores=scores,
         run_id=inputs.run_id,
         origin=_origin(cfg, inputs.run_id),
+        labels=tuple(cfg.labels),
     )
+
+
+def _known(facts: dict[str, Fact | None]) -> dict[str, Fact]:
+    return {name: fact for name, fact in facts.items() if fact is not None and fact != ""}
+
+
+def _in_effect(parameters: dict[str, str | int | float | bool], base: ModelArtifact) -> dict[str, Fact | None]:
+    """Return the settings without those that had no effect: of a model that wasn't made, of an adapter of rank 0."""
+    idle = ("" if base.source == "scratch" else "model.scratch.", "" if parameters.get(_RANK) else _LORA)
+    return {key: value for key, value in parameters.items() if not key.startswith(tuple(filter(None, idle)))}
 
 
 def _place(cfg: RegistryConfig, inputs: RegisterInputs) -> str:

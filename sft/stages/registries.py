@@ -10,8 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sft.adapters.registry import ListedModel, Registered, Registration, kubeflow, mlflow
+from sft.adapters.registry import DIGEST_KEY, ListedModel, Registered, Registration, mlflow
+from sft.adapters.registry.kubeflow import Kubeflow
 from sft.adapters.registry.mlflow import TrackingRun
+from sft.artifacts import RegisteredModel
 from sft.config.schema import OnConflict, RegistryConfig, RegistryKind
 
 
@@ -23,11 +25,15 @@ class Registry:
         address: Where it is.
         register: Registers a model version, or finds it there; takes the curve of its run, and a folder for logs.
         models: Returns every registered version, of all models or of one; takes a folder for logs.
+        check: Asks before anything is trained whether it could be registered, and returns what a person should know.
+        has: Returns whether a model is registered still.
     """
 
     address: str
     register: Callable[[Registration, TrackingRun, Path], Registered]
     models: Callable[[str | None, Path], list[ListedModel]]
+    check: Callable[[Path], str]
+    has: Callable[[RegisteredModel, Path], bool]
 
 
 def registry_of(cfg: RegistryConfig, *, database: Path) -> Registry | None:
@@ -48,18 +54,26 @@ def registry_of(cfg: RegistryConfig, *, database: Path) -> Registry | None:
                 register=lambda version, run, logs: mlflow.register(version, run, address=address, folder=logs),
                 # Asking for a database that is not there would make it.
                 models=lambda name, logs: mlflow.models(name, address=address, folder=logs) if is_there else [],
+                check=lambda _: "",
+                has=lambda *_: True,
             )
         case RegistryKind.kubeflow:
             if not cfg.address:
                 return None
-            ca = Path(cfg.ca).expanduser() if cfg.ca else None
-            counts_up = cfg.on_conflict is OnConflict.next_version
+            server = Kubeflow(cfg.address, port=cfg.port, ca=Path(cfg.ca).expanduser() if cfg.ca else None)
+            counts_up, adopts = cfg.on_conflict is OnConflict.next_version, cfg.on_conflict is OnConflict.adopt
             return Registry(
                 address=cfg.address,
-                register=lambda version, _, logs: kubeflow.register(
-                    version, address=cfg.address, port=cfg.port, folder=logs, ca=ca, next_version=counts_up
+                register=lambda version, _, logs: server.register(
+                    version, folder=logs, next_version=counts_up, adopt=adopts
                 ),
-                models=lambda name, logs: kubeflow.models(name, address=cfg.address, port=cfg.port, folder=logs, ca=ca),
+                models=lambda name, logs: server.models(name, folder=logs),
+                check=lambda logs: server.check(
+                    cfg.model_name, cfg.model_version if cfg.on_conflict is OnConflict.error else None, folder=logs
+                ),
+                has=lambda model, logs: server.has(
+                    model.name, model.version, str(model.metadata[DIGEST_KEY]), folder=logs
+                ),
             )
 
 

@@ -85,6 +85,27 @@ def test_an_earlier_run_is_registered_here_and_elsewhere_and_its_record_tells_of
     assert nothing.out == "no model writer is registered there\n"
     assert TOKEN not in "".join(part for answer in (second, there) for part in (answer.out, answer.err))
 
+    address = f"registry.address={kubeflow.url}"
+    kept = sft("register", run, "registry=kubeflow", address, cwd=root)
+    assert "= register: done before" in kept.out
+    for rows in kubeflow.rows.values():
+        rows.clear()
+    lost = sft("register", run, "registry=kubeflow", address, cwd=root)
+    assert f"quickstart version 1.0.0 is no longer in {kubeflow.url}: it is registered again" in lost.out
+    assert [row["name"] for row in kubeflow.rows["model_artifacts"].values()] == ["quickstart"]
+
+
+def test_a_registry_is_asked_before_the_training(root: Path, kubeflow: ModelRegistryServer) -> None:
+    run = ("run", "quickstart", "training.seed=12", "registry=kubeflow")
+    away = sft(*run, "registry.address=http://127.0.0.1:9", cwd=root)
+    assert away.status == 1
+    assert "asked before the training: the model registry at http://127.0.0.1:9 can't be reached" in away.err
+    assert "registry=none: `sft register`" in away.err
+    kubeflow._create("registered_models", {"name": "quickstart", "state": "ARCHIVED"})
+    archived = sft(*run, f"registry.address={kubeflow.url}", cwd=root)
+    assert "quickstart is archived in the model registry" in archived.err
+    assert not list(root.glob("runs/store/.staging/train-*"))
+
 
 def test_a_registry_that_is_away_leaves_the_run_as_it_was(root: Path, unregistered: Path) -> None:
     before = record_of(unregistered)["status"]

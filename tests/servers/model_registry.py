@@ -2,7 +2,9 @@
 
 Every request and every answer is checked against the OpenAPI document; what doesn't fit is kept in
 `violations`. Semantics as in kubeflow/model-registry's ``internal/core``: 201 on create, 200 otherwise, 404 and
-409 with an `Error` body. Faults are queued with `fail`.
+409 with an `Error` body. As met with a real server: ``name`` is a pattern and ``filterQuery`` is exact, a whole
+double comes back without its point, names have 255 characters (an artifact's with its version's number before it),
+listings come in pages, and who registers in what is archived isn't told. Faults are queued with `fail`.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ DROP = 0
 CONTRACT_VERSION = "v1alpha3"
 """The contract's path prefix. Servers of ``v1`` have the same shapes under another prefix."""
 
+LONGEST_NAME = 255
+
 _PATH = re.compile(r"^/api/model_registry/(?P<api>\w+)/(?P<collection>\w+)(?:/(?P<id>\d+)(?:/(?P<part>\w+))?)?$")
 _PARENTS = {"model_versions": "registeredModelId", "model_artifacts": "modelVersionId"}
 _PARTS = {"versions": "model_versions", "artifacts": "model_artifacts"}
@@ -51,20 +55,28 @@ class ModelRegistryServer(ThreadingHTTPServer):
         violations: What broke the contract, either side.
         requests: (method, last word of the path, status) of every request, in order.
         rows: Collection -> id -> row.
+        page_size: At most so many rows in a page.
     """
 
     daemon_threads = True
 
     def __init__(
-        self, contract_file: Path, *, token: str, api: str = "v1", certificate: tuple[Path, Path] | None = None
+        self,
+        contract_file: Path,
+        *,
+        token: str,
+        api: str = CONTRACT_VERSION,
+        prefix: str = "",
+        certificate: tuple[Path, Path] | None = None,
     ) -> None:
-        """Starts to listen; `certificate` is files of certificate and key, for TLS."""
+        """Starts to listen; `prefix` is a gateway's path, `certificate` files of certificate and key, for TLS."""
         super().__init__(("127.0.0.1", 0), _Handler)
         if certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(*certificate)
             self.socket = context.wrap_socket(self.socket, server_side=True)
-        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.server_port}"
+        self.prefix, self.page_size = prefix, 1_000
+        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.server_port}{prefix}"
         self.openapi, self.token, self.api = contract(contract_file), token, api
         self.violations: list[str] = []
         self.requests: list[tuple[str, str, int]] = []
@@ -90,7 +102,7 @@ class ModelRegistryServer(ThreadingHTTPServer):
         return queue.popleft() if queue else None
 
     def answer(self, method: str, path: str, query: dict[str, str], body: Row) -> tuple[int, Any]:
-        match = _PATH.match(path)
+        match = _PATH.match(path.removeprefix(self.prefix)) if path.startswith(self.prefix) else None
         if match is None or match["api"] != self.api:
             return 404, "404 page not found\n"  # the router's own answer, not of the contract
         collection, row_id, part = match["collection"], match["id"], match["part"]
@@ -100,34 +112,51 @@ class ModelRegistryServer(ThreadingHTTPServer):
             kind = _PARTS[part]
             if method == "POST":
                 return self._create(kind, {**body, _PARENTS[kind]: row_id})
-            return 200, page([r for r in self.rows[kind].values() if r[_PARENTS[kind]] == row_id])
+            return 200, self._page([r for r in self.rows[kind].values() if r[_PARENTS[kind]] == row_id], query)
         if row_id:
             row = self.rows[collection][row_id]
             if method == "PATCH":
-                row |= body | {"lastUpdateTimeSinceEpoch": now()}
+                row |= whole_numbers(body) | {"lastUpdateTimeSinceEpoch": now()}
             return 200, row
         if method == "POST":
             return self._create(collection, body)
         if collection.endswith("s"):
-            return 200, page(list(self.rows[collection].values()))
+            return 200, self._page(list(self.rows[collection].values()), query)
         return self._find(f"{collection}s", query)
 
     def _create(self, collection: str, body: Row) -> tuple[int, Any]:
         parent = _PARENTS.get(collection)
+        kept = f"{body[parent]}:{body['name']}" if collection == "model_artifacts" and parent else body["name"]
+        if len(kept) > LONGEST_NAME:
+            return error(500, "ERROR: value too long for type character varying(255) (SQLSTATE 22001)")
         for row in self.rows[collection].values():
             if row["name"] == body["name"] and (parent is None or row[parent] == body[parent]):
                 return error(409, f"{collection} {body['name']} already exists: conflict")
         row_id = str(next(self._ids))
         times = {"createTimeSinceEpoch": now(), "lastUpdateTimeSinceEpoch": now()}
-        self.rows[collection][row_id] = {"state": "LIVE", **body, "id": row_id, **times}
+        self.rows[collection][row_id] = {"state": "LIVE", **whole_numbers(body), "id": row_id, **times}
         return 201, self.rows[collection][row_id]
 
     def _find(self, collection: str, query: dict[str, str]) -> tuple[int, Any]:
         parent = _PARENTS.get(collection)
         for row in self.rows[collection].values():
-            if row["name"] == query["name"] and (parent is None or row[parent] == query["parentResourceId"]):
+            is_child = parent is None or row[parent] == query["parentResourceId"]
+            if is_child and re.fullmatch(sql_pattern(query["name"]), row["name"], re.DOTALL):
                 return 200, row
         return error(404, f"no {collection} named {query['name']}: not found")
+
+    def _page(self, rows: list[Row], query: dict[str, str]) -> Row:
+        if wanted := query.get("filterQuery"):
+            quoted = re.fullmatch(r'name="((?:[^"\\]|\\.)*)"', wanted, re.DOTALL)
+            if quoted is None:
+                raise NotImplementedError(f"the stand-in reads no filter but a name's: {wanted}")
+            name = re.sub(r"\\(.)", r"\1", quoted[1], flags=re.DOTALL)
+            rows = [row for row in rows if row["name"] == name]
+        if query.get("sortOrder") == "DESC":
+            rows = rows[::-1]
+        start, size = int(query.get("nextPageToken", 0)), min(int(query.get("pageSize", 20)), self.page_size)
+        token = str(start + size) if start + size < len(rows) else ""
+        return page(rows[start : start + size], token)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -144,7 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
         request = MockRequest(
             "http://localhost:8080",
             self.command,
-            url.path.replace(f"/{self.server.api}/", f"/{CONTRACT_VERSION}/"),
+            url.path.removeprefix(self.server.prefix).replace(f"/{self.server.api}/", f"/{CONTRACT_VERSION}/"),
             args=query,
             headers=dict(self.headers),
             data=raw,
@@ -156,8 +185,9 @@ class _Handler(BaseHTTPRequestHandler):
             elif fault is not None:
                 status, answer = error(fault, "injected")
             else:
-                with self._held_to_the_contract("request"):
-                    self.server.openapi.validate_request(request)
+                if f"/{self.server.api}/" in url.path:  # else asked for another server's API
+                    with self._held_to_the_contract("request"):
+                        self.server.openapi.validate_request(request)
                 status, answer = self.server.answer(self.command, url.path, query, json.loads(raw or b"{}"))
             self.server.requests.append((self.command, word, status))
             if status == DROP:
@@ -189,8 +219,25 @@ def error(status: int, message: str) -> tuple[int, Row]:
     return status, {"code": str(status), "message": message}
 
 
-def page(rows: list[Row]) -> Row:
-    return {"items": rows, "nextPageToken": "", "pageSize": max(len(rows), 1), "size": len(rows)}
+def page(rows: list[Row], token: str) -> Row:
+    return {"items": rows, "nextPageToken": token, "pageSize": max(len(rows), 1), "size": len(rows)}
+
+
+def sql_pattern(name: str) -> str:
+    """Return the regular expression of a name that is read as SQL's LIKE reads it."""
+    return "".join({"_": ".", "%": ".*"}.get(letter, re.escape(letter)) for letter in name)
+
+
+def whole_numbers(body: Row) -> Row:
+    """Return a body as it is kept: a double that is whole has no point."""
+    properties = body.get("customProperties") or {}
+    kept = {
+        key: {**value, "double_value": int(value["double_value"])}
+        if float(value.get("double_value", 0.5)).is_integer()
+        else value
+        for key, value in properties.items()
+    }
+    return {**body, **({"customProperties": kept} if properties else {})}
 
 
 def now() -> str:

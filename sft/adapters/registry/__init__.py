@@ -23,10 +23,13 @@ class Registration:
         name: Name of the registered model.
         version: Label of the version, chosen by a person.
         uri: Address of the model's files.
-        facts: Where the model came from, by dotted key; holds `DIGEST_KEY`. Numbers are finite.
+        facts: Where the model came from, by dotted key; holds `DIGEST_KEY`. Numbers are finite. These are few and for
+            people.
+        details: The rest: settings, versions, counts. A registry whose page shows every fact leaves them to the record.
         scores: The model's scores, and verdicts as texts, by dotted key; updated if the version exists already.
         run_id: The run that trained the model.
         origin: Kubeflow's `model_source_*` and `storage_*`, by those names.
+        labels: Words by which people find it on a Kubeflow registry's page.
     """
 
     name: str
@@ -37,9 +40,11 @@ class Registration:
     format_version: str
     uri: str
     facts: dict[str, Fact]
+    details: dict[str, Fact]
     scores: dict[str, Fact]
     run_id: str
     origin: dict[str, str]
+    labels: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -53,12 +58,16 @@ class Registered:
     Attributes:
         version: The registry's name of it.
         note: What was done, as a person reads it.
+        uri: Address of its files, as the registry spells it.
         facts: Facts and scores as the registry now holds them.
+        api: Which of its APIs the registry has, where there are several.
     """
 
     version: str
     note: str
+    uri: str
     facts: dict[str, Fact]
+    api: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

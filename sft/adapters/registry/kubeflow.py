@@ -1,7 +1,7 @@
-"""Owns the Kubeflow Model Registry client: one registered model, one version, one model artifact.
+"""Owns registering in a Kubeflow Model Registry: one registered model, one version, one model artifact.
 
-The three are separate calls of a client that neither retries nor cleans up. So `register` first reads what the registry
-has and adds only what is missing; it may be repeated after any failure.
+The three are separate requests, and nothing cleans up between them. So `register` first reads what the registry has and
+adds only what is missing; it may be repeated after any failure.
 """
 
 from __future__ import annotations
@@ -9,243 +9,317 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from urllib.parse import quote, urlencode
 
 from sft.adapters.os import child
 from sft.adapters.os.process import run_module
-from sft.adapters.registry import DIGEST_KEY, Fact, ListedModel, Registered, Registration
-from sft.adapters.retry import RetryPolicy, retry, retry_after_seconds
+from sft.adapters.registry import DIGEST_KEY, ListedModel, Registered, Registration
+from sft.adapters.registry.kubeflow_api import TOKEN, LikelyTemporaryError, RegistryApi, Row
+from sft.adapters.registry.kubeflow_facts import facts_of, properties
+from sft.adapters.retry import RetryPolicy, retry
 from sft.errors import StageError
-
-if TYPE_CHECKING:
-    from model_registry import ModelRegistry
-    from model_registry.types import ModelVersion
-
-TOKEN = "MODEL_REGISTRY_TOKEN"
-"""Environment variable that holds the bearer token."""
 
 _ADDRESS = "SFT_REGISTRY_ADDRESS"
 _TOKEN_FILE = "KF_PIPELINES_SA_TOKEN_PATH"  # as the client reads it, model_registry/_client.py:66@0.3.18
 _POD_TOKEN_FILE = "/var/run/secrets/kubernetes.io/serviceaccount/token"
-_LARGEST_INT = 999_999_999  # MetadataIntValue's pattern has nine digits; larger counts go as doubles
-_RETRY = RetryPolicy(max_attempts=4, first_wait_seconds=0.5)
-_RETRY_HINT = "earlier stages are done; repeat the command to register"
-_FIXES = {
-    400: "check registry.model_name, registry.model_version and registry.description; ",
-    404: "check registry.address and registry.port; ",
-    409: "choose a new registry.model_version, or registry.on_conflict=next_version; ",
-    422: "check registry.model_name, registry.model_version and registry.description; ",
+_RETRY = RetryPolicy(max_attempts=4, max_seconds=45.0, first_wait_seconds=0.5)  # a silent server: a minute in all
+_ARTIFACT = "model-artifact"
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # as the upload reads them, through botocore
+_SOURCES = {
+    **{f"model_source_{part}": f"modelSource{part.title()}" for part in ("kind", "class", "group", "id", "name")},
+    **{"storage_key": "storageKey", "storage_path": "storagePath"},
 }
 
 
-def register(
-    registration: Registration,
-    *,
-    address: str,
-    port: int,
-    folder: Path,
-    ca: Path | None = None,
-    next_version: bool = False,
-) -> Registered:
-    """Register a version, complete a partly registered one, or find that it is registered.
+class Kubeflow:
+    """A Kubeflow Model Registry, asked in a child process.
 
-    Args:
-        registration: The version.
+    Attributes:
         address: ``http://`` or ``https://`` address of the server.
-        port: Its port, unless `address` has one.
-        folder: Holds the child's request, result and log.
-        ca: PEM of the authority that signed the server's certificate; None = the system's.
-        next_version: Whether to increase the label if another checkpoint has it.
-
-    Raises:
-        StageError: The version exists with another checkpoint, the server refused or can't be reached.
     """
-    result = run_module(
-        __name__,
-        {
-            "registration": asdict(registration),
-            "port": port,
-            "ca": ca and str(ca),
-            "next_version": next_version,
-        },
-        folder=folder,
-        what="registering with Kubeflow",
-        env={_ADDRESS: address.rstrip("/")},  # not in the request, which is kept in a file: it may hold a password
-    )
-    return Registered(**result)
 
+    def __init__(self, address: str, *, port: int | None, ca: Path | None) -> None:
+        """Name the server.
 
-def models(name: str | None, *, address: str, port: int, folder: Path, ca: Path | None = None) -> list[ListedModel]:
-    """Return every registered version.
+        Args:
+            address: Its address, perhaps with a port and the path of a gateway.
+            port: Its port, unless `address` has one; None = 8080 with http, 443 with https.
+            ca: PEM of the authority that signed its certificate; None = the system's.
+        """
+        self.address = address
+        self._request = {"port": port, "ca": ca and str(ca)}
 
-    Args:
-        name: Name of the registered model; None = all.
-        address: As in `register`, like the others.
+    def register(
+        self, registration: Registration, *, folder: Path, next_version: bool = False, adopt: bool = False
+    ) -> Registered:
+        """Register a version, complete a partly registered one, or find that it is registered.
 
-    Raises:
-        StageError: The server refused or can't be reached.
-    """
-    request = {"list": name, "port": port, "ca": ca and str(ca)}
-    what, env = "asking the model registry", {_ADDRESS: address.rstrip("/")}
-    return [ListedModel(**m) for m in run_module(__name__, request, folder=folder, what=what, env=env)["models"]]
+        Args:
+            registration: The version.
+            folder: Holds the child's request, result and log.
+            next_version: Whether to increase the label if another checkpoint has it.
+            adopt: Whether to fill a version that has the label and names no checkpoint.
+
+        Raises:
+            StageError: The version exists with another checkpoint or is archived, the server refused or can't be
+                reached.
+        """
+        request = {"registration": asdict(registration), "next_version": next_version, "adopt": adopt}
+        return Registered(**self._ask(request, folder, "registering with Kubeflow"))
+
+    def models(self, name: str | None, *, folder: Path) -> list[ListedModel]:
+        """Return every registered version.
+
+        Args:
+            name: Name of the registered model; None = all.
+            folder: As in `register`.
+
+        Raises:
+            StageError: The server refused or can't be reached.
+        """
+        return [ListedModel(**m) for m in self._ask({"list": name}, folder, "asking the model registry")["models"]]
+
+    def check(self, name: str, version: str | None, *, folder: Path) -> str:
+        """Return what a person should know before a model is registered under a name and a label; may be empty.
+
+        Args:
+            name: Of the model.
+            version: The label; None where one that another has is no obstacle.
+            folder: As in `register`.
+
+        Raises:
+            StageError: The server refused or can't be reached, or nobody would see the version: it is archived.
+        """
+        note: str = self._ask({"check": [name, version]}, folder, "asking the model registry")["note"]
+        return note
+
+    def has(self, name: str, version: str, digest: str, *, folder: Path) -> bool:
+        """Return whether the registry holds a checkpoint as a version, with the artifact that says where it is.
+
+        Raises:
+            StageError: The server refused or can't be reached.
+        """
+        asked = {"has": [name, version, digest]}
+        return bool(self._ask(asked, folder, "asking the model registry")["has"])
+
+    def _ask(self, request: dict[str, Any], folder: Path, what: str) -> dict[str, Any]:
+        # The address is not in the request, which is kept in a file.
+        env = {_ADDRESS: self.address.rstrip("/")}
+        answer: dict[str, Any] = run_module(__name__, request | self._request, folder=folder, what=what, env=env)
+        return answer
 
 
 def _handle(request: dict[str, Any]) -> dict[str, Any]:
-    import aiohttp
-    from model_registry.exceptions import StoreError
-    from mr_openapi import exceptions as api
-
-    address = os.environ[_ADDRESS]
-    try:
-        return retry(lambda: _answer(request, address), _RETRY, on=_may_pass, pause_of=_asked_seconds)
-    except (api.UnauthorizedException, api.ForbiddenException) as error:
-        message = f"the model registry at {address} refused the token (HTTP {error.status})"
-        raise StageError(message, fix=f"set {TOKEN} to a token for that server; {_RETRY_HINT}") from error
-    except api.ApiException as error:
-        answer = getattr(error.data, "message", None) or error.reason
-        message = f"the model registry at {address} answered HTTP {error.status}: {answer}"
-        raise StageError(message, fix=f"{_FIXES.get(error.status or 0, '')}{_RETRY_HINT}") from error
-    except (aiohttp.ClientError, TimeoutError) as error:
-        message = f"the model registry at {address} can't be reached: {str(error) or type(error).__name__}"
-        fix = "check registry.address and registry.port"
-        if isinstance(error, aiohttp.ClientSSLError):
-            fix = "set registry.ca to the certificate of the authority that signed the server's, if you trust that"
-        raise StageError(message, fix=f"{fix}; {_RETRY_HINT}") from error
-    except StoreError as error:
-        message = f"the model registry at {address}: {str(error) or type(error).__name__}"
-        raise StageError(message, fix=_RETRY_HINT) from error
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Return whether the next attempt may succeed; each reads first what the registry has."""
-    import aiohttp
-    from model_registry import exceptions
-    from mr_openapi import exceptions as api
-
-    if isinstance(error, api.ApiException):
-        # A conflict: somebody else has added it after we read.
-        return error.status in {408, 409, 425, 429} or (error.status or 0) >= 500
-    if isinstance(error, aiohttp.ClientSSLError | aiohttp.InvalidURL):
-        return False
-    temporary = (exceptions.ServerError, exceptions.DuplicateError, aiohttp.ClientError, TimeoutError)
-    return isinstance(error, temporary)
-
-
-def _asked_seconds(error: BaseException) -> float:
-    headers = getattr(error, "headers", None) or {}
-    return retry_after_seconds(headers.get("Retry-After", ""))
+    # After a conflict somebody else has added it since we read. Each attempt reads first what the registry has.
+    return retry(lambda: _answer(request, os.environ[_ADDRESS]), _RETRY, on=(LikelyTemporaryError,))
 
 
 def _answer(request: dict[str, Any], address: str) -> dict[str, Any]:
-    if "list" in request:
-        client = _connect(address, request["port"], "sft", request["ca"])
-        return {"models": list(_listed(client, request["list"]))}
-    registration = Registration(**request["registration"])
-    client = _connect(address, request["port"], registration.author, request["ca"])
-    return asdict(_register(client, registration, next_version=request["next_version"]))
+    with closing(RegistryApi(address, request["port"], token=_token(address), ca=request["ca"])) as api:
+        match request:
+            case {"list": name}:
+                return {"models": [asdict(model) for model in _listed(api, name)]}
+            case {"check": [name, label]}:
+                return {"note": _check(api, name, label)}
+            case {"has": [name, label, digest]}:
+                return {"has": _has(api, name, label, digest)}
+            case _:
+                registration = Registration(**request["registration"])
+                done = _register(api, registration, next_version=request["next_version"], adopt=request["adopt"])
+                return asdict(replace(done, api=api.version))
 
 
-def _connect(address: str, port: int, author: str, ca: str | None) -> ModelRegistry:
-    from model_registry import ModelRegistry
-    from mr_openapi.exceptions import NotFoundException
-
-    is_secure, token = address.startswith("https://"), _token()
-    if is_secure and not token:
-        raise StageError(f"the model registry at {address} needs a token", fix=f"set {TOKEN}")
-    try:
-        return ModelRegistry(address, port, author=author, is_secure=is_secure, user_token=token, custom_ca=ca)
-    except NotFoundException as error:
-        raise StageError(
-            f"{address} has no model registry at {error.reason or 'the path asked for'}",
-            fix="model-registry 0.3.12 and 0.3.15 up speak to servers with /api/model_registry/v1; for a server with "
-            "/api/model_registry/v1alpha3 install model-registry==0.3.14, or update the server",
-        ) from error
-
-
-def _token() -> str | None:
+def _token(address: str) -> str | None:
     """Return the bearer token, stripped: a newline at the end of a token file makes an invalid header."""
-    if token := os.environ.get(TOKEN):
-        return token.strip()
-    if _TOKEN_FILE not in os.environ and not Path(_POD_TOKEN_FILE).exists():
-        return None
-    file = Path(os.environ.get(_TOKEN_FILE, _POD_TOKEN_FILE))
-    try:
-        return file.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise StageError(f"the token file {file} can't be read: {error.strerror}", fix=f"set {TOKEN}") from error
+    token = os.environ.get(TOKEN, "").strip()
+    if not token and (_TOKEN_FILE in os.environ or Path(_POD_TOKEN_FILE).exists()):
+        file = Path(os.environ.get(_TOKEN_FILE, _POD_TOKEN_FILE))
+        try:
+            token = file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or "it is not text"
+            raise StageError(f"the token file {file} can't be read: {why}", fix=f"set {TOKEN}") from error
+    if not token and address.startswith("https://"):
+        raise StageError(f"the model registry at {address} needs a token", fix=f"set {TOKEN}")
+    return token or None
 
 
-def _register(client: ModelRegistry, registration: Registration, *, next_version: bool) -> Registered:
+def _register(api: RegistryApi, registration: Registration, *, next_version: bool, adopt: bool) -> Registered:
     name, label = registration.name, registration.version
-    version = client.get_model_version(name, label) if client.get_registered_model(name) else None
-    while next_version and version and (version.custom_properties or {}).get(DIGEST_KEY) != registration.digest:
+    model = api.find("registered_models", name)
+    version = _version(api, model, label)
+    while next_version and version and facts_of(_kept(version)).get(DIGEST_KEY) != registration.digest:
         label = _increase(label)
-        version = client.get_model_version(name, label)
-    registration = replace(registration, version=label, facts=registration.facts | {"version": label})
-    facts = {key: _number(value) for key, value in (registration.facts | registration.scores).items()}
-    if version is None:
-        client.register_model(
-            name,
-            registration.uri,
-            version=label,
-            author=registration.author,
-            owner=registration.author,
-            version_description=registration.description or None,
-            metadata=facts,
-            **_artifact(registration),
-        )
-        return Registered(version=label, note=f"registered {name} version {label}", facts=facts)
-    return _complete(client, version, registration)
+        version = _version(api, model, label)
+    _refuse_archived(api, name, label, model, version)
+    registration = replace(registration, version=label, uri=_place(registration.uri))
+    facts = _facts(registration)
+    if version:
+        return _complete(api, version, registration, adopt=adopt)
+    if model is None:
+        model = api.create("registered_models", {"name": name, "owner": registration.author, "state": "LIVE"})
+        if model["name"] != name:
+            raise StageError(f"the model registry at {api.address} has kept {name} under the name {model['name']}")
+    version = api.create(
+        "model_versions",
+        {
+            **{"name": label, "registeredModelId": model["id"], "author": registration.author, "state": "LIVE"},
+            **({"description": registration.description} if registration.description else {}),
+            "customProperties": properties(facts, registration.labels, {}),
+        },
+    )
+    api.create(f"model_versions/{version['id']}/artifacts", _artifact(registration))
+    return Registered(version=label, note=f"registered {name} version {label}", uri=registration.uri, facts=facts)
 
 
-def _complete(client: ModelRegistry, version: ModelVersion, registration: Registration) -> Registered:
-    """Add what a version of this checkpoint lacks, and update its scores and its uri."""
-    name, label = registration.name, registration.version
-    facts: dict[str, Fact] = dict(version.custom_properties or {})
-    if facts.get(DIGEST_KEY) != registration.digest:
+def _complete(api: RegistryApi, version: Row, registration: Registration, *, adopt: bool) -> Registered:
+    """Add what a version of this checkpoint lacks, and bring up to date what it says of it."""
+    name, label, kept = registration.name, registration.version, _kept(version)
+    before, facts = facts_of(kept), _facts(registration)
+    digest = before.get(DIGEST_KEY)
+    if digest != registration.digest and not (adopt and digest is None):
+        also = "" if digest else ", or registry.on_conflict=adopt to fill that one"
         raise StageError(
             f"registry.model_version={label}: {name} already has that version, of another checkpoint "
-            f"({facts.get(DIGEST_KEY, 'not registered by sft')}; this one is {registration.digest})",
-            fix="choose a new registry.model_version, or registry.on_conflict=next_version",
+            f"({digest or 'not registered by sft'}; this one is {registration.digest})",
+            fix=f"choose a new registry.model_version, or registry.on_conflict=next_version{also}",
         )
-    note = f"{name} version {label} is the same checkpoint already"
-    artifact = client.get_model_artifact(name, label)
+    is_adopted = digest is None
+    note = f"filled {name} version {label}" if is_adopted else f"{name} version {label} is the same checkpoint already"
+    artifact = _own_artifact(api, version, registration)
     if artifact is None:
-        # Private, and the only way to add what `register_model` left out (model_registry/_client.py:231@0.3.18).
-        add = client._register_model_artifact(version, name, registration.uri, **_artifact(registration))
-        client.async_runner(add)
-        note = f"completed {name} version {label}, which was partly registered"
-    elif artifact.uri != registration.uri:
-        artifact.uri = registration.uri
-        client.update(artifact)
-        note += f"; its uri is now {registration.uri}"
-    outdated = {key: value for key, value in registration.scores.items() if facts.get(key) != value}
-    moved: dict[str, Fact] = {"uri": registration.uri} if facts.get("uri") != registration.uri else {}
-    if outdated or moved:
-        facts |= outdated | moved
-        version.custom_properties = facts
-        client.update(version)
-        note += "; its scores were updated" if outdated else ""
-    return Registered(version=label, note=note, facts=facts)
+        api.create(f"model_versions/{version['id']}/artifacts", _artifact(registration))
+        note = note if is_adopted else f"completed {name} version {label}, which was partly registered"
+    elif changes := _changes(artifact, _artifact(registration)):
+        api.update(f"model_artifacts/{artifact['id']}", {"artifactType": _ARTIFACT, **changes})
+        note += f"; its uri is now {registration.uri}" if "uri" in changes else ""
+    told: Row = {"customProperties": properties(facts, registration.labels, kept)}
+    if registration.description:
+        told["description"] = registration.description
+    if changes := _changes(version, told):
+        api.update(f"model_versions/{version['id']}", changes)
+        is_rescored = any(before.get(key) != value for key, value in registration.scores.items())
+        note += "; its scores were updated" if is_rescored and not is_adopted else ""
+        if (run := before.get("run_id")) not in (None, registration.run_id):
+            note += f"; its facts were of {run} and are of this run now"
+    return Registered(version=label, note=note, uri=registration.uri, facts=facts)
 
 
-def _listed(client: ModelRegistry, name: str | None) -> Iterator[dict[str, Any]]:
-    names = [model.name for model in client.get_registered_models() if name in {None, model.name}]
-    for model in names:
-        for version in client.get_model_versions(model):
-            artifact = client.get_model_artifact(model, version.name)
-            yield asdict(
-                ListedModel(
-                    name=model,
-                    version=version.name,
-                    aliases=(),
-                    uri=(artifact.uri if artifact else None) or "",
-                    registered_at=int(version.create_time_since_epoch or 0),
-                    facts=dict(version.custom_properties or {}),
-                )
+def _own_artifact(api: RegistryApi, version: Row, registration: Registration) -> Row | None:
+    """Return the artifact that says where the model is: the one of its name, or else the only one of a model.
+
+    Raises:
+        StageError: There are several and none has its name: which one is served can't be known.
+    """
+    every = [a for a in api.pages(f"model_versions/{version['id']}/artifacts") if a.get("artifactType") == _ARTIFACT]
+    named = [artifact for artifact in every if artifact.get("name") == registration.name]
+    if not named and len(every) > 1:
+        raise StageError(
+            f"{registration.name} version {registration.version} has {len(every)} model artifacts, and none is named "
+            f"{registration.name}: a server of models takes the newest",
+            fix="leave one of them there, or choose a new registry.model_version",
+        )
+    return next(iter(named or every), None)
+
+
+def _check(api: RegistryApi, name: str, label: str | None) -> str:
+    model = api.find("registered_models", name)
+    version = _version(api, model, label) if label else None
+    _refuse_archived(api, name, label, model, version)
+    if version is None:
+        return ""
+    return f"{name} has a version {label} in the model registry: only the same checkpoint can be registered as that"
+
+
+def _has(api: RegistryApi, name: str, label: str, digest: str) -> bool:
+    version = _version(api, api.find("registered_models", name), label)
+    if version is None or facts_of(_kept(version)).get(DIGEST_KEY) != digest:
+        return False
+    artifacts = api.pages(f"model_versions/{version['id']}/artifacts")
+    return any(artifact.get("artifactType") == _ARTIFACT and artifact.get("uri") for artifact in artifacts)
+
+
+def _version(api: RegistryApi, model: Row | None, label: str) -> Row | None:
+    return api.find(f"registered_models/{model['id']}/versions", label) if model else None
+
+
+def _refuse_archived(api: RegistryApi, name: str, label: str | None, model: Row | None, version: Row | None) -> None:
+    for row, what in ((model, name), (version, f"{name} version {label}")):
+        if row and row.get("state") == "ARCHIVED":
+            raise StageError(
+                f"{what} is archived in the model registry at {api.address}: nobody would see what is registered there",
+                fix="restore it on the registry's page, or choose another registry.model_name or model_version",
             )
+
+
+def _listed(api: RegistryApi, name: str | None) -> Iterator[ListedModel]:
+    if name is None:
+        models = list(api.pages("registered_models"))
+        versions = list(api.pages("model_versions"))
+    else:
+        model = api.find("registered_models", name)
+        models = [model] if model else []
+        versions = list(api.pages(f"registered_models/{model['id']}/versions")) if model else []
+    names = {model["id"]: model.get("name", "") for model in models}
+    known = [version for version in versions if version.get("registeredModelId") in names]
+    # Where a model is, its artifact says; ours say it in a fact too, which saves a request for each.
+    unknown = [version for version in known if "uri" not in facts_of(_kept(version))]
+    asked = api.first_pages([f"model_versions/{version['id']}/artifacts" for version in unknown])
+    places = {
+        version["id"]: next((a["uri"] for a in artifacts if a.get("artifactType") == _ARTIFACT and a.get("uri")), "")
+        for version, artifacts in zip(unknown, asked, strict=True)
+    }
+    for version in known:
+        facts = facts_of(_kept(version))
+        yield ListedModel(
+            name=names[version["registeredModelId"]],
+            version=version.get("name", ""),
+            aliases=(),
+            uri=str(facts.get("uri") or places[version["id"]]),
+            registered_at=int(version.get("createTimeSinceEpoch") or 0),
+            facts=facts,
+        )
+
+
+def _kept(version: Row) -> dict[str, Any]:
+    return version.get("customProperties") or {}
+
+
+def _facts(registration: Registration) -> dict[str, Any]:
+    """Return what the page shows of a version: few facts, and where the whole record is."""
+    uri = registration.uri.partition("?")[0].rstrip("/")
+    record = f"sft.json in {uri}" if uri.startswith("oci://") else f"{uri}/sft.json"
+    facts = {**registration.facts, "uri": registration.uri, "record": record, **registration.scores}
+    return {key: value for key, value in facts.items() if value != ""}
+
+
+def _artifact(registration: Registration) -> Row:
+    return {
+        **{"artifactType": _ARTIFACT, "name": registration.name, "uri": registration.uri, "state": "LIVE"},
+        **{"modelFormatName": registration.format_name, "modelFormatVersion": registration.format_version},
+        **{_SOURCES[key]: value for key, value in registration.origin.items()},
+    }
+
+
+def _changes(there: Row, wanted: Row) -> Row:
+    """Return what a row must be told to be as wanted; a name stays."""
+    return {key: value for key, value in wanted.items() if key != "name" and there.get(key) != value}
+
+
+def _place(uri: str) -> str:
+    """Return a place as the registry's page and KServe read it: a bucket with its endpoint, the hub with a revision."""
+    if uri.startswith("hf://"):
+        return uri.replace("@", ":")
+    if not uri.startswith("s3://") or "?" in uri:
+        return uri
+    region = os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION") or "us-east-1"
+    endpoint = next((found for name in _ENDPOINTS if (found := os.environ.get(name))), None)
+    where = {"endpoint": endpoint or f"https://s3.{region}.amazonaws.com", "defaultRegion": region}
+    return f"{uri}?{urlencode(where, quote_via=quote, safe='')}"
 
 
 def _increase(label: str) -> str:
@@ -255,18 +329,6 @@ def _increase(label: str) -> str:
         return f"{label}-2"
     last = numbers[-1]
     return f"{label[: last.start()]}{int(last[0]) + 1}{label[last.end() :]}"
-
-
-def _artifact(registration: Registration) -> dict[str, str]:
-    return {
-        "model_format_name": registration.format_name,
-        "model_format_version": registration.format_version,
-        **registration.origin,
-    }
-
-
-def _number(value: Fact) -> Fact:
-    return float(value) if isinstance(value, int) and abs(value) > _LARGEST_INT else value
 
 
 if __name__ == "__main__":

@@ -163,7 +163,8 @@ def _register(registration: Registration, run: TrackingRun, address: str) -> Reg
 
     client = MlflowClient(tracking_uri=address, registry_uri=address)
     scores = {_key(name): str(value) for name, value in registration.scores.items()}
-    tags = {_key(name): str(value) for name, value in registration.facts.items()} | scores
+    known = registration.details | registration.facts
+    tags = {_key(name): str(value) for name, value in known.items()} | scores
     same = client.search_model_versions(f"tags.`{DIGEST_KEY}` = '{registration.digest}'")
     if version := next((v for v in same if v.name == registration.name), None):
         outdated = {name: value for name, value in scores.items() if version.tags.get(name) != value}
@@ -194,9 +195,9 @@ def _register(registration: Registration, run: TrackingRun, address: str) -> Reg
             )
             client.set_registered_model_alias(registration.name, ALIAS, version.version)
         note = f"registered {version.name} version {version.version}, alias {ALIAS}"
-    typed = {_key(name): value for name, value in (registration.facts | registration.scores).items()}
+    typed = {_key(name): value for name, value in (known | registration.scores).items()}
     facts = {name: typed[name] if str(typed.get(name)) == value else value for name, value in sorted(tags.items())}
-    return Registered(version=str(version.version), note=note, facts=facts)
+    return Registered(version=str(version.version), note=note, uri=registration.uri, facts=facts)
 
 
 def _was_killed(client: MlflowClient, version: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from sft.config.schema.bounds import number, setting
+from sft.config.schema.bounds import each, number, setting
 from sft.config.schema.rules import Text
 from sft.config.schema.texts import LINE, PATH, PATH_OR_EMPTY, no_longer_than
 
@@ -25,6 +25,7 @@ class OnConflict(Enum):
 
     error = "error"
     next_version = "next_version"
+    adopt = "adopt"
 
 
 @dataclass(kw_only=True)
@@ -34,8 +35,8 @@ class RegistryConfig:
     kind: RegistryKind = RegistryKind.none
     address: str = setting("", PATH_OR_EMPTY)
     """Kubeflow: server address with scheme, empty = skip. MLflow: tracking URI, empty = SQLite in the run root."""
-    port: int = number(8080, at_least=1, at_most=65_535)
-    """Port of the Kubeflow server."""
+    port: int | None = number(None, at_least=1, at_most=65_535)
+    """Port of the Kubeflow server; null = that of `address`, else 8080 with http:// and 443 with https://."""
     uri: str | None = setting(None, PATH)
     """Kubeflow: where the model's folder will be served from, when something carries it there; null = where it is."""
     upload: str | None = setting(None, PATH)
@@ -51,8 +52,13 @@ class RegistryConfig:
     model_version: str = setting("1.0.0", LINE)
     """Version label. MLflow numbers its versions itself and carries this one as a tag."""
     on_conflict: OnConflict = OnConflict.error
-    """Kubeflow: when another model has `model_version`, refuse, or count its last number up to a free one."""
+    """Kubeflow: when another model has `model_version`, refuse, or count its last number up to a free one; `adopt`
+    fills a version that somebody has made by hand, which names no checkpoint."""
     description: str = setting("", _DESCRIPTION)
+    labels: list[str] = each(LINE)
+    """Kubeflow: words by which the version is found on the registry's page."""
+    license: str | None = setting(None, LINE)
+    """Licence of the tuned model as the hub names it (`apache-2.0`), for card and registry; null = not said."""
     model_format_name: str = setting("pytorch", LINE)
     model_format_version: str = setting("1.0", LINE)
     source_kind: str = setting("sft", LINE)

@@ -22,7 +22,7 @@ def test_defaults_pass_with_every_registry(kind: RegistryKind) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("port", 9000, "registry.port=9000: {}; try 8080"),
+        ("port", 9000, "registry.port=9000: {}; try null"),
         ("ca", "ca.pem", "registry.ca=ca.pem: {}; try null"),
         ("uri", "s3://models/m", "registry.uri=s3://models/m: {}; try null"),
         ("on_conflict", OnConflict.next_version, "registry.on_conflict=next_version: {}; try error"),
@@ -52,6 +52,11 @@ def test_a_name_that_mlflow_refuses_is_refused_before_the_training(name: str) ->
         ("https://", "must name a host"),
         ("http://[::1", "is no address: Invalid IPv6 URL"),
         ("https://host:99999", "is no address: Port out of range 0-65535"),
+        (
+            "https://host/path?part=1",
+            "must be scheme, host, port and path alone; the token goes into the environment variable "
+            "MODEL_REGISTRY_TOKEN",
+        ),
     ],
 )
 def test_an_address_that_is_none_is_refused(address: str, said: str) -> None:
@@ -74,6 +79,14 @@ def test_a_port_beside_an_address_that_has_one_is_refused() -> None:
         "registry.port=9001: is not read: registry.address has the port 9000; leave one of them out"
     ]
     assert problems(RegistryKind.kubeflow, address="http://host:9000") == []
+
+
+@pytest.mark.parametrize("name", ["model_name", "model_version"])
+def test_a_name_that_a_kubeflow_registry_would_cut_is_refused(name: str) -> None:
+    [problem] = problems(RegistryKind.kubeflow, address="http://host", **{name: "n" * 245})
+    assert problem.endswith(": has 245 characters, and a Kubeflow registry keeps 244; choose a shorter one")
+    assert problems(RegistryKind.kubeflow, address="http://host", **{name: "n" * 244}) == []
+    assert problems(RegistryKind.mlflow, **{name: "n" * 245}) == []
 
 
 def test_an_authority_for_an_address_without_tls_is_refused() -> None:

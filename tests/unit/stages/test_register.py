@@ -52,18 +52,35 @@ def test_a_model_without_scores_is_registered_without_scores(tmp_path: Path) -> 
 
 
 def test_facts_keep_their_types(tmp_path: Path) -> None:
-    facts = describe(CFG, register_inputs(tmp_path)).facts
-    assert facts["dataset.num_train"] == 80
-    assert facts["training.learning_rate"] == 5e-6
-    assert facts["model.trust_remote_code"] is False
+    registration = describe(CFG, register_inputs(tmp_path))
+    assert registration.facts["dataset.num_train"] == 80
+    assert registration.details["training.learning_rate"] == 5e-6
+    assert registration.details["model.trust_remote_code"] is False
+
+
+def test_few_facts_are_for_people_and_a_setting_without_effect_is_none(tmp_path: Path) -> None:
+    parameters = {"training.seed": 7, "training.lora.rank": 0, "training.lora.alpha": 16, "model.scratch.layers": 2}
+    inputs = register_inputs(tmp_path, parameters=parameters)
+    registration = describe(replace(CFG, license="apache-2.0", labels=["team-a"]), inputs)
+    assert {key for key in registration.details if key in parameters} == {"training.seed"}
+    assert not registration.facts.keys() & registration.details.keys()
+    assert registration.facts["license"] == "apache-2.0"
+    assert registration.facts["base_model"] == "Qwen/Qwen2.5-1.5B-Instruct@989aa79"
+    assert registration.labels == ("team-a",)
+    scratch = replace(
+        inputs, base=replace(inputs.base, source="scratch"), parameters=parameters | {"training.lora.rank": 4}
+    )
+    assert parameters.keys() <= describe(CFG, scratch).details.keys()
 
 
 def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
     inputs = register_inputs(tmp_path, git_commit=None)
     inputs = replace(inputs, base=replace(inputs.base, revision="", num_parameters=None))
-    facts = describe(CFG, inputs).facts
-    assert not {"git_commit", "base_model.revision", "base_model.num_parameters"} & facts.keys()
-    assert facts["dataset.num_unused"] == 0
+    registration = describe(CFG, inputs)
+    known = registration.facts | registration.details
+    assert not {"git_commit", "base_model.revision", "base_model.num_parameters", "license"} & known.keys()
+    assert known["dataset.num_unused"] == 0
+    assert known["base_model"] == "Qwen/Qwen2.5-1.5B-Instruct"
 
 
 def test_a_password_in_the_datasets_source_is_masked(tmp_path: Path) -> None:
