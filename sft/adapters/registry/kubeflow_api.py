@@ -254,8 +254,8 @@ def _said(error: Any) -> str:
 def _may_pass(error: Any) -> bool:
     """Return whether the next attempt may succeed: each reads first what the registry has.
 
-    A conflict means that somebody else has added it since. An HTTP 500 with a SQLSTATE of class 22 is the database's word
-    on the value itself, such as a name that is too long.
+    A conflict means that somebody else has added it since. An HTTP 500 with a SQLSTATE of class 22 is the database's
+    word on the value itself, such as a name that is too long.
     """
     status = int(error.status or 0)
     return status in {408, 409, 425, 429} or (status >= 500 and "SQLSTATE 22" not in (error.body or ""))
