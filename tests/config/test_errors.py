@@ -272,7 +272,7 @@ def test_no_data_is_told_with_all_else() -> None:
     assert problems("dataset.uri=", "registry.port=-5") == [
         "dataset.uri: is required and not set; say where the data is: dataset.uri=data.jsonl, "
         "dataset.uri=hf://org/name or dataset.uri=s3://bucket/key",
-        "registry.port=-5: must be at least 1 and at most 65535",
+        "registry.port=-5: must be at least 1 and at most 65535, or null",
     ]
 
 

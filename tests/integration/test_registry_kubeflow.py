@@ -347,7 +347,7 @@ def test_a_refusal_that_would_come_again_is_asked_for_once(stand_in: ModelRegist
     stand_in.fail("POST", "model_versions", 400)
     with pytest.raises(StageError, match="HTTP 400: injected") as refused:
         run_stage(kubeflow(stand_in.url), register_inputs(tmp_path), tmp_path / "out")
-    assert "repeat" not in str(refused.value)
+    assert "the same is answered again" in str(refused.value)
     with pytest.raises(StageError, match="value too long"):
         run_stage(kubeflow(stand_in.url, model_name="n" * 256), register_inputs(tmp_path), tmp_path / "long")
     assert [(word, status) for method, word, status in stand_in.requests if method == "POST"] == [

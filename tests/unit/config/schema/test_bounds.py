@@ -84,7 +84,7 @@ def test_what_is_out_of_bounds_is_told_with_its_dotted_key() -> None:
         "training.num_epochs=0: must be at least 1 and at most 1000000",
         "training.neftune_alpha=-1.0: must be at least 0 and at most 1000000, or null",
         "training.env=A=B: must be a variable's name, without =",
-        "registry.port=-5: must be at least 1 and at most 65535",
+        "registry.port=-5: must be at least 1 and at most 65535, or null",
         "registry.source_id=: must not be empty, or null",
         "registry.sign=: must not be empty",
     ]
