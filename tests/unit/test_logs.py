@@ -112,7 +112,12 @@ def test_a_secret_across_the_parts_of_a_long_line_is_masked(
     assert log.read_text() == text.replace("canary-1234", "***")
 
 
-AT_THE_BEGINNING = {"sft.chat.turn_tokens._INLINE_REASONING"}
+AT_THE_BEGINNING = {
+    "sft.chat.turn_tokens._INLINE_REASONING",
+    "sft.config.launcher_checks._RENDEZVOUS",
+    "sft.adapters.os.gpus._PART_LINE",
+    "sft.adapters.os.gpus._UNKNOWN",
+}
 """Patterns that are only matched at the beginning of a text."""
 
 
