@@ -59,7 +59,7 @@ def check_cluster(cfg: TrainingConfig, run_id: str, progress: Progress) -> None:
         SftError: It can't be reached, or would not take it.
     """
     asked = _job(cfg, resolve_resources(cfg), run_id=run_id, key=_NO_KEY, logs=Path(cfg.launcher.mount_path))
-    job.check_access(connect(_access(cfg.launcher), progress.say), asked)
+    job.check_access(connect(_access(cfg.launcher), progress.say), asked, progress.say)
 
 
 def train_in_pods(
@@ -130,6 +130,7 @@ def _job(cfg: TrainingConfig, resources: Resources, *, run_id: str, key: str, lo
         gpus=resources.num_gpus,
         pvc=launcher.pvc,
         mount_path=launcher.mount_path,
+        folder=str(logs),
         env=dict(cfg.env),
         secrets={name: tuple(keys) for name, keys in launcher.secrets.items()},
         labels=dict(launcher.labels),

@@ -89,6 +89,7 @@ def asked(folder: Path, script: str, **changes: Any) -> TrainJob:
         gpus=0,
         pvc="sft-workspace",
         mount_path=str(folder),
+        folder=str(folder / "logs"),
     )
     return replace(plain, **changes)
 
@@ -292,12 +293,13 @@ def test_a_new_job_begins_only_when_no_pod_of_the_old_one_writes(
         "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), sys.exit(3)));"
         "print('at work', flush=True); time.sleep(60)"
     )
-    there, name = begin(asked(tmp_path, lingering), tmp_path, seen)
+    wanted = asked(tmp_path, lingering)
+    there, name = begin(wanted, tmp_path, seen)
     [one] = server.jobs().values()
     wait_until(lambda: len(one.pods) == 2 and all(pod.process for pod in one.pods))
     time.sleep(0.3)
     processes = [pod.process for pod in one.pods]
-    job.delete(there, "0123456789abcdef0123", name, seen.display())
+    job.delete(there, wanted, name, seen.display())
     assert all(process and process.poll() is not None for process in processes)
     assert server.jobs() == {}
 
@@ -314,12 +316,12 @@ def test_what_the_cluster_would_refuse_is_known_before_anything_runs(
     changes: dict[str, Any], said: str, server: KubernetesServer, tmp_path: Path, seen: Seen
 ) -> None:
     with pytest.raises(StageError, match=said):
-        job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE, **changes))
+        job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE, **changes), seen.lines.append)
     assert server.created == []
 
 
 def test_asking_whether_it_would_be_taken_makes_no_job(server: KubernetesServer, tmp_path: Path, seen: Seen) -> None:
-    job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
+    job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE), seen.lines.append)
     assert server.created == []
     assert server.jobs() == {}
 
@@ -330,22 +332,105 @@ def test_an_older_trainer_is_named(tmp_path: Path, seen: Seen, monkeypatch: pyte
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         with pytest.raises(StageError, match=r"has no spec\.runtimePatches: its Kubeflow Trainer is too old") as caught:
-            job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
+            job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE), seen.lines.append)
     assert caught.value.fix == "install Kubeflow Trainer 2.2 or later"
     assert server.violations == []
 
 
-def test_a_right_that_is_missing_is_named_with_the_manifest_that_gives_it(
+def with_role(monkeypatch: pytest.MonkeyPatch, folder: Path, *changes: tuple[str, str]) -> KubernetesServer:
+    """A cluster whose token has a changed role, and the environment that names it."""
+    text = ROLE.read_text()
+    for before, after in changes:
+        assert before in text
+        text = text.replace(before, after)
+    (folder / "role.yaml").write_text(text)
+    server = KubernetesServer(contracts(), folder / "role.yaml", volumes={"sft-workspace": folder}, home=folder)
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    return server
+
+
+def test_rights_that_are_missing_are_named_all_at_once_with_the_manifest_that_gives_them(
     tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    role = tmp_path / "role.yaml"
-    role.write_text(ROLE.read_text().replace("[create, list, delete]", "[list, delete]"))
-    with KubernetesServer(contracts(), role, volumes={}, home=tmp_path) as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        with pytest.raises(StageError, match="not allowed to create trainjobs in namespace sft") as caught:
-            job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
+    with (
+        with_role(monkeypatch, tmp_path, ("[create, list, delete]", "[list]")),
+        pytest.raises(StageError) as caught,
+    ):
+        job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE), seen.lines.append)
+    trainjobs = "trainjobs.trainer.kubeflow.org"
+    assert caught.value.message == f"not allowed in namespace sft: create {trainjobs}, delete {trainjobs}"
     assert "deploy/base/rbac.yaml" in str(caught.value.fix)
+
+
+def test_without_the_rights_that_serve_people_the_training_runs_and_says_what_it_can_not_show(
+    tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr("sft.adapters.kubeflow.watch.POLL_SECONDS", 0.05)
+    changes = (("[pods, events]", "[pods]"), ("pods/log", "nothing"), ("[jobsets]", "[nothing]"))
+    with with_role(monkeypatch, tmp_path, *changes) as server:
+        there = connect(ACCESS, seen.lines.append)
+        job.check_access(there, asked(tmp_path, DONE), seen.lines.append)
+        [told] = seen.lines
+        assert "get jobsets.jobset.x-k8s.io, list events, get pods/log; the training goes without" in told
+        stay(asked(tmp_path, DONE), tmp_path, seen)
+        with pytest.raises(StageError, match="status 1"):
+            stay(asked(tmp_path, "raise SystemExit(1)", key="f" * 20), tmp_path, seen)
+        assert len(server.jobs()) == 1
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        'admission webhook "v.example" denied the request: no such runtime',
+        'pods "a" is forbidden: exceeded quota: team, requested: cpu=4',
+    ],
+)
+def test_what_a_webhook_or_a_quota_refuses_is_no_missing_right(
+    message: str, server: KubernetesServer, tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusal = {"kind": "Status", "status": "Failure", "reason": "Forbidden", "message": message, "code": 403}
+    monkeypatch.setattr(server, "_create", lambda *_: (403, refusal))
+    with pytest.raises(StageError, match="the cluster refuses the TrainJob") as caught:
+        job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE), seen.lines.append)
+    assert message in caught.value.message
+    assert caught.value.fix is None
+
+
+def test_the_same_training_for_another_run_root_or_volume_is_a_job_of_its_own(
+    server: KubernetesServer, tmp_path: Path, seen: Seen
+) -> None:
+    mine = asked(tmp_path, SLEEP)
+    theirs = replace(mine, folder=str(tmp_path / "theirs"))
+    there, my_name = begin(mine, tmp_path, seen)
+    _, their_name = begin(theirs, tmp_path, seen)
+    assert my_name != their_name
+    assert len({my_name, their_name, replace(mine, pvc="other").name}) == 3
+    job.delete(there, theirs, their_name, seen.display())
+    assert list(server.jobs()) == [my_name]
+    assert begin(mine, tmp_path, seen)[1] == my_name
+    job.delete(there, mine, my_name, seen.display())
+
+
+def test_a_deletion_that_does_not_end_is_said_with_what_is_left(
+    server: KubernetesServer, tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "_DELETION_SECONDS", 0.5)
+    wanted = asked(tmp_path, SLEEP)
+    there, name = begin(wanted, tmp_path, seen)
+    wait_until(lambda: len(server.jobs()[name].pods) == 2)
+    # As Trainer 2.3 does with a job that is deleted after its pods: these come again as often as they are taken.
+    delete = server.controller.delete
+    monkeypatch.setattr(server.controller, "delete", lambda name, **_: delete(name, in_foreground=True))
+    with pytest.raises(StageError, match=f"TrainJob {name} was deleted .* there is still the TrainJob") as caught:
+        job.delete(there, wanted, name, seen.display())
+    assert f"kubectl describe trainjob,jobset {name} -n sft" in str(caught.value.fix)
+    wait_until(lambda: len(server.jobs()[name].pods) == 2)
+    monkeypatch.setattr(job, "_DELETION_SECONDS", 60.0)
+    delete(name)
+    job.delete(there, wanted, name, seen.display())
+    assert server.jobs() == {}
 
 
 def test_a_wrong_token_is_said_without_the_token(
@@ -353,7 +438,7 @@ def test_a_wrong_token_is_said_without_the_token(
 ) -> None:
     monkeypatch.setenv("KUBERNETES_AUTH_TOKEN", "canary-wrong-token")
     with pytest.raises(TokenRefused) as caught:
-        job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
+        job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE), seen.lines.append)
     assert "canary" not in str(caught.value)
 
 
@@ -362,7 +447,7 @@ def test_a_server_that_is_away_is_named(tmp_path: Path, seen: Seen, monkeypatch:
     monkeypatch.setenv("KUBERNETES_SERVER_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("KUBERNETES_AUTH_TOKEN", "canary-cluster-token")
     with pytest.raises(StageError, match=r"http://127\.0\.0\.1:9 can't be reached"):
-        job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
+        job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE), seen.lines.append)
 
 
 def test_a_certificate_must_be_trusted_unless_a_person_says_otherwise(
@@ -437,7 +522,7 @@ def test_a_client_that_is_not_installed_is_told_with_its_command(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(SftError, match=package) as caught:
-        job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE))
+        job.check_access(connect(ACCESS, seen.lines.append), asked(tmp_path, DONE), seen.lines.append)
     assert caught.value.fix == "pip install 'sft-runner[kubeflow]'"
 
 

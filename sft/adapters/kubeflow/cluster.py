@@ -1,7 +1,7 @@
 """Owns the requests to the API server that a TrainJob needs. Every exception of the Kubernetes client ends here.
 
 It uses few verbs, which ``deploy/base/rbac.yaml`` grants: create, list and delete TrainJobs, list pods and events, get
-a pod's log. None of them needs a permission on the whole cluster.
+a pod's log and a JobSet. None of them needs a permission on the whole cluster. What only serves people may be missing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sft.adapters.kubeflow.manifest import CONTAINER, GROUP, JOBSET_LABEL, KEY_LABEL, PLURAL, VERSION
+from sft.adapters.kubeflow.manifest import (
+    CONTAINER,
+    GROUP,
+    JOBSET_LABEL,
+    KEY_LABEL,
+    PLACE_LABEL,
+    PLURAL,
+    VERSION,
+)
 from sft.adapters.proxy import proxy_of
 from sft.adapters.retry import retry_after_seconds as asked_seconds
 from sft.errors import ConfigError, Problem, StageError
@@ -30,7 +38,25 @@ SERVER, TOKEN = "KUBERNETES_SERVER_URL", "KUBERNETES_AUTH_TOKEN"
 _POD = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _TIMEOUT_SECONDS = (5, 30)
 _TRAINER = "Kubeflow Trainer 2.2 or later"
+_JOBSETS = ("jobset.x-k8s.io", "v1alpha2")
+_ADMISSION = re.compile(r"admission webhook .* denied the request|exceeded quota|violates PodSecurity")
+"""HTTP 403 says these, too, and no right mends them."""
 _UNKNOWN_FIELD = re.compile(r'unknown field \\?"(?P<field>spec\.[\w.\[\]]+)')
+
+
+Right = tuple[str, str, str]
+"""Verb, resource and API group."""
+
+_RIGHTS: dict[Right, bool] = {
+    ("create", PLURAL, GROUP): True,
+    ("list", PLURAL, GROUP): True,
+    ("delete", PLURAL, GROUP): True,
+    ("list", "pods", ""): True,
+    ("get", "jobsets", _JOBSETS[0]): False,
+    ("list", "events", ""): False,
+    ("get", "pods/log", ""): False,
+}
+"""What a training asks for, and whether it can't do without."""
 
 
 class Unreachable(StageError):
@@ -45,6 +71,10 @@ class Unreachable(StageError):
 
 class TokenRefused(StageError):
     """The API server does not accept the token, or no longer."""
+
+
+class NotAllowed(StageError):
+    """The token lacks a right."""
 
 
 class Conflict(StageError):
@@ -99,8 +129,8 @@ class Cluster:
                 _request_timeout=_TIMEOUT_SECONDS,
             )
 
-    def find(self, key: str) -> dict[str, Any] | None:
-        """Return the TrainJob whose result has this key, the newest if there are several; None if there is none.
+    def find(self, key: str, place: str) -> dict[str, Any] | None:
+        """Return the TrainJob whose result has this key in this place, the newest if there are several; None if none.
 
         Raises:
             Unreachable: The next request may succeed.
@@ -108,13 +138,17 @@ class Cluster:
         """
         with self._translating_errors("list", PLURAL):
             answer = self._jobs.list_namespaced_custom_object(
-                *self._path, label_selector=f"{KEY_LABEL}={key}", _request_timeout=_TIMEOUT_SECONDS
+                *self._path,
+                label_selector=f"{KEY_LABEL}={key},{PLACE_LABEL}={place}",
+                _request_timeout=_TIMEOUT_SECONDS,
             )
         jobs: list[dict[str, Any]] = answer["items"]
         return max(jobs, key=lambda job: str(job["metadata"]["creationTimestamp"]), default=None)
 
     def delete(self, name: str) -> None:
-        """Delete a TrainJob with its pods, which are asked to stop first; do nothing if it is gone.
+        """Delete a TrainJob, and with it what it owns, whose pods are asked to stop; do nothing if it is gone.
+
+        In the background: Kubeflow Trainer 2.3 makes the pods anew of a job that is deleted after them.
 
         Raises:
             Unreachable: The next request may succeed.
@@ -122,8 +156,60 @@ class Cluster:
         """
         with self._translating_errors("delete", PLURAL, absent_is_fine=True):
             self._jobs.delete_namespaced_custom_object(
-                *self._path, name, propagation_policy="Foreground", _request_timeout=_TIMEOUT_SECONDS
+                *self._path, name, propagation_policy="Background", _request_timeout=_TIMEOUT_SECONDS
             )
+
+    def has_jobset(self, name: str) -> bool:
+        """Return whether the JobSet of a TrainJob is there still, which would make its pods anew.
+
+        Raises:
+            NotAllowed: The token may not ask.
+            Unreachable: The next request may succeed.
+            StageError: It was refused.
+        """
+        with self._translating_errors("get", "jobsets", absent_is_fine=True):
+            self._jobs.get_namespaced_custom_object(
+                *_JOBSETS, self.namespace, "jobsets", name, _request_timeout=_TIMEOUT_SECONDS
+            )
+            return True
+        return False  # type: ignore[unreachable]  # it is absent
+
+    def missing_rights(self) -> list[tuple[Right, bool]] | None:
+        """Return the rights that the token lacks, each with whether a training needs it; None if that can't be asked.
+
+        Raises:
+            Unreachable: The next request may succeed.
+            TokenRefused: The token is not accepted.
+        """
+        missing = []
+        try:
+            for right, is_needed in _RIGHTS.items():
+                if not self._may(right):
+                    missing.append((right, is_needed))
+        except (Unreachable, TokenRefused):
+            raise
+        except StageError:  # the server reviews no access: the dry run says what it can
+            return None
+        return missing
+
+    def _may(self, right: Right) -> bool:
+        verb, resource, group = right
+        plain, _, part = resource.partition("/")
+        what = {"namespace": self.namespace, "verb": verb, "group": group, "resource": plain, "subresource": part}
+        with self._translating_errors("create", "selfsubjectaccessreviews"):
+            answer, _, _ = self._api.call_api(
+                "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+                "POST",
+                body={
+                    "apiVersion": "authorization.k8s.io/v1",
+                    "kind": "SelfSubjectAccessReview",
+                    "spec": {"resourceAttributes": what},
+                },
+                response_type="object",
+                auth_settings=["BearerToken"],
+                _request_timeout=_TIMEOUT_SECONDS,
+            )
+        return bool(answer.get("status", {}).get("allowed"))
 
     def pods(self, name: str) -> list[dict[str, Any]]:
         """Return the pods of a TrainJob.
@@ -213,9 +299,11 @@ class Cluster:
         if status == 401:
             fix = f"put a new token into {TOKEN} or the kubeconfig, then repeat the command"
             return TokenRefused(f"the API server {self.url} refuses the token (HTTP 401); it may have expired", fix=fix)
+        if status == 403 and (_ADMISSION.search(message)):
+            return StageError(f"the cluster refuses the TrainJob (HTTP 403): {message}")
         if status == 403:
-            fix = "grant the permissions of deploy/base/rbac.yaml"
-            return StageError(f"not allowed to {verb} {resource} in namespace {self.namespace}: {message}", fix=fix)
+            message = f"not allowed to {verb} {resource} in namespace {self.namespace}: {message}"
+            return NotAllowed(message, fix="grant the permissions of deploy/base/rbac.yaml")
         if status == 404:
             fix = f"install {_TRAINER} on the cluster, and check training.launcher.namespace"
             return StageError(f"no {resource} in namespace {self.namespace} of {self.url}: {message}", fix=fix)

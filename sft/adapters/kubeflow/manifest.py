@@ -6,6 +6,7 @@ environment through ``spec.trainer.env``: the trainer's webhook refuses it in a 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,8 +15,11 @@ from typing import Any
 from sft.errors import SftError
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
-KEY_LABEL, RUN_LABEL = "sft/key", "sft/run"
-"""Labels with the key of the job's result in the store, and with the run that created the job."""
+KEY_LABEL, PLACE_LABEL, RUN_LABEL = "sft/key", "sft/place", "sft/run"
+"""Labels with the key of the job's result in the store, with that store's place, and with the run that made the job.
+
+Two people who train the same in one namespace have the same key; a job is one's own only if it writes to one's place.
+"""
 
 JOBSET_LABEL, INDEX_LABEL = "jobset.sigs.k8s.io/jobset-name", "batch.kubernetes.io/job-completion-index"
 CONTAINER = "node"
@@ -24,7 +28,7 @@ _MANAGER = "sft/launcher"
 _GRACE_SECONDS = 600
 """Time that a pod has to save its state after it is asked to stop."""
 _LONGEST_NAME = 45  # JobSet refuses a job whose pods, <job>-node-0-<index>-abcde, have more than 63 characters
-_KEY_CHARACTERS = 10
+_DIGEST_CHARACTERS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,7 @@ class TrainJob:
         key: Key of its training step in the store.
         namespace: Namespace; None = the client's.
         command: Command of each pod, with its arguments.
+        folder: Where on the volume the pods write.
         cpu: Quantity of cores of a pod.
         memory: Quantity of memory of a pod.
         gpus: Number of GPUs of a pod.
@@ -55,6 +60,7 @@ class TrainJob:
     gpus: int
     pvc: str
     mount_path: str
+    folder: str
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -66,15 +72,22 @@ class TrainJob:
     fs_group: int | None = None
 
     @property
+    def place(self) -> str:
+        """Return a label's value that stands for the volume and the folder on it."""
+        return _digest(self.pvc, self.folder)[:20]
+
+    @property
     def name(self) -> str:
-        """Return ``sft-<run>-<key>`` as a host name; the same result has the same name."""
-        slug = re.sub("[^a-z0-9]+", "-", self.run.lower())[: _LONGEST_NAME - len("sft--") - _KEY_CHARACTERS].strip("-")
-        return "-".join(part for part in ("sft", slug, self.key[:_KEY_CHARACTERS]) if part)
+        """Return ``sft-<run>-<digest>`` as a host name; the same result in the same place has the same name."""
+        slug = re.sub("[^a-z0-9]+", "-", self.run.lower())[: _LONGEST_NAME - len("sft--") - _DIGEST_CHARACTERS]
+        own = _digest(self.key, self.place)[:_DIGEST_CHARACTERS]
+        return "-".join(part for part in ("sft", slug.strip("-"), own) if part)
 
 
 def manifest(job: TrainJob) -> dict[str, Any]:
     """Return the object to create."""
-    own = {"app.kubernetes.io/managed-by": "sft", RUN_LABEL: label_value(job.run), KEY_LABEL: job.key}
+    own = {"app.kubernetes.io/managed-by": "sft", RUN_LABEL: label_value(job.run)}
+    own |= {KEY_LABEL: job.key, PLACE_LABEL: job.place}
     metadata: dict[str, Any] = {"name": job.name}
     if job.namespace:
         metadata["namespace"] = job.namespace
@@ -91,6 +104,10 @@ def manifest(job: TrainJob) -> dict[str, Any]:
             "runtimePatches": [{"manager": _MANAGER, "trainingRuntimeSpec": _patch(job, own)}],
         },
     }
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
 def label_value(text: str) -> str:

@@ -20,7 +20,7 @@ from sft.adapters.instructlab.layout import FINISHED, RESUMED
 from sft.adapters.instructlab.monitor import TrainingMonitor
 from sft.adapters.instructlab.pod_entrypoint import NodeExit
 from sft.adapters.kubeflow import status
-from sft.adapters.kubeflow.cluster import Cluster, TokenRefused, Unreachable
+from sft.adapters.kubeflow.cluster import Cluster, NotAllowed, TokenRefused, Unreachable
 from sft.adapters.kubeflow.failure import explain
 from sft.adapters.kubeflow.job import POLL_SECONDS, JobDisplay, ask, delete
 from sft.adapters.kubeflow.manifest import TrainJob
@@ -96,7 +96,7 @@ class JobWatcher:
                 if isinstance(error, Preempted):  # this pod is drained, or this machine shuts down
                     raise Preempted(f"{error}; TrainJob {self._name} trains on meanwhile") from error
                 self._display.say(f"  deleting TrainJob {self._name}: its pods save their state first")
-                delete(self._cluster, self._job.key, self._name, self._display)
+                delete(self._cluster, self._job, self._name, self._display)
                 raise
 
     @contextmanager
@@ -123,7 +123,7 @@ class JobWatcher:
     def _poll(self) -> bool:
         """Ask the cluster once; return whether the training is done."""
         update = self._display.update
-        existing = ask(lambda: self._cluster.find(self._job.key), update)
+        existing = ask(lambda: self._cluster.find(self._job.key, self._job.place), update)
         if existing is None or "deletionTimestamp" in existing["metadata"]:
             raise StageError(
                 f"TrainJob {self._name} was deleted by somebody else",
@@ -170,12 +170,28 @@ class JobWatcher:
     def _read_log(self, pod: Pod, *, previous: bool = False) -> None:
         now, before = time.monotonic(), self._read_at.get(pod.name)
         since = None if before is None or previous else int(now - before) + _OVERLAP_SECONDS
-        lines = ask(lambda: self._cluster.log(pod.name, since_seconds=since, previous=previous), self._display.update)
+        lines = self._log(pod.name, since_seconds=since, previous=previous)
         self._read_at[pod.name] = now
         new, self._last_line[pod.name] = status.new_lines(lines, self._last_line.get(pod.name, ""))
         for line in new:
             if line.strip() and not line.startswith(pod_entrypoint.STEP):
                 self._display.say(f"  node {pod.node}: {line}")
+
+    def _log(self, pod: str, *, since_seconds: int | None = None, previous: bool = False) -> list[str]:
+        """Return lines of a pod; none without the right to read them, which was said at the start."""
+        try:
+            return ask(
+                lambda: self._cluster.log(pod, since_seconds=since_seconds, previous=previous), self._display.update
+            )
+        except NotAllowed:
+            return []
+
+    def _warnings(self) -> list[status.Event]:
+        """Return what the cluster warns of; nothing without the right to read it, which was said at the start."""
+        try:
+            return status.events(ask(self._cluster.events, self._display.update), self._name)
+        except NotAllowed:
+            return []
 
     def _read_metrics(self) -> None:
         """Show the training's progress, from the beginning after each start of the ranks."""
@@ -195,8 +211,7 @@ class JobWatcher:
         if time.monotonic() - self._events_at < _EVENTS_SECONDS:
             return
         self._events_at = time.monotonic()
-        warnings = ask(self._cluster.events, self._display.update)
-        for event in status.events(warnings, self._name):
+        for event in self._warnings():
             if event not in self._events:
                 self._events.append(event)
                 self._display.say(f"  {event.about}: {event}")
@@ -209,7 +224,7 @@ class JobWatcher:
         self._read_events()
         reasons = [f"node {pod.node} waits: {pod.waits_for}" for pod in pods if pod.waits_for]
         reasons = reasons or [str(event) for event in self._events[-1:]] or ["the cluster gives no reason"]
-        delete(self._cluster, self._job.key, self._name, self._display)
+        delete(self._cluster, self._job, self._name, self._display)
         raise StageError(
             f"TrainJob {self._name} has not started within training.launcher.start_timeout_seconds, and was deleted\n"
             + "\n".join(f"    {line}" for line in reasons)
@@ -217,14 +232,10 @@ class JobWatcher:
 
     def _fail(self, state: status.Condition, pods: list[Pod], *, is_over: bool) -> NoReturn:
         self._read_logs(pods, every=True)
-        warnings = ask(self._cluster.events, self._display.update)
 
         def last_lines(pod: Pod) -> list[str]:
             for previous in (True, False) if pod.runs_again else (False,):
-                if lines := ask(
-                    lambda before=previous: self._cluster.log(pod.name, previous=before),  # type: ignore[misc]
-                    self._display.update,
-                ):
+                if lines := self._log(pod.name, previous=previous):
                     return [line.partition(" ")[2] for line in lines]
             return []
 
@@ -233,12 +244,12 @@ class JobWatcher:
             state,
             pods,
             exits=pod_entrypoint.node_reports(self._logs),
-            events=status.events(warnings, self._name),
+            events=self._warnings(),
             last_lines=last_lines,
             logs=self._logs,
         )
         if not is_over:  # it would fail like this as often as the runtime restarts it
-            delete(self._cluster, self._job.key, self._name, self._display)
+            delete(self._cluster, self._job, self._name, self._display)
         raise error
 
     def _wait_for_volume(self) -> None:

@@ -75,6 +75,7 @@ class Controller(threading.Thread):
 
     Attributes:
         jobs: By name.
+        orphans: What is left of deleted jobs, by name: their JobSet, until its pods are gone.
         events: Oldest first.
         faults: What is wrong.
         lock: Held by whoever reads or changes the others.
@@ -83,6 +84,7 @@ class Controller(threading.Thread):
     def __init__(self, volumes: dict[str, Path], secrets: dict[str, dict[str, str]], home: Path) -> None:
         super().__init__(daemon=True)
         self.jobs: dict[str, Job] = {}
+        self.orphans: dict[str, Job] = {}
         self.events: list[Object] = []
         self.faults = Faults()
         self.lock = threading.RLock()
@@ -93,11 +95,16 @@ class Controller(threading.Thread):
     def run(self) -> None:
         while not self._closing.wait(_TICK_SECONDS):
             with self.lock:
-                for name in list(self.jobs):
-                    self._reconcile(name, self.jobs[name])
+                for name, job in [*self.jobs.items(), *self.orphans.items()]:
+                    self._reconcile(name, job)
         with self.lock:
-            for pod in (pod for job in self.jobs.values() for pod in [*job.pods, *(pod for pod, _ in job.going)]):
+            for pod in self.pods():
                 pod.kill()
+
+    def pods(self) -> list[Pod]:
+        """Every pod, those that are about to go and those of deleted jobs among them."""
+        jobs = [*self.jobs.values(), *self.orphans.values()]
+        return [pod for job in jobs for pod in [*job.pods, *(pod for pod, _ in job.going)]]
 
     def close(self) -> None:
         """Kills every pod."""
@@ -123,13 +130,21 @@ class Controller(threading.Thread):
             pod.end_reason = reason
             pod.signal(signal.SIGKILL)
 
-    def delete(self, name: str) -> None:
-        """Foreground deletion: pods first."""
+    def delete(self, name: str, *, in_foreground: bool = False) -> None:
+        """What a deletion does: in the background the job goes, then its JobSet, then the pods.
+
+        In the foreground the job goes last; Trainer 2.3 doesn't see that it is going and makes its JobSet anew, so it
+        never ends.
+        """
         with self.lock:
             job = self.jobs[name]
-            job.object["metadata"].setdefault("deletionTimestamp", now())
             for pod in list(job.pods):
                 self._tell_to_stop(job, pod)
+            if in_foreground:
+                job.object["metadata"].setdefault("deletionTimestamp", now())
+                job.num_ends = 0  # of the new JobSet
+                return
+            self.orphans[name] = self.jobs.pop(name)
 
     def _tell_to_stop(self, job: Job, pod: Pod) -> None:
         pod.object["metadata"]["deletionTimestamp"] = now()
@@ -143,9 +158,9 @@ class Controller(threading.Thread):
                 pod.kill()
             if pod.process is None or pod.ended() is not None:
                 job.going.remove((pod, deadline))
-        if "deletionTimestamp" in job.object["metadata"]:
+        if name in self.orphans:
             if not job.going:
-                del self.jobs[name]
+                del self.orphans[name]
             return
         if job.is_over:
             return

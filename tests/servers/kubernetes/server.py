@@ -26,6 +26,8 @@ DROP, LOSE = 0, -1
 GROUP = "trainer.kubeflow.org"
 _TRAINJOBS = re.compile(rf"^/apis/{GROUP}/v1alpha1/namespaces/(?P<namespace>[^/]+)/trainjobs(?:/(?P<name>[^/]+))?$")
 _CORE = re.compile(r"^/api/v1/namespaces/(?P<namespace>[^/]+)/(?P<plural>pods|events)(?:/(?P<name>[^/]+)/log)?$")
+_JOBSETS = re.compile(r"^/apis/jobset\.x-k8s\.io/v1alpha2/namespaces/(?P<namespace>[^/]+)/jobsets/(?P<name>[^/]+)$")
+_REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 _VERBS = {"POST": "create", "DELETE": "delete", "PATCH": "patch", "PUT": "update"}
 
 Object = dict[str, Any]
@@ -113,19 +115,21 @@ class KubernetesServer(ThreadingHTTPServer):
 
     def answer(self, method: str, path: str, query: dict[str, str], token: str, body: Object | None) -> Answer:
         """What a request gets."""
-        where = _TRAINJOBS.match(path) or _CORE.match(path)
+        where = _TRAINJOBS.match(path) or _CORE.match(path) or _JOBSETS.match(path)
         if token != f"Bearer {self.token}":
             return _status(401, "Unauthorized", "Unauthorized")
+        if path == _REVIEWS:  # every user may ask
+            return self._review(body or {})
         if where is None:
             return _status(404, "NotFound", "the server could not find the requested resource")
         found = where.groupdict()
-        plural, name = found.get("plural") or "trainjobs", found["name"]
+        plural, name = found.get("plural") or path.split("/namespaces/")[1].split("/")[1], found["name"]
         resource = "pods/log" if plural == "pods" and name else plural
         verb = _VERBS.get(method) or ("get" if name else "list")
         fault = self._faults[verb, resource].popleft() if self._faults[verb, resource] else None
         if fault is not None and fault != LOSE:
             return _status(fault, "InternalError", "etcdserver: request timed out")
-        group = GROUP if plural == "trainjobs" else ""
+        group = {"trainjobs": GROUP, "jobsets": "jobset.x-k8s.io"}.get(plural, "")
         if found["namespace"] != self.namespace or not self._grants(group, resource, verb):
             what = f'User "sft" cannot {verb} resource "{resource}" in API group "{group}"'
             where_to = f'in the namespace "{found["namespace"]}"'
@@ -142,11 +146,13 @@ class KubernetesServer(ThreadingHTTPServer):
                 case "create", "trainjobs":
                     return self._create(body, query)
                 case "delete", "trainjobs":
-                    return self._delete(name)
+                    return self._delete(name, query)
+                case "get", "jobsets":
+                    if name in self.controller.jobs or name in self.controller.orphans:
+                        return 200, {"kind": "JobSet", "metadata": {"name": name}}
+                    return _status(404, "NotFound", f'jobsets.jobset.x-k8s.io "{name}" not found')
                 case "list", "pods":
-                    jobs = self.controller.jobs.values()
-                    pods = [pod for job in jobs for pod in [*job.pods, *(pod for pod, _ in job.going)]]
-                    return _list("PodList", [pod.object for pod in pods], query)
+                    return _list("PodList", [pod.object for pod in self.controller.pods()], query)
                 case "list", "events":
                     return _list("EventList", self.controller.events, {})
                 case "get", "pods/log":
@@ -182,15 +188,22 @@ class KubernetesServer(ThreadingHTTPServer):
             self.controller.jobs[name] = Job(made, free_port())
         return 201, made
 
-    def _delete(self, name: str) -> Answer:
+    def _delete(self, name: str, query: dict[str, str]) -> Answer:
         if name not in self.controller.jobs:
             return _status(404, "NotFound", f'trainjobs.{GROUP} "{name}" not found')
-        self.controller.delete(name)
-        return 200, self.controller.jobs[name].object
+        job = self.controller.jobs[name].object
+        self.controller.delete(name, in_foreground=query.get("propagationPolicy") == "Foreground")
+        return 200, job
+
+    def _review(self, review: Object) -> Answer:
+        asked = review["spec"]["resourceAttributes"]
+        resource = "/".join(part for part in (asked["resource"], asked.get("subresource")) if part)
+        is_here = asked["namespace"] == self.namespace
+        allowed = is_here and self._grants(asked["group"], resource, asked["verb"])
+        return 201, {**review, "status": {"allowed": allowed}}
 
     def _log(self, name: str, query: dict[str, str]) -> Answer:
-        pods = [pod for job in self.controller.jobs.values() for pod in [*job.pods, *(p for p, _ in job.going)]]
-        pod = next((pod for pod in pods if pod.name == name), None)
+        pod = next((pod for pod in self.controller.pods() if pod.name == name), None)
         if pod is None:
             return _status(404, "NotFound", f'pods "{name}" not found')
         seconds, tail = query.get("sinceSeconds"), query.get("tailLines")
@@ -207,8 +220,8 @@ def _now() -> str:
 
 
 def _list(kind: str, objects: list[Object], query: dict[str, str]) -> Answer:
-    name, _, value = query.get("labelSelector", "").partition("=")
-    chosen = [o for o in objects if not name or o["metadata"].get("labels", {}).get(name) == value]
+    wanted = dict(pair.split("=") for pair in query.get("labelSelector", "").split(",") if pair)
+    chosen = [o for o in objects if wanted.items() <= o["metadata"].get("labels", {}).items()]
     return 200, {"kind": kind, "apiVersion": "v1", "metadata": {}, "items": chosen}
 
 
