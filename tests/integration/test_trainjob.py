@@ -465,11 +465,11 @@ def test_a_certificate_must_be_trusted_unless_a_person_says_otherwise(
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(job, "_CHECK_RETRY", RetryPolicy(max_seconds=0.0))
         with pytest.raises(StageError, match="certificate") as caught:
-            job.check_access(connect(ACCESS, seen.lines.append), wanted)
+            job.check_access(connect(ACCESS, seen.lines.append), wanted, seen.lines.append)
         assert "training.launcher.ca" in str(caught.value.fix)
-        job.check_access(connect(replace(ACCESS, ca=str(certificate)), seen.lines.append), wanted)
+        job.check_access(connect(replace(ACCESS, ca=str(certificate)), seen.lines.append), wanted, seen.lines.append)
         assert seen.lines == []
-        job.check_access(connect(replace(ACCESS, verify_tls=False), seen.lines.append), wanted)
+        job.check_access(connect(replace(ACCESS, verify_tls=False), seen.lines.append), wanted, seen.lines.append)
         assert "whoever answers as" in seen.text
 
 
@@ -495,7 +495,7 @@ def test_a_kubeconfig_says_server_token_and_namespace(
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig(server, tmp_path)))
     there = connect(replace(ACCESS, namespace=None), seen.lines.append)
     assert there.namespace == "sft"
-    job.check_access(there, asked(tmp_path, DONE))
+    job.check_access(there, asked(tmp_path, DONE), seen.lines.append)
 
 
 def test_a_pod_finds_its_own_cluster_and_namespace(

@@ -221,7 +221,7 @@ def _now() -> str:
 
 def _list(kind: str, objects: list[Object], query: dict[str, str]) -> Answer:
     wanted = dict(pair.split("=") for pair in query.get("labelSelector", "").split(",") if pair)
-    chosen = [o for o in objects if wanted.items() <= o["metadata"].get("labels", {}).items()]
+    chosen = [o for o in objects if not wanted or wanted.items() <= o["metadata"].get("labels", {}).items()]
     return 200, {"kind": kind, "apiVersion": "v1", "metadata": {}, "items": chosen}
 
 
