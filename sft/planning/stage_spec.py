@@ -294,6 +294,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.registry.kubeflow",
                 "sft.adapters.registry.kubeflow_api",
                 "sft.adapters.registry.kubeflow_facts",
+                "sft.adapters.registry.kubeflow_versions",
                 "sft.adapters.registry.mlflow",
             ),
             revision=2,

@@ -13,7 +13,7 @@ from sft.adapters.instructlab import pod_entrypoint
 from sft.adapters.instructlab.pod_entrypoint import NodeExit
 from sft.adapters.instructlab.settings import TrainingTask
 from sft.adapters.kubeflow import job
-from sft.adapters.kubeflow.cluster import Access, connect
+from sft.adapters.kubeflow.access import Access, connect
 from sft.adapters.kubeflow.job import JobDisplay
 from sft.adapters.kubeflow.manifest import TrainJob, check, manifest
 from sft.adapters.kubeflow.watch import JobWatcher

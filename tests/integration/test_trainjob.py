@@ -20,8 +20,9 @@ import yaml
 
 pytest.importorskip("kubernetes")
 from sft.adapters.instructlab.monitor import RankLost
-from sft.adapters.kubeflow import cluster, job
-from sft.adapters.kubeflow.cluster import Access, Cluster, TokenRefused, connect
+from sft.adapters.kubeflow import access, job
+from sft.adapters.kubeflow.access import Access, connect
+from sft.adapters.kubeflow.cluster import Cluster, TokenRefused
 from sft.adapters.kubeflow.job import JobDisplay
 from sft.adapters.kubeflow.manifest import TrainJob
 from sft.adapters.kubeflow.watch import JobWatcher
@@ -508,7 +509,7 @@ def test_a_pod_finds_its_own_cluster_and_namespace(
     account.mkdir()
     (account / "token").write_text(server.token)
     (account / "namespace").write_text("sft\n")
-    monkeypatch.setattr(cluster, "_POD", account)
+    monkeypatch.setattr(access, "_POD", account)
     loaded = lambda client_configuration: setattr(client_configuration, "host", server.url)  # noqa: E731
     monkeypatch.setattr("kubernetes.config.load_incluster_config", loaded)  # it reads /var/run alone
     assert connect(replace(ACCESS, namespace=None), seen.lines.append).namespace == "sft"

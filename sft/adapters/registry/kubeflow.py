@@ -1,25 +1,18 @@
-"""Owns registering in a Kubeflow Model Registry: one registered model, one version, one model artifact.
-
-The three are separate requests, and nothing cleans up between them. So `register` first reads what the registry has and
-adds only what is missing; it may be repeated after any failure.
-"""
+"""A Kubeflow Model Registry: what the stages ask of it, and the child process that answers."""
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
 
 from sft.adapters.os import child
 from sft.adapters.os.process import run_module
-from sft.adapters.registry import DIGEST_KEY, ListedModel, Registered, Registration
-from sft.adapters.registry.kubeflow_api import TOKEN, LikelyTemporaryError, RegistryApi, Row
-from sft.adapters.registry.kubeflow_facts import facts_of, properties
+from sft.adapters.registry import ListedModel, Registered, Registration
+from sft.adapters.registry import kubeflow_versions as versions
+from sft.adapters.registry.kubeflow_api import TOKEN, LikelyTemporaryError, RegistryApi
 from sft.adapters.retry import RetryPolicy, retry
 from sft.errors import StageError
 
@@ -27,12 +20,6 @@ _ADDRESS = "SFT_REGISTRY_ADDRESS"
 _TOKEN_FILE = "KF_PIPELINES_SA_TOKEN_PATH"  # as the client reads it, model_registry/_client.py:66@0.3.18
 _POD_TOKEN_FILE = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 _RETRY = RetryPolicy(max_attempts=4, max_seconds=45.0, first_wait_seconds=0.5)  # a silent server: a minute in all
-_ARTIFACT = "model-artifact"
-_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # as the upload reads them, through botocore
-_SOURCES = {
-    **{f"model_source_{part}": f"modelSource{part.title()}" for part in ("kind", "class", "group", "id", "name")},
-    **{"storage_key": "storageKey", "storage_path": "storagePath"},
-}
 
 
 class Kubeflow:
@@ -122,14 +109,16 @@ def _answer(request: dict[str, Any], address: str) -> dict[str, Any]:
     with closing(RegistryApi(address, request["port"], token=_token(address), ca=request["ca"])) as api:
         match request:
             case {"list": name}:
-                return {"models": [asdict(model) for model in _listed(api, name)]}
+                return {"models": [asdict(model) for model in versions.listed(api, name)]}
             case {"check": [name, label]}:
-                return {"note": _check(api, name, label)}
+                return {"note": versions.check(api, name, label)}
             case {"has": [name, label, digest]}:
-                return {"has": _has(api, name, label, digest)}
+                return {"has": versions.has(api, name, label, digest)}
             case _:
                 registration = Registration(**request["registration"])
-                done = _register(api, registration, next_version=request["next_version"], adopt=request["adopt"])
+                done = versions.register(
+                    api, registration, next_version=request["next_version"], adopt=request["adopt"]
+                )
                 return asdict(replace(done, api=api.version))
 
 
@@ -146,189 +135,6 @@ def _token(address: str) -> str | None:
     if not token and address.startswith("https://"):
         raise StageError(f"the model registry at {address} needs a token", fix=f"set {TOKEN}")
     return token or None
-
-
-def _register(api: RegistryApi, registration: Registration, *, next_version: bool, adopt: bool) -> Registered:
-    name, label = registration.name, registration.version
-    model = api.find("registered_models", name)
-    version = _version(api, model, label)
-    while next_version and version and facts_of(_kept(version)).get(DIGEST_KEY) != registration.digest:
-        label = _increase(label)
-        version = _version(api, model, label)
-    _refuse_archived(api, name, label, model, version)
-    registration = replace(registration, version=label, uri=_place(registration.uri))
-    facts = _facts(registration)
-    if version:
-        return _complete(api, version, registration, adopt=adopt)
-    if model is None:
-        model = api.create("registered_models", {"name": name, "owner": registration.author, "state": "LIVE"})
-        if model["name"] != name:
-            raise StageError(f"the model registry at {api.address} has kept {name} under the name {model['name']}")
-    version = api.create(
-        "model_versions",
-        {
-            **{"name": label, "registeredModelId": model["id"], "author": registration.author, "state": "LIVE"},
-            **({"description": registration.description} if registration.description else {}),
-            "customProperties": properties(facts, registration.labels, {}),
-        },
-    )
-    api.create(f"model_versions/{version['id']}/artifacts", _artifact(registration))
-    return Registered(version=label, note=f"registered {name} version {label}", uri=registration.uri, facts=facts)
-
-
-def _complete(api: RegistryApi, version: Row, registration: Registration, *, adopt: bool) -> Registered:
-    """Add what a version of this checkpoint lacks, and bring up to date what it says of it."""
-    name, label, kept = registration.name, registration.version, _kept(version)
-    before, facts = facts_of(kept), _facts(registration)
-    digest = before.get(DIGEST_KEY)
-    if digest != registration.digest and not (adopt and digest is None):
-        also = "" if digest else ", or registry.on_conflict=adopt to fill that one"
-        raise StageError(
-            f"registry.model_version={label}: {name} already has that version, of another checkpoint "
-            f"({digest or 'not registered by sft'}; this one is {registration.digest})",
-            fix=f"choose a new registry.model_version, or registry.on_conflict=next_version{also}",
-        )
-    is_adopted = digest is None
-    note = f"filled {name} version {label}" if is_adopted else f"{name} version {label} is the same checkpoint already"
-    artifact = _own_artifact(api, version, registration)
-    if artifact is None:
-        api.create(f"model_versions/{version['id']}/artifacts", _artifact(registration))
-        note = note if is_adopted else f"completed {name} version {label}, which was partly registered"
-    elif changes := _changes(artifact, _artifact(registration)):
-        api.update(f"model_artifacts/{artifact['id']}", {"artifactType": _ARTIFACT, **changes})
-        note += f"; its uri is now {registration.uri}" if "uri" in changes else ""
-    told: Row = {"customProperties": properties(facts, registration.labels, kept)}
-    if registration.description:
-        told["description"] = registration.description
-    if changes := _changes(version, told):
-        api.update(f"model_versions/{version['id']}", changes)
-        is_rescored = any(before.get(key) != value for key, value in registration.scores.items())
-        note += "; its scores were updated" if is_rescored and not is_adopted else ""
-        if (run := before.get("run_id")) not in (None, registration.run_id):
-            note += f"; its facts were of {run} and are of this run now"
-    return Registered(version=label, note=note, uri=registration.uri, facts=facts)
-
-
-def _own_artifact(api: RegistryApi, version: Row, registration: Registration) -> Row | None:
-    """Return the artifact that says where the model is: the one of its name, or else the only one of a model.
-
-    Raises:
-        StageError: There are several and none has its name: which one is served can't be known.
-    """
-    every = [a for a in api.pages(f"model_versions/{version['id']}/artifacts") if a.get("artifactType") == _ARTIFACT]
-    named = [artifact for artifact in every if artifact.get("name") == registration.name]
-    if not named and len(every) > 1:
-        raise StageError(
-            f"{registration.name} version {registration.version} has {len(every)} model artifacts, and none is named "
-            f"{registration.name}: a server of models takes the newest",
-            fix="leave one of them there, or choose a new registry.model_version",
-        )
-    return next(iter(named or every), None)
-
-
-def _check(api: RegistryApi, name: str, label: str | None) -> str:
-    model = api.find("registered_models", name)
-    version = _version(api, model, label) if label else None
-    _refuse_archived(api, name, label, model, version)
-    if version is None:
-        return ""
-    return f"{name} has a version {label} in the model registry: only the same checkpoint can be registered as that"
-
-
-def _has(api: RegistryApi, name: str, label: str, digest: str) -> bool:
-    version = _version(api, api.find("registered_models", name), label)
-    if version is None or facts_of(_kept(version)).get(DIGEST_KEY) != digest:
-        return False
-    artifacts = api.pages(f"model_versions/{version['id']}/artifacts")
-    return any(artifact.get("artifactType") == _ARTIFACT and artifact.get("uri") for artifact in artifacts)
-
-
-def _version(api: RegistryApi, model: Row | None, label: str) -> Row | None:
-    return api.find(f"registered_models/{model['id']}/versions", label) if model else None
-
-
-def _refuse_archived(api: RegistryApi, name: str, label: str | None, model: Row | None, version: Row | None) -> None:
-    for row, what in ((model, name), (version, f"{name} version {label}")):
-        if row and row.get("state") == "ARCHIVED":
-            raise StageError(
-                f"{what} is archived in the model registry at {api.address}: nobody would see what is registered there",
-                fix="restore it on the registry's page, or choose another registry.model_name or model_version",
-            )
-
-
-def _listed(api: RegistryApi, name: str | None) -> Iterator[ListedModel]:
-    if name is None:
-        models = list(api.pages("registered_models"))
-        versions = list(api.pages("model_versions"))
-    else:
-        model = api.find("registered_models", name)
-        models = [model] if model else []
-        versions = list(api.pages(f"registered_models/{model['id']}/versions")) if model else []
-    names = {model["id"]: model.get("name", "") for model in models}
-    known = [version for version in versions if version.get("registeredModelId") in names]
-    # Where a model is, its artifact says; ours say it in a fact too, which saves a request for each.
-    unknown = [version for version in known if "uri" not in facts_of(_kept(version))]
-    asked = api.first_pages([f"model_versions/{version['id']}/artifacts" for version in unknown])
-    places = {
-        version["id"]: next((a["uri"] for a in artifacts if a.get("artifactType") == _ARTIFACT and a.get("uri")), "")
-        for version, artifacts in zip(unknown, asked, strict=True)
-    }
-    for version in known:
-        facts = facts_of(_kept(version))
-        yield ListedModel(
-            name=names[version["registeredModelId"]],
-            version=version.get("name", ""),
-            aliases=(),
-            uri=str(facts.get("uri") or places[version["id"]]),
-            registered_at=int(version.get("createTimeSinceEpoch") or 0),
-            facts=facts,
-        )
-
-
-def _kept(version: Row) -> dict[str, Any]:
-    return version.get("customProperties") or {}
-
-
-def _facts(registration: Registration) -> dict[str, Any]:
-    """Return what the page shows of a version: few facts, and where the whole record is."""
-    uri = registration.uri.partition("?")[0].rstrip("/")
-    record = f"sft.json in {uri}" if uri.startswith("oci://") else f"{uri}/sft.json"
-    facts = {**registration.facts, "uri": registration.uri, "record": record, **registration.scores}
-    return {key: value for key, value in facts.items() if value != ""}
-
-
-def _artifact(registration: Registration) -> Row:
-    return {
-        **{"artifactType": _ARTIFACT, "name": registration.name, "uri": registration.uri, "state": "LIVE"},
-        **{"modelFormatName": registration.format_name, "modelFormatVersion": registration.format_version},
-        **{_SOURCES[key]: value for key, value in registration.origin.items()},
-    }
-
-
-def _changes(there: Row, wanted: Row) -> Row:
-    """Return what a row must be told to be as wanted; a name stays."""
-    return {key: value for key, value in wanted.items() if key != "name" and there.get(key) != value}
-
-
-def _place(uri: str) -> str:
-    """Return a place as the registry's page and KServe read it: a bucket with its endpoint, the hub with a revision."""
-    if uri.startswith("hf://"):
-        return uri.replace("@", ":")
-    if not uri.startswith("s3://") or "?" in uri:
-        return uri
-    region = os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION") or "us-east-1"
-    endpoint = next((found for name in _ENDPOINTS if (found := os.environ.get(name))), None)
-    where = {"endpoint": endpoint or f"https://s3.{region}.amazonaws.com", "defaultRegion": region}
-    return f"{uri}?{urlencode(where, quote_via=quote, safe='')}"
-
-
-def _increase(label: str) -> str:
-    """Return a label with its last number increased by one, or with ``-2`` if it has no number."""
-    numbers = list(re.finditer(r"\d+", label))
-    if not numbers:
-        return f"{label}-2"
-    last = numbers[-1]
-    return f"{label[: last.start()]}{int(last[0]) + 1}{label[last.end() :]}"
 
 
 if __name__ == "__main__":
