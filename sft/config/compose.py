@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.core_plugins import file_config_source
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -150,12 +150,16 @@ def prepare(recipe: Recipe) -> None:
     """
     _store_schema()
     Plugins.instance()  # it registers Hydra's own
-    SourcesRegistry.instance().types[_StrictFiles.scheme()] = _StrictFiles
+    SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource
     OmegaConf.register_new_resolver("recipe_dir", lambda: str(recipe.path.parent), replace=True)
 
 
-class _StrictFiles(FileConfigSource):
-    """Hydra's folders of YAML, each file of which is checked before it is read."""
+class FileConfigSource(file_config_source.FileConfigSource):
+    """Hydra's folders of YAML, each file of which is checked before it is read.
+
+    It has the name of Hydra's own: a sweep's jobs get this process's registry, and Hydra's, which they add to it, may
+    replace only what has another name by an error (hydra/_internal/sources_registry.py:15@1.3.8).
+    """
 
     def load_config(self, config_path: str) -> ConfigResult:
         path = Path(self.path, config_path).with_suffix(".yaml")

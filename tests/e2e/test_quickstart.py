@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -76,7 +77,7 @@ def test_the_end_says_where_everything_is_and_the_scores(done: tuple[Path, Answe
     assert "Samples that changed most" in page
     assert page.count("<summary>") == 40  # 20 of the held-out split, 20 of the task
     assert places["registered"].startswith("quickstart version 1 in sqlite:///")
-    assert "holdout.exact_match              0.0000 → " in answer.out
+    assert re.search(r"^holdout\.exact_match +0\.0000 → ", answer.out, re.MULTILINE)
 
 
 def test_what_was_learned_is_clearly_better_and_told_wherever_scores_are(

@@ -64,7 +64,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planted]:
     ]
     data = Resource("".join(json.dumps(row) + "\n" for row in rows).encode())
     served = {"/rows.jsonl": data, "/locked.jsonl": Resource(statuses=[401] * 9)}
-    path = f"{root / 'shouting'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    path = os.pathsep.join(filter(None, [str(root / "shouting"), os.environ.get("PYTHONPATH")]))
     with serving(served) as address, echoing() as echo, pytest.MonkeyPatch.context() as patch:
         host = address.removeprefix("http://")
         (cwd / "recipe.yaml").write_text(RECIPE.format(host=host))
@@ -181,8 +181,8 @@ NOBODY = "127.0.0.1:9"
                 "registry.address=http://me:${{oc.env:REGISTRY_PASSWORD}}@{away}",
             ],
             {},
-            1,
-            "error: ",
+            2,
+            "must be scheme, host, port and path alone",
         ),
         (
             [

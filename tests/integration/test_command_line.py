@@ -5,7 +5,6 @@ A command runs in this process unless a process shows something that this one do
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -14,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -29,18 +27,6 @@ from tests.support.command import Answer, records, sft, sft_in_process, start, s
 
 ROW = json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})
 LOCAL = ["quickstart", "dataset=local"]
-
-
-def wait_for_a_reader(pipe: Path) -> int:
-    """Return a descriptor of a named pipe once a process reads from it."""
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError as error:
-            if error.errno != errno.ENXIO or time.monotonic() > deadline:
-                raise
-        time.sleep(0.02)
 
 
 def test_help_answers_and_python_runs_the_module(tmp_path: Path) -> None:
@@ -78,14 +64,15 @@ def test_a_terminal_that_knows_ascii_alone_shows_a_plan(tmp_path: Path) -> None:
 def test_a_signal_ends_a_command_with_its_status_and_a_sentence(
     number: signal.Signals, status: int, tmp_path: Path
 ) -> None:
-    pipe = tmp_path / "rows.jsonl"
-    os.mkfifo(pipe)  # its reader waits for rows
-    with start("data", "check", str(pipe), cwd=tmp_path) as command:
-        writer = wait_for_a_reader(pipe)
-        command.send_signal(number)
-        assert command.stdout is not None
-        text = command.stdout.read()
-    os.close(writer)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}/rows.jsonl"
+        with start("data", "check", uri, cwd=tmp_path) as command:
+            connection, _ = silent.accept()  # the command waits for its answer
+            command.send_signal(number)
+            assert command.stdout is not None
+            text = command.stdout.read()
+        connection.close()
     assert command.returncode == status
     assert text.endswith("the same command continues\n")
     assert "Traceback" not in text

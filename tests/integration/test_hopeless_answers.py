@@ -199,7 +199,7 @@ def test_a_model_registry_is_asked_once_for_what_it_refuses(status: int, fix: st
 )
 def test_an_api_server_is_asked_once_for_what_it_refuses(status: int, said: str) -> None:
     with serving(lambda _: Answer(status, b'{"message": "no"}', JSON)) as server, pytest.raises(StageError, match=said):
-        job.ask(lambda: cluster_at(server).find("key"), lambda _: None)
+        job.ask(lambda: cluster_at(server).find("key", "place"), lambda _: None)
     assert len(server.requests) == 1
 
 
@@ -208,7 +208,7 @@ def test_a_busy_api_server_says_when_but_not_in_a_hundred_years(monkeypatch: pyt
     monkeypatch.setattr("tenacity.nap.time.sleep", pauses.append)
     busy = [Answer(503, headers={"Retry-After": text}) for text in ("7", "1000000000")]
     with serving(lambda _: busy.pop(0) if busy else Answer(200, b'{"items": []}', JSON)) as server:
-        assert job.ask(lambda: cluster_at(server).find("key"), lambda _: None) is None
+        assert job.ask(lambda: cluster_at(server).find("key", "place"), lambda _: None) is None
     assert pauses == [7.0, 15.0]
 
 
