@@ -22,12 +22,12 @@ _FIELDS = {
 }
 _DIGITS = 9
 """Of an integer in the contract (MetadataIntValue)."""
-_OURS = (
-    *("base.", "tuned.", "verdict.", "base_model", "dataset", "checkpoint.", "package.", "gates", "run_id", "record"),
-    *("uri", "git_commit", "license", "libraryName", "judge"),
-    *("version", "versions.", "author", "model.", "training.", "eval."),  # of earlier releases
+_OWN_GROUPS = (
+    *("base.", "tuned.", "verdict.", "base_model.", "dataset.", "checkpoint.", "package."),
+    *("versions.", "model.", "training.", "eval."),  # of earlier releases
 )
-"""How the keys begin that a registration owns: where a later one doesn't tell them, they no longer hold."""
+_OWN = {"run_id", "base_model", "license", "libraryName", "gates", "git_commit", "uri", "record", "version", "author"}
+"""With the groups, the facts that a registration owns: where a later one doesn't tell them, they no longer hold."""
 
 
 def properties(
@@ -40,7 +40,7 @@ def properties(
         labels: Labels for the page; one that somebody has given a text keeps it.
         registered: Its properties until now; empty for a new version.
     """
-    others = {key: value for key, value in registered.items() if not key.startswith(_OURS)}
+    others = {key: value for key, value in registered.items() if key not in _OWN and not key.startswith(_OWN_GROUPS)}
     told = {key: _property(value, registered.get(key)) for key, value in facts.items()}
     return {**{label: _text("") for label in labels}, **others, **told}
 

@@ -41,7 +41,12 @@ def test_a_fact_keeps_its_type_where_the_type_can_hold_it(
 
 
 def test_what_others_have_said_stays_and_what_a_run_no_longer_says_goes() -> None:
-    others = {"reviewed": kept(BOOL, True), "odd": {"metadataType": "MetadataProtoValue", "proto_value": "x"}}
+    others = {
+        "reviewed": kept(BOOL, True),
+        "license_checked": kept(TEXT, "by ada"),
+        "datasets": kept(TEXT, "2"),
+        "odd": {"metadataType": "MetadataProtoValue", "proto_value": "x"},
+    }
     stale = {"tuned.arc.acc": kept(DOUBLE, 1), "training.seed": kept(INT, "7"), "versions.torch": kept(TEXT, "2")}
     now = properties({"run_id": "run-2"}, ["team-a", "reviewed"], others | stale)
     assert now == {"team-a": kept(TEXT, ""), **others, "run_id": kept(TEXT, "run-2")}
