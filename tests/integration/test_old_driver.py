@@ -20,8 +20,9 @@ esac
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Iterator[str]:
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """PATH with a driver's program that tells of a GPU and an old driver."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "nvidia-smi").write_text(SMI)
     (tmp_path / "bin" / "nvidia-smi").chmod(0o755)
@@ -36,7 +37,8 @@ def test_the_plan_refuses_it_with_both_versions_and_a_run_stops_before_it_does_a
     path: str, tmp_path: Path
 ) -> None:
     plan = sft_in_process("plan", "quickstart", cwd=tmp_path, PATH=path)
-    [refused] = [line for line in plan.out.splitlines() if line.startswith("refused")]
+    refused = "".join(line for line in plan.out.splitlines() if line.startswith("refused"))
+    assert refused, plan
     assert "torch finds none of the GPUs that nvidia-smi shows: torch " in refused
     assert "driver is 390.48 (CUDA 9.1)" in refused
     assert "NCCL takes one rank per GPU, and 1 GPU trains" in plan.out  # the quickstart asks for two

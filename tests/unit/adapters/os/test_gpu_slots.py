@@ -32,7 +32,8 @@ def four_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     program.write_text("#!/bin/sh\nfor n in 0 1 2 3; do echo $n, GPU-id-$n, GPU-$n, 9.0, 9, 9, Disabled; done\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # so that `undo` knows what it was, whatever a test makes of it
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     machine.use_gpus(None)
     yield
     monkeypatch.undo()

@@ -33,7 +33,8 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
         gpus.forget()
 
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # so that `undo` knows what it was, whatever a test makes of it
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     machine.use_gpus(None)
     yield make
     monkeypatch.undo()

@@ -19,7 +19,8 @@ echo '1, GPU-7e, NVIDIA A100, 8.0, 81920, 1024, Disabled'
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The only folder on PATH; nothing is remembered from before, or for later."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # so that `undo` knows what it was, whatever a test makes of it
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     machine.use_gpus(None)
     yield tmp_path
     monkeypatch.undo()
