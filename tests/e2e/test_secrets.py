@@ -258,6 +258,7 @@ TOLD = [
 ]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("arguments", TOLD, ids=[" ".join(arguments[:2]) for arguments in TOLD])
 def test_no_command_tells_a_secret(arguments: list[str], planted: Planted) -> None:
     model = Path(steps(json.loads((planted.run / "run.json").read_text()))["package"]["path"], "model")

@@ -314,7 +314,7 @@ def test_a_killed_evaluation_asks_nothing_twice(inputs: EvaluateInputs, tmp_path
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-@pytest.mark.parametrize("batch_size", ["auto", 16])
+@pytest.mark.parametrize("batch_size", [pytest.param("auto", marks=pytest.mark.exhaustive), 16])
 def test_running_out_of_memory_halves_the_batch_and_asks_nothing_twice(
     batch_size: str | int, inputs: EvaluateInputs, tmp_path: Path
 ) -> None:

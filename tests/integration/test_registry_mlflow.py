@@ -211,7 +211,7 @@ def test_mlflow_server_that_is_away_is_named_without_its_password(tmp_path: Path
     assert "canary" not in str(failed.value) + written(tmp_path / "out")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_mlflows_page_shows_the_version_and_its_digest(tmp_path: Path, browser: Page) -> None:
     inputs = register_inputs(tmp_path)
     with tracking_server(tmp_path / "server") as address:
