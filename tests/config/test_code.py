@@ -183,6 +183,7 @@ def test_an_argument_with_which_a_library_loads_code_is_refused(override: str) -
         compose(find_recipe("quickstart"), [override])
 
 
+@pytest.mark.slow
 def test_a_module_in_the_working_folder_is_imported_by_nobody(tmp_path: Path) -> None:
     for name in ("random", "hydra_plugins", "yaml"):
         (tmp_path / f"{name}.py").write_text(f"open('ran-{name}', 'w').close()\n")

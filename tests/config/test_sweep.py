@@ -70,6 +70,7 @@ def test_a_recipes_values_are_checked_as_typed_ones_are(tmp_path: Path) -> None:
     assert "training.lerning_rate=1: no such setting; did you mean training.learning_rate?" in found
 
 
+@pytest.mark.slow
 def test_every_value_of_a_sweep_is_checked_before_any_runs() -> None:
     found = problems(QUICKSTART, "training.num_epochs=1,0,x", "training.fsdp=full_shard,none")
     assert {problem.partition("=")[0] for problem in found} == {"training.num_epochs", "training/fsdp"}

@@ -104,6 +104,7 @@ def test_there_are_settings_of_every_type() -> None:
     assert {key: len(keys) >= 10 for key, keys in KEYS.items()} == {int: True, float: True, str: True}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", BASES)
 def test_an_odd_value_of_a_setting_is_refused_under_its_key_or_planned_with(where: str) -> None:
     refused, planned, elsewhere = [], [], []
@@ -214,6 +215,7 @@ REFUSED = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["run", "plan"])
 def test_a_command_refuses_what_can_not_be_with_2_and_every_key(command: str, tmp_path: Path) -> None:
     answer = sft(command, "quickstart", *REFUSED, cwd=tmp_path)
@@ -223,6 +225,7 @@ def test_a_command_refuses_what_can_not_be_with_2_and_every_key(command: str, tm
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_name_of_any_script_names_folders(tmp_path: Path) -> None:
     name = "🙂 größer, 'quoted' \\ & 日本"
     odd = [

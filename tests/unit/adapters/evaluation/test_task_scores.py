@@ -18,6 +18,7 @@ def test_a_task_says_its_metrics_and_its_further_filters() -> None:
     assert not found["squadv2"].is_complete  # a class of Python
 
 
+@pytest.mark.slow
 def test_a_recipes_own_tasks_are_read_with_what_they_include(tmp_path: Path) -> None:
     (tmp_path / "base.yml").write_text("output_type: multiple_choice\ntag: mine\nmetric_list:\n- metric: acc\n")
     (tmp_path / "a.yaml").write_text("include: base.yml\ntask: mine_a\ntag: mine\n")

@@ -18,7 +18,7 @@ from sft.errors import ConfigError
 from sft.kfp.pipeline import Cluster, dataset, pipeline_of, sft_pipeline, write
 from tests.support.command import sft, sft_in_process
 
-GOLDEN = Path(__file__).parents[2] / "config" / "golden" / "pipeline.yaml"
+GOLDEN = Path(__file__).parents[1] / "config" / "golden" / "pipeline.yaml"
 TASKS = ["dataset", "evaluation", "registry", "training"]
 
 
@@ -41,7 +41,6 @@ def containers(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {name.removeprefix("exec-"): facts["container"] for name, facts in executors.items()}
 
 
-@pytest.mark.slow
 def test_the_pipeline_is_its_golden_file_byte_for_byte(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "sft.kfp.pipeline"], cwd=tmp_path, check=True, capture_output=True)
     text = (tmp_path / "pipeline.yaml").read_text(encoding="utf-8")
@@ -99,7 +98,6 @@ def test_a_recipe_of_ones_own_goes_along_as_text(tmp_path: Path) -> None:
     assert given == f"mine:\n{mine.read_text()}"
 
 
-@pytest.mark.slow
 def test_a_recipe_with_several_keys_in_a_mapping_compiles_to_the_same_bytes_in_every_process(tmp_path: Path) -> None:
     settings = "{temperature: 0.5, top_p: 0.9, max_gen_toks: 12, do_sample: true, repetition_penalty: 1.1}"
     mine = tmp_path / "mine.yaml"
