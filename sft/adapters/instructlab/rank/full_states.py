@@ -21,7 +21,7 @@ from sft.files import list_files, sha256_file, sync, write_json
 log = logging.getLogger(__name__)
 
 _FACTS = "state.json"
-_WRITER = ("PytorchStreamWriter failed", "file write failed", "iostream error")
+_WRITER = ("PytorchStreamWriter failed", "file write failed", "iostream error", "fail at inline_container.cc")
 """How torch's writer, which does not say why, tells that a file could not be written: as a rule the disk is full."""
 
 

@@ -135,6 +135,7 @@ def failing(root: Path, error: Exception) -> None:
     ("error", "fix"),
     [
         (RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"), "free space"),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 98688 vs 98576"), "free space"),
         (OSError(28, "No space left on device"), "free space"),
         (PermissionError(13, "Permission denied"), "let this run write to"),
     ],
