@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 _PREFIX = "sft-"
 _LOCK = ".in-use"
@@ -26,11 +27,22 @@ def scratch(purpose: str) -> Iterator[Path]:
         purpose: A word of its name.
     """
     _remove_left_behind(Path(tempfile.gettempdir()))
-    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{purpose}-") as name:
-        folder = Path(name)
-        with (folder / _LOCK).open("wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    folder, lock = _locked_folder(f"{_PREFIX}{purpose}-")
+    with lock:
+        try:
             yield folder
+        finally:
+            shutil.rmtree(folder)
+
+
+def _locked_folder(prefix: str) -> tuple[Path, IO[bytes]]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix))
+        lock = (folder / _LOCK).open("wb")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.fstat(lock.fileno()).st_nlink:
+            return folder, lock
+        lock.close()  # before it was locked, another command took it for one that was left behind
 
 
 def _remove_left_behind(root: Path) -> None:

@@ -12,9 +12,9 @@ nothing of what the stages do.
 from __future__ import annotations
 
 import fcntl
-import os
 import shlex
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -126,11 +126,11 @@ class Store:
         try:
             for folder in (self.root, self.staging_root, self._locks):
                 make_folder(folder)
-            probe = self._locks / f".probe-{os.getpid()}"
-            with probe.open("a+") as file:
+            with tempfile.NamedTemporaryFile(
+                "a+", prefix=".probe-", dir=self._locks
+            ) as file:  # each pod has a process 1
                 is_writable = True
                 try_lock(file)
-            probe.unlink()
         except OSError as error:
             if is_writable:
                 message = f"run_root: {self.root} has no locks ({error.strerror}), by which runs share it"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -41,6 +44,25 @@ def test_what_a_killed_command_left_is_removed_by_the_next_one_and_what_is_in_us
         assert left.is_dir()
         with scratch("models") as folder:
             assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_folder_that_another_command_took_for_one_left_behind_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock_really, taken = fcntl.flock, list[Path]()
+
+    def lock_late(file: IO[bytes], how: int) -> None:
+        if not taken:  # the other command locked and removed it first
+            [folder] = tmp_path.iterdir()
+            shutil.rmtree(folder)
+            taken.append(folder)
+        lock_really(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    with scratch("data") as folder:
+        assert folder.is_dir()
+        assert folder != taken[0]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_removed_through_a_link_or_without_our_mark(tmp_path: Path) -> None:
