@@ -61,18 +61,22 @@ def run(cwd: Path, network: Network, *settings: str) -> list[tuple[int, str]]:
     shared = [*SMALL, *network.settings, "training.launcher.procs_per_worker=1", "training.launcher.num_workers=2"]
     command = [sys.executable, "-m", "sft", "run", "quickstart", *shared, *settings]
     command.append(f"training.launcher.rendezvous={network.address}")
-    nodes = [
-        subprocess.Popen(
-            [*network.prefixes[rank], *command, f"training.launcher.node_rank={rank}"],
-            cwd=cwd,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in (1, 0)
-    ]
-    outputs = [node.communicate(timeout=200)[0] for node in nodes]
-    return [(node.returncode, output) for node, output in zip(nodes, outputs, strict=True)][::-1]
+    said = [cwd / f"node-{rank}.txt" for rank in (0, 1)]
+    with ExitStack() as ending:
+        nodes = {}
+        for rank in (1, 0):
+            nodes[rank] = subprocess.Popen(
+                [*network.prefixes[rank], *command, f"training.launcher.node_rank={rank}"],
+                cwd=cwd,
+                stdout=ending.enter_context(said[rank].open("w")),
+                stderr=subprocess.STDOUT,
+            )
+            ending.callback(nodes[rank].kill)  # what waits for a node that has ended would meet the next test's
+        try:
+            statuses = [nodes[rank].wait(timeout=200) for rank in (0, 1)]
+        except subprocess.TimeoutExpired:
+            pytest.fail("\n".join(f"{file.name}:\n{file.read_text()}" for file in said))
+    return [(status, file.read_text()) for status, file in zip(statuses, said, strict=True)]
 
 
 def curve(cwd: Path) -> list[float]:
