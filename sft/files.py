@@ -69,7 +69,7 @@ def write_atomically(path: Path, content: bytes, *, is_lasting: bool = False) ->
         content: All of it.
         is_lasting: Whether that holds also after the power was cut at any moment, and the new one lasts from now on.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.{os.urandom(4).hex()}")  # pods with one volume may have one process number
     try:
         partial.write_bytes(content)
         if is_lasting:

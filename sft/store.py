@@ -126,9 +126,8 @@ class Store:
         try:
             for folder in (self.root, self.staging_root, self._locks):
                 make_folder(folder)
-            with tempfile.NamedTemporaryFile(
-                "a+", prefix=".probe-", dir=self._locks
-            ) as file:  # each pod has a process 1
+            # Not named by the process's number: each pod has a process 1.
+            with tempfile.NamedTemporaryFile("a+", prefix=".probe-", dir=self._locks) as file:
                 is_writable = True
                 try_lock(file)
         except OSError as error:

@@ -111,8 +111,9 @@ def run(
             launcher_of(cfg.training.launcher).check_access(cfg.training, folder.name, progress)
         if is_to_train and any(step.name == "register" for step in plan.steps) and "register" not in done:
             check_registry(cfg, progress)
-        execution = RunExecution(cfg, plan, store, folder, progress, previous, environment.resources, detach)
-        execution.on_failure = on_failure
+        execution = RunExecution(
+            cfg, plan, store, folder, progress, previous, environment.resources, detach, on_failure=on_failure
+        )
         try:
             result = execution.execute(_record(cfg, plan, environment.resources, folder, recipe, command))
             if any(step.name == "package" for step in plan.steps):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from sft.artifacts import RegisteredModel
 from sft.config.schema import RunConfig
 from sft.errors import StageError
 from sft.progress import Progress
+from sft.scratch import scratch
 from sft.stages.registries import Registry, embedded_mlflow, registry_of
 from sft.store import Entry
 
@@ -22,8 +22,8 @@ def check_registry(cfg: RunConfig, progress: Progress) -> None:
     if (registry := _registry(cfg)) is None:
         return
     try:
-        with tempfile.TemporaryDirectory(prefix="sft-registry-") as logs:
-            note = registry.check(Path(logs))
+        with scratch("registry") as logs:
+            note = registry.check(logs)
     except StageError as error:
         fix = "mend it, or registry=none: `sft register` registers the model of a run that has ended"
         raise StageError(f"asked before the training: {error.message}", fix=fix) from error
@@ -40,8 +40,8 @@ def is_lost(cfg: RunConfig, entry: Entry | None, progress: Progress) -> bool:
     if registry is None or not isinstance(model, RegisteredModel):
         return False
     try:
-        with tempfile.TemporaryDirectory(prefix="sft-registry-") as logs:
-            is_there = registry.has(model, Path(logs))
+        with scratch("registry") as logs:
+            is_there = registry.has(model, logs)
     except StageError as error:
         progress.say(f"- not known whether {model.name} version {model.version} is registered still: {error.message}")
         return False
