@@ -115,8 +115,9 @@ def test_mlflow_finds_a_registered_checkpoint_again_and_updates_its_scores(spell
     again, note = run_stage(mlflow(), rescored, root / "again")
     assert again.version == "1"
     assert "version 1 is the same checkpoint already; its scores were updated" in note
+    assert "its tags were of run-1 and are of this run now" in note
     [version] = client(inputs).search_model_versions("name = 'speller'")
-    assert (version.tags["tuned.holdout.acc"], version.tags["run_id"]) == ("1.0", "run-1")
+    assert (version.tags["tuned.holdout.acc"], version.tags["run_id"]) == ("1.0", "run-2")
 
 
 def test_mlflows_store_is_whole_wherever_its_creation_was_killed(speller: Speller) -> None:

@@ -167,14 +167,16 @@ def _register(registration: Registration, run: TrackingRun, address: str) -> Reg
     tags = {_key(name): str(value) for name, value in known.items()} | scores
     same = client.search_model_versions(f"tags.`{DIGEST_KEY}` = '{registration.digest}'")
     if version := next((v for v in same if v.name == registration.name), None):
-        outdated = {name: value for name, value in scores.items() if version.tags.get(name) != value}
-        moved = {"uri": registration.uri} if version.tags.get("uri") != registration.uri else {}
-        for name, value in (outdated | moved).items():
+        before = dict(version.tags)
+        outdated = {name: value for name, value in tags.items() if before.get(name) != value}
+        for name, value in outdated.items():
             client.set_model_version_tag(version.name, version.version, name, value)
-        tags = version.tags | outdated | moved
+        tags = before | outdated
         note = f"{version.name} version {version.version} is the same checkpoint already"
-        note += "; its scores were updated" if outdated else ""
-        note += f"; its tag uri is now {registration.uri}" if moved else ""
+        note += "; its scores were updated" if scores.keys() & outdated.keys() else ""
+        note += f"; its tag uri is now {registration.uri}" if "uri" in outdated else ""
+        if "run_id" in outdated:
+            note += f"; its tags were of {before.get('run_id')} and are of this run now"
         if _was_killed(client, version):
             client.set_registered_model_alias(version.name, ALIAS, version.version)
             client.set_terminated(version.run_id)
