@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -26,6 +27,7 @@ def load(text: str) -> Any:
         return yaml.safe_load(text)
 
 
+@lru_cache(maxsize=64)
 def check(text: str) -> None:
     """Refuse a YAML document that does not say what a person reads in it.
 
