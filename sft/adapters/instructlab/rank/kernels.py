@@ -82,14 +82,14 @@ def deterministic_algorithms() -> Iterator[None]:
     """
     import torch
 
-    variables = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "FLASH_ATTENTION_DETERMINISTIC": "1"}
-
+    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch refuses those that are not deterministic
+    variables = {"CUBLAS_WORKSPACE_CONFIG": workspace, "FLASH_ATTENTION_DETERMINISTIC": "1"}
     fills = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs time; nothing here reads what wasn't written
     benchmark, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
     try:
-        with patched_environment(**{name: os.environ.get(name, value) for name, value in variables.items()}):
+        with patched_environment(**variables):
             yield
     finally:
         torch.use_deterministic_algorithms(False)
