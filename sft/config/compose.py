@@ -14,17 +14,14 @@ from typing import Any
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra._internal.core_plugins import file_config_source
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
-from sft.config import strict_yaml
 from sft.config.checks import check
 from sft.config.diagnose import (
     diagnose,
@@ -42,9 +39,9 @@ from sft.config.diagnose import (
 )
 from sft.config.hydra_settings import QUIET, SEARCH_PATH, check_hydra, check_override, check_search_path
 from sft.config.kfp_parameters import hydra_text, quoted, translated
+from sft.config.recipe_files import FileConfigSource, read_recipe
 from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Problem
-from sft.files import read_document
 from sft.logs import learn
 
 SCHEMA_NAME = "run_schema"
@@ -135,7 +132,7 @@ def search_path_override(recipe: Recipe) -> str:
     Raises:
         ConfigError: The recipe names a folder elsewhere: what lies there would be composed unseen, or imported.
     """
-    own: Any = OmegaConf.select(OmegaConf.create(_load_yaml(recipe.path)), SEARCH_PATH)
+    own: Any = OmegaConf.select(OmegaConf.create(read_recipe(recipe.path)), SEARCH_PATH)
     own = OmegaConf.to_object(own) if OmegaConf.is_config(own) else own or []
     if problems := check_search_path(own, [recipe.path.parent, shipped("conf"), shipped("recipes")]):
         raise ConfigError(problems)
@@ -152,23 +149,6 @@ def prepare(recipe: Recipe) -> None:
     Plugins.instance()  # it registers Hydra's own
     SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource
     OmegaConf.register_new_resolver("recipe_dir", lambda: str(recipe.path.parent), replace=True)
-
-
-class FileConfigSource(file_config_source.FileConfigSource):
-    """Hydra's folders of YAML, each file of which is checked before it is read.
-
-    It has the name of Hydra's own: a sweep's jobs get this process's registry, and Hydra's, which they add to it, may
-    replace only what has another name by an error (hydra/_internal/sources_registry.py:15@1.3.8).
-    """
-
-    def load_config(self, config_path: str) -> ConfigResult:
-        path = Path(self.path, config_path).with_suffix(".yaml")
-        if path.is_file():
-            try:
-                strict_yaml.check(_text(path))
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from error
-        return super().load_config(config_path)
 
 
 @cache
@@ -289,34 +269,9 @@ def _beyond(recipe: Recipe, overrides: Sequence[str]) -> tuple[Problem, ...]:
 
 def defaults_of(recipe: Recipe) -> list[str]:
     """Return what every composition of a recipe starts with: where groups are, no logging by Hydra, the run's name."""
-    own_name = _load_yaml(recipe.path).get("name")
+    own_name = read_recipe(recipe.path).get("name")
     return [search_path_override(recipe), *QUIET, *([] if own_name else [_named(recipe)])]
 
 
 def _named(recipe: Recipe) -> str:
     return "++name=" + hydra_text(recipe.name.replace("${", r"\${"))
-
-
-def _load_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = strict_yaml.load(_text(path))
-    except ValueError as error:
-        raise ConfigError([Problem(key=str(path), rule=str(error))]) from error
-    if not isinstance(content, dict):
-        raise ConfigError([Problem(key=str(path), rule="a recipe is a mapping of keys to values")])
-    if "hydra" in content and not isinstance(content["hydra"], dict):
-        rule, value = "must be a mapping of Hydra's own settings", str(content["hydra"])
-        raise ConfigError([Problem(key="hydra", value=value, rule=rule, suggestion="leave it out")])
-    return content
-
-
-def _text(path: Path) -> str:
-    """Return the text of a YAML file.
-
-    Raises:
-        ValueError: It is not UTF-8, no file, or longer than `strict_yaml` takes.
-    """
-    try:
-        return read_document(path, strict_yaml.LARGEST_BYTES).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"is not valid YAML: {error}") from error

@@ -235,6 +235,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.evaluation.aggregate",
                 "sft.adapters.evaluation.holdout_sample",
                 "sft.adapters.evaluation.judge",
+                "sft.adapters.evaluation.judge_pairs",
                 "sft.adapters.evaluation.sample_log",
                 "sft.adapters.evaluation.text_metrics",
                 "sft.sample_values",

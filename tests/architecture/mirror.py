@@ -24,6 +24,10 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     ),
     "sft.adapters.evaluation.task_documents": ("integration/test_decontamination.py", _IN_A_CHILD),
     "sft.adapters.evaluation.completions_model": ("integration/test_vllm.py", _IN_A_CHILD),
+    "sft.adapters.evaluation.judge_pairs": (
+        "unit/adapters/evaluation/test_judge.py",
+        "a judgment's test makes the pair that was judged",
+    ),
     "sft.adapters.evaluation.vllm_server": ("integration/test_vllm.py", _REAL_SERVER),
     "sft.adapters.evaluation.worker": ("integration/test_evaluation.py", _IN_A_CHILD),
     "sft.adapters.http": ("integration/test_http.py", _REAL_SERVER),
@@ -89,6 +93,7 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.cli.store": ("integration/test_command_line.py", _TYPED),
     "sft.cli.verify": ("e2e/test_verify.py", _TYPED),
     "sft.config.checks": ("config/test_errors.py", "every rule is broken by a composed configuration"),
+    "sft.config.recipe_files": ("config/test_code.py", "files that a recipe and its groups may be, attacked"),
     "sft.config.compose": ("config/test_recipes.py", "every recipe and every choice of a group is composed"),
     "sft.config.environment_names": ("config/test_code.py", "every name is set by a composed configuration"),
     "sft.config.hydra_settings": ("config/test_code.py", "every attack is one of a composed configuration"),

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from sft.adapters.evaluation.judge import Pair, summary, verdict
+from sft.adapters.evaluation.judge import summary, verdict
+from sft.adapters.evaluation.judge_pairs import Pair
 from sft.errors import StageError
 from tests.servers.judge import part
 
