@@ -297,6 +297,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.registry.kubeflow_facts",
                 "sft.adapters.registry.kubeflow_versions",
                 "sft.adapters.registry.mlflow",
+                "sft.adapters.registry.mlflow_database",
             ),
             revision=2,
             tells_of_its_run=True,

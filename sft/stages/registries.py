@@ -55,7 +55,9 @@ def registry_of(cfg: RegistryConfig, *, database: Path) -> Registry | None:
                 # Asking for a database that is not there would make it.
                 models=lambda name, logs: mlflow.models(name, address=address, folder=logs) if is_there else [],
                 check=lambda _: "",
-                has=lambda *_: True,
+                has=lambda model, logs: mlflow.has(
+                    model.name, model.version, str(model.metadata[DIGEST_KEY]), address=address, folder=logs
+                ),
             )
         case RegistryKind.kubeflow:
             if not cfg.address:

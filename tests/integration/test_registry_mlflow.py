@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sft.adapters.registry import DIGEST_KEY
 from sft.artifacts import RegisteredModel, UploadedModel
 from sft.config.schema import RegistryConfig, RegistryKind
 from sft.errors import StageError
+from sft.scratch import scratch
 from sft.stages.register import RegisterInputs
+from sft.stages.registries import registry_of
 from tests.servers.mlflow import tracking_server
 from tests.support.register_inputs import register_inputs, report, run_stage, sha, written
 
@@ -39,6 +42,13 @@ def client(inputs: RegisterInputs, address: str = "") -> Any:
 
     address = address or f"sqlite:///{inputs.mlflow_database}"
     return MlflowClient(address, address)
+
+
+def is_registered(inputs: RegisterInputs, model: RegisteredModel, address: str = "") -> bool:
+    registry = registry_of(mlflow(address=address), database=inputs.mlflow_database)
+    assert registry is not None
+    with scratch("has") as logs:
+        return registry.has(model, logs)
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +208,10 @@ def test_mlflow_server_gets_the_run_as_source_and_the_files_address_as_tag(tmp_p
         store = client(inputs, address)
         version = store.get_model_version("speller", registered.version)
         artifacts = [file.path for file in store.list_artifacts(version.run_id)]
+        kept = is_registered(inputs, registered, address)
+        store.delete_model_version("speller", registered.version)
+        lost = is_registered(inputs, registered, address)
+    assert (kept, lost) == (True, False)
     assert version.source == f"runs:/{version.run_id}"
     assert version.tags["uri"] == inputs.package.model_dir.as_uri()
     assert sorted(artifacts) == ["base", "comparison.json", "run.json", "tuned"]
@@ -210,6 +224,24 @@ def test_mlflow_server_that_is_away_is_named_without_its_password(tmp_path: Path
     with pytest.raises(StageError, match="MLflow at http") as failed:
         run_stage(mlflow(address=away), register_inputs(tmp_path), tmp_path / "out")
     assert "canary" not in str(failed.value) + written(tmp_path / "out")
+
+
+def test_what_mlflow_has_lost_is_known(tmp_path: Path) -> None:
+    inputs = register_inputs(tmp_path)
+    model, _ = run_stage(mlflow(), inputs, tmp_path / "out")
+    other = replace(model, metadata={**model.metadata, DIGEST_KEY: sha("another checkpoint")})
+    assert is_registered(inputs, model)
+    assert not is_registered(inputs, other)
+    assert not is_registered(inputs, replace(model, name="spe_ler"))
+
+    client(inputs).delete_model_version("speller", model.version)
+    assert not is_registered(inputs, model)
+    inputs.mlflow_database.write_text("no database")
+    with pytest.raises(StageError, match=r"MLflow's .*mlflow.db can't be read: file is not a database"):
+        is_registered(inputs, model)
+    inputs.mlflow_database.unlink()
+    assert not is_registered(inputs, model)
+    assert not inputs.mlflow_database.exists()
 
 
 @pytest.mark.exhaustive

@@ -8,7 +8,6 @@ tag ``uri`` holds the address. A version's source can't be changed, so the tag a
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
 import os
 import re
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sft.adapters.os import child
 from sft.adapters.os.process import run_module
 from sft.adapters.registry import DIGEST_KEY, ListedModel, Registered, Registration
+from sft.adapters.registry.mlflow_database import database_of, has_version, locked
 from sft.errors import StageError
 
 if TYPE_CHECKING:
@@ -109,52 +109,36 @@ def models(name: str | None, *, address: str, folder: Path) -> list[ListedModel]
     return [ListedModel(**model) for model in result["models"]]
 
 
+def has(name: str, version: str, digest: str, *, address: str, folder: Path) -> bool:
+    """Return whether a checkpoint is registered as a version still.
+
+    Raises:
+        StageError: MLflow refused or can't be reached.
+    """
+    if database := database_of(address):
+        return has_version(database, name, version, tag=(_key(DIGEST_KEY), digest))
+    asked = {"has": [name, version, digest]}
+    env = {**_ENVIRONMENT, _ADDRESS: address}
+    return bool(run_module(__name__, asked, folder=folder, what="asking MLflow", env=env)["has"])
+
+
 def _handle(request: dict[str, Any]) -> dict[str, Any]:
     from mlflow.exceptions import MlflowException
 
     address = os.environ[_ADDRESS]
     try:
-        with _locked(address):
+        database = database_of(address)
+        with locked(database) if database else contextlib.nullcontext():
             if "list" in request:
                 return {"models": list(_listed(request["list"], address))}
+            if "has" in request:
+                return {"has": _has(*request["has"], address=address)}
             registration, run = Registration(**request["registration"]), TrackingRun(**request["run"])
             return asdict(_register(registration, run, address))
     except MlflowException as error:
         fix = _FIXES.get(error.get_http_status_code(), "check registry.address and registry.model_name")
         message = f"MLflow at {address}: {error.message}"
         raise StageError(message, fix=f"{fix}, then repeat the command: earlier stages are done") from error
-
-
-@contextlib.contextmanager
-def _locked(address: str) -> Iterator[None]:
-    """Lock a SQLite file and create it: two registrations at once would both do so, or both miss the other's digest."""
-    from filelock import FileLock
-
-    if not address.startswith("sqlite:"):
-        yield
-        return
-    database = Path(address.removeprefix("sqlite:///"))
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{database}.lock"):
-        if not database.exists():
-            _create(database)
-        yield
-
-
-def _create(database: Path) -> None:
-    """Create a SQLite file that has all its tables or does not exist.
-
-    MLflow makes them with a hundred migrations, each committed by itself, and can't go on after a kill in between.
-    """
-    from mlflow import MlflowClient
-
-    new = database.with_name(f"{database.name}.new")
-    for leftover in database.parent.glob(f"{glob.escape(new.name)}*"):  # SQLite's own journal, too
-        leftover.unlink()
-    client = MlflowClient(f"sqlite:///{new}", f"sqlite:///{new}")
-    client.get_experiment_by_name("")  # each of the two stores makes what it lacks
-    client.search_registered_models(max_results=1)
-    new.replace(database)
 
 
 def _register(registration: Registration, run: TrackingRun, address: str) -> Registered:
@@ -200,6 +184,19 @@ def _register(registration: Registration, run: TrackingRun, address: str) -> Reg
     typed = {_key(name): value for name, value in (known | registration.scores).items()}
     facts = {name: typed[name] if str(typed.get(name)) == value else value for name, value in sorted(tags.items())}
     return Registered(version=str(version.version), note=note, uri=registration.uri, facts=facts)
+
+
+def _has(name: str, version: str, digest: str, *, address: str) -> bool:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        there = MlflowClient(tracking_uri=address, registry_uri=address).get_model_version(name, version)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    return bool(there.tags.get(_key(DIGEST_KEY)) == digest)
 
 
 def _was_killed(client: MlflowClient, version: Any) -> bool:
