@@ -189,6 +189,7 @@ def counted_peak(config: Mapping[str, Any], case: Case) -> int:
         stack.enter_context(
             fixes.patched_options(mixed_precision=mixed, num_workers=0, gradient_checkpointing=case.recomputes)
         )
+        stack.enter_context(fixes.patched_library())
         stack.enter_context(sharding.patched_sharding(mixed_precision=mixed, hybrid=False))
         if case.adapters:
             stack.enter_context(
@@ -208,8 +209,6 @@ def counted_peak(config: Mapping[str, Any], case: Case) -> int:
             fsdp_sharding_strategy=case.strategy,
         )
         optimizer = setup_optimizer(model=model, cpu_offload=False, name=None, learning_rate=1e-4)
-        for group in optimizer.param_groups:
-            group["foreach"] = True  # torch's choice on a GPU
         model.train()
         for _ in range(2):
             seen.peak = 0

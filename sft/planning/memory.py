@@ -67,7 +67,7 @@ class Moment(NamedTuple):
 
 
 def moments(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> dict[str, Moment]:
-    """Return when a rank may need most: loss, backward pass of head, layer and embedding, AdamW's step."""
+    """Return when a rank may need most: loss, backward pass of head, layer and embedding."""
     value, layer = setup.value_bytes, _activations(shape, setup)
     recomputes = setup.gradient_checkpointing
     kept = value * shape.hidden_size * shape.num_layers if recomputes else shape.num_layers * layer
@@ -92,7 +92,6 @@ def moments(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> dict[str,
         "head": Moment(fixed + gathered + of_head, kept + setup.loss_share * value * shape.vocab_size),
         "layer": Moment(fixed + gathered + of_head + of_layer, at_layer),
         "embedding": Moment(fixed + root + at_embedding, 0),
-        "step": Moment(fixed + _roots(shape, sharding, setup), 0),
     }
 
 
@@ -143,11 +142,6 @@ def _state_bytes(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> int:
         return 0
     weights = _weight_bytes(shape, setup) * shape.num_parameters
     return (weights + 12 * _num_trained(shape, setup)) // _shards(sharding, setup)
-
-
-def _roots(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> int:
-    """Return bytes of the roots of the second moments, which torch's AdamW takes of all parameters at once."""
-    return 0 if setup.cpu_offload_params else 4 * _num_trained(shape, setup) // _shards(sharding, setup)
 
 
 def _gathered(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> int:

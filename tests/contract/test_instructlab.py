@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
 from collections.abc import Callable
 from dataclasses import fields
@@ -58,6 +59,7 @@ SIGNATURES = {
     f"{IL}.utils:set_random_seed": "seed",
     "torch.distributed.fsdp._state_dict_utils:_common_unshard_pre_state_dict_hook": "module fsdp_state offload_to_cpu "
     "rank0_only",
+    "transformers.masking_utils:find_packed_sequence_indices": "position_ids",
     "torch.distributed.run:main": "args",
     "torch.distributed.fsdp._runtime_utils:_offload_grad": "state handle grad_to_offload",
     "torch.distributed.fsdp._flat_param:FlatParamHandle.prepare_gradient_for_backward": "self",
@@ -156,6 +158,23 @@ def test_upstream_takes_the_optimizer_step_that_ours_replaces() -> None:
         "self.lr_scheduler.step()",
         "self.optimizer.zero_grad()",
     ]
+
+
+def test_upstream_makes_the_optimizer_by_a_name_that_sft_replaces() -> None:
+    from torch.optim import AdamW
+
+    model = import_module(f"{IL}.model")
+    assert model.AdamW is AdamW
+    assert "optimizer_cls = AdamW" in inspect.getsource(model.setup_optimizer)
+    assert "fused" not in inspect.getsource(model.setup_optimizer), "upstream fuses it: fixes.patched_library"
+
+
+def test_upstreams_loop_reads_of_a_batch_what_ours_says_of_it() -> None:
+    source = inspect.getsource(named(f"{IL}.main_ds:train"))
+    read = set(re.findall(r"batch_metrics\.(\w+)", source))
+    ours = {"total_samples", "total_length", "num_loss_counted_tokens", "grad_accum_steps", "num_minibatches"}
+    assert read == ours | {"interrupted"}
+    assert "torch.cuda.empty_cache()" in source, "upstream has stopped it: fixes.patched_library"
 
 
 def test_liger_is_a_model_class() -> None:

@@ -30,7 +30,6 @@ def cpu_as_accelerator() -> Iterator[None]:
         (torch.cuda, "set_device", lambda *_: None),  # main_ds.py:554
         (torch.cuda, "memory_allocated", lambda *_: 0),  # main_ds.py:327
         (torch.cuda, "memory_stats", lambda *_: {"num_alloc_retries": 0}),  # main_ds.py:328
-        (torch.cuda, "empty_cache", lambda: None),  # main_ds.py:433
         (torch.Tensor, "cuda", lambda self, *_, **__: self),  # main_ds.py:564
         (accelerator, "TransformersAccel", _cpu_accelerator(accelerator.TransformersAccel)),  # accelerator.py:87
         (batch_loss_manager.BatchLossManager, "__init__", init_on_cpu),

@@ -6,6 +6,7 @@ replace names of the library while a block runs; ``tests/contract`` checks the n
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -68,14 +69,19 @@ def patched_options(
 @contextmanager
 def patched_library() -> Iterator[None]:
     """Apply all fixes until the block ends."""
+    import torch
     import torch.distributed.fsdp._state_dict_utils as fsdp_state
-    from instructlab.training import main_ds, utils
+    from instructlab.training import main_ds, model, utils
+    from transformers import masking_utils
 
     cache_compiled_packer()
     unshard = fsdp_state._common_unshard_pre_state_dict_hook
     with patched(
         (main_ds, "setup_metric_logger", skip_metric_logger),
         (utils, "add_noisy_embeddings", noise.add_noisy_embeddings),
+        (model, "AdamW", functools.partial(model.AdamW, fused=True)),  # model.py:674: several kernels a parameter
+        (torch.cuda, "empty_cache", lambda: None),  # main_ds.py:433: waits for the device at each step's end
+        (masking_utils, "find_packed_sequence_indices", no_packed_sequences),
         (fsdp_state, "_common_unshard_pre_state_dict_hook", unshard_without_offload(unshard)),
     ):
         yield
@@ -87,6 +93,14 @@ def skip_metric_logger(*_args: Any, **_kwargs: Any) -> None:
     Its steps restart at 1 after a resume, and only the environment variables of MLflow and W&B enable them.
     """
     logging.getLogger("instructlab.training.metrics").propagate = False
+
+
+def no_packed_sequences(_position_ids: Any) -> None:
+    """Say that no mask has to keep the samples of a row apart (transformers masking_utils.py:776@5.23).
+
+    To find it out, transformers waits for the device in every minibatch. Here samples share a row only with attention
+    that takes their bounds.
+    """
 
 
 def unshard_without_offload(unshard: Callable[..., Any]) -> Callable[..., Any]:

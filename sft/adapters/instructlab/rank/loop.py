@@ -20,6 +20,7 @@ from typing import Any
 
 from sft.adapters import checkpoint_writer
 from sft.adapters.instructlab.layout import FINISHED, METRICS, RESUMED, STATES, STOP, STOPPED, UNTRACKED
+from sft.adapters.instructlab.rank import batch as processing
 from sft.adapters.instructlab.rank import loader
 from sft.adapters.instructlab.rank.full_states import FullStates, Position
 from sft.adapters.instructlab.settings import WorkerOptions
@@ -55,15 +56,13 @@ class Loop:
         self._states = FullStates(self._output / STATES, keep=options.keep_full_states)
         self._position = Position()
         self._saved_step = -1
-        self._row: dict[str, Any] = {}
 
     @contextmanager
     def patched_library(self) -> Iterator[None]:
         """Replace steps of the library's loop until the block ends."""
         from instructlab.training import accelerator, main_ds, sampler
 
-        manager = main_ds.BatchLossManager
-        self._process_upstream, self._save_model = manager.process_batch, main_ds.save_checkpoint
+        manager, self._save_model = main_ds.BatchLossManager, main_ds.save_checkpoint
         loop, batch_size = self, self._args.effective_batch_size
         sampler_class = loader.resuming_sampler(
             sampler.EpochSampler, lambda: loop._position.steps_in_epoch * batch_size
@@ -118,27 +117,33 @@ class Loop:
 
     def _process(self, manager: Any, batch: list[Any]) -> Any:
         """Run forward and backward of a batch; refuse a loss that is not finite before it reaches the weights."""
-        metrics, loss = self._process_upstream(manager, batch)
-        if not math.isfinite(loss):
-            raise self._not_finite("loss", loss)
-        self._num_tokens = sum(loader.num_tokens(minibatch) for minibatch in batch)
-        self._row = {
-            "loss": loss,
-            "num_padded_tokens": metrics.total_length,
-            "num_loss_tokens": metrics.num_loss_counted_tokens,
-            "num_samples": metrics.total_samples,
-        }
-        return metrics, loss
+        from instructlab.training.batch_loss_manager import BatchMetrics
+
+        self._batch = facts = processing.process(
+            manager,
+            batch,
+            max_grad_norm=self._options.max_grad_norm,
+            asked_to_stop=(self._folder / STOP).exists(),
+        )
+        for what, value in (("loss", facts.loss), ("gradient norm", facts.gradient_norm)):
+            if not math.isfinite(value):
+                raise self._not_finite(what, value)
+        metrics = BatchMetrics(
+            total_samples=facts.num_samples,
+            total_length=facts.num_padded_tokens,
+            num_loss_counted_tokens=facts.num_loss_tokens,
+            accumulated_loss=None,  # upstream's loop doesn't read it
+            accumulated_aux_loss=None,
+            grad_accum_steps=len(batch),
+            num_minibatches=len(batch),
+        )
+        return metrics, facts.loss
 
     def _optimizer_step(self, accelerator: Any) -> None:
-        """Replace upstream's step (accelerator.py:289@0.16.2): keep the norm, and take its bound from the settings."""
-        norm = float(accelerator.clip_grad_norm_(accelerator.model.parameters(), self._options.max_grad_norm))
-        if not math.isfinite(norm):
-            raise self._not_finite("gradient norm", norm)
+        """Replace upstream's step (accelerator.py:289@0.16.2): gradients are clipped already, to the recipe's norm."""
         accelerator.optimizer.step()
         accelerator.lr_scheduler.step()
         accelerator.optimizer.zero_grad()
-        self._row["gradient_norm"] = norm
 
     def _not_finite(self, what: str, value: float) -> StageError:
         return StageError(
@@ -149,30 +154,14 @@ class Loop:
     def _after_step(self) -> None:
         """Write metrics, validate and save after a step, on every rank."""
         self._notify()
-        before, options = self._position, self._options
-        num_samples = self._row.pop("num_samples")
+        before, options, batch = self._position, self._options, self._batch
         self._position = replace(
             before,
             step=before.step + 1,
             steps_in_epoch=before.steps_in_epoch + 1,
-            samples_seen=before.samples_seen + num_samples,
+            samples_seen=before.samples_seen + batch.num_samples,
         )
-        stop, num_tokens, memory = self._gather((self._folder / STOP).exists())
-        seconds = time.perf_counter() - self._began
-        row = {
-            "step": self._position.step,
-            "epoch": self._position.epoch,
-            "samples_seen": self._position.samples_seen,
-            **self._row,
-            "learning_rate": self._accelerator.lr_scheduler.get_last_lr()[0],
-            "num_tokens": num_tokens,
-            "seconds": seconds,
-            "samples_per_second": num_samples / seconds,
-            "tokens_per_second": num_tokens / seconds,
-            "loss_tokens_per_second": self._row["num_loss_tokens"] / seconds,
-            "padding": 1 - num_tokens / self._row["num_padded_tokens"],
-            "memory_bytes": memory,
-        }
+        row = self._measured(batch, time.perf_counter() - self._began)
         if self._validation is not None and self._is_due(options.validation_frequency):
             row |= self._validate()
         if self._is_main:
@@ -183,26 +172,33 @@ class Loop:
         every = options.save_samples
         if every and self._position.samples_seen // every > before.samples_seen // every:
             self._save_checkpoint()
-        if stop or (options.checkpoint_every_steps and self._is_due(options.checkpoint_every_steps)):
+        if batch.stop or (options.checkpoint_every_steps and self._is_due(options.checkpoint_every_steps)):
             self._states.save(self._accelerator, self._position)
-        if stop:
+        if batch.stop:
             if self._is_main:
                 write_json(self._folder / STOPPED, asdict(self._position))
             raise StopRequested
         self._began = time.perf_counter()
 
-    def _gather(self, asked_to_stop: bool) -> tuple[bool, int, int]:
-        """Return whether any rank was asked to stop, the tokens of all ranks, and the largest peak memory in bytes."""
-        import torch
-        import torch.distributed as dist
-
-        own = torch.tensor(
-            [asked_to_stop, self._num_tokens, _peak_bytes()], dtype=torch.int64, device=self._accelerator.device
-        )
-        every = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-        dist.all_gather(every, own)
-        stops, tokens, peaks = torch.stack(every).T.tolist()
-        return any(stops), sum(tokens), max(peaks)
+    def _measured(self, batch: processing.BatchFacts, seconds: float) -> dict[str, Any]:
+        """Return the row of ``metrics.jsonl`` of the step that has just been made."""
+        return {
+            "step": self._position.step,
+            "epoch": self._position.epoch,
+            "samples_seen": self._position.samples_seen,
+            "loss": batch.loss,
+            "num_padded_tokens": batch.num_padded_tokens,
+            "num_loss_tokens": batch.num_loss_tokens,
+            "gradient_norm": batch.gradient_norm,
+            "learning_rate": self._accelerator.lr_scheduler.get_last_lr()[0],
+            "num_tokens": batch.num_tokens,
+            "seconds": seconds,
+            "samples_per_second": batch.num_samples / seconds,
+            "tokens_per_second": batch.num_tokens / seconds,
+            "loss_tokens_per_second": batch.num_loss_tokens / seconds,
+            "padding": 1 - batch.num_tokens / batch.num_padded_tokens,
+            "memory_bytes": batch.memory_bytes,
+        }
 
     def _is_due(self, every_steps: int | None) -> bool:
         """Return whether a number of steps has passed since the last time; None = whether the epoch has ended."""
@@ -265,17 +261,6 @@ class Loop:
                 checkpoint_writer.save_weights(model.module, state, folder, base=Path(base), save_dtype=save_dtype)
 
         return save_model
-
-
-def _peak_bytes() -> int:
-    """Return the largest memory that this rank has used: on its device, or of its process on a CPU."""
-    import resource
-
-    import torch
-
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _truncate(metrics: Path, step: int) -> None:

@@ -20,6 +20,7 @@ from functools import cache
 from typing import Any
 
 from sft.adapters.instructlab.rank import noise
+from sft.adapters.instructlab.rank.batch import to_device
 from sft.adapters.instructlab.rank.minibatches import NO_TARGET, Minibatch
 from sft.adapters.patched import patched
 from sft.errors import StageError
@@ -78,7 +79,10 @@ def inputs(minibatch: Minibatch, model: Any, device: Any) -> Minibatch:
         lengths = {"max_length_q": longest, "max_length_k": longest}
     if getattr(model.config, "output_router_logits", False):  # a router's loss counts all unmasked tokens
         arguments["attention_mask"] = minibatch.get("attention_mask")
-    return {**lengths, **{name: value if value is None else value.to(device) for name, value in arguments.items()}}
+    return {
+        **lengths,
+        **{name: value if value is None else to_device(value, device) for name, value in arguments.items()},
+    }
 
 
 def sequences(position_ids: Any) -> tuple[Any, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sft.adapters.instructlab.rank.batch import to_device
 from sft.errors import StageError
 
 
@@ -22,7 +23,7 @@ class SampleLengths:
     def note(self, minibatch: dict[str, Any], device: Any) -> None:
         """Take the lengths from a minibatch: packed samples count from 0 each, padding is masked."""
         if self.are_wanted:
-            self.of_tokens = lengths_of_tokens(minibatch).to(device)
+            self.of_tokens = to_device(lengths_of_tokens(minibatch), device)
 
 
 LENGTHS = SampleLengths()
