@@ -4,7 +4,7 @@
 # make test-exhaustive   the minutes-long ones
 # make fuzz         inputs that break a parser, ten minutes for each
 # make test-gpu     those that need a CUDA device
-# make lock         what the image is built from, with hashes; make audit   what is known against its versions
+# make lock         what the image and CI install, with hashes; make audit   what is known against its versions
 # make gpu-report   what is proved on CPUs, looked at on the GPU that is here, in eight minutes
 # make dist         sdist and wheel; make release-check   install and run them as a user would
 # make test-lowest, test-highest   what depends on versions of other packages, with the lowest and the newest of them
@@ -75,15 +75,26 @@ dist: $(VENV)/.installed-dev
 release-check: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/e2e/test_release.py
 
-# torch by itself and first: what comes after must not pull another build of it.
-$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
+# torch by itself and first: what comes after must not pull another build of it. HASHED=ci.lock, as in CI: everything else
+# by the sha256 of its file.
+HASHED ?=
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS) $(HASHED)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) '$(TORCH)'
+ifneq ($(HASHED),)
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r build.lock
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --no-build-isolation -r $(HASHED)
+	$(BIN)/python -m pip install --quiet --no-index --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip check
+else
 	$(PIP) --editable .
+endif
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
+ifeq ($(HASHED),)
 	$(PIP) --editable '.[dev]'
+endif
 	touch $@
 
 constraints: $(VENV)/.installed-dev
@@ -108,16 +119,17 @@ lock: $(VENV)/.installed-dev
 	$(BIN)/$(COMPILE) $(addprefix --extra ,$(subst $(comma), ,$(EXTRAS))) \
 	  $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL) --index-strategy unsafe-best-match) \
 	  --output-file $(LOCK).new pyproject.toml
+	$(BIN)/$(COMPILE) --extra dev pyproject.toml | awk '/^[^ ]/{own = !/^(torch|triton|nvidia-.*|cuda-.*)==/} own' > ci.lock.new
 	printf 'hatchling\nsetuptools\nwheel\n' | $(BIN)/$(COMPILE) --output-file build.lock.new -
-	for file in $(LOCK) build.lock; do \
-	  { echo '# Written by `make lock`: what the image is built from (Containerfile).'; cat $$file.new; } > $$file; \
+	for file in $(LOCK) build.lock ci.lock; do \
+	  { echo '# Written by `make lock`: for the image (Containerfile), or, ci.lock, for CI.'; cat $$file.new; } > $$file; \
 	  rm $$file.new; \
 	done
 
 # Asks PyPI's database of advisories; no package ships one that is kept up to date. Strict: what it could not ask about
 # counts as a failure.
 audit: $(VENV)/.installed-dev
-	for file in requirements.lock build.lock; do \
+	for file in requirements.lock build.lock ci.lock; do \
 	  $(BIN)/uv tool run pip-audit==2.10.1 --requirement $$file --require-hashes --disable-pip --strict \
 	    --progress-spinner off || \
 	  { echo "make audit: $$file: a version with a known weakness, or no way to pypi.org, as said above" >&2; exit 1; }; \

@@ -22,7 +22,7 @@ TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="
 def jobs() -> list[dict[str, Any]]:
     workflow = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))
     [job] = workflow["jobs"].values()
-    assert job["steps"][-1] == {"run": "make ${{ matrix.target }}"}
+    assert job["steps"][-1] == {"run": "make ${{ matrix.target }} HASHED=${{ matrix.hashed }}"}
     found: list[dict[str, Any]] = job["strategy"]["matrix"]["include"]
     return found
 

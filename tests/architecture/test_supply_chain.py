@@ -32,7 +32,7 @@ def versions(lock: Path) -> dict[str, str]:
 
 
 def test_there_are_locks() -> None:
-    assert [lock.name for lock in LOCKS] == ["build.lock", "requirements.lock"]
+    assert [lock.name for lock in LOCKS] == ["build.lock", "ci.lock", "requirements.lock"]
     assert len(locked(ROOT / "requirements.lock")) > 150
 
 
@@ -44,10 +44,11 @@ def test_every_requirement_of_a_lock_has_one_version_and_its_digests(lock: Path)
         assert all(HASH.fullmatch(word) for word in words), name
 
 
-def test_a_lock_has_the_versions_that_were_tested() -> None:
+@pytest.mark.parametrize("lock", ["requirements.lock", "ci.lock"])
+def test_a_lock_has_the_versions_that_were_tested(lock: str) -> None:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     tested = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
-    found = versions(ROOT / "requirements.lock")
+    found = versions(ROOT / lock)
     assert {
         name: (version, tested[name]) for name, version in found.items() if tested.get(name, version) != version
     } == {}
@@ -65,6 +66,29 @@ def test_the_image_gets_everything_that_it_needs_from_the_locks() -> None:
     assert backend.specifier.contains(versions(ROOT / "build.lock")[backend.name])
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert set(re.findall(r"^EXTRAS \?= (.+)$", makefile, re.MULTILINE)[0].split(",")) == IN_THE_IMAGE
+
+
+def test_ci_installs_everything_but_torch_by_its_digest() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    needed = [Requirement(text) for text in (*project["dependencies"], *extras["dev"])]
+    [own] = [requirement for requirement in needed if requirement.name == project["name"]]
+    needed += [Requirement(text) for extra in own.extras for text in extras[extra]]
+    found = versions(ROOT / "ci.lock")
+    lacking = {requirement.name for requirement in needed} - {own.name} - found.keys()
+    assert {canonicalize_name(name) for name in lacking} - found.keys() == {"torch"}
+    for requirement in needed:
+        if version := found.get(canonicalize_name(requirement.name)):
+            assert requirement.specifier.contains(version), requirement
+
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))["jobs"]
+    targets = jobs["test"]["strategy"]["matrix"]["include"]
+    assert {each["target"] for each in targets if each.get("hashed") == "ci.lock"} == {
+        "check",
+        "test",
+        "test-exhaustive",
+        "audit",
+    }
 
 
 def test_the_image_installs_nothing_without_a_digest() -> None:
