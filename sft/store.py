@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -194,6 +194,19 @@ class Store:
             shutil.rmtree(path)
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+    @contextmanager
+    def idle_tries(self, stage: str, key: str) -> Iterator[list[Path]]:
+        """Hold the tries of other keys at which nobody is at work until the block ends; yield their staging folders."""
+        with ExitStack() as locks:
+            idle = []
+            for path in sorted(self.staging_root.glob(f"{stage}-*")):
+                lock = filelock.FileLock(self._locks / f"{path.name}.lock")
+                if path.name != f"{stage}-{key}":
+                    with suppress(filelock.Timeout):
+                        locks.enter_context(lock.acquire(timeout=0))
+                        idle.append(path)
+            yield idle
 
     def size_of_tries(self, stage: str) -> int:
         """Return the bytes that killed tries of a stage have left, and those at work have written so far."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sft.artifacts.base import LOGS_NAME, Artifact
 
@@ -127,6 +129,12 @@ class TokenizedArtifact(Artifact):
         return self.root / "rejected.jsonl"
 
 
+def on_ranks(stretch: Mapping[str, Any]) -> str:
+    """Return what a part of a training ran on, in words: ``2 ranks``, ``8 ranks of 2 nodes``."""
+    ranks = "1 rank" if stretch["num_ranks"] == 1 else f"{stretch['num_ranks']} ranks"
+    return ranks if stretch["num_nodes"] == 1 else f"{ranks} of {stretch['num_nodes']} nodes"
+
+
 @dataclass(frozen=True, kw_only=True)
 class CheckpointArtifact(Artifact):
     """A fine-tuned model in Hugging Face layout under ``model/``, and ``logs/metrics.jsonl``, a row per step.
@@ -137,16 +145,27 @@ class CheckpointArtifact(Artifact):
         num_steps: Optimizer steps taken.
         num_epochs: Epochs finished.
         final_loss: Mean loss per loss token of the last step.
+        world_size: Ranks that finished it.
+        stretches: What the steps were trained on (``num_nodes``, ``num_ranks``, ``strategy``, ``device``), each
+            ``from_step`` on: several where the training was stopped and continued on another number of ranks.
     """
 
     num_steps: int
     num_epochs: int
     final_loss: float
     world_size: int
+    stretches: tuple[dict[str, Any], ...] = ()
 
     @property
     def model_dir(self) -> Path:
         return self.root / "model"
+
+    @property
+    def ran_on(self) -> str:
+        """What it was trained on, in words: ``2 ranks``, or ``2 ranks, from step 43 on 1 rank``."""
+        stretches = self.stretches or ({"num_ranks": self.world_size, "num_nodes": 1},)
+        first, *others = stretches
+        return on_ranks(first) + "".join(f", from step {more['from_step'] + 1} on {on_ranks(more)}" for more in others)
 
     def epoch_model_dir(self, epoch: int) -> Path:
         """Return the model of an epoch before the last, counted from 1, where the training kept it.

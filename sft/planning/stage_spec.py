@@ -147,6 +147,7 @@ STAGES: dict[str, StageSpec] = {
             packages=("torch", "instructlab-training", "accelerate", "transformers", "peft"),
             modules=(
                 "sft.stages.train",
+                "sft.stages.earlier_states",
                 "sft.planning.row_packing",
                 "sft.adapters.checkpoint_files",
                 "sft.adapters.checkpoint_writer",
@@ -163,6 +164,8 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.instructlab.rank.minibatches",
                 "sft.adapters.instructlab.rank.noise",
                 "sft.adapters.instructlab.rank.sharding",
+                "sft.adapters.instructlab.rank.state_files",
+                "sft.adapters.instructlab.rank.state_tensors",
                 "sft.adapters.instructlab.rank.worker",
                 "sft.adapters.instructlab.torchrun",
             ),

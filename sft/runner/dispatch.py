@@ -25,6 +25,7 @@ from sft.config.flatten import flat
 from sft.config.schema import HOLDOUT, RunConfig
 from sft.planning.plan import Step
 from sft.planning.resources import Resources
+from sft.planning.state_id import state_id
 from sft.progress import Progress
 from sft.stages.compare import CompareInputs, compare
 from sft.stages.dataset import dataset
@@ -89,7 +90,10 @@ def perform(
             if base := _baseline(artifacts):
                 check_gates(cfg.eval, base)
             key = run_record.step(step.name).key or ""
-            inputs = train_inputs(cfg, artifacts, resources, run_id=run_record.run_id, key=key, detach=detach)
+            own = state_id(step, {name: artifacts[name].digest for name in step.needs})
+            inputs = train_inputs(
+                cfg, artifacts, resources, run_id=run_record.run_id, key=key, detach=detach, states=own
+            )
             return train(cfg.training, inputs, out, progress)
         case "evaluate:base" | "evaluate:tuned":
             inputs_of_model = _evaluate_inputs(step, cfg, artifacts)
@@ -147,6 +151,7 @@ def train_inputs(
     run_id: str,
     key: str,
     detach: bool = False,
+    states: str = "",
 ) -> TrainInputs:
     """Return what the training takes of the earlier steps."""
     if resources is None:
@@ -159,6 +164,7 @@ def train_inputs(
         run_id=run_id,
         key=key,
         detach=detach,
+        state_id=states,
     )
 
 

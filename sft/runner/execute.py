@@ -26,10 +26,12 @@ from sft.planning import machine_needs
 from sft.planning.plan import Plan, Step, build_plan
 from sft.planning.resources import Resources
 from sft.planning.stage_spec import STAGES
+from sft.planning.state_id import state_id
 from sft.progress import Progress
 from sft.runner.dispatch import perform
 from sft.runner.registry_access import check_registry, is_lost
 from sft.runner.status import find_artifact, find_done, is_registry_gone, read_environment, run_folder
+from sft.stages.earlier_states import take_over
 from sft.stages.judge import check_key
 from sft.stages.launcher import launcher_of
 from sft.stages.package import check_publishing
@@ -208,6 +210,10 @@ class RunExecution:
     ) -> Entry:
         out = self.store.staging(step.stage, key, resume=STAGES[step.stage].is_resumable)
         log.info("%s starts in %s", step.name, out)
+        if step.stage == "train" and self.resources:
+            with self.store.idle_tries(step.stage, key) as tries:
+                if taken := take_over(tries, out, state_id(step, inputs), self.resources):
+                    self.progress.say(taken)
         started = time.monotonic()
         artifact = perform(
             step,

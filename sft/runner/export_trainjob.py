@@ -9,6 +9,7 @@ from sft import record
 from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Problem, SftError
 from sft.planning.plan import build_plan
+from sft.planning.state_id import state_id
 from sft.progress import Progress
 from sft.runner.dispatch import train_inputs
 from sft.runner.status import find_done, read_environment, run_folder
@@ -52,9 +53,10 @@ def export_trainjob(cfg: RunConfig, progress: Progress) -> dict[str, Any]:
         if absent := [name for name in step.needs if name not in done]:
             fix = "`sft run` with the same recipe and settings and --until tokenize, then this again"
             raise SftError(f"the pods take what {' and '.join(absent)} will make, which is not done yet", fix=fix)
-        key = step.key({name: done[name].manifest.digest for name in step.needs})
+        digests = {name: done[name].manifest.digest for name in step.needs}
+        key, states = step.key(digests), state_id(step, digests)
         artifacts = {name: entry.artifact for name, entry in done.items()}
         with store.lock(step.stage, key, lambda: progress.update("waiting: a run is at work on this training")):
             out = store.staging(step.stage, key, resume=True)
-            inputs = train_inputs(cfg, artifacts, environment.resources, run_id=folder.name, key=key)
+            inputs = train_inputs(cfg, artifacts, environment.resources, run_id=folder.name, key=key, states=states)
             return train.manifest(cfg.training, inputs, out)

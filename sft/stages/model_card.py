@@ -121,8 +121,7 @@ def _making(inputs: PackageInputs) -> str:
     settings = {key: record["config"]["training"][key] for key in _HYPERPARAMETERS}
     versions = [f"{name} {record['versions'][name]}" for name in _LIBRARIES if name in record["versions"]]
     digests = {"dataset": inputs.dataset.digest, "base model": inputs.base.digest, "checkpoint": checkpoint.digest}
-    ranks = "1 rank" if checkpoint.world_size == 1 else f"{checkpoint.world_size} ranks"
-    steps = f"{checkpoint.num_steps} optimizer steps on {ranks}"
+    steps = f"{checkpoint.num_steps} optimizer steps on {checkpoint.ran_on}"
     facts = [
         f"{steps}, final loss {checkpoint.final_loss:.4f}",
         ", ".join(f"{key} {value}" for key, value in settings.items()),

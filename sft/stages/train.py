@@ -26,6 +26,7 @@ from sft.planning.model_config import read_config
 from sft.planning.resources import Resources
 from sft.progress import Progress
 from sft.stages import trainjob
+from sft.stages.earlier_states import WORK
 from sft.stages.launcher import launcher_of
 
 _AS_IN_BASE = (
@@ -46,6 +47,7 @@ class TrainInputs:
         run_id: Of the run, and
         key: of this step in the store: how a TrainJob is found again. They determine nothing.
         detach: Whether a TrainJob is left to itself once it is there.
+        state_id: What its full states are known by (`sft.planning.state_id`).
     """
 
     model: ModelArtifact
@@ -55,6 +57,7 @@ class TrainInputs:
     run_id: str = ""
     key: str = ""
     detach: bool = False
+    state_id: str = ""
 
 
 def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progress) -> CheckpointArtifact:
@@ -70,7 +73,7 @@ def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progres
         Preempted: SIGTERM, SIGHUP or SIGUSR1 came; the state is saved, or the TrainJob goes on by itself.
         StageError: A rank failed, rows were lost, or the loss is not a number.
     """
-    logs, work, model_dir = out / LOGS_NAME, out / "work", out / "model"
+    logs, work, model_dir = out / LOGS_NAME, out / WORK, out / "model"
     if not model_dir.is_dir():  # it is the last thing to appear: an earlier try may have been stopped right after
         if not (logs / FINISHED).exists():
             _train(cfg, inputs, out, work, progress)
@@ -82,16 +85,17 @@ def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progres
     if work.exists():
         shutil.rmtree(work)
     metrics = [json.loads(line) for line in (logs / METRICS).read_text(encoding="utf-8").splitlines()]
-    ranks, losses = inputs.resources.world_size, [row["loss"] for row in metrics]
-    on_ranks = "1 rank" if ranks == 1 else f"{ranks} ranks"
-    progress.say(f"  {len(metrics)} steps on {on_ranks}, loss {losses[0]:.4f} → {losses[-1]:.4f}")
-    return CheckpointArtifact(
+    losses = [row["loss"] for row in metrics]
+    checkpoint = CheckpointArtifact(
         root=out,
         num_steps=len(metrics),
         num_epochs=cfg.num_epochs,
         final_loss=metrics[-1]["loss"],
-        world_size=ranks,
+        world_size=inputs.resources.world_size,
+        stretches=tuple(json.loads((logs / FINISHED).read_text(encoding="utf-8"))["stretches"]),
     )
+    progress.say(f"  {len(metrics)} steps on {checkpoint.ran_on}, loss {losses[0]:.4f} → {losses[-1]:.4f}")
+    return checkpoint
 
 
 def join(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progress) -> None:
@@ -107,7 +111,7 @@ def join(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progress
         Preempted: A node was asked to stop; the state is saved.
         StageError: A rank failed, or node 0 never came.
     """
-    _train(cfg, inputs, out, out / "work", progress)
+    _train(cfg, inputs, out, out / WORK, progress)
 
 
 def _train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, work: Path, progress: Progress) -> None:
@@ -149,7 +153,7 @@ def manifest(cfg: TrainingConfig, inputs: TrainInputs, out: Path) -> dict[str, A
     """
     logs = out / LOGS_NAME
     logs.mkdir(exist_ok=True)
-    return trainjob.export(cfg, task(cfg, inputs, logs, out / "work"), inputs.resources)
+    return trainjob.export(cfg, task(cfg, inputs, logs, out / WORK), inputs.resources)
 
 
 def _line(live: TrainingProgress) -> str:
@@ -251,6 +255,8 @@ def worker_options(cfg: TrainingConfig, inputs: TrainInputs) -> WorkerOptions:
         keep_full_states=cfg.keep_full_states,
         validation_frequency=cfg.validation_frequency,
         stall_timeout_seconds=cfg.stall_timeout_seconds,
+        state_id=inputs.state_id,
+        device=inputs.resources.device,
         adapted_model=inputs.model.source,
         trackers=tuple(tracker.value for tracker in cfg.tracking.trackers),
         project=cfg.tracking.project,

@@ -47,6 +47,10 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.planning.devices": ("unit/planning/test_resources.py", "how many GPUs train, seen in what a training gets"),
     "sft.planning.row_packing": ("contract/test_packing.py", "each architecture's logits, packed against alone"),
     "sft.adapters.instructlab.rank.sharding": ("contract/test_sharding.py", "two ranks of FSDP, with it and without"),
+    "sft.adapters.instructlab.rank.state_tensors": (
+        "contract/test_state_ranks.py",
+        "real ranks of FSDP save a state, and other numbers of them load it",
+    ),
     "sft.adapters.instructlab.rank.worker": ("integration/test_training.py", _IN_A_RANK),
     "sft.adapters.instructlab.settings": (
         "contract/test_instructlab.py",

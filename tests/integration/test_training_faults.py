@@ -15,8 +15,11 @@ from typing import Any
 import pytest
 
 from sft.artifacts import CheckpointArtifact
+from sft.config.schema import LauncherConfig
 from sft.errors import Preempted, StageError
+from sft.planning.resources import resolve_resources
 from sft.progress import Progress
+from sft.stages.earlier_states import take_over
 from sft.stages.train import TrainInputs
 from tests.support.training import (
     CONFIG,
@@ -24,6 +27,7 @@ from tests.support.training import (
     STEPS_PER_EPOCH,
     changed,
     curve,
+    metrics,
     ranks,
     running,
     steps_done,
@@ -80,6 +84,34 @@ def test_a_run_killed_in_the_middle_of_an_epoch_goes_on_from_its_last_step(
     went_on = next(int(line.split()[3].rstrip(",")) for line in said if "resumes after step" in line)
     assert went_on >= middle - 1
     assert curve(out) == curve(trained.root)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(900)
+def test_two_ranks_that_were_killed_continue_on_one_and_on_four(
+    train_inputs: TrainInputs, trained: CheckpointArtifact, out: Path
+) -> None:
+    inputs = replace(train_inputs, state_id="this training")
+    with running(EVERY_STEP, inputs, out) as parent:
+        assert wait_for(lambda: steps_done(out) >= STEPS_PER_EPOCH + 3 or parent.poll() is not None, 240)
+        parent.kill()
+        assert wait_for(lambda: not ranks(out), 5)
+    for num_ranks in (1, 4):
+        cfg = changed(launcher=LauncherConfig(procs_per_worker=num_ranks))
+        elsewhere = out.parent / f"on_{num_ranks}"
+        elsewhere.mkdir()
+        taken = take_over([out], elsewhere, inputs.state_id, resolve_resources(cfg))
+        assert taken is not None
+        step = int(taken.split()[7].rstrip(","))
+        assert taken == f"  takes over the full state of step {step}, saved on 2 ranks"
+        continued = train(cfg, inputs, elsewhere, Progress(quiet=True))
+        assert [(part["from_step"], part["num_ranks"]) for part in continued.stretches] == [(0, 2), (step, num_ranks)]
+        before, after = metrics(trained.root), metrics(elsewhere)
+        assert [row["step"] for row in after] == [row["step"] for row in before]
+        for name in ("samples_seen", "num_tokens", "num_loss_tokens", "learning_rate"):  # the same samples in each step
+            assert [row[name] for row in after] == [row[name] for row in before], name
+        assert [row["loss"] for row in after[:step]] == [row["loss"] for row in before[:step]]
+        assert [row["loss"] for row in after[step:]] == pytest.approx([row["loss"] for row in before[step:]], abs=1e-5)
 
 
 @pytest.mark.exhaustive

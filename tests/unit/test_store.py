@@ -223,3 +223,25 @@ def test_the_lock_of_a_store_in_use_is_one_that_nfs_can_share(store: Store) -> N
     """Linux makes a shared lock on NFS one of fcntl, which needs a file that is open for reading (nfs(5), flock(2))."""
     with store._use() as file:
         assert fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+
+
+def test_tries_of_other_keys_are_held_while_somebody_looks_at_them(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.open()
+    for key in ("own", "idle", "busy"):
+        store.staging("train", key, resume=True)
+    other = Store(tmp_path)
+    with other.lock("train", "busy", lambda: None):
+        with store.idle_tries("train", "own") as tries:
+            assert [path.name for path in tries] == ["train-idle"]
+            waits: list[int] = []
+
+            def waiting() -> None:
+                waits.append(1)
+                raise TimeoutError
+
+            with pytest.raises(TimeoutError), other.lock("train", "idle", waiting):
+                pass
+            assert waits
+        with other.lock("train", "idle", lambda: None):
+            pass

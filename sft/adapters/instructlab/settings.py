@@ -94,6 +94,8 @@ class WorkerOptions:
         keep_full_states: Number of the newest full states to keep.
         validation_frequency: Optimizer steps between two validations; None = at the end of each epoch.
         stall_timeout_seconds: Time without a step after which a rank writes its Python stack.
+        state_id: Digest of what determines the order of the data and the model, by which a full state is known.
+        device: What the ranks train on, as the plan names it.
         adapted_model: Name of the base model in the adapter's configuration.
         trackers: ``tensorboard``, ``mlflow``, ``wandb``.
         project: MLflow's experiment, W&B's project.
@@ -115,6 +117,8 @@ class WorkerOptions:
     keep_full_states: int = 1
     validation_frequency: int | None = None
     stall_timeout_seconds: float = 1800.0
+    state_id: str = ""
+    device: str = "cpu"
     adapted_model: str = ""
     trackers: tuple[str, ...] = ()
     project: str = ""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -53,9 +54,17 @@ class Loop:
         self._folder = folder
         self._notify = after_step
         self._output = Path(args.output_dir)
-        self._states = FullStates(self._output / STATES, keep=options.keep_full_states)
+        self._states = FullStates(
+            self._output / STATES,
+            keep=options.keep_full_states,
+            state_id=options.state_id,
+            layout=_layout(args, options),
+            seed=args.seed,
+            metrics=folder / METRICS,
+        )
         self._position = Position()
         self._saved_step = -1
+        self._saving: dict[str, float] = {}
 
     @contextmanager
     def patched_library(self) -> Iterator[None]:
@@ -89,13 +98,14 @@ class Loop:
     def _resume(self, args: argparse.Namespace, accelerator: Any) -> None:
         import torch.distributed as dist
 
-        self._position, damaged = self._states.load(accelerator)
+        resumed = self._states.load(accelerator)
+        self._position = resumed.position
         args.current_epoch, args.samples_seen = self._position.epoch, self._position.samples_seen
         self._is_main = dist.get_rank() == 0
         if self._is_main:
-            _truncate(self._folder / METRICS, self._position.step)
-            note = {**asdict(self._position), "steps_per_epoch": self._steps_per_epoch, "damaged": damaged}
-            write_json(self._folder / RESUMED, note)
+            write_atomically(self._folder / METRICS, resumed.metrics)
+            note = {"steps_per_epoch": self._steps_per_epoch, "damaged": resumed.damaged}
+            write_json(self._folder / RESUMED, {**asdict(self._position), **note})
 
     def _with_trackers(self, train: Callable[..., None]) -> Callable[..., None]:
         def train_with_trackers(args: argparse.Namespace, model: Any, accelerator: Any, **rest: Any) -> None:
@@ -161,7 +171,8 @@ class Loop:
             steps_in_epoch=before.steps_in_epoch + 1,
             samples_seen=before.samples_seen + batch.num_samples,
         )
-        row = self._measured(batch, time.perf_counter() - self._began)
+        row = self._measured(batch, time.perf_counter() - self._began) | self._saving
+        self._saving = {}
         if self._validation is not None and self._is_due(options.validation_frequency):
             row |= self._validate()
         if self._is_main:
@@ -173,7 +184,7 @@ class Loop:
         if every and self._position.samples_seen // every > before.samples_seen // every:
             self._save_checkpoint()
         if batch.stop or (options.checkpoint_every_steps and self._is_due(options.checkpoint_every_steps)):
-            self._states.save(self._accelerator, self._position)
+            self._save_state()
         if batch.stop:
             if self._is_main:
                 write_json(self._folder / STOPPED, asdict(self._position))
@@ -228,10 +239,17 @@ class Loop:
             if self._is_main:
                 validation = 0 if self._validation is None else len(self._validation.dataset)
                 rows = {"num_rows": self._num_rows, "num_validation_rows": validation}
-                write_json(self._folder / FINISHED, {**asdict(self._position), **rows})
+                stretches = {"stretches": self._states.stretches}
+                write_json(self._folder / FINISHED, {**asdict(self._position), **rows, **stretches})
         elif self._options.full_state_at_epoch:
-            self._states.save(self._accelerator, self._position)
+            self._save_state()
         self._began = time.perf_counter()
+
+    def _save_state(self) -> None:
+        """Save the full state; the next row of the metrics says how long it took."""
+        began = time.perf_counter()
+        self._states.save(self._accelerator, self._position)
+        self._saving["state_seconds"] = time.perf_counter() - began
 
     def _save_checkpoint(self) -> None:
         """Save the model as it is now, in Hugging Face layout, under ``hf_format/samples_<N>``."""
@@ -263,10 +281,12 @@ class Loop:
         return save_model
 
 
-def _truncate(metrics: Path, step: int) -> None:
-    """Remove the rows after `step`, and what a kill has left of a row."""
-    if not metrics.exists():
-        return
-    lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    write_atomically(metrics, "".join(kept).encode())
+def _layout(args: argparse.Namespace, options: WorkerOptions) -> dict[str, Any]:
+    """Return what a training runs on: a state that was saved on another layout begins another stretch of the run."""
+    num_ranks, on_this_node = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    return {
+        "num_nodes": num_ranks // on_this_node,
+        "num_ranks": num_ranks,
+        "strategy": args.fsdp_sharding_strategy,
+        "device": options.device,
+    }

@@ -1,37 +1,43 @@
-"""Full states: whole or absent, checked before use, pruned. The accelerator is a stand-in that writes one file."""
+"""Full states: whole or absent, checked before use, pruned. A process group of one rank, and a model of one number."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from sft.adapters.instructlab.rank.full_states import FullStates, Position
+from sft.adapters.instructlab.rank import state_files
+from sft.adapters.instructlab.rank.full_states import FullStates, Position, Resumed
 from sft.errors import StageError
 
 pytestmark = [
     pytest.mark.slow,  # imports torch
-    # Warned by torch when gloo finds no network but the loopback.
+    # Warned by torch when gloo finds no network but the loopback, and of its own functions.
     pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
+PART = "__0_0.distcp"
 
 
-class Accelerator:
-    """Saves one number and loads it again."""
+def accelerator(number: float = 0) -> Any:
+    """What a state is made of: one weight, AdamW, a learning rate that halves at each step."""
+    import torch
 
-    def __init__(self) -> None:
-        self.number = 0
-
-    def save_state(self, *, output_dir: Path) -> None:
-        (output_dir / "nested").mkdir(parents=True)
-        (output_dir / "nested" / "optimizer.bin").write_text(str(self.number))
-
-    def load_state(self, folder: str) -> None:
-        self.number = int((Path(folder) / "nested" / "optimizer.bin").read_text())
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(model.weight, number)
+    optimizer = torch.optim.AdamW(model.parameters(), 0.5)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
+    return SimpleNamespace(
+        model=SimpleNamespace(model=model), optimizer=SimpleNamespace(optimizer=optimizer), lr_scheduler=scheduler
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -44,21 +50,26 @@ def alone(tmp_path: Path) -> Iterator[None]:
     dist.destroy_process_group()
 
 
+def states_of(root: Path, *, keep: int = 1, state_id: str = "id", num_ranks: int = 1) -> FullStates:
+    metrics = root / "metrics.jsonl"
+    layout = {"num_ranks": num_ranks}
+    return FullStates(root / "states", keep=keep, state_id=state_id, layout=layout, seed=0, metrics=metrics)
+
+
 def save(root: Path, *steps: int, keep: int = 1) -> None:
-    accelerator = Accelerator()
-    states = FullStates(root / "states", keep=keep)
+    states = states_of(root, keep=keep)
     for step in steps:
-        accelerator.number = step
-        states.save(accelerator, at(step))
+        states.save(accelerator(step), at(step))
 
 
 def at(step: int) -> Position:
     return Position(step=step, epoch=step // 10, steps_in_epoch=step % 10, samples_seen=step * 32)
 
 
-def load(root: Path, *, keep: int = 1) -> tuple[int, Position, list[str]]:
-    accelerator = Accelerator()
-    return accelerator.number, *FullStates(root / "states", keep=keep).load(accelerator)
+def load(root: Path, **settings: Any) -> tuple[float, Resumed]:
+    made = accelerator()
+    resumed = states_of(root, **settings).load(made)
+    return made.model.model.weight.item(), resumed
 
 
 def names(root: Path) -> list[str]:
@@ -66,48 +77,60 @@ def names(root: Path) -> list[str]:
 
 
 def test_a_run_without_a_state_begins_at_the_start(tmp_path: Path) -> None:
-    assert load(tmp_path)[1:] == (Position(), [])
+    number, resumed = load(tmp_path)
+    assert (number, resumed.position, resumed.damaged, resumed.metrics) == (0, Position(), [], b"")
 
 
 @pytest.mark.parametrize(("keep", "left"), [(1, ["step_11"]), (2, ["step_11", "step_9"])])
 def test_the_newest_states_stay(keep: int, left: list[str], tmp_path: Path) -> None:
     save(tmp_path, 2, 9, 11, keep=keep)
     assert names(tmp_path) == left
-    assert load(tmp_path)[1:] == (at(11), [])
+    number, resumed = load(tmp_path)
+    assert (number, resumed.position, resumed.damaged) == (11, at(11), [])
 
 
 def test_a_state_that_a_kill_cut_short_is_not_seen(tmp_path: Path) -> None:
     save(tmp_path, 5)
     (tmp_path / "states" / ".step_6").mkdir()
-    assert load(tmp_path)[1:] == (at(5), [])
+    assert load(tmp_path)[0] == 5
+    assert names(tmp_path) == ["step_5"]
     save(tmp_path, 6)
     assert names(tmp_path) == ["step_6"]
 
 
 def flip(state: Path) -> None:
-    (state / "nested" / "optimizer.bin").write_text("8")
+    content = bytearray((state / PART).read_bytes())
+    content[len(content) // 2] ^= 1
+    (state / PART).write_bytes(content)
 
 
 def remove(state: Path) -> None:
-    (state / "nested" / "optimizer.bin").unlink()
+    (state / ".metadata").unlink()
 
 
 def forget(state: Path) -> None:
     (state / "state.json").write_text("{")
 
 
+def by_another_version(state: Path) -> None:
+    facts = json.loads((state / "state.json").read_text())
+    (state / "state.json").write_text(json.dumps({**facts, "format": 1}))
+
+
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
-        (flip, "nested/optimizer.bin has changed since it was saved"),
-        (remove, "nested/optimizer.bin is missing"),
+        (flip, "__0_0.distcp has changed since it was saved"),
+        (remove, ".metadata is missing"),
         (forget, "state.json can't be read"),
+        (by_another_version, "another version of sft wrote it"),
     ],
 )
 def test_a_damaged_state_is_removed_and_the_one_before_it_is_taken(harm: Any, said: str, tmp_path: Path) -> None:
     save(tmp_path, 5, 9, keep=2)
     harm(tmp_path / "states" / "step_9")
-    assert load(tmp_path)[1:] == (at(5), [f"full state step_9 is damaged: {said}"])
+    number, resumed = load(tmp_path)
+    assert (number, resumed.position, resumed.damaged) == (5, at(5), [f"full state step_9 is damaged: {said}"])
     assert names(tmp_path) == ["step_5"]
 
 
@@ -116,19 +139,65 @@ def test_every_file_of_a_state_has_its_digest_and_is_on_the_disk(
 ) -> None:
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", lambda handle: synced.append(handle))
+    (tmp_path / "metrics.jsonl").write_text("")
     save(tmp_path, 3)
-    assert list(json.loads((tmp_path / "states" / "step_3" / "state.json").read_text())["files"]) == [
-        "nested/optimizer.bin"
-    ]
-    assert len(synced) == 3  # the file, the facts, and the folder that now holds the new name
+    facts = json.loads((tmp_path / "states" / "step_3" / "state.json").read_text())
+    assert sorted(facts["files"]) == [".metadata", PART, "metrics.jsonl"]
+    assert len(synced) == 6  # these, the facts, the state's folder, and the folder that now holds its name
 
 
-def failing(root: Path, error: Exception) -> None:
-    class Failing(Accelerator):
-        def save_state(self, *, output_dir: Path) -> None:
-            raise error
+def test_a_state_of_another_training_is_not_used(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    number, resumed = load(tmp_path, state_id="other")
+    assert (number, resumed.damaged) == (0, ["full state step_5 is damaged: it is of another training"])
 
-    FullStates(root / "states", keep=1).save(Failing(), at(6))
+
+def test_learning_rate_and_rows_of_metrics_come_back(tmp_path: Path) -> None:
+    made = accelerator(1)
+    made.optimizer.optimizer.step()
+    made.lr_scheduler.step()
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    states_of(tmp_path).save(made, at(1))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
+    again = accelerator()
+    assert states_of(tmp_path).load(again).metrics == b'{"step": 1}\n'
+    assert again.optimizer.optimizer.param_groups[0]["lr"] == 0.25
+
+
+def test_each_stretch_on_other_ranks_is_told(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    assert load(tmp_path)[1].stretches == [{"from_step": 0, "num_ranks": 1}]
+    states = states_of(tmp_path, num_ranks=2)
+    expected = [{"from_step": 0, "num_ranks": 1}, {"from_step": 5, "num_ranks": 2}]
+    assert states.load(accelerator()).stretches == expected
+    states.save(accelerator(8), at(8))
+    assert load(tmp_path, num_ranks=2)[1].stretches == expected
+
+
+def test_random_numbers_continue(tmp_path: Path) -> None:
+    import random
+
+    import numpy as np
+    import torch
+
+    def draw() -> tuple[float, float, float, float]:
+        normal = random.gauss(0, 1)  # of which Python makes two at a time
+        return normal, random.random(), float(np.random.standard_normal()), torch.rand(1).item()
+
+    draw()
+    save(tmp_path, 5)
+    expected = draw()
+    draw()
+    load(tmp_path)
+    assert draw() == expected
+
+
+def failing(root: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(state_files, "write", write)
+    states_of(root).save(accelerator(), at(6))
 
 
 @pytest.mark.parametrize(
@@ -140,19 +209,41 @@ def failing(root: Path, error: Exception) -> None:
         (PermissionError(13, "Permission denied"), "let this run write to"),
     ],
 )
-def test_a_state_that_can_not_be_written_leaves_the_one_before_it(error: Exception, fix: str, tmp_path: Path) -> None:
+def test_a_state_that_can_not_be_written_leaves_the_one_before_it(
+    error: Exception, fix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save(tmp_path, 5)
     with pytest.raises(StageError, match="the full state of step 6 can't be written") as caught:
-        failing(tmp_path, error)
+        failing(tmp_path, error, monkeypatch)
     assert fix in str(caught.value.fix)
-    assert load(tmp_path)[1:] == (at(5), [])
+    assert load(tmp_path)[0] == 5
 
 
 @pytest.mark.parametrize("kind", ["OutOfMemoryError", "distributed.DistBackendError"])
-def test_memory_and_connections_are_not_taken_for_a_full_disk(kind: str, tmp_path: Path) -> None:
+def test_memory_and_connections_are_not_taken_for_a_full_disk(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     module, _, name = kind.rpartition(".")
     error = getattr(getattr(torch, module) if module else torch, name)
     with pytest.raises(error, match="CUDA out of memory or NCCL"):
-        failing(tmp_path, error("CUDA out of memory or NCCL"))
+        failing(tmp_path, error("CUDA out of memory or NCCL"), monkeypatch)
+
+
+def test_a_hostile_state_is_passed_over_and_nothing_of_it_runs(tmp_path: Path) -> None:
+    save(tmp_path, 5, 9, keep=2)
+    state, witness = tmp_path / "states" / "step_9", tmp_path / "it ran"
+    hostile = f"cos\nmkdir\n(V{witness}\ntR.".encode()
+    (state / ".metadata").write_bytes(hostile)
+    facts = json.loads((state / "state.json").read_text())
+    facts["files"][".metadata"] = hashlib.sha256(hostile).hexdigest()
+    (state / "state.json").write_text(json.dumps(facts))
+    number, resumed = load(tmp_path)
+    assert number == 5
+    assert resumed.damaged == [
+        "full state step_9 is damaged: .metadata is not read: it names os.mkdir, which no full state needs"
+    ]
+    assert not witness.exists()
+    pickle.loads(hostile)
+    assert witness.exists(), "the file is not hostile, so this proves nothing"
