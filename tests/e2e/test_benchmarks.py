@@ -25,6 +25,7 @@ NOT_HERE = {
     "kills": "runs the quickstart three times; tests/integration/test_training_faults.py kills a training",
     "memory": "trains twelve times at sizes that fill memory",
     "quickstart": "tests/e2e/test_quickstart.py runs the same commands",
+    "scale": "tests/integration/test_scale.py compares its tables with docs/scale.md",
     "simulated_memory": "tests/integration/test_memory_simulated.py runs it",
     "sweep": "trains five times; tests/e2e/test_sweep.py runs such a sweep",
     "training": "needs TRL, which is no dependency",
