@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from sft.config.schema import ShardingStrategy
+from sft.config.schema import GradientCheckpointing, ShardingStrategy
 from sft.planning import memory
 from sft.planning.memory import Setup
 from sft.planning.model_shape import Shape, shape_of
@@ -78,7 +78,7 @@ def main() -> None:
                         token_budget=TOKENS[kind],
                         loss_share=loss_share,
                         value_bytes=4 if precision == "fp32" else 2,
-                        gradient_checkpointing=False,
+                        gradient_checkpointing=GradientCheckpointing.none,
                     )
                     estimated = memory.peak_bytes(shape, ShardingStrategy(strategy), setup)
                     print(

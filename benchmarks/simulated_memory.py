@@ -28,8 +28,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from utilisation import SHAPE
 
-from sft.adapters.instructlab.rank import cpu, fixes, lora, loss, sharding
-from sft.config.schema import ShardingStrategy
+from sft.adapters.instructlab.rank import cpu, fixes, lora, loss, recomputation, sharding
+from sft.config.schema import GradientCheckpointing, ShardingStrategy
 from sft.planning import memory
 from sft.planning.model_shape import num_adapter_parameters, shape_of
 
@@ -43,7 +43,7 @@ class Case:
     strategy: str = "FULL_SHARD"
     ranks: int = 8
     precision: str = "bf16"
-    recomputes: bool = True
+    recomputes: str = "full"
     num_tokens: int = 10_240
     loss_share: float = 0.5
     adapters: bool = False
@@ -58,7 +58,8 @@ class Case:
 CASES = (
     Case("NO_SHARD", 1),
     Case("NO_SHARD", 1, loss_share=0.05),
-    Case("NO_SHARD", 1, recomputes=False),
+    Case("NO_SHARD", 1, recomputes="none"),
+    Case("NO_SHARD", 1, recomputes="selective"),
     Case("NO_SHARD", 1, precision="fp32"),
     Case("NO_SHARD", 1, adapters=True),
     Case("NO_SHARD", 1, adapters=True, loss_share=0.05),
@@ -67,9 +68,11 @@ CASES = (
     Case("FULL_SHARD", 8),
     Case("FULL_SHARD", 8, loss_share=0.05),
     Case("FULL_SHARD", 8, num_tokens=1024),
-    Case("FULL_SHARD", 8, recomputes=False),
+    Case("FULL_SHARD", 8, recomputes="none"),
     Case("FULL_SHARD", 8, precision="fp32"),
-    Case("FULL_SHARD", 8, adapters=True, recomputes=False),
+    Case("FULL_SHARD", 8, adapters=True, recomputes="none"),
+    Case("FULL_SHARD", 8, recomputes="selective"),
+    Case("FULL_SHARD", 8, adapters=True, recomputes="selective"),
     Case("SHARD_GRAD_OP", 8),
     Case("NO_SHARD", 8),
 )
@@ -186,15 +189,12 @@ def counted_peak(config: Mapping[str, Any], case: Case) -> int:
         stack.enter_context(pretended_ranks(case.ranks))
         stack.enter_context(cpu.cpu_as_accelerator())
         stack.enter_context(mock.patch.object(loss, "AT_A_TIME", case.num_places * config["vocab_size"]))  # as on a GPU
-        stack.enter_context(
-            fixes.patched_options(mixed_precision=mixed, num_workers=0, gradient_checkpointing=case.recomputes)
-        )
+        stack.enter_context(fixes.patched_options(mixed_precision=mixed, num_workers=0))
         stack.enter_context(fixes.patched_library())
+        stack.enter_context(recomputation.patched_recomputation(case.recomputes, adapters=case.adapters))
         stack.enter_context(sharding.patched_sharding(mixed_precision=mixed, hybrid=False))
         if case.adapters:
-            stack.enter_context(
-                lora.lora_training(adapted_model="", save_dtype="bf16", gradient_checkpointing=case.recomputes)
-            )
+            stack.enter_context(lora.lora_training(adapted_model="", save_dtype="bf16"))
         model = on_the_meta_device(config, case)
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         seen = stack.enter_context(counted())
@@ -236,7 +236,7 @@ def estimated_peak(config: Mapping[str, Any], case: Case) -> int:
         token_budget=case.num_tokens,
         loss_share=case.num_places / case.num_tokens,
         value_bytes=2 if case.precision == "bf16" else 4,
-        gradient_checkpointing=case.recomputes,
+        gradient_checkpointing=GradientCheckpointing(case.recomputes),
         num_trained=num_adapter_parameters(shape, LORA_RANK) if case.adapters else None,
         adapter_dropout=True,
         on_gpu=True,
@@ -259,7 +259,7 @@ def main() -> None:
         peak, estimate = counted_peak(config, case), estimated_peak(config, case)
         print(
             f"{case.strategy:<14}{case.ranks:>5} {case.precision:<10}{case.stored:<11}"
-            f"{'adapters' if case.adapters else 'all':<9}{'yes' if case.recomputes else 'no':<11}"
+            f"{'adapters' if case.adapters else 'all':<9}{case.recomputes:<11}"
             f"{case.num_tokens:>7}{case.loss_share:>13.0%}{peak / 2**30:>8.2f} GiB{estimate / 2**30:>8.2f} GiB"
             f"{estimate / peak:>7.2f}",
             flush=True,

@@ -55,7 +55,7 @@ dataset:
   train_split: 1.0
 
 training:
-  gradient_checkpointing: false
+  gradient_checkpointing: none
 """
 GROUPED = {"train_sampling_strategy": "group_by_length"}
 RECOMPUTING = "bf16, recomputing"
@@ -274,7 +274,7 @@ def sides(folder: Path) -> list[Side]:
         return [
             sft_side(folder, "bf16"),
             trl_side(folder, "bf16", min(16, BATCH_SIZE // gpus), gpus, **advised),
-            replace(sft_side(folder, "bf16", "training.gradient_checkpointing=true"), conditions=RECOMPUTING),
+            replace(sft_side(folder, "bf16", "training.gradient_checkpointing=full"), conditions=RECOMPUTING),
             run_training_side(folder),
         ]
     found = []

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.adapters.os import machine
-from sft.config.schema import ShardingStrategy
+from sft.config.schema import GradientCheckpointing, ShardingStrategy
 from sft.planning import memory
 from sft.planning.model_shape import shape_of
 
@@ -64,7 +64,7 @@ def steady_rows(folder: Path, model: Path, strategy: str) -> list[dict[str, Any]
         f"training.effective_batch_size={BATCH_SIZE}",
         f"training.max_tokens_per_gpu={MAX_TOKENS}",
         f"training.fsdp.sharding_strategy={strategy}",
-        "training.gradient_checkpointing=true",
+        "training.gradient_checkpointing=full",
         "training.precision=bf16",
     ]
     with tempfile.TemporaryDirectory(dir=folder) as cwd:
@@ -108,7 +108,7 @@ def main() -> None:
                 token_budget=MAX_TOKENS,
                 loss_share=sum(row["num_loss_tokens"] for row in rows) / tokens,
                 value_bytes=2,
-                gradient_checkpointing=True,
+                gradient_checkpointing=GradientCheckpointing.full,
                 on_gpu=True,
             )
             estimate = memory.peak_bytes(shape, ShardingStrategy(strategy), setup) - memory.GPU_OVERHEAD

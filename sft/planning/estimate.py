@@ -9,13 +9,14 @@ from dataclasses import replace
 from sft.adapters.os import machine
 from sft.artifacts import Artifact, DatasetArtifact, ModelArtifact, TokenizedArtifact
 from sft.config.k8s_quantity import amount
-from sft.config.schema import Precision, RunConfig, SaveDtype, ShardingStrategy, TrainingConfig
+from sft.config.schema import GradientCheckpointing, RunConfig, SaveDtype, ShardingStrategy, TrainingConfig
 from sft.planning import memory
 from sft.planning.devices import num_gpus
 from sft.planning.memory import Setup
 from sft.planning.model_config import read_config, read_model_config
-from sft.planning.model_shape import Shape, num_adapter_parameters, shape_of
+from sft.planning.model_shape import Shape, shape_of
 from sft.planning.resources import Resources, resources_of
+from sft.planning.training_setup import setup_of
 
 _GIB = 2**30
 _TOLERANCE = 1.15
@@ -54,7 +55,7 @@ def memory_per_rank(cfg: RunConfig, have: Mapping[str, Artifact]) -> Iterator[st
         yield f"memory     {shape}"
         return
     resources = resources_of(cfg)
-    setup = _setup(cfg, resources, shape, _tokenized(have))
+    setup = setup_of(cfg, resources, shape, _tokenized(have))
     available = _available(cfg.training, resources)
     yield f"memory     estimated peak per rank (docs/memory.md), {_where(cfg.training, resources, available)}:"
     for sharding in ShardingStrategy if setup.ranks > 1 else [ShardingStrategy.NO_SHARD]:
@@ -102,7 +103,7 @@ def why_too_large(cfg: RunConfig, num_at_once: int = 1) -> str | None:
     resources = resources_of(cfg)
     if resources.nodes.num > 1 and not in_pods and not resources.num_gpus:
         return None
-    setup, sharding = _setup(cfg, resources, shape, None), resources.strategy
+    setup, sharding = setup_of(cfg, resources, shape, None), resources.strategy
     available = _available(cfg.training, resources)
     if available is None:
         return None
@@ -123,7 +124,7 @@ def missing_gpu_memory(cfg: RunConfig, resources: Resources) -> str | None:
     available = _available(cfg.training, resources) if resources.num_gpus else None
     if isinstance(shape, str) or available is None:
         return None
-    setup = _setup(cfg, resources, shape, None)
+    setup = setup_of(cfg, resources, shape, None)
     if tokens_unknown := not resources.token_budget_is_set:
         setup = replace(setup, loss_share=0.0)  # how many tokens count for the loss is not known yet
     needed = memory.peak_bytes(shape, resources.strategy, setup)
@@ -146,7 +147,7 @@ def disk_bytes(cfg: RunConfig, resources: Resources) -> int | None:
     models = num_models * memory.model_bytes(shape, _SAVED_BYTES.get(training.save_dtype))
     is_saved = training.checkpoint_every_steps or (training.full_state_at_epoch and training.num_epochs > 1)
     num_states = training.keep_full_states + 1 if is_saved else 0  # the next is whole before the oldest goes
-    return models + num_states * memory.state_bytes(shape, _setup(cfg, resources, shape, None))
+    return models + num_states * memory.state_bytes(shape, setup_of(cfg, resources, shape, None))
 
 
 def _too_much(budget: int) -> str:
@@ -160,9 +161,9 @@ def _remedy(cfg: TrainingConfig, shape: Shape, sharding: ShardingStrategy, setup
         return f"try training.max_tokens_per_gpu={budget}{shorter}"
     if not setup.on_gpu:
         return "a GPU, training/lora=default, or a smaller model"
-    full = replace(setup, gradient_checkpointing=True)
+    full = replace(setup, gradient_checkpointing=GradientCheckpointing.full)
     if memory.largest_budget(shape, ShardingStrategy.FULL_SHARD, full, available):
-        return "try training/fsdp=full_shard training.gradient_checkpointing=true"
+        return "try training/fsdp=full_shard training.gradient_checkpointing=full"
     return "more ranks with training/fsdp=full_shard, training/lora=default, or a smaller model"
 
 
@@ -178,23 +179,6 @@ def _shape(cfg: RunConfig, have: Mapping[str, Artifact]) -> Shape | str:
 def _tokenized(have: Mapping[str, Artifact]) -> TokenizedArtifact | None:
     made = have.get("tokenize")
     return made if isinstance(made, TokenizedArtifact) else None
-
-
-def _setup(cfg: RunConfig, resources: Resources, shape: Shape, tokens: TokenizedArtifact | None) -> Setup:
-    training = cfg.training
-    adapters = num_adapter_parameters(shape, training.lora.rank)
-    return Setup(
-        ranks=resources.world_size,
-        ranks_per_node=resources.num_processes,
-        token_budget=resources.token_budget(tokens.longest_tokens if tokens else 0),
-        loss_share=tokens.num_loss_tokens / tokens.num_tokens if tokens else 1.0,
-        value_bytes=2 if resources.precision is Precision.bf16 else 4,
-        gradient_checkpointing=resources.gradient_checkpointing,
-        cpu_offload_params=resources.cpu_offload_params,
-        num_trained=adapters if training.lora.rank else None,
-        adapter_dropout=training.lora.dropout > 0,
-        on_gpu=bool(resources.num_gpus),
-    )
 
 
 def _available(cfg: TrainingConfig, resources: Resources) -> int | None:

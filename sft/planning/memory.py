@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sft.config.schema import ShardingStrategy
+from sft.config.schema import GradientCheckpointing, ShardingStrategy
 from sft.planning.model_shape import Shape, activations
 
 GPU_OVERHEAD = 1_500_000_000
@@ -37,7 +37,7 @@ class Setup:
     ranks_per_node: int
     token_budget: int
     value_bytes: int
-    gradient_checkpointing: bool
+    gradient_checkpointing: GradientCheckpointing
     loss_share: float = 1.0
     cpu_offload_params: bool = False
     num_trained: int | None = None
@@ -69,10 +69,13 @@ class Moment(NamedTuple):
 def moments(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> dict[str, Moment]:
     """Return when a rank may need most: loss, backward pass of head, layer and embedding."""
     value, layer = setup.value_bytes, _activations(shape, setup)
-    recomputes = setup.gradient_checkpointing
-    kept = value * shape.hidden_size * shape.num_layers if recomputes else shape.num_layers * layer
+    num_recomputed = _num_recomputed(shape, setup.gradient_checkpointing)
+    kept = value * shape.hidden_size * num_recomputed + (shape.num_layers - num_recomputed) * layer
     at_loss = kept + setup.loss_share * _logit_bytes(shape, setup)
-    at_layer = kept + (layer if recomputes else 0) + 2 * value * shape.ffn_width  # gradients of the feed-forward part
+    # Every second layer is recomputed from the first on: of an even number, the last one keeps its own.
+    recomputes_last = num_recomputed * 2 > shape.num_layers
+    gradients = 2 * value * shape.ffn_width  # of the feed-forward part
+    at_layer = kept + (layer if recomputes_last else 0) + gradients
     if not setup.on_gpu:
         # As they were loaded, and as they are gathered to be saved. malloc keeps what FSDP frees, so that sharding
         # hardly lowers the peak; measured by benchmarks/memory.py.
@@ -118,6 +121,17 @@ def model_bytes(shape: Shape, weight_bytes: int | None = None) -> int:
 def state_bytes(shape: Shape, setup: Setup) -> int:
     """Return the bytes of a full state: weights, and AdamW's moments of what is trained."""
     return _weight_bytes(shape, setup) * shape.num_parameters + 8 * _num_trained(shape, setup)
+
+
+def _num_recomputed(shape: Shape, mode: GradientCheckpointing) -> int:
+    """Return the layers of which only the input is kept (`sft.adapters.instructlab.rank.recomputation`)."""
+    match mode:
+        case GradientCheckpointing.none:
+            return 0
+        case GradientCheckpointing.selective:
+            return (shape.num_layers + 1) // 2
+        case _:
+            return shape.num_layers
 
 
 def _num_trained(shape: Shape, setup: Setup) -> int:

@@ -9,18 +9,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sft.adapters.instructlab.settings import Nodes
 from sft.adapters.os import machine
 from sft.config.launcher_checks import num_processes
-from sft.config.schema import Attention, LauncherConfig, Precision, RunConfig, ShardingStrategy, TrainingConfig
+from sft.config.schema import (
+    Attention,
+    GradientCheckpointing,
+    LauncherConfig,
+    Precision,
+    RunConfig,
+    ShardingStrategy,
+    TrainingConfig,
+)
 from sft.errors import ConfigError, Problem
 from sft.planning.choices import Choices
 from sft.planning.devices import num_gpus
 from sft.planning.kernels import note_deterministic, resolve_attention, resolve_liger
 from sft.planning.precision import CPU_TOKENS, CpuPrecision, choose_cpu_precision, resolve_precision
+from sft.planning.recomputation import choose_recomputation
 
 _GPU_TOKENS = 10_000
 _GPU_LOADER_WORKERS = 2
@@ -46,7 +55,7 @@ class Resources:
         max_seq_len: Samples of so many tokens or more are not trained.
         attention: Never auto.
         use_liger: Whether Liger's kernels are used.
-        gradient_checkpointing: Whether activations are recomputed in the backward pass.
+        gradient_checkpointing: Which layers recompute their activations in the backward pass; never auto.
         num_loader_workers: Data loader processes per rank.
         reasons: Why each of these is what it is, by its name; of those that the recipe does not say literally.
         notes: What is done differently from what the recipe says, or slower than it could be; a line each.
@@ -64,7 +73,7 @@ class Resources:
     max_seq_len: int
     attention: Attention
     use_liger: bool
-    gradient_checkpointing: bool
+    gradient_checkpointing: GradientCheckpointing
     num_loader_workers: int
     reasons: Mapping[str, str]
     notes: tuple[str, ...] = ()
@@ -96,7 +105,7 @@ class Resources:
             "token_budget": self.base_token_budget,
             "attention": self.attention.value,
             "use_liger": self.use_liger,
-            "gradient_checkpointing": self.gradient_checkpointing,
+            "gradient_checkpointing": self.gradient_checkpointing.value,
             "num_loader_workers": self.num_loader_workers,
         }
 
@@ -115,7 +124,12 @@ def resources_of(cfg: RunConfig) -> Resources:
         ConfigError: As `resolve_resources`.
         SftError: As `choose_cpu_precision`.
     """
-    return resolve_resources(cfg.training, choose_cpu_precision(cfg))
+    resources = resolve_resources(cfg.training, choose_cpu_precision(cfg))
+    if cfg.training.gradient_checkpointing is not GradientCheckpointing.auto:
+        return resources
+    mode, reason = choose_recomputation(cfg, resources)
+    reasons = {**resources.reasons, "gradient_checkpointing": reason}
+    return replace(resources, gradient_checkpointing=mode, reasons=reasons)
 
 
 def resolve_resources(cfg: TrainingConfig, on_cpu: CpuPrecision | None = None) -> Resources:
@@ -152,7 +166,7 @@ def resolve_resources(cfg: TrainingConfig, on_cpu: CpuPrecision | None = None) -
         max_seq_len=cfg.max_seq_len,
         attention=attention,
         use_liger=resolve_liger(cfg, choices, on_gpu=bool(gpus)),
-        gradient_checkpointing=cfg.gradient_checkpointing,
+        gradient_checkpointing=_recomputation(cfg, choices),
         num_loader_workers=_loader_workers(cfg, choices, on_gpu=bool(gpus)),
         reasons=choices.reasons,
         notes=tuple(choices.notes),
@@ -233,6 +247,14 @@ def _token_budget(cfg: TrainingConfig, choices: Choices, *, on_gpu: bool) -> int
         return cfg.max_tokens_per_gpu
     choices.because("token_budget", f"the default of a {'GPU' if on_gpu else 'CPU'}, or more for a longer sample")
     return _GPU_TOKENS if on_gpu else CPU_TOKENS
+
+
+def _recomputation(cfg: TrainingConfig, choices: Choices) -> GradientCheckpointing:
+    """Return which layers recompute; `resources_of`, which knows the model, asks `choose_recomputation` about auto."""
+    if cfg.gradient_checkpointing is not GradientCheckpointing.auto:
+        return cfg.gradient_checkpointing
+    choices.because("gradient_checkpointing", "what the model needs is not known")
+    return GradientCheckpointing.full
 
 
 def _loader_workers(cfg: TrainingConfig, choices: Choices, *, on_gpu: bool) -> int:

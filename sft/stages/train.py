@@ -245,7 +245,7 @@ def worker_options(cfg: TrainingConfig, inputs: TrainInputs) -> WorkerOptions:
         deterministic=cfg.deterministic,
         packs_rows=row_packing.why_padded(read_config(inputs.model.model_dir) or {}) is None,
         save_dtype=cfg.save_dtype.value,
-        gradient_checkpointing=inputs.resources.gradient_checkpointing,
+        gradient_checkpointing=inputs.resources.gradient_checkpointing.value,
         num_loader_workers=inputs.resources.num_loader_workers,
         max_grad_norm=cfg.max_grad_norm,
         checkpoint_at_epoch=cfg.checkpoint_at_epoch,

@@ -45,6 +45,7 @@ COVERED_BY: dict[str, tuple[str, str]] = {
         "what takes kfp, whose import takes seconds, is compiled there",
     ),
     "sft.planning.devices": ("unit/planning/test_resources.py", "how many GPUs train, seen in what a training gets"),
+    "sft.planning.training_setup": ("unit/planning/test_estimate.py", "what the estimate takes, seen in what it says"),
     "sft.planning.row_packing": ("contract/test_packing.py", "each architecture's logits, packed against alone"),
     "sft.adapters.instructlab.rank.sharding": ("contract/test_sharding.py", "two ranks of FSDP, with it and without"),
     "sft.adapters.instructlab.rank.state_tensors": (

@@ -29,7 +29,7 @@ def test_gsm8k_is_learned_scored_and_registered(tmp_path: Path) -> None:
         "training.effective_batch_size=32",
         "training.max_seq_len=1024",
         "training.max_tokens_per_gpu=4096",
-        "training.gradient_checkpointing=false",
+        "training.gradient_checkpointing=none",
         "training.launcher.procs_per_worker=2",
         "eval.tasks=[]",
         "eval.holdout.max_new_tokens=16",

@@ -32,7 +32,7 @@ def learned_gsm8k(smollm2: Path, tmp_path: Path) -> Path:
         "dataset.max_samples=60",
         f"model.name_or_path={smollm2}",
         "training.num_epochs=1",
-        "training.gradient_checkpointing=false",
+        "training.gradient_checkpointing=none",
         "eval.holdout.max_new_tokens=8",
         cwd=tmp_path,
     )

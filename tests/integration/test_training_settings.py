@@ -13,6 +13,7 @@ import pytest
 from sft.artifacts import CheckpointArtifact
 from sft.config.schema import (
     FsdpConfig,
+    GradientCheckpointing,
     LauncherConfig,
     LoraConfig,
     Precision,
@@ -116,7 +117,7 @@ def test_lora_keeps_its_adapter_beside_a_merged_model_that_answers_the_same(
         train_inputs,
         lora=LORA,
         learning_rate=3e-2,
-        gradient_checkpointing=True,
+        gradient_checkpointing=GradientCheckpointing.selective,
         fsdp=FsdpConfig(sharding_strategy=strategy),
     )
     import torch

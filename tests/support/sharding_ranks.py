@@ -33,7 +33,7 @@ def library(precision: str, *, fixed: bool) -> Iterator[None]:
     mixed = "bf16" if precision == "bf16" else "no"
     with ExitStack() as patches:
         patches.enter_context(cpu.cpu_as_accelerator())
-        patches.enter_context(fixes.patched_options(mixed_precision=mixed, num_workers=0, gradient_checkpointing=True))
+        patches.enter_context(fixes.patched_options(mixed_precision=mixed, num_workers=0))
         patches.enter_context(patched((torch.Tensor, "pin_memory", lambda self: self)))  # there is no device to copy to
         torch.cpu.Stream.synchronize = lambda _: None  # which offloading waits for
         if fixed:

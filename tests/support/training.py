@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from sft.artifacts import CheckpointArtifact
-from sft.config.schema import LauncherConfig, LrScheduler, Precision, TrackingConfig, TrainingConfig
+from sft.config.schema import (
+    GradientCheckpointing,
+    LauncherConfig,
+    LrScheduler,
+    Precision,
+    TrackingConfig,
+    TrainingConfig,
+)
 from sft.files import sha256_file
 from sft.planning.resources import resolve_resources
 from sft.progress import Progress
@@ -37,7 +44,7 @@ CONFIG = TrainingConfig(
     lr_scheduler=LrScheduler.linear,
     warmup_steps=WARMUP,
     precision=Precision.fp32,
-    gradient_checkpointing=False,
+    gradient_checkpointing=GradientCheckpointing.none,
     checkpoint_at_epoch=False,
     launcher=LauncherConfig(procs_per_worker=2),
     tracking=TrackingConfig(trackers=[]),

@@ -85,6 +85,7 @@ class WorkerOptions:
         deterministic: Whether equal runs have to give equal bits, whatever that costs.
         packs_rows: Whether flash attention gets many samples in one row, which no layer of the model mixes.
         save_dtype: Type of saved weights; ``auto`` = the base model's.
+        gradient_checkpointing: Which layers recompute their activations: ``none``, ``selective`` or ``full``.
         num_loader_workers: Data loader processes (upstream: 8).
         max_grad_norm: Largest norm of the gradient (upstream: 1.0).
         checkpoint_at_epoch: Keep the model of each epoch; the last one is always saved.
@@ -107,7 +108,7 @@ class WorkerOptions:
     deterministic: bool = False
     packs_rows: bool = False
     save_dtype: str = "auto"
-    gradient_checkpointing: bool = True
+    gradient_checkpointing: str = "none"
     num_loader_workers: int = 0
     max_grad_norm: float = 1.0
     checkpoint_at_epoch: bool = False

@@ -98,6 +98,14 @@ def gpu_total_bytes() -> int:
     return min((gpu.total_bytes for gpu in _gpus.visible()), default=0)
 
 
+def host_total_bytes() -> int:
+    """Return the bytes that processes here may use at most: the machine's, within the cgroup's limit."""
+    total, limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (text := limit.read_text(encoding="utf-8").strip()).isdigit():
+        total = min(total, int(text))
+    return total
+
+
 def host_bytes() -> int:
     """Return the bytes that processes here can still allocate: the kernel's, within the cgroup's limit."""
     free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

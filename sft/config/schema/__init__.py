@@ -31,6 +31,7 @@ from sft.config.schema.texts import FOLDER_NAME, PATH
 from sft.config.schema.training import (
     Attention,
     FsdpConfig,
+    GradientCheckpointing,
     LoraConfig,
     LrScheduler,
     Precision,
@@ -52,6 +53,7 @@ __all__ = [
     "EvalBackend",
     "EvalConfig",
     "FsdpConfig",
+    "GradientCheckpointing",
     "HeldOutSetConfig",
     "HoldoutConfig",
     "HoldoutMetric",

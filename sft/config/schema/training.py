@@ -59,6 +59,15 @@ class Attention(Enum):
     sdpa = "sdpa"
 
 
+class GradientCheckpointing(Enum):
+    """Which layers keep only their input, and recompute the rest when the backward pass needs it."""
+
+    auto = "auto"
+    none = "none"
+    selective = "selective"
+    full = "full"
+
+
 class SaveDtype(Enum):
     """Type of the weights of a saved model."""
 
@@ -156,8 +165,10 @@ class TrainingConfig:
     save_dtype: SaveDtype = SaveDtype.auto
     """Type of the weights of every saved model, which is the one that is scored and registered; `auto` = the type that
     they have in the base model. Full states stay fp32."""
-    gradient_checkpointing: bool = True
-    """Recompute activations in the backward pass: less memory, about a third more compute."""
+    gradient_checkpointing: GradientCheckpointing = GradientCheckpointing.auto
+    """Which layers recompute their activations in the backward pass: `none`; `selective` = every second one, a sixth
+    more compute; `full` = each, a third more. `auto` = the first of these that fits into the device's memory by the
+    estimate (docs/memory.md), and `full` where that is not known. The numbers are the same."""
     use_liger: bool = False
     """Liger's fused kernels, where there is a GPU and `liger-kernel` is installed."""
     validation_split: float = number(0.0, at_least=0, below=1)

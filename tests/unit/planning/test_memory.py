@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sft.config.schema import ShardingStrategy
+from sft.config.schema import GradientCheckpointing, ShardingStrategy
 from sft.planning.memory import (
     GPU_OVERHEAD,
     Setup,
@@ -33,7 +33,15 @@ QWEN = {  # config.json of Qwen2.5-1.5B-Instruct, as far as it matters here
     "tie_word_embeddings": True,
 }
 COUNT = 1_543_714_304  # what the hub says of it
-EIGHT = Setup(ranks=8, ranks_per_node=4, token_budget=10_000, value_bytes=2, gradient_checkpointing=True, on_gpu=True)
+NONE, SELECTIVE, FULL = GradientCheckpointing.none, GradientCheckpointing.selective, GradientCheckpointing.full
+EIGHT = Setup(
+    ranks=8,
+    ranks_per_node=4,
+    token_budget=10_000,
+    value_bytes=2,
+    gradient_checkpointing=FULL,
+    on_gpu=True,
+)
 SMALL: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 112,
@@ -171,8 +179,10 @@ def test_a_token_costs_what_its_moment_holds() -> None:
     assert per_token == {**logits, "layer": inputs + layer + ffn, "embedding": 0}
     half = moments(qwen(), ShardingStrategy.FULL_SHARD, replace(EIGHT, loss_share=0.5))
     assert half["loss"].per_token == inputs + 3 * 151_936
-    kept = moments(qwen(), ShardingStrategy.FULL_SHARD, replace(EIGHT, gradient_checkpointing=False))
+    kept = moments(qwen(), ShardingStrategy.FULL_SHARD, replace(EIGHT, gradient_checkpointing=NONE))
     assert kept["layer"].per_token == 28 * layer + ffn
+    second = moments(qwen(), ShardingStrategy.FULL_SHARD, replace(EIGHT, gradient_checkpointing=SELECTIVE))
+    assert second["layer"].per_token == 14 * (2 * 1536 + layer) + ffn
     capped = moments(replace(qwen(), capped=True), ShardingStrategy.FULL_SHARD, EIGHT)
     assert capped["loss"].per_token == inputs + 8 * 151_936
 
@@ -211,7 +221,7 @@ def test_frozen_weights_stay_as_they_are_stored_unless_the_arithmetic_is_fp32() 
 
 
 def test_adapters_with_dropout_keep_what_they_dropped() -> None:
-    adapters = replace(EIGHT, num_trained=8_000_000, gradient_checkpointing=False)
+    adapters = replace(EIGHT, num_trained=8_000_000, gradient_checkpointing=NONE)
     kept = [
         moments(qwen(), ShardingStrategy.FULL_SHARD, replace(adapters, adapter_dropout=dropout))["layer"].per_token
         for dropout in (False, True)

@@ -8,7 +8,14 @@ from collections.abc import Sequence
 import pytest
 
 from sft.adapters.instructlab.settings import Nodes
-from sft.config.schema import Attention, LauncherConfig, Precision, ShardingStrategy, TrainingConfig
+from sft.config.schema import (
+    Attention,
+    GradientCheckpointing,
+    LauncherConfig,
+    Precision,
+    ShardingStrategy,
+    TrainingConfig,
+)
 from sft.errors import ConfigError
 from sft.planning.environment import Environment
 from sft.planning.plan import Plan, build_plan
@@ -271,7 +278,7 @@ def test_what_a_machine_makes_the_same_is_the_same_work(asked: str) -> None:
         ("attention", Attention.flash_attention),
         ("use_liger", True),
         ("strategy", ShardingStrategy.NO_SHARD),
-        ("gradient_checkpointing", False),
+        ("gradient_checkpointing", GradientCheckpointing.none),
         ("device", "NVIDIA H100"),
     ],
 )

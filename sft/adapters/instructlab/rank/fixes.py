@@ -22,10 +22,8 @@ _TRACKERS = ("mlflow", "wandb")
 
 
 @contextmanager
-def patched_options(
-    *, mixed_precision: str, num_workers: int, gradient_checkpointing: bool, packs_rows: bool = False
-) -> Iterator[None]:
-    """Set what the library hard-codes, until the block ends: bf16, 8 loader workers, gradient checkpointing.
+def patched_options(*, mixed_precision: str, num_workers: int, packs_rows: bool = False) -> Iterator[None]:
+    """Set what the library hard-codes, until the block ends: bf16, 8 loader workers.
 
     Trap 22: weights are loaded in the precision of the checkpoint, mostly bf16, and accelerate makes the trained ones
     fp32 only with mixed precision. Without it, fp32 was bf16 throughout, the optimizer's steps included.
@@ -33,7 +31,6 @@ def patched_options(
     Args:
         mixed_precision: Precision as accelerate names it: ``bf16``, or ``no`` to compute in fp32.
         num_workers: Data loader processes per rank.
-        gradient_checkpointing: Whether to recompute activations in the backward pass.
         packs_rows: Whether a minibatch is one row of samples where flash attention keeps them apart. The library does
             so with any model, also with those whose other layers don't (trap 29).
     """
@@ -60,8 +57,6 @@ def patched_options(
     ]
     if mixed_precision == "no":
         replacements.append((model.Model, "_post_model_init", in_fp32))
-    if not gradient_checkpointing:
-        replacements.append((model.Model, "_enable_gradient_checkpointing_if_supported", lambda _: None))
     with patched(*replacements):
         yield
 

@@ -3,7 +3,8 @@
 1. model.py:363@0.16.2 imports a name that trl no longer has.
 2. model.py:405 compares an enum with its value, and so never reaches the path that it has for FSDP.
 3. utils.py:399 reads ``args.lora_config``, which nothing sets.
-4. Gradient checkpointing without reentry sees fp32 in the forward pass and bf16 when it recomputes: `CheckpointError`.
+4. Gradient checkpointing without reentry sees fp32 in the forward pass and bf16 when it recomputes: `CheckpointError`
+   (`recomputation` takes the one with reentry).
 
 The replacements can be removed when upstream trains and saves LoRA under FSDP.
 """
@@ -23,13 +24,12 @@ from sft.errors import StageError
 
 
 @contextmanager
-def lora_training(*, adapted_model: str, save_dtype: str, gradient_checkpointing: bool) -> Iterator[None]:
+def lora_training(*, adapted_model: str, save_dtype: str) -> Iterator[None]:
     """Make the library train adapters and save them, until the block ends.
 
     Args:
         adapted_model: Name of the base model in the adapter's configuration.
         save_dtype: Type of the merged model's weights, as `checkpoint_writer.save_weights` takes it.
-        gradient_checkpointing: Whether to recompute activations in the backward pass.
     """
     from instructlab.training import model, utils
 
@@ -51,15 +51,10 @@ def lora_training(*, adapted_model: str, save_dtype: str, gradient_checkpointing
         config.base_model_name_or_path = adapted_model
         return adapted
 
-    def checkpoint(self: Any) -> None:
-        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
-
     replacements: list[tuple[object, str, object]] = [
         (model.Model, "prepare_peft_model", prepare),
         (utils, "save_fsdp_lora_model", functools.partial(_save, save_dtype=save_dtype)),
     ]
-    if gradient_checkpointing:
-        replacements.append((model.Model, "_enable_gradient_checkpointing_if_supported", checkpoint))
     with patched(*replacements):
         yield
 

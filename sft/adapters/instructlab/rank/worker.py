@@ -51,7 +51,17 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
         faulthandler.dump_traceback_later(options.stall_timeout_seconds, file=stacks)
 
     restart_stall_timer()
-    from sft.adapters.instructlab.rank import cpu, fixes, kernels, loop, lora, loss, minibatches, sharding
+    from sft.adapters.instructlab.rank import (
+        cpu,
+        fixes,
+        kernels,
+        loop,
+        lora,
+        loss,
+        minibatches,
+        recomputation,
+        sharding,
+    )
 
     with fixes.trackers_not_importable():
         from instructlab.training import main_ds
@@ -79,11 +89,13 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
             fixes.patched_options(
                 mixed_precision=mixed_precision,
                 num_workers=options.num_loader_workers,
-                gradient_checkpointing=options.gradient_checkpointing,
                 packs_rows=options.packs_rows,
             )
         )
         patches.enter_context(fixes.patched_library())
+        patches.enter_context(
+            recomputation.patched_recomputation(options.gradient_checkpointing, adapters=bool(args.lora_r))
+        )
         patches.enter_context(minibatches.patched_packer(args.max_batch_len))
         patches.enter_context(loss.patched_loss())
         if args.lora_r:
@@ -91,7 +103,6 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
                 lora.lora_training(
                     adapted_model=options.adapted_model,
                     save_dtype=options.save_dtype,
-                    gradient_checkpointing=options.gradient_checkpointing,
                 )
             )
         patches.enter_context(loop.Loop(args, options, folder, after_step=restart_stall_timer).patched_library())
