@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sft.config.schema import ShardingStrategy
+from sft.config.schema import GradientCheckpointing, ShardingStrategy
 from sft.planning.memory import Setup, peak_bytes
 from sft.planning.model_shape import Shape, num_adapter_parameters, shape_of
 

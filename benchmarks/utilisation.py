@@ -4,15 +4,15 @@
 
 NEEDS A GPU AND HAS NOT BEEN RUN on one. Trains a few steps on GSM8K (without ``SFT_TEST_DATA`` on the quickstart's
 made-up samples) with every sharding strategy that the GPUs allow: one GPU has nothing to shard over, so that is
-NO_SHARD; HYBRID_SHARD on one node is FULL_SHARD. Model FLOPs utilisation is PaLM's (arXiv:2204.02311, appendix B):
-per token ``6 N + 12 L H T`` operations, with N parameters, L layers, width H and samples of T tokens, recomputed
-activations not counted, by what the GPUs do in dense bf16. Memory is the most that torch has allocated on any rank, so
+NO_SHARD; HYBRID_SHARD on one node is FULL_SHARD. Model FLOPs utilisation is that of metrics.jsonl (``mfu``,
+docs/backend.md). Memory is the most that torch has allocated on any rank, so
 the estimate of `sft.planning.memory` leaves out its allowance for CUDA's context; asked for: within 15%.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -35,8 +35,6 @@ SHAPE = {
     "vocab_size": 151936,
     "tie_word_embeddings": True,
 }
-# Dense bf16 operations a second, from NVIDIA's data sheets.
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "A10G": 70e12}
 MAX_TOKENS, BATCH_SIZE, STEPS, WARM_UP_STEPS = 10_000, 256, 10, 3
 
 
@@ -73,21 +71,12 @@ def steady_rows(folder: Path, model: Path, strategy: str) -> list[dict[str, Any]
         return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()][WARM_UP_STEPS:]
 
 
-def peak_flops(gpu: str) -> float:
-    """Operations a second of one GPU, by the name that the driver gives it."""
-    for name, flops in PEAK_FLOPS.items():
-        if name in gpu:
-            return flops
-    raise SystemExit(f"{gpu}: not known how fast it is; add it to PEAK_FLOPS")
-
-
 def main() -> None:
     gpus = machine.gpus()
     print("python benchmarks/utilisation.py")
     if not gpus:
         print("no GPU: nothing measured")
         return
-    flops = sum(map(peak_flops, gpus))
     strategies = ["NO_SHARD"] if len(gpus) == 1 else ["FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD"]
     print(f"{len(gpus)} x {gpus[0]}")
     print(f"{'strategy':<15}{'tokens/s':>10}{'utilisation':>13}{'peak':>11}{'estimate':>11}{'ratio':>7}")
@@ -99,8 +88,7 @@ def main() -> None:
         for strategy in strategies:
             rows = steady_rows(Path(name), model, strategy)
             tokens, seconds = sum(row["num_tokens"] for row in rows), sum(row["seconds"] for row in rows)
-            length = tokens / sum(row["samples_per_second"] * row["seconds"] for row in rows)
-            per_token = 6 * shape.num_parameters + 12 * shape.num_layers * shape.hidden_size * length
+            mfu = sum(row.get("mfu", math.nan) * row["seconds"] for row in rows) / seconds
             peak = max(row["memory_bytes"] for row in rows)
             setup = memory.Setup(
                 ranks=len(gpus),
@@ -113,7 +101,7 @@ def main() -> None:
             )
             estimate = memory.peak_bytes(shape, ShardingStrategy(strategy), setup) - memory.GPU_OVERHEAD
             print(
-                f"{strategy:<15}{tokens / seconds:>10.0f}{tokens / seconds * per_token / flops:>12.1%} "
+                f"{strategy:<15}{tokens / seconds:>10.0f}{mfu:>12.1%} "
                 f"{peak / 2**30:>7.1f} GiB{estimate / 2**30:>7.1f} GiB{estimate / peak:>7.2f}",
                 flush=True,
             )

@@ -68,6 +68,7 @@ class Shape:
         key_width: Of all key heads; values have the same.
         ffn_width: Feed-forward features that a token goes through, of all `num_active` experts.
         num_active: Experts that a token is sent to; 1 where there are none.
+        num_experts: All of a layer; 1 where there are none.
         tied: Head and embedding are one matrix.
         capped: Logits go through a tanh.
         stored_bytes: Of a weight in the checkpoint.
@@ -83,6 +84,7 @@ class Shape:
     key_width: int
     ffn_width: int
     num_active: int
+    num_experts: int
     tied: bool
     capped: bool
     stored_bytes: int
@@ -120,7 +122,8 @@ def shape_of(config: Mapping[str, Any]) -> Shape | None:
     with_bias = config.get("attention_bias", not family.gated) if bias is None else bias
     attention = hidden * (2 * queries + 2 * keys) + (2 * head_dim if family.head_norms else 0)
     attention += bool(with_bias) * (queries + 2 * keys + (hidden if bias is None else 0))
-    active, ffn = 1, hidden * inner * (3 if family.gated else 2)
+    num_experts = active = 1
+    ffn = hidden * inner * (3 if family.gated else 2)
     if family.experts:
         numbers, width = family.experts
         num_experts = next((config[name] for name in numbers if name in config), 0)
@@ -145,6 +148,7 @@ def shape_of(config: Mapping[str, Any]) -> Shape | None:
         key_width=keys,
         ffn_width=inner * active,
         num_active=active,
+        num_experts=num_experts,
         tied=tied,
         capped=bool(config.get("final_logit_softcapping", family.capped)),
         stored_bytes=2 if stored in {"bfloat16", "float16"} else 4,

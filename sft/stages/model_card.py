@@ -5,6 +5,7 @@ The front matter names only what the hub can resolve: a base model and datasets 
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import yaml
 
 from sft import DISTRIBUTION
 from sft.adapters import hub
-from sft.artifacts import DatasetArtifact
+from sft.artifacts import CheckpointArtifact, DatasetArtifact
 from sft.config.ways_out import ways_out
 from sft.redaction import redact
 from sft.scores import TELLS_OVER, Score, score_row
@@ -116,6 +117,17 @@ def _scores(inputs: PackageInputs) -> Iterator[str]:
         yield "It passed these gates:\n\n" + "\n".join(f"- {line}" for line in inputs.gates.passed)
 
 
+def _speed(checkpoint: CheckpointArtifact) -> str:
+    """Return how fast it was trained, over all steps, without padding and without saving."""
+    rows = [json.loads(line) for line in checkpoint.metrics_file.read_text(encoding="utf-8").splitlines()]
+    seconds = sum(row["seconds"] for row in rows)
+    tokens, loss_tokens = (sum(row[name] for row in rows) / seconds for name in ("num_tokens", "num_loss_tokens"))
+    speed = f"{tokens:,.0f} tokens/s, {loss_tokens:,.0f} of them for the loss"
+    if all("mfu" in row for row in rows):
+        speed += f", {sum(row['mfu'] * row['seconds'] for row in rows) / seconds:.1%} model FLOPs utilisation"
+    return speed
+
+
 def _making(inputs: PackageInputs) -> str:
     record, checkpoint = inputs.record, inputs.checkpoint
     settings = {key: record["config"]["training"][key] for key in _HYPERPARAMETERS}
@@ -124,6 +136,7 @@ def _making(inputs: PackageInputs) -> str:
     steps = f"{checkpoint.num_steps} optimizer steps on {checkpoint.ran_on}"
     facts = [
         f"{steps}, final loss {checkpoint.final_loss:.4f}",
+        _speed(checkpoint),
         ", ".join(f"{key} {value}" for key, value in settings.items()),
         ", ".join(f"{key} {resource['value']}" for key, resource in record["resources"].items()),
         ", ".join(versions),

@@ -22,7 +22,10 @@ from sft.artifacts import LOGS_NAME, CheckpointArtifact, ModelArtifact, Tokenize
 from sft.config.schema import Attention, TrainingConfig
 from sft.errors import StageError
 from sft.planning import row_packing
+from sft.planning.flops import model_flops
+from sft.planning.gpu_peaks import peak_flops
 from sft.planning.model_config import read_config
+from sft.planning.model_shape import shape_of
 from sft.planning.resources import Resources
 from sft.progress import Progress
 from sft.stages import trainjob
@@ -159,9 +162,11 @@ def manifest(cfg: TrainingConfig, inputs: TrainInputs, out: Path) -> dict[str, A
 def _line(live: TrainingProgress) -> str:
     row, left = live.row, round(live.seconds_left)
     validation = f", validation loss {row['validation_loss']:.4f}" if "validation_loss" in row else ""
+    utilisation = f", {row['mfu']:.0%} MFU" if "mfu" in row else ""
     return (
         f"step {row['step']}/{live.num_steps}, epoch {row['epoch'] + 1}/{live.num_epochs}, loss {row['loss']:.4f}"
-        f"{validation}, lr {row['learning_rate']:.2e}, {row['tokens_per_second']:.0f} tokens/s, "
+        f"{validation}, lr {row['learning_rate']:.2e}, {row['tokens_per_second']:.0f} tokens/s "
+        f"({row['loss_tokens_per_second']:.0f} for the loss){utilisation}, "
         f"{row['memory_bytes'] / 2**30:.1f} GiB, {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
     )
 
@@ -261,4 +266,15 @@ def worker_options(cfg: TrainingConfig, inputs: TrainInputs) -> WorkerOptions:
         trackers=tuple(tracker.value for tracker in cfg.tracking.trackers),
         project=cfg.tracking.project,
         run_name=inputs.run_name,
+        flops=_flops(cfg, inputs),
+        peak_flops=peak_flops(inputs.resources.device, inputs.resources.precision),
     )
+
+
+def _flops(cfg: TrainingConfig, inputs: TrainInputs) -> tuple[float, float, float] | None:
+    """Return operations per token, per loss token and per squared length; None of an unknown architecture."""
+    shape = shape_of(read_config(inputs.model.model_dir) or {})
+    if shape is None:
+        return None
+    flops = model_flops(shape, cfg.lora.rank)
+    return flops.per_token, flops.per_loss_token, flops.per_square

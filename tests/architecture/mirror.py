@@ -36,6 +36,10 @@ COVERED_BY: dict[str, tuple[str, str]] = {
         "unit/adapters/instructlab/test_monitor.py",
         "names of files: the test writes them and the monitor reads them",
     ),
+    "sft.adapters.instructlab.rank.copies": (
+        "unit/adapters/instructlab/rank/test_batch.py",
+        "a copy to a CPU, for which nothing waits; test_training_gpu.py copies to GPUs",
+    ),
     "sft.adapters.instructlab.rank.cpu": ("integration/test_training.py", _IN_A_RANK),
     "sft.adapters.instructlab.rank.loader": ("integration/test_training_settings.py", _IN_A_RANK),
     "sft.adapters.instructlab.rank.loop": ("integration/test_training_faults.py", _IN_A_RANK),

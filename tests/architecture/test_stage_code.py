@@ -50,6 +50,9 @@ WITHOUT_INFLUENCE = {
         "sft.adapters.storage",
     ),
     "sft.adapters.local_files",
+    # Speeds, which are not part of a checkpoint's digest.
+    *("sft.adapters.instructlab.rank.throughput", "sft.planning.flops", "sft.planning.gpu_peaks"),
+    "sft.planning.model_shape",
     *("sft.adapters.instructlab.layout", "sft.adapters.instructlab.settings", "sft.adapters.instructlab.monitor"),
     *("sft.adapters.instructlab.tracking", "sft.stages.launcher", "sft.stages.trainjob", "sft.adapters.kubeflow.job"),
     *("sft.adapters.evaluation.progress_file", "sft.adapters.evaluation.task_index"),

@@ -46,6 +46,8 @@ def test_a_row_of_metrics_counts_tokens_with_and_without_padding(
         assert row["tokens_per_second"] == pytest.approx(row["num_tokens"] / row["seconds"])
         assert row["loss_tokens_per_second"] == pytest.approx(row["num_loss_tokens"] / row["seconds"])
         assert 0 < row["gradient_norm"] < 100
+        assert row["flops_per_second"] > row["tokens_per_second"] * 1e5
+        assert "mfu" not in row  # on a CPU
         assert row["memory_bytes"] > 100 << 20  # torch alone
 
 

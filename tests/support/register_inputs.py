@@ -62,7 +62,8 @@ def register_inputs(root: Path, *, weights: str = "weights", **changes: Any) -> 
     for folder in (run, checkpoint / "model", checkpoint / "logs"):
         folder.mkdir(parents=True, exist_ok=True)
     (run / "run.json").write_text('{"name": "run-1"}')
-    rows = [{"step": step, "loss": 4.0 / step, "lr": 0.5, "epoch": 0, "device": "cpu"} for step in (1, 2, 4)]
+    counts = {"seconds": 0.5, "num_tokens": 100, "num_loss_tokens": 40, "mfu": 0.25}
+    rows = [{"step": step, "loss": 4.0 / step, "lr": 0.5, "epoch": 0, "device": "cpu", **counts} for step in (1, 2, 4)]
     (checkpoint / "logs" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     inputs = RegisterInputs(
         run_id="run-1",

@@ -101,6 +101,9 @@ class WorkerOptions:
         trackers: ``tensorboard``, ``mlflow``, ``wandb``.
         project: MLflow's experiment, W&B's project.
         run_name: Name of the run in the trackers.
+        flops: Of forward and backward pass, per token, per loss token and per squared length of a sample
+            (`sft.planning.flops`); None = not known of this architecture.
+        peak_flops: The most operations a second of one rank; None = not known of this device.
     """
 
     on_gpu: bool = False
@@ -124,6 +127,8 @@ class WorkerOptions:
     trackers: tuple[str, ...] = ()
     project: str = ""
     run_name: str = ""
+    flops: tuple[float, float, float] | None = None
+    peak_flops: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

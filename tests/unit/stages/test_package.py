@@ -135,6 +135,7 @@ def test_the_card_says_scores_before_and_after_and_how_to_make_it_again(inputs: 
     assert "Differences: 1 paired test, 0.95 confidence." in text
     assert "```sh\nsft run 'my recipe.yaml'\n```" in text
     assert f"- sha256 of the checkpoint: `{inputs.checkpoint.digest}`" in text
+    assert "200 tokens/s, 80 of them for the loss, 25.0% model FLOPs utilisation" in text
     assert "was allowed to run" not in text
 
 

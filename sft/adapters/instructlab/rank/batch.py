@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sft.adapters.instructlab.rank import loader
+from sft.adapters.instructlab.rank.copies import to_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,9 @@ class BatchFacts:
         num_samples: Of them.
         num_tokens: Without padding.
         num_padded_tokens: With it.
+        num_squares: The sum of the squared lengths of its samples.
         memory_bytes: The largest peak of any rank so far.
+        num_ranks: That have computed it.
         stop: Whether any rank was asked to stop.
     """
 
@@ -35,7 +38,9 @@ class BatchFacts:
     num_samples: int
     num_tokens: int
     num_padded_tokens: int
+    num_squares: int
     memory_bytes: int
+    num_ranks: int
     stop: bool
 
 
@@ -65,6 +70,7 @@ def process(manager: Any, batch: list[Any], *, max_grad_norm: float, asked_to_st
         sum(minibatch["num_samples"] for minibatch in batch),
         sum(loader.num_tokens(minibatch) for minibatch in batch),
         sum(minibatch["total_length"] for minibatch in batch),
+        sum(loader.num_squares(minibatch) for minibatch in batch),
         peak_bytes(),
         asked_to_stop,
     )
@@ -72,7 +78,7 @@ def process(manager: Any, batch: list[Any], *, max_grad_norm: float, asked_to_st
     own = torch.cat([losses, norm.double().reshape(1).to(accelerator.device), to_device(of_host, accelerator.device)])
     every = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(every, own)
-    of_tokens, of_routers, norms, samples, tokens, padded, peaks, stops = torch.stack(every).T.tolist()
+    of_tokens, of_routers, norms, samples, tokens, padded, squares, peaks, stops = torch.stack(every).T.tolist()
     return BatchFacts(
         loss=sum(of_tokens) / num_loss_tokens + sum(of_routers) / len(every),
         gradient_norm=norms[0],
@@ -80,18 +86,11 @@ def process(manager: Any, batch: list[Any], *, max_grad_norm: float, asked_to_st
         num_samples=int(sum(samples)),
         num_tokens=int(sum(tokens)),
         num_padded_tokens=int(sum(padded)),
+        num_squares=int(sum(squares)),
         memory_bytes=int(max(peaks)),
+        num_ranks=len(every),
         stop=any(stops),
     )
-
-
-def to_device(tensor: Any, device: Any) -> Any:
-    """Return a copy on the device, made without waiting for it: a GPU reads pinned memory by itself."""
-    import torch
-
-    if torch.device(device).type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def peak_bytes() -> int:

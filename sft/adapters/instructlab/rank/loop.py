@@ -22,7 +22,7 @@ from typing import Any
 from sft.adapters import checkpoint_writer
 from sft.adapters.instructlab.layout import FINISHED, METRICS, RESUMED, STATES, STOP, STOPPED, UNTRACKED
 from sft.adapters.instructlab.rank import batch as processing
-from sft.adapters.instructlab.rank import loader
+from sft.adapters.instructlab.rank import loader, throughput
 from sft.adapters.instructlab.rank.full_states import FullStates, Position
 from sft.adapters.instructlab.settings import WorkerOptions
 from sft.adapters.instructlab.tracking import Trackers
@@ -193,6 +193,7 @@ class Loop:
 
     def _measured(self, batch: processing.BatchFacts, seconds: float) -> dict[str, Any]:
         """Return the row of ``metrics.jsonl`` of the step that has just been made."""
+        speed = throughput.of_batch(batch, seconds, flops=self._options.flops, peak_flops=self._options.peak_flops)
         return {
             "step": self._position.step,
             "epoch": self._position.epoch,
@@ -204,9 +205,7 @@ class Loop:
             "learning_rate": self._accelerator.lr_scheduler.get_last_lr()[0],
             "num_tokens": batch.num_tokens,
             "seconds": seconds,
-            "samples_per_second": batch.num_samples / seconds,
-            "tokens_per_second": batch.num_tokens / seconds,
-            "loss_tokens_per_second": batch.num_loss_tokens / seconds,
+            **speed,
             "padding": 1 - batch.num_tokens / batch.num_padded_tokens,
             "memory_bytes": batch.memory_bytes,
         }

@@ -20,7 +20,7 @@ from functools import cache
 from typing import Any
 
 from sft.adapters.instructlab.rank import noise
-from sft.adapters.instructlab.rank.batch import to_device
+from sft.adapters.instructlab.rank.copies import to_device
 from sft.adapters.instructlab.rank.minibatches import NO_TARGET, Minibatch
 from sft.adapters.patched import patched
 from sft.errors import StageError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sft.adapters.instructlab.rank.batch import to_device
+from sft.adapters.instructlab.rank.copies import to_device
 from sft.errors import StageError
 
 

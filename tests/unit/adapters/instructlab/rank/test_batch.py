@@ -73,7 +73,7 @@ def batch(num_minibatches: int) -> list[dict[str, Any]]:
     random = torch.Generator().manual_seed(0)
     rows = [torch.randint(3, VOCABULARY, (2, 8), generator=random) for _ in range(num_minibatches)]
     counts = {"num_samples": 2, "total_length": 16, "batch_num_loss_counted_tokens": 14 * num_minibatches}
-    return [{"input_ids": ids, "labels": ids, **counts} for ids in rows]
+    return [{"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids), **counts} for ids in rows]
 
 
 def waits(step: Any) -> Counter[str]:
@@ -95,10 +95,14 @@ def waits(step: Any) -> Counter[str]:
 
 
 @pytest.mark.parametrize("num_minibatches", [1, 4])
-def test_a_step_waits_for_the_device_once_however_many_minibatches_it_has(manager: Any, num_minibatches: int) -> None:
+def test_a_step_waits_for_the_device_once_however_many_minibatches_it_has(
+    manager: Any, num_minibatches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from sft.adapters.instructlab.rank import batch as processing
 
     minibatches = batch(num_minibatches)
+    monkeypatch.setattr(processing.loader, "num_tokens", lambda _: 16)  # counts on the host
+    monkeypatch.setattr(processing.loader, "num_squares", lambda _: 128)
     on_the_device = iter([manager._prepare_model_inputs(each) for each in minibatches])
     manager._prepare_model_inputs = lambda _: next(on_the_device)  # which works on the host
 
@@ -128,6 +132,7 @@ def test_the_loss_of_a_batch_is_that_of_its_tokens_and_the_norm_that_of_its_grad
     assert facts.loss == pytest.approx(float(expected), rel=1e-6)
     assert facts.gradient_norm == pytest.approx(float(norm), rel=1e-6)
     assert (facts.num_samples, facts.num_tokens, facts.num_padded_tokens, facts.stop) == (6, 48, 48, True)
+    assert facts.num_squares == 6 * 8**2
 
 
 def test_the_optimizer_of_a_training_is_one_kernel_with_the_numbers_of_many(manager: Any) -> None:

@@ -1,0 +1,60 @@
+"""Count the floating-point operations that a training step needs, from a model's shape alone. Pure arithmetic.
+
+Model FLOPs as PaLM counts them (Chowdhery et al., arXiv:2204.02311, appendix B): what forward and backward pass need,
+whatever is recomputed. Of each weight in a matrix product a token takes 2 operations forward, 2 for the gradient of its
+input and 2 for the weight's own; a frozen weight has no such gradient, so that LoRA takes 4. Two things are counted
+more narrowly than there and in torchtitan, so that the figure is lower and nothing in it is credited that need not be
+done: a token looks only at those before it, half of its sample on average; and the head counts for the tokens that
+enter the loss, the only ones whose logits are computed (`sft.adapters.instructlab.rank.loss`). Of MoE the experts
+that a token is sent to count. Not counted: embeddings, norms, biases, RoPE, softmax, the optimizer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sft.planning.model_shape import Shape, num_adapter_parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFlops:
+    """Operations of forward and backward pass.
+
+    Attributes:
+        per_token: Of each token without padding: the layers' matrix products.
+        per_loss_token: Of each token that enters the loss: the head's.
+        per_square: Of each squared length of a sample: attention.
+    """
+
+    per_token: float
+    per_loss_token: float
+    per_square: float
+
+    def of(self, num_tokens: int, num_loss_tokens: int, num_squares: int) -> float:
+        """Return the operations of a batch.
+
+        Args:
+            num_tokens: Its tokens, without padding.
+            num_loss_tokens: Those that enter the loss.
+            num_squares: The sum of the squared lengths of its samples.
+        """
+        return self.per_token * num_tokens + self.per_loss_token * num_loss_tokens + self.per_square * num_squares
+
+
+def model_flops(shape: Shape, lora_rank: int = 0) -> ModelFlops:
+    """Return what a model takes.
+
+    Args:
+        shape: The model's.
+        lora_rank: Of adapters on every projection; 0 = every weight is trained.
+    """
+    per_weight = 4 if lora_rank else 6
+    projections = 2 * (shape.query_width + shape.key_width) + (3 if shape.family.gated else 2) * shape.ffn_width
+    router = shape.num_experts * shape.hidden_size if shape.family.experts else 0
+    per_layer = shape.hidden_size * projections + router
+    adapters = num_adapter_parameters(shape, lora_rank)
+    return ModelFlops(
+        per_token=per_weight * shape.num_layers * per_layer + 6 * adapters,
+        per_loss_token=per_weight * shape.vocab_size * shape.hidden_size,
+        per_square=12 * shape.num_layers * shape.query_width / 2,
+    )
