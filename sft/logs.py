@@ -18,6 +18,8 @@ from sft import known_secrets
 from sft.known_secrets import secrets_of_addresses
 from sft.redaction import redact
 
+TOLD = "sft.told"
+"""Logger of what a person is shown anyway: for a run's log alone."""
 _LONGEST_HELD = 1 << 16
 _told: set[str] = set()
 
@@ -181,6 +183,7 @@ def configure(*, debug: bool) -> None:
     root, ours = logging.getLogger(), logging.getLogger("sft")
     root.handlers[:] = [_to_stderr(logging.WARNING)]
     ours.handlers[:] = [_to_stderr(logging.DEBUG) if debug else logging.NullHandler()]
+    ours.handlers[0].addFilter(lambda record: record.name != TOLD)
     ours.setLevel(logging.DEBUG if debug else logging.WARNING)
     ours.propagate = False
 
@@ -198,9 +201,21 @@ def print_error(problem: object) -> None:
     sys.stderr.write(f"{lead}{problem}\n")
 
 
+class _RunLog(logging.FileHandler):
+    """A log that a run goes on without, if it can't be written."""
+
+    _has_failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        del record
+        if not self._has_failed:
+            self._has_failed = True
+            print_error(f"warning: {self.baseFilename} is not complete: {sys.exc_info()[1]}")
+
+
 def to_file(path: Path) -> logging.Handler:
     """Append every `sft` record at INFO and above to `path`; the caller closes the handler."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _RunLog(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(_Redacting("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
     handler.setLevel(logging.INFO)
     logger = logging.getLogger("sft")

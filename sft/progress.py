@@ -3,15 +3,19 @@ count between them on a terminal. In a log file or a pipe the same facts come as
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from sft.logs import TOLD
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.status import Status
 
+_log = logging.getLogger(TOLD)
 _PLAIN_EVERY_SECONDS = 10.0
 
 
@@ -66,9 +70,12 @@ class Progress:
         """
         if self._status is not None:
             self._status.update(_live(self._title, f"  {text}"))
-        elif text != self._last_plain and time.monotonic() - self._last_plain_at >= _PLAIN_EVERY_SECONDS:
+        if text != self._last_plain and time.monotonic() - self._last_plain_at >= _PLAIN_EVERY_SECONDS:
             self._last_plain, self._last_plain_at = text, time.monotonic()
-            self.say(f"  {self._title}: {text}")
+            if self._status is None:
+                self.say(f"  {self._title}: {text}")
+            else:
+                _log.info("%s: %s", self._title, text)
 
     def note(self, text: str) -> None:
         """Say what a person should know of the data; ``sft data check`` shows `notes` in the same words."""
@@ -77,6 +84,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print one line that stays."""
+        _log.info("%s", text.strip("\n"))
         if self._label:
             text = "\n".join(f"{self._label} {line}" for line in text.strip("\n").splitlines())
         self.console.print(text, markup=False)

@@ -19,8 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from sft.config.schema import RunConfig
 from sft.errors import Problem
 
-QUIET = ("hydra/job_logging=disabled", "hydra/hydra_logging=disabled")
-"""Overrides that leave logging to sft."""
+QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none")
+"""Overrides that leave logging to sft. ("disabled" would also switch off the loggers of ours.)"""
 _OWN_LOGGING = {"version", "root", "disable_existing_loggers"}
 _TARGET = "_target_"
 _TARGETS = {

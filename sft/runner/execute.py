@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import platform
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from types import MappingProxyType
 import filelock
 import msgspec
 
-from sft import logs, record
+from sft import __version__, logs, record
 from sft.adapters import signing
 from sft.adapters.os import machine
 from sft.artifacts import Artifact
@@ -143,6 +144,7 @@ class RunExecution:
 
     def execute(self, run_record: record.RunRecord, done: Mapping[str, Artifact] = MappingProxyType({})) -> RunResult:
         handler = logs.to_file(self.folder / "run.log")
+        log.info("sft %s, Python %s: %s", __version__, platform.python_version(), shlex.join(run_record.command))
         (self.folder / f"{record.NAME}{signing.FILE_SUFFIX}").unlink(missing_ok=True)  # of the record that changes now
         artifacts = dict(done)
         try:
@@ -155,7 +157,10 @@ class RunExecution:
                 finally:
                     run_record.ended_at = record.now()
                     run_record.save(self.folder)
-        except SftError as error:
+        except BaseException as error:
+            log.exception("the run ends here")
+            if not isinstance(error, SftError):
+                raise
             self.on_failure(RunResult(self.folder, run_record, artifacts, nothing_to_do=False), error)
             raise
         finally:

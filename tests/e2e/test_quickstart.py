@@ -80,6 +80,16 @@ def test_the_end_says_where_everything_is_and_the_scores(done: tuple[Path, Answe
     assert re.search(r"^holdout\.exact_match +0\.0000 → ", answer.out, re.MULTILINE)
 
 
+def test_the_log_of_a_run_tells_it_with_times(done: tuple[Path, Answer]) -> None:
+    [log] = done[0].glob("runs/quickstart-*/run.log")
+    lines = [re.sub(r"^\d{4}-\d\d-\d\d [\d:,]{12} \d+ ", "", line) for line in log.read_text().splitlines()]
+    assert re.fullmatch(r"INFO sft.runner.execute: sft [\w.]+, Python 3[\d.]+: sft run quickstart", lines[0])
+    told = [line.removeprefix("INFO sft.told: ") for line in lines if line.startswith("INFO sft.told: ")]
+    assert any(line.startswith("✓ train: ") for line in told)
+    assert any(re.match("train: epoch", line) for line in told)
+    assert any(re.match("INFO sft.runner.execute: evaluate:tuned ended after .* s: ", line) for line in lines)
+
+
 def test_what_was_learned_is_clearly_better_and_told_wherever_scores_are(
     done: tuple[Path, Answer], record: dict[str, Any]
 ) -> None:

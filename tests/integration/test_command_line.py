@@ -110,6 +110,8 @@ def test_a_broken_line_exits_with_1_and_names_file_and_line(tmp_path: Path) -> N
     assert "Traceback" not in answer.err
     [record] = records(tmp_path / "runs")
     assert record["status"] == steps(record)["dataset"]["status"] == "failed"
+    [run_log] = tmp_path.glob("runs/*/run.log")
+    assert "the run ends here\nTraceback" in run_log.read_text(encoding="utf-8")
     assert "rows.jsonl:3" in steps(record)["dataset"]["error"]
     assert not list((tmp_path / "runs" / "store").glob("dataset/*"))
 

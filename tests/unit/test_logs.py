@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import logging
 import os
 import pkgutil
 import re
@@ -18,7 +20,7 @@ import pytest
 
 import sft
 from sft.adapters.os.process import _copy_masked, supervise
-from sft.logs import remember
+from sft.logs import remember, to_file
 from sft.redaction import redact
 
 
@@ -162,3 +164,15 @@ def test_no_pattern_of_ours_takes_forever() -> None:
                 pattern.search(subject)
         checked += 1
     assert checked > 40
+
+
+def test_a_run_goes_on_where_its_log_cannot_be_written(capsys: pytest.CaptureFixture[str]) -> None:
+    handler, logger = to_file(Path("/dev/full")), logging.getLogger("sft.runner")
+    try:
+        logger.info("dataset starts")
+        logger.info("dataset ended")
+    finally:
+        logging.getLogger("sft").removeHandler(handler)
+        with contextlib.suppress(OSError):
+            handler.close()
+    assert capsys.readouterr().err == ("\nwarning: /dev/full is not complete: [Errno 28] No space left on device\n")
