@@ -20,9 +20,9 @@ from sft.adapters.retry import RetryPolicy, retry
 from sft.errors import DataError
 from sft.redaction import redact
 
-_S3_SCHEMES = {"s3", "s3a"}
+S3_SCHEMES = {"s3", "s3a"}
 _SERVERS = {
-    *_S3_SCHEMES,
+    *S3_SCHEMES,
     *("gs", "gcs", "az", "abfs", "abfss", "adl", "hf", "hdfs", "webhdfs", "dbfs", "lakefs", "oci", "oss", "tos"),
     *("ftp", "sftp", "ssh", "smb", "github", "gist", "webdav", "box", "gdrive", "dropbox", "root", "memory"),
 }
@@ -83,7 +83,7 @@ def download(
         DataError: It is larger, can't be read, or keeps changing while it is read.
         OSError: The disk is full; the same call resumes later.
     """
-    partial, remote = PartialFile(target), _remote(file.name, options)
+    partial, remote = PartialFile(target), open_remote(file.name, options)
     versions: list[str] = []
     try:
         retry(
@@ -98,7 +98,7 @@ def download(
 
 
 def _download_unchanged(
-    remote: _Remote,
+    remote: Remote,
     partial: PartialFile,
     versions: list[str],
     progress: Callable[[int, int | None], None],
@@ -120,19 +120,19 @@ def _download_unchanged(
 
 
 def _append(
-    remote: _Remote,
+    remote: Remote,
     partial: PartialFile,
     num_bytes: int | None,
     progress: Callable[[int, int | None], None],
     max_bytes: int | None,
 ) -> None:
     """Append what has not arrived yet."""
-    with _translate_errors(remote.uri):
+    with translated_errors(remote.uri):
         source = remote.filesystem.open(remote.path, "rb", block_size=_CHUNK_BYTES, cache_type="none")
     with source, partial.append() as sink:
         source.seek(sink.tell())
         while True:
-            with _translate_errors(remote.uri):
+            with translated_errors(remote.uri):
                 chunk = source.read(_CHUNK_BYTES)
             if not chunk:
                 break
@@ -145,15 +145,15 @@ def _append(
         raise _Interrupted(f"{redact(remote.uri)}: {arrived} of {num_bytes} bytes arrived")
 
 
-def _check_size(remote: _Remote, num_bytes: int, max_bytes: int | None) -> None:
+def _check_size(remote: Remote, num_bytes: int, max_bytes: int | None) -> None:
     if max_bytes is not None and num_bytes > max_bytes:
         raise too_large(remote.uri, num_bytes, max_bytes)
 
 
 def _find_remote(uri: str, options: Mapping[str, Any]) -> list[SourceFile]:
-    remote = _remote(uri, options)
+    remote = open_remote(uri, options)
     filesystem, path = remote.filesystem, remote.path
-    with _translate_errors(uri):
+    with translated_errors(uri):
         filesystem.invalidate_cache()  # it outlives a run: a sweep's next run would see the listing of this one
         if is_glob(path):
             infos = [info for info in filesystem.glob(path, detail=True).values() if info["type"] == "file"]
@@ -177,7 +177,7 @@ def _files_of_remote_folder(uri: str, filesystem: Any, path: str) -> list[Mappin
 
 
 @dataclass(frozen=True)
-class _Remote:
+class Remote:
     """A uri as fsspec resolves it."""
 
     uri: str
@@ -186,7 +186,7 @@ class _Remote:
 
     def info(self) -> Mapping[str, Any]:
         """Return what the server says about the file now."""
-        with _translate_errors(self.uri):
+        with translated_errors(self.uri):
             self.filesystem.invalidate_cache()
             info: Mapping[str, Any] = self.filesystem.info(self.path)
             return info
@@ -201,13 +201,18 @@ class _Remote:
         return SourceFile(server + name, "-".join(str(fact) for fact in facts if fact is not None))
 
 
-def _remote(uri: str, options: Mapping[str, Any]) -> _Remote:
+def open_remote(uri: str, options: Mapping[str, Any]) -> Remote:
+    """Return what fsspec makes of a uri; nothing is asked of a server yet.
+
+    Raises:
+        DataError: No such scheme, or the package for it isn't installed.
+    """
     import fsspec
 
     if scheme(uri) not in _SERVERS:
         known = ", ".join(f"{name}://" for name in sorted(_SERVERS - {"memory"}))
         raise DataError(f"{redact(uri)}: {scheme(uri)}:// is not read; there are http://, https://, {known}")
-    if scheme(uri) in _S3_SCHEMES:
+    if scheme(uri) in S3_SCHEMES:
         _check_aws_keys()
     try:
         fsspec.get_filesystem_class(scheme(uri))
@@ -216,9 +221,9 @@ def _remote(uri: str, options: Mapping[str, Any]) -> _Remote:
     own_options = {  # botocore changes what it is given
         key: copy.deepcopy(value) for key, value in options.items() if value is not None
     }
-    with _translate_errors(uri):
+    with translated_errors(uri):
         filesystem, path = fsspec.url_to_fs(uri, **own_options)
-        return _Remote(uri, filesystem, path)
+        return Remote(uri, filesystem, path)
 
 
 class _Interrupted(DataError):
@@ -226,7 +231,7 @@ class _Interrupted(DataError):
 
 
 @contextmanager
-def _translate_errors(uri: str) -> Iterator[None]:
+def translated_errors(uri: str) -> Iterator[None]:
     """Translate whatever a filesystem raises: each package behind fsspec has exceptions of its own.
 
     Raises:
@@ -243,7 +248,7 @@ def _translate_errors(uri: str) -> Iterator[None]:
 def _fix(uri: str, error: Exception) -> str | None:
     if isinstance(error, TypeError | ValueError):
         return "check dataset.storage_options"
-    if scheme(uri) not in _S3_SCHEMES:
+    if scheme(uri) not in S3_SCHEMES:
         return None
     if isinstance(error, FileNotFoundError):
         return "check the bucket and the key"

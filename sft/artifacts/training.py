@@ -148,6 +148,7 @@ class CheckpointArtifact(Artifact):
         world_size: Ranks that finished it.
         stretches: What the steps were trained on (``num_nodes``, ``num_ranks``, ``strategy``, ``device``), each
             ``from_step`` on: several where the training was stopped and continued on another number of ranks.
+        unmirrored: A line for each full state that could not be brought to `training.state_uri`.
     """
 
     num_steps: int
@@ -155,6 +156,7 @@ class CheckpointArtifact(Artifact):
     final_loss: float
     world_size: int
     stretches: tuple[dict[str, Any], ...] = ()
+    unmirrored: tuple[str, ...] = ()
 
     @property
     def model_dir(self) -> Path:

@@ -27,6 +27,7 @@ from sft.config.schema import (
     TrainingConfig,
 )
 from sft.config.schema.bounds import out_of_bounds, within_bounds
+from sft.config.state_checks import check_states
 from sft.config.vllm_checks import check_vllm
 from sft.errors import Problem
 from sft.gate_rules import GateKind, parse_gates
@@ -71,6 +72,7 @@ def _between(cfg: RunConfig, told: set[str]) -> Iterator[Problem]:
         yield from _scratch(cfg.model.scratch)
     yield from _eval(cfg.eval)
     yield from check_epochs(cfg)
+    yield from check_states(cfg)
     yield from check_judge(cfg)
     yield from check_registry(cfg.registry)
     yield from _secrets(cfg)
@@ -97,13 +99,6 @@ def _training(cfg: TrainingConfig) -> Iterator[Problem]:
             value="[]",
             rule="must name a layer; null takes every projection",
             suggestion="try null",
-        )
-    if cfg.keep_full_states > 1 and not cfg.full_state_at_epoch and cfg.checkpoint_every_steps is None:
-        yield Problem(
-            key="training.keep_full_states",
-            value=str(cfg.keep_full_states),
-            rule="keeps nothing: no full state is saved",
-            suggestion="try training.full_state_at_epoch=true",
         )
     yield from _tracking(cfg.tracking)
     yield from check_launcher(cfg)

@@ -148,6 +148,7 @@ STAGES: dict[str, StageSpec] = {
             modules=(
                 "sft.stages.train",
                 "sft.stages.earlier_states",
+                "sft.stages.state_mirror",
                 "sft.planning.row_packing",
                 "sft.adapters.checkpoint_files",
                 "sft.adapters.checkpoint_writer",

@@ -79,11 +79,16 @@ def take_over(attempts: Iterable[Path], out: Path, state_id: str, resources: Res
             shutil.copytree(model, out / WORK / MODELS / model.name, dirs_exist_ok=True)
     target = out / WORK / STATES / newest.folder.name
     partial = target.with_name(f".{target.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(newest.folder, partial, copy_function=_link)
+    link_files(newest.folder, partial)
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     return f"  takes over the full state of step {newest.step}, saved on {on_ranks(newest.facts['stretches'][-1])}"
+
+
+def link_files(folder: Path, target: Path) -> None:
+    """Give the files of a state names in another folder too, in the place of what is there."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(folder, target, copy_function=_link)
 
 
 def _link(source: str, target: str) -> None:

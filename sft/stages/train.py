@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from sft.progress import Progress
 from sft.stages import trainjob
 from sft.stages.earlier_states import WORK
 from sft.stages.launcher import launcher_of
+from sft.stages.state_mirror import StateMirror
 
 _AS_IN_BASE = (
     *("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json"),
@@ -77,15 +79,20 @@ def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progres
         StageError: A rank failed, rows were lost, or the loss is not a number.
     """
     logs, work, model_dir = out / LOGS_NAME, out / WORK, out / "model"
+    mirror = _mirror(cfg, inputs, out, progress)
     if not model_dir.is_dir():  # it is the last thing to appear: an earlier try may have been stopped right after
         if not (logs / FINISHED).exists():
-            _train(cfg, inputs, out, work, progress)
+            if mirror:
+                mirror.fetch(inputs.resources, keeps_models=cfg.checkpoint_at_epoch or bool(cfg.save_samples))
+            _train(cfg, inputs, out, work, progress, mirror)
         finished = json.loads((logs / FINISHED).read_text(encoding="utf-8"))
         rows = finished["num_rows"] + finished["num_validation_rows"]
         if rows != inputs.tokenized.num_samples:
             raise StageError(f"the trainer saw {rows} rows, but the training split has {inputs.tokenized.num_samples}")
         _publish(torchrun.checkpoint(work, finished["samples_seen"]), inputs.model.model_dir, out)
     if work.exists():
+        if mirror:
+            mirror.remove()
         shutil.rmtree(work)
     metrics = [json.loads(line) for line in (logs / METRICS).read_text(encoding="utf-8").splitlines()]
     losses = [row["loss"] for row in metrics]
@@ -95,6 +102,7 @@ def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progres
         num_epochs=cfg.num_epochs,
         final_loss=metrics[-1]["loss"],
         world_size=inputs.resources.world_size,
+        unmirrored=tuple(mirror.failures) if mirror else (),
         stretches=tuple(json.loads((logs / FINISHED).read_text(encoding="utf-8"))["stretches"]),
     )
     progress.say(f"  {len(metrics)} steps on {checkpoint.ran_on}, loss {losses[0]:.4f} → {losses[-1]:.4f}")
@@ -114,10 +122,12 @@ def join(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progress
         Preempted: A node was asked to stop; the state is saved.
         StageError: A rank failed, or node 0 never came.
     """
-    _train(cfg, inputs, out, out / WORK, progress)
+    _train(cfg, inputs, out, out / WORK, progress, None)
 
 
-def _train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, work: Path, progress: Progress) -> None:
+def _train(
+    cfg: TrainingConfig, inputs: TrainInputs, out: Path, work: Path, progress: Progress, mirror: StateMirror | None
+) -> None:
     """Train, and resume after the loss of a rank as often as the recipe says."""
     packing = row_packing.packing_notes(read_config(inputs.model.model_dir), inputs.resources.attention)
     for note in (*inputs.resources.notes, *packing):
@@ -128,7 +138,8 @@ def _train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, work: Path, prog
     train_ranks = launcher_of(cfg.launcher).train
     for restart in range(cfg.max_restarts + 1):
         try:
-            train_ranks(cfg, task(cfg, inputs, logs, work), inputs.resources, display, detach=inputs.detach)
+            with mirror.at_work() if mirror else nullcontext():
+                train_ranks(cfg, task(cfg, inputs, logs, work), inputs.resources, display, detach=inputs.detach)
         except RankLost as lost:
             if restart == cfg.max_restarts:
                 raise
@@ -157,6 +168,11 @@ def manifest(cfg: TrainingConfig, inputs: TrainInputs, out: Path) -> dict[str, A
     logs = out / LOGS_NAME
     logs.mkdir(exist_ok=True)
     return trainjob.export(cfg, task(cfg, inputs, logs, out / WORK), inputs.resources)
+
+
+def _mirror(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progress) -> StateMirror | None:
+    uri = cfg.state_uri
+    return StateMirror(uri, inputs.state_id, inputs.key, out, progress.say) if uri is not None else None
 
 
 def _line(live: TrainingProgress) -> str:

@@ -52,6 +52,9 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.planning.training_setup": ("unit/planning/test_estimate.py", "what the estimate takes, seen in what it says"),
     "sft.planning.row_packing": ("contract/test_packing.py", "each architecture's logits, packed against alone"),
     "sft.adapters.instructlab.rank.sharding": ("contract/test_sharding.py", "two ranks of FSDP, with it and without"),
+    "sft.adapters.storage_folder": ("integration/test_state_mirror.py", _REAL_SERVER),
+    "sft.stages.state_mirror": ("integration/test_state_mirror.py", _REAL_SERVER),
+    "sft.config.state_checks": ("config/test_errors.py", "each rule with what it says"),
     "sft.adapters.instructlab.rank.state_tensors": (
         "contract/test_state_ranks.py",
         "real ranks of FSDP save a state, and other numbers of them load it",

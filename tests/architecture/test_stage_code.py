@@ -48,6 +48,7 @@ WITHOUT_INFLUENCE = {
         "sft.adapters.http_client",
         "sft.adapters.proxy",
         "sft.adapters.storage",
+        "sft.adapters.storage_folder",
     ),
     "sft.adapters.local_files",
     # Speeds, which are not part of a checkpoint's digest.

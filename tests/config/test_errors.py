@@ -194,6 +194,7 @@ def test_a_missing_recipe_file_names_the_nearest_beside_it(name: str, tmp_path: 
     [
         ("dataset.train_split=1.5", "above 0 and at most 1"),
         ("training.keep_full_states=3", "keeps nothing: no full state is saved; try training.full_state_at_epoch=true"),
+        ("training.state_uri=s3://bucket/x", "keeps nothing: no full state is saved"),
         ("training.tracking.project=a/b", "names a project in W&B, which takes 128 characters"),
         ("training.tracking.trackers=[wandb,wandb]", "is named twice"),
         ("eval.tasks=[spell_numbers,spell_numbers]", "is named twice"),
@@ -235,6 +236,34 @@ def test_a_rule_across_fields_names_the_key(override: str, rule: str) -> None:
     [problem] = problems(*settings, override)
     assert override.partition("=")[0].removesuffix(".special") in problem
     assert rule in problem
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        (["https://host/states"], "https:// is not among the storage that full states are copied to"),
+        (["hf://org/name"], "hf:// is not among the storage that full states are copied to"),
+        (["s3://"], "names no folder; try s3://bucket/prefix"),
+        (["sftp://ada:secret@host/states"], "holds a secret, and settings are recorded"),
+        (["file:///data::x"], "addresses within addresses"),
+        (["s3://bucket/x", "eval.every_epochs=1"], "does not hold the models that eval.every_epochs scores"),
+        (["s3://bucket/x", "training/launcher=kubeflow"], "its full states lie on the volume"),
+    ],
+)
+def test_full_states_are_copied_only_to_where_they_can_be_written_and_are_of_use(
+    settings: list[str], rule: str
+) -> None:
+    address, *others = settings
+    found = [
+        problem for problem in problems(f"training.state_uri='{address}'", *others) if "training.state_uri" in problem
+    ]
+    assert [rule in problem for problem in found] == [True]
+    assert "secret@" not in found[0]
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/prefix", "pvc://claim/states", "file:///data/states", "states"])
+def test_places_for_full_states(address: str) -> None:
+    assert compose(find_recipe("quickstart"), [f"training.state_uri='{address}'"])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from enum import Enum
 from sft.config.schema.bounds import LARGEST_INT32, number, pairs, random_seed, setting
 from sft.config.schema.launcher import LauncherConfig
 from sft.config.schema.rules import Each, Text
-from sft.config.schema.texts import FREE, LINE, matches, not_empty, one_line
+from sft.config.schema.texts import FREE, LINE, PATH, matches, not_empty, one_line
 
 _VARIABLE = Text(not_empty, one_line, matches("[^=]+", "must be a variable's name, without ="))
 
@@ -186,6 +186,10 @@ class TrainingConfig:
     """Save the full state each so many optimizer steps too; null = only at the end of an epoch."""
     keep_full_states: int = number(1, at_least=1)
     """How many full states to keep while training; at the end they are removed."""
+    state_uri: str | None = setting(None, PATH)
+    """Storage to which each full state is copied and from which a fresh machine resumes: `s3://bucket/prefix`, another
+    scheme that fsspec writes, `pvc://claim/folder`, a folder; null = states stay in `run_root` alone. Removed there at
+    the end. Credentials come from the environment."""
     stall_timeout_seconds: int = number(1800, at_least=1, at_most=LARGEST_INT32)
     """A run that writes nothing for so long is ended, with the stack of each rank in the message."""
     max_restarts: int = number(0, at_least=0, at_most=1_000_000)
