@@ -6,7 +6,7 @@ weights, gradients and AdamW moments, forward and backward in bf16 or fp32.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from sft.config.schema import GradientCheckpointing, ShardingStrategy
@@ -14,6 +14,8 @@ from sft.planning.model_shape import Shape, activations
 
 GPU_OVERHEAD = 1_500_000_000
 """CUDA context, NCCL buffers, allocator slack. Not calibrated."""
+_LOSS_CHUNK = 4_096
+"""Loss tokens whose logits live at a time: `sft.adapters.instructlab.rank.chunked_head.CHUNK`."""
 _CPU_OVERHEAD = 620_000_000
 """The interpreter with torch and transformers loaded; fitted to what benchmarks/memory.py measures."""
 
@@ -71,7 +73,15 @@ def moments(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> dict[str,
     value, layer = setup.value_bytes, _activations(shape, setup)
     num_recomputed = _num_recomputed(shape, setup.gradient_checkpointing)
     kept = value * shape.hidden_size * num_recomputed + (shape.num_layers - num_recomputed) * layer
-    at_loss = kept + setup.loss_share * _logit_bytes(shape, setup)
+    chunked, at_loss, at_head, of_chunk, of_weight = _is_chunked(shape, setup), float(kept), float(kept), 0, 0
+    if chunked:
+        of_chunk = _LOSS_CHUNK * _logit_bytes(shape, setup)
+        of_weight = 4 * shape.vocab_size * shape.hidden_size if setup.num_trained is None else 0
+        at_loss += setup.loss_share * 2 * value * shape.hidden_size  # what the head is given, and its gradient
+        at_head += setup.loss_share * value * shape.hidden_size
+    else:
+        at_loss += setup.loss_share * _logit_bytes(shape, setup)
+        at_head += setup.loss_share * value * shape.vocab_size
     # Every second layer is recomputed from the first on: of an even number, the last one keeps its own.
     recomputes_last = num_recomputed * 2 > shape.num_layers
     gradients = 2 * value * shape.ffn_width  # of the feed-forward part
@@ -81,7 +91,7 @@ def moments(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> dict[str,
         # hardly lowers the peak; measured by benchmarks/memory.py.
         copies = (1 if _shards(sharding, setup) == 1 else 2) * _weight_bytes(shape, setup) * shape.num_parameters
         fixed = _state_bytes(shape, ShardingStrategy.NO_SHARD, setup) + copies + _CPU_OVERHEAD
-        return {"loss": Moment(fixed, at_loss), "layer": Moment(fixed, at_layer)}
+        return {"loss": Moment(fixed + of_chunk + of_weight, at_loss), "layer": Moment(fixed, at_layer)}
     fixed, gathered = _state_bytes(shape, sharding, setup) + GPU_OVERHEAD, _gathered(shape, sharding, setup)
     of_head = of_layer = 0  # gradients before they are reduced
     if setup.num_trained is None:
@@ -91,8 +101,8 @@ def moments(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> dict[str,
     if of_head and value < 4 and _shards(sharding, setup) > 1:  # the root's gradient, and its copy in fp32 for the sum
         at_embedding = max(at_embedding, (value + 4) * shape.num_root)
     return {
-        "loss": Moment(fixed + gathered, at_loss),
-        "head": Moment(fixed + gathered + of_head, kept + setup.loss_share * value * shape.vocab_size),
+        "loss": Moment(fixed + gathered + of_chunk + of_weight, at_loss),
+        "head": Moment(fixed + gathered + of_head + of_weight, at_head),
         "layer": Moment(fixed + gathered + of_head + of_layer, at_layer),
         "embedding": Moment(fixed + root + at_embedding, 0),
     }
@@ -105,7 +115,16 @@ def peak_bytes(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> int:
 
 def largest_budget(shape: Shape, sharding: ShardingStrategy, setup: Setup, available: int) -> int:
     """Return the most tokens in a minibatch that fit into `available` bytes per rank; 0 if none do."""
-    return int(min(moment.budget(available) for moment in moments(shape, sharding, setup).values()))
+
+    def budget(num_tokens: int) -> int:  # as long as the loss is taken as it is with so many tokens
+        of = moments(shape, sharding, replace(setup, token_budget=num_tokens))
+        return int(min(min(moment.budget(available) for moment in of.values()), 2**62))
+
+    if not setup.loss_share:
+        return budget(1)
+    most_whole = int(_LOSS_CHUNK / setup.loss_share)
+    in_chunks = budget(most_whole + 1)
+    return in_chunks if in_chunks > most_whole else min(budget(1), most_whole)
 
 
 def model_bytes(shape: Shape, weight_bytes: int | None = None) -> int:
@@ -132,6 +151,12 @@ def _num_recomputed(shape: Shape, mode: GradientCheckpointing) -> int:
             return (shape.num_layers + 1) // 2
         case _:
             return shape.num_layers
+
+
+def _is_chunked(shape: Shape, setup: Setup) -> bool:
+    """Return whether the loss is taken in chunks (`sft.adapters.instructlab.rank.chunked_head`)."""
+    num_places = setup.loss_share * setup.token_budget
+    return num_places > _LOSS_CHUNK and not (shape.capped or shape.family.scaled)
 
 
 def _num_trained(shape: Shape, setup: Setup) -> int:

@@ -22,6 +22,7 @@ class Family:
         qkv_bias: Whether queries, keys and values have a bias; None = ``attention_bias`` says it, of the output too.
         gated: Whether the feed-forward part has a gate (three matrices) or not (two, with biases).
         tied: Head and embedding are one matrix, unless ``tie_word_embeddings`` says otherwise.
+        scaled: Logits are divided by a setting.
         capped: Logits go through a tanh, unless ``final_logit_softcapping`` says otherwise.
         head_dim: Where the config doesn't say it; 0 = ``hidden_size / num_attention_heads``.
         experts: Names of the number of experts and of the width of one; None = one feed-forward part.
@@ -35,6 +36,7 @@ class Family:
     gated: bool = True
     tied: bool = False
     capped: bool = False
+    scaled: bool = False
     head_dim: int = 0
     experts: tuple[tuple[str, ...], str] | None = None
 
@@ -50,7 +52,7 @@ FAMILIES = {
     "gemma2": Family(tied=True, capped=True, norms_in_fp32=True, head_dim=256, num_norms=4),
     "gemma3_text": Family(tied=True, norms_in_fp32=True, head_dim=256, num_norms=4, head_norms=True),
     "phi3": Family(qkv_bias=False),
-    "granite": Family(),
+    "granite": Family(scaled=True),
     "smollm3": Family(tied=True),
     "gpt_neox": Family(gated=False, norm_bias=True),
 }

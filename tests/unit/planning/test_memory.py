@@ -13,6 +13,7 @@ import pytest
 from sft.config.schema import GradientCheckpointing, ShardingStrategy
 from sft.planning.memory import (
     GPU_OVERHEAD,
+    Moment,
     Setup,
     largest_budget,
     model_bytes,
@@ -37,7 +38,7 @@ NONE, SELECTIVE, FULL = GradientCheckpointing.none, GradientCheckpointing.select
 EIGHT = Setup(
     ranks=8,
     ranks_per_node=4,
-    token_budget=10_000,
+    token_budget=4_000,
     value_bytes=2,
     gradient_checkpointing=FULL,
     on_gpu=True,
@@ -187,7 +188,21 @@ def test_a_token_costs_what_its_moment_holds() -> None:
     assert capped["loss"].per_token == inputs + 8 * 151_936
 
 
-@pytest.mark.parametrize("share", [0.01, 1.0])
+def test_more_tokens_than_a_chunk_of_the_loss_have_logits_one_chunk_at_a_time() -> None:
+    def at_loss(num_tokens: int, share: float) -> Moment:
+        setup = replace(EIGHT, token_budget=num_tokens, loss_share=share)
+        return moments(qwen(), ShardingStrategy.FULL_SHARD, setup)["loss"]
+
+    whole, chunked = at_loss(4_096, 1.0), at_loss(4_097, 1.0)
+    assert chunked.fixed - whole.fixed == 4_096 * 6 * 151_936 + 4 * 151_936 * 1536  # and the weight's gradient in fp32
+    assert chunked.per_token == 2 * 1536 * 28 + 2 * 2 * 1536
+    assert at_loss(8_192, 0.5) == at_loss(4_096, 0.5)
+    gemma = replace(qwen(), capped=True)
+    large = replace(EIGHT, token_budget=100_000)
+    assert moments(gemma, ShardingStrategy.FULL_SHARD, large)["loss"].per_token > 8 * 151_936
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 1.0])
 def test_the_largest_budget_is_the_last_that_fits(share: float) -> None:
     available, setup = 80 * 2**30, replace(EIGHT, loss_share=share)
     budget = largest_budget(qwen(), ShardingStrategy.FULL_SHARD, setup, available)

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from sft.adapters.instructlab.rank import noise
+from sft.adapters.instructlab.rank import chunked_head, noise
 from sft.adapters.instructlab.rank.copies import to_device
 from sft.adapters.instructlab.rank.minibatches import NO_TARGET, Minibatch
 from sft.adapters.patched import patched
@@ -124,14 +124,18 @@ def compute_loss(model: Any, arguments: Minibatch, world_size: int, num_counted:
         return (args[0].flatten(0, -2).index_select(0, places).unsqueeze(0), *args[1:])
 
     model_inputs = {name: value for name, value in arguments.items() if name not in ("places", "targets")}
-    with model.get_output_embeddings().register_forward_pre_hook(keep_places):
-        output = model(**model_inputs, use_cache=False)
-    logits = output.logits.flatten(0, -2)
-    if len(logits) != len(targets):
-        architecture = type(model.module).__name__
-        rule = f"{architecture}: its logits don't come from one call of its output layer, which the loss needs"
-        raise StageError(rule, fix="use a model of another architecture")
-    summed = cross_entropy()(logits.float(), targets)
+    if chunked_head.divides(model, len(targets)):
+        output = chunked_head.forward(model, model_inputs, places, targets, loss_over_logits)
+        summed = output.logits.reshape(())
+    else:
+        with model.get_output_embeddings().register_forward_pre_hook(keep_places):
+            output = model(**model_inputs, use_cache=False)
+        logits = output.logits.flatten(0, -2)
+        if len(logits) != len(targets):
+            architecture = type(model.module).__name__
+            rule = f"{architecture}: its logits don't come from one call of its output layer, which the loss needs"
+            raise StageError(rule, fix="use a model of another architecture")
+        summed = cross_entropy()(logits.float(), targets)
     scaled, router = summed * world_size / num_counted, None
     if model.is_gpt_oss or model.is_granitemoehybrid:  # those whose routers upstream trains
         router = getattr(output, "aux_loss", None)
@@ -139,6 +143,27 @@ def compute_loss(model: Any, arguments: Minibatch, world_size: int, num_counted:
         router = router.float()
         scaled = scaled + router
     return scaled, ModelLosses(main_loss=summed, aux_loss=router)
+
+
+def loss_over_logits(logits: Any, targets: Any) -> Any:
+    """Return the sum of the cross-entropies, and overwrite the logits with its gradient.
+
+    Args:
+        logits: In fp32, of shape (places, vocabulary).
+        targets: Of shape (places,); those that are `NO_TARGET` don't count.
+    """
+    num_places, vocabulary = logits.shape
+    at_a_time = max(1, AT_A_TIME // vocabulary) if logits.device.type == "cpu" else num_places
+    summed = logits.new_zeros(())
+    for part, target in zip(logits.split(at_a_time), targets.split(at_a_time), strict=True):
+        counts = (target != NO_TARGET).to(part.dtype).unsqueeze(1)
+        wanted = target.clamp(min=0).unsqueeze(1)
+        part -= part.amax(1, keepdim=True)
+        of_wanted = part.gather(1, wanted)
+        over_all = part.exp_().sum(1, keepdim=True)
+        summed += ((over_all.log() - of_wanted) * counts).sum()
+        part.mul_(counts / over_all).scatter_add_(1, wanted, -counts)
+    return summed
 
 
 @cache
@@ -153,19 +178,8 @@ def cross_entropy() -> Callable[[Any, Any], Any]:
     class CrossEntropy(torch.autograd.Function):  # type: ignore[misc]
         @staticmethod
         def forward(ctx: Any, logits: Any, targets: Any) -> Any:
-            num_places, vocabulary = logits.shape
-            at_a_time = max(1, AT_A_TIME // vocabulary) if logits.device.type == "cpu" else num_places
-            summed = logits.new_zeros(())
-            for part, target in zip(logits.split(at_a_time), targets.split(at_a_time), strict=True):
-                counts = (target != NO_TARGET).to(part.dtype).unsqueeze(1)
-                wanted = target.clamp(min=0).unsqueeze(1)
-                part -= part.amax(1, keepdim=True)
-                of_wanted = part.gather(1, wanted)
-                over_all = part.exp_().sum(1, keepdim=True)
-                summed += ((over_all.log() - of_wanted) * counts).sum()
-                part.mul_(counts / over_all).scatter_add_(1, wanted, -counts)
             ctx.gradient = logits
-            return summed
+            return loss_over_logits(logits, targets)
 
         @staticmethod
         def backward(ctx: Any, outer: Any) -> Any:

@@ -135,6 +135,24 @@ def test_the_loss_of_a_batch_is_that_of_its_tokens_and_the_norm_that_of_its_grad
     assert facts.num_squares == 6 * 8**2
 
 
+def test_a_loss_in_chunks_gives_sharded_weights_the_same_gradient(
+    manager: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from sft.adapters.instructlab.rank import batch as processing
+    from sft.adapters.instructlab.rank import chunked_head
+
+    network, gradients = manager.accelerator.model, []
+    for size in (chunked_head.CHUNK, 50):
+        monkeypatch.setattr(chunked_head, "CHUNK", size)
+        network.zero_grad()
+        processing.process(manager, batch(2), max_grad_norm=1e30, asked_to_stop=False)
+        gradients.append(torch.cat([weight.grad.flatten() for weight in network.parameters()]))
+    assert not torch.equal(*gradients)
+    assert torch.allclose(*gradients, rtol=1e-5, atol=1e-6)
+
+
 def test_the_optimizer_of_a_training_is_one_kernel_with_the_numbers_of_many(manager: Any) -> None:
     import torch
 
