@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.state_ranks import KINDS
+from tests.support.state_ranks import KINDS, TAKES
 
 pytestmark = [
     pytest.mark.slow,
@@ -44,15 +44,16 @@ def test_weights_and_optimizer_are_the_same_bits_on_any_number_of_ranks(
     num_ranks: int, saved: Any, folder: Path
 ) -> None:
     loaded = on_ranks(num_ranks, folder, "load")
-    for kind in KINDS:
-        before, after = saved[kind], loaded[kind]
+    assert len(loaded) == len(KINDS) + len(TAKES)
+    for kind in loaded:
+        before, after = saved[kind.partition(" as ")[0]], loaded[kind]
         for name in ("weights", "optimizer", "learning_rate"):
             assert after[name] == before[name], f"{kind}: {name}"
         assert after["losses"] == pytest.approx(before["losses"], abs=1e-5)
         assert after["drawn"][:2] == before["drawn"][:num_ranks]
         assert len(set(after["drawn"])) == num_ranks, "ranks that draw the same numbers"
         if num_ranks == 2:
-            assert after["losses"] == before["losses"]
+            assert after["losses"] == before["losses"] or " as " in kind
 
 
 def test_what_is_not_trained_is_not_in_a_state(saved: Any, folder: Path) -> None:

@@ -19,8 +19,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint import state_dict
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
-from torch.distributed.fsdp import ShardingStrategy
+from torch.distributed.fsdp import ShardingStrategy, fully_shard
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
 from sft.adapters.instructlab.rank.full_states import FullStates, Position
@@ -30,8 +31,12 @@ KINDS = {
     "grad_op": ("SHARD_GRAD_OP", False),
     "no_shard": ("NO_SHARD", False),
     "frozen": ("FULL_SHARD", True),
+    "fsdp2": ("FSDP2", False),
+    "fsdp2 frozen": ("FSDP2", True),
 }
-"""Sharding strategy, and whether only a part of the model is trained, by name."""
+"""Sharding strategy of FSDP1, or FSDP2, and whether only a part of the model is trained, by name."""
+TAKES = {"full": "fsdp2", "fsdp2": "full"}
+"""Kinds that can load each other's states: the version of FSDP is not in a state."""
 
 
 class Block(nn.Sequential):
@@ -68,13 +73,19 @@ def accelerator(kind: str) -> Any:
     network = Network()
     for parameter in (*network.embedding.parameters(), *network.blocks[0].parameters()) if is_frozen else ():
         parameter.requires_grad_(requires_grad=False)
-    policy = ModuleWrapPolicy({Block})
-    model = FSDP(
-        network,
-        sharding_strategy=ShardingStrategy[strategy],
-        auto_wrap_policy=policy,
-        device_id=torch.device("cpu"),
-    )
+    model: nn.Module
+    if strategy == "FSDP2":
+        mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+        for block in network.blocks:
+            fully_shard(block, mesh=mesh)
+        model = fully_shard(network, mesh=mesh)
+    else:
+        model = FSDP(
+            network,
+            sharding_strategy=ShardingStrategy[strategy],
+            auto_wrap_policy=ModuleWrapPolicy({Block}),
+            device_id=torch.device("cpu"),
+        )
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], 1e-2)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
     return SimpleNamespace(
@@ -116,11 +127,11 @@ def main() -> None:
     folder, what = Path(sys.argv[1]), sys.argv[2]
     dist.init_process_group("gloo")
     found = {}
-    for kind in KINDS:
+    for saved_as, kind in [(kind, kind) for kind in KINDS] + ([*TAKES.items()] if what == "load" else []):
         made = accelerator(kind)
         layout = {"num_ranks": dist.get_world_size()}
         metrics = folder / "metrics.jsonl"
-        states = FullStates(folder / kind, keep=1, state_id="id", layout=layout, seed=0, metrics=metrics)
+        states = FullStates(folder / saved_as, keep=1, state_id="id", layout=layout, seed=0, metrics=metrics)
         if what == "save":
             for number in range(3):
                 step(made, number)
@@ -132,7 +143,11 @@ def main() -> None:
             drawn = torch.rand(1).item()
         every: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(every, drawn)
-        found[kind] = {**digests(made), "drawn": every, "losses": [step(made, number) for number in range(3, 6)]}
+        found[saved_as if saved_as == kind else f"{saved_as} as {kind}"] = {
+            **digests(made),
+            "drawn": every,
+            "losses": [step(made, number) for number in range(3, 6)],
+        }
     if dist.get_rank() == 0:
         sys.stdout.write(json.dumps(found))
     dist.destroy_process_group()
