@@ -138,8 +138,8 @@ def model_bytes(shape: Shape, weight_bytes: int | None = None) -> int:
 
 
 def state_bytes(shape: Shape, setup: Setup) -> int:
-    """Return the bytes of a full state: weights, and AdamW's moments of what is trained."""
-    return _weight_bytes(shape, setup) * shape.num_parameters + 8 * _num_trained(shape, setup)
+    """Return the bytes of a full state: of each weight that is trained its fp32 value and AdamW's two moments."""
+    return 12 * _num_trained(shape, setup)
 
 
 def _num_recomputed(shape: Shape, mode: GradientCheckpointing) -> int:
