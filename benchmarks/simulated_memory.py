@@ -24,11 +24,12 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from utilisation import SHAPE
 
-from sft.adapters.instructlab.rank import cpu, fixes, lora, loss, recomputation, sharding
+from sft.adapters.instructlab.rank import cpu, fixes, fsdp2, lora, loss, recomputation, sharding
 from sft.config.schema import GradientCheckpointing, ShardingStrategy
 from sft.planning import memory
 from sft.planning.model_shape import num_adapter_parameters, shape_of
@@ -38,7 +39,7 @@ SAMPLE_TOKENS, LORA_RANK = 256, 16
 
 @dataclass(frozen=True)
 class Case:
-    """How one rank trains; `stored` is the checkpoint's precision."""
+    """How one rank trains; `stored` is the checkpoint's precision, `version` FSDP's."""
 
     strategy: str = "FULL_SHARD"
     ranks: int = 8
@@ -48,6 +49,7 @@ class Case:
     loss_share: float = 0.5
     adapters: bool = False
     stored: str = "bfloat16"
+    version: int = 2
 
     @property
     def num_places(self) -> int:
@@ -87,6 +89,8 @@ class Counted(TorchDispatchMode):  # type: ignore[misc]
         self._sizes: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(issubclass(kind, DTensor) for kind in types):
+            return NotImplemented  # it has no storage; what it makes of the operation comes here again
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor):
@@ -189,13 +193,22 @@ def counted_peak(config: Mapping[str, Any], case: Case) -> int:
         stack.enter_context(pretended_ranks(case.ranks))
         stack.enter_context(cpu.cpu_as_accelerator())
         stack.enter_context(mock.patch.object(loss, "AT_A_TIME", case.num_places * config["vocab_size"]))  # as on a GPU
-        stack.enter_context(fixes.patched_options(mixed_precision=mixed, num_workers=0))
+        if case.version == 2:
+            fsdp = fsdp2.patched_accelerator(precision=case.precision, strategy=case.strategy, cpu_offload_params=False)
+        else:
+            fsdp = sharding.patched_sharding(mixed_precision=mixed, hybrid=False)
+        stack.enter_context(fsdp)
+        stack.enter_context(
+            fixes.patched_options(mixed_precision=mixed, num_workers=0, narrows_frozen=case.version == 2)
+        )
         stack.enter_context(fixes.patched_library())
-        stack.enter_context(recomputation.patched_recomputation(case.recomputes, adapters=case.adapters))
-        stack.enter_context(sharding.patched_sharding(mixed_precision=mixed, hybrid=False))
+        with_reentry = case.adapters and case.version == 1
+        stack.enter_context(recomputation.patched_recomputation(case.recomputes, with_reentry=with_reentry))
         if case.adapters:
             stack.enter_context(lora.lora_training(adapted_model="", save_dtype="bf16"))
         model = on_the_meta_device(config, case)
+        ranks = fsdp2.mesh(case.strategy, "cpu")  # reads tensors of its own, which fake ones can't be
+        stack.enter_context(mock.patch.object(fsdp2, "mesh", return_value=ranks))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         seen = stack.enter_context(counted())
         materialise(model.model)

@@ -47,6 +47,7 @@ class Resources:
         num_gpus: GPUs of one machine that may be used; 0 = trains on the CPU.
         num_processes: Ranks on one machine.
         nodes: The machines that train together, and which of them this one is.
+        fsdp_version: Of PyTorch's FSDP, 1 or 2.
         strategy: FSDP's sharding strategy.
         cpu_offload_params: Whether parameters wait in host memory.
         precision: Arithmetic of forward and backward: bf16 or fp32, never auto.
@@ -65,6 +66,7 @@ class Resources:
     num_gpus: int
     num_processes: int
     nodes: Nodes
+    fsdp_version: int
     strategy: ShardingStrategy
     cpu_offload_params: bool
     precision: Precision
@@ -99,6 +101,7 @@ class Resources:
             "device": self.device,
             "num_nodes": self.nodes.num,
             "num_processes": self.num_processes,
+            "fsdp_version": self.fsdp_version,
             "strategy": self.strategy.value,
             "cpu_offload_params": self.cpu_offload_params,
             "precision": self.precision.value,
@@ -158,6 +161,7 @@ def resolve_resources(cfg: TrainingConfig, on_cpu: CpuPrecision | None = None) -
         num_gpus=gpus,
         num_processes=ranks,
         nodes=nodes,
+        fsdp_version=cfg.fsdp.version,
         strategy=_strategy(cfg, nodes.num, ranks, choices, on_gpu=bool(gpus)),
         cpu_offload_params=_offload(cfg, choices, on_gpu=bool(gpus)),
         precision=precision,
@@ -213,7 +217,8 @@ def _strategy(
 
     FSDP1 finds a node's size by counting CUDA devices (torch/distributed/fsdp/_init_utils.py). With one or none per
     node, HYBRID_SHARD makes shard groups of one rank, switches to NO_SHARD inside them, and never reduces a gradient
-    over the ranks: each trains a model of its own. So HYBRID_SHARD reaches torch only where it can do more.
+    over the ranks: each trains a model of its own. So HYBRID_SHARD reaches torch only where it can do more. FSDP2 is
+    told which ranks are on a node, and needs no GPUs for it.
     """
     wanted = cfg.fsdp.sharding_strategy
     if num_nodes * num_ranks == 1:
@@ -224,8 +229,8 @@ def _strategy(
         strategy, why = ShardingStrategy.FULL_SHARD, "on one node it is the same as FULL_SHARD"
     elif num_ranks == 1:
         strategy, why = ShardingStrategy.NO_SHARD, "with one rank on each node it is the same as NO_SHARD"
-    elif not on_gpu:
-        strategy, why = ShardingStrategy.FULL_SHARD, "torch shards inside a node only on GPUs"
+    elif cfg.fsdp.version == 1 and not on_gpu:
+        strategy, why = ShardingStrategy.FULL_SHARD, "FSDP1 shards inside a node only on GPUs"
     else:
         return wanted
     if strategy is not wanted:

@@ -263,6 +263,7 @@ def worker_options(cfg: TrainingConfig, inputs: TrainInputs) -> WorkerOptions:
     return WorkerOptions(
         on_gpu=bool(inputs.resources.num_gpus),
         precision=inputs.resources.precision.value,
+        fsdp_version=inputs.resources.fsdp_version,
         deterministic=cfg.deterministic,
         packs_rows=row_packing.why_padded(read_config(inputs.model.model_dir) or {}) is None,
         save_dtype=cfg.save_dtype.value,

@@ -57,6 +57,11 @@ SIGNATURES = {
     f"{IL}.batch_loss_manager:BatchLossManager.__init__": "self model accelerator world_size local_rank "
     "callback_manager",
     f"{IL}.utils:set_random_seed": "seed",
+    f"{IL}.accelerator:Accelerator.get_fsdp_config": "self",
+    "accelerate:Accelerator.prepare": "self args device_placement",
+    "accelerate:Accelerator.prepare_optimizer": "self optimizer device_placement",
+    "accelerate:Accelerator.prepare_scheduler": "self scheduler",
+    "accelerate:Accelerator.clip_grad_norm_": "self parameters max_norm norm_type",
     "torch.distributed.fsdp._state_dict_utils:_common_unshard_pre_state_dict_hook": "module fsdp_state offload_to_cpu "
     "rank0_only",
     "transformers.masking_utils:find_packed_sequence_indices": "position_ids",

@@ -1,4 +1,4 @@
-"""What two real ranks of FSDP do to buffers and gradients, with sft's replacements and without them."""
+"""What two real ranks do to buffers, gradients and weights: FSDP1 with and without sft's replacements, and FSDP2."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def on_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_every_buffer_of_every_architecture_keeps_type_and_values_in_bf16(on_two_ranks: Any) -> None:
     changed = {name: buffers for name, buffers in on_two_ranks["buffers"].items() if buffers}
     assert not changed
-    assert len(on_two_ranks["buffers"]) > 25
+    assert len(on_two_ranks["buffers"]) > 50  # of both versions
     rounded = on_two_ranks["unfixed"]["buffers"]
     assert "model.rotary_emb.inv_freq" in rounded, "accelerate rounds no buffer any more: see rank/sharding.py"
 
@@ -47,15 +47,37 @@ def test_gradients_are_summed_over_ranks_in_fp32(on_two_ranks: Any) -> None:
     assert on_two_ranks["unfixed"]["sums"] == ["torch.bfloat16"]
 
 
+@pytest.mark.parametrize("version", ["", "FSDP2 "])
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_offloaded_gradients_are_those_of_all_minibatches(strategy: str, on_two_ranks: Any) -> None:
-    assert on_two_ranks[f"offload {strategy}"] < 1e-6
+def test_offloaded_gradients_are_those_of_all_minibatches(version: str, strategy: str, on_two_ranks: Any) -> None:
+    assert on_two_ranks[f"offload {version}{strategy}"] < 1e-6
     assert on_two_ranks[f"offload unfixed {strategy}"] > 0.5, "torch adds them itself: see rank/sharding.py"
 
 
+@pytest.mark.parametrize("version", ["", "FSDP2 "])
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_gradient_is_not_rounded_again_with_each_minibatch(strategy: str, on_two_ranks: Any) -> None:
-    assert on_two_ranks[f"bf16 {strategy}"] < 1e-6
+def test_a_gradient_is_not_rounded_again_with_each_minibatch(version: str, strategy: str, on_two_ranks: Any) -> None:
+    assert on_two_ranks[f"bf16 {version}{strategy}"] < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("case", "bound"),
+    [
+        *((strategy, 2e-5) for strategy in STRATEGIES),
+        ("tied", 2e-5),
+        ("bf16", 2e-4),
+        ("adapters on torch.float32", 0),
+        ("adapters on torch.bfloat16", 0),
+    ],
+)
+def test_fsdp1_and_fsdp2_train_the_same_weights(case: str, bound: float, on_two_ranks: Any) -> None:
+    found = on_two_ranks[f"apart {case}"]
+    assert found["weights"] <= bound
+    assert found["norms"] <= bound
+
+
+def test_what_is_frozen_stays_in_bf16_and_adapters_are_fp32(on_two_ranks: Any) -> None:
+    assert on_two_ranks["apart adapters on torch.bfloat16"]["types"] == ["torch.bfloat16", "torch.float32"]
 
 
 def test_without_sharding_accelerates_precision_rounds_a_gradient_with_each_minibatch(on_two_ranks: Any) -> None:

@@ -82,6 +82,7 @@ class WorkerOptions:
     Attributes:
         on_gpu: Whether the ranks have to find GPUs, or else none.
         precision: Arithmetic of forward and backward: ``bf16`` or ``fp32``.
+        fsdp_version: 1 or 2.
         deterministic: Whether equal runs have to give equal bits, whatever that costs.
         packs_rows: Whether flash attention gets many samples in one row, which no layer of the model mixes.
         save_dtype: Type of saved weights; ``auto`` = the base model's.
@@ -108,6 +109,7 @@ class WorkerOptions:
 
     on_gpu: bool = False
     precision: str = "fp32"
+    fsdp_version: int = 2
     deterministic: bool = False
     packs_rows: bool = False
     save_dtype: str = "auto"

@@ -26,6 +26,9 @@ class ShardingStrategy(Enum):
 class FsdpConfig:
     """How the model is sharded over ranks."""
 
+    version: int = number(2, at_least=1, at_most=2)
+    """PyTorch's FSDP: 2 = each parameter is sharded on its own (`fully_shard`), 1 = those of a layer as one
+    (`FullyShardedDataParallel`)."""
     sharding_strategy: ShardingStrategy = ShardingStrategy.FULL_SHARD
     """Upstream: `fsdp_sharding_strategy`. On one rank torch turns FULL_SHARD and HYBRID_SHARD into NO_SHARD."""
     cpu_offload_params: bool = False

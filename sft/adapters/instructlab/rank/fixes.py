@@ -22,7 +22,9 @@ _TRACKERS = ("mlflow", "wandb")
 
 
 @contextmanager
-def patched_options(*, mixed_precision: str, num_workers: int, packs_rows: bool = False) -> Iterator[None]:
+def patched_options(
+    *, mixed_precision: str, num_workers: int, packs_rows: bool = False, narrows_frozen: bool = False
+) -> Iterator[None]:
     """Set what the library hard-codes, until the block ends: bf16, 8 loader workers.
 
     Trap 22: weights are loaded in the precision of the checkpoint, mostly bf16, and accelerate makes the trained ones
@@ -33,6 +35,8 @@ def patched_options(*, mixed_precision: str, num_workers: int, packs_rows: bool 
         num_workers: Data loader processes per rank.
         packs_rows: Whether a minibatch is one row of samples where flash attention keeps them apart. The library does
             so with any model, also with those whose other layers don't (trap 29).
+        narrows_frozen: Whether a frozen weight waits in the precision of the checkpoint also where fp32 computes, which
+            FSDP2 widens when it gathers it: the same numbers in half the memory.
     """
     from instructlab.training import accelerator, main_ds, model
 
@@ -48,8 +52,12 @@ def patched_options(*, mixed_precision: str, num_workers: int, packs_rows: bool 
     finish_model = model.Model._post_model_init
 
     def in_fp32(self: Any) -> None:  # model.py:634, before adapters are added
+        stored = {parameter: parameter.dtype for parameter in self.model.parameters()}
         self.model.float()
         finish_model(self)
+        for parameter, dtype in stored.items():
+            if narrows_frozen and not parameter.requires_grad:
+                parameter.data = parameter.data.to(dtype)
 
     replacements: list[tuple[object, str, object]] = [
         (accelerator, "TransformersAccel", with_precision),

@@ -272,7 +272,7 @@ class Loop:
             if isinstance(model, dict):  # converted by the library to a type of its own: gpt-oss, FP8
                 upstream(model, save_directory=save_directory, **rest)
                 return
-            state = self._accelerator.get_state_dict(model)
+            state = self._accelerator.get_state_dict(model.model)
             if self._is_main:
                 base, folder, save_dtype = self._args.model_name_or_path, Path(save_directory), self._options.save_dtype
                 checkpoint_writer.save_weights(model.module, state, folder, base=Path(base), save_dtype=save_dtype)
@@ -286,6 +286,7 @@ def _layout(args: argparse.Namespace, options: WorkerOptions) -> dict[str, Any]:
     return {
         "num_nodes": num_ranks // on_this_node,
         "num_ranks": num_ranks,
+        "fsdp_version": options.fsdp_version,
         "strategy": args.fsdp_sharding_strategy,
         "device": options.device,
     }

@@ -3,8 +3,8 @@
 1. model.py:363@0.16.2 imports a name that trl no longer has.
 2. model.py:405 compares an enum with its value, and so never reaches the path that it has for FSDP.
 3. utils.py:399 reads ``args.lora_config``, which nothing sets.
-4. Gradient checkpointing without reentry sees fp32 in the forward pass and bf16 when it recomputes: `CheckpointError`
-   (`recomputation` takes the one with reentry).
+4. Under FSDP1, gradient checkpointing without reentry sees fp32 in the forward pass and bf16 when it recomputes:
+   `CheckpointError` (`recomputation` takes the one with reentry).
 
 The replacements can be removed when upstream trains and saves LoRA under FSDP.
 """
@@ -66,18 +66,13 @@ def _save(args: Any, model: Any, tokenizer: Any, accelerator: Any, output_dir: P
     """
     import torch.distributed as dist
     from peft import PeftModel
-    from torch.distributed.fsdp import FullStateDictConfig, StateDictType
-    from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
     from transformers import AutoModelForCausalLM
 
-    wrapped = model.model
-    only_main = FullStateDictConfig(offload_to_cpu=True, rank0_only=dist.get_world_size() > 1)
-    with FSDP.state_dict_type(wrapped, StateDictType.FULL_STATE_DICT, only_main):
-        state = wrapped.state_dict()
+    state = accelerator.get_state_dict(model.model)
     if accelerator.is_main_process:
-        config = wrapped.module.peft_config["default"]
+        config = model.module.peft_config["default"]
         base = AutoModelForCausalLM.from_pretrained(**args.base_model_args, device_map="cpu").float()
-        base.resize_token_embeddings(wrapped.module.get_input_embeddings().num_embeddings)
+        base.resize_token_embeddings(model.module.get_input_embeddings().num_embeddings)
         whole = PeftModel(base, config)
         whole.load_state_dict(state)
         whole.save_pretrained(output_dir / ADAPTER)

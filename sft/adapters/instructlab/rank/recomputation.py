@@ -13,19 +13,19 @@ _INSTEAD = "set training.gradient_checkpointing=none"
 
 
 @contextmanager
-def patched_recomputation(mode: str, *, adapters: bool) -> Iterator[None]:
+def patched_recomputation(mode: str, *, with_reentry: bool) -> Iterator[None]:
     """Replace what the library recomputes, until the block ends: everything, or nothing with a warning in a log.
 
     Args:
         mode: ``none``; ``selective``, every second layer, as torchtitan's option of that name; ``full``, each layer.
-        adapters: Whether LoRA's adapters are trained. They need checkpointing with reentry: without, the forward pass
-            sees fp32 and what is recomputed bf16 (trap 12).
+        with_reentry: Whether torch's older way is taken, which LoRA's adapters need under FSDP1: without, the forward
+            pass sees fp32 and what is recomputed bf16 (trap 12).
     """
     from instructlab.training import model
 
     def enable(self: Any) -> None:  # model.py:213@0.16.2
         if mode != "none":
-            recompute(self.model, mode, use_reentrant=adapters)
+            recompute(self.model, mode, use_reentrant=with_reentry)
 
     with patched((model.Model, "_enable_gradient_checkpointing_if_supported", enable)):
         yield

@@ -54,6 +54,7 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
     from sft.adapters.instructlab.rank import (
         cpu,
         fixes,
+        fsdp2,
         kernels,
         loop,
         lora,
@@ -80,21 +81,33 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
             )
         )
         patches.enter_context(sharding.patched_timeouts(options.stall_timeout_seconds + _AFTER_A_STALL_SECONDS))
-        patches.enter_context(
-            sharding.patched_sharding(
-                mixed_precision=mixed_precision, hybrid=args.fsdp_sharding_strategy == "HYBRID_SHARD"
+        if options.fsdp_version == 2:
+            patches.enter_context(
+                fsdp2.patched_accelerator(
+                    precision=options.precision,
+                    strategy=args.fsdp_sharding_strategy,
+                    cpu_offload_params=args.cpu_offload_params_fsdp,
+                )
             )
-        )
+        else:
+            patches.enter_context(
+                sharding.patched_sharding(
+                    mixed_precision=mixed_precision, hybrid=args.fsdp_sharding_strategy == "HYBRID_SHARD"
+                )
+            )
         patches.enter_context(
             fixes.patched_options(
                 mixed_precision=mixed_precision,
                 num_workers=options.num_loader_workers,
                 packs_rows=options.packs_rows,
+                narrows_frozen=options.fsdp_version == 2,
             )
         )
         patches.enter_context(fixes.patched_library())
         patches.enter_context(
-            recomputation.patched_recomputation(options.gradient_checkpointing, adapters=bool(args.lora_r))
+            recomputation.patched_recomputation(
+                options.gradient_checkpointing, with_reentry=bool(args.lora_r) and options.fsdp_version == 1
+            )
         )
         patches.enter_context(minibatches.patched_packer(args.max_batch_len))
         patches.enter_context(loss.patched_loss())

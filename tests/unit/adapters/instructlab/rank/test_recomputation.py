@@ -38,7 +38,7 @@ def gradients(mode: str, *, adapters: bool) -> tuple[Any, int]:
     for part in made.modules():
         if isinstance(part, attention):
             part.register_forward_hook(lambda *_: calls.append(1))
-    with recomputation.patched_recomputation(mode, adapters=adapters):
+    with recomputation.patched_recomputation(mode, with_reentry=adapters):
         model.Model._enable_gradient_checkpointing_if_supported(SimpleNamespace(model=made))
     made.train()
     torch.manual_seed(1)
