@@ -55,6 +55,7 @@ WITHOUT_INFLUENCE = {
     *("sft.adapters.instructlab.rank.throughput", "sft.planning.flops", "sft.planning.gpu_peaks"),
     "sft.planning.model_shape",
     *("sft.adapters.instructlab.layout", "sft.adapters.instructlab.settings", "sft.adapters.instructlab.monitor"),
+    "sft.adapters.instructlab.failure",
     *("sft.adapters.instructlab.tracking", "sft.stages.launcher", "sft.stages.trainjob", "sft.adapters.kubeflow.job"),
     *("sft.adapters.evaluation.progress_file", "sft.adapters.evaluation.task_index"),
     *("sft.adapters.evaluation.task_files", "sft.adapters.evaluation.task_scores"),

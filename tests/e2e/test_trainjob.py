@@ -28,7 +28,7 @@ from tests.support.cluster import ON_EVERY_CLUSTER, Site, site
 from tests.support.command import Answer, records, sft, steps
 from tests.support.training import ranks
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 SMALL = ["training.num_epochs=3", "dataset.max_samples=800", "registry=none", "eval=none"]
 STEPS = 36
@@ -243,6 +243,24 @@ def test_a_node_that_is_killed_comes_back_and_all_go_on_together(prepared: Site)
     assert re.search(r"node 1: restarted after status 137", said), said
     assert re.search(r"node 0: resumes after step \d+", said), said
     assert [row["step"] for row in rows(prepared.root)] == list(range(1, 25))
+
+
+@pytest.mark.exhaustive
+def test_one_of_eight_nodes_that_is_killed_counts_once(prepared: Site) -> None:
+    if prepared.server is None:
+        pytest.skip("a container of a real cluster is not the test's to kill")
+    before = set(prepared.jobs())
+    settings = ["training.seed=10", "training.num_epochs=1", "training.checkpoint_every_steps=2"]
+    settings += ["training.launcher.num_workers=8", "training.stall_timeout_seconds=300"]
+    watcher = run(prepared, *command(prepared), *settings)
+    wait_until(lambda: len(rows(prepared.root)) >= 4, 500)
+    [name] = set(prepared.jobs()) - before
+    prepared.server.controller.kill(name, 5, "Error")
+    said, _ = watcher.communicate(timeout=500)
+    assert watcher.returncode == 0, said
+    assert re.search(r"node 5: restarted after status 137", said), said
+    assert prepared.server.jobs()[name].num_ends == 1, said
+    assert [row["step"] for row in rows(prepared.root)] == list(range(1, 13))
 
 
 @pytest.mark.exhaustive

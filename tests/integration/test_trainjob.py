@@ -10,8 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,41 +20,16 @@ import yaml
 
 pytest.importorskip("kubernetes")
 from sft.adapters.instructlab.monitor import RankLost
-from sft.adapters.kubeflow import access, job
-from sft.adapters.kubeflow.access import Access, connect
-from sft.adapters.kubeflow.cluster import Cluster, TokenRefused
-from sft.adapters.kubeflow.job import JobDisplay
-from sft.adapters.kubeflow.manifest import TrainJob
-from sft.adapters.kubeflow.watch import JobWatcher
+from sft.adapters.kubeflow import access, job, watch
+from sft.adapters.kubeflow.access import connect
+from sft.adapters.kubeflow.cluster import TokenRefused
 from sft.adapters.retry import RetryPolicy
 from sft.errors import ConfigError, Preempted, SftError, StageError
 from tests.servers.kubernetes import KubernetesServer
 from tests.servers.kubernetes.server import DROP, LOSE, wait_until
 from tests.support.cluster import ROLE, contracts
 from tests.support.command import sft
-
-ACCESS = Access(namespace="sft", verify_tls=True, ca=None)
-DONE = "import pathlib; pathlib.Path('finished.json').write_text('{}')"
-SLEEP = "import time; print('at work', flush=True); time.sleep(60)"
-
-
-@dataclass
-class Seen:
-    """What a person would have read."""
-
-    lines: list[str] = field(default_factory=list)
-    on_line: Callable[[str], object] = lambda _: None
-
-    def display(self) -> JobDisplay:
-        return JobDisplay(watch=lambda _: None, update=lambda text: self._say(f"({text})"), say=self._say)
-
-    def _say(self, text: str) -> None:
-        self.lines.append(text)
-        self.on_line(text)
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.lines)
+from tests.support.trainjobs import ACCESS, DONE, SLEEP, Seen, asked, begin, stay
 
 
 @pytest.fixture
@@ -72,49 +47,6 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubernet
         for name, value in one.environment.items():
             monkeypatch.setenv(name, value)
         yield one
-
-
-def asked(folder: Path, script: str, **changes: Any) -> TrainJob:
-    """A job of two pods that run a script."""
-    plain = TrainJob(
-        run="quickstart-1a2b3c4d",
-        key="0123456789abcdef0123",
-        namespace=None,
-        runtime="torch-distributed",
-        image="sft:test",
-        command=("python", "-c", script),
-        num_nodes=2,
-        procs_per_node=1,
-        cpu="1",
-        memory="1Gi",
-        gpus=0,
-        pvc="sft-workspace",
-        mount_path=str(folder),
-        folder=str(folder / "logs"),
-    )
-    return replace(plain, **changes)
-
-
-def begin(wanted: TrainJob, folder: Path, seen: Seen) -> tuple[Cluster, str]:
-    there = connect(ACCESS, seen.lines.append)
-    prepare = lambda: (folder / "finished.json").unlink(missing_ok=True)  # noqa: E731
-    return there, job.find_or_create(there, wanted, logs=folder, prepare=prepare, display=seen.display())
-
-
-def stay(wanted: TrainJob, folder: Path, seen: Seen, start_timeout_seconds: int | None = None) -> str:
-    """Begins a job and stays to its end; its name."""
-    there, name = begin(wanted, folder, seen)
-    one = JobWatcher(
-        there,
-        wanted,
-        name,
-        logs=folder,
-        num_epochs=1,
-        start_timeout_seconds=start_timeout_seconds,
-        display=seen.display(),
-    )
-    one.watch()
-    return name
 
 
 def test_a_job_is_watched_to_its_end_with_what_its_pods_say(
@@ -187,6 +119,37 @@ def test_a_job_that_does_not_begin_in_time_is_ended_with_the_reason(
     with pytest.raises(StageError, match="has not started within") as caught:
         stay(asked(tmp_path, DONE, **changes), tmp_path, seen, start_timeout_seconds=1)
     assert said in caught.value.message
+    assert server.jobs() == {}
+
+
+def test_a_job_without_pods_waits_with_the_reason_of_who_makes_them(
+    server: KubernetesServer, tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_EVENTS_SECONDS", 0.05)
+    server.faults.no_pods = "exceeded quota: team, requested: cpu=4, used: cpu=8, limited: cpu=8"
+    seen.on_line = lambda line: setattr(server.faults, "no_pods", "") if line.startswith("(0 of 2 pods running;") else 0
+    name = stay(asked(tmp_path, DONE), tmp_path, seen)
+    said = f'FailedCreate: Error creating: pods "{name}-node-0-0-" is forbidden: exceeded quota: team'
+    assert f"(0 of 2 pods running; no pod: {said}" in seen.text
+    assert "EndpointSlice" not in seen.text
+
+
+def test_a_job_that_can_never_have_pods_is_ended_at_once(server: KubernetesServer, tmp_path: Path, seen: Seen) -> None:
+    mount = "spec.template.spec.containers[0].volumeMounts[1].mountPath"
+    server.faults.invalid_jobs = f'{mount}: Invalid value: "/dev/shm": must be unique'
+    with pytest.raises(StageError, match=r"can't run, and was deleted\n.*JobCreationFailed.*must be unique") as caught:
+        stay(asked(tmp_path, DONE), tmp_path, seen)
+    assert "ClusterTrainingRuntime" in str(caught.value.fix)
+    assert server.jobs() == {}
+
+
+def test_what_nobody_mends_ends_the_job_without_any_timeout(
+    server: KubernetesServer, tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_MENDED_SECONDS", 0.3)
+    with pytest.raises(StageError, match='serviceaccount "nosuch" not found') as caught:
+        stay(asked(tmp_path, DONE, service_account="nosuch"), tmp_path, seen)
+    assert "training.launcher.service_account" in str(caught.value.fix)
     assert server.jobs() == {}
 
 

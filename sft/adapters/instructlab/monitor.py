@@ -21,6 +21,10 @@ class RankLost(StageError):
     """A rank was killed, hung or lost its connection: the next attempt may succeed."""
 
 
+class RankKilled(RankLost):
+    """A rank of this machine was killed, as for want of memory: the loss is this machine's own, not the others'."""
+
+
 @dataclass(frozen=True)
 class TrainingProgress:
     """How far a training is.

@@ -3,7 +3,9 @@
 A cluster creates a new pod while the old one still saves its state, and restarts a lost node while the others wait in a
 collective. torchrun's static rendezvous would let such a node into the old group, where it hangs. So a node that is
 ready writes ``gather/node_N.json`` and waits; when all are ready, node 0 writes the members of the group to
-``gather/group.json``. If a member is ready again while the group trains, it was lost: the others end at once.
+``gather/group.json``. If a member is ready again while the group trains, the group is broken: the others end their
+ranks at once, and are ready, too. A node that has lost the others waits for them like this, in its process: only the
+lost one begins anew.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ FOLDER = "gather"
 
 _GROUP = "group.json"
 _POLL_SECONDS = 0.5
+_SHOWN_NODES = 8
 _SAVING_SECONDS = 60.0
 """Longest time in which a state that is being saved does not grow."""
 
@@ -37,7 +40,7 @@ class NodeRendezvous:
 
     def __init__(self, logs: Path, node: int, num: int) -> None:
         self._logs, self._folder, self._node, self._num = logs, logs / FOLDER, node, num
-        self._id = uuid.uuid4().hex
+        self._id = ""
         self._group: dict[str, str] = {}
 
     def wait(self, check: Callable[[], None], say: Callable[[str], None], clear: Callable[[], None]) -> None:
@@ -54,11 +57,11 @@ class NodeRendezvous:
             clear()
             return
         self._folder.mkdir(exist_ok=True)
+        self._id = uuid.uuid4().hex  # each time another: the group that it was in is over
         note = self._folder / f"node_{self._node}.json"
         if self._node == 0:
             (self._folder / _GROUP).unlink(missing_ok=True)
-        else:
-            write_json(note, {"id": self._id})
+        write_json(note, {"id": self._id})
         printed = ""
         try:
             while not self._is_complete(clear):
@@ -72,21 +75,21 @@ class NodeRendezvous:
                 note.unlink()
 
     def check(self) -> None:
-        """Raise if a member of the group was restarted.
+        """Raise if a member of the group has left it.
 
         Raises:
-            RankLost: A node of the group is ready again.
+            RankLost: A node of the group is ready to begin anew.
         """
         if self._num == 1 or self._is_saving():
             return
-        lost = [node for node, own_id in self._ready().items() if self._group.get(node) != own_id]
-        if lost:
-            raise RankLost(f"node {lost[0]} was lost and is ready again")
+        left = [node for node, own_id in self._ready().items() if self._group.get(node) != own_id]
+        if left:
+            raise RankLost(f"node {left[0]} was lost, or has lost the others, and is ready to begin anew")
 
     def _is_complete(self, clear: Callable[[], None]) -> bool:
         if self._node == 0:
             ready = self._ready()
-            if len(ready) < self._num - 1:
+            if len(ready) < self._num or ready["0"] != self._id:
                 return False
             self._group = ready
             clear()
@@ -99,21 +102,21 @@ class NodeRendezvous:
         return self._group.get(str(self._node)) == self._id
 
     def _ready(self) -> dict[str, str]:
-        """Return the nodes that are ready, each with the id of its process."""
+        """Return the nodes that are ready, each with the id by which it waits."""
         ids = {}
-        for node in range(1, self._num):
+        for note in sorted(self._folder.glob("node_*.json"), key=lambda path: int(path.stem.removeprefix("node_"))):
             try:
-                note = json.loads((self._folder / f"node_{node}.json").read_text(encoding="utf-8"))
+                ids[note.stem.removeprefix("node_")] = str(json.loads(note.read_text(encoding="utf-8"))["id"])
             except FileNotFoundError:
                 continue
-            ids[str(node)] = str(note["id"])
         return ids
 
     def _waits_for(self) -> str:
         if self._node:
             return "ready; waiting for node 0"
-        missing = sorted({str(node) for node in range(1, self._num)} - self._ready().keys(), key=int)
-        return f"waiting for {'node' if len(missing) == 1 else 'nodes'} {', '.join(missing)}"
+        missing = sorted({str(node) for node in range(self._num)} - self._ready().keys(), key=int)
+        more = f" and {len(missing) - _SHOWN_NODES} more" if len(missing) > _SHOWN_NODES else ""
+        return f"waiting for {'node' if len(missing) == 1 else 'nodes'} {', '.join(missing[:_SHOWN_NODES])}{more}"
 
     def _wait_for_save(self) -> None:
         """Wait while the pod that this one replaces, and that was asked to stop, saves its state."""

@@ -2,8 +2,9 @@
 
 Does what `torchrun.launch` does on a machine, with the settings that the run saved on the shared volume, and as the
 node that Kubeflow's torch runtime names in ``PET_*``. ``LOGS/ended/node_N.json`` and the exit status say how it ended.
-The kubelet restarts the container after any status but 0, and the training resumes from its last full state. After an
-error that would come again, each further start ends at once with the same message.
+The kubelet restarts the container after any status but 0, and the training resumes from its last full state. A node
+that has lost the others does not end: it waits for them in its process, because the Job counts every container that
+begins again, and few are borne. After an error that would come again, each start ends at once with the same message.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from types import FrameType
 from typing import Any
 
 from sft import __version__
-from sft.adapters.instructlab.layout import FINISHED, SETTINGS
-from sft.adapters.instructlab.monitor import RankLost, TrainingProgress
+from sft.adapters.instructlab.layout import FINISHED, RESUMED, SETTINGS
+from sft.adapters.instructlab.monitor import RankKilled, RankLost, TrainingProgress
 from sft.adapters.instructlab.node_rendezvous import FOLDER, NodeRendezvous
 from sft.adapters.instructlab.settings import LaunchSettings, MainArgs, Nodes, WorkerOptions
-from sft.adapters.instructlab.torchrun import clear, supervise_node
+from sft.adapters.instructlab.torchrun import StoppedElsewhere, clear, supervise_node
 from sft.adapters.os import machine
 from sft.errors import Preempted, SftError, StageError
 from sft.files import write_json
@@ -38,6 +39,8 @@ ENDED = "ended"
 STEP = "step "
 """Prefix of the lines that repeat ``metrics.jsonl``."""
 
+_MOST_LOSSES = 6
+"""So often in a row ranks are lost without a new full state before this node ends: as many ends as a Job bears."""
 _PRINT_SECONDS = 30.0
 _VISIBLE_SECONDS = 5.0
 """How long a file of another node may take to be visible here."""
@@ -53,7 +56,7 @@ class NodeExit(Enum):
     preempted = 75
     """It was asked to stop, and its state is saved."""
     lost = 69
-    """A rank was killed, hung or lost its connection: the next attempt may succeed."""
+    """A rank was killed, or the others were lost too often: the next attempt may succeed."""
     failed = 1
     """It failed with an error that would come again."""
 
@@ -134,19 +137,54 @@ def _train(logs: Path, node: int) -> None:
     _check_versions(saved["versions"])
     settings = _settings(saved)
     rendezvous = NodeRendezvous(logs, node, settings.nodes.num)
-    rendezvous.wait(lambda: _check_others(logs), _print, lambda: clear(logs))
-    (logs / ENDED / f"node_{node}.json").unlink(missing_ok=True)
-    supervise_node(
+    num_losses, furthest = 0, -1
+    while True:
+        rendezvous.wait(lambda: _check_others(logs), _print, lambda: clear(logs))
+        (logs / ENDED / f"node_{node}.json").unlink(missing_ok=True)
+        try:
+            _supervise(saved, settings, logs, rendezvous)
+            return
+        except StoppedElsewhere as stop:
+            why = str(stop)
+        except RankLost as lost:
+            began_at = _resumed_step(logs)
+            num_losses = num_losses + 1 if began_at <= furthest else 1
+            furthest = max(furthest, began_at)
+            if isinstance(lost, RankKilled) or settings.nodes.num == 1 or num_losses >= _MOST_LOSSES:
+                raise
+            why = lost.message
+        _print(f"{why}; all nodes begin anew from the last full state")
+
+
+def _supervise(saved: Mapping[str, Any], settings: LaunchSettings, logs: Path, rendezvous: NodeRendezvous) -> None:
+    """Run the ranks of this node until the training is done.
+
+    Raises:
+        Preempted: This node was asked to stop.
+        StoppedElsewhere: Another one was.
+        RankLost: A rank was killed, hung or lost its connection, or a node has left the group.
+        StageError: A rank failed.
+    """
+    was_asked = supervise_node(
         MainArgs(**saved["main"]),
         settings,
         logs=logs,
         check=rendezvous.check,
-        watch=_StepPrinter(is_first=node == 0).watch,
+        watch=_StepPrinter(is_first=settings.nodes.rank == 0).watch,
         say=lambda text: _print(text.strip()),
     )
     if not _becomes_visible(logs / FINISHED):
         # Node 0 may have been restarted by now, and have removed the note of the stop.
-        raise Preempted("stopped before the end; the training resumes when all nodes have started again")
+        stopped = Preempted if was_asked else StoppedElsewhere
+        raise stopped("stopped before the end; the training resumes when all nodes have started again")
+
+
+def _resumed_step(logs: Path) -> int:
+    """Return the step of the full state from which the ranks have begun; -1 if they did not come to that."""
+    try:
+        return int(json.loads((logs / RESUMED).read_text(encoding="utf-8"))["step"])
+    except FileNotFoundError:
+        return -1
 
 
 def _becomes_visible(file: Path) -> bool:
@@ -228,7 +266,7 @@ def _exit(logs: Path, node: int, node_exit: NodeExit, error: SftError) -> None:
 
 
 def _interrupted(number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+    raise Preempted(f"{signal.Signals(number).name}: ended; no rank was at work here")
 
 
 if __name__ == "__main__":

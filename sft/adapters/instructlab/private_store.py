@@ -7,6 +7,7 @@ torch's TCPStore binds to every interface and has no login, and torchrun unpickl
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -18,6 +19,12 @@ from sft.errors import StageError
 
 LOOPBACK = "127.0.0.1"
 KEY = "training.launcher.rendezvous"
+_VARIABLES = ("PET_MASTER_ADDR", "PET_MASTER_PORT")
+_IN_A_POD = (
+    "node 0's pod must have an address of its own and listen on nothing else: "
+    "take hostNetwork and other containers out of the runtime, or another runtime"
+)
+_NAMES = "let the nodes' DNS know it, or name node 0 by its address"
 _RESOLVE_SECONDS = 60.0
 """How long the name of node 0 may take to be known: that of a pod is when the pod runs."""
 
@@ -61,10 +68,12 @@ def bound_socket(host: str, port: int) -> socket.socket:
     Raises:
         StageError: The host is not this machine, the port is taken, or a name leads others to their own loopback.
     """
-    family, address = _resolve(host)
+    is_variables, key = _is_variables(host, port), _named_by(host, port)
+    family, address = _resolve(host, key)
     if not _is_address(host) and host != "localhost" and ipaddress.ip_address(address[0]).is_loopback:
-        message = f"{KEY}: this machine knows {host} as {address[0]}, where no other node reaches it"
-        raise StageError(message, fix=f"{KEY}=ADDRESS:{port}, with an address of node 0 in the nodes' own network")
+        message = f"{key}: this machine knows {host} as {address[0]}, where no other node reaches it"
+        fix = f"{KEY}=ADDRESS:{port}, with an address of node 0 in the nodes' own network"
+        raise StageError(message, fix=_IN_A_POD if is_variables else fix)
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -73,11 +82,21 @@ def bound_socket(host: str, port: int) -> socket.socket:
         bound.close()
         where = f"{address[0]}:{port}"
         fix = f"{KEY}=ADDRESS:PORT, with an address of node 0 and a port that is free there"
-        raise StageError(f"{KEY}: node 0 can't listen on {where} ({error.strerror})", fix=fix) from error
+        message = f"{key}: node 0 can't listen on {where} ({error.strerror})"
+        raise StageError(message, fix=_IN_A_POD if is_variables else fix) from error
     return bound
 
 
-def _resolve(host: str) -> tuple[socket.AddressFamily, Any]:
+def _is_variables(host: str, port: int) -> bool:
+    """Return whether torchrun's own variables say where to listen, as a TrainJob's runtime sets them in each pod."""
+    return tuple(map(os.environ.get, _VARIABLES)) == (host, str(port))
+
+
+def _named_by(host: str, port: int) -> str:
+    return " and ".join(_VARIABLES) if _is_variables(host, port) else KEY
+
+
+def _resolve(host: str, key: str) -> tuple[socket.AddressFamily, Any]:
     deadline = time.monotonic() + _RESOLVE_SECONDS
     while True:
         try:
@@ -85,7 +104,7 @@ def _resolve(host: str) -> tuple[socket.AddressFamily, Any]:
             return family, address
         except socket.gaierror as error:
             if time.monotonic() > deadline:
-                raise StageError(f"{KEY}: {host} is not known here ({error.strerror})") from error
+                raise StageError(f"{key}: {host} is not known here ({error.strerror})", fix=_NAMES) from error
             time.sleep(1.0)
 
 

@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
+from sft.adapters.instructlab.failure import agent_file, failure
 from sft.adapters.instructlab.layout import (
     ERRORS,
     FINISHED,
@@ -31,15 +32,15 @@ from sft.adapters.instructlab.layout import (
 )
 from sft.adapters.instructlab.monitor import RankLost, TrainingMonitor, TrainingProgress
 from sft.adapters.instructlab.private_store import LOOPBACK
-from sft.adapters.instructlab.settings import LaunchSettings, MainArgs, Nodes, WorkerOptions
+from sft.adapters.instructlab.settings import LaunchSettings, MainArgs, WorkerOptions
 from sft.adapters.os.command import ENDING, leave_terminal
-from sft.adapters.os.process import child_error, describe_exit, is_no_space, supervise, tail
+from sft.adapters.os.process import supervise, tail
 from sft.errors import Preempted, StageError
 from sft.files import write_json
 
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "MemoryError")
-_LESS_MEMORY = "lower training.max_tokens_per_gpu, or shard more: training/fsdp=full_shard"
-_LOST_CONNECTION = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL error", "timed out")
+
+class StoppedElsewhere(Preempted):
+    """Another node was asked to stop: this one's ranks have ended with it, and their state is saved."""
 
 
 def launch(
@@ -91,8 +92,8 @@ def supervise_node(
     watch: Callable[[TrainingProgress], None],
     say: Callable[[str], None],
     check: Callable[[], None] = lambda: None,
-) -> None:
-    """Run a node's ranks from torchrun's start to its end.
+) -> bool:
+    """Run a node's ranks from torchrun's start to its end; return whether this node was asked to stop meanwhile.
 
     Args:
         main: Arguments of the library.
@@ -103,7 +104,8 @@ def supervise_node(
         check: Called regularly; an exception of it ends the ranks.
 
     Raises:
-        Preempted: The run was asked to stop, and its state is saved.
+        StoppedElsewhere: Another node was asked to stop, and the state is saved.
+        Preempted: This node was asked to stop, and its state is saved, or what it would have saved with was lost.
         RankLost: A rank was killed, hung or lost its connection.
         StageError: A rank failed.
     """
@@ -114,7 +116,7 @@ def supervise_node(
         "-P",
         "-m",
         "sft.adapters.instructlab.torchrun_agent",
-        str(logs / ERRORS / _agent_file(nodes)),
+        str(logs / ERRORS / agent_file(nodes)),
     ]
     log = logs / (f"train_{nodes.rank}.log" if nodes.rank else "train.log")
     monitor = TrainingMonitor(logs, main.num_epochs, settings.stall_timeout_seconds, watch, say)
@@ -124,27 +126,37 @@ def supervise_node(
         check()
 
     with _save_on_signal(logs / STOP, say) as signal_name:
-        status = supervise(
-            [*agent, *_torchrun(settings, logs), *worker],
-            log=log,
-            env=_environment(settings, main),
-            poll=poll,
-            poll_seconds=0.5,
-        )
-    if status != 0:
-        raise _failure(logs / ERRORS, nodes, status, log)
+        try:
+            status = supervise(
+                [*agent, *_torchrun(settings, logs), *worker],
+                log=log,
+                env=_environment(settings, main),
+                poll=poll,
+                poll_seconds=0.5,
+            )
+            if status != 0:
+                raise failure(logs / ERRORS, nodes, status, log)
+        except RankLost as lost:
+            if not signal_name():
+                raise
+            unsaved = f"{signal_name()}: ended before the state was saved ({lost.message})"
+            raise Preempted(f"{unsaved}; the same command continues from the last one") from lost
+    asked = signal_name()
+    stopped = Preempted if asked or nodes.num == 1 else StoppedElsewhere
+    why = asked or ("a request" if nodes.num == 1 else "another node was asked to stop")
     if (logs / STOPPED).exists():
         step = json.loads((logs / STOPPED).read_text(encoding="utf-8"))["step"]
-        raise Preempted(
-            f"{signal_name()}: stopped after step {step}, its full state is saved; the same command continues"
-        )
+        raise stopped(f"{why}: stopped after step {step}, its full state is saved; the same command continues")
     if nodes.rank:
-        return  # node 0 handles the result, and may have moved it already
+        return bool(asked)  # node 0 handles the result, and may have moved it already
     if not (logs / FINISHED).exists():
+        if asked and nodes.num > 1:  # whoever takes this node's place has removed the note
+            raise Preempted(f"{asked}: stopped, its full state is saved; the same command continues")
         raise StageError(f"training ended without a model; its last lines:\n{tail(log)}", log=log)
     monitor.poll()  # the last steps
     if (logs / STOP).exists():
-        raise Preempted(f"{signal_name()}: training has just ended and is kept; the same command continues")
+        raise stopped(f"{why}: training has just ended and is kept; the same command continues")
+    return bool(asked)
 
 
 def _torchrun(settings: LaunchSettings, logs: Path) -> list[str]:
@@ -174,20 +186,19 @@ def _torchrun(settings: LaunchSettings, logs: Path) -> list[str]:
     return [*rendezvous, *processes]
 
 
-def _agent_file(nodes: Nodes) -> str:
-    return f"agent_{nodes.rank}.json"
-
-
 @contextlib.contextmanager
 def _save_on_signal(stop: Path, say: Callable[[str], None]) -> Iterator[Callable[[], str]]:
-    """Make signals that end a process ask the ranks to save and stop, until the block ends. Yield the signal's name."""
-    received = ["a request"]
+    """Make signals that end a process ask the ranks to save and stop, until the block ends.
+
+    Yield what returns the name of the signal that came; empty = none did.
+    """
+    received = [""]
 
     def ask(number: int, _frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         if number == signal.SIGHUP:
             leave_terminal()
-        if stop.exists():
+        if received[0]:  # not "if there is a note": another node that is asked to stop writes it, too
             raise Preempted(f"{name}: ended at once; the same command continues from the last state")
         received[0] = name
         stop.touch()
@@ -234,41 +245,6 @@ def _on_loopback() -> dict[str, str]:
     loopback = [name for _, name in socket.if_nameindex() if name in {"lo", "lo0"}]
     variables = dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), loopback[0]) if loopback else {}
     return {name: os.environ.get(name, value) for name, value in variables.items()}
-
-
-def _failure(errors: Path, nodes: Nodes, status: int, log: Path) -> StageError:
-    """Return why the run ended: a rank was killed, else the first rank's own error, else torchrun's status.
-
-    A killed rank comes first because the others then only see their connection to it close. SIGTERM doesn't count,
-    because torchrun ends the others with it.
-    """
-    agent = errors / _agent_file(nodes)
-    torchrun = json.loads(agent.read_text(encoding="utf-8")) if agent.exists() else {"exit_statuses": {}}
-    for rank, rank_status in torchrun["exit_statuses"].items():
-        if rank_status < 0 and -rank_status != signal.SIGTERM:
-            fix = _LESS_MEMORY if -rank_status == signal.SIGKILL else None
-            return RankLost(f"training failed: rank {rank} {describe_exit(rank_status)}", fix=fix, log=log)
-    rank_errors = [json.loads(path.read_text(encoding="utf-8")) for path in errors.glob("rank_*.json")]
-    if rank_errors:
-        first = min(rank_errors, key=lambda error: float(error["time"]))
-        text = f"{first['type']}: {first['message']}"
-        if _contains(text, _OUT_OF_MEMORY):
-            first["fix"] = _LESS_MEMORY
-        elif is_no_space(text):
-            first["fix"] = "free space, then repeat the command; the last full state is complete"
-        elif _contains(text, _LOST_CONNECTION):
-            return RankLost(f"training failed: {text}", fix="see training.max_restarts", log=log)
-        return child_error(first, what="training", log=log)
-    if "error" in torchrun:
-        error = torchrun["error"]
-        if _contains(error["message"], _LOST_CONNECTION):
-            return RankLost(f"torchrun failed: {error['type']}: {error['message']}", log=log)
-        return child_error(error, what="torchrun", log=log)
-    return StageError(f"training failed: torchrun {describe_exit(status)}; its last lines:\n{tail(log)}", log=log)
-
-
-def _contains(text: str, phrases: tuple[str, ...]) -> bool:
-    return any(phrase in text for phrase in phrases)
 
 
 def checkpoint(output_dir: Path, num_samples: int) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -124,43 +124,6 @@ def _waits_for(status: Mapping[str, Any], waiting: Mapping[str, Any]) -> str:
 def plural(count: int, noun: str) -> str:
     """Return a count with its noun: ``1 pod``, ``2 pods``."""
     return f"{count} {noun}" + ("" if count == 1 else "s")
-
-
-def summary(condition: Condition, pods: Sequence[Pod], num_nodes: int) -> str:
-    """Return one line about a job that has not ended."""
-    if condition.state is State.suspended:
-        return "suspended until a queue or a person resumes it"
-    running = sum(pod.phase == "Running" for pod in pods)
-    if running == num_nodes:
-        return f"{plural(running, 'pod')} running"
-    waits = next((f"; node {pod.node} waits: {pod.waits_for}" for pod in pods if pod.waits_for), "")
-    return f"{running} of {plural(num_nodes, 'pod')} running{waits}"
-
-
-@dataclass(frozen=True)
-class Event:
-    """A warning about the job, its jobs or its pods."""
-
-    about: str
-    reason: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.message}"
-
-
-def events(objects: Iterable[Mapping[str, Any]], job: str) -> list[Event]:
-    """Return a job's own events, the oldest first. What belongs to a job has a name that begins with the job's."""
-    own = [event for event in objects if _is_of(event["involvedObject"].get("name", ""), job)]
-    own.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
-    return [
-        Event(event["involvedObject"]["name"], event.get("reason", ""), " ".join(event.get("message", "").split()))
-        for event in own
-    ]
-
-
-def _is_of(name: str, job: str) -> bool:
-    return name == job or name.startswith(f"{job}-")
 
 
 def new_lines(lines: Iterable[str], after: str) -> tuple[list[str], str]:

@@ -19,7 +19,7 @@ from sft.adapters.instructlab import pod_entrypoint
 from sft.adapters.instructlab.layout import FINISHED, RESUMED
 from sft.adapters.instructlab.monitor import TrainingMonitor
 from sft.adapters.instructlab.pod_entrypoint import NodeExit
-from sft.adapters.kubeflow import status
+from sft.adapters.kubeflow import status, waiting
 from sft.adapters.kubeflow.cluster import Cluster, NotAllowed, TokenRefused, Unreachable
 from sft.adapters.kubeflow.failure import explain
 from sft.adapters.kubeflow.job import POLL_SECONDS, JobDisplay, ask, delete
@@ -31,6 +31,8 @@ _EVENTS_SECONDS = 5.0
 _SECOND_CTRL_C_SECONDS = 10.0
 _LOGS_PER_POLL = 4
 _OVERLAP_SECONDS = 5
+_MENDED_SECONDS = 600.0
+"""How long what nobody mends, such as an image that is not there, is waited for."""
 _VOLUME_SECONDS = 60.0
 """How long a file that a pod wrote may take to appear here: clients of NFS look again after that."""
 
@@ -47,7 +49,7 @@ class JobWatcher:
         name: Name of the job on the cluster.
         logs: The run's folder for logs, on the shared volume.
         num_epochs: Epochs of the training.
-        start_timeout_seconds: Seconds after which all pods must have started; None = no limit.
+        start_timeout_seconds: Seconds after which all pods must have started; None = no limit for a place.
         display: Shows what happens.
     """
 
@@ -64,9 +66,11 @@ class JobWatcher:
     ) -> None:
         self._cluster, self._job, self._name, self._logs = cluster, job, name, logs
         self._num_epochs, self._display = num_epochs, display
+        self._start_timeout_seconds = start_timeout_seconds
         self._start_by = time.monotonic() + (start_timeout_seconds or float("inf"))
+        self._obstacle_since: float | None = None
         self._events_at = float("-inf")
-        self._events: list[status.Event] = []
+        self._events: list[waiting.Event] = []
         self._pods: dict[int, Pod] = {}
         self._last_line: dict[str, str] = {}
         self._read_at: dict[str, float] = {}
@@ -142,9 +146,12 @@ class JobWatcher:
         if state.state is State.failed or failures or any(_is_hopeless(pod) for pod in pods):
             self._fail(state, pods, is_over=state.state is State.failed)
         if sum(pod.phase == "Running" for pod in pods) < self._job.num_nodes:
-            update(status.summary(state, pods, self._job.num_nodes))
             self._read_events()
+            update(waiting.summary(state, pods, self._events, self._job.num_nodes))
+            self._check_obstacle(pods)
             self._check_start(pods)
+        else:
+            self._obstacle_since = None
         return False
 
     def _show_restarts(self, pods: list[Pod]) -> None:
@@ -186,10 +193,10 @@ class JobWatcher:
         except NotAllowed:
             return []
 
-    def _warnings(self) -> list[status.Event]:
+    def _warnings(self) -> list[waiting.Event]:
         """Return what the cluster warns of; nothing without the right to read it, which was said at the start."""
         try:
-            return status.events(ask(self._cluster.events, self._display.update), self._name)
+            return waiting.events(ask(self._cluster.events, self._display.update), self._name)
         except NotAllowed:
             return []
 
@@ -211,10 +218,24 @@ class JobWatcher:
         if time.monotonic() - self._events_at < _EVENTS_SECONDS:
             return
         self._events_at = time.monotonic()
-        for event in self._warnings():
-            if event not in self._events:
-                self._events.append(event)
+        before, self._events = self._events, self._warnings()
+        for event in self._events:
+            if event not in before:
                 self._display.say(f"  {event.about}: {event}")
+
+    def _check_obstacle(self, pods: list[Pod]) -> None:
+        """End the job if something that nobody mends has kept it from running for too long, or will for ever."""
+        obstacle = waiting.obstacle(pods, self._events, self._job.num_nodes)
+        if obstacle is None:
+            self._obstacle_since = None
+            return
+        self._obstacle_since = self._obstacle_since or time.monotonic()
+        seconds = time.monotonic() - self._obstacle_since
+        if obstacle.is_final or seconds > (self._start_timeout_seconds or _MENDED_SECONDS):
+            delete(self._cluster, self._job, self._name, self._display)
+            how_long = "can't run" if obstacle.is_final else f"did not run for {seconds:.0f} seconds"
+            message = f"TrainJob {self._name} {how_long}, and was deleted\n    {obstacle.reason}"
+            raise StageError(message, fix=obstacle.fix)
 
     def _check_start(self, pods: list[Pod]) -> None:
         have_started = len(pods) == self._job.num_nodes and all(pod.has_started for pod in pods)
@@ -224,14 +245,17 @@ class JobWatcher:
         self._read_events()
         reasons = [f"node {pod.node} waits: {pod.waits_for}" for pod in pods if pod.waits_for]
         reasons = reasons or [str(event) for event in self._events[-1:]] or ["the cluster gives no reason"]
+        obstacle = waiting.obstacle(pods, self._events, self._job.num_nodes)
         delete(self._cluster, self._job, self._name, self._display)
         raise StageError(
             f"TrainJob {self._name} has not started within training.launcher.start_timeout_seconds, and was deleted\n"
-            + "\n".join(f"    {line}" for line in reasons)
+            + "\n".join(f"    {line}" for line in reasons),
+            fix=obstacle.fix if obstacle else "raise training.launcher.start_timeout_seconds, or ask for less",
         )
 
     def _fail(self, state: status.Condition, pods: list[Pod], *, is_over: bool) -> NoReturn:
         self._read_logs(pods, every=True)
+        pods = pods or list(self._pods.values())  # a Job that failed deletes its pods
 
         def last_lines(pod: Pod) -> list[str]:
             for previous in (True, False) if pod.runs_again else (False,):

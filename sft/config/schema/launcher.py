@@ -97,7 +97,8 @@ class LauncherConfig:
     ca: str | None = setting(None, PATH)
     """PEM of the authority that signed it; null = the kubeconfig's, the pod's own, or the system's."""
     start_timeout_seconds: int | None = number(None, at_least=1, at_most=LARGEST_INT32)
-    """A TrainJob whose pods don't all run after so long is ended, with the reason; null = it waits for its place."""
+    """A TrainJob whose pods don't all run after so long is ended, with the reason; null = it waits for its place, and
+    ten minutes for what nobody mends: an image, claim, secret or service account that is not there."""
 
     @property
     def is_remote(self) -> bool:

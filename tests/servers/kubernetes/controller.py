@@ -35,12 +35,18 @@ class Faults:
         unschedulable: Node -> why there is no place for it.
         image_errors: Node -> why its image can't be pulled.
         suspended: Whether jobs wait for a queue.
+        no_pods: Why the Job controller may make no pods: a quota, a LimitRange, pod security; empty = it may.
+        invalid_jobs: Why JobSet can't make the Job; empty = it can.
+        service_accounts: Those that there are.
         backoff_limit: So many ends of containers are borne.
     """
 
     unschedulable: dict[int, str] = field(default_factory=dict)
     image_errors: dict[int, str] = field(default_factory=dict)
     suspended: bool = False
+    no_pods: str = ""
+    invalid_jobs: str = ""
+    service_accounts: frozenset[str] = frozenset({"default", "sft", "sft-ranks"})
     backoff_limit: int = 6
 
 
@@ -130,6 +136,27 @@ class Controller(threading.Thread):
             pod.end_reason = reason
             pod.signal(signal.SIGKILL)
 
+    def lose_node(self, name: str, node: int) -> None:
+        """Loses the machine of a pod: nobody tells it to stop, and its successor is made once its end is believed."""
+        with self.lock:
+            job = self.jobs[name]
+            [pod] = [pod for pod in job.pods if pod.node == node]
+            reason = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}
+            pod.object["status"]["conditions"].append(reason)
+            pod.object["metadata"]["deletionTimestamp"] = now()
+            pod.kill()
+            job.pods.remove(pod)
+            job.num_ends += 1
+            job.pods.append(self._new_pod(job, node))
+
+    def delete_jobset(self, name: str) -> None:
+        """Deletes a job's JobSet, which the trainer makes anew."""
+        with self.lock:
+            job = self.jobs[name]
+            for pod in list(job.pods):
+                self._tell_to_stop(job, pod)
+            job.num_ends = 0
+
     def delete(self, name: str, *, in_foreground: bool = False) -> None:
         """What a deletion does: in the background the job goes, then its JobSet, then the pods.
 
@@ -170,6 +197,8 @@ class Controller(threading.Thread):
         if job.conditions:
             job.conditions.clear()
         if not job.pods and not job.num_ends:
+            if self._makes_no_pods(name, job):
+                return
             job.pods = [self._new_pod(job, node) for node in range(job.object["spec"]["trainer"].get("numNodes", 1))]
         for pod in job.pods:
             self._reconcile_pod(job, pod)
@@ -177,8 +206,26 @@ class Controller(threading.Thread):
             self._condition(job, "Complete", "JobsCompleted", "jobset completed successfully")
         elif job.num_ends > self.faults.backoff_limit:
             self._condition(job, "Failed", "JobsFailed", "jobset failed due to one or more job failures")
-            for pod in job.pods:
-                pod.signal(signal.SIGTERM)
+            self._event("Job", f"{name}-node-0", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
+            for pod in [pod for pod in job.pods if pod.ended() is None]:
+                self._tell_to_stop(job, pod)
+
+    def _makes_no_pods(self, name: str, job: Job) -> bool:
+        """Whether a controller can't make the pods; it says so in an event, and tries again."""
+        noise = f"Error updating Endpoint Slices for Service sft/{name}: failed to create EndpointSlice: not found"
+        self._event("Service", name, "FailedToUpdateEndpointSlices", noise)
+        if why := self.faults.invalid_jobs:
+            said = f'job creation failed with error: Job.batch "{name}-node-0" is invalid: {why}'
+            self._event("JobSet", name, "JobCreationFailed", said)
+            return True
+        account = node_patch(job.object)["spec"].get("serviceAccountName", "default")
+        why = self.faults.no_pods
+        if account not in self.faults.service_accounts:
+            why = f'error looking up service account sft/{account}: serviceaccount "{account}" not found'
+        if why:
+            said = f'Error creating: pods "{name}-node-0-0-" is forbidden: {why}'
+            self._event("Job", f"{name}-node-0", "FailedCreate", said)
+        return bool(why)
 
     def _reconcile_pod(self, job: Job, pod: Pod) -> None:
         if pod.process is None:

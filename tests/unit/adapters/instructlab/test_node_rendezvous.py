@@ -103,9 +103,41 @@ def test_notes_are_cleared_when_all_are_ready_and_before_any_begins(tmp_path: Pa
 def test_a_node_that_begins_again_ends_the_group_it_was_in(tmp_path: Path) -> None:
     first, second = group(tmp_path, 2)
     meet(first, second)
-    with waiting(NodeRendezvous(tmp_path, 1, 2)), pytest.raises(RankLost, match="node 1 was lost and is ready again"):
+    with (
+        waiting(NodeRendezvous(tmp_path, 1, 2)),
+        pytest.raises(RankLost, match="node 1 was lost, or has lost the others"),
+    ):
         first.check()
     meet(NodeRendezvous(tmp_path, 0, 2), NodeRendezvous(tmp_path, 1, 2))
+
+
+def test_a_first_node_that_begins_again_ends_the_group_it_was_in(tmp_path: Path) -> None:
+    first, second = group(tmp_path, 2)
+    meet(first, second)
+    with waiting(NodeRendezvous(tmp_path, 0, 2)), pytest.raises(RankLost, match="node 0 was lost"):
+        second.check()
+
+
+def test_nodes_that_have_lost_one_meet_again_with_its_successor(tmp_path: Path) -> None:
+    first, second, third = group(tmp_path, 3)
+    meet(first, second, third)
+    successor = NodeRendezvous(tmp_path, 1, 3)
+    meet(first, successor, third)
+    for node in (first, successor, third):
+        node.check()
+    with waiting(second), pytest.raises(RankLost):
+        first.check()
+
+
+def test_many_nodes_that_are_missing_are_counted(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def look() -> None:
+        raise Gone
+
+    with pytest.raises(Gone):
+        NodeRendezvous(tmp_path, 0, 64).wait(look, said.append, lambda: None)
+    assert said == ["waiting for nodes 1, 2, 3, 4, 5, 6, 7, 8 and 55 more"]
 
 
 def test_a_group_that_saves_its_state_is_left_to_it(tmp_path: Path) -> None:

@@ -45,6 +45,18 @@ def test_a_taken_port_is_named() -> None:
             bound_socket("127.0.0.1", port)
 
 
+def test_a_taken_port_in_a_pod_names_no_setting_that_a_trainjob_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    with bound_socket("127.0.0.1", 0) as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("PET_MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("PET_MASTER_PORT", str(port))
+        with pytest.raises(StageError, match="PET_MASTER_ADDR and PET_MASTER_PORT: node 0 can't listen") as caught:
+            bound_socket("127.0.0.1", port)
+    assert "training.launcher.rendezvous" not in str(caught.value)
+    assert "hostNetwork" in str(caught.value.fix)
+
+
 def test_an_address_of_another_machine_is_refused() -> None:
     with pytest.raises(StageError, match=r"node 0 can't listen on 192\.0\.2\.1:29500 \(Cannot assign"):
         bound_socket("192.0.2.1", 29500)

@@ -7,7 +7,8 @@ from pathlib import Path
 from sft.adapters.instructlab.monitor import RankLost
 from sft.adapters.instructlab.pod_entrypoint import NodeExit, NodeReport
 from sft.adapters.kubeflow.failure import explain
-from sft.adapters.kubeflow.status import Condition, ContainerExit, Event, Pod, State
+from sft.adapters.kubeflow.status import Condition, ContainerExit, Pod, State
+from sft.adapters.kubeflow.waiting import Event
 from sft.errors import StageError
 
 NAN = NodeReport(0, NodeExit.failed, "the loss is nan at step 3", "a lower rate")
@@ -45,7 +46,7 @@ def test_memory_explains_the_other_nodes_ends(tmp_path: Path) -> None:
 
 
 def test_a_pod_that_was_taken_away_comes_with_the_event(tmp_path: Path) -> None:
-    event = Event("run-node-0-1-x", "Evicted", "The node was low on resource: memory.")
+    event = Event("run-node-0-1-x", "Pod", "Evicted", "The node was low on resource: memory.")
     error = why(pod(0), pod(1, lost="Evicted"), events=(event,), logs=tmp_path)
     assert isinstance(error, RankLost)
     assert error.message == (
@@ -59,6 +60,6 @@ def test_what_said_nothing_is_shown_by_its_last_lines(tmp_path: Path) -> None:
 
 
 def test_without_a_pod_the_job_speaks_for_itself(tmp_path: Path) -> None:
-    event = Event("run", "FailedCreate", "exceeded quota")
+    event = Event("run", "Pod", "FailedCreate", "exceeded quota")
     error = why(events=(event,), logs=tmp_path)
     assert error.message == "TrainJob run failed: jobset failed\n    run: FailedCreate: exceeded quota"

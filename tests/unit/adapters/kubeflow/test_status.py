@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sft.adapters.kubeflow import status
-from sft.adapters.kubeflow.status import Condition, State
+from sft.adapters.kubeflow.status import State
 
 INDEX = "batch.kubernetes.io/job-completion-index"
 
@@ -72,26 +72,9 @@ def test_a_pod_that_was_taken_away_says_why() -> None:
     assert [one.lost for one in status.pods(objects)] == ["Evicted", "PreemptionByScheduler"]
 
 
-def test_events_of_other_jobs_are_not_this_ones() -> None:
-    objects = [
-        {"involvedObject": {"name": name}, "reason": "R", "message": "a\nb", "lastTimestamp": time}
-        for name, time in [("run-1-node-0-0-x", "2"), ("run-1", "1"), ("run-10", "3"), ("other", "4")]
-    ]
-    assert [event.about for event in status.events(objects, "run-1")] == ["run-1", "run-1-node-0-0-x"]
-    assert str(status.events(objects, "run-1")[0]) == "R: a b"
-
-
 def test_log_lines_come_once_whatever_zeros_their_times_leave_out() -> None:
     first = ["2026-01-01T00:00:01.5Z a", "2026-01-01T00:00:01.50000001Z b"]
     lines, newest = status.new_lines(first, "")
     assert lines == ["a", "b"]
     again, _ = status.new_lines([*first, "2026-01-01T00:00:01.6Z c d"], newest)
     assert again == ["c d"]
-
-
-def test_a_waiting_job_is_summed_up_in_a_line() -> None:
-    unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no GPU"}
-    have = status.pods([pod(0, {"phase": "Running"}), pod(1, {"phase": "Pending", "conditions": [unscheduled]})])
-    waiting = Condition(State.waiting, "")
-    assert status.summary(waiting, have, 2) == "1 of 2 pods running; node 1 waits: Unschedulable: no GPU"
-    assert status.summary(waiting, [], 2) == "0 of 2 pods running"
