@@ -20,6 +20,7 @@ from typing import Any, Literal
 import msgspec
 
 from sft import DISTRIBUTION, __version__, self_hashed_json
+from sft.adapters.os.cgroup import num_cpus
 from sft.errors import StageError
 from sft.files import NO_SPACE, read_document, write_atomically
 from sft.redaction import redacted
@@ -252,7 +253,7 @@ def machine() -> dict[str, Any]:
     return {
         "platform": platform.platform(),
         "processor": _processor(),
-        "num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "num_cpus": num_cpus(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
     }
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 from sft.config.environment_names import is_loader, may_load_code
+from sft.config.k8s_quantity import amount, is_quantity
 from sft.config.schema import LauncherConfig, LauncherKind, TrainingConfig
 from sft.errors import Problem
 from sft.known_secrets import is_secret_name
@@ -16,6 +17,7 @@ OWN_LABELS = "sft/"
 """Prefix of the labels by which a run finds its TrainJob."""
 
 _KEY = "training.launcher"
+_AFFINITIES = {"nodeAffinity", "podAffinity", "podAntiAffinity"}
 _OF_EVERY_KIND = {"kind", "num_workers", "node_rank", "rendezvous", "gpus_per_worker", "procs_per_worker"}
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _RENDEZVOUS = re.compile(r"[^\s:]{1,253}:(\d{1,5})|\[[^\s\]]{1,100}\]:(\d{1,5})", re.ASCII)
@@ -30,7 +32,7 @@ def check_launcher(cfg: TrainingConfig) -> Iterator[Problem]:
         yield from _kubeflow(launcher)
         yield from _environment(cfg)
     yield from _loaders(cfg)
-    procs = launcher.num_workers * num_processes(launcher)
+    procs = launcher.num_workers * launcher.num_processes
     if cfg.effective_batch_size < procs:
         yield Problem(
             key="training.effective_batch_size",
@@ -38,12 +40,6 @@ def check_launcher(cfg: TrainingConfig) -> Iterator[Problem]:
             rule=f"must be at least the {procs} processes ({_FACTORS}), or some rank has nothing to do",
             suggestion=f"try {procs}",
         )
-
-
-def num_processes(launcher: LauncherConfig) -> int:
-    """Ranks on a machine, as far as the settings alone say; a machine's own GPUs may make them more."""
-    by_gpus = launcher.gpus_per_worker or 1 if launcher.is_remote else 1
-    return launcher.procs_per_worker or by_gpus
 
 
 def _torchrun(cfg: LauncherConfig) -> Iterator[Problem]:
@@ -77,6 +73,10 @@ def _kubeflow(cfg: LauncherConfig) -> Iterator[Problem]:
         rule = f"must be at most the pod's {cfg.gpus_per_worker} GPUs: NCCL refuses more"
         suggestion = f"try {cfg.gpus_per_worker}, or null"
         yield Problem(key=f"{_KEY}.procs_per_worker", value=str(cfg.procs_per_worker), rule=rule, suggestion=suggestion)
+    yield from _amounts(cfg)
+    if unknown := sorted(set(cfg.affinity) - _AFFINITIES):
+        rule, suggestion = "is no affinity of a pod", f"it has {', '.join(sorted(_AFFINITIES))}"
+        yield Problem(key=f"{_KEY}.affinity", value=unknown[0], rule=rule, suggestion=suggestion)
     if not cfg.verify_tls and cfg.ca is not None:
         rule = "is not read with training.launcher.verify_tls=false"
         yield Problem(key=f"{_KEY}.ca", value=cfg.ca, rule=rule, suggestion="leave one of them out")
@@ -84,6 +84,21 @@ def _kubeflow(cfg: LauncherConfig) -> Iterator[Problem]:
         for key in getattr(cfg, where):
             if key.startswith(OWN_LABELS):
                 yield Problem(key=f"{_KEY}.{where}", value=key, rule="is how sft finds its TrainJob again")
+
+
+def _amounts(cfg: LauncherConfig) -> Iterator[Problem]:
+    """Yield what is wrong with what a pod asks for and gets."""
+    own = {"cpu": "cpu", "memory": "memory", "nvidia.com/gpu": "gpus_per_worker"}
+    for name in sorted(own.keys() & cfg.resources.keys()):
+        yield Problem(key=f"{_KEY}.resources", value=name, rule=f"is said by {_KEY}.{own[name]}")
+    asked = {**cfg.resources, "cpu": cfg.pod_cpu, "memory": cfg.pod_memory}
+    for name, limit in cfg.limits.items():
+        if name not in ("cpu", "memory", "ephemeral-storage"):
+            rule = "gets what it asks for: a limit of its own have only cpu, memory and ephemeral-storage"
+            yield Problem(key=f"{_KEY}.limits", value=name, rule=rule, suggestion=f"use {_KEY}.resources")
+        elif is_quantity(limit) and is_quantity(asked.get(name, "")) and amount(limit) < amount(asked[name]):
+            rule = f"must be at least the {asked[name]} that a pod asks for"
+            yield Problem(key=f"{_KEY}.limits.{name}", value=limit, rule=rule)
 
 
 def _loaders(cfg: TrainingConfig) -> Iterator[Problem]:

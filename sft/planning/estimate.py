@@ -43,8 +43,8 @@ def place(cfg: RunConfig) -> Iterator[str]:
     launcher = cfg.training.launcher
     if launcher.is_remote:
         gpus = num_gpus(launcher)
-        each = "1 GPU" if gpus == 1 else f"{gpus} GPUs" if gpus else f"{launcher.cpu} CPUs"
-        pods = f"{launcher.num_workers} pods x {each}, {launcher.memory} of memory"
+        each = "1 GPU" if gpus == 1 else f"{gpus} GPUs" if gpus else f"{launcher.pod_cpu} CPUs"
+        pods = f"{launcher.num_workers} pods x {each}, {launcher.pod_memory} of memory"
         yield f"trains     in a TrainJob: {pods}, {launcher.image}, runtime {launcher.runtime}"
 
 
@@ -184,7 +184,7 @@ def _tokenized(have: Mapping[str, Artifact]) -> TokenizedArtifact | None:
 def _available(cfg: TrainingConfig, resources: Resources) -> int | None:
     """Return a rank's bytes: those free on a GPU, or its share of the host's or the pod's; None = not known."""
     if cfg.launcher.is_remote:
-        return None if resources.num_gpus else int(amount(cfg.launcher.memory)) // resources.num_processes
+        return None if resources.num_gpus else int(amount(cfg.launcher.pod_memory)) // resources.num_processes
     return (machine.gpu_bytes() or None) if resources.num_gpus else machine.host_bytes() // resources.num_processes
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from sft.adapters.instructlab.settings import Nodes
 from sft.adapters.os import machine
-from sft.config.launcher_checks import num_processes
 from sft.config.schema import (
     Attention,
     GradientCheckpointing,
@@ -152,7 +151,7 @@ def resolve_resources(cfg: TrainingConfig, on_cpu: CpuPrecision | None = None) -
     remote = launcher.is_remote
     gpus = num_gpus(launcher)
     nodes = Nodes(num=launcher.num_workers) if remote else _nodes(launcher)
-    ranks = num_processes(launcher) if remote else _ranks_here(launcher, gpus, choices)
+    ranks = launcher.num_processes if remote else _ranks_here(launcher, gpus, choices)
     precision = resolve_precision(cfg, on_cpu, choices, on_gpu=bool(gpus))
     attention = resolve_attention(cfg, precision, choices, on_gpu=bool(gpus))
     note_deterministic(cfg, attention, choices, on_gpu=bool(gpus))

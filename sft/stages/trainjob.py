@@ -125,8 +125,8 @@ def _job(cfg: TrainingConfig, resources: Resources, *, run_id: str, key: str, lo
         command=("python", "-P", "-m", "sft.adapters.instructlab.pod_entrypoint", str(logs)),
         num_nodes=resources.nodes.num,
         procs_per_node=resources.num_processes,
-        cpu=launcher.cpu,
-        memory=launcher.memory,
+        cpu=launcher.pod_cpu,
+        memory=launcher.pod_memory,
         gpus=resources.num_gpus,
         pvc=launcher.pvc,
         mount_path=launcher.mount_path,
@@ -140,6 +140,12 @@ def _job(cfg: TrainingConfig, resources: Resources, *, run_id: str, key: str, lo
         service_account=launcher.service_account,
         image_pull_secrets=tuple(launcher.image_pull_secrets),
         fs_group=launcher.fs_group,
+        resources=dict(launcher.resources),
+        limits=dict(launcher.limits),
+        capabilities=tuple(launcher.capabilities),
+        affinity=dict(launcher.affinity),
+        suspend=launcher.suspend,
+        deadline_seconds=launcher.deadline_seconds,
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sft import runner
+from sft.adapters.os.cgroup import num_cpus
 from sft.adapters.os.gpu_slots import GpuSlots, slots
 from sft.adapters.os.machine import gpus
 from sft.config.hydra_app import call_through_hydra
@@ -152,7 +153,7 @@ def _with_hydra_defaults(sweep: Sweep, cfg: RunConfig, name: str) -> tuple[Sweep
     num = sweep.num_jobs or -1
     if num < 1:
         ranks = resolve_resources(cfg.training).num_processes
-        num = len(gpus()) or max(1, (os.cpu_count() or 1) // ranks)
+        num = len(gpus()) or max(1, num_cpus() // ranks)
         own.append(f"hydra.launcher.n_jobs={num}")
     elif gpus() and num > len(gpus()):
         rule = f"must be at most the {len(gpus())} GPUs, or a point has none"

@@ -19,9 +19,40 @@ def problems(*overrides: str) -> list[str]:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("training.launcher.cpu=four", "training.launcher.cpu=four: must be a Kubernetes quantity, like 4 or 500m"),
-        ("training.launcher.memory=64GB", "training.launcher.memory=64GB: must be a Kubernetes quantity, like 64Gi"),
-        ("training.launcher.memory='0'", "training.launcher.memory=0: must be a Kubernetes quantity, like 64Gi"),
+        (
+            "training.launcher.cpu=four",
+            "training.launcher.cpu=four: must be a Kubernetes quantity, like 4 or 500m, or null",
+        ),
+        (
+            "training.launcher.memory=64GB",
+            "training.launcher.memory=64GB: must be a Kubernetes quantity, like 64Gi, or null",
+        ),
+        (
+            "training.launcher.memory='0'",
+            "training.launcher.memory=0: must be a Kubernetes quantity, like 64Gi, or null",
+        ),
+        (
+            "training.launcher.resources={nvidia.com/gpu: '1'}",
+            "training.launcher.resources=nvidia.com/gpu: is said by training.launcher.gpus_per_worker",
+        ),
+        (
+            "training.launcher.limits={memory: 32Gi}",
+            "training.launcher.limits.memory=32Gi: must be at least the 128Gi that a pod asks for",
+        ),
+        (
+            "training.launcher.limits={rdma/hca: '2'}",
+            "training.launcher.limits=rdma/hca: gets what it asks for: a limit of its own have only cpu, memory and "
+            "ephemeral-storage; use training.launcher.resources",
+        ),
+        (
+            "training.launcher.affinity={topologySpread: {}}",
+            "training.launcher.affinity=topologySpread: is no affinity of a pod; "
+            "it has nodeAffinity, podAffinity, podAntiAffinity",
+        ),
+        (
+            "training.launcher.capabilities=[cap_ipc_lock]",
+            "training.launcher.capabilities=cap_ipc_lock: must be a Linux capability without CAP_, like IPC_LOCK",
+        ),
         ("training.launcher.mount_path=work", "training.launcher.mount_path=work: must be an absolute path"),
         (
             "training.launcher.pvc=My_Claim",
@@ -139,3 +170,14 @@ def test_a_full_configuration_of_a_trainjob_composes() -> None:
     )
     assert cfg.training.launcher.num_workers == 4
     assert cfg.training.launcher.secrets == {"wandb-key": ["WANDB_API_KEY"]}
+
+
+def test_a_pod_asks_for_as_much_as_its_ranks_need_unless_the_recipe_says_more() -> None:
+    def asked(*settings: str) -> tuple[str, str]:
+        launcher = compose(find_recipe("quickstart"), ["training/launcher=kubeflow", *settings]).training.launcher
+        return launcher.pod_cpu, launcher.pod_memory
+
+    procs = "training.launcher.procs_per_worker=null"
+    assert asked(procs) == ("4", "64Gi")
+    assert asked(procs, "training.launcher.gpus_per_worker=8") == ("32", "512Gi")
+    assert asked(procs, "training.launcher.cpu='6'", "training.launcher.memory=96Gi") == ("6", "96Gi")

@@ -153,6 +153,38 @@ def test_what_nobody_mends_ends_the_job_without_any_timeout(
     assert server.jobs() == {}
 
 
+def test_a_job_that_has_no_more_time_names_the_setting(server: KubernetesServer, tmp_path: Path, seen: Seen) -> None:
+    with pytest.raises(StageError, match="had no more time") as caught:
+        stay(asked(tmp_path, SLEEP, deadline_seconds=1), tmp_path, seen)
+    assert "training.launcher.deadline_seconds" in str(caught.value.fix)
+    assert not isinstance(caught.value, RankLost)
+
+
+def test_a_job_that_begins_suspended_waits_for_who_resumes_it(
+    server: KubernetesServer, tmp_path: Path, seen: Seen
+) -> None:
+    wanted = asked(tmp_path, DONE, suspend=True)
+
+    def resume(line: str) -> None:
+        if line.startswith("(suspended"):
+            server.jobs()[wanted.name].object["spec"]["suspend"] = False
+
+    seen.on_line = resume
+    stay(wanted, tmp_path, seen)
+    assert "(suspended until a queue or a person resumes it)" in seen.lines
+
+
+def test_the_manifests_service_account_gives_the_pods_no_token(
+    server: KubernetesServer, tmp_path: Path, seen: Seen
+) -> None:
+    tokens = {}
+    for account in ("sft-ranks", None):
+        name = stay(asked(tmp_path, DONE, service_account=account, key=str(account)), tmp_path, seen)
+        [container] = server.jobs()[name].pods[0].object["spec"]["containers"]
+        tokens[account] = any("serviceaccount" in mount["mountPath"] for mount in container["volumeMounts"])
+    assert tokens == {"sft-ranks": False, None: True}
+
+
 def test_a_suspended_job_waits_for_its_queue(server: KubernetesServer, tmp_path: Path, seen: Seen) -> None:
     server.faults.suspended = True
     seen.on_line = lambda line: setattr(server.faults, "suspended", not line.startswith("(suspended"))

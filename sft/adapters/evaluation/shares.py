@@ -7,7 +7,6 @@ alike.
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sft.adapters.os.cgroup import num_cpus
 from sft.adapters.os.process import LOG, module_command, module_failure, started
 from sft.files import write_json
 
@@ -41,9 +41,9 @@ class Share:
         """Give this process its part of the cores: torch's threads would otherwise be as many in each."""
         import torch
 
-        if self.num > 1 and not torch.cuda.is_available():
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            torch.set_num_threads(max(1, cores // self.num))
+        own = max(1, num_cpus() // self.num)
+        if not torch.cuda.is_available() and own < torch.get_num_threads():
+            torch.set_num_threads(own)
 
 
 ALONE = Share()

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from sft.adapters.os import child
+from sft.adapters.os.cgroup import num_cpus
 from sft.chat.loss import NO_LOSS, Row, TrainOn, rows, trained
 from sft.chat.special_tokens import find_special_token, special_tokens, stops
 from sft.chat.template import SYSTEM_ROLES, Renderer, TemplateError
@@ -133,7 +134,7 @@ def _parts(name: str | None, target: Path, settings: Settings) -> list[_Part]:
     file = Path(name)
     return [
         _Part(file, begin, end, target.with_name(f"{target.name}.{begin}"), settings)
-        for begin, end in _ranges(file, len(os.sched_getaffinity(0)))
+        for begin, end in _ranges(file, num_cpus())
     ]
 
 
@@ -142,7 +143,7 @@ def _tokenize_parts(parts: Sequence[_Part]) -> list[_Counts]:
     if len(parts) == len({part.file for part in parts}):
         return [_tokenize_part(part) for part in parts]
     os.environ[child.PARENT_PID] = str(os.getpid())
-    num_processes = min(len(parts), len(os.sched_getaffinity(0)))
+    num_processes = min(len(parts), num_cpus())
     fork = multiprocessing.get_context("fork")  # safe: nothing that starts threads is imported yet
     with ProcessPoolExecutor(num_processes, fork, initializer=child.die_with_parent) as pool:
         return list(pool.map(_tokenize_part, parts))

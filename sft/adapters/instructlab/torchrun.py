@@ -33,6 +33,7 @@ from sft.adapters.instructlab.layout import (
 from sft.adapters.instructlab.monitor import RankLost, TrainingMonitor, TrainingProgress
 from sft.adapters.instructlab.private_store import LOOPBACK
 from sft.adapters.instructlab.settings import LaunchSettings, MainArgs, WorkerOptions
+from sft.adapters.os.cgroup import num_cpus
 from sft.adapters.os.command import ENDING, leave_terminal
 from sft.adapters.os.process import supervise, tail
 from sft.errors import Preempted, StageError
@@ -215,9 +216,8 @@ def _save_on_signal(stop: Path, say: Callable[[str], None]) -> Iterator[Callable
 
 
 def _environment(settings: LaunchSettings, main: MainArgs) -> dict[str, str]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {
-        "OMP_NUM_THREADS": str(max(1, cores // settings.num_processes)),
+        "OMP_NUM_THREADS": str(max(1, num_cpus() // settings.num_processes)),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",  # the model is local by now; nothing else may be downloaded
         "HF_DATASETS_CACHE": str(Path(main.output_dir) / "datasets"),  # otherwise a copy of the data stays in the home

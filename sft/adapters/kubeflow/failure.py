@@ -42,6 +42,9 @@ def explain(
         last_lines: Returns a pod's log.
         logs: The run's folder for logs.
     """
+    if state.reason == "DeadlineExceeded":
+        fix = "raise training.launcher.deadline_seconds; the same command resumes from the last full state"
+        return StageError(f"TrainJob {name} had no more time: {state.message}", fix=fix)
     oom = next((pod for pod in pods if pod.last_exit and pod.last_exit.reason == "OOMKilled"), None)
     if oom is not None:
         message = f"TrainJob {name}: node {oom.node} used more than its memory (OOMKilled)"

@@ -23,6 +23,7 @@ Two people who train the same in one namespace have the same key; a job is one's
 
 JOBSET_LABEL, INDEX_LABEL = "jobset.sigs.k8s.io/jobset-name", "batch.kubernetes.io/job-completion-index"
 CONTAINER = "node"
+NO_LIMIT = "none"
 
 _MANAGER = "sft/launcher"
 _GRACE_SECONDS = 600
@@ -45,6 +46,12 @@ class TrainJob:
         memory: Quantity of memory of a pod.
         gpus: Number of GPUs of a pod.
         secrets: Secret -> its keys that become environment variables.
+        resources: What else a pod asks for, and gets at most: name -> quantity.
+        limits: What it gets at most, where that is not what it asks for: name -> quantity, or `NO_LIMIT`.
+        capabilities: Linux capabilities of the container.
+        affinity: As in a pod.
+        suspend: Whether it waits until somebody resumes it.
+        deadline_seconds: Seconds after which the cluster ends it; None = never.
     """
 
     run: str
@@ -70,6 +77,12 @@ class TrainJob:
     service_account: str | None = None
     image_pull_secrets: tuple[str, ...] = ()
     fs_group: int | None = None
+    resources: Mapping[str, str] = field(default_factory=dict)
+    limits: Mapping[str, str] = field(default_factory=dict)
+    capabilities: tuple[str, ...] = ()
+    affinity: Mapping[str, Any] = field(default_factory=dict)
+    suspend: bool = False
+    deadline_seconds: int | None = None
 
     @property
     def place(self) -> str:
@@ -94,16 +107,16 @@ def manifest(job: TrainJob) -> dict[str, Any]:
     metadata["labels"] = {**job.labels, **own}
     if job.annotations:
         metadata["annotations"] = dict(job.annotations)
-    return {
-        "apiVersion": f"{GROUP}/{VERSION}",
-        "kind": "TrainJob",
-        "metadata": metadata,
-        "spec": {
-            "runtimeRef": {"apiGroup": GROUP, "kind": "ClusterTrainingRuntime", "name": job.runtime},
-            "trainer": _trainer(job),
-            "runtimePatches": [{"manager": _MANAGER, "trainingRuntimeSpec": _patch(job, own)}],
-        },
+    spec: dict[str, Any] = {
+        "runtimeRef": {"apiGroup": GROUP, "kind": "ClusterTrainingRuntime", "name": job.runtime},
+        "trainer": _trainer(job),
+        "runtimePatches": [{"manager": _MANAGER, "trainingRuntimeSpec": _patch(job, own)}],
     }
+    if job.suspend:
+        spec["suspend"] = True
+    if job.deadline_seconds is not None:
+        spec["activeDeadlineSeconds"] = job.deadline_seconds
+    return {"apiVersion": f"{GROUP}/{VERSION}", "kind": "TrainJob", "metadata": metadata, "spec": spec}
 
 
 def _digest(*texts: str) -> str:
@@ -135,9 +148,10 @@ def check(content: Mapping[str, Any]) -> None:
 
 
 def _trainer(job: TrainJob) -> dict[str, Any]:
-    resources = {"cpu": job.cpu, "memory": job.memory}
+    resources = {"cpu": job.cpu, "memory": job.memory, **job.resources}
     if job.gpus:
         resources["nvidia.com/gpu"] = str(job.gpus)
+    limits = {name: quantity for name, quantity in {**resources, **job.limits}.items() if quantity != NO_LIMIT}
     plain: list[dict[str, Any]] = [{"name": name, "value": _literal(value)} for name, value in job.env.items()]
     secret = [
         {"name": key, "valueFrom": {"secretKeyRef": {"name": name, "key": key}}}
@@ -149,7 +163,7 @@ def _trainer(job: TrainJob) -> dict[str, Any]:
         "command": [_literal(word) for word in job.command],
         "numNodes": job.num_nodes,
         "numProcPerNode": job.procs_per_node,
-        "resourcesPerNode": {"requests": resources, "limits": dict(resources)},
+        "resourcesPerNode": {"requests": resources, "limits": limits},
     }
     return trainer | ({"env": [*plain, *secret]} if plain or secret else {})
 
@@ -163,13 +177,16 @@ def _patch(job: TrainJob, own: Mapping[str, str]) -> dict[str, Any]:
     security: dict[str, Any] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
     if job.fs_group is not None:
         security["fsGroup"] = job.fs_group
+    capabilities: dict[str, Any] = {"drop": ["ALL"]}
+    if job.capabilities:
+        capabilities["add"] = list(job.capabilities)
     mounts = {"workspace": job.mount_path, "shm": "/dev/shm"}
     pod: dict[str, Any] = {
         "containers": [
             {
                 "name": CONTAINER,
                 "volumeMounts": [{"name": name, "mountPath": path} for name, path in mounts.items()],
-                "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                "securityContext": {"allowPrivilegeEscalation": False, "capabilities": capabilities},
             }
         ],
         "volumes": [
@@ -181,6 +198,8 @@ def _patch(job: TrainJob, own: Mapping[str, str]) -> dict[str, Any]:
     }
     if job.node_selector:
         pod["nodeSelector"] = dict(job.node_selector)
+    if job.affinity:
+        pod["affinity"] = dict(job.affinity)
     if job.tolerations:
         pod["tolerations"] = [dict(toleration) for toleration in job.tolerations]
     if job.service_account:

@@ -29,6 +29,7 @@ class Condition:
 
     state: State
     message: str
+    reason: str = ""
 
 
 def condition(job: Mapping[str, Any]) -> Condition:
@@ -37,7 +38,7 @@ def condition(job: Mapping[str, Any]) -> Condition:
     for kind, state in {"Failed": State.failed, "Complete": State.complete, "Suspended": State.suspended}.items():
         if kind in true:
             message = true[kind].get("message") or true[kind].get("reason", "")
-            return Condition(state, message)
+            return Condition(state, message, true[kind].get("reason", ""))
     return Condition(State.waiting, "")
 
 

@@ -8,6 +8,7 @@ import platform
 import shutil
 from pathlib import Path
 
+from sft.adapters.os import cgroup
 from sft.adapters.os import gpus as _gpus
 
 
@@ -113,7 +114,5 @@ def host_bytes() -> int:
     if facts.is_file():
         lines = dict(line.split(":", 1) for line in facts.read_text(encoding="utf-8").splitlines())
         free = int(lines["MemAvailable"].split()[0]) << 10
-    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
-    if limit.is_file() and limit.read_text(encoding="utf-8").strip().isdigit():
-        free = min(free, int(limit.read_text(encoding="utf-8")) - int(used.read_text(encoding="utf-8")))
-    return free
+    allowed = cgroup.free_bytes()
+    return free if allowed is None else min(free, allowed)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from sft import __version__
 from sft.config.k8s_quantity import is_quantity
-from sft.config.schema.bounds import LARGEST_INT32, each, number, pairs, setting
+from sft.config.schema.bounds import LARGEST_INT32, each, number, pairs, setting, tree
 from sft.config.schema.rules import Each, Entries, Text
 from sft.config.schema.texts import FREE, LINE, PATH, matches, one_line, parts_fit
 
@@ -35,6 +36,12 @@ _TOLERATION = Entries(
 def _quantity(example: str) -> Text:
     rule = f"must be a Kubernetes quantity, like {example}"
     return Text(lambda text: None if is_quantity(text) else rule)
+
+
+_CPUS_PER_RANK, _MEMORY_GIB_PER_RANK = 4, 64
+"""What a pod asks for by default: for one rank as much as the original pipeline's."""
+_LIMIT = Text(lambda text: None if text == "none" or is_quantity(text) else "must be a Kubernetes quantity, or none")
+_CAPABILITY = Text(matches("[A-Z][A-Z_]{0,62}", "must be a Linux capability without CAP_, like IPC_LOCK"))
 
 
 class LauncherKind(Enum):
@@ -67,10 +74,18 @@ class LauncherConfig:
     """Of the TrainJob; null = that of the kubeconfig's context, or of the pod that `sft` runs in."""
     runtime: str = setting("torch-distributed", _NAME)
     """The `ClusterTrainingRuntime`."""
-    cpu: str = setting("4", _quantity("4 or 500m"))
-    """Cores of a pod, as a Kubernetes quantity."""
-    memory: str = setting("64Gi", _quantity("64Gi"))
-    """Memory of a pod, as a Kubernetes quantity."""
+    cpu: str | None = setting(None, _quantity("4 or 500m"))
+    """Cores that a pod asks for, as a Kubernetes quantity; null = 4 for each of its ranks."""
+    memory: str | None = setting(None, _quantity("64Gi"))
+    """Memory that a pod asks for, as a Kubernetes quantity; null = 64Gi for each of its ranks."""
+    resources: dict[str, str] = pairs(_LABEL_KEY, _quantity("1 or 20Gi"))
+    """What else a pod asks for, and gets at most: `{rdma/hca: "1", ephemeral-storage: 20Gi, hugepages-2Mi: 1Gi}`."""
+    limits: dict[str, str] = pairs(_LABEL_KEY, _LIMIT)
+    """What a pod gets at most, where that differs from what it asks for: `{cpu: none, memory: 96Gi}`; `none` = no
+    limit."""
+    capabilities: list[str] = each(_CAPABILITY)
+    """Linux capabilities of the container, which has none: RDMA needs `[IPC_LOCK]`. Pod security `restricted` forbids
+    them."""
     pvc: str = setting("sft-workspace", _NAME)
     """Claim of the volume that the pods share with this process; `run_root` lies on it."""
     mount_path: str = setting("/workspace", _MOUNT)
@@ -86,12 +101,19 @@ class LauncherConfig:
     """Labels of the nodes that the pods may run on."""
     tolerations: list[dict[str, str]] = each(_TOLERATION)
     """Taints that the pods bear, as in a pod: `key`, `operator`, `value`, `effect`."""
+    affinity: dict[str, Any] = tree()
+    """`nodeAffinity`, `podAffinity` and `podAntiAffinity` as in a pod."""
     service_account: str | None = setting(None, _NAME)
-    """Of the pods; null = the namespace's default. They need no right."""
+    """Of the pods; null = the namespace's default. They need no right and no token: `sft-ranks` of
+    `deploy/trainjob` has neither."""
     image_pull_secrets: list[str] = each(_NAME)
     """Secrets with which the image is pulled."""
     fs_group: int | None = number(None, at_least=0, at_most=LARGEST_INT32)
     """Group that owns the volume in the pods (`fsGroup`); null = the cluster's choice, as OpenShift makes it."""
+    suspend: bool = False
+    """Whether the TrainJob waits from the start until somebody resumes it (`spec.suspend`), as queues do themselves."""
+    deadline_seconds: int | None = number(None, at_least=1, at_most=LARGEST_INT32)
+    """Seconds after which the cluster ends the TrainJob (`activeDeadlineSeconds`); null = never."""
     verify_tls: bool = True
     """Whether the API server must show a certificate that is trusted."""
     ca: str | None = setting(None, PATH)
@@ -104,3 +126,18 @@ class LauncherConfig:
     def is_remote(self) -> bool:
         """Whether the ranks run on other machines than this process, of which only the configuration is known."""
         return self.kind is LauncherKind.kubeflow
+
+    @property
+    def num_processes(self) -> int:
+        """Ranks on a machine, as far as the settings alone say; a machine's own GPUs may make them more."""
+        return self.procs_per_worker or (self.gpus_per_worker or 1 if self.is_remote else 1)
+
+    @property
+    def pod_cpu(self) -> str:
+        """Cores that a pod asks for."""
+        return self.cpu or str(_CPUS_PER_RANK * self.num_processes)
+
+    @property
+    def pod_memory(self) -> str:
+        """Memory that a pod asks for."""
+        return self.memory or f"{_MEMORY_GIB_PER_RANK * self.num_processes}Gi"

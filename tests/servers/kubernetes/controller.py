@@ -17,14 +17,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tests.servers.kubernetes.contract import node_patch
 from tests.servers.kubernetes.pods import Pod, expanded, now
 
 _TICK_SECONDS = 0.05
 _RESTART_SECONDS = 0.3
 _TERMINATE_SECONDS = 20.0
+_DEPLOY = Path(__file__).parents[3] / "deploy"
+_TOKEN = {"name": "kube-api-access", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": True}
 
 Object = dict[str, Any]
+
+
+def _service_accounts() -> dict[str, bool]:
+    """Those of the manifests, and the one that each namespace has."""
+    found = {"default": True}
+    for file in _DEPLOY.glob("*/serviceaccount.yaml"):
+        account = yaml.safe_load(file.read_text(encoding="utf-8"))
+        found[account["metadata"]["name"]] = account.get("automountServiceAccountToken", True)
+    return found
 
 
 @dataclass
@@ -37,7 +50,7 @@ class Faults:
         suspended: Whether jobs wait for a queue.
         no_pods: Why the Job controller may make no pods: a quota, a LimitRange, pod security; empty = it may.
         invalid_jobs: Why JobSet can't make the Job; empty = it can.
-        service_accounts: Those that there are.
+        service_accounts: Those that there are -> whether their pods get a token.
         backoff_limit: So many ends of containers are borne.
     """
 
@@ -46,7 +59,7 @@ class Faults:
     suspended: bool = False
     no_pods: str = ""
     invalid_jobs: str = ""
-    service_accounts: frozenset[str] = frozenset({"default", "sft", "sft-ranks"})
+    service_accounts: dict[str, bool] = field(default_factory=_service_accounts)
     backoff_limit: int = 6
 
 
@@ -60,6 +73,7 @@ class Job:
     going: list[tuple[Pod, float]] = field(default_factory=list)
     restart_at: dict[str, float] = field(default_factory=dict)
     num_ends: int = 0
+    made_at: float = field(default_factory=time.monotonic)
 
     @property
     def is_over(self) -> bool:
@@ -204,6 +218,11 @@ class Controller(threading.Thread):
             self._reconcile_pod(job, pod)
         if all(pod.object["status"]["phase"] == "Succeeded" for pod in job.pods):
             self._condition(job, "Complete", "JobsCompleted", "jobset completed successfully")
+        elif time.monotonic() - job.made_at > job.object["spec"].get("activeDeadlineSeconds", float("inf")):
+            said = "TrainJob exceeded its active deadline"
+            self._condition(job, "Failed", "DeadlineExceeded", said)
+            for pod in list(job.pods):
+                self._tell_to_stop(job, pod)
         elif job.num_ends > self.faults.backoff_limit:
             self._condition(job, "Failed", "JobsFailed", "jobset failed due to one or more job failures")
             self._event("Job", f"{name}-node-0", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
@@ -286,6 +305,9 @@ class Controller(threading.Thread):
             "env": [*trainer.get("env", []), *_pet(job, node)],
             "resources": trainer.get("resourcesPerNode", {}),
         }
+        if self.faults.service_accounts[template["spec"].get("serviceAccountName", "default")]:
+            # As the API server's own admission does.
+            container["volumeMounts"] = [*container["volumeMounts"], _TOKEN]
         template = {**template, "spec": {**template["spec"], "containers": [container]}}
         namespace = job.object["metadata"]["namespace"]
         return Pod(f"{name}-node-0-{node}-{next(self._suffixes)}", namespace, node, name, template)

@@ -47,6 +47,18 @@ FULL = TrainJob(
     service_account="trainer",
     image_pull_secrets=("pull",),
     fs_group=1001,
+    resources={"rdma/hca": "1", "ephemeral-storage": "20Gi"},
+    limits={"cpu": "none", "memory": "96Gi"},
+    capabilities=("IPC_LOCK",),
+    affinity={
+        "podAntiAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": [
+                {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"sft/run": "r"}}}
+            ]
+        }
+    },
+    suspend=True,
+    deadline_seconds=86400,
 )
 LEAST = TrainJob(
     run="r",
