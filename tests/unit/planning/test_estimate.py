@@ -89,7 +89,7 @@ def test_ranks_on_a_pods_cpus_share_its_memory() -> None:
 def test_a_plan_says_where_a_trainjob_trains() -> None:
     pods = LauncherConfig(kind=LauncherKind.kubeflow, num_workers=4, gpus_per_worker=2, image="sft:1")
     told = list(estimate.place(RunConfig(training=TrainingConfig(launcher=pods))))
-    assert told == ["trains     in a TrainJob: 4 pods x 2 GPUs, 64Gi of memory, sft:1, runtime torch-distributed"]
+    assert told == ["trains     in a TrainJob: 4 pods x 2 GPUs, 128Gi of memory, sft:1, runtime torch-distributed"]
     assert list(estimate.place(RunConfig())) == []
 
 
