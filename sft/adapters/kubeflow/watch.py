@@ -258,7 +258,7 @@ class JobWatcher:
         pods = pods or list(self._pods.values())  # a Job that failed deletes its pods
 
         def last_lines(pod: Pod) -> list[str]:
-            for previous in (True, False) if pod.runs_again else (False,):
+            for previous in (pod.runs_again, not pod.runs_again):  # it may have begun again since it was looked at
                 if lines := self._log(pod.name, previous=previous):
                     return [line.partition(" ")[2] for line in lines]
             return []
