@@ -114,6 +114,10 @@ def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
             from sft.cli.completion import execute as complete
 
             return complete(arguments)
+        case "schema":
+            from sft.cli import recipes
+
+            return recipes.schema()
         case "recipes":
             from sft.cli import recipes
 
@@ -180,6 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     what = "settings of eval, model and dataset; with dataset.uri, its held-out split is scored"
     evaluate.add_argument("overrides", nargs=argparse.REMAINDER, metavar="OVERRIDE", help=what)
     _add_recipes(commands.add_parser("recipes", help="list the shipped recipes, or copy one to edit"))
+    commands.add_parser("schema", help="print what a recipe may hold, as JSON Schema for editors")
     data = commands.add_parser("data", help="check a dataset, without training anything")
     data.add_argument("action", choices=["check"])
     data.add_argument("--json", action="store_true", help="print the report as JSON")

@@ -10,7 +10,7 @@ from sft.config.hydra_app import call_through_hydra
 from sft.progress import Progress
 
 _COMMANDS = (
-    *("run", "plan", "preview", "eval", "attach", "export", "recipes", "data", "compare"),
+    *("run", "plan", "preview", "eval", "attach", "export", "recipes", "schema", "data", "compare"),
     *("verify", "register", "models", "store"),
 )
 

@@ -1,4 +1,4 @@
-"""`sft recipes`: list the shipped recipes, or copy one with the files that it needs."""
+"""`sft recipes` and `sft schema`: list the shipped recipes, copy one with the files it needs, say what one may hold."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from sft.config.compose import Recipe, find_recipe, recipes
+from sft.config.json_schema import SCHEMA_FILE, schema_text
 from sft.errors import ConfigError, Problem, SftError
 from sft.progress import Progress
 
@@ -23,6 +24,12 @@ def execute() -> int:
     progress = Progress()
     for recipe in found:
         progress.say(f"{recipe.name:<{width}}  {recipe.purpose}")
+    return 0
+
+
+def schema() -> int:
+    """Print what a recipe may hold, as JSON Schema."""
+    Progress().say(schema_text().rstrip("\n"))
     return 0
 
 
@@ -45,6 +52,8 @@ def copy(name: str, destination: str) -> int:
     for path, target in zip(files, targets, strict=True):
         _write(target, path.read_bytes())
         progress.say(f"wrote {target}")
+    if not (schema := folder / SCHEMA_FILE).exists():  # several recipes in one folder share it
+        _write(schema, schema_text().encode())
     progress.say(f"next: sft run {shlex.quote(str(folder / recipe.path.name))}")
     return 0
 

@@ -5,6 +5,7 @@ Prints JSON: the bytes of weights that are gathered, and of gradients that are a
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import warnings
@@ -26,7 +27,7 @@ def main(strategy: str, num_ranks: int) -> None:
     from torch import Tensor
 
     sys.path.insert(0, str(BENCHMARKS))
-    import simulated_memory
+    simulated_memory = importlib.import_module("simulated_memory")
 
     sent = {"gathered": 0, "added": 0}
 

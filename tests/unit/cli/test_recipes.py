@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sft.cli.recipes import copy
+from sft.cli.recipes import copy, schema
 from sft.config.compose import shipped
+from sft.config.json_schema import schema_text
 from sft.errors import ConfigError, SftError
 
 
@@ -20,6 +21,8 @@ def test_what_a_recipe_starts_from_and_refers_to_comes_along(
 ) -> None:
     folder = tmp_path / "of mine"
     assert copy("quickstart_fsdp_sweep", str(folder)) == 0
+    assert (folder / "recipe.schema.json").read_text() == schema_text()
+    (folder / "recipe.schema.json").unlink()
     names = ["quickstart.yaml", "quickstart_fsdp_sweep.yaml", "tasks/spell_numbers.jsonl", "tasks/spell_numbers.yaml"]
     assert contents(folder) == {name: (shipped("recipes") / name).read_bytes() for name in names}
     wrote = [f"wrote {folder / name}" for name in names]
@@ -32,6 +35,17 @@ def test_nothing_is_written_where_a_file_would_be_overwritten(tmp_path: Path) ->
     with pytest.raises(ConfigError, match=r"spell_numbers\.yaml: is there already and is not overwritten"):
         copy("quickstart", str(tmp_path))
     assert contents(tmp_path) == {"tasks/spell_numbers.yaml": b"mine"}
+
+
+def test_the_schema_is_printed_as_it_is_copied(capsys: pytest.CaptureFixture[str]) -> None:
+    assert schema() == 0
+    assert capsys.readouterr().out == schema_text()
+
+
+def test_recipes_in_one_folder_share_the_schema(tmp_path: Path) -> None:
+    copy("quickstart", str(tmp_path))
+    copy("gsm8k", str(tmp_path))
+    assert len(list(tmp_path.glob("*.schema.json"))) == 1
 
 
 def test_a_dangling_link_is_not_followed(tmp_path: Path) -> None:
