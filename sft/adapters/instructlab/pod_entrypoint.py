@@ -29,6 +29,7 @@ from sft.adapters.instructlab.monitor import RankKilled, RankLost, TrainingProgr
 from sft.adapters.instructlab.node_rendezvous import FOLDER, NodeRendezvous
 from sft.adapters.instructlab.settings import LaunchSettings, MainArgs, Nodes, WorkerOptions
 from sft.adapters.instructlab.torchrun import StoppedElsewhere, clear, supervise_node
+from sft.adapters.instructlab.trainer_status import TrainerStatus
 from sft.adapters.os import machine
 from sft.errors import Preempted, SftError, StageError
 from sft.files import write_json
@@ -237,14 +238,17 @@ def _check_versions(recorded: Mapping[str, str]) -> None:
 
 
 class _StepPrinter:
-    """Prints the progress now and then, for readers of the pod's log."""
+    """Prints the progress now and then, for readers of the pod's log, and tells it to Kubeflow Trainer."""
 
     def __init__(self, *, is_first: bool) -> None:
-        self._next_at = 0.0 if is_first else float("inf")
+        self._is_first, self._next_at = is_first, 0.0
+        self._status = TrainerStatus(_print)
 
     def watch(self, progress: TrainingProgress) -> None:
-        if time.monotonic() >= self._next_at:
+        is_last = progress.row["step"] == progress.num_steps
+        if self._is_first and (is_last or time.monotonic() >= self._next_at):
             self._next_at = time.monotonic() + _PRINT_SECONDS
+            self._status.tell(progress)
             row = progress.row
             _print(
                 f"{STEP}{row['step']}/{progress.num_steps}, loss {row['loss']:.4f}, {progress.seconds_left:.0f} s left"

@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from sft.adapters.instructlab import pod_entrypoint
+from sft.adapters.instructlab.monitor import TrainingProgress
 from sft.adapters.instructlab.pod_entrypoint import NodeExit, NodeReport
 
 PET = {
@@ -98,3 +101,14 @@ def test_the_first_end_comes_first(tmp_path: Path) -> None:
         NodeReport(1, NodeExit.lost, "m1", None),
         NodeReport(0, NodeExit.lost, "m0", None),
     ]
+
+
+def test_the_first_node_tells_its_first_and_its_last_step_and_the_others_none(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KUBEFLOW_TRAINER_SERVER_URL", raising=False)
+    for is_first in (True, False):
+        printer = pod_entrypoint._StepPrinter(is_first=is_first)
+        for step in (1, 2, 3):
+            printer.watch(TrainingProgress({"step": step, "loss": 0.5}, num_steps=3, num_epochs=1, seconds_left=0.0))
+    assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()] == ["step 1/3", "step 3/3"]
