@@ -93,6 +93,15 @@ def json_text(content: Any) -> str:
     return json.dumps(plain, indent=1)
 
 
+def path_from_here(path: Path) -> Path:
+    """Return a path as a person types it here: relative to the working folder, if it lies there and that is not ``/``.
+
+    Without its first slash, as a pod whose working folder is ``/`` would show it, a path would seem to be another.
+    """
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) and here != Path(here.anchor) else path
+
+
 def make_folder(path: Path) -> None:
     """Make a folder and those above it that are not there, so that they outlast a cut of the power."""
     if not path.is_dir():

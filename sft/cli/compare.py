@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sft.errors import SftError
+from sft.files import path_from_here
 from sft.progress import Progress
 from sft.report.comparison import page, text
 from sft.report.comparison.rows import compare
@@ -56,8 +57,7 @@ def print_comparison(sweep: Path, progress: Progress) -> None:
         return
     progress.say(text.as_text(found))
     target = sweep / PAGE
-    here = Path.cwd()
-    shown = target.relative_to(here) if target.is_relative_to(here) else target
+    shown = path_from_here(target)
     try:
         target.write_text(page.as_html(found), encoding="utf-8")
     except OSError as error:  # the points are done, or have said why not

@@ -9,6 +9,7 @@ from pathlib import Path
 from sft.artifacts import EvalReport, JudgeReport, ModelComparison, ModelPackage, RegisteredModel, UploadedModel
 from sft.config.schema import HOLDOUT
 from sft.errors import SftError
+from sft.files import path_from_here
 from sft.redaction import redact
 from sft.report import changed_samples
 from sft.report.page import PAGE
@@ -113,11 +114,11 @@ def summary(result: RunResult) -> Iterator[str]:
             yield "  ".join(f"{cell:<19}" for cell in [f"{row[0]:<31}", *row[1:]]).rstrip()
     yield from map(str, judges_of(made))
     package, uploaded, registered = made.get("package"), made.get("upload"), made.get("register")
-    yield f"\nrecord      {_short(result.folder / 'run.json')}"
+    yield f"\nrecord      {path_from_here(result.folder / 'run.json')}"
     if (page := result.folder / PAGE_NAME).is_file():
-        yield f"page        {_short(page)}"
+        yield f"page        {path_from_here(page)}"
     if isinstance(package, ModelPackage):
-        yield f"model       {_short(package.model_dir)}"
+        yield f"model       {path_from_here(package.model_dir)}"
     if isinstance(uploaded, UploadedModel):
         yield f"uploaded    {uploaded.uri}"
     if isinstance(registered, RegisteredModel):
@@ -157,8 +158,3 @@ def _fitted(parts: Sequence[str]) -> Iterator[str]:
         else:
             line = f"{line}  {part}" if line else part
     yield line.rstrip()
-
-
-def _short(path: Path) -> Path:
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path

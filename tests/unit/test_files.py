@@ -14,6 +14,7 @@ from sft.files import (
     inode,
     json_text,
     list_files,
+    path_from_here,
     read_document,
     sha256_file,
     sync,
@@ -92,3 +93,13 @@ def test_a_document_is_read_and_anything_else_is_refused_at_once(tmp_path: Path)
         read_document(tmp_path / "large")
     with pytest.raises(FileNotFoundError):
         read_document(tmp_path / "absent")
+
+
+def test_a_path_is_shown_from_the_working_folder_and_whole_where_that_is_the_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "runs" / "run.json"
+    monkeypatch.chdir(tmp_path)
+    assert path_from_here(file) == Path("runs/run.json")
+    monkeypatch.chdir("/")
+    assert path_from_here(file) == file
