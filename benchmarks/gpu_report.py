@@ -87,33 +87,49 @@ def machine_facts() -> dict[str, Any]:
 
 
 def packing() -> dict[str, Any]:
-    """Compare samples that share a row with each alone, by every attention that is here: equal to bf16's noise."""
+    """Compare samples that share a row with each alone, by every attention that is here: equal to bf16's noise.
+
+    Logits, loss and the gradient of all weights; of varlen also which kernel it was.
+    """
     import importlib.util
 
     import torch
-    from instructlab.training.sampler import mb_collate_fn
 
-    from sft.adapters.instructlab.rank import loss
+    from sft.adapters.instructlab.rank import loss, varlen
+    from sft.adapters.instructlab.rank.minibatches import collate_row
 
     rows = samples()
+    num_tokens, targets = sum(map(len, rows)), torch.cat(rows)
     items = [{"input_ids": row.tolist(), "labels": row.tolist(), "num_loss_counted_tokens": len(row)} for row in rows]
     has_flash = device() == "cuda" and importlib.util.find_spec("flash_attn") is not None
-    found = {}
-    for attention in ("sdpa", *(["flash_attention_2"] if has_flash else [])):
-        model = tiny_model(attention).to(torch.bfloat16).eval()
-        arguments = loss.inputs(mb_collate_fn(items, 1), model, device())
+
+    def measured(model: Any, logits: Any) -> tuple[Any, float, Any]:
+        of_loss = torch.nn.functional.cross_entropy(logits[:-1].float(), targets[1:].to(logits.device))
+        of_loss.backward()
+        gradient = torch.cat([each.grad.flatten().float().cpu() for each in model.parameters()])
+        return logits.detach().float().cpu(), float(of_loss), gradient
+
+    model = tiny_model("sdpa").to(torch.bfloat16)
+    alone, loss_alone, expected = measured(
+        model, torch.cat([model(input_ids=row[None].to(device())).logits[0] for row in rows])
+    )
+    found: dict[str, Any] = {}
+    for attention in (varlen.NAME, "sdpa", *(["flash_attention_2"] if has_flash else [])):
+        model = tiny_model("sdpa" if attention == varlen.NAME else attention).to(torch.bfloat16)
+        if attention == varlen.NAME:
+            varlen.STATE.has_kernel = varlen.has_kernel("bf16")
+            varlen.select(model)
+        arguments = loss.inputs(collate_row(items, 1, token_budget=num_tokens + 100), model, device())
         arguments.pop("places"), arguments.pop("targets")
-        with torch.no_grad():
-            packed = model(**arguments).logits[0].float().cpu()
-            alone = torch.cat([model(input_ids=row[None].to(device())).logits[0].float().cpu() for row in rows])
-        targets = torch.cat(rows)
-        losses = [float(torch.nn.functional.cross_entropy(each[:-1], targets[1:])) for each in (packed, alone)]
+        packed, loss_packed, gradient = measured(model, model(**arguments).logits[0, :num_tokens])
         found[attention] = {
             "largest_difference": float((packed - alone).abs().max() / alone.abs().max()),
-            "loss_packed": losses[0],
-            "loss_alone": losses[1],
+            "gradient_difference": float((gradient - expected).norm() / expected.norm()),
+            "loss_packed": loss_packed,
+            "loss_alone": loss_alone,
         }
-    holds = all(each["largest_difference"] < _BF16_NOISE for each in found.values())
+    found[varlen.NAME]["has_kernel"] = varlen.STATE.has_kernel
+    holds = all(max(each["largest_difference"], each["gradient_difference"]) < _BF16_NOISE for each in found.values())
     return {"holds": holds, **found}
 
 

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sft.adapters.instructlab.packing import padding_share
+from sft.adapters.instructlab.padding import padding_share
 from sft.artifacts import DatasetArtifact, ModelArtifact, TokenizedArtifact
 from sft.cli.preview import is_color_wanted
 from sft.config import compose
 from sft.config.compose import Recipe
-from sft.config.schema import Attention, OnInvalid, OnUnrendered, RunConfig
+from sft.config.schema import OnInvalid, OnUnrendered, RunConfig
+from sft.planning.flops import attention_cost
 from sft.planning.model_config import read_config
 from sft.planning.resources import resolve_resources
 from sft.planning.row_packing import why_padded
@@ -104,13 +105,13 @@ def _tokens(
 
 
 def _padding(cfg: RunConfig, base: ModelArtifact, tokens: TokenizedArtifact) -> float:
-    resources = resolve_resources(cfg.training)
-    if resources.attention is Attention.flash_attention and not why_padded(read_config(base.model_dir) or {}):
-        return 0.0  # samples are packed into one row
+    resources, config = resolve_resources(cfg.training), read_config(base.model_dir) or {}
     return padding_share(
         tokens.data_file,
         batch_size=cfg.training.effective_batch_size,
         token_budget=resources.token_budget(tokens.longest_tokens),
-        num_ranks=resources.num_processes,
+        num_ranks=resources.world_size,
         seed=cfg.training.seed,
+        packs_rows=why_padded(config, resources.attention) is None,
+        attention_cost=attention_cost(config, cfg.training.lora.rank),
     )

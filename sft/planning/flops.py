@@ -11,9 +11,11 @@ that a token is sent to count. Not counted: embeddings, norms, biases, RoPE, sof
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from sft.planning.model_shape import Shape, num_adapter_parameters
+from sft.planning.model_shape import Shape, num_adapter_parameters, shape_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,3 +60,20 @@ def model_flops(shape: Shape, lora_rank: int = 0) -> ModelFlops:
         per_loss_token=per_weight * shape.vocab_size * shape.hidden_size,
         per_square=12 * shape.num_layers * shape.query_width / 2,
     )
+
+
+def attention_cost(config: Mapping[str, Any], lora_rank: int = 0) -> float:
+    """Return what attention takes for a squared length, by what a layer's matrices take for a token.
+
+    Where the shape is not known, ``1 / (12 * hidden_size)``, for a layer of ``12 * hidden_size ** 2`` weights
+    (arXiv:2104.04473, appendix); 0 if not even that is known, so that tokens alone count.
+
+    Args:
+        config: The model's ``config.json``; empty if it is not known.
+        lora_rank: Of adapters on every projection; 0 = every weight is trained.
+    """
+    if shape := shape_of(config):
+        flops = model_flops(shape, lora_rank)
+        return flops.per_square / flops.per_token
+    hidden = config.get("hidden_size")
+    return 1 / (12 * hidden) if isinstance(hidden, int) and hidden > 0 else 0.0

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 
+from sft.adapters.instructlab.settings import VARLEN_CAPABILITY
 from sft.adapters.os import machine
 from sft.config.schema import Attention, Precision, TrainingConfig
 from sft.planning.choices import Choices
 
 
 def resolve_attention(cfg: TrainingConfig, precision: Precision, choices: Choices, *, on_gpu: bool) -> Attention:
-    """Return flash attention where it was asked for or is there, else torch's own; never auto.
+    """Return flash attention where it was asked for or is there, else torch's own over packed rows; never auto.
 
     Args:
         cfg: The training settings.
@@ -18,30 +19,46 @@ def resolve_attention(cfg: TrainingConfig, precision: Precision, choices: Choice
         choices: Gets the reason, and what is done instead of what the recipe says.
         on_gpu: Whether a GPU trains, here or in a pod.
     """
-    if cfg.launcher.is_remote:
-        if cfg.attention is Attention.flash_attention and on_gpu and precision is Precision.bf16:
-            note = "training.launcher.image must have flash-attn"
-            choices.notes.append(f"training.attention=flash_attention: {note}")
-            return Attention.flash_attention
-        lacking = "the image's packages are not known here" if on_gpu else "it needs a GPU"
-    else:
-        lacking = _lacking_for_flash_attention() if on_gpu else "it needs a GPU"
-    if on_gpu and precision is Precision.fp32:
-        lacking = lacking or "flash attention computes in bf16, and this training in fp32"
-    if not lacking and cfg.attention is not Attention.sdpa:
-        choices.because("attention", "flash-attn is installed")
+    wanted = cfg.attention
+    if wanted in {Attention.sdpa, Attention.varlen}:
+        return wanted
+    asks_for_flash = wanted is Attention.flash_attention
+    lacking = _lacking_for_flash_attention(cfg, precision, is_asked_for=asks_for_flash, on_gpu=on_gpu)
+    if not lacking:
+        if cfg.launcher.is_remote:
+            choices.notes.append("training.attention=flash_attention: training.launcher.image must have flash-attn")
+        else:
+            choices.because("attention", "flash-attn is installed")
         return Attention.flash_attention
-    if cfg.attention is Attention.flash_attention:
-        setting = "training.attention=flash_attention"
-        choices.instead("attention", setting, lacking, "samples are padded to the longest of their minibatch")
-    elif cfg.attention is Attention.auto:
-        choices.because("attention", f"no flash attention: {lacking}")
-        if on_gpu:
-            choices.notes.append(f"{lacking}: samples are padded to the longest of their minibatch")
-    return Attention.sdpa
+    if asks_for_flash:
+        choices.instead("attention", "training.attention=flash_attention", lacking, "torch's own over packed rows")
+    else:
+        choices.because("attention", f"torch's own over packed rows{_how(cfg, precision, on_gpu=on_gpu)}: {lacking}")
+    return Attention.varlen
 
 
-def _lacking_for_flash_attention() -> str:
+def _how(cfg: TrainingConfig, precision: Precision, *, on_gpu: bool) -> str:
+    """Return how torch attends over packed rows; a pod's GPU is not known, and its ranks note it."""
+    if on_gpu and cfg.launcher.is_remote:
+        return ""
+    has_kernel = on_gpu and precision is Precision.bf16 and machine.compute_capability() >= VARLEN_CAPABILITY
+    return ", by its kernel" if has_kernel else ", sample by sample"
+
+
+def _lacking_for_flash_attention(cfg: TrainingConfig, precision: Precision, *, is_asked_for: bool, on_gpu: bool) -> str:
+    """Return what is missing for flash attention; empty where all is there."""
+    if not on_gpu:
+        return "no GPU, so no flash attention"
+    if cfg.launcher.is_remote:
+        lacking = "" if is_asked_for else "the image's packages are not known here"
+    else:
+        lacking = _lacking_here()
+    if not lacking and precision is Precision.fp32:
+        return "flash attention computes in bf16, and this training in fp32"
+    return lacking
+
+
+def _lacking_here() -> str:
     """Return what this machine lacks for flash attention; empty where it has all."""
     if importlib.util.find_spec("flash_attn") is None:
         return "flash-attn is not installed"
@@ -85,6 +102,7 @@ def note_deterministic(cfg: TrainingConfig, attention: Attention, choices: Choic
         return
     kernels = {
         Attention.flash_attention: "flash-attn's deterministic backward pass",
+        Attention.varlen: "torch's deterministic backward passes of attention",
         Attention.sdpa: "torch's deterministic backward passes of attention",
     }
     if on_gpu:

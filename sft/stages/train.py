@@ -23,7 +23,7 @@ from sft.artifacts import LOGS_NAME, CheckpointArtifact, ModelArtifact, Tokenize
 from sft.config.schema import Attention, TrainingConfig
 from sft.errors import StageError
 from sft.planning import row_packing
-from sft.planning.flops import model_flops
+from sft.planning.flops import attention_cost, model_flops
 from sft.planning.gpu_peaks import peak_flops
 from sft.planning.model_config import read_config
 from sft.planning.model_shape import shape_of
@@ -260,12 +260,15 @@ def main_args(cfg: TrainingConfig, inputs: TrainInputs, work: Path) -> MainArgs:
 
 def worker_options(cfg: TrainingConfig, inputs: TrainInputs) -> WorkerOptions:
     """Return our settings that the library has not."""
+    config, attention = read_config(inputs.model.model_dir) or {}, inputs.resources.attention
     return WorkerOptions(
         on_gpu=bool(inputs.resources.num_gpus),
         precision=inputs.resources.precision.value,
         fsdp_version=inputs.resources.fsdp_version,
         deterministic=cfg.deterministic,
-        packs_rows=row_packing.why_padded(read_config(inputs.model.model_dir) or {}) is None,
+        attention=attention.value,
+        packs_rows=row_packing.why_padded(config, attention) is None,
+        attention_cost=attention_cost(config, cfg.lora.rank),
         save_dtype=cfg.save_dtype.value,
         gradient_checkpointing=inputs.resources.gradient_checkpointing.value,
         num_loader_workers=inputs.resources.num_loader_workers,

@@ -121,7 +121,7 @@ def test_a_change_of_a_stages_code_is_declared() -> None:
     ("stage", "module", "before", "after"),
     [
         ("train", "sft.adapters.instructlab.rank.loss", ".sum()", ".mean()"),
-        ("train", "sft.adapters.instructlab.packing", "OVERHEAD = 350", "OVERHEAD = 351"),
+        ("train", "sft.adapters.instructlab.packed_rows", "ROW_LENGTHS = 16", "ROW_LENGTHS = 17"),
         ("tokenize", "sft.chat.loss", "NO_LOSS = -100", "NO_LOSS = -101"),
         ("evaluate", "sft.adapters.evaluation.text_metrics", ".fmeasure", ".recall"),
         ("dataset", "sft.stages.split", "else train_split", "else train_split / 2"),

@@ -115,16 +115,6 @@ def test_upstreams_padded_packer_still_leaves_ranks_with_unequal_numbers_of_mini
     assert len(counts) > 1, "trap 11 is mended upstream: see sft/adapters/instructlab/rank/minibatches.py"
 
 
-def test_the_packer_is_compiled_functions_without_a_cache_of_their_own() -> None:
-    from numba.core.dispatcher import Dispatcher
-
-    packer = import_module(f"{IL}.batch_packer")
-    assert [v for v in vars(packer).values() if isinstance(v, Dispatcher)]
-    assert "cache=True" not in inspect.getsource(packer), (
-        "upstream caches it: rank/fixes.py cache_compiled_packer can go"
-    )
-
-
 def test_the_loss_is_still_taken_from_the_logits_of_every_token() -> None:
     source = inspect.getsource(named(f"{IL}.model:Model.compute_loss"))
     assert "shift_logits = logits[..., :-1, :].contiguous()" in source, "see sft/adapters/instructlab/rank/loss.py"

@@ -1,6 +1,6 @@
 """Samples that share a row or a minibatch never see each other, in any architecture: logits are those of each alone.
 
-The minibatch is collated by the training library and prepared by sft. Attention is transformers' own up to the kernels,
+A minibatch is collated and prepared as a rank does it. Attention is transformers' own up to the kernels,
 which a GPU has and `tests.support.flash` computes on the CPU.
 """
 
@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
-from sft.adapters.instructlab.rank import loss
-from sft.planning.row_packing import PACKED, why_padded
+from sft.adapters.instructlab.rank import loss, varlen
+from sft.adapters.instructlab.rank.minibatches import collate_row
+from sft.config.schema import Attention
+from sft.errors import StageError
+from sft.planning.row_packing import CAPPED, PACKED, why_padded
 from tests.support import architectures, flash
 from tests.support.architectures import HYBRID, tiny
 
@@ -24,7 +27,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
 ]
-LENGTHS = (5, 11, 1, 7)
+LENGTHS = (11, 7, 7, 5, 1)
+TOKENS = sum(LENGTHS)
 PADDED = sorted({*HYBRID, "gpt_oss", "llama4_text"})
 
 
@@ -65,9 +69,8 @@ def alone(model: Any) -> Any:
 
 
 def packed(model: Any) -> Any:
-    from instructlab.training.sampler import mb_collate_fn
-
-    return model(**prepared(mb_collate_fn(samples(), sum(LENGTHS))), use_cache=False).logits[0]
+    """The logits of the samples in one row, which is filled up to 32 tokens."""
+    return model(**prepared(collate_row(samples(), sum(LENGTHS), token_budget=100)), use_cache=False).logits[0, :TOKENS]
 
 
 @pytest.mark.parametrize("architecture", sorted(PACKED))
@@ -84,12 +87,50 @@ def test_flash_attention_keeps_samples_of_a_row_apart(architecture: str) -> None
     assert (found - reference).abs().max() < 3e-6 * reference.abs().max()
 
 
+@pytest.mark.parametrize("kernel", ["sample_by_sample", "on_kernel"])
+@pytest.mark.parametrize("architecture", sorted(PACKED - CAPPED))
+def test_varlen_attention_keeps_samples_of_a_row_apart(
+    architecture: str, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(varlen.STATE, "has_kernel", kernel == "on_kernel")
+    with torch.no_grad(), flash.varlen_on_a_cpu() as called:
+        model = model_of(architecture)
+        reference = alone(model)
+        varlen.select(model)
+        found = packed(model)
+    assert bool(called) is (kernel == "on_kernel")
+    assert (found - reference).abs().max() < 3e-6 * reference.abs().max()
+
+
+@pytest.mark.parametrize("architecture", sorted({*CAPPED, "gpt_oss"}))
+def test_what_varlen_attention_can_not_do_is_refused(architecture: str) -> None:
+    assert why_padded({"model_type": architecture}, Attention.varlen)
+    model = model_of(architecture)
+    varlen.select(model)
+    with pytest.raises(StageError, match=r"attention over packed rows has no (softcap|s_aux)"):
+        packed(model)
+
+
+def test_a_models_attention_dropout_is_not_left_out() -> None:
+    config = {"model_type": "granite", "attention_dropout": 0.1}
+    assert "attention_dropout is 0.1" in (why_padded(config, Attention.varlen) or "")
+    assert why_padded(config, Attention.flash_attention) is None
+    model = model_of("granite")
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.1
+    varlen.select(model)
+    with pytest.raises(StageError, match="has no dropout"):
+        packed(model.train())
+
+
 @pytest.mark.parametrize("architecture", PADDED)
 def test_samples_are_padded_where_a_row_would_mix_them_and_padding_changes_none(architecture: str) -> None:
     import torch
     from instructlab.training.sampler import padded_mb_collate_fn
 
-    assert why_padded({"model_type": architecture})
+    assert all(why_padded({"model_type": architecture}, attention) for attention in Attention)
     model = model_of(architecture)
     with torch.no_grad():
         logits = model(**prepared(padded_mb_collate_fn(samples(), sum(LENGTHS))), use_cache=False).logits
@@ -110,8 +151,9 @@ def test_positions_alone_do_not_keep_samples_apart_in_layers_with_a_state(archit
 
 
 def test_a_models_own_code_is_not_trusted_to_keep_samples_apart() -> None:
-    assert why_padded({"model_type": "llama"}) is None
-    assert why_padded({"model_type": "llama", "auto_map": {"AutoModel": "own.Model"}})
+    for attention in (Attention.varlen, Attention.flash_attention):
+        assert why_padded({"model_type": "llama"}, attention) is None
+        assert why_padded({"model_type": "llama", "auto_map": {"AutoModel": "own.Model"}}, attention)
 
 
 def test_the_library_still_packs_whatever_the_model_is() -> None:

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from sft.adapters.instructlab.layout import RESUMED
 from sft.artifacts import CheckpointArtifact, TokenizedArtifact
+from sft.config.schema import Attention
 from sft.errors import StageError
 from sft.progress import Progress
 from sft.stages.train import TrainInputs
-from tests.support.training import BATCH, CONFIG, EPOCHS, RATE, STEPS_PER_EPOCH, WARMUP, metrics, train
+from tests.support.training import BATCH, CONFIG, EPOCHS, RATE, STEPS_PER_EPOCH, WARMUP, changed, metrics, train
 
 pytestmark = pytest.mark.slow
+SAME = ("step", "samples_seen", "num_tokens", "num_loss_tokens", "learning_rate")
 
 
 def test_the_loss_falls_and_no_step_or_sample_is_missing(trained: CheckpointArtifact) -> None:
@@ -49,6 +52,24 @@ def test_a_row_of_metrics_counts_tokens_with_and_without_padding(
         assert row["flops_per_second"] > row["tokens_per_second"] * 1e5
         assert "mfu" not in row  # on a CPU
         assert row["memory_bytes"] > 100 << 20  # torch alone
+
+
+def test_packed_rows_train_as_padded_samples_do(
+    trained: CheckpointArtifact, train_inputs: TrainInputs, tmp_path: Path
+) -> None:
+    cfg = changed(attention=Attention.sdpa, num_epochs=1)
+    padded = metrics(train(cfg, train_inputs, tmp_path, Progress(quiet=True)).root)
+    for ours, theirs in zip(metrics(trained.root), padded[: WARMUP + 1], strict=False):
+        assert {name: ours[name] for name in SAME} == {name: theirs[name] for name in SAME}
+        precision = 1e-6 * 10 ** (ours["step"] - 1)  # AdamW divides by the gradient, and so carries noise on
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=min(precision, 1e-4))
+        assert ours["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=min(10 * precision, 1e-3))
+        assert ours["num_padded_tokens"] < theirs["num_padded_tokens"]
+    notes = [json.loads((root / "logs" / RESUMED).read_text(encoding="utf-8")) for root in (trained.root, tmp_path)]
+    assert [note["attention"] for note in notes] == [
+        "torch.nn.functional.scaled_dot_product_attention, over packed rows sample by sample",
+        "sdpa, over padded samples",
+    ]
 
 
 def test_what_remains_is_a_model_that_loads_with_its_chat_template(trained: CheckpointArtifact) -> None:

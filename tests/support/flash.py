@@ -51,6 +51,51 @@ def on_a_cpu() -> Iterator[list[str]]:
         yield called
 
 
+@contextmanager
+def varlen_on_a_cpu() -> Iterator[list[tuple[Any, ...]]]:
+    """Compute `torch.nn.attention.varlen.varlen_attn` on the CPU, as its documentation says; yield its windows."""
+    import inspect
+
+    import torch
+    from torch.nn.attention import varlen
+
+    signature = inspect.signature(varlen.varlen_attn)
+    called: list[tuple[Any, ...]] = []
+
+    def varlen_attn(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        known = {
+            *("query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k"),
+            "scale",
+            "window_size",
+            "enable_gqa",
+        }
+        assert all(value is None for name, value in given.arguments.items() if name not in known)
+        query, key, value, bounds, ends, longest, longest_k, scale, (left, right), gqa = (
+            given.arguments[name] for name in signature.parameters if name in known
+        )
+        rows = (query, key, value)
+        assert all(row.ndim == 3 and row.stride(-1) == 1 and row.shape[-1] % 8 == 0 for row in rows)
+        assert len({row.shape[-1] for row in rows}) == len({row.dtype for row in rows}) == 1
+        assert bounds.dtype == torch.int32
+        assert bounds.tolist() == ends.tolist()
+        spans = list(pairwise(bounds.tolist()))
+        assert bounds[0] == 0
+        assert bounds[-1] == len(query)  # what is in no sample stays unwritten
+        assert longest == longest_k == max(end - begin for begin, end in spans)
+        assert right == 0
+        assert gqa or query.shape[1] == key.shape[1]
+        called.append((left, right))
+        settings = {"causal": True, "softmax_scale": scale, "softcap": None, "sinks": None}
+        window = None if left == -1 else left + 1
+        parts = [_attend(*(row[None, begin:end] for row in rows), **settings, window=window)[0] for begin, end in spans]
+        return torch.cat(parts)
+
+    with patched((varlen, "varlen_attn", varlen_attn)):
+        yield called
+
+
 def _attend(
     query: Any, key: Any, value: Any, *, causal: bool, softmax_scale: Any, softcap: Any, sinks: Any, window: Any
 ) -> Any:

@@ -84,6 +84,8 @@ class TrainingMonitor:
             self._start = json.loads((self._logs / RESUMED).read_text(encoding="utf-8"))
             for line in self._start["damaged"]:
                 self._say(f"  {line}; it is not used")
+            for line in self._start["slower"]:
+                self._say(f"  {line}")
             if self._start["step"]:
                 self._say(f"  resumes after step {self._start['step']}, in epoch {self._start['epoch'] + 1}")
             self._offset = (self._logs / METRICS).stat().st_size if self._start["step"] else 0

@@ -1,12 +1,8 @@
-"""Owns how samples are divided into minibatches, and how much of a training will be padding."""
+"""Owns how a batch is divided into padded minibatches, where a model's samples can't share a row."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
-from pathlib import Path
-
-import msgspec
 
 LENGTHS = 32
 """Padded lengths are multiples of this, as far as the token budget allows. A CPU compiles a bf16 matrix product for
@@ -17,7 +13,6 @@ grows with the model as the work of a token does. From the step times of token b
 GPU's bandwidth and speed suggest about as much, which was not measured."""
 NOTHING = [-1]
 """The library's minibatch of a dummy sample, which has no loss token."""
-_MAX_BATCHES = 200
 
 
 def padded_length(num_tokens: int, token_budget: int) -> int:
@@ -92,30 +87,3 @@ def _divide_cheapest(lengths: Sequence[int], token_budget: int, max_samples: int
         minibatches.append(order[begins[end] : end])
         end = begins[end]
     return minibatches
-
-
-class _Row(msgspec.Struct):
-    len: int
-
-
-def padding_share(data_file: Path, *, batch_size: int, token_budget: int, num_ranks: int, seed: int) -> float:
-    """Return the share of computed tokens that is padding, over at most 200 batches drawn as in an epoch.
-
-    Args:
-        data_file: JSON Lines with a ``len`` in tokens, at least one row.
-        batch_size: Samples per optimizer step.
-        token_budget: Budget of a minibatch, padding included.
-        num_ranks: Ranks that share a batch.
-        seed: Seed of the order of samples.
-    """
-    decode = msgspec.json.Decoder(_Row).decode
-    with data_file.open("rb") as lines:
-        lengths = [decode(line).len for line in lines]
-    random.Random(seed).shuffle(lengths)
-    num_tokens = num_computed = 0
-    for begin in range(0, min(len(lengths), _MAX_BATCHES * batch_size), batch_size):
-        batch = lengths[begin : begin + batch_size]
-        num_tokens += sum(batch)
-        minibatches = divide(batch, token_budget, num_ranks)
-        num_computed += sum(num_padded(minibatch, batch, token_budget) for minibatch in minibatches)
-    return 1 - num_tokens / num_computed

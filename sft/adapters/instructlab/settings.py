@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LIBRARY_VERSION = "0.16.2"
+VARLEN_CAPABILITY = (8, 0)
+"""GPUs from this compute capability on have torch's kernel for packed rows (`torch.nn.attention.varlen`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,9 @@ class WorkerOptions:
         precision: Arithmetic of forward and backward: ``bf16`` or ``fp32``.
         fsdp_version: 1 or 2.
         deterministic: Whether equal runs have to give equal bits, whatever that costs.
-        packs_rows: Whether flash attention gets many samples in one row, which no layer of the model mixes.
+        attention: ``varlen``, ``flash_attention`` or ``sdpa``.
+        packs_rows: Whether a minibatch is one row of many samples, which no layer of the model mixes.
+        attention_cost: What attention costs, to balance rows over ranks: as `packed_rows.cost` takes it.
         save_dtype: Type of saved weights; ``auto`` = the base model's.
         gradient_checkpointing: Which layers recompute their activations: ``none``, ``selective`` or ``full``.
         num_loader_workers: Data loader processes (upstream: 8).
@@ -111,7 +115,9 @@ class WorkerOptions:
     precision: str = "fp32"
     fsdp_version: int = 2
     deterministic: bool = False
+    attention: str = "sdpa"
     packs_rows: bool = False
+    attention_cost: float = 0.0
     save_dtype: str = "auto"
     gradient_checkpointing: str = "none"
     num_loader_workers: int = 0

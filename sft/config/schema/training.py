@@ -55,9 +55,10 @@ class Precision(Enum):
 
 
 class Attention(Enum):
-    """What computes attention. Flash attention needs no padding between samples."""
+    """What computes attention, and so whether samples share a row or are padded to one length."""
 
     auto = "auto"
+    varlen = "varlen"
     flash_attention = "flash_attention"
     sdpa = "sdpa"
 
@@ -163,8 +164,10 @@ class TrainingConfig:
     a GPU equal bit for bit, at the cost of a slower backward pass; ranks on CPUs are that anyway. torch:
     `use_deterministic_algorithms`."""
     attention: Attention = Attention.auto
-    """`auto` = flash attention where this machine has it, else torch's own; in a TrainJob's pods torch's own, because
-    their packages are not known."""
+    """`varlen` = torch's own over packed rows: in one call on a GPU (bf16, compute capability 8.0 or more), sample by
+    sample elsewhere. `flash_attention` = the package flash-attn, over packed rows. `sdpa` = torch's own over padded
+    samples, which is what an architecture gets whose layers would mix the samples of a row. `auto` = flash attention
+    where this machine has it, else varlen; in a TrainJob's pods varlen, because their packages are not known."""
     save_dtype: SaveDtype = SaveDtype.auto
     """Type of the weights of every saved model, which is the one that is scored and registered; `auto` = the type that
     they have in the base model. Full states stay fp32."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sft.planning.flops import ModelFlops, model_flops
+from sft.planning.flops import ModelFlops, attention_cost, model_flops
 from sft.planning.model_shape import Shape, shape_of
 
 QWEN = {
@@ -80,3 +80,12 @@ def test_torch_counts_as_many(architecture: str, lora_rank: int) -> None:
     whole_matrices = 2 * 2 * 48**2  # eager attention computes what no token sees, too
     ours = model_flops(shape(config.to_dict()), rank).of(2 * 48, 2 * 48, whole_matrices)
     assert ours == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+def test_attention_costs_as_much_as_the_matrices_at_the_length_where_their_operations_are_equal() -> None:
+    length = round(1 / attention_cost(QWEN))
+    flops = model_flops(shape(QWEN))
+    assert flops.per_square * length**2 == pytest.approx(flops.per_token * length, rel=1e-3)
+    assert attention_cost(QWEN, lora_rank=8) != attention_cost(QWEN)
+    assert attention_cost({"model_type": "olmo2", "hidden_size": 1000}) == 1 / 12_000
+    assert attention_cost({}) == 0

@@ -152,15 +152,47 @@ def test_a_driver_that_fails_is_said(on: Any, monkeypatch: pytest.MonkeyPatch) -
     assert "nvidia-smi" not in notes(cfg(launcher=LauncherConfig(gpus_per_worker=0)))
 
 
-@pytest.mark.parametrize(("wanted", "said"), [(Attention.auto, False), (Attention.flash_attention, True)])
-def test_flash_attention_is_not_used_in_fp32(wanted: Attention, said: bool, on: Any) -> None:
+@pytest.mark.parametrize("wanted", [Attention.auto, Attention.flash_attention])
+def test_flash_attention_is_not_used_in_fp32(wanted: Attention, on: Any) -> None:
     on(H200, packages=("flash_attn",))
     found = resolve_resources(cfg(precision=Precision.fp32, attention=wanted))
-    assert found.attention is Attention.sdpa
+    assert found.attention is Attention.varlen
     assert "flash attention computes in bf16, and this training in fp32" in "\n".join(
         (*found.notes, *found.reasons.values())
     )
     assert resolve_resources(cfg(attention=wanted)).attention is Attention.flash_attention
+
+
+@pytest.mark.parametrize("gpus", [(), (H200,)])
+def test_rows_are_packed_wherever_flash_attention_is_not_and_a_choice_is_kept(gpus: tuple[str, ...], on: Any) -> None:
+    on(*gpus)
+    found = resolve_resources(cfg())
+    assert found.attention is Attention.varlen
+    lacking = "flash-attn is not installed" if gpus else "no GPU, so no flash attention"
+    how = "by its kernel" if gpus else "sample by sample"
+    assert found.reasons["attention"] == f"torch's own over packed rows, {how}: {lacking}"
+    assert lacking in notes(cfg(attention=Attention.flash_attention))
+    for wanted in (Attention.sdpa, Attention.varlen):
+        kept = resolve_resources(cfg(attention=wanted))
+        assert kept.attention is wanted
+        assert "attention" not in kept.reasons
+
+
+def test_a_gpu_without_the_kernel_for_packed_rows_takes_them_sample_by_sample(on: Any) -> None:
+    on(H200, capability=(7, 5))
+    assert ", sample by sample:" in resolve_resources(cfg(precision=Precision.bf16)).reasons["attention"]
+    on(H200)
+    assert ", sample by sample:" in resolve_resources(cfg(precision=Precision.fp32)).reasons["attention"]
+
+
+def test_pods_pack_rows_too_and_flash_attention_is_theirs_if_it_is_asked_for() -> None:
+    launcher = LauncherConfig(kind=LauncherKind.kubeflow, gpus_per_worker=1)
+    found = resolve_resources(cfg(launcher=launcher))
+    assert found.attention is Attention.varlen
+    assert "the image's packages are not known here" in found.reasons["attention"]
+    asked = resolve_resources(cfg(launcher=launcher, attention=Attention.flash_attention))
+    assert asked.attention is Attention.flash_attention
+    assert "training.launcher.image must have flash-attn" in "\n".join(asked.notes)
 
 
 def test_deterministic_kernels_and_their_cost_are_said(on: Any) -> None:
@@ -201,9 +233,7 @@ def test_what_is_slow_here_is_said(on: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert "this CPU emulates it" in notes(cfg(precision=Precision.bf16))
     on(H200, capability=(7, 5), packages=("flash_attn",))
     assert "this GPU emulates it" in notes(cfg(precision=Precision.bf16))
-    assert "not 7.5" in notes(cfg())
-    on(H200)
-    assert "flash-attn is not installed" in notes(cfg())
+    assert "not 7.5" in resolve_resources(cfg()).reasons["attention"]
 
 
 def several(nodes: int, strategy: ShardingStrategy, **launcher: Any) -> TrainingConfig:

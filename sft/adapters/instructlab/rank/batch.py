@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sft.adapters.instructlab.rank import loader
 from sft.adapters.instructlab.rank.copies import to_device
 
 
@@ -68,9 +67,9 @@ def process(manager: Any, batch: list[Any], *, max_grad_norm: float, asked_to_st
     norm = accelerator.clip_grad_norm_(accelerator.model.parameters(), max_grad_norm)
     counts = (
         sum(minibatch["num_samples"] for minibatch in batch),
-        sum(loader.num_tokens(minibatch) for minibatch in batch),
+        sum(minibatch["num_tokens"] for minibatch in batch),
         sum(minibatch["total_length"] for minibatch in batch),
-        sum(loader.num_squares(minibatch) for minibatch in batch),
+        sum(minibatch["num_squares"] for minibatch in batch),
         peak_bytes(),
         asked_to_stop,
     )

@@ -16,8 +16,6 @@ from typing import Any
 from sft.adapters.instructlab.rank import noise
 from sft.adapters.patched import patched
 
-log = logging.getLogger(__name__)
-
 _TRACKERS = ("mlflow", "wandb")
 
 
@@ -33,8 +31,8 @@ def patched_options(
     Args:
         mixed_precision: Precision as accelerate names it: ``bf16``, or ``no`` to compute in fp32.
         num_workers: Data loader processes per rank.
-        packs_rows: Whether a minibatch is one row of samples where flash attention keeps them apart. The library does
-            so with any model, also with those whose other layers don't (trap 29).
+        packs_rows: Whether a minibatch is one row of samples. The library packs with flash attention alone, and then
+            any model, also those whose other layers don't keep samples apart (trap 29).
         narrows_frozen: Whether a frozen weight waits in the precision of the checkpoint also where fp32 computes, which
             FSDP2 widens when it gathers it: the same numbers in half the memory.
     """
@@ -46,8 +44,7 @@ def patched_options(
         return make_accelerator(*args, **{**kwargs, "mixed_precision": mixed_precision})
 
     def with_workers(*args: Any, **kwargs: Any) -> Any:  # main_ds.py:645
-        packs = packs_rows and kwargs["flash_enabled"]
-        return make_loader(*args, **{**kwargs, "num_workers": num_workers, "flash_enabled": packs})
+        return make_loader(*args, **{**kwargs, "num_workers": num_workers, "flash_enabled": packs_rows})
 
     finish_model = model.Model._post_model_init
 
@@ -77,7 +74,6 @@ def patched_library() -> Iterator[None]:
     from instructlab.training import main_ds, model, utils
     from transformers import masking_utils
 
-    cache_compiled_packer()
     unshard = fsdp_state._common_unshard_pre_state_dict_hook
     with patched(
         (main_ds, "setup_metric_logger", skip_metric_logger),
@@ -134,19 +130,3 @@ def trackers_not_importable() -> Iterator[None]:
     finally:
         for tracker in _TRACKERS:
             del sys.modules[tracker]
-
-
-def cache_compiled_packer() -> None:
-    """batch_packer.py:14@0.16.2: every process compiles the packer for flash attention again, for seconds.
-
-    Turn on numba's cache on disk, if it finds a folder to write to. Remove it when upstream has ``@njit(cache=True)``.
-    """
-    from instructlab.training import batch_packer
-    from numba.core.dispatcher import Dispatcher
-
-    for function in vars(batch_packer).values():
-        if isinstance(function, Dispatcher):
-            try:
-                function.enable_caching()
-            except RuntimeError as error:  # "no locator available": a read-only home and installation
-                log.warning("every process compiles the packer again: %s", error)

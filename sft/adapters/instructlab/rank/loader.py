@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sft.adapters.instructlab.rank import noise
-
 
 def resuming_sampler(epoch_sampler: type, num_seen: Callable[[], int]) -> type:
     """Return the library's `EpochSampler` without the samples that were seen before the resume; none is collated.
@@ -47,15 +45,3 @@ class BatchHook:
 
     def __deepcopy__(self, _memo: object) -> BatchHook:
         return self  # upstream copies loader and dataset for accelerate, and discards the copy (accelerator.py:138)
-
-
-def num_tokens(minibatch: dict[str, Any]) -> int:
-    """Return the tokens of a minibatch without its padding."""
-    mask = minibatch.get("attention_mask")
-    return int(minibatch["input_ids"].numel() if mask is None else mask.sum())
-
-
-def num_squares(minibatch: dict[str, Any]) -> int:
-    """Return the sum of the squared lengths of a minibatch's samples, on which the work of attention depends."""
-    lengths, mask = noise.lengths_of_tokens(minibatch), minibatch.get("attention_mask")
-    return int((lengths if mask is None else lengths * mask).sum())

@@ -22,7 +22,7 @@ from typing import Any
 from sft.adapters import checkpoint_writer
 from sft.adapters.instructlab.layout import FINISHED, METRICS, RESUMED, STATES, STOP, STOPPED, UNTRACKED
 from sft.adapters.instructlab.rank import batch as processing
-from sft.adapters.instructlab.rank import loader, throughput
+from sft.adapters.instructlab.rank import loader, throughput, varlen
 from sft.adapters.instructlab.rank.full_states import FullStates, Position
 from sft.adapters.instructlab.settings import WorkerOptions
 from sft.adapters.instructlab.tracking import Trackers
@@ -105,6 +105,7 @@ class Loop:
         if self._is_main:
             write_atomically(self._folder / METRICS, resumed.metrics)
             note = {"steps_per_epoch": self._steps_per_epoch, "damaged": resumed.damaged}
+            note |= {"attention": varlen.in_use(self._options), "slower": varlen.slower(self._options)}
             write_json(self._folder / RESUMED, {**asdict(self._position), **note})
 
     def _with_trackers(self, train: Callable[..., None]) -> Callable[..., None]:

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from sft.adapters.instructlab.rank import chunked_head, noise
+from sft.adapters.instructlab.rank import chunked_head, noise, varlen
 from sft.adapters.instructlab.rank.copies import to_device
 from sft.adapters.instructlab.rank.minibatches import NO_TARGET, Minibatch
 from sft.adapters.patched import patched
@@ -50,15 +50,14 @@ def inputs(minibatch: Minibatch, model: Any, device: Any) -> Minibatch:
 
     Args:
         minibatch: With ``input_ids`` and ``labels`` of shape (samples, tokens) on the CPU, where the positions are
-            found without waiting for a device. With ``position_ids`` if all samples are in one row.
+            found without waiting for a device. As `minibatches` collates it.
         model: The library's model.
         device: Device of the model.
 
     Returns:
-        ``input_ids``; if there were any ``position_ids``, they and the bounds of their samples (`sequences`) under
-        transformers' names; ``places``: the positions in the flattened minibatch whose
-        logits enter the loss, and ``targets``: the tokens that they predict. Those two are padded with positions that
-        have no target.
+        ``input_ids``; of a packed row the positions and bounds of its samples under transformers' names; ``places``:
+        the positions in the flattened minibatch whose logits enter the loss, and ``targets``: the tokens that they
+        predict. Those two are padded with positions that have no target.
     """
     import torch
 
@@ -71,33 +70,15 @@ def inputs(minibatch: Minibatch, model: Any, device: Any) -> Minibatch:
         "targets": torch.nn.functional.pad(targets[places], (0, num_padding), value=NO_TARGET),
     }
     noise.LENGTHS.note(minibatch, device)
-    lengths: dict[str, int] = {}
-    if "position_ids" in minibatch:
-        arguments["position_ids"] = minibatch["position_ids"]
-        begins, longest = sequences(minibatch["position_ids"])
-        arguments |= {"cu_seq_lens_q": begins, "cu_seq_lens_k": begins}
-        lengths = {"max_length_q": longest, "max_length_k": longest}
-    if getattr(model.config, "output_router_logits", False):  # a router's loss counts all unmasked tokens
-        arguments["attention_mask"] = minibatch.get("attention_mask")
-    return {
-        **lengths,
-        **{name: value if value is None else to_device(value, device) for name, value in arguments.items()},
-    }
-
-
-def sequences(position_ids: Any) -> tuple[Any, int]:
-    """Return where the samples of a packed row begin and where the last one ends, and the length of the longest.
-
-    Flash attention takes it. Each layer would find it in the positions again, and wait for the device to do so.
-
-    Args:
-        position_ids: Of shape (1, tokens), on the CPU; each sample's begin at 0.
-    """
-    import torch
-
-    (begins,) = torch.nonzero(position_ids[0] == 0, as_tuple=True)
-    bounds = torch.nn.functional.pad(begins, (0, 1), value=position_ids.shape[-1])
-    return bounds.to(torch.int32), int(bounds.diff().max())
+    longest: dict[str, int] = {}
+    if "sample_lengths" in minibatch:
+        lengths = minibatch["sample_lengths"]
+        varlen.STATE.lengths = lengths
+        arguments |= {name: minibatch[name] for name in ("position_ids", "cu_seq_lens_q", "cu_seq_lens_k")}
+        longest = {"max_length_q": max(lengths), "max_length_k": max(lengths)}
+    elif getattr(model.config, "output_router_logits", False):  # a router's loss counts all unmasked tokens
+        arguments["attention_mask"] = minibatch["attention_mask"]
+    return {**longest, **{name: to_device(value, device) for name, value in arguments.items()}}
 
 
 def compute_loss(model: Any, arguments: Minibatch, world_size: int, num_counted: int) -> tuple[Any, Any]:

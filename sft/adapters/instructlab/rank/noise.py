@@ -21,7 +21,7 @@ class SampleLengths:
         self.of_tokens: Any = None
 
     def note(self, minibatch: dict[str, Any], device: Any) -> None:
-        """Take the lengths from a minibatch: packed samples count from 0 each, padding is masked."""
+        """Take the lengths from a minibatch."""
         if self.are_wanted:
             self.of_tokens = to_device(lengths_of_tokens(minibatch), device)
 
@@ -34,18 +34,15 @@ def lengths_of_tokens(minibatch: dict[str, Any]) -> Any:
     """Return for each token of a minibatch, padding included, the length of its sample.
 
     Args:
-        minibatch: With ``position_ids`` that begin at 0 with each sample of a row, or with ``attention_mask``.
+        minibatch: With ``sample_lengths`` of a packed row, or with ``attention_mask``.
     """
     import torch
 
-    if "position_ids" not in minibatch:
-        mask = minibatch["attention_mask"]
-        return mask.sum(-1, keepdim=True).expand(mask.shape)
-    rows = []
-    for positions in minibatch["position_ids"]:
-        sample = (positions == 0).cumsum(0) - 1
-        rows.append(torch.bincount(sample)[sample])
-    return torch.stack(rows)
+    if "sample_lengths" in minibatch:
+        lengths = torch.tensor(minibatch["sample_lengths"])
+        return lengths.repeat_interleave(lengths)[None]
+    mask = minibatch["attention_mask"]
+    return mask.sum(-1, keepdim=True).expand(mask.shape)
 
 
 def add_noisy_embeddings(model: Any, noise_alpha: float | None = None) -> Any:

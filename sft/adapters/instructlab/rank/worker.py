@@ -62,6 +62,7 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
         minibatches,
         recomputation,
         sharding,
+        varlen,
     )
 
     with fixes.trackers_not_importable():
@@ -109,7 +110,9 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
                 options.gradient_checkpointing, with_reentry=bool(args.lora_r) and options.fsdp_version == 1
             )
         )
-        patches.enter_context(minibatches.patched_packer(args.max_batch_len))
+        patches.enter_context(minibatches.patched_packers(args.max_batch_len, attention_cost=options.attention_cost))
+        if options.packs_rows and options.attention == varlen.NAME:
+            patches.enter_context(varlen.patched_attention(precision=options.precision))
         patches.enter_context(loss.patched_loss())
         if args.lora_r:
             patches.enter_context(

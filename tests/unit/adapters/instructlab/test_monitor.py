@@ -18,7 +18,7 @@ def view(logs: Path, seen: list[TrainingProgress], said: list[str], *, timeout: 
 
 
 def begin(logs: Path, *, step: int = 0, damaged: tuple[str, ...] = ()) -> None:
-    write_json(logs / RESUMED, {"step": step, "epoch": 0, "steps_per_epoch": 5, "damaged": list(damaged)})
+    write_json(logs / RESUMED, {"step": step, "epoch": 0, "steps_per_epoch": 5, "damaged": list(damaged), "slower": []})
 
 
 def row(step: int) -> str:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import json
 import random
-from pathlib import Path
 
 import pytest
 
-from sft.adapters.instructlab.packing import NOTHING, OVERHEAD, pack, padded_length, padding_share
+from sft.adapters.instructlab.packing import NOTHING, OVERHEAD, pack, padded_length
 
 pytestmark = [
     # Warned while the library and what it pulls in are imported.
@@ -86,18 +84,3 @@ def test_fewer_samples_than_ranks_leave_some_with_nothing() -> None:
 )
 def test_lengths_are_rounded_up_within_the_budget(longest: int, budget: int, padded: int) -> None:
     assert padded_length(longest, budget) == padded
-
-
-def test_padding_is_foretold_as_training_pads(tmp_path: Path) -> None:
-    lengths = lengths_of(1, num_samples=70, longest=500)
-    data = tmp_path / "data.jsonl"
-    data.write_text("".join(json.dumps({"len": length}) + "\n" for length in lengths), encoding="utf-8")
-    for num_ranks in (1, 3):
-        random.Random(7).shuffle(shuffled := list(lengths))
-        computed = 0
-        for begin in range(0, len(shuffled), 32):
-            batch = shuffled[begin : begin + 32]
-            every = [pack(batch, 1024, num_ranks, rank) for rank in range(num_ranks)]
-            computed += sum(tokens(minibatch, batch, 1024) for minibatch in itertools.chain.from_iterable(every))
-        found = padding_share(data, batch_size=32, token_budget=1024, num_ranks=num_ranks, seed=7)
-        assert found == pytest.approx(1 - sum(lengths) / computed)

@@ -72,7 +72,13 @@ def batch(num_minibatches: int) -> list[dict[str, Any]]:
 
     random = torch.Generator().manual_seed(0)
     rows = [torch.randint(3, VOCABULARY, (2, 8), generator=random) for _ in range(num_minibatches)]
-    counts = {"num_samples": 2, "total_length": 16, "batch_num_loss_counted_tokens": 14 * num_minibatches}
+    counts = {
+        "num_samples": 2,
+        "num_tokens": 16,
+        "num_squares": 2 * 8**2,
+        "total_length": 16,
+        "batch_num_loss_counted_tokens": 14 * num_minibatches,
+    }
     return [{"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids), **counts} for ids in rows]
 
 
@@ -95,14 +101,10 @@ def waits(step: Any) -> Counter[str]:
 
 
 @pytest.mark.parametrize("num_minibatches", [1, 4])
-def test_a_step_waits_for_the_device_once_however_many_minibatches_it_has(
-    manager: Any, num_minibatches: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_waits_for_the_device_once_however_many_minibatches_it_has(manager: Any, num_minibatches: int) -> None:
     from sft.adapters.instructlab.rank import batch as processing
 
     minibatches = batch(num_minibatches)
-    monkeypatch.setattr(processing.loader, "num_tokens", lambda _: 16)  # counts on the host
-    monkeypatch.setattr(processing.loader, "num_squares", lambda _: 128)
     on_the_device = iter([manager._prepare_model_inputs(each) for each in minibatches])
     manager._prepare_model_inputs = lambda _: next(on_the_device)  # which works on the host
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sft.adapters.instructlab.rank import loss
+from sft.adapters.instructlab.rank.minibatches import collate_row
 from sft.errors import StageError
 from tests.support.architectures import SHAPE, VOCABULARY
 
@@ -126,14 +127,13 @@ def test_a_model_that_takes_its_logits_otherwise_is_named() -> None:
 
 def test_samples_in_one_row_give_the_librarys_loss_too() -> None:
     import torch
-    from instructlab.training.sampler import mb_collate_fn
 
     rows = padded()
     samples = [
         {"input_ids": ids[mask.bool()].tolist(), "labels": labels[mask.bool()].tolist(), "num_loss_counted_tokens": 1}
         for ids, labels, mask in zip(rows["input_ids"], rows["labels"], rows["attention_mask"], strict=True)
     ]
-    model, minibatch = wrapped("llama"), dict(mb_collate_fn(samples, 5))
+    model, minibatch = wrapped("llama"), collate_row(samples, 5, token_budget=100)
     expected, _ = upstream(model, minibatch)
     found, _ = loss.compute_loss(model, loss.inputs(minibatch, model, "cpu"), 2, 5)
     alone, _ = loss.compute_loss(model, loss.inputs(rows, model, "cpu"), 2, 5)

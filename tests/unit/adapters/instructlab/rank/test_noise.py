@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sft.adapters.instructlab.rank import loss, noise
+from sft.adapters.instructlab.rank.minibatches import collate_row
 from sft.errors import StageError
 
 pytestmark = [
@@ -30,10 +31,14 @@ def forgotten() -> Iterator[None]:
 
 
 def minibatch(*, packed: bool) -> dict[str, Any]:
-    from instructlab.training.sampler import mb_collate_fn, padded_mb_collate_fn
+    from instructlab.training.sampler import padded_mb_collate_fn
 
     samples = [{"input_ids": [1] * n, "labels": [1] * n, "num_loss_counted_tokens": n} for n in LENGTHS]
-    return mb_collate_fn(samples, 1) if packed else padded_mb_collate_fn(samples, 1, pad_token_id=1)
+    return (
+        collate_row(samples, 1, token_budget=sum(LENGTHS))
+        if packed
+        else padded_mb_collate_fn(samples, 1, pad_token_id=1)
+    )
 
 
 def largest(embeddings: Any, ids: Any) -> list[float]:
