@@ -178,7 +178,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.instructlab.rank.worker",
                 "sft.adapters.instructlab.torchrun",
             ),
-            revision=11,
+            revision=12,
             is_resumable=True,
             machine_settings=frozenset({"resources"}),
         ),
