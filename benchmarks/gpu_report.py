@@ -181,16 +181,25 @@ def fp32_attention() -> dict[str, Any]:
     return {"holds": device() == "cpu" or found["repeated_keys"] < found["shared_keys"], **found}
 
 
+def fsdp_versions() -> dict[str, Any]:
+    """Train the quickstart's shape by FSDP1 and FSDP2, in turn twice: seconds a step, peaks and losses."""
+    found: dict[str, dict[str, Any]] = {}
+    for version in (1, 2, 1, 2):
+        rows = _trained(f"training.fsdp.version={version}")
+        seconds = sorted(row["seconds"] for row in rows[2:])
+        best = found.setdefault(f"fsdp{version}", {"seconds_per_step": float("inf")})
+        best["seconds_per_step"] = min(best["seconds_per_step"], seconds[len(seconds) // 2])
+        best["memory_bytes"] = max(row["memory_bytes"] for row in rows)
+        best["losses"] = [row["loss"] for row in rows]
+    losses = zip(found["fsdp1"].pop("losses"), found["fsdp2"].pop("losses"), strict=True)
+    apart = max(abs(one - two) for one, two in losses)
+    return {"holds": apart < _BF16_NOISE, "largest_difference_of_a_loss": apart, **found}
+
+
 def quickstart() -> dict[str, Any]:
     """Train the quickstart by sft itself, on whatever is here."""
-    with tempfile.TemporaryDirectory(prefix="sft-gpu-report-") as folder:
-        argv = [sys.executable, "-m", "sft", "run", "quickstart", "--until", "train", "training.num_epochs=1"]
-        began = time.perf_counter()
-        done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False, env=_environment())
-        if done.returncode:
-            raise RuntimeError(done.stdout[-2000:] + done.stderr[-2000:])
-        [file] = Path(folder).glob("runs/store/**/logs/metrics.jsonl")
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    began = time.perf_counter()
+    rows = _trained()
     return {
         "holds": rows[-1]["loss"] < rows[0]["loss"],
         "seconds": time.perf_counter() - began,
@@ -209,12 +218,25 @@ def utilisation() -> dict[str, Any]:
     return {"table": done.stdout.splitlines()}
 
 
+def _trained(*settings: str) -> list[dict[str, Any]]:
+    """Return the metrics of an epoch of the quickstart, trained by sft itself."""
+    with tempfile.TemporaryDirectory(prefix="sft-gpu-report-") as folder:
+        epoch = ["--until", "train", "training.num_epochs=1", *settings]
+        argv = [sys.executable, "-m", "sft", "run", "quickstart", *epoch]
+        done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False, env=_environment())
+        if done.returncode:
+            raise RuntimeError(done.stdout[-2000:] + done.stderr[-2000:])
+        [file] = Path(folder).glob("runs/store/**/logs/metrics.jsonl")
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "machine": machine_facts,
     "packing": packing,
     "deterministic": deterministic,
     "fp32-attention": fp32_attention,
     "quickstart": quickstart,
+    "fsdp-versions": fsdp_versions,
     "utilisation": utilisation,
 }
 

@@ -77,6 +77,11 @@ CASES = (
     Case("FULL_SHARD", 8, adapters=True, recomputes="selective"),
     Case("SHARD_GRAD_OP", 8),
     Case("NO_SHARD", 8),
+    Case("NO_SHARD", 1, precision="fp32", adapters=True),
+    Case("NO_SHARD", 1, precision="fp32", version=1),
+    Case("NO_SHARD", 1, adapters=True, version=1),
+    Case("FULL_SHARD", 8, version=1),
+    Case("FULL_SHARD", 8, adapters=True, recomputes="none", version=1),
 )
 
 
@@ -253,6 +258,7 @@ def estimated_peak(config: Mapping[str, Any], case: Case) -> int:
         num_trained=num_adapter_parameters(shape, LORA_RANK) if case.adapters else None,
         adapter_dropout=True,
         on_gpu=True,
+        fsdp_version=case.version,
     )
     return memory.peak_bytes(shape, ShardingStrategy(case.strategy), setup) - memory.GPU_OVERHEAD
 
@@ -265,13 +271,13 @@ def main() -> None:
     config = {**SHAPE, "model_type": "qwen2", "num_hidden_layers": num_layers}
     print(f"python benchmarks/simulated_memory.py --layers {num_layers}")
     print(
-        f"{'strategy':<14}{'ranks':>5} {'precision':<10}{'checkpoint':<11}{'trains':<9}{'recomputes':<11}"
+        f"FSDP {'strategy':<14}{'ranks':>5} {'precision':<10}{'checkpoint':<11}{'trains':<9}{'recomputes':<11}"
         f"{'tokens':>7}{'for the loss':>13}{'counted':>12}{'estimated':>12}{'ratio':>7}"
     )
     for case in CASES:
         peak, estimate = counted_peak(config, case), estimated_peak(config, case)
         print(
-            f"{case.strategy:<14}{case.ranks:>5} {case.precision:<10}{case.stored:<11}"
+            f"{case.version:<5}{case.strategy:<14}{case.ranks:>5} {case.precision:<10}{case.stored:<11}"
             f"{'adapters' if case.adapters else 'all':<9}{case.recomputes:<11}"
             f"{case.num_tokens:>7}{case.loss_share:>13.0%}{peak / 2**30:>8.2f} GiB{estimate / 2**30:>8.2f} GiB"
             f"{estimate / peak:>7.2f}",

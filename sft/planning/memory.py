@@ -33,6 +33,7 @@ class Setup:
         num_trained: Parameters of the adapters; None = every one is trained.
         adapter_dropout: Whether the adapters have dropout.
         on_gpu: Whether ranks compute on GPUs.
+        fsdp_version: Of PyTorch's FSDP, 1 or 2.
     """
 
     ranks: int
@@ -45,6 +46,7 @@ class Setup:
     num_trained: int | None = None
     adapter_dropout: bool = False
     on_gpu: bool = False
+    fsdp_version: int = 2
 
 
 class Moment(NamedTuple):
@@ -164,8 +166,8 @@ def _num_trained(shape: Shape, setup: Setup) -> int:
 
 
 def _weight_bytes(shape: Shape, setup: Setup) -> int:
-    """Return bytes of a weight that a rank holds: fp32, but a frozen one stays as stored if the arithmetic is bf16."""
-    frozen = setup.num_trained is not None and setup.value_bytes == 2
+    """Return bytes of a weight that a rank holds: fp32; a frozen one as stored, unless FSDP1 computes in fp32."""
+    frozen = setup.num_trained is not None and (setup.value_bytes == 2 or setup.fsdp_version == 2)
     return shape.stored_bytes if frozen else 4
 
 
@@ -187,7 +189,8 @@ def _gathered(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> int:
     """Return weights that a rank computes with besides its own: one unit while the next is fetched, and the root."""
     value, unit, root = setup.value_bytes, shape.per_layer, shape.num_root
     if _shards(sharding, setup) == 1:
-        return 0 if value == _weight_bytes(shape, setup) else value * (unit + root)
+        has_no_copy = setup.fsdp_version == 1 and value == _weight_bytes(shape, setup)
+        return 0 if has_no_copy else value * (unit + root)
     return value * (shape.num_parameters if sharding is ShardingStrategy.SHARD_GRAD_OP else 2 * unit + root)
 
 

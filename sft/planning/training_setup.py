@@ -32,6 +32,7 @@ def setup_of(cfg: RunConfig, resources: Resources, shape: Shape, tokens: Tokeniz
         value_bytes=2 if resources.precision is Precision.bf16 else 4,
         gradient_checkpointing=resources.gradient_checkpointing,
         cpu_offload_params=resources.cpu_offload_params,
+        fsdp_version=resources.fsdp_version,
         num_trained=adapters if training.lora.rank else None,
         adapter_dropout=training.lora.dropout > 0,
         on_gpu=bool(resources.num_gpus),

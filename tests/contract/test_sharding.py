@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from sft.adapters.instructlab.rank import sharding
+from sft.adapters.instructlab.rank import fsdp2, sharding
 from sft.errors import StageError
 
 pytestmark = [
@@ -82,6 +83,17 @@ def test_what_is_frozen_stays_in_bf16_and_adapters_are_fp32(on_two_ranks: Any) -
 
 def test_without_sharding_accelerates_precision_rounds_a_gradient_with_each_minibatch(on_two_ranks: Any) -> None:
     assert on_two_ranks["bf16 unfixed NO_SHARD"] > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("is_gpt_oss", "scales", "refused"), [(True, None, True), (False, {"a": 1}, True), (False, None, False)]
+)
+def test_what_fsdp2_could_not_save_is_refused_before_it_is_trained(
+    is_gpt_oss: bool, scales: Any, refused: bool
+) -> None:
+    network = SimpleNamespace(config=SimpleNamespace(_fp8_scales=scales))
+    with pytest.raises(StageError, match="not saved") if refused else nullcontext():
+        fsdp2.check_savable(SimpleNamespace(is_gpt_oss=is_gpt_oss, model=network))
 
 
 def test_groups_of_hybrid_sharding_need_as_many_gpus_as_ranks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -220,15 +220,17 @@ def test_adapters_and_offloading_take_the_optimizer_off_the_device() -> None:
     assert fixed(EIGHT) - fixed(replace(EIGHT, cpu_offload_params=True)) == 2 * COUNT
 
 
-def test_frozen_weights_stay_as_they_are_stored_unless_the_arithmetic_is_fp32() -> None:
-    def states(stored_bytes: int, value_bytes: int) -> int:
+def test_frozen_weights_stay_as_they_are_stored_unless_fsdp1_computes_in_fp32() -> None:
+    def states(version: int, stored_bytes: int, value_bytes: int) -> int:
         shape = replace(qwen(), stored_bytes=stored_bytes)
-        setup = replace(EIGHT, num_trained=8_000_000, value_bytes=value_bytes)
-        gathered = 0 if stored_bytes == value_bytes == 2 or value_bytes == 4 else 2 * (shape.per_layer + shape.num_root)
+        setup = replace(EIGHT, num_trained=8_000_000, value_bytes=value_bytes, fsdp_version=version)
+        has_no_copy = version == 1 and (stored_bytes == value_bytes == 2 or value_bytes == 4)
+        gathered = 0 if has_no_copy else value_bytes * (shape.per_layer + shape.num_root)
         fixed = moments(shape, ShardingStrategy.NO_SHARD, setup)["loss"].fixed
         return fixed - gathered - 12 * 8_000_000 - GPU_OVERHEAD
 
-    assert (states(2, 2), states(4, 2), states(2, 4)) == (2 * COUNT, 4 * COUNT, 4 * COUNT)
+    assert (states(1, 2, 2), states(1, 4, 2), states(1, 2, 4)) == (2 * COUNT, 4 * COUNT, 4 * COUNT)
+    assert (states(2, 2, 2), states(2, 4, 2), states(2, 2, 4)) == (2 * COUNT, 4 * COUNT, 2 * COUNT)
     assert qwen().stored_bytes == 4
     stored = shape_of({**QWEN, "torch_dtype": "bfloat16"})
     assert stored is not None

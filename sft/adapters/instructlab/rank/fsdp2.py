@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from sft.adapters.patched import patched
+from sft.errors import StageError
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +31,37 @@ def patched_accelerator(*, precision: str, strategy: str, cpu_offload_params: bo
         precision: Arithmetic of forward and backward: ``bf16`` or ``fp32``.
         strategy: As FSDP1 names it: ``FULL_SHARD``, ``SHARD_GRAD_OP``, ``HYBRID_SHARD`` or ``NO_SHARD``.
         cpu_offload_params: Whether parameters, gradients and optimizer wait in host memory.
+
+    Raises:
+        StageError: `check_savable` does, once the model is there.
     """
     from instructlab.training import accelerator
 
+    def plugin(self: Any) -> Any:
+        check_savable(self.model)
+        return _plugin(precision, strategy, cpu_offload_params)
+
     with patched(
         (accelerator, "TransformersAccel", _sharding_accelerator(accelerator.TransformersAccel, strategy)),
-        (accelerator.Accelerator, "get_fsdp_config", lambda _: _plugin(precision, strategy, cpu_offload_params)),
+        (accelerator.Accelerator, "get_fsdp_config", plugin),
     ):
         yield
+
+
+def check_savable(model: Any) -> None:
+    """Refuse a model that the library saves by FSDP1's means: gpt-oss, and what is stored in FP8 (utils.py:753@0.16.2).
+
+    Args:
+        model: The library's.
+
+    Raises:
+        StageError: It is one, which would be found out after the training.
+    """
+    of_fp8 = getattr(getattr(model.model, "config", None), "_fp8_scales", None)
+    if getattr(model, "is_gpt_oss", False) or of_fp8:
+        raise StageError(
+            f"{type(model.model).__name__} can be trained with FSDP2, but not saved", fix="training.fsdp.version=1"
+        )
 
 
 def _plugin(precision: str, strategy: str, cpu_offload_params: bool) -> Any:
