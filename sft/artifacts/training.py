@@ -146,7 +146,8 @@ class CheckpointArtifact(Artifact):
         num_epochs: Epochs finished.
         final_loss: Mean loss per loss token of the last step.
         world_size: Ranks that finished it.
-        stretches: What the steps were trained on (``num_nodes``, ``num_ranks``, ``strategy``, ``device``), each
+        stretches: What the steps were trained on (``num_nodes``, ``num_ranks``, ``strategy``, ``fsdp_version``,
+            ``device``), each
             ``from_step`` on: several where the training was stopped and continued on another number of ranks.
         unmirrored: A line for each full state that could not be brought to `training.state_uri`.
     """

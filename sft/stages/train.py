@@ -134,7 +134,7 @@ def _train(
         progress.say(f"  {note}")
     display = JobDisplay(watch=lambda live: progress.update(_line(live)), update=progress.update, say=progress.say)
     logs = out / LOGS_NAME
-    logs.mkdir(exist_ok=True)
+    logs.mkdir(parents=True, exist_ok=True)  # another node may be here before node 0
     train_ranks = launcher_of(cfg.launcher).train
     for restart in range(cfg.max_restarts + 1):
         try:
