@@ -289,6 +289,5 @@ def _layout(args: argparse.Namespace, options: WorkerOptions) -> dict[str, Any]:
         "num_ranks": num_ranks,
         "fsdp_version": options.fsdp_version,
         "strategy": args.fsdp_sharding_strategy,
-        "fsdp_version": options.fsdp_version,
         "device": options.device,
     }
