@@ -7,8 +7,8 @@ written after each. A part that compares says in ``holds`` how it went. A table 
 the parts that can run take a CPU and tiny sizes, which tests their code and measures nothing: ``device`` in the file
 says so. NOT YET RUN on a GPU.
 
-Not here yet: the library's `run_training` and TRL beside it (`benchmarks/training.py`), LoRA of a 7B shape, a kill and
-resume, an evaluation of 500 questions.
+`gpu_trainings.py` has the trainings of known shapes, and ours beside the library's `run_training` and TRL. Not here
+yet: a kill and a resume, an evaluation of 500 questions.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import gpu_trainings
 
 LENGTHS = (700, 1500, 300, 1100)
 """Tokens of the samples that share a row; a tenth of it on a CPU."""
@@ -237,6 +240,10 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "fp32-attention": fp32_attention,
     "quickstart": quickstart,
     "fsdp-versions": fsdp_versions,
+    "qwen2.5-1.5b": partial(gpu_trainings.train_shape, "qwen2.5-1.5b"),
+    "qwen3-0.6b": partial(gpu_trainings.train_shape, "qwen3-0.6b"),
+    "qwen2.5-7b-lora": partial(gpu_trainings.train_shape, "qwen2.5-7b-lora"),
+    "beside-others": gpu_trainings.beside_others,
     "utilisation": utilisation,
 }
 

@@ -266,17 +266,18 @@ def complete_rows(file: Path) -> list[dict[str, Any]]:
     return [row for row in rows if "step" in row]
 
 
-def sides(folder: Path) -> list[Side]:
+def sides(folder: Path, *, without_trl: bool = False) -> list[Side]:
     """Return what runs on this machine; the first of `sft` under each condition is its default."""
     gpus = len(machine.gpus())
     if gpus:
         advised = {"padding_free": True} if importlib.util.find_spec("flash_attn") else GROUPED
-        return [
+        made = [
             sft_side(folder, "bf16"),
             trl_side(folder, "bf16", min(16, BATCH_SIZE // gpus), gpus, **advised),
             replace(sft_side(folder, "bf16", "training.gradient_checkpointing=full"), conditions=RECOMPUTING),
             run_training_side(folder),
         ]
+        return [side for side in made if side.framework != "trl" or not without_trl]
     found = []
     for precision in ("bf16", "fp32") if cpu_computes_bf16() else ("fp32",):
         found.append(sft_side(folder, precision))
@@ -309,12 +310,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--samples", type=int, default=320)
+    parser.add_argument("--without-trl", action="store_true", help="where it is not installed; on a GPU")
     options = parser.parse_args()
     print(f"python benchmarks/training.py --rounds {options.rounds} --samples {options.samples}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder, options.samples)
-        every: dict[Side, list[Measured]] = {side: [] for side in sides(folder)}
+        every: dict[Side, list[Measured]] = {side: [] for side in sides(folder, without_trl=options.without_trl)}
         for _ in range(options.rounds):
             for side, rounds in every.items():
                 rounds.append(measured(side))

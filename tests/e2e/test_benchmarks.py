@@ -14,7 +14,7 @@ SMALLEST: dict[str, tuple[list[str], str]] = {
     "dataset": (["500"], "rows"),
     "evaluation": (["--rounds", "1", "--questions", "8"], "sft / the faster lm-eval:"),
     "generation": (["--rounds", "1", "--samples", "3", "--max-new-tokens", "8"], "3 of 3 answers are the same"),
-    "gpu_report": (["--seconds", "280", "--out", "report.json"], "| utilisation |"),
+    "gpu_report": (["--seconds", "600", "--out", "report.json"], "| utilisation |"),
     "startup": (["--rounds", "1"], "first step"),
     "tokenizing": (["60"], "process_data"),
     "verdicts": (["--pairs", "4"], "| answers |"),
@@ -22,6 +22,7 @@ SMALLEST: dict[str, tuple[list[str], str]] = {
 """Arguments, and what is printed at the end."""
 PROCESSES = ("evaluation", ["--processes", "2", "--rounds", "1", "--questions", "16"], "the same to the last digit")
 NOT_HERE = {
+    "gpu_trainings": "gpu_report runs its parts",
     "kills": "runs the quickstart three times; tests/integration/test_training_faults.py kills a training",
     "memory": "trains twelve times at sizes that fill memory",
     "quickstart": "tests/e2e/test_quickstart.py runs the same commands",
