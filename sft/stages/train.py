@@ -288,6 +288,8 @@ def worker_options(cfg: TrainingConfig, inputs: TrainInputs) -> WorkerOptions:
         run_name=inputs.run_name,
         flops=_flops(cfg, inputs),
         peak_flops=peak_flops(inputs.resources.device, inputs.resources.precision),
+        profile_first_step=cfg.profile.first_step,
+        profile_num_steps=cfg.profile.num_steps,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sft.adapters.instructlab.layout import PROFILE
 from sft.artifacts import CheckpointArtifact
 from sft.config.schema import (
     FsdpConfig,
@@ -17,6 +19,7 @@ from sft.config.schema import (
     LauncherConfig,
     LoraConfig,
     Precision,
+    ProfileConfig,
     SaveDtype,
     ShardingStrategy,
     Tracker,
@@ -209,6 +212,7 @@ def test_models_on_the_way_stay_where_a_recipe_asks_for_them_and_trackers_see_ev
         checkpoint_at_epoch=True,
         save_samples=150,
         neftune_alpha=5.0,
+        profile=ProfileConfig(first_step=STEPS_PER_EPOCH + 1, num_steps=1),
         tracking=TrackingConfig(trackers=list(Tracker), project="numbers"),
         env={"MLFLOW_TRACKING_URI": database, "WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path)},
     )
@@ -221,6 +225,11 @@ def test_models_on_the_way_stay_where_a_recipe_asks_for_them_and_trackers_see_ev
     assert kept == ["samples_160", "samples_200", "samples_328"]  # the first step past 150 and 300, and the epoch
     assert 150 < 5 * BATCH == 160
     assert checkpoint.num_steps == 2 * STEPS_PER_EPOCH
+
+    with gzip.open(checkpoint.root / "logs" / PROFILE, "rt", encoding="utf-8") as trace:
+        names = {event.get("name", "") for event in json.load(trace)["traceEvents"]}
+    assert {"aten::_fused_adamw_", "aten::mm"} <= names
+    assert any("all_gather" in name for name in names)
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 SETTINGS = "settings.json"
 """Settings of the ranks."""
 METRICS, RESUMED, STOP, STOPPED, FINISHED = "metrics.jsonl", "resumed.json", "stop", "stopped.json", "finished.json"
+PROFILE = "profile.json.gz"
+"""Trace of some steps of rank 0, in Chrome's format."""
 UNTRACKED = "untracked.json"
 """Trackers that could not be reached."""
 ERRORS, STACKS = "errors", "stacks"

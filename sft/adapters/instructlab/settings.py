@@ -109,6 +109,8 @@ class WorkerOptions:
         flops: Of forward and backward pass, per token, per loss token and per squared length of a sample
             (`sft.planning.flops`); None = not known of this architecture.
         peak_flops: The most operations a second of one rank; None = not known of this device.
+        profile_first_step: The first optimizer step that is traced; None = none is.
+        profile_num_steps: How many are traced.
     """
 
     on_gpu: bool = False
@@ -137,6 +139,8 @@ class WorkerOptions:
     run_name: str = ""
     flops: tuple[float, float, float] | None = None
     peak_flops: float | None = None
+    profile_first_step: int | None = None
+    profile_num_steps: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -113,6 +113,16 @@ class TrackingConfig:
     """MLflow: the experiment; W&B: the project."""
 
 
+@dataclass(kw_only=True)
+class ProfileConfig:
+    """A trace of some optimizer steps by torch's profiler: `logs/profile.json.gz` of the checkpoint, for Perfetto."""
+
+    first_step: int | None = number(None, at_least=1, at_most=LARGEST_INT32)
+    """The first step that is traced, on rank 0; null = no trace. Steps 1 to 3 warm up. Traced steps are slower."""
+    num_steps: int = number(3, at_least=1, at_most=100)
+    """How many are traced; each takes megabytes."""
+
+
 class TrainOn(Enum):
     """Which tokens of a conversation count for the loss. A turn with `"weight": 0` never does."""
 
@@ -211,3 +221,4 @@ class TrainingConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)

@@ -24,6 +24,7 @@ from sft.adapters.instructlab.layout import FINISHED, METRICS, RESUMED, STATES, 
 from sft.adapters.instructlab.rank import batch as processing
 from sft.adapters.instructlab.rank import loader, throughput, varlen
 from sft.adapters.instructlab.rank.full_states import FullStates, Position
+from sft.adapters.instructlab.rank.profiler import tracing
 from sft.adapters.instructlab.settings import WorkerOptions
 from sft.adapters.instructlab.tracking import Trackers
 from sft.adapters.patched import patched
@@ -112,15 +113,21 @@ class Loop:
         def train_with_trackers(args: argparse.Namespace, model: Any, accelerator: Any, **rest: Any) -> None:
             self._model, self._accelerator = model, accelerator
             options = self._options
-            with Trackers(
-                options.trackers if self._is_main else (),
-                folder=self._folder,
-                work=self._output,
-                project=options.project,
-                run_name=options.run_name,
-                settings=vars(args),
-                step=self._position.step,
-            ) as self._trackers:
+            with (
+                Trackers(
+                    options.trackers if self._is_main else (),
+                    folder=self._folder,
+                    work=self._output,
+                    project=options.project,
+                    run_name=options.run_name,
+                    settings=vars(args),
+                    step=self._position.step,
+                ) as self._trackers,
+                tracing(
+                    options, self._folder, args.num_epochs * self._steps_per_epoch, self._is_main
+                ) as self._profiler,
+            ):
+                self._profiler.reached(self._position.step)
                 self._began = time.perf_counter()
                 train(args, model=model, accelerator=accelerator, **rest)
 
@@ -190,6 +197,7 @@ class Loop:
             if self._is_main:
                 write_json(self._folder / STOPPED, asdict(self._position))
             raise StopRequested
+        self._profiler.reached(self._position.step)
         self._began = time.perf_counter()
 
     def _measured(self, batch: processing.BatchFacts, seconds: float) -> dict[str, Any]:
