@@ -135,10 +135,13 @@ def _artifact(verification: Verification, root: Path, step: Mapping[str, Any]) -
     except (OSError, *self_hashed_json.NOT_JSON) as error:
         verification.problems.append(f"{root / MANIFEST_NAME}: unreadable ({error})")
     else:
-        carried = {key: manifest.get(key) for key in ("digest", *_TOLD_TWICE)}
-        verification.same(
-            str(root / MANIFEST_NAME), carried, {"digest": step["output"], **{k: step[k] for k in _TOLD_TWICE}}
-        )
+        carried = {key: manifest.get(key) for key in ("digest", "stage", *_TOLD_TWICE)}
+        told = {"digest": step["output"], "stage": stage, **{k: step[k] for k in _TOLD_TWICE}}
+        verification.same(str(root / MANIFEST_NAME), carried, told)
+        found = {name: (root / name).stat().st_size for name in step["files"] if is_file(root / name)}
+        sizes = manifest.get("sizes")
+        if not isinstance(sizes, dict) or sizes.keys() != step["files"].keys() or not found.items() <= sizes.items():
+            verification.problems.append(f"{root / MANIFEST_NAME}: its sizes are not those of the files")
     external = step["facts"].get("external_dir")
     if isinstance(external, str) and is_folder(external) and (root / FILES_NAME).is_file():
         recorded = json_object(root / FILES_NAME) or {}

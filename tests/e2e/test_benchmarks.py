@@ -15,6 +15,7 @@ SMALLEST: dict[str, tuple[list[str], str]] = {
     "evaluation": (["--rounds", "1", "--questions", "8"], "sft / the faster lm-eval:"),
     "generation": (["--rounds", "1", "--samples", "3", "--max-new-tokens", "8"], "3 of 3 answers are the same"),
     "gpu_report": (["--seconds", "600", "--out", "report.json"], "| utilisation |"),
+    "packing": (["--rounds", "1", "--steps", "1", "--samples", "4"], "| chats by 4 | bf16 |"),
     "startup": (["--rounds", "1"], "first step"),
     "tokenizing": (["60"], "process_data"),
     "verdicts": (["--pairs", "4"], "| answers |"),
