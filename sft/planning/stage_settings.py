@@ -72,7 +72,8 @@ _RESOLVED = {
 
 def train(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
     """Return what determines the train stage."""
-    own = {k: v for k, v in _plain(cfg.training).items() if k not in _NOT_IN_A_CHECKPOINT | _RESOLVED}
+    without = _NOT_IN_A_CHECKPOINT | _RESOLVED | (set() if cfg.training.profile.first_step else {"profile"})
+    own = {k: v for k, v in _plain(cfg.training).items() if k not in without}
     resources = environment.resources.settings() if environment.resources else {}
     return {**own, "resources": {k: v for k, v in resources.items() if k not in NOT_IN_THE_WEIGHTS}}
 

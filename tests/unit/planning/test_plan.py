@@ -290,6 +290,11 @@ def test_a_training_with_other_resources_is_another_training(name: str, value: o
     assert [step for step in after if before[step] != after[step]] == ["train", "evaluate:tuned", "compare", *TOLD]
 
 
+def test_a_trace_is_made_by_a_training_that_has_none_yet() -> None:
+    assert "train" in changed("training.profile.first_step=4")
+    assert changed("training.profile.num_steps=5") == TOLD  # without a first step there is none
+
+
 def test_loader_workers_change_nothing_of_the_weights() -> None:
     assert changed("training.num_loader_workers=3") == TOLD
 
