@@ -31,9 +31,10 @@ def test_the_page_has_the_tables_of_the_program(scale: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
+@pytest.mark.parametrize("version", ["1", "2"])
 @pytest.mark.parametrize("strategy", ["FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD"])
-def test_fsdp_sends_in_a_minibatch_what_the_page_says(strategy: str, scale: dict[str, Any]) -> None:
-    argv = [sys.executable, "-m", "tests.support.counted_traffic", strategy, "8"]
+def test_fsdp_sends_in_a_minibatch_what_the_page_says(strategy: str, version: str, scale: dict[str, Any]) -> None:
+    argv = [sys.executable, "-m", "tests.support.counted_traffic", strategy, "8", version]
     done = subprocess.run(argv, check=True, capture_output=True, text=True, cwd=ROOT)
     counted = json.loads(done.stdout.splitlines()[-1])
 
