@@ -40,6 +40,7 @@ def test_every_benchmark_is_run_or_says_why_not() -> None:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.timeout(900)
 @pytest.mark.skipif("SFT_TEST_DATA" not in os.environ, reason="SFT_TEST_DATA names the shared data")
 @pytest.mark.parametrize(("name", "arguments", "said"), [*((name, *how) for name, how in SMALLEST.items()), PROCESSES])
 def test_a_benchmark_runs(
