@@ -20,7 +20,8 @@ from sft.planning.resources import Resources
 
 WORK = "work"
 """Folder of a try in which the ranks work, and which its end removes."""
-_LAYOUT = ("num_nodes", "num_ranks", "device")
+LAYOUT = ("num_nodes", "num_ranks", "device")
+"""Facts of a full state that say what it was saved on."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,12 @@ class FullState:
     @property
     def layout(self) -> dict[str, Any]:
         """What it was saved on."""
-        return {name: self.facts["stretches"][-1][name] for name in _LAYOUT}
+        return {name: self.facts["stretches"][-1][name] for name in LAYOUT}
+
+
+def layout_of(resources: Resources) -> dict[str, Any]:
+    """Return what a full state that is saved here says it was saved on."""
+    return {"num_nodes": resources.nodes.num, "num_ranks": resources.world_size, "device": resources.device}
 
 
 def states_of(attempt: Path) -> list[FullState]:
@@ -65,7 +71,7 @@ def take_over(attempts: Iterable[Path], out: Path, state_id: str, resources: Res
     Returns:
         A line that says what was taken; None if nothing was.
     """
-    here = {"num_nodes": resources.nodes.num, "num_ranks": resources.world_size, "device": resources.device}
+    here = layout_of(resources)
     others = [state for attempt in attempts for state in states_of(attempt)]
     fitting = [state for state in others if state.facts["state_id"] == state_id and state.layout != here]
     newest = max(fitting, key=lambda state: state.step, default=None)

@@ -27,7 +27,7 @@ from sft.errors import SftError
 from sft.files import sha256_file, sync, write_json
 from sft.planning.resources import Resources
 from sft.redaction import redact
-from sft.stages.earlier_states import WORK, link_files, states_of
+from sft.stages.earlier_states import LAYOUT, WORK, layout_of, link_files, states_of
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,6 @@ _ORIGINS = "mirrored_at.json"
 """Note in the folder of the ranks' work: folders of the mirror that hold states of this training."""
 _FILE = re.compile(rf"__\d+_\d+\.distcp|\.metadata|{re.escape(METRICS)}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_LAYOUT = ("num_nodes", "num_ranks", "device")
 
 
 class StateMirror:
@@ -222,7 +221,7 @@ def _checked(content: bytes, state_id: str, name: str) -> dict[str, Any]:
 
 def _misfit(facts: Mapping[str, Any], resources: Resources) -> str | None:
     last = facts["stretches"][-1]
-    here = {"num_nodes": resources.nodes.num, "num_ranks": resources.world_size, "device": resources.device}
-    if {name: last.get(name) for name in _LAYOUT} == here and last.get("strategy") != resources.strategy.value:
+    is_same_layout = {name: last.get(name) for name in LAYOUT} == layout_of(resources)
+    if is_same_layout and last.get("strategy") != resources.strategy.value:
         return f"it was saved on the same ranks with {last.get('strategy')}, another experiment"
     return None

@@ -31,7 +31,7 @@ STRATEGIES = ("FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD")
 
 
 @contextmanager
-def library(
+def backend(
     precision: str, strategy: str = "FULL_SHARD", *, offload: bool = False, fixed: bool = True, version: int = 1
 ) -> Iterator[None]:
     """The training library on a CPU, with FSDP2, or with FSDP1, that with `rank.sharding` or without."""
@@ -91,7 +91,7 @@ def backward(model: Any, made: Any, number: int) -> None:
 def after_a_step(network: Any, *, fixed: bool = True, version: int = 1) -> dict[str, list[str]]:
     """Buffers that a step in bf16 has changed, and the types in which gradients are summed."""
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    with library("bf16", fixed=fixed, version=version):
+    with backend("bf16", fixed=fixed, version=version):
         model, made = wrapped(network)
         backward(model, made, 0)
     after = {name.replace("_fsdp_wrapped_module.", ""): buffer for name, buffer in model.named_buffers()}
@@ -106,7 +106,7 @@ def after_a_step(network: Any, *, fixed: bool = True, version: int = 1) -> dict[
 def gradients(precision: str, strategy: str, *, each: bool = False, **how: Any) -> torch.Tensor:
     """This rank's gradient of all minibatches; with `each`, the sum of their gradients, one pass at a time."""
     total, offload = torch.zeros(()), how.get("offload", False)
-    with library(precision, strategy, **how), as_a_device() if offload and not how["fixed"] else nullcontext():
+    with backend(precision, strategy, **how), as_a_device() if offload and not how["fixed"] else nullcontext():
         model, made = wrapped(tiny("llama"), strategy, offload=offload)
         for step in range(2):  # the second step must not see the first one's gradient
             total = torch.zeros(())
@@ -127,7 +127,7 @@ def flat(model: Any) -> torch.Tensor:
 def trained(network: Any, precision: str, strategy: str, version: int) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Gradient norms of each step, and the weights at the end, which rank 0 has."""
     norms = []
-    with library(precision, strategy, version=version), fixes.patched_library():
+    with backend(precision, strategy, version=version), fixes.patched_library():
         model, made = wrapped(network, strategy)
         optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-3, fused=True)
         for step in range(NUM_STEPS):

@@ -52,12 +52,19 @@ class TrainerStatus:
         context = ssl.create_default_context(cafile=os.environ.get(CA) or None)
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
         request = urllib.request.Request(url, data=content, headers=headers, method="POST")
-        # The address is the cluster's own: no proxy leads there.
+        # The address is the cluster's own: no proxy leads there, and the token goes nowhere else.
         opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context), _NoRedirects()
         )
         with opener.open(request, timeout=_TIMEOUT_SECONDS):
             pass
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Makes an error of a redirect: following one would hand the token to another host."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        return None
 
 
 def body(progress: TrainingProgress) -> dict[str, Any]:

@@ -23,6 +23,12 @@ def num_cpus() -> int:
     return max(1, cpus)
 
 
+def limit_bytes() -> int | None:
+    """Return the bytes of memory that the groups allow at most; None = they set no limit."""
+    limits = (_text(folder / "memory.max") for folder in _groups())
+    return min((int(limit) for limit in limits if limit.isdigit()), default=None)
+
+
 def free_bytes() -> int | None:
     """Return the bytes of memory that the groups still allow; None = they set no limit.
 

@@ -101,10 +101,8 @@ def gpu_total_bytes() -> int:
 
 def host_total_bytes() -> int:
     """Return the bytes that processes here may use at most: the machine's, within the cgroup's limit."""
-    total, limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and (text := limit.read_text(encoding="utf-8").strip()).isdigit():
-        total = min(total, int(text))
-    return total
+    total, limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), cgroup.limit_bytes()
+    return total if limit is None else min(total, limit)
 
 
 def host_bytes() -> int:

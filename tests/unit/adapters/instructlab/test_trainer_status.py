@@ -23,10 +23,12 @@ class Server(HTTPServer):
     """Trainer's, for one token."""
 
     token = "first"
+    moved_to = ""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.taken: list[dict[str, Any]] = []
+        self.asked: list[dict[str, str]] = []
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -35,12 +37,19 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         """Says nothing."""
 
+    def do_GET(self) -> None:
+        self.server.asked.append(dict(self.headers))
+        self.send_response(200)
+        self.end_headers()
+
     def do_POST(self) -> None:
         content = json.loads(self.rfile.read(int(self.headers["content-length"])))
         allowed = self.headers["authorization"] == f"Bearer {self.server.token}"
         if allowed:
             self.server.taken.append(content["trainerStatus"])
-        self.send_response(200 if allowed else 403)
+        self.send_response(302 if self.server.moved_to else 200 if allowed else 403)
+        if self.server.moved_to:
+            self.send_header("location", self.server.moved_to)
         self.end_headers()
 
 
@@ -92,6 +101,15 @@ def test_what_is_refused_is_said_once_and_raises_nothing(server: Server) -> None
     [line] = said
     assert "403" in line
     assert "the training goes on" in line
+
+
+def test_a_redirect_gets_no_token(server: Server) -> None:
+    said: list[str] = []
+    server.moved_to = f"http://127.0.0.1:{server.server_port}/elsewhere"
+    TrainerStatus(said.append).tell(PROGRESS)
+    [line] = said
+    assert "302" in line
+    assert server.asked == []
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/x", "nonsense"])

@@ -43,6 +43,13 @@ def test_a_limit_of_memory_counts_without_the_files_that_the_kernel_takes_back(g
     assert cgroup.free_bytes() == 800
 
 
+def test_the_tightest_limit_of_memory_is_all_there_is(group: Path) -> None:
+    assert cgroup.limit_bytes() is None
+    (group / "memory.max").write_text("max")
+    (group.parent / "memory.max").write_text("4096")
+    assert cgroup.limit_bytes() == machine.host_total_bytes() == 4096
+
+
 def test_a_container_that_sees_only_its_own_group_reads_the_root(tmp_path: Path, group: Path) -> None:
     (tmp_path / "own").write_text("0::/../../elsewhere\n")
     (tmp_path / "cpu.max").write_text("300000 100000")

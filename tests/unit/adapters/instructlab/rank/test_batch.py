@@ -40,7 +40,7 @@ def manager(one_rank: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     from tests.support.architectures import tiny
 
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
-    with sharding_ranks.library("fp32", fixed=True), fixes.patched_library(), loss.patched_loss():
+    with sharding_ranks.backend("fp32", fixed=True), fixes.patched_library(), loss.patched_loss():
         from instructlab.training import batch_loss_manager, model
 
         network = tiny("llama")
