@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +32,24 @@ NUM_TRAIN = 200
 # A shell's background job ignores Ctrl-C, and what `nohup` starts SIGHUP; so would every command that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+_BEGAN = time.monotonic()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With a limit of minutes, begin at another file each time: what there was no time for is never the same."""
+    if "SFT_TEST_MINUTES" in os.environ:
+        first = random.SystemRandom().choice([item.path for item in items]) if items else None
+        items.sort(key=lambda item: (first is not None and item.path < first, item.path))  # stable within a file
+
+
+@pytest.hookimpl(tryfirst=True)  # before the item's fixtures
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave out, and name, what would begin after SFT_TEST_MINUTES."""
+    minutes = float(os.environ.get("SFT_TEST_MINUTES", "inf"))
+    if time.monotonic() - _BEGAN > 60 * minutes:
+        pytest.skip(f"{item.nodeid}: no time left of SFT_TEST_MINUTES={minutes:g}")
 
 
 @pytest.fixture(autouse=True)
