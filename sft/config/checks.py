@@ -14,6 +14,7 @@ from sft.config.holdout_checks import check_holdout, check_processes, check_prom
 from sft.config.judge_checks import check_judge, check_judge_gates
 from sft.config.launcher_checks import check_launcher
 from sft.config.registry_checks import check_registry
+from sft.config.schedule_checks import check_schedule
 from sft.config.schema import (
     HOLDOUT,
     EvalBackend,
@@ -100,6 +101,7 @@ def _training(cfg: TrainingConfig) -> Iterator[Problem]:
             rule="must name a layer; null takes every projection",
             suggestion="try null",
         )
+    yield from check_schedule(cfg)
     yield from _tracking(cfg.tracking)
     yield from check_launcher(cfg)
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from sft.config.schedule_checks import unread_schedule
 from sft.config.schema import (
     DatasetConfig,
     EvalConfig,
@@ -17,7 +18,6 @@ from sft.config.schema import (
     LauncherConfig,
     LauncherKind,
     LoraConfig,
-    LrScheduler,
     ModelConfig,
     ModelSource,
     RunConfig,
@@ -72,8 +72,7 @@ def _training(cfg: TrainingConfig) -> Iterator[str]:
     if cfg.lora.rank == 0:
         settings = _changed("training.lora", cfg.lora, LoraConfig(), {"alpha", "dropout", "target_modules"})
         yield from (f"{told}: not read with training.lora.rank=0, which trains every weight" for told in settings)
-    if cfg.warmup_steps and cfg.lr_scheduler is LrScheduler.constant:  # optimization.py:get_scheduler@transformers 5
-        yield f"training.warmup_steps={cfg.warmup_steps}: lr_scheduler=constant has none; constant_with_warmup has"
+    yield from unread_schedule(cfg)
     if not {Tracker.mlflow, Tracker.wandb} & {*cfg.tracking.trackers}:
         project = _changed("training.tracking", cfg.tracking, TrackingConfig(), {"project"})
         yield from (f"{told}: read only with mlflow or wandb among training.tracking.trackers" for told in project)

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from sft.config.schema import EvalBackend, ModelSource, RunConfig
+from sft.config.schema import EvalBackend, LrScheduler, ModelSource, RunConfig, ScheduleConfig
 from sft.planning.environment import Environment
 from sft.planning.resources import NOT_IN_THE_WEIGHTS
 
@@ -73,6 +73,9 @@ _RESOLVED = {
 def train(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
     """Return what determines the train stage."""
     without = _NOT_IN_A_CHECKPOINT | _RESOLVED | (set() if cfg.training.profile.first_step else {"profile"})
+    ended_elsewhere = cfg.training.lr_scheduler is LrScheduler.polynomial  # before it had a setting for it: at 1e-7
+    if cfg.training.schedule == ScheduleConfig() and not ended_elsewhere:
+        without |= {"schedule"}
     own = {k: v for k, v in _plain(cfg.training).items() if k not in without}
     resources = environment.resources.settings() if environment.resources else {}
     return {**own, "resources": {k: v for k, v in resources.items() if k not in NOT_IN_THE_WEIGHTS}}

@@ -171,6 +171,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.instructlab.rank.minibatches",
                 "sft.adapters.instructlab.rank.noise",
                 "sft.adapters.instructlab.rank.recomputation",
+                "sft.adapters.instructlab.rank.schedule",
                 "sft.adapters.instructlab.rank.sharding",
                 "sft.adapters.instructlab.rank.state_files",
                 "sft.adapters.instructlab.rank.state_tensors",

@@ -125,6 +125,7 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.config.schema.launcher": ("config/test_recipes.py", _SCHEMA),
     "sft.config.schema.model": ("config/test_recipes.py", _SCHEMA),
     "sft.config.schema.registry": ("config/test_recipes.py", _SCHEMA),
+    "sft.config.schema.schedule": ("config/test_recipes.py", _SCHEMA),
     "sft.config.schema.sweep": ("config/test_recipes.py", _SCHEMA),
     "sft.config.schema.training": ("config/test_recipes.py", _SCHEMA),
     "sft.planning.choices": ("unit/planning/test_resources.py", "the reasons and notes of resources, read there"),

@@ -114,7 +114,7 @@ def test_optuna_gets_the_objective_and_the_same_command_does_nothing_twice(jobli
     assert answer.status == 0, answer.err
     first = points(cwd, "quickstart_optuna-*")
     assert [point["status"] for point in first] == ["done", "done"]
-    assert {"training.learning_rate", "training.warmup_steps"} < first[0]["values"].keys()
+    assert {"training.learning_rate", "training.schedule.warmup_ratio"} < first[0]["values"].keys()
     assert first[0]["objective"] != first[1]["objective"]
     again = sft(*command, cwd=cwd)
     assert again.status == 0, again.err

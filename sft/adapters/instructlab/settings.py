@@ -91,6 +91,11 @@ class WorkerOptions:
         attention_cost: What attention costs, to balance rows over ranks: as `packed_rows.cost` takes it.
         save_dtype: Type of saved weights; ``auto`` = the base model's.
         gradient_checkpointing: Which layers recompute their activations: ``none``, ``selective`` or ``full``.
+        warmup_ratio: Part of the steps that is warm-up; None = the library's setting holds.
+        min_learning_rate: The rate at the end of some schedules.
+        schedule_cycles: Restarts of a cosine, and one.
+        schedule_power: Of a polynomial.
+        decay_ratio: Part of the steps in which `warmup_stable_decay` falls.
         num_loader_workers: Data loader processes (upstream: 8).
         max_grad_norm: Largest norm of the gradient (upstream: 1.0).
         checkpoint_at_epoch: Keep the model of each epoch; the last one is always saved.
@@ -122,6 +127,11 @@ class WorkerOptions:
     attention_cost: float = 0.0
     save_dtype: str = "auto"
     gradient_checkpointing: str = "none"
+    warmup_ratio: float | None = None
+    min_learning_rate: float = 0.0
+    schedule_cycles: int = 1
+    schedule_power: float = 1.0
+    decay_ratio: float = 0.1
     num_loader_workers: int = 0
     max_grad_norm: float = 1.0
     checkpoint_at_epoch: bool = False

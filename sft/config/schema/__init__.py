@@ -26,6 +26,7 @@ from sft.config.schema.judge import JudgeConfig
 from sft.config.schema.launcher import LauncherConfig, LauncherKind
 from sft.config.schema.model import AddTokensConfig, ModelConfig, ModelSource, ScratchConfig
 from sft.config.schema.registry import OnConflict, RegistryConfig, RegistryKind
+from sft.config.schema.schedule import LrScheduler, ScheduleConfig
 from sft.config.schema.sweep import SweepConfig
 from sft.config.schema.texts import FOLDER_NAME, PATH
 from sft.config.schema.training import (
@@ -33,7 +34,6 @@ from sft.config.schema.training import (
     FsdpConfig,
     GradientCheckpointing,
     LoraConfig,
-    LrScheduler,
     Precision,
     ProfileConfig,
     SaveDtype,
@@ -76,6 +76,7 @@ __all__ = [
     "RunConfig",
     "Sampling",
     "SaveDtype",
+    "ScheduleConfig",
     "ScratchConfig",
     "ShardingStrategy",
     "SweepConfig",

@@ -8,6 +8,7 @@ from enum import Enum
 from sft.config.schema.bounds import LARGEST_INT32, number, pairs, random_seed, setting
 from sft.config.schema.launcher import LauncherConfig
 from sft.config.schema.rules import Each, Text
+from sft.config.schema.schedule import LrScheduler, ScheduleConfig
 from sft.config.schema.texts import FREE, LINE, PATH, matches, not_empty, one_line
 
 _VARIABLE = Text(not_empty, one_line, matches("[^=]+", "must be a variable's name, without ="))
@@ -33,17 +34,6 @@ class FsdpConfig:
     """Upstream: `fsdp_sharding_strategy`. On one rank torch turns FULL_SHARD and HYBRID_SHARD into NO_SHARD."""
     cpu_offload_params: bool = False
     """Keep parameters in host memory between uses. Upstream: `cpu_offload_params_fsdp`."""
-
-
-class LrScheduler(Enum):
-    """transformers' `SchedulerType` names that the backend accepts."""
-
-    linear = "linear"
-    cosine = "cosine"
-    cosine_with_restarts = "cosine_with_restarts"
-    polynomial = "polynomial"
-    constant = "constant"
-    constant_with_warmup = "constant_with_warmup"
 
 
 class Precision(Enum):
@@ -152,7 +142,8 @@ class TrainingConfig:
     learning_rate: float = number(5e-6, at_least=0, at_most=1_000)
     lr_scheduler: LrScheduler = LrScheduler.cosine
     warmup_steps: int = number(0, at_least=0)
-    """Optimizer steps of linear warm-up. Upstream: `num_warmup_steps`."""
+    """Optimizer steps of linear warm-up, which have to be fewer than the training's. Upstream: `num_warmup_steps`."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     weight_decay: float = number(0.0, at_least=0, at_most=1_000)
     """Upstream: `adamw_weight_decay`."""
     beta1: float = number(0.9, at_least=0, below=1)

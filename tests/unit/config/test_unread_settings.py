@@ -35,8 +35,17 @@ def test_a_shipped_recipe_sets_nothing_in_vain(name: str) -> None:
         (["training.lora.alpha=64", "training.lora.rank=8"], []),
         (
             ["training.lr_scheduler=constant"],
-            ["training.warmup_steps=20: lr_scheduler=constant has none; constant_with_warmup has"],
+            ["training.schedule.warmup_ratio=0.1: lr_scheduler=constant has none; constant_with_warmup has"],
         ),
+        (
+            ["training.schedule.cycles=3", "training.schedule.min_learning_rate=1e-5"],
+            [
+                "training.schedule.min_learning_rate=1e-05: not read with lr_scheduler=cosine, but by "
+                "cosine_with_min_lr and polynomial and warmup_stable_decay",
+                "training.schedule.cycles=3: not read with lr_scheduler=cosine, but by cosine_with_restarts",
+            ],
+        ),
+        (["training.schedule.cycles=3", "training.lr_scheduler=cosine_with_restarts"], []),
         (["training.lr_scheduler=constant_with_warmup"], []),
         (
             ["training.tracking.project=team"],

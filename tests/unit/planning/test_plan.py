@@ -295,6 +295,14 @@ def test_a_trace_is_made_by_a_training_that_has_none_yet() -> None:
     assert changed("training.profile.num_steps=5") == TOLD  # without a first step there is none
 
 
+def test_a_schedule_counts_and_one_without_settings_has_the_key_that_it_had() -> None:
+    assert "train" in changed("training.schedule.cycles=3")
+    for name, counts in (("cosine", False), ("polynomial", True)):  # which ended at 1e-7
+        made = plan("training.schedule.warmup_ratio=null", f"training.lr_scheduler={name}")
+        [train] = [step for step in made.steps if step.name == "train"]
+        assert ("schedule" in train.settings) is counts
+
+
 def test_loader_workers_change_nothing_of_the_weights() -> None:
     assert changed("training.num_loader_workers=3") == TOLD
 

@@ -61,6 +61,7 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
         loss,
         minibatches,
         recomputation,
+        schedule,
         sharding,
         varlen,
     )
@@ -114,6 +115,7 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
         if options.packs_rows and options.attention == varlen.NAME:
             patches.enter_context(varlen.patched_attention(precision=options.precision))
         patches.enter_context(loss.patched_loss())
+        patches.enter_context(schedule.patched_schedule(options))
         if args.lora_r:
             patches.enter_context(
                 lora.lora_training(
