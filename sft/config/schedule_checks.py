@@ -24,7 +24,7 @@ def check_schedule(cfg: TrainingConfig) -> Iterator[Problem]:
             key=f"{_SCHEDULE}.warmup_ratio",
             value=str(schedule.warmup_ratio),
             rule=f"says again how long the warm-up is, beside training.warmup_steps={cfg.warmup_steps}",
-            suggestion="leave one of them out",
+            suggestion="try training.schedule.warmup_ratio=null",
         )
     if cfg.lr_scheduler in _READ_BY["min_learning_rate"] and schedule.min_learning_rate >= cfg.learning_rate:
         yield Problem(

@@ -155,6 +155,14 @@ def test_upstream_takes_the_optimizer_step_that_ours_replaces() -> None:
     ]
 
 
+def test_upstream_makes_the_schedule_by_a_name_that_sft_replaces() -> None:
+    """rank/schedule.py takes these arguments and no other."""
+    body = "".join(inspect.getsource(named(f"{IL}.accelerator:Accelerator.setup_lr_scheduler")).split())
+    assert body.count("get_scheduler(name=lr_scheduler,optimizer=optimizer,num_warmup_steps=num_warmup_steps,") == 1
+    assert "num_training_steps=num_epochs*len(self.train_loader)//self.grad_accum,)" in body
+    assert inspect.getsource(import_module(f"{IL}.accelerator")).count("get_scheduler(") == 1
+
+
 def test_upstream_makes_the_optimizer_by_a_name_that_sft_replaces() -> None:
     from torch.optim import AdamW
 
