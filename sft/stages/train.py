@@ -28,6 +28,7 @@ from sft.planning.gpu_peaks import peak_flops
 from sft.planning.model_config import read_config
 from sft.planning.model_shape import shape_of
 from sft.planning.resources import Resources
+from sft.planning.step_count import few_steps_note
 from sft.progress import Progress
 from sft.stages import trainjob
 from sft.stages.earlier_states import WORK
@@ -130,7 +131,8 @@ def _train(
 ) -> None:
     """Train, and resume after the loss of a rank as often as the recipe says."""
     packing = row_packing.packing_notes(read_config(inputs.model.model_dir), inputs.resources.attention)
-    for note in (*inputs.resources.notes, *packing):
+    few = few_steps_note(cfg, inputs.tokenized.num_samples, inputs.resources.world_size)
+    for note in (*inputs.resources.notes, *packing, *([few] if few else [])):
         progress.say(f"  {note}")
     display = JobDisplay(watch=lambda live: progress.update(_line(live)), update=progress.update, say=progress.say)
     logs = out / LOGS_NAME

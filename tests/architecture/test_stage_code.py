@@ -52,7 +52,12 @@ WITHOUT_INFLUENCE = {
     ),
     "sft.adapters.local_files",
     # Speeds, which are not part of a checkpoint's digest.
-    *("sft.adapters.instructlab.rank.throughput", "sft.planning.flops", "sft.planning.gpu_peaks"),
+    *(
+        "sft.adapters.instructlab.rank.throughput",
+        "sft.planning.flops",
+        "sft.planning.gpu_peaks",
+        "sft.planning.step_count",
+    ),
     "sft.adapters.instructlab.rank.profiler",
     "sft.planning.model_shape",
     *("sft.adapters.instructlab.layout", "sft.adapters.instructlab.settings", "sft.adapters.instructlab.monitor"),
