@@ -179,7 +179,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.instructlab.rank.worker",
                 "sft.adapters.instructlab.torchrun",
             ),
-            revision=12,
+            revision=13,
             is_resumable=True,
             machine_settings=frozenset({"resources"}),
         ),

@@ -41,7 +41,6 @@ COVERED_BY: dict[str, tuple[str, str]] = {
         "a copy to a CPU, for which nothing waits; test_training_gpu.py copies to GPUs",
     ),
     "sft.adapters.instructlab.rank.cpu": ("integration/test_training.py", _IN_A_RANK),
-    "sft.adapters.instructlab.rank.loader": ("integration/test_training_settings.py", _IN_A_RANK),
     "sft.adapters.instructlab.rank.loop": ("integration/test_training_faults.py", _IN_A_RANK),
     "sft.adapters.instructlab.rank.fsdp2": ("contract/test_sharding.py", "two ranks of FSDP2, against FSDP1"),
     "sft.adapters.instructlab.rank.lora": ("integration/test_training_settings.py", _IN_A_RANK),

@@ -1,7 +1,8 @@
-"""Owns the data loader of the library's loop: where it starts after a resume, and a hook between two batches."""
+"""Owns the data loader of the library's loop: its order, where it starts after a resume, a hook between two batches."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,16 +10,33 @@ from typing import Any
 def resuming_sampler(epoch_sampler: type, num_seen: Callable[[], int]) -> type:
     """Return the library's `EpochSampler` without the samples that were seen before the resume; none is collated.
 
+    Its order is of its seed and epoch alone. Upstream adds the two (sampler.py:46@0.16.2), so that the second epoch of
+    seed 1 has the order of the first one of seed 2.
+
     Args:
-        epoch_sampler: The library's class, whose order depends only on seed and epoch.
+        epoch_sampler: The library's class.
         num_seen: Returns the number of samples of the current epoch that were seen already.
     """
 
     class ResumingSampler(epoch_sampler):  # type: ignore[misc]
+        def generate_samples(self) -> list[int]:
+            import torch
+
+            generator = torch.Generator().manual_seed(order_seed(self.seed, self.epoch))
+            order: list[int] = torch.randperm(self.len_data, generator=generator).tolist()
+            return order
+
         def __iter__(self) -> Iterator[int]:
-            return iter(list(super().__iter__())[num_seen() :])
+            return iter(self.generate_samples()[num_seen() :])
 
     return ResumingSampler
+
+
+def order_seed(seed: int, epoch: int) -> int:
+    """Return the seed of an epoch's order: the training's own in the first one, 63 bits of a digest afterwards."""
+    if epoch == 0:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed}:{epoch}".encode()).digest()[:8], "big") >> 1
 
 
 class BatchHook:
