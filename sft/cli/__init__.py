@@ -32,6 +32,7 @@ examples:
   sft register runs/my-1a2b3c4d registry=mlflow      its model, registered now
   sft models                                         what is registered, with scores
   sft data check rows.jsonl model.name_or_path=DIR   every row checked, tokens and padding counted
+  sft export job my.yaml --image IMAGE               a Job for Kubernetes, named by the run
   sft export kfp my.yaml                             a pipeline.yaml for Kubeflow Pipelines
   sft run my.yaml training/launcher=kubeflow --detach   train on a cluster; `sft attach RUN` comes back
   sft run quickstart --cfg job                       the composed configuration (any flag of Hydra works)
@@ -101,7 +102,7 @@ def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
         case "export":
             from sft.cli import export
 
-            return export.trainjob(options) if options.system == "trainjob" else export.kfp(options)
+            return {"job": export.job, "kfp": export.kfp, "trainjob": export.trainjob}[options.system](options)
         case "register":
             from sft.cli.register import execute as register
 
@@ -244,9 +245,22 @@ def _add_preview(parser: argparse.ArgumentParser) -> None:
 def _add_export(parser: argparse.ArgumentParser) -> None:
     systems = parser.add_subparsers(dest="system", required=True, metavar="SYSTEM")
     text = "the TrainJob that a run would make (training/launcher=kubeflow), printed as YAML"
-    job = systems.add_parser("trainjob", help=text, description=f"{text}.")
-    job.add_argument("recipe", metavar="RECIPE", help="a name from `sft recipes`, or a YAML's path")
-    job.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as of `sft run`")
+    trainjob = systems.add_parser("trainjob", help=text, description=f"{text}.")
+    text = "a recipe as a Kubernetes Job, under a name of its own, printed as YAML"
+    job = systems.add_parser("job", help=text, description=f"{text}.", argument_default=argparse.SUPPRESS)
+    job.add_argument("--image", help="image with sft in it (default: sft:0.1.0)")
+    job.add_argument("--claim", help="of the volume with the run root (default: sft-workspace)")
+    job.add_argument("--service-account", metavar="NAME", help="of its pod (default: sft)")
+    job.add_argument("--gpus", type=int, metavar="N", help="default: 1; none where a TrainJob trains")
+    job.add_argument("--cpu", help="asked for (default: 4)")
+    job.add_argument("--memory", metavar="SIZE", help="asked for (default: 16Gi)")
+    job.add_argument("--memory-limit", metavar="SIZE", help="default: 64Gi")
+    text = "group that gets the volume (default: 1001); 0 = none, as on OpenShift"
+    job.add_argument("--fs-group", type=int, metavar="ID", help=text)
+    for each in (trainjob, job):
+        each.add_argument("--output", metavar="FILE", default=None, help="write there instead of printing")
+        each.add_argument("recipe", metavar="RECIPE", help="a name from `sft recipes`, or a YAML's path")
+        each.add_argument("overrides", nargs="*", default=[], metavar="OVERRIDE", help="as of `sft run`")
     text = "a pipeline for Kubeflow Pipelines, with the recipe's values as defaults"
     kfp = systems.add_parser("kfp", help=text, description=f"{text}.", argument_default=argparse.SUPPRESS)
     kfp.add_argument("recipe", metavar="RECIPE", help="a name from `sft recipes`, or a YAML's path")

@@ -13,6 +13,7 @@ import yaml
 from sft import runner
 from sft.config.compose import compose, find_recipe
 from sft.errors import ConfigError, Problem, SftError
+from sft.files import write_atomically
 from sft.progress import Progress
 from sft.sweep.spec import refuse_sweep
 
@@ -45,7 +46,7 @@ def trainjob(options: argparse.Namespace) -> int:
     """Print the TrainJob that a run would make, for a repository whose manifests something else applies.
 
     Args:
-        options: ``recipe`` and ``overrides``.
+        options: ``recipe``, ``overrides`` and ``output``.
 
     Raises:
         ConfigError: The recipe is wrong, is a sweep, or trains in no TrainJob.
@@ -54,9 +55,47 @@ def trainjob(options: argparse.Namespace) -> int:
     recipe = find_recipe(options.recipe)
     refuse_sweep(recipe, options.overrides, "a TrainJob")
     cfg = compose(recipe, options.overrides)
-    made = runner.export_trainjob(cfg, Progress(quiet=True))
-    sys.stdout.write(yaml.safe_dump(made, sort_keys=False, allow_unicode=True))
+    _tell([runner.export_trainjob(cfg, Progress(quiet=True))], options.output)
     return 0
+
+
+def job(options: argparse.Namespace) -> int:
+    """Print the Kubernetes Job that runs a recipe, and the ConfigMap with the recipe if it is the person's own.
+
+    Args:
+        options: ``recipe``, ``overrides``, and of `sft.runner.Pod` what was given.
+
+    Raises:
+        ConfigError: The recipe is wrong, is a sweep, or can't run in such a pod.
+    """
+    recipe = find_recipe(options.recipe)
+    refuse_sweep(recipe, options.overrides, "a Job")
+    given: dict[str, Any] = {f.name: getattr(options, f.name) for f in fields(runner.Pod) if hasattr(options, f.name)}
+    if given.get("fs_group") == 0:
+        given["fs_group"] = None
+    _tell(runner.export_job(recipe, options.overrides, runner.Pod(**given)), options.output)
+    return 0
+
+
+class _Blocks(yaml.SafeDumper):
+    """Writes texts of several lines as they are."""
+
+
+def _block(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Blocks.add_representer(str, _block)
+
+
+def _tell(manifests: list[dict[str, Any]], output: str | None) -> None:
+    """Print manifests as YAML, or write them into a file and print its name."""
+    text = yaml.dump_all(manifests, Dumper=_Blocks, sort_keys=False, allow_unicode=True)
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        write_atomically(Path(output), text.encode())
+        Progress().say(output)
 
 
 def _label(text: str) -> tuple[str, str]:
