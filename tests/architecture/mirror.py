@@ -141,6 +141,10 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.report.data": ("integration/test_data_check.py", "reads what the stages made, which the test makes"),
     "sft.report.page": ("unit/report/test_run.py", "a frame of HTML around what the test looks at"),
     "sft.runner.dispatch": ("e2e/test_quickstart.py", "hands artifacts from stage to stage of a whole run"),
+    "sft.runner.export_job": (
+        "config/test_export_job.py",
+        "recipes are composed, alone and with what lies beside them",
+    ),
     "sft.runner.export_trainjob": ("integration/test_trainjob.py", "the exported job is created and run"),
     "sft.runner.registry_access": ("e2e/test_register.py", _REAL_SERVER),
     "sft.runner.reregister": ("e2e/test_register.py", "acts on a run that has ended, which the test makes"),
