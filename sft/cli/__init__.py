@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 from sft import __version__
 from sft.adapters.os.command import run_command
+from sft.cli import export_arguments
 from sft.errors import ConfigError, Problem
 from sft.logs import mask_streams
 
-_ACCESS_MODES = ("ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod")
 _EPILOG = """\
 examples:
   sft recipes                                        what there is to start from
@@ -33,7 +33,7 @@ examples:
   sft models                                         what is registered, with scores
   sft data check rows.jsonl model.name_or_path=DIR   every row checked, tokens and padding counted
   sft export job my.yaml --image IMAGE               a Job for Kubernetes, named by the run
-  sft export kfp my.yaml                             a pipeline.yaml for Kubeflow Pipelines
+  sft export kfp my.yaml > pipeline.yaml             a pipeline for Kubeflow Pipelines
   sft run my.yaml training/launcher=kubeflow --detach   train on a cluster; `sft attach RUN` comes back
   sft run quickstart --cfg job                       the composed configuration (any flag of Hydra works)
 """
@@ -201,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--csv", action="store_true", help="print CSV")
     compare.add_argument("--json", action="store_true", help="print JSON")
     compare.add_argument("--html", metavar="FILE", help="also write a page")
-    _add_export(commands.add_parser("export", help="write a recipe as what another system runs"))
+    export_arguments.add_arguments(commands.add_parser("export", help="print a recipe as what another system runs"))
     verify = commands.add_parser("verify", help="check a run or a model against its record")
     verify.add_argument("path", metavar="RUN_OR_MODEL", help="a run's folder, or a model's folder")
     verify.add_argument("--key", metavar="FILE", help="public key (PEM) of who should have signed the model")
@@ -240,42 +240,6 @@ def _add_preview(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, token ids included")
     parser.add_argument("--html", metavar="FILE", help="also write a page")
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as of `sft run`")
-
-
-def _add_export(parser: argparse.ArgumentParser) -> None:
-    systems = parser.add_subparsers(dest="system", required=True, metavar="SYSTEM")
-    text = "the TrainJob that a run would make (training/launcher=kubeflow), printed as YAML"
-    trainjob = systems.add_parser("trainjob", help=text, description=f"{text}.")
-    text = "a recipe as a Kubernetes Job, under a name of its own, printed as YAML"
-    job = systems.add_parser("job", help=text, description=f"{text}.", argument_default=argparse.SUPPRESS)
-    job.add_argument("--image", help="image with sft in it (default: sft:0.1.0)")
-    job.add_argument("--claim", help="of the volume with the run root (default: sft-workspace)")
-    job.add_argument("--service-account", metavar="NAME", help="of its pod (default: sft)")
-    job.add_argument("--gpus", type=int, metavar="N", help="default: 1; none where a TrainJob trains")
-    job.add_argument("--cpu", help="asked for (default: 4)")
-    job.add_argument("--memory", metavar="SIZE", help="asked for (default: 16Gi)")
-    job.add_argument("--memory-limit", metavar="SIZE", help="default: 64Gi")
-    text = "group that gets the volume (default: 1001); 0 = none, as on OpenShift"
-    job.add_argument("--fs-group", type=int, metavar="ID", help=text)
-    for each in (trainjob, job):
-        each.add_argument("--output", metavar="FILE", default=None, help="write there instead of printing")
-        each.add_argument("recipe", metavar="RECIPE", help="a name from `sft recipes`, or a YAML's path")
-        each.add_argument("overrides", nargs="*", default=[], metavar="OVERRIDE", help="as of `sft run`")
-    text = "a pipeline for Kubeflow Pipelines, with the recipe's values as defaults"
-    kfp = systems.add_parser("kfp", help=text, description=f"{text}.", argument_default=argparse.SUPPRESS)
-    kfp.add_argument("recipe", metavar="RECIPE", help="a name from `sft recipes`, or a YAML's path")
-    kfp.add_argument("--output", metavar="FILE", default="pipeline.yaml", help="default: pipeline.yaml")
-    kfp.add_argument("--image", help="image with sft in it")
-    kfp.add_argument("--workspace-size", metavar="SIZE", help="of the tasks' volume, as in 50Gi")
-    text = "of that volume, once for each (default: ReadWriteMany)"
-    kfp.add_argument("--access-mode", dest="access_modes", choices=_ACCESS_MODES, action="append", help=text)
-    kfp.add_argument("--storage-class", metavar="CLASS", help="of that volume (default: the cluster's)")
-    kfp.add_argument("--gpus", type=int, help="of a task that trains or scores (default: 1)")
-    text = "nodes of these tasks, once for each label"
-    kfp.add_argument("--node-selector", metavar="LABEL=VALUE", action="append", help=text)
-    kfp.add_argument("--caching", action="store_true", help="let KFP skip a task whose inputs it knows")
-    for secret in ("minio", "hf", "kubernetes"):
-        kfp.add_argument(f"--{secret}-secret", metavar="NAME", help="name of that secret")
 
 
 def _take_flags(options: argparse.Namespace) -> None:

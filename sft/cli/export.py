@@ -19,7 +19,7 @@ from sft.sweep.spec import refuse_sweep
 
 
 def kfp(options: argparse.Namespace) -> int:
-    """Write a recipe's pipeline for Kubeflow Pipelines.
+    """Print a recipe's pipeline for Kubeflow Pipelines.
 
     Args:
         options: ``recipe``, ``output``, and of `sft.kfp.pipeline.Cluster` what was given.
@@ -29,7 +29,7 @@ def kfp(options: argparse.Namespace) -> int:
         SftError: kfp is not installed.
     """
     try:
-        from sft.kfp.pipeline import Cluster, write
+        from sft.kfp.pipeline import Cluster, text_of
     except ModuleNotFoundError as error:
         raise SftError(f"sft export kfp: {error}", fix="pip install 'sft-runner[kfp]'") from error
     given: dict[str, Any] = {f.name: getattr(options, f.name) for f in fields(Cluster) if hasattr(options, f.name)}
@@ -37,8 +37,7 @@ def kfp(options: argparse.Namespace) -> int:
         given["access_modes"] = tuple(given["access_modes"])
     if "node_selector" in given:
         given["node_selector"] = dict(_label(text) for text in given["node_selector"])
-    write(find_recipe(options.recipe), Cluster(**given), Path(options.output))
-    Progress().say(options.output)
+    _tell(text_of(find_recipe(options.recipe), Cluster(**given)), options.output)
     return 0
 
 
@@ -55,7 +54,7 @@ def trainjob(options: argparse.Namespace) -> int:
     recipe = find_recipe(options.recipe)
     refuse_sweep(recipe, options.overrides, "a TrainJob")
     cfg = compose(recipe, options.overrides)
-    _tell([runner.export_trainjob(cfg, Progress(quiet=True))], options.output)
+    _tell(_as_yaml([runner.export_trainjob(cfg, Progress(quiet=True))]), options.output)
     return 0
 
 
@@ -73,7 +72,7 @@ def job(options: argparse.Namespace) -> int:
     given: dict[str, Any] = {f.name: getattr(options, f.name) for f in fields(runner.Pod) if hasattr(options, f.name)}
     if given.get("fs_group") == 0:
         given["fs_group"] = None
-    _tell(runner.export_job(recipe, options.overrides, runner.Pod(**given)), options.output)
+    _tell(_as_yaml(runner.export_job(recipe, options.overrides, runner.Pod(**given))), options.output)
     return 0
 
 
@@ -88,9 +87,12 @@ def _block(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Blocks.add_representer(str, _block)
 
 
-def _tell(manifests: list[dict[str, Any]], output: str | None) -> None:
-    """Print manifests as YAML, or write them into a file and print its name."""
-    text = yaml.dump_all(manifests, Dumper=_Blocks, sort_keys=False, allow_unicode=True)
+def _as_yaml(manifests: list[dict[str, Any]]) -> str:
+    return yaml.dump_all(manifests, Dumper=_Blocks, sort_keys=False, allow_unicode=True)
+
+
+def _tell(text: str, output: str | None) -> None:
+    """Print what was exported, or write it into a file and print its name."""
     if output is None:
         sys.stdout.write(text)
     else:

@@ -11,6 +11,7 @@ types of a component.
 import functools
 import inspect
 import itertools
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -291,20 +292,22 @@ def _speed_up(task: dsl.PipelineTask, cluster: Cluster) -> None:
         kubernetes.add_node_selector(task, label, value)
 
 
-def write(recipe: Recipe, cluster: Cluster, path: Path) -> None:
-    """Compile a recipe's pipeline into a YAML, the same bytes each time.
+def text_of(recipe: Recipe, cluster: Cluster) -> str:
+    """Return a recipe's pipeline as YAML, the same text each time.
 
     Raises:
         ConfigError: The recipe is wrong.
     """
-    compiler.Compiler().compile(pipeline_of(recipe, cluster), str(path))
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pipeline.yaml"
+        compiler.Compiler().compile(pipeline_of(recipe, cluster), str(path))
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     spec = itertools.dropwhile(lambda line: line.startswith("#"), lines)  # kfp's summary, with mappings in any order
-    path.write_text("".join(spec), encoding="utf-8")
+    return "".join(spec)
 
 
 sft_pipeline = pipeline_of(compose.find_recipe("kfp"), Cluster())
 
 if __name__ == "__main__":
-    write(compose.find_recipe("kfp"), Cluster(), Path("pipeline.yaml"))
+    Path("pipeline.yaml").write_text(text_of(compose.find_recipe("kfp"), Cluster()), encoding="utf-8")
     Progress().say("pipeline.yaml")

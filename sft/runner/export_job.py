@@ -12,13 +12,14 @@ import posixpath
 import re
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sft.config.compose import Recipe, compose, find_recipe, recipes
 from sft.config.k8s_quantity import is_quantity
-from sft.config.schema import RunConfig
+from sft.config.kfp_parameters import hydra_text
+from sft.config.schema import LauncherConfig, RunConfig
 from sft.errors import ConfigError, Problem
 
 VOLUME, RECIPES = "/workspace", "/etc/sft"
@@ -37,18 +38,19 @@ class Pod:
     """What the cluster gives the run.
 
     Attributes:
-        image: With sft in it.
-        claim: Of the volume that holds the run root.
+        image: With sft in it; None = the recipe's `training.launcher.image`. A TrainJob of the run has the same.
+        claim: Of the volume that holds the run root; None = `training.launcher.pvc`. A TrainJob has the same.
         service_account: Of the pod; in `deploy/` it has the rights that a TrainJob takes.
         gpus: 0 = none.
         cpu: Asked for, as in ``4``.
         memory: Asked for, as in ``16Gi``.
         memory_limit: The most that it gets.
-        fs_group: Group that the volume is given to; None where the cluster does it, as OpenShift.
+        fs_group: Group that the volume is given to, for a TrainJob too unless the recipe says another; None where the
+            cluster does it, as OpenShift.
     """
 
-    image: str = "sft:0.1.0"
-    claim: str = "sft-workspace"
+    image: str | None = None
+    claim: str | None = None
     service_account: str = "sft"
     gpus: int = 1
     cpu: str = "4"
@@ -64,6 +66,10 @@ def export_job(recipe: Recipe, overrides: Sequence[str], pod: Pod) -> list[dict[
         ConfigError: The recipe is wrong, needs what its pod would not have, or keeps its run off the volume.
     """
     cfg = compose(recipe, overrides)
+    if cfg.training.launcher.is_remote:
+        overrides = [*_for_trainjob(cfg.training.launcher, pod), *overrides]
+        cfg = compose(recipe, overrides)
+    pod = replace(pod, image=pod.image or cfg.training.launcher.image, claim=pod.claim or cfg.training.launcher.pvc)
     _check(cfg, pod)
     is_shipped = recipe.path in {shipped.path for shipped in recipes()}
     text = None if is_shipped else recipe.path.read_text(encoding="utf-8")
@@ -134,6 +140,20 @@ def job_spec(args: list[str], pod: Pod, *, needs_api: bool) -> dict[str, Any]:
         },
         "template": {"metadata": {"labels": {"app.kubernetes.io/name": "sft"}}, "spec": spec},
     }
+
+
+def _for_trainjob(launcher: LauncherConfig, pod: Pod) -> list[str]:
+    """Return what the run's pod and those of its TrainJob have in common, as overrides where the recipe differs."""
+    common = {
+        "image": pod.image or launcher.image,
+        "pvc": pod.claim or launcher.pvc,
+        "fs_group": pod.fs_group if launcher.fs_group is None else launcher.fs_group,
+    }
+    return [
+        f"training.launcher.{name}={hydra_text(value)}"
+        for name, value in common.items()
+        if value != getattr(launcher, name)
+    ]
 
 
 def _on_exit(action: str, values: list[int]) -> dict[str, Any]:

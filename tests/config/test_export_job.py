@@ -101,6 +101,26 @@ def test_a_run_that_trains_in_a_trainjob_has_the_apis_token_and_no_gpu(mine: Pat
     assert "nvidia.com/gpu" not in pod["containers"][0]["resources"]["limits"]
 
 
+def test_its_image_volume_and_group_are_those_of_the_trainjob_too(mine: Path) -> None:
+    """One `--image` leads to a model: nothing is to be edited in the recipe."""
+    [*_, job] = exported(mine, "training/launcher=kubeflow", image="quay.io/us/sft:1", claim="ours")
+    pod = job["spec"]["template"]["spec"]
+    [_, named, *overrides] = pod["containers"][0]["args"]
+    assert named == "/etc/sft/mine.yaml"
+    launcher = compose(find_recipe(str(mine)), overrides).training.launcher
+    assert (launcher.image, launcher.pvc, launcher.fs_group) == ("quay.io/us/sft:1", "ours", 1001)
+    assert pod["containers"][0]["image"] == launcher.image
+
+
+def test_what_the_recipe_says_of_its_trainjob_is_the_jobs_too(mine: Path) -> None:
+    launcher = ["image=quay.io/us/sft:2", "pvc=theirs", "fs_group=7"]
+    overrides = ["training/launcher=kubeflow", *(f"training.launcher.{setting}" for setting in launcher)]
+    pod = exported(mine, *overrides)[-1]["spec"]["template"]["spec"]
+    assert pod["containers"][0]["image"] == "quay.io/us/sft:2"
+    assert pod["containers"][0]["args"] == ["run", "/etc/sft/mine.yaml", *overrides]
+    assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == "theirs"
+
+
 @pytest.mark.parametrize(
     ("overrides", "pod", "rule"),
     [

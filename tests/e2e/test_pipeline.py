@@ -13,7 +13,7 @@ pytest.importorskip("kfp")
 from kfp import components, local
 
 from sft.config.compose import find_recipe
-from sft.kfp.pipeline import Cluster, write
+from sft.kfp.pipeline import Cluster, text_of
 from tests.servers.model_registry import ModelRegistryServer
 from tests.support.cluster import site
 
@@ -53,7 +53,8 @@ def run(recipe: str, folder: Path, **parameters: Any) -> Path:
     """Compiles a recipe's pipeline and runs it; what it left, a folder for each task."""
     workspace = folder / "workspace"
     workspace.mkdir()
-    write(find_recipe(recipe), Cluster(image="python", gpus=0), folder / "pipeline.yaml")
+    text = text_of(find_recipe(recipe), Cluster(image="python", gpus=0))
+    (folder / "pipeline.yaml").write_text(text, encoding="utf-8")
     pipeline: Any = components.load_component_from_file(str(folder / "pipeline.yaml"))
     local.init(
         runner=local.SubprocessRunner(use_venv=False),

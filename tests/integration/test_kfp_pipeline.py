@@ -15,20 +15,22 @@ pytest.importorskip("kfp")
 from sft.config.compose import find_recipe
 from sft.config.kfp_parameters import PARAMETERS
 from sft.errors import ConfigError
-from sft.kfp.pipeline import Cluster, dataset, pipeline_of, sft_pipeline, write
+from sft.kfp.pipeline import Cluster, dataset, pipeline_of, sft_pipeline, text_of
 from tests.support.command import sft, sft_in_process
 
 GOLDEN = Path(__file__).parents[1] / "config" / "golden" / "pipeline.yaml"
 TASKS = ["dataset", "evaluation", "registry", "training"]
 
 
-def compiled(folder: Path, recipe: str = "kfp-pod", **settings: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def compiled(recipe: str = "kfp-pod", **settings: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The pipeline's spec and what Kubernetes is told for each task."""
-    path = folder / "pipeline.yaml"
-    write(find_recipe(recipe), Cluster(**settings), path)
-    spec, platform = yaml.safe_load_all(path.read_text(encoding="utf-8"))
+    spec, platform = yaml.safe_load_all(text_of(find_recipe(recipe), Cluster(**settings)))
+    return spec, of_tasks(platform)
+
+
+def of_tasks(platform: dict[str, Any]) -> dict[str, Any]:
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    return spec, {name.removeprefix("exec-"): facts for name, facts in executors.items()}
+    return {name.removeprefix("exec-"): facts for name, facts in executors.items()}
 
 
 def defaults(spec: dict[str, Any]) -> dict[str, Any]:
@@ -44,9 +46,11 @@ def containers(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def test_the_pipeline_is_its_golden_file_byte_for_byte(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "sft.kfp.pipeline"], cwd=tmp_path, check=True, capture_output=True)
     text = (tmp_path / "pipeline.yaml").read_text(encoding="utf-8")
-    answer = sft_in_process("export", "kfp", "kfp", "--output", "again.yaml", cwd=tmp_path)
-    assert (answer.status, answer.out) == (0, "again.yaml\n")
+    written = sft_in_process("export", "kfp", "kfp", "--output", "again.yaml", cwd=tmp_path)
+    assert (written.status, written.out) == (0, "again.yaml\n")
     assert text == (tmp_path / "again.yaml").read_text(encoding="utf-8")
+    printed = sft("export", "kfp", "kfp", cwd=tmp_path)
+    assert (printed.status, printed.out) == (0, text)
     if os.environ.get("UPDATE_GOLDEN") == "1":
         GOLDEN.write_text(text, encoding="utf-8")
     assert text == GOLDEN.read_text(encoding="utf-8"), "UPDATE_GOLDEN=1 accepts the change"
@@ -59,8 +63,8 @@ def test_the_first_task_takes_every_parameter_of_the_table() -> None:
     assert list(sft_pipeline.component_spec.inputs) == list(PARAMETERS)
 
 
-def test_defaults_are_the_originals_and_only_the_data_is_asked_for(tmp_path: Path) -> None:
-    found = defaults(compiled(tmp_path, "kfp")[0])
+def test_defaults_are_the_originals_and_only_the_data_is_asked_for() -> None:
+    found = defaults(compiled("kfp")[0])
     assert [name for name, value in found.items() if value is None] == ["phase_01_dataset_man_data_uri"]
     told = {
         "phase_01_dataset_man_data_split": 0.9,
@@ -83,8 +87,8 @@ def test_defaults_are_the_originals_and_only_the_data_is_asked_for(tmp_path: Pat
     assert {name: found[name] for name in told} == told
 
 
-def test_a_recipes_values_are_the_defaults_of_its_pipeline(tmp_path: Path) -> None:
-    found = defaults(compiled(tmp_path, "quickstart")[0])
+def test_a_recipes_values_are_the_defaults_of_its_pipeline() -> None:
+    found = defaults(compiled("quickstart")[0])
     assert found["phase_01_dataset_man_data_uri"].startswith("synthetic://")
     assert found["phase_02_train_man_epochs"] == 4
     assert found["phase_02_train_man_gpu"] == -1
@@ -93,7 +97,7 @@ def test_a_recipes_values_are_the_defaults_of_its_pipeline(tmp_path: Path) -> No
 def test_a_recipe_of_ones_own_goes_along_as_text(tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text("# Mine.\ndefaults: [config, _self_]\ndataset: {uri: s3://bucket/rows.jsonl}\n")
-    spec, _ = compiled(tmp_path, str(mine))
+    spec, _ = compiled(str(mine))
     given = spec["root"]["dag"]["tasks"]["training"]["inputs"]["parameters"]["recipe"]["runtimeValue"]["constant"]
     assert given == f"mine:\n{mine.read_text()}"
 
@@ -104,8 +108,9 @@ def test_a_recipe_with_several_keys_in_a_mapping_compiles_to_the_same_bytes_in_e
     mine.write_text(f"# Mine.\ndefaults: [config, _self_]\neval: {{gen_kwargs: {settings}}}\n")
     texts = set()
     for seed in ("1", "2"):  # sets of texts have another order with each
-        assert sft("export", "kfp", "mine.yaml", cwd=tmp_path, PYTHONHASHSEED=seed).status == 0
-        texts.add((tmp_path / "pipeline.yaml").read_text(encoding="utf-8"))
+        answer = sft("export", "kfp", "mine.yaml", cwd=tmp_path, PYTHONHASHSEED=seed)
+        assert answer.status == 0
+        texts.add(answer.out)
     assert len(texts) == 1
 
 
@@ -113,7 +118,7 @@ def test_a_recipe_with_a_secret_in_its_text_is_not_compiled(tmp_path: Path) -> N
     mine = tmp_path / "mine.yaml"
     mine.write_text("# hf_canarycanarycanarycanary\ndefaults: [config, _self_]\n")
     with pytest.raises(ConfigError, match="its text goes into the pipeline"):
-        compiled(tmp_path, str(mine))
+        compiled(str(mine))
 
 
 def test_a_recipe_that_is_a_sweep_is_not_compiled() -> None:
@@ -127,7 +132,7 @@ def test_a_recipe_that_needs_files_beside_it_is_not_compiled(tmp_path: Path) -> 
     mine = tmp_path / "mine.yaml"
     mine.write_text("# Mine.\ndefaults: [config, _self_]\ndataset: {uri: '${recipe_dir:}/rows.jsonl'}\n")
     with pytest.raises(ConfigError, match=r"refers to files beside it \(\$\{recipe_dir:\}\)"):
-        compiled(tmp_path, str(mine))
+        compiled(str(mine))
 
 
 def test_files_of_this_machine_that_no_pod_would_find_are_refused_at_once(tmp_path: Path) -> None:
@@ -143,10 +148,11 @@ def test_files_of_this_machine_that_no_pod_would_find_are_refused_at_once(tmp_pa
     assert [problem.key for problem in caught.value.problems] == ["eval.include_path", "eval.holdouts.near.uri"]
 
 
-def test_what_is_settled_at_compile_time_is_on_volume_and_tasks(tmp_path: Path) -> None:
+def test_what_is_settled_at_compile_time_is_on_volume_and_tasks() -> None:
     settings = {"gpus": 2, "node_selector": {"gpu": "h200"}, "caching": True, "image": "quay.io/us/sft:1"}
-    spec, tasks = compiled(tmp_path, storage_class="fast", workspace_size="1Ti", **settings)
-    _, platform = yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text(encoding="utf-8"))
+    cluster = Cluster(storage_class="fast", workspace_size="1Ti", **settings)
+    spec, platform = yaml.safe_load_all(text_of(find_recipe("kfp-pod"), cluster))
+    tasks = of_tasks(platform)
     workspace = platform["platforms"]["kubernetes"]["pipelineConfig"]["workspace"]
     patch = {"accessModes": ["ReadWriteMany"], "storageClassName": "fast"}
     assert workspace == {"size": "1Ti", "kubernetes": {"pvcSpecPatch": patch}}
@@ -157,15 +163,15 @@ def test_what_is_settled_at_compile_time_is_on_volume_and_tasks(tmp_path: Path) 
     assert all(task["cachingOptions"]["enableCache"] for task in spec["root"]["dag"]["tasks"].values())
 
 
-def test_secrets_are_named_never_held_and_may_be_absent(tmp_path: Path) -> None:
-    _, tasks = compiled(tmp_path, minio_secret="s3-secret")
+def test_secrets_are_named_never_held_and_may_be_absent() -> None:
+    _, tasks = compiled(minio_secret="s3-secret")
     for name in TASKS:
         found = {secret["secretName"]: secret["optional"] for secret in tasks[name]["secretAsEnv"]}
         assert found == {"s3-secret": True, "hf-token": True}
 
 
-def test_with_a_trainjob_the_training_task_has_the_clusters_credentials_and_no_gpu(tmp_path: Path) -> None:
-    spec, tasks = compiled(tmp_path, "kfp", kubernetes_secret="trainer")
+def test_with_a_trainjob_the_training_task_has_the_clusters_credentials_and_no_gpu() -> None:
+    spec, tasks = compiled("kfp", kubernetes_secret="trainer")
     secrets = {name: {s["secretName"]: s["optional"] for s in tasks[name]["secretAsEnv"]} for name in TASKS}
     assert secrets["training"] == {"minio-secret": True, "hf-token": True, "trainer": False}
     assert [name for name in TASKS if "trainer" in secrets[name]] == ["training"]
@@ -175,18 +181,18 @@ def test_with_a_trainjob_the_training_task_has_the_clusters_credentials_and_no_g
     assert gpus == ["evaluation"]
 
 
-def test_with_a_trainjob_the_tasks_share_the_volume_of_its_pods(tmp_path: Path) -> None:
-    spec, tasks = compiled(tmp_path, "kfp")
+def test_with_a_trainjob_the_tasks_share_the_volume_of_its_pods() -> None:
+    spec, tasks = compiled("kfp")
     for name in TASKS:
         [mount] = tasks[name]["pvcMount"]
         assert (mount["constant"], mount["mountPath"]) == ("sft-workspace", "/workspace")
         given = spec["root"]["dag"]["tasks"][name]["inputs"]["parameters"]["workspace"]
         assert given == {"runtimeValue": {"constant": "/workspace"}}
-    assert "pipelineConfig" not in (tmp_path / "pipeline.yaml").read_text(encoding="utf-8")
+    assert "pipelineConfig" not in text_of(find_recipe("kfp"), Cluster())
 
 
-def test_no_task_installs_anything_or_carries_an_implementation(tmp_path: Path) -> None:
-    for container in containers(compiled(tmp_path)[0]).values():
+def test_no_task_installs_anything_or_carries_an_implementation() -> None:
+    for container in containers(compiled()[0]).values():
         assert "pip" not in " ".join(container["command"])
         assert "from sft.kfp import tasks" in container["command"][-1]
 
