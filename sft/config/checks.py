@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from sft.config.compile_checks import check_compile
 from sft.config.dataset_checks import check_dataset
 from sft.config.epoch_checks import check_epochs
 from sft.config.holdout_checks import check_holdout, check_processes, check_prompts
@@ -102,6 +103,7 @@ def _training(cfg: TrainingConfig) -> Iterator[Problem]:
             suggestion="try null",
         )
     yield from check_schedule(cfg)
+    yield from check_compile(cfg)
     yield from _tracking(cfg.tracking)
     yield from check_launcher(cfg)
 

@@ -6,8 +6,11 @@ import importlib.util
 
 from sft.adapters.instructlab.settings import VARLEN_CAPABILITY
 from sft.adapters.os import machine
-from sft.config.schema import Attention, Precision, TrainingConfig
+from sft.config.schema import Attention, Compile, Precision, TrainingConfig
 from sft.planning.choices import Choices
+
+_TRITON_CAPABILITY = (7, 0)
+"""For GPUs from this compute capability on torch.compile takes Triton (torch _inductor/scheduler.py:8495@2.13)."""
 
 
 def resolve_attention(cfg: TrainingConfig, precision: Precision, choices: Choices, *, on_gpu: bool) -> Attention:
@@ -94,6 +97,40 @@ def resolve_liger(cfg: TrainingConfig, choices: Choices, *, on_gpu: bool) -> boo
         choices.instead("use_liger", setting, why, "trains without")
         return False
     return True
+
+
+def resolve_compile(cfg: TrainingConfig, choices: Choices, *, on_gpu: bool) -> Compile:
+    """Return what is compiled; what this machine lacks for it is refused by `machine_needs`, a pod is not known.
+
+    Args:
+        cfg: The training settings.
+        choices: Gets what an image must have.
+        on_gpu: Whether a GPU trains, here or in a pod.
+    """
+    if cfg.compile is Compile.regional and cfg.launcher.is_remote:
+        needed = "Triton and a C compiler" if on_gpu else "a C++ compiler (g++)"
+        choices.notes.append(
+            f"training.compile=regional: training.launcher.image must have {needed}, and Python's headers"
+        )
+    return cfg.compile
+
+
+def missing_for_compiling(*, on_gpu: bool) -> str:
+    """Return what this machine lacks to compile layers; empty where it has all."""
+    lacking = []
+    if on_gpu:
+        if importlib.util.find_spec("triton") is None:
+            lacking.append("Triton is not installed")
+        if machine.compute_capability() < _TRITON_CAPABILITY:
+            capability = ".".join(map(str, machine.compute_capability()))
+            lacking.append(f"Triton needs compute capability {_TRITON_CAPABILITY[0]}.0, this GPU's is {capability}")
+        if machine.c_compiler() is None:
+            lacking.append("there is no C compiler (gcc, clang, or CC)")
+    elif machine.cpp_compiler() is None:
+        lacking.append("there is no C++ compiler (g++, or CXX)")
+    if machine.python_headers() is None:
+        lacking.append("Python's headers are not installed (Python.h)")
+    return ", ".join(lacking)
 
 
 def note_deterministic(cfg: TrainingConfig, attention: Attention, choices: Choices, *, on_gpu: bool) -> None:

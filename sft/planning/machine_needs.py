@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sft.adapters.os import driver, gpus, machine
-from sft.config.schema import RunConfig
+from sft.config.schema import Compile, RunConfig
 from sft.errors import SftError
 from sft.planning import estimate
+from sft.planning.kernels import missing_for_compiling
 from sft.planning.resources import Resources
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -65,6 +66,8 @@ def missing_for(cfg: RunConfig, resources: Resources, kept_bytes: int = 0) -> It
         if why := estimate.missing_gpu_memory(cfg, resources):
             fix = "end what else uses it, lower training.max_tokens_per_gpu, or shard more (training/fsdp=full_shard)"
             yield Missing(rule=why, fix=fix)
+    if resources.compile is Compile.regional and (lacking := missing_for_compiling(on_gpu=bool(resources.num_gpus))):
+        yield Missing(rule=f"training.compile=regional: {lacking}", fix="install it, or set training.compile=none")
     yield from _disk(cfg, resources, kept_bytes)
 
 

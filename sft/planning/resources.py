@@ -16,6 +16,7 @@ from sft.adapters.instructlab.settings import Nodes
 from sft.adapters.os import machine
 from sft.config.schema import (
     Attention,
+    Compile,
     GradientCheckpointing,
     LauncherConfig,
     Precision,
@@ -26,7 +27,7 @@ from sft.config.schema import (
 from sft.errors import ConfigError, Problem
 from sft.planning.choices import Choices
 from sft.planning.devices import num_gpus
-from sft.planning.kernels import note_deterministic, resolve_attention, resolve_liger
+from sft.planning.kernels import note_deterministic, resolve_attention, resolve_compile, resolve_liger
 from sft.planning.precision import CPU_TOKENS, CpuPrecision, choose_cpu_precision, resolve_precision
 from sft.planning.recomputation import choose_recomputation
 
@@ -55,6 +56,7 @@ class Resources:
         max_seq_len: Samples of so many tokens or more are not trained.
         attention: Never auto.
         use_liger: Whether Liger's kernels are used.
+        compile: What of the model is compiled.
         gradient_checkpointing: Which layers recompute their activations in the backward pass; never auto.
         num_loader_workers: Data loader processes per rank.
         reasons: Why each of these is what it is, by its name; of those that the recipe does not say literally.
@@ -74,6 +76,7 @@ class Resources:
     max_seq_len: int
     attention: Attention
     use_liger: bool
+    compile: Compile
     gradient_checkpointing: GradientCheckpointing
     num_loader_workers: int
     reasons: Mapping[str, str]
@@ -107,6 +110,7 @@ class Resources:
             "token_budget": self.base_token_budget,
             "attention": self.attention.value,
             "use_liger": self.use_liger,
+            "compile": self.compile.value,
             "gradient_checkpointing": self.gradient_checkpointing.value,
             "num_loader_workers": self.num_loader_workers,
         }
@@ -169,6 +173,7 @@ def resolve_resources(cfg: TrainingConfig, on_cpu: CpuPrecision | None = None) -
         max_seq_len=cfg.max_seq_len,
         attention=attention,
         use_liger=resolve_liger(cfg, choices, on_gpu=bool(gpus)),
+        compile=resolve_compile(cfg, choices, on_gpu=bool(gpus)),
         gradient_checkpointing=_recomputation(cfg, choices),
         num_loader_workers=_loader_workers(cfg, choices, on_gpu=bool(gpus)),
         reasons=choices.reasons,

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from sft.config.schema import EvalBackend, LrScheduler, ModelSource, RunConfig, ScheduleConfig
+from sft.config.schema import Compile, EvalBackend, LrScheduler, ModelSource, RunConfig, ScheduleConfig
 from sft.planning.environment import Environment
 from sft.planning.resources import NOT_IN_THE_WEIGHTS
 
@@ -62,6 +62,7 @@ _RESOLVED = {
     "fsdp",
     "precision",
     "attention",
+    "compile",
     "use_liger",
     "gradient_checkpointing",
     "max_tokens_per_gpu",
@@ -78,7 +79,8 @@ def train(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
         without |= {"schedule"}
     own = {k: v for k, v in _plain(cfg.training).items() if k not in without}
     resources = environment.resources.settings() if environment.resources else {}
-    return {**own, "resources": {k: v for k, v in resources.items() if k not in NOT_IN_THE_WEIGHTS}}
+    unsaid = NOT_IN_THE_WEIGHTS | ({"compile"} if resources.get("compile") == Compile.none.value else set())
+    return {**own, "resources": {k: v for k, v in resources.items() if k not in unsaid}}
 
 
 _NOT_IN_A_SCORE = {

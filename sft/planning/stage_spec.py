@@ -158,6 +158,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.instructlab.packing",
                 "sft.adapters.instructlab.rank.batch",
                 "sft.adapters.instructlab.rank.chunked_head",
+                "sft.adapters.instructlab.rank.compilation",
                 "sft.adapters.instructlab.rank.copies",
                 "sft.adapters.instructlab.rank.cpu",
                 "sft.adapters.instructlab.rank.fixes",

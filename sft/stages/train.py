@@ -20,7 +20,7 @@ from sft.adapters.instructlab.monitor import RankLost, TrainingProgress
 from sft.adapters.instructlab.settings import MainArgs, TrainingTask, WorkerOptions
 from sft.adapters.kubeflow.job import JobDisplay
 from sft.artifacts import LOGS_NAME, CheckpointArtifact, ModelArtifact, TokenizedArtifact
-from sft.config.schema import Attention, TrainingConfig
+from sft.config.schema import Attention, Compile, TrainingConfig
 from sft.errors import StageError
 from sft.planning import row_packing
 from sft.planning.flops import attention_cost, model_flops
@@ -273,6 +273,7 @@ def worker_options(cfg: TrainingConfig, inputs: TrainInputs) -> WorkerOptions:
         attention_cost=attention_cost(config, cfg.lora.rank),
         save_dtype=cfg.save_dtype.value,
         gradient_checkpointing=inputs.resources.gradient_checkpointing.value,
+        compile_layers=inputs.resources.compile is Compile.regional,
         warmup_ratio=cfg.schedule.warmup_ratio,
         min_learning_rate=cfg.schedule.min_learning_rate,
         schedule_cycles=cfg.schedule.cycles,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sft.adapters.instructlab.layout import METRICS, RESUMED, STACKS, UNTRACKED
+from sft.adapters.instructlab.layout import COMPILED, METRICS, RESUMED, STACKS, UNTRACKED
 from sft.errors import StageError
 
 _STACK_SECONDS = 5.0
@@ -73,6 +73,7 @@ class TrainingMonitor:
         self._first: tuple[float, int] | None = None
         self._row: dict[str, Any] = {}
         self._lost: dict[str, str] = {}
+        self._said_of_compiling: set[str] = set()
 
     def poll(self) -> None:
         """Read what is new.
@@ -95,8 +96,19 @@ class TrainingMonitor:
             self._lost = json.loads((self._logs / UNTRACKED).read_text(encoding="utf-8"))
             for tracker, error in self._lost.items():
                 self._say(f"  {tracker} gets no more rows: {error}")
+        if (self._logs / COMPILED).exists():
+            self._say_what_was_compiled(json.loads((self._logs / COMPILED).read_text(encoding="utf-8")))
         if time.monotonic() >= self._next_check:
             self._check_stall()
+
+    def _say_what_was_compiled(self, report: dict[str, Any]) -> None:
+        """Say once that layers were compiled, and each reason for which torch has left a part of a layer out."""
+        lines = {} if self._said_of_compiling else {"": f"  layers are compiled: it took {report['seconds']:.0f} s"}
+        lines |= {why: f"  not compiled, {num} times: {why}" for why, num in report["breaks"].items()}
+        for why, line in lines.items():
+            if why not in self._said_of_compiling:
+                self._say(line)
+        self._said_of_compiling |= {"", *report["breaks"]}
 
     def _read(self, start: dict[str, Any]) -> None:
         try:

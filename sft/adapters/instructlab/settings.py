@@ -91,6 +91,7 @@ class WorkerOptions:
         attention_cost: What attention costs, to balance rows over ranks: as `packed_rows.cost` takes it.
         save_dtype: Type of saved weights; ``auto`` = the base model's.
         gradient_checkpointing: Which layers recompute their activations: ``none``, ``selective`` or ``full``.
+        compile_layers: Whether each repeated layer is compiled by torch.
         warmup_ratio: Part of the steps that is warm-up; None = the library's setting holds.
         min_learning_rate: The rate at the end of some schedules.
         schedule_cycles: Restarts of a cosine, and one.
@@ -127,6 +128,7 @@ class WorkerOptions:
     attention_cost: float = 0.0
     save_dtype: str = "auto"
     gradient_checkpointing: str = "none"
+    compile_layers: bool = False
     warmup_ratio: float | None = None
     min_learning_rate: float = 0.0
     schedule_cycles: int = 1

@@ -20,6 +20,7 @@ from types import FrameType
 
 from sft.adapters.instructlab.failure import agent_file, failure
 from sft.adapters.instructlab.layout import (
+    COMPILED,
     ERRORS,
     FINISHED,
     MODELS,
@@ -38,6 +39,7 @@ from sft.adapters.os.command import ENDING, leave_terminal
 from sft.adapters.os.process import supervise, tail
 from sft.errors import Preempted, StageError
 from sft.files import write_json
+from sft.scratch import scratch
 
 
 class StoppedElsewhere(Preempted):
@@ -81,7 +83,7 @@ def clear(logs: Path) -> None:
     for folder in (ERRORS, STACKS):
         shutil.rmtree(logs / folder, ignore_errors=True)
         (logs / folder).mkdir(parents=True)
-    for note in (STOP, STOPPED, RESUMED, UNTRACKED):
+    for note in (STOP, STOPPED, RESUMED, UNTRACKED, COMPILED):
         (logs / note).unlink(missing_ok=True)
 
 
@@ -126,12 +128,12 @@ def supervise_node(
         monitor.poll()
         check()
 
-    with _save_on_signal(logs / STOP, say) as signal_name:
+    with _save_on_signal(logs / STOP, say) as signal_name, _for_compiled_code(settings, logs) as variables:
         try:
             status = supervise(
                 [*agent, *_torchrun(settings, logs), *worker],
                 log=log,
-                env=_environment(settings, main),
+                env=_environment(settings, main) | variables,
                 poll=poll,
                 poll_seconds=0.5,
             )
@@ -228,6 +230,22 @@ def _environment(settings: LaunchSettings, main: MainArgs) -> dict[str, str]:
         **settings.env,
         "TRUST_REMOTE_CODE": "1" if main.trust_remote_code else "0",
     }
+
+
+@contextlib.contextmanager
+def _for_compiled_code(settings: LaunchSettings, logs: Path) -> Iterator[dict[str, str]]:
+    """Yield where this machine's ranks keep what torch compiles, and with how many processes, if layers are compiled.
+
+    By itself torch takes a folder whose name others can guess, and runs what it finds there. It may be named by this
+    process's variables, or the recipe's, to find there what an earlier training has compiled.
+    """
+    if not json.loads((logs / SETTINGS).read_text(encoding="utf-8"))["options"]["compile_layers"]:
+        yield {}
+        return
+    own = {"TORCHINDUCTOR_COMPILE_THREADS": str(max(1, num_cpus() // settings.num_processes))}
+    with scratch("compiled") as folder:
+        own["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+        yield {name: settings.env.get(name, os.environ.get(name, value)) for name, value in own.items()}
 
 
 def _visible_gpus(gpus: tuple[str, ...] | None) -> dict[str, str]:

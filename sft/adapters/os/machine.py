@@ -6,6 +6,8 @@ import importlib.util
 import os
 import platform
 import shutil
+import sys
+import sysconfig
 from pathlib import Path
 
 from sft.adapters.os import cgroup
@@ -57,6 +59,17 @@ def c_compiler() -> str | None:
     if os.environ.get("CC"):
         return shutil.which(os.environ["CC"])
     return shutil.which("gcc") or shutil.which("clang")
+
+
+def cpp_compiler() -> str | None:
+    """Return the C++ compiler that torch takes for this CPU (its _inductor/cpp_builder.py); None if there is none."""
+    return shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++"))
+
+
+def python_headers() -> Path | None:
+    """Return Python's C header, which everything includes that torch or Triton compile; None if it is not installed."""
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    return header if header.is_file() else None
 
 
 def compute_capability() -> tuple[int, int]:

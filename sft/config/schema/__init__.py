@@ -31,6 +31,7 @@ from sft.config.schema.sweep import SweepConfig
 from sft.config.schema.texts import FOLDER_NAME, PATH
 from sft.config.schema.training import (
     Attention,
+    Compile,
     FsdpConfig,
     GradientCheckpointing,
     LoraConfig,
@@ -49,6 +50,7 @@ __all__ = [
     "AddTokensConfig",
     "Attention",
     "ColumnsConfig",
+    "Compile",
     "DatasetConfig",
     "DatasetFormat",
     "EvalBackend",

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from sft.adapters.instructlab.rank import compilation
 from sft.adapters.patched import patched
 from sft.errors import StageError
 
@@ -24,16 +25,19 @@ _REPLICAS, _SHARDS = "replicas", "shards"
 
 
 @contextmanager
-def patched_accelerator(*, precision: str, strategy: str, cpu_offload_params: bool) -> Iterator[None]:
+def patched_accelerator(
+    *, precision: str, strategy: str, cpu_offload_params: bool, compiles: bool = False
+) -> Iterator[None]:
     """Make the library shard with FSDP2 until the block ends.
 
     Args:
         precision: Arithmetic of forward and backward: ``bf16`` or ``fp32``.
         strategy: As FSDP1 names it: ``FULL_SHARD``, ``SHARD_GRAD_OP``, ``HYBRID_SHARD`` or ``NO_SHARD``.
         cpu_offload_params: Whether parameters, gradients and optimizer wait in host memory.
+        compiles: Whether layers are compiled.
 
     Raises:
-        StageError: `check_savable` does, once the model is there.
+        StageError: `check_savable` or `compile_layers` does, once the model is there.
     """
     from instructlab.training import accelerator
 
@@ -42,7 +46,7 @@ def patched_accelerator(*, precision: str, strategy: str, cpu_offload_params: bo
         return _plugin(precision, strategy, cpu_offload_params)
 
     with patched(
-        (accelerator, "TransformersAccel", _sharding_accelerator(accelerator.TransformersAccel, strategy)),
+        (accelerator, "TransformersAccel", _sharding_accelerator(accelerator.TransformersAccel, strategy, compiles)),
         (accelerator.Accelerator, "get_fsdp_config", plugin),
     ):
         yield
@@ -86,13 +90,15 @@ def _plugin(precision: str, strategy: str, cpu_offload_params: bool) -> Any:
     )
 
 
-def _sharding_accelerator(base: type, strategy: str) -> type:
+def _sharding_accelerator(base: type, strategy: str, compiles: bool) -> type:
     class ShardingAccelerator(base):  # type: ignore[misc]
         """accelerate's, for a model that is sharded before there is an optimizer."""
 
         def prepare(self, model: Any, *rest: Any, **_: Any) -> Any:
             if not rest:  # accelerator.py:92 of the library
                 self._ranks = mesh(strategy, self.device.type)
+                if compiles:
+                    compilation.compile_layers(model, layers_of(model))
                 shard(model, self._ranks, self.state.fsdp_plugin)
                 self._models.append(model)
                 return model
@@ -135,13 +141,18 @@ def shard(model: Any, ranks: Any, plugin: Any) -> None:
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     how = {"mesh": ranks, "mp_policy": plugin.mixed_precision_policy, "offload_policy": plugin.cpu_offload}
-    names = set(model._no_split_modules or ())
-    layers = [module for module in model.modules() if type(module).__name__ in names]
+    layers = layers_of(model)
     if not layers:
         log.warning("the model names no layers (_no_split_modules): it is sharded, and gathered, as a whole")
     for layer in reversed(layers):  # inner ones first
         fully_shard(layer, reshard_after_forward=plugin.reshard_after_forward, **how)
     fully_shard(model, **how)
+
+
+def layers_of(model: Any) -> list[Any]:
+    """Return the repeated layers of a `PreTrainedModel`, outer ones first; by the names that it has for them."""
+    names = set(model._no_split_modules or ())
+    return [module for module in model.modules() if type(module).__name__ in names]
 
 
 def clip(parameters: Any, max_norm: float, group: Any, device: Any) -> Any:

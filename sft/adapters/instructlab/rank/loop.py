@@ -22,7 +22,7 @@ from typing import Any
 from sft.adapters import checkpoint_writer
 from sft.adapters.instructlab.layout import FINISHED, METRICS, RESUMED, STATES, STOP, STOPPED, UNTRACKED
 from sft.adapters.instructlab.rank import batch as processing
-from sft.adapters.instructlab.rank import loader, throughput, varlen
+from sft.adapters.instructlab.rank import compilation, loader, throughput, varlen
 from sft.adapters.instructlab.rank.full_states import FullStates, Position
 from sft.adapters.instructlab.rank.profiler import tracing
 from sft.adapters.instructlab.settings import WorkerOptions
@@ -66,6 +66,7 @@ class Loop:
         self._position = Position()
         self._saved_step = -1
         self._saving: dict[str, float] = {}
+        self._compiled = compilation.Notes(folder if options.compile_layers else None)
 
     @contextmanager
     def patched_library(self) -> Iterator[None]:
@@ -183,6 +184,7 @@ class Loop:
         self._saving = {}
         if self._validation is not None and self._is_due(options.validation_frequency):
             row |= self._validate()
+        row |= self._compiled.of_step(is_main=self._is_main)
         if self._is_main:
             with (self._folder / METRICS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
@@ -297,5 +299,6 @@ def _layout(args: argparse.Namespace, options: WorkerOptions) -> dict[str, Any]:
         "num_ranks": num_ranks,
         "fsdp_version": options.fsdp_version,
         "strategy": args.fsdp_sharding_strategy,
+        "compiles_layers": options.compile_layers,
         "device": options.device,
     }

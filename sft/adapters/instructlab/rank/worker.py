@@ -52,6 +52,7 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
 
     restart_stall_timer()
     from sft.adapters.instructlab.rank import (
+        compilation,
         cpu,
         fixes,
         fsdp2,
@@ -82,6 +83,8 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
                 precision=options.precision, on_gpu=options.on_gpu, deterministic=options.deterministic
             )
         )
+        if options.compile_layers:
+            patches.enter_context(compilation.compiling())
         patches.enter_context(sharding.patched_timeouts(options.stall_timeout_seconds + _AFTER_A_STALL_SECONDS))
         if options.fsdp_version == 2:
             patches.enter_context(
@@ -89,6 +92,7 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
                     precision=options.precision,
                     strategy=args.fsdp_sharding_strategy,
                     cpu_offload_params=args.cpu_offload_params_fsdp,
+                    compiles=options.compile_layers,
                 )
             )
         else:
