@@ -12,7 +12,7 @@ import pytest
 
 from sft.adapters.os import driver, gpus, machine
 from sft.adapters.os.driver import Driver, Torch
-from sft.config.schema import LauncherConfig, LauncherKind, ModelConfig, ModelSource, RunConfig, TrainingConfig
+from sft.config.schema import Compile, LauncherConfig, LauncherKind, ModelConfig, ModelSource, RunConfig, TrainingConfig
 from sft.errors import SftError
 from sft.planning import machine_needs
 from sft.planning.resources import Resources, resolve_resources
@@ -97,6 +97,17 @@ def test_shared_memory_matters_where_ranks_share(on_gpus: Any, tmp_path: Path, m
     assert missing(tmp_path, launcher=LauncherConfig(gpus_per_worker=1)) == ""
     monkeypatch.setenv("NCCL_SHM_DISABLE", "1")
     assert missing(tmp_path) == ""
+
+
+def test_a_machine_that_can_not_compile_is_refused_where_layers_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "gpus", tuple)
+    monkeypatch.setattr(machine, "cpp_compiler", lambda: None)
+    assert missing(tmp_path) == ""
+    text = missing(tmp_path, compile=Compile.regional)
+    assert text.startswith("training.compile=regional: there is no C++ compiler")
+    assert "training.compile=none" in text
 
 
 def test_a_disk_that_the_states_would_fill_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

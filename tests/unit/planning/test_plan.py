@@ -10,6 +10,7 @@ import pytest
 from sft.adapters.instructlab.settings import Nodes
 from sft.config.schema import (
     Attention,
+    Compile,
     GradientCheckpointing,
     LauncherConfig,
     Precision,
@@ -279,6 +280,7 @@ def test_what_a_machine_makes_the_same_is_the_same_work(asked: str) -> None:
         ("use_liger", True),
         ("strategy", ShardingStrategy.NO_SHARD),
         ("gradient_checkpointing", GradientCheckpointing.none),
+        ("compile", Compile.regional),
         ("device", "NVIDIA H100"),
     ],
 )
@@ -288,6 +290,12 @@ def test_a_training_with_other_resources_is_another_training(name: str, value: o
     other = dataclasses.replace(WORLD, resources=dataclasses.replace(WORLD.resources, **{name: value}))
     before, after = keys(plan(world=WORLD)), keys(plan(world=other))
     assert [step for step in after if before[step] != after[step]] == ["train", "evaluate:tuned", "compare", *TOLD]
+
+
+def test_a_training_that_compiles_nothing_has_the_key_that_it_had() -> None:
+    step = next(step for step in plan(world=WORLD).steps if step.name == "train")
+    assert "compile" not in step.settings
+    assert "compile" not in step.settings["resources"]
 
 
 def test_a_trace_is_made_by_a_training_that_has_none_yet() -> None:

@@ -11,6 +11,7 @@ from sft.adapters.instructlab.settings import Nodes
 from sft.adapters.os import machine
 from sft.config.schema import (
     Attention,
+    Compile,
     FsdpConfig,
     LauncherConfig,
     LauncherKind,
@@ -19,6 +20,7 @@ from sft.config.schema import (
     TrainingConfig,
 )
 from sft.errors import ConfigError
+from sft.planning.kernels import missing_for_compiling
 from sft.planning.precision import CpuPrecision
 from sft.planning.resources import resolve_resources
 
@@ -225,6 +227,42 @@ def test_liger_is_used_only_where_it_runs(on: Any, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(machine, "c_compiler", lambda: None)
     assert not resolve_resources(cfg(use_liger=True)).use_liger
     assert "Triton builds its launcher with a C compiler" in notes(cfg(use_liger=True))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "lacks", "named"),
+    [
+        ((), {"cpp_compiler": None}, "no C++ compiler"),
+        ((), {"python_headers": None}, "Python.h"),
+        ((), {"c_compiler": None}, ""),
+        ((H200,), {"c_compiler": None}, "no C compiler"),
+        ((H200,), {"compute_capability": (6, 1)}, "needs compute capability 7.0, this GPU's is 6.1"),
+        ((H200,), {"cpp_compiler": None}, ""),
+    ],
+)
+def test_what_compiling_needs_and_is_not_here_is_named(
+    gpus: tuple[str, ...], lacks: dict[str, Any], named: str, on: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on(*gpus, packages=("triton",))
+    for name in ("cpp_compiler", "python_headers"):
+        monkeypatch.setattr(machine, name, lambda: "there")
+    assert missing_for_compiling(on_gpu=bool(gpus)) == ""
+    for name, value in lacks.items():
+        monkeypatch.setattr(machine, name, lambda value=value: value)
+    assert (named or "nothing") in (missing_for_compiling(on_gpu=bool(gpus)) or "nothing")
+    assert resolve_resources(cfg(compile=Compile.regional)).compile is Compile.regional
+
+
+def test_triton_is_missed_on_a_gpu_alone(on: Any) -> None:
+    on(H200)
+    assert "Triton is not installed" in missing_for_compiling(on_gpu=True)
+    assert "Triton" not in missing_for_compiling(on_gpu=False)
+
+
+@pytest.mark.parametrize(("gpus", "needed"), [(0, "a C++ compiler"), (2, "Triton and a C compiler")])
+def test_what_an_image_needs_to_compile_is_said(gpus: int, needed: str) -> None:
+    launcher = LauncherConfig(kind=LauncherKind.kubeflow, gpus_per_worker=gpus)
+    assert f"image must have {needed}" in notes(cfg(compile=Compile.regional, launcher=launcher))
 
 
 def test_what_is_slow_here_is_said(on: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sft.adapters.instructlab.layout import METRICS, RESUMED, STACKS, UNTRACKED
+from sft.adapters.instructlab.layout import COMPILED, METRICS, RESUMED, STACKS, UNTRACKED
 from sft.adapters.instructlab.monitor import RankLost, TrainingMonitor, TrainingProgress
 from sft.files import write_json
 
@@ -48,6 +48,19 @@ def test_a_run_that_goes_on_says_from_where_and_shows_no_old_step(tmp_path: Path
     looking.poll()
     assert said == ["  full state step_3 is damaged: x; it is not used", "  resumes after step 2, in epoch 1"]
     assert seen == []
+
+
+def test_what_was_compiled_is_said_once_and_each_reason_for_what_was_not(tmp_path: Path) -> None:
+    said: list[str] = []
+    looking = view(tmp_path, [], said)
+    for breaks in ({}, {}, {"a loop over data": 2}, {"a loop over data": 4, "print": 1}):
+        write_json(tmp_path / COMPILED, {"seconds": 41.6, "num_graphs": 4, "breaks": breaks})
+        looking.poll()
+    assert said == [
+        "  layers are compiled: it took 42 s",
+        "  not compiled, 2 times: a loop over data",
+        "  not compiled, 1 times: print",
+    ]
 
 
 def test_a_run_that_writes_nothing_hangs_and_each_ranks_innermost_frames_are_shown(

@@ -74,5 +74,24 @@ def test_the_c_compiler_is_the_one_that_triton_takes(
     assert machine.c_compiler() == (found and str(path / found))
 
 
+def test_the_cpp_compiler_is_the_one_that_torch_takes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.delenv("CXX", raising=False)
+    assert machine.cpp_compiler() is None
+    for name in ("g++", "mine"):
+        (path / name).write_text("")
+        (path / name).chmod(0o755)
+    assert machine.cpp_compiler() == str(path / "g++")
+    monkeypatch.setenv("CXX", "mine")
+    assert machine.cpp_compiler() == str(path / "mine")
+
+
+def test_pythons_header_is_where_python_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
+    assert machine.python_headers() is None
+    (tmp_path / "Python.h").touch()
+    assert machine.python_headers() == tmp_path / "Python.h"
+
+
 def test_a_host_has_memory() -> None:
     assert machine.host_bytes() > 1 << 20
