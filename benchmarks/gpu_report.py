@@ -85,6 +85,7 @@ def machine_facts() -> dict[str, Any]:
         "torch": torch_build and asdict(torch_build),
         "mismatch": driver.mismatch(torch_build, here) if gpus.visible() else None,
         "c_compiler": machine.c_compiler(),
+        "python_headers": machine.python_headers() is not None,
         "packages": {name: importlib.util.find_spec(name) is not None for name in ("flash_attn", "liger_kernel")},
     }
 
@@ -244,6 +245,7 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "qwen2.5-1.5b": partial(gpu_trainings.train_shape, "qwen2.5-1.5b"),
     "qwen3-0.6b": partial(gpu_trainings.train_shape, "qwen3-0.6b"),
     "qwen2.5-7b-lora": partial(gpu_trainings.train_shape, "qwen2.5-7b-lora"),
+    "compiled": partial(gpu_trainings.compiled_shape, "qwen2.5-1.5b"),
     "beside-others": gpu_trainings.beside_others,
     "utilisation": utilisation,
 }

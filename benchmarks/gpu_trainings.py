@@ -21,6 +21,8 @@ from sft.planning import memory
 from sft.planning.model_shape import num_adapter_parameters, shape_of
 
 WARM_UP_STEPS, LORA_RANK = 2, 16
+_BF16_NOISE = 0.05
+"""Of a loss after eight steps."""
 _TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 512, "head_dim": 16}
 _TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2}
 
@@ -77,22 +79,9 @@ TRAININGS = {
 def train_shape(name: str) -> dict[str, Any]:
     """Train a shape for eight steps: tokens a second, utilisation, and its peak of memory against the estimate."""
     how, on_gpu = TRAININGS[name], bool(machine.gpus())
-    tokens, config = (how.num_tokens, how.config) if on_gpu else (192, {**how.config, **_TINY})
-    with tempfile.TemporaryDirectory(prefix="sft-gpu-shape-") as place:
-        folder = Path(place)
-        model = _random_model(folder, config)
-        _long_samples(folder, model, tokens, num_samples=8 * 8 if on_gpu else 8 * 2)
-        settings = [
-            *(f"dataset.uri={folder}/samples.jsonl", "dataset.train_split=1.0", f"model.name_or_path={model}"),
-            *(f"training.max_seq_len={tokens}", f"training.max_tokens_per_gpu={tokens}", "registry=none", "eval=none"),
-            f"training.effective_batch_size={8 if on_gpu else 2}",
-            *("training.full_state_at_epoch=false", f"training.gradient_checkpointing={how.recomputation}"),
-            *(["training/lora=default", f"training.lora.rank={LORA_RANK}"] if how.lora else []),
-            *([] if on_gpu else ["training.precision=fp32"]),
-        ]
-        (folder / "shape.yaml").write_text("defaults: [config, _self_]\n", encoding="utf-8")
-        run(folder, "run", f"{folder}/shape.yaml", "--until", "train", *settings)
-        rows, record = metrics(folder)[WARM_UP_STEPS:], _record(folder)
+    tokens, config = _size(how)
+    rows, record = _trained_shape(how)
+    rows = rows[WARM_UP_STEPS:]
     resources = {key: each["value"] for key, each in record["resources"].items()}
     found = {**_speed(rows), "gradient_checkpointing": resources["gradient_checkpointing"]}
     shape = shape_of({**config, "dtype": "bfloat16"})
@@ -117,6 +106,49 @@ def train_shape(name: str) -> dict[str, Any]:
     found["asked"] = {key: value for key, value in asked.items() if value} | {"estimate_by_peak": "0.9 to 1.1"}
     reached = all(found[key] >= value for key, value in asked.items() if value and on_gpu)
     return {"holds": not on_gpu or (reached and 0.9 <= found["estimate_by_peak"] <= 1.1), **found}
+
+
+def compiled_shape(name: str) -> dict[str, Any]:
+    """Train a shape with compiled layers and without: tokens a second, peaks, the seconds to compile, and losses."""
+    found: dict[str, Any] = {}
+    losses = {}
+    for mode in ("none", "regional"):
+        rows, _ = _trained_shape(TRAININGS[name], f"training.compile={mode}")
+        steady = [row for row in rows[WARM_UP_STEPS:] if "compile_seconds" not in row]
+        found[mode] = {**_speed(steady), "peak_gib": max(row["memory_bytes"] for row in rows) / 2**30}
+        found[mode]["compile_seconds"] = sum(row.get("compile_seconds", 0) for row in rows)
+        losses[mode] = [row["loss"] for row in rows]
+    apart = max(abs(one - other) for one, other in zip(*losses.values(), strict=True))
+    ratio = found["regional"]["tokens_per_second"] / found["none"]["tokens_per_second"]
+    holds = apart < _BF16_NOISE and (ratio > 1 or not machine.gpus())
+    return {"holds": holds, "compiled_by_not": ratio, "largest_difference_of_a_loss": apart, **found}
+
+
+def _size(how: Training) -> tuple[int, dict[str, Any]]:
+    """Return the tokens of a sample and the model's configuration; tiny ones without a GPU."""
+    return (how.num_tokens, how.config) if machine.gpus() else (192, {**how.config, **_TINY})
+
+
+def _trained_shape(how: Training, *more: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the metrics and the record of eight steps, with `more` settings."""
+    on_gpu = bool(machine.gpus())
+    tokens, config = _size(how)
+    with tempfile.TemporaryDirectory(prefix="sft-gpu-shape-") as place:
+        folder = Path(place)
+        model = _random_model(folder, config)
+        _long_samples(folder, model, tokens, num_samples=8 * 8 if on_gpu else 8 * 2)
+        settings = [
+            *(f"dataset.uri={folder}/samples.jsonl", "dataset.train_split=1.0", f"model.name_or_path={model}"),
+            *(f"training.max_seq_len={tokens}", f"training.max_tokens_per_gpu={tokens}", "registry=none", "eval=none"),
+            f"training.effective_batch_size={8 if on_gpu else 2}",
+            *("training.full_state_at_epoch=false", f"training.gradient_checkpointing={how.recomputation}"),
+            *(["training/lora=default", f"training.lora.rank={LORA_RANK}"] if how.lora else []),
+            *([] if on_gpu else ["training.precision=fp32"]),
+            *more,
+        ]
+        (folder / "shape.yaml").write_text("defaults: [config, _self_]\n", encoding="utf-8")
+        run(folder, "run", f"{folder}/shape.yaml", "--until", "train", *settings)
+        return metrics(folder), _record(folder)
 
 
 def beside_others() -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SMALLEST: dict[str, tuple[list[str], str]] = {
+    "compile": (["--rounds", "1", "--samples", "128"], "losses apart"),
     "dataset": (["500"], "rows"),
     "evaluation": (["--rounds", "1", "--questions", "8"], "sft / the faster lm-eval:"),
     "generation": (["--rounds", "1", "--samples", "3", "--max-new-tokens", "8"], "3 of 3 answers are the same"),
