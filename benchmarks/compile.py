@@ -41,7 +41,7 @@ def trained(folder: Path, precision: str, mode: str) -> list[dict[str, Any]]:
 def samples_per_second(rows: list[dict[str, Any]]) -> float:
     """Return the speed of the median step in which nothing was compiled."""
     seconds = [row["seconds"] for row in rows[WARM_UP_STEPS:] if "compile_seconds" not in row]
-    return BATCH_SIZE / statistics.median(seconds)
+    return float(BATCH_SIZE / statistics.median(seconds))
 
 
 def main() -> None:

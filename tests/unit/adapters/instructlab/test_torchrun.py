@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from sft.adapters.instructlab.layout import SETTINGS
 from sft.adapters.instructlab.settings import LaunchSettings, Nodes
-from sft.adapters.instructlab.torchrun import _environment, checkpoint
+from sft.adapters.instructlab.torchrun import _environment, _for_compiled_code, checkpoint
 from sft.errors import StageError
+from sft.files import write_json
 
 
 def test_a_run_without_the_checkpoint_of_its_last_sample_has_failed(tmp_path: Path) -> None:
@@ -42,3 +44,28 @@ def test_ranks_see_the_gpus_that_were_counted_for_them(gpus: tuple[str, ...] | N
     environment = _environment(settings, main)
     assert environment.get("CUDA_VISIBLE_DEVICES") == visible
     assert environment.get("CUDA_DEVICE_ORDER") == (None if gpus is None else "PCI_BUS_ID")
+
+
+def test_what_is_compiled_lies_in_a_private_folder_until_the_ranks_end_unless_one_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    settings = LaunchSettings(num_processes=1, nodes=Nodes(), env={}, stall_timeout_seconds=1)
+    write_json(tmp_path / SETTINGS, {"options": {"compile_layers": False}})
+    with _for_compiled_code(settings, tmp_path) as variables:
+        assert variables == {}
+    write_json(tmp_path / SETTINGS, {"options": {"compile_layers": True}})
+    with _for_compiled_code(settings, tmp_path) as variables:
+        folder = Path(variables[name])
+        assert folder.parent == tmp_path
+        assert folder.stat().st_mode & 0o077 == 0
+        assert int(variables["TORCHINDUCTOR_COMPILE_THREADS"]) >= 1
+    assert not folder.exists()
+    monkeypatch.setenv(name, "/of/this/process")
+    with _for_compiled_code(settings, tmp_path) as variables:
+        assert variables[name] == "/of/this/process"
+    of_recipe = LaunchSettings(num_processes=1, nodes=Nodes(), env={name: "/mine"}, stall_timeout_seconds=1)
+    with _for_compiled_code(of_recipe, tmp_path) as variables:
+        assert variables[name] == "/mine"

@@ -101,6 +101,7 @@ def compiled(model: Any) -> Any:
         ("qwen2", {"recomputes": "full"}),
         ("qwen3", {"recomputes": "selective", "adapters": True}),
         ("llama", {"adapters": True}),
+        ("qwen3_moe", {}),
     ],
 )
 def test_layers_are_compiled_once_and_train_as_they_do_without(kind: str, how: dict[str, Any]) -> None:
