@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sft.adapters.instructlab.rank import fixes
+from sft.adapters.instructlab.rank import copies, fixes
 
 pytestmark = [
     pytest.mark.slow,  # imports torch
@@ -31,6 +31,27 @@ def test_a_state_is_offloaded_only_where_torch_can(sharded: bool, device: str, o
     handle = SimpleNamespace(uses_sharded_strategy=sharded, device=SimpleNamespace(type=device))
     fixes.unshard_without_offload(unshard)(None, SimpleNamespace(_handle=handle), offload_to_cpu=True, rank0_only=True)
     assert seen == [offloaded]
+
+
+def test_a_training_never_empties_the_devices_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Upstream does so at each step's end, and waits for the device (`tests/contract` says whether it still does)."""
+    import torch
+
+    emptied: list[str] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append("now"))
+    with fixes.patched_library():
+        torch.cuda.empty_cache()
+    assert emptied == []
+    torch.cuda.empty_cache()
+    assert emptied == ["now"]
+
+
+def test_a_copy_to_a_gpu_is_of_pinned_memory_and_is_not_waited_for() -> None:
+    calls: list[Any] = []
+    pinned = SimpleNamespace(to=lambda device, **how: calls.append((device, how)))
+    of_host = SimpleNamespace(pin_memory=lambda: pinned, to=lambda *_, **how: calls.append(("pageable", how)))
+    copies.to_device(of_host, "cuda:1")
+    assert calls == [("cuda:1", {"non_blocking": True})]
 
 
 def test_trackers_are_not_imported_with_the_library_and_can_be_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
