@@ -11,8 +11,10 @@ from typing import Any
 import yaml
 
 from sft import runner
+from sft.cli import kfp_options
 from sft.config.compose import compose, find_recipe
-from sft.errors import ConfigError, Problem, SftError
+from sft.config.image import unpinned
+from sft.errors import SftError
 from sft.files import write_atomically
 from sft.progress import Progress
 from sft.sweep.spec import refuse_sweep
@@ -29,15 +31,15 @@ def kfp(options: argparse.Namespace) -> int:
         SftError: kfp is not installed.
     """
     try:
-        from sft.kfp.pipeline import Cluster, text_of
+        from sft.kfp.cluster import Cluster
+        from sft.kfp.pipeline import notes, text_of
     except ModuleNotFoundError as error:
         raise SftError(f"sft export kfp: {error}", fix="pip install 'sft-runner[kfp]'") from error
-    given: dict[str, Any] = {f.name: getattr(options, f.name) for f in fields(Cluster) if hasattr(options, f.name)}
-    if "access_modes" in given:
-        given["access_modes"] = tuple(given["access_modes"])
-    if "node_selector" in given:
-        given["node_selector"] = dict(_label(text) for text in given["node_selector"])
-    _tell(text_of(find_recipe(options.recipe), Cluster(**given)), options.output)
+    recipe, cluster = find_recipe(options.recipe), Cluster(**kfp_options.settled(options))
+    text = text_of(recipe, cluster)
+    for note in notes(recipe, cluster):
+        _note(note)
+    _tell(text, options.output)
     return 0
 
 
@@ -54,7 +56,10 @@ def trainjob(options: argparse.Namespace) -> int:
     recipe = find_recipe(options.recipe)
     refuse_sweep(recipe, options.overrides, "a TrainJob")
     cfg = compose(recipe, options.overrides)
-    _tell(_as_yaml([runner.export_trainjob(cfg, Progress(quiet=True))]), options.output)
+    manifest = runner.export_trainjob(cfg, Progress(quiet=True))
+    if note := unpinned(cfg.training.launcher.image):
+        _note(note)
+    _tell(_as_yaml([manifest]), options.output)
     return 0
 
 
@@ -72,7 +77,10 @@ def job(options: argparse.Namespace) -> int:
     given: dict[str, Any] = {f.name: getattr(options, f.name) for f in fields(runner.Pod) if hasattr(options, f.name)}
     if given.get("fs_group") == 0:
         given["fs_group"] = None
-    _tell(_as_yaml(runner.export_job(recipe, options.overrides, runner.Pod(**given))), options.output)
+    manifests = runner.export_job(recipe, options.overrides, runner.Pod(**given))
+    if note := unpinned(manifests[-1]["spec"]["template"]["spec"]["containers"][0]["image"]):
+        _note(note)
+    _tell(_as_yaml(manifests), options.output)
     return 0
 
 
@@ -100,8 +108,6 @@ def _tell(text: str, output: str | None) -> None:
         Progress().say(output)
 
 
-def _label(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError([Problem(key="--node-selector", value=text, rule="must be LABEL=VALUE")])
-    return name, value
+def _note(text: str) -> None:
+    """Tell something beside what is exported, which may go on into another program."""
+    sys.stderr.write(f"note: {text}\n")

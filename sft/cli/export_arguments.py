@@ -35,9 +35,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "of that volume, once for each (default: ReadWriteMany)"
     kfp.add_argument("--access-mode", dest="access_modes", choices=_ACCESS_MODES, action="append", help=text)
     kfp.add_argument("--storage-class", metavar="CLASS", help="of that volume (default: the cluster's)")
-    kfp.add_argument("--gpus", type=int, help="of a task that trains or scores (default: 1)")
-    text = "nodes of these tasks, once for each label"
+    kfp.add_argument("--gpus", type=int, metavar="N", help="of a task that trains or scores (default: 1)")
+    text = "of every task, or of one; once for each"
+    kfp.add_argument("--cpu", metavar="[TASK=]CORES", action="append", help=f"asked for {text}")
+    kfp.add_argument("--memory", metavar="[TASK=]SIZE", action="append", help=f"asked for {text}")
+    kfp.add_argument("--memory-limit", metavar="[TASK=]SIZE", action="append", help=f"most memory {text}")
+    text = f"most time {text} (default: none)"
+    kfp.add_argument("--timeout", dest="timeout_seconds", metavar="[TASK=]SECONDS", action="append", help=text)
+    kfp.add_argument("--retries", type=int, metavar="N", help="how often a task is tried again (default: 2)")
+    text = "nodes of the tasks that train or score, once for each label"
     kfp.add_argument("--node-selector", metavar="LABEL=VALUE", action="append", help=text)
+    text = "taint of nodes that the same tasks may use, once for each"
+    kfp.add_argument("--toleration", dest="tolerations", metavar="KEY[=VALUE][:EFFECT]", action="append", help=text)
+    text = "secret with which the image is pulled, once for each"
+    kfp.add_argument("--image-pull-secret", dest="pull_secrets", metavar="NAME", action="append", help=text)
+    text = "of every task's pod, once for each"
+    kfp.add_argument("--label", dest="labels", metavar="LABEL=VALUE", action="append", help=text)
     kfp.add_argument("--caching", action="store_true", help="let KFP skip a task whose inputs it knows")
-    for secret in ("minio", "hf", "kubernetes"):
+    for secret in ("minio", "s3", "hf", "oci", "kubernetes"):
         kfp.add_argument(f"--{secret}-secret", metavar="NAME", help="name of that secret")

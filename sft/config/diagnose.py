@@ -25,7 +25,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sft.config.kfp_parameters import PARAMETERS
+from sft.config.kfp_parameters import PARAMETERS, SIBLINGS
 from sft.config.schema import RunConfig
 from sft.errors import Problem
 
@@ -266,7 +266,7 @@ def _leaf_problem(key: str, value: Any) -> Problem | None:
         if key.rpartition(".")[2] == "_target_":
             rule = "names code to run, and a recipe is data"
             return Problem(key=key, value=_shown(value), rule=rule, suggestion="leave it out")
-        known = PARAMETERS if key.startswith("phase_") else schema_keys()
+        known = PARAMETERS | SIBLINGS if key.startswith("phase_") else schema_keys()
         return Problem(key=key, value=_shown(value), rule="no such setting", suggestion=nearest(key, known))
     where, content = key, value
     if inside := inside_named_group(key):

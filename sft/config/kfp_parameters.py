@@ -7,7 +7,7 @@ Its names work as overrides of any recipe and are the parameters of our own pipe
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -109,11 +109,30 @@ _ALL = (
 PARAMETERS = {parameter.name: parameter for parameter in _ALL}
 """By name, in the order of the original's phases; the batch has two names."""
 
+_SIBLINGS = {
+    "phase_02_train_man_train_epochs": "phase_02_train_man_epochs",
+    "phase_02_train_man_train_gpu": "phase_02_train_man_gpu",
+    "phase_02_train_man_train_model": "phase_02_train_man_model",
+    "phase_02_train_man_train_tokens": "phase_02_train_man_tokens",
+    "phase_02_train_man_train_workers": "phase_02_train_man_workers",
+    "phase_03_eval_man_eval_tasks": "phase_03_eval_man_tasks",
+    "phase_04_registry_man_reg_author": "phase_04_registry_man_author",
+    "phase_04_registry_man_reg_name": "phase_04_registry_man_name",
+    "phase_04_registry_man_reg_version": "phase_04_registry_man_version",
+}
+SIBLINGS = {
+    **{name: replace(PARAMETERS[own], name=name) for name, own in _SIBLINGS.items()},
+    "phase_02_train_man_lora_r": Parameter("phase_02_train_man_lora_r", "training.lora.rank", int),
+    "phase_02_train_man_lora_alpha": Parameter("phase_02_train_man_lora_alpha", "training.lora.alpha", int),
+    "phase_02_train_opt_lora_dropout": Parameter("phase_02_train_opt_lora_dropout", "training.lora.dropout", float),
+}
+"""By the names that the original's siblings (`sft_minimal`, `lora`) have for them, as overrides."""
+
 
 def translated(override: str) -> str:
     """Return an override with the original's name as one of the setting; any other as it is."""
     name, equals, value = override.partition("=")
-    parameter = PARAMETERS.get(name)
+    parameter = PARAMETERS.get(name) or SIBLINGS.get(name)
     return parameter.override(value) if parameter and equals else override
 
 

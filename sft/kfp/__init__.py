@@ -1,1 +1,6 @@
-"""A recipe as a Kubeflow pipeline: ``pipeline`` compiles it, ``tasks`` is what each of its tasks runs."""
+"""A recipe as a Kubeflow pipeline: ``pipeline`` compiles it, ``cluster`` is what Kubernetes gives its tasks, ``tasks``
+what each of them runs.
+"""
+
+NAMESPACE = "SFT_POD_NAMESPACE"
+"""Variable with the namespace of the pod of a task."""

@@ -1,8 +1,9 @@
 """A recipe as a Kubeflow pipeline: four tasks that do one ``sft run`` in parts, on one workspace.
 
-Owns the pipeline's definition: parameters, tasks, what Kubernetes gives them. What a task does is `sft.kfp.tasks`; kfp
-puts the text of each component into the YAML, so a component holds nothing but the call. The first task takes the
-parameters, the others its overrides: kfp writes a parameter into another one's text without escaping its quotes.
+Owns the pipeline's definition: parameters and tasks. What Kubernetes gives them is `sft.kfp.cluster`, what they do
+`sft.kfp.tasks`; kfp puts the text of each component into the YAML, so a component holds nothing but the call. The first
+task takes the parameters, the others its overrides: kfp writes a parameter into another one's text without escaping its
+quotes.
 
 ``python -m sft.kfp.pipeline`` writes ``pipeline.yaml``. No ``from __future__ import annotations`` here: kfp reads the
 types of a component.
@@ -13,58 +14,25 @@ import inspect
 import itertools
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kfp import compiler, dsl, kubernetes
 from kfp.dsl.base_component import BaseComponent
 
-from sft import __version__
 from sft.config import compose
 from sft.config.compose import Recipe
+from sft.config.image import unpinned
 from sft.config.kfp_parameters import PARAMETERS
-from sft.config.schema import RunConfig
+from sft.config.schema import RegistryKind, RunConfig
 from sft.errors import ConfigError, Problem
+from sft.kfp import NAMESPACE
+from sft.kfp.cluster import IMAGE, Cluster, equip, give_credentials, speed_up
 from sft.progress import Progress
 from sft.redaction import redact
 from sft.sweep.spec import refuse_sweep
 
-_AWS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL")
-_KUBERNETES = {"server_url": "KUBERNETES_SERVER_URL", "auth_token": "KUBERNETES_AUTH_TOKEN"}
-_IMAGE = f"sft:{__version__}"
-_component = functools.partial(dsl.component, base_image=_IMAGE, packages_to_install=[], install_kfp_package=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cluster:
-    """What is settled when a pipeline is compiled.
-
-    Attributes:
-        image: With `sft` in it: the Containerfile's.
-        workspace_size: Of the volume that the tasks share, for as long as a run lasts. With a TrainJob they share the
-            recipe's own (`training.launcher.pvc`), which stays, and this and the next two say nothing.
-        access_modes: Of that volume.
-        storage_class: Of that volume; None = the cluster's default.
-        gpus: GPUs of a task that trains or scores; 0 = none. A task that waits for a TrainJob takes none.
-        node_selector: Labels of the nodes that such a task may run on.
-        caching: Whether KFP may skip a task whose inputs it knows. The workspace of another run is gone by then, so
-            later tasks do the work again.
-        minio_secret: Secret with ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_ENDPOINT_URL``; may be absent.
-        hf_secret: Secret with ``HF_TOKEN``; may be absent.
-        kubernetes_secret: Secret with ``server_url`` and ``auth_token``, for a recipe that trains in a TrainJob.
-    """
-
-    image: str = _IMAGE
-    workspace_size: str = "50Gi"
-    access_modes: tuple[str, ...] = ("ReadWriteMany",)
-    storage_class: str | None = None
-    gpus: int = 1
-    node_selector: dict[str, str] = field(default_factory=dict)
-    caching: bool = False
-    minio_secret: str = "minio-secret"
-    hf_secret: str = "hf-token"
-    kubernetes_secret: str = "kubernetes-credentials"
+_component = functools.partial(dsl.component, base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
 
 
 @_component
@@ -132,11 +100,12 @@ def training(
     workspace: str,
     model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
+    page: dsl.Output[dsl.HTML],
 ) -> None:
     """Fine-tunes the model."""
     from sft.kfp import tasks
 
-    tasks.training(recipe, overrides, workspace, model, metrics)
+    tasks.training(recipe, overrides, workspace, model, metrics, page)
 
 
 @_component
@@ -158,12 +127,14 @@ def registry(
     recipe: str,
     overrides: list,  # type: ignore[type-arg]
     workspace: str,
+    run_id: str,
+    run_name: str,
     model: dsl.Output[dsl.Model],
 ) -> None:
     """Package the model with its card and record, and register it."""
     from sft.kfp import tasks
 
-    tasks.registry(recipe, overrides, workspace, model)
+    tasks.registry(recipe, overrides, workspace, run_id, run_name, model)
 
 
 def pipeline_of(recipe: Recipe, cluster: Cluster) -> BaseComponent:
@@ -191,16 +162,19 @@ def pipeline_of(recipe: Recipe, cluster: Cluster) -> BaseComponent:
         later = {**shared, "overrides": data.outputs["Output"]}
         trained = training(**later).after(data)
         scored = evaluation(**later).after(trained)
-        registered = registry(**later).after(scored)
-        for task in (data, trained, scored, registered):
-            _equip(task, cluster)
+        told = {"run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER, "run_name": dsl.PIPELINE_JOB_NAME_PLACEHOLDER}
+        registered = registry(**later, **told).after(scored)
+        named = {"dataset": data, "training": trained, "evaluation": scored, "registry": registered}
+        for name, task in named.items():
+            equip(task, name, cluster, waits=in_pods and task is trained)
             if in_pods:
                 kubernetes.mount_pvc(task, pvc_name=launcher.pvc, mount_path=launcher.mount_path)
+        kubernetes.use_field_path_as_env(registered, NAMESPACE, "metadata.namespace")
         if in_pods:
-            kubernetes.use_secret_as_env(trained, cluster.kubernetes_secret, _KUBERNETES)
+            give_credentials(trained, cluster)
         else:
-            _speed_up(trained, cluster)
-        _speed_up(scored, cluster)
+            speed_up(trained, cluster)
+        speed_up(scored, cluster)
 
     tasks.__signature__ = inspect.Signature(_parameters(cfg, is_open))  # type: ignore[attr-defined]
     tasks.__doc__ = "\n".join(
@@ -275,21 +249,17 @@ def _parameters(cfg: RunConfig, is_open: bool) -> list[inspect.Parameter]:
     return found
 
 
-def _equip(task: dsl.PipelineTask, cluster: Cluster) -> None:
-    """Give a task what every task has: a later one looks at the data's source and the base model again."""
-    task.set_container_image(cluster.image)
-    task.set_caching_options(cluster.caching)
-    kubernetes.use_secret_as_env(task, cluster.minio_secret, {name: name for name in _AWS}, optional=True)
-    kubernetes.use_secret_as_env(task, cluster.hf_secret, {"HF_TOKEN": "HF_TOKEN"}, optional=True)
-
-
-def _speed_up(task: dsl.PipelineTask, cluster: Cluster) -> None:
-    """Give a task that computes its GPUs and nodes."""
-    if cluster.gpus:
-        task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(cluster.gpus)
-        kubernetes.empty_dir_mount(task, volume_name="shm", mount_path="/dev/shm", medium="Memory")  # NCCL's
-    for label, value in cluster.node_selector.items():
-        kubernetes.add_node_selector(task, label, value)
+def notes(recipe: Recipe, cluster: Cluster) -> Iterator[str]:
+    """Yield what a person should know of a recipe's pipeline before it runs."""
+    cfg, _ = _composed(recipe)
+    is_kept = cfg.training.launcher.is_remote  # on the recipe's own volume
+    if cfg.registry.kind is RegistryKind.mlflow and not cfg.registry.address and not is_kept:
+        yield (
+            "registry.kind=mlflow has no registry.address: the registration goes with the workspace when a run ends; "
+            "give an address, here or as phase_04_registry_man_address"
+        )
+    if note := unpinned(cluster.image):
+        yield note
 
 
 def text_of(recipe: Recipe, cluster: Cluster) -> str:

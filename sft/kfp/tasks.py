@@ -25,12 +25,14 @@ from sft.artifacts import (
 from sft.config import compose
 from sft.config.compose import Recipe
 from sft.config.kfp_parameters import PARAMETERS, hydra_text
-from sft.config.schema import RegistryKind
+from sft.config.schema import RegistryConfig, RegistryKind
+from sft.kfp import NAMESPACE
 from sft.planning.plan import build_plan
 from sft.progress import Progress
 from sft.redaction import redact
 from sft.report import data as data_report
 from sft.report import run as scores_report
+from sft.report import training as training_report
 from sft.report.run import summary
 from sft.runner import RunResult
 from sft.runner.dispatch import pick
@@ -67,11 +69,14 @@ def dataset(recipe: str, overrides: Sequence[str], workspace: str, made: Output,
     Path(page.path).write_text(data_report.as_html(data_report.measure(data, None, None)), encoding="utf-8")
 
 
-def training(recipe: str, overrides: Sequence[str], workspace: str, made: Output, metrics: Output) -> None:
+def training(
+    recipe: str, overrides: Sequence[str], workspace: str, made: Output, metrics: Output, page: Output
+) -> None:
     """Train."""
     model = pick(_run(_begin(recipe, workspace), overrides, "train"), "train", CheckpointArtifact)
     _hand_over(model.model_dir, made, model)
     metrics.metadata.update(final_loss=model.final_loss, num_steps=model.num_steps, num_epochs=model.num_epochs)
+    Path(page.path).write_text(training_report.as_html(model), encoding="utf-8")
 
 
 def evaluation(recipe: str, overrides: Sequence[str], workspace: str, metrics: Output, page: Output) -> None:
@@ -109,12 +114,23 @@ def evaluation(recipe: str, overrides: Sequence[str], workspace: str, metrics: O
         raise failure
 
 
-def registry(recipe: str, overrides: Sequence[str], workspace: str, made: Output) -> None:
-    """Package the model, and register it if the recipe names a registry."""
+def registry(recipe: str, overrides: Sequence[str], workspace: str, run_id: str, run_name: str, made: Output) -> None:
+    """Package the model, and register it if the recipe names a registry.
+
+    Args:
+        recipe: As `_begin` takes it.
+        overrides: The run's.
+        workspace: Folder that the tasks share.
+        run_id: Id of the run in Pipelines.
+        run_name: Its name there.
+        made: KFP's artifact of the model.
+    """
     loaded = _begin(recipe, workspace)
     cfg = compose.compose(loaded, overrides)
-    if cfg.registry.kind is RegistryKind.kubeflow and cfg.registry.upload is None:
-        overrides = [*overrides, f"registry.uri={hydra_text(made.uri)}"]
+    if cfg.registry.kind is RegistryKind.kubeflow:
+        overrides = [*overrides, *_origin(cfg.registry, run_id, run_name)]
+        if cfg.registry.upload is None:
+            overrides.append(f"registry.uri={hydra_text(made.uri)}")
     artifacts = _run(loaded, overrides, None)
     package = pick(artifacts, "package", ModelPackage)
     _hand_over(package.model_dir, made, package)
@@ -122,6 +138,21 @@ def registry(recipe: str, overrides: Sequence[str], workspace: str, made: Output
         registered = pick(artifacts, "register", RegisteredModel)
         names = ("registry", "address", "name", "version", "uri")
         made.metadata.update({name: getattr(registered, name) for name in names})
+
+
+def _origin(cfg: RegistryConfig, run_id: str, run_name: str) -> list[str]:
+    """Return overrides that name the run in Pipelines as what made the model, as the registry's page links it.
+
+    A recipe that says any of it itself keeps what it says.
+    """
+    untouched = RegistryConfig()
+    names = ("source_kind", "source_class", "source_group", "source_id", "source_name")
+    if any(getattr(cfg, name) != getattr(untouched, name) for name in names):
+        return []
+    values = ("kfp", "pipelinerun", os.environ.get(NAMESPACE), run_id, run_name)
+    return [
+        f"registry.{name}={hydra_text(value)}" for name, value in zip(names, values, strict=True) if value is not None
+    ]
 
 
 def _begin(recipe: str, workspace: str) -> Recipe:

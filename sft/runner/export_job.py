@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from sft.adapters.os.pod_secrets import pod_secrets
 from sft.config.compose import Recipe, compose, find_recipe, recipes
 from sft.config.k8s_quantity import is_quantity
 from sft.config.kfp_parameters import hydra_text
@@ -25,12 +26,6 @@ from sft.errors import ConfigError, Problem
 VOLUME, RECIPES = "/workspace", "/etc/sft"
 _LONGEST_NAME = 52
 """A Job's pods and labels carry its name with a suffix, in 63 characters."""
-_SECRETS = {
-    "HF_TOKEN": "hf-token",
-    "AWS_ACCESS_KEY_ID": "minio-secret",
-    "AWS_SECRET_ACCESS_KEY": "minio-secret",
-    "AWS_ENDPOINT_URL": "minio-secret",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +98,11 @@ def job_spec(args: list[str], pod: Pod, *, needs_api: bool) -> dict[str, Any]:
         "image": pod.image,
         "args": args,
         "env": [
-            {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": name, "optional": True}}}
-            for name, secret in _SECRETS.items()
+            {
+                "name": found.variable,
+                "valueFrom": {"secretKeyRef": {"name": found.secret, "key": found.key, "optional": True}},
+            }
+            for found in pod_secrets()
         ],
         "resources": {"requests": {"cpu": pod.cpu, "memory": pod.memory}, "limits": limits},
         "securityContext": {

@@ -44,6 +44,7 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.adapters.instructlab.rank.loop": ("integration/test_training_faults.py", _IN_A_RANK),
     "sft.adapters.instructlab.rank.fsdp2": ("contract/test_sharding.py", "two ranks of FSDP2, against FSDP1"),
     "sft.adapters.instructlab.rank.lora": ("integration/test_training_settings.py", _IN_A_RANK),
+    "sft.kfp.cluster": ("integration/test_kfp_pipeline.py", "what the compiled pipeline says of each of its tasks"),
     "sft.kfp.pipeline": (
         "integration/test_kfp_pipeline.py",
         "what takes kfp, whose import takes seconds, is compiled there",
@@ -98,6 +99,7 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.cli.data": ("integration/test_data_check.py", _TYPED),
     "sft.cli.evaluate": ("e2e/test_quickstart.py", _TYPED),
     "sft.cli.export": ("integration/test_kfp_pipeline.py", _TYPED),
+    "sft.cli.kfp_options": ("integration/test_kfp_pipeline.py", _TYPED),
     "sft.cli.models": ("e2e/test_register.py", _TYPED),
     "sft.cli.plan": ("integration/test_command_line.py", _TYPED),
     "sft.cli.preview": ("integration/test_preview.py", _TYPED),

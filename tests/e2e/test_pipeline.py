@@ -13,9 +13,14 @@ pytest.importorskip("kfp")
 from kfp import components, local
 
 from sft.config.compose import find_recipe
-from sft.kfp.pipeline import Cluster, text_of
+from sft.kfp.cluster import Cluster
+from sft.kfp.pipeline import text_of
 from tests.servers.model_registry import ModelRegistryServer
 from tests.support.cluster import site
+
+pytestmark = pytest.mark.filterwarnings(  # resources are the cluster's to give
+    "ignore:Task .* settings .* have no effect in the current local runner:UserWarning"
+)
 
 OWN = """
 # A recipe that no image has.
@@ -92,6 +97,7 @@ def test_every_task_leaves_what_kfp_shows(outputs: Path) -> None:
     assert "<table>" in (outputs / "dataset" / "page").read_text()
     assert (outputs / "training" / "model" / "model.safetensors").is_file()
     assert metadata(outputs, "training", "metrics")["num_epochs"] == 4
+    assert "<polyline" in (outputs / "training" / "page").read_text()
     scores = metadata(outputs, "evaluation", "metrics")
     assert scores["tuned.holdout.loss"] < scores["base.holdout.loss"]
     assert "spell_numbers.acc" in (outputs / "evaluation" / "page").read_text()
@@ -142,6 +148,8 @@ def test_a_recipe_of_ones_own_ends_in_the_registry_as_the_model_that_kfp_keeps(
     assert server.violations == []
     assert [row["name"] for row in server.rows["registered_models"].values()] == ["ours"]
     [artifact] = server.rows["model_artifacts"].values()
+    assert (artifact["modelSourceKind"], artifact["modelSourceClass"]) == ("kfp", "pipelinerun")
+    assert artifact["modelSourceId"]
     assert artifact["uri"] == str(left / "registry" / "model") == metadata(left, "registry", "model")["uri"]
     facts = json.loads((left / "registry" / "model" / "sft.json").read_text())
     assert facts["record"]["config"]["registry"]["description"] == 'it\'s "ours", all of it'

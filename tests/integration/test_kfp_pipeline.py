@@ -12,10 +12,13 @@ import pytest
 import yaml
 
 pytest.importorskip("kfp")
+from sft.adapters.os.pod_secrets import second
 from sft.config.compose import find_recipe
 from sft.config.kfp_parameters import PARAMETERS
 from sft.errors import ConfigError
-from sft.kfp.pipeline import Cluster, dataset, pipeline_of, sft_pipeline, text_of
+from sft.kfp import NAMESPACE
+from sft.kfp.cluster import Cluster
+from sft.kfp.pipeline import dataset, pipeline_of, sft_pipeline, text_of
 from tests.support.command import sft, sft_in_process
 
 GOLDEN = Path(__file__).parents[1] / "config" / "golden" / "pipeline.yaml"
@@ -164,19 +167,35 @@ def test_what_is_settled_at_compile_time_is_on_volume_and_tasks() -> None:
 
 
 def test_secrets_are_named_never_held_and_may_be_absent() -> None:
-    _, tasks = compiled(minio_secret="s3-secret")
+    _, tasks = compiled(minio_secret="s3-secret", oci_secret="pull")
     for name in TASKS:
         found = {secret["secretName"]: secret["optional"] for secret in tasks[name]["secretAsEnv"]}
-        assert found == {"s3-secret": True, "hf-token": True}
+        assert found == {"s3-secret": True, "hf-token": True, "pull": True}
+
+
+@pytest.mark.parametrize("recipe", ["kfp", "kfp-pod"])
+def test_each_secret_has_both_spellings_and_no_container_a_variable_twice(recipe: str) -> None:
+    _, tasks = compiled(recipe)
+    for name in TASKS:
+        pairs = [pair for secret in tasks[name]["secretAsEnv"] for pair in secret["keyToEnv"]]
+        variables = [pair["envVar"] for pair in pairs]
+        assert len(variables) == len(set(variables))
+        named = {secret["secretName"] for secret in tasks[name]["secretAsEnv"]}
+        assert {"minio-secret", "s3-secret", "oci-pull-secret-model-download"} <= named
 
 
 def test_with_a_trainjob_the_training_task_has_the_clusters_credentials_and_no_gpu() -> None:
     spec, tasks = compiled("kfp", kubernetes_secret="trainer")
     secrets = {name: {s["secretName"]: s["optional"] for s in tasks[name]["secretAsEnv"]} for name in TASKS}
-    assert secrets["training"] == {"minio-secret": True, "hf-token": True, "trainer": False}
+    assert secrets["training"] == {**secrets["dataset"], "trainer": True}
     assert [name for name in TASKS if "trainer" in secrets[name]] == ["training"]
     variables = {pair["envVar"]: pair["secretKey"] for pair in tasks["training"]["secretAsEnv"][-1]["keyToEnv"]}
-    assert variables == {"KUBERNETES_SERVER_URL": "server_url", "KUBERNETES_AUTH_TOKEN": "auth_token"}
+    assert variables == {
+        "KUBERNETES_SERVER_URL": "server_url",
+        "KUBERNETES_AUTH_TOKEN": "auth_token",
+        second("KUBERNETES_SERVER_URL"): "KUBERNETES_SERVER_URL",
+        second("KUBERNETES_AUTH_TOKEN"): "KUBERNETES_AUTH_TOKEN",
+    }
     gpus = [name for name, facts in containers(spec).items() if "accelerator" in facts.get("resources", {})]
     assert gpus == ["evaluation"]
 
@@ -191,6 +210,84 @@ def test_with_a_trainjob_the_tasks_share_the_volume_of_its_pods() -> None:
     assert "pipelineConfig" not in text_of(find_recipe("kfp"), Cluster())
 
 
+def resources(spec: dict[str, Any], name: str) -> dict[str, str]:
+    """What a task asks for and gets at most: field of the pod -> quantity."""
+    found = containers(spec)[name]["resources"]
+    fields = {"cpu": "CpuRequest", "memory": "MemoryRequest", "limit": "MemoryLimit"}
+    return {ours: found[f"resource{theirs}"] for ours, theirs in fields.items() if f"resource{theirs}" in found}
+
+
+def test_every_task_asks_for_cores_and_memory_and_one_that_waits_for_few() -> None:
+    asked = {name: resources(compiled()[0], name) for name in TASKS}
+    assert asked["training"] == {"cpu": "4", "memory": "16Gi"}
+    assert asked["registry"] == {"cpu": "1", "memory": "4Gi"}
+    assert resources(compiled("kfp")[0], "training") == {"cpu": "1", "memory": "4Gi"}
+
+
+def test_options_of_a_task_are_its_own_and_the_others_are_every_tasks(tmp_path: Path) -> None:
+    typed = ["--cpu", "training=8", "--cpu", "500m", "--memory", "8Gi", "--memory-limit", "training=96Gi"]
+    typed += ["--timeout", "3600", "--timeout", "training=86400", "--retries", "5"]
+    typed += ["--toleration", "nvidia.com/gpu:NoSchedule", "--toleration", "team=a"]
+    typed += ["--image-pull-secret", "one", "--image-pull-secret", "two", "--label", "team=a"]
+    answer = sft_in_process("export", "kfp", "kfp-pod", *typed, cwd=tmp_path)
+    assert answer.status == 0, answer.err
+    spec, platform = yaml.safe_load_all(answer.out)
+    tasks = of_tasks(platform)
+    assert resources(spec, "training") == {"cpu": "8", "memory": "8Gi", "limit": "96Gi"}
+    assert resources(spec, "dataset") == {"cpu": "500m", "memory": "8Gi"}
+    assert {name: tasks[name]["activeDeadlineSeconds"] for name in TASKS} == {
+        **dict.fromkeys(TASKS, "3600"),
+        "training": "86400",
+    }
+    retries = {name: task["retryPolicy"]["maxRetryCount"] for name, task in spec["root"]["dag"]["tasks"].items()}
+    assert retries == dict.fromkeys(TASKS, 5)
+    for name in TASKS:
+        assert [secret["secretName"] for secret in tasks[name]["imagePullSecret"]] == ["one", "two"]
+        assert tasks[name]["podMetadata"]["labels"] == {"team": "a"}
+    taints = [
+        {"effect": "NoSchedule", "key": "nvidia.com/gpu", "operator": "Exists"},
+        {"key": "team", "operator": "Equal", "value": "a"},
+    ]
+    assert {name: tasks[name].get("tolerations") for name in TASKS} == {
+        **dict.fromkeys(TASKS),
+        "training": taints,
+        "evaluation": taints,
+    }
+
+
+def test_what_trains_or_scores_has_shared_memory_with_and_without_gpus() -> None:
+    for gpus in (0, 1):
+        _, tasks = compiled(gpus=gpus)
+        mounts = {name: [mount["mountPath"] for mount in tasks[name].get("emptyDirMounts", [])] for name in TASKS}
+        assert mounts == {"dataset": [], "registry": [], "training": ["/dev/shm"], "evaluation": ["/dev/shm"]}
+
+
+def test_the_registrys_task_is_told_the_run_in_pipelines_and_its_namespace() -> None:
+    spec, tasks = compiled()
+    given = spec["root"]["dag"]["tasks"]["registry"]["inputs"]["parameters"]
+    told = {name: given[name]["runtimeValue"]["constant"] for name in ("run_id", "run_name")}
+    assert told == {"run_id": "{{$.pipeline_job_uuid}}", "run_name": "{{$.pipeline_job_name}}"}
+    assert tasks["registry"]["fieldPathAsEnv"] == [{"fieldPath": "metadata.namespace", "name": NAMESPACE}]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "arguments", "said"),
+    [
+        ("quickstart", [], ["registration goes with the workspace", "is named by a tag"]),
+        ("kfp-pod", [], ["is named by a tag"]),
+        ("kfp-pod", ["--image", f"host:5000/sft@sha256:{'0' * 64}"], []),
+    ],
+)
+def test_what_would_be_lost_or_may_change_is_told_beside_the_pipeline(
+    recipe: str, arguments: list[str], said: list[str], tmp_path: Path
+) -> None:
+    answer = sft_in_process("export", "kfp", recipe, *arguments, cwd=tmp_path)
+    assert answer.status == 0
+    notes = [line for line in answer.err.splitlines() if line.startswith("note: ")]
+    assert len(notes) == len(said)
+    assert all(text in note for text, note in zip(said, notes, strict=True))
+
+
 def test_no_task_installs_anything_or_carries_an_implementation() -> None:
     for container in containers(compiled()[0]).values():
         assert "pip" not in " ".join(container["command"])
@@ -203,6 +300,12 @@ def test_no_task_installs_anything_or_carries_an_implementation() -> None:
         (["nosuch"], "nosuch: no such recipe"),
         (["kfp", "--node-selector", "gpu"], "--node-selector=gpu: must be LABEL=VALUE"),
         (["kfp", "--access-mode", "Many"], "invalid choice: 'Many'"),
+        (["kfp", "--cpu", "train=1"], "--cpu=train=1: names no task: they are dataset, training, evaluation, registry"),
+        (["kfp", "--memory", "much"], "--memory=much: is no amount"),
+        (["kfp", "--timeout", "0"], "--timeout=0: must be a number of seconds"),
+        (["kfp", "--toleration", "a=b:Never"], "--toleration=a=b:Never: must be KEY, KEY=VALUE"),
+        (["kfp", "--retries", "-1"], "--retries=-1: must be from 0 to 100"),
+        (["kfp", "--gpus", "-1"], "--gpus=-1: must not be negative"),
     ],
 )
 def test_a_wrong_export_is_refused_and_writes_nothing(arguments: list[str], said: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from sft import logs
+from sft.adapters.os.pod_secrets import take_second_spellings
 from sft.errors import Preempted, SftError
 from sft.files import NO_SPACE
 
@@ -30,6 +31,7 @@ def run_command(command: Callable[[], int], *, debug: bool) -> int:
     Raises:
         SftError: With `debug`.
     """
+    take_second_spellings()  # before the secrets are looked up that logs must not have
     logs.configure(debug=debug)
     with ended_by_signals():
         try:

@@ -54,6 +54,25 @@ def curves(found: Comparison) -> str:
     return _chart(_axes(steps, losses, "step", "training loss"), marks, "Training loss of every run over its steps")
 
 
+def loss_chart(training: Sequence[tuple[int, float]], validation: Sequence[tuple[int, float]] = ()) -> str:
+    """Draw the loss of one training over steps, and over it the validation's.
+
+    Args:
+        training: Step and loss, at least one.
+        validation: The same of the validation, where there is one.
+    """
+    curves = {"line": training, "line validation": validation}
+    points = [point for curve in curves.values() for point in curve]
+    steps = Axis(min(step for step, _ in points), max(step for step, _ in points))
+    losses = of_numbers([loss for _, loss in points], margin=0.03)
+    marks = []
+    for kind, curve in curves.items():
+        line = " ".join(f"{_x(steps.place(step)):.1f},{_y(losses.place(loss)):.1f}" for step, loss in curve)
+        marks += [f'<polyline class="{kind}" points="{line}"/>'] if curve else []
+    what = "training loss, and validation loss" if validation else "training loss"
+    return _chart(_axes(steps, losses, "step", what), marks, f"{what} over the steps".capitalize())
+
+
 def pareto(found: Comparison, *, by_memory: bool) -> str:
     """Draw the objective against what it costs; the line joins the runs that no other one beats in both."""
     rows = [row for row in done(found) if _cost(row, by_memory=by_memory) is not None]

@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 import pytest
 
 from sft import runner
-from sft.config.schema import RunConfig
+from sft.config.schema import RegistryKind, RunConfig
 from sft.errors import GateError
-from sft.kfp import tasks
+from sft.kfp import NAMESPACE, tasks
 
 
 @dataclass
@@ -43,5 +43,32 @@ def test_kfps_copy_is_registered_unless_the_model_is_uploaded(
 
     monkeypatch.setattr(runner, "run", begin)
     with pytest.raises(SystemExit, match=str(GateError.exit_code)):
-        tasks.registry("quickstart", overrides, str(tmp_path), Copy())
+        tasks.registry("quickstart", overrides, str(tmp_path), "4f1c", "ours", Copy())
     assert (configs[0].registry.uri == "s3://kfp/artifact") is told
+    assert (configs[0].registry.source_id == "4f1c") is (configs[0].registry.kind is RegistryKind.kubeflow)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ([], ("kfp", "pipelinerun", "team-a", "4f1c", "it's ours")),
+        (["registry.source_group=mine"], ("sft", "run", "mine", None, None)),
+    ],
+)
+def test_the_run_in_pipelines_is_what_made_the_model_unless_the_recipe_says_who(
+    said: list[str], expected: tuple[str | None, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", "")
+    monkeypatch.setenv(NAMESPACE, "team-a")
+    configs: list[RunConfig] = []
+
+    def begin(cfg: RunConfig, **_: object) -> NoReturn:
+        configs.append(cfg)
+        raise GateError(["no further"])
+
+    monkeypatch.setattr(runner, "run", begin)
+    with pytest.raises(SystemExit):
+        tasks.registry("quickstart", ["registry=kubeflow", *said], str(tmp_path), "4f1c", "it's ours", Copy())
+    found = configs[0].registry
+    names = ("kind", "class", "group", "id", "name")
+    assert tuple(getattr(found, f"source_{name}") for name in names) == expected
