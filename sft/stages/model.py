@@ -1,7 +1,8 @@
 """The model stage: a base model that is ready to load, checked before anything expensive depends on it.
 
-A model from the hub or a local folder stays where it is; its files' sha256 become the artifact. A model from
-scratch is made here. Nothing of the model is executed unless `model.trust_remote_code` lets it.
+A model from the hub, from a registry of images (``oci://``) or a local folder stays where it is; its files' sha256
+become the artifact. A model from scratch is made here. Nothing of the model is executed unless
+`model.trust_remote_code` lets it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sft.adapters import hub, local_files
+from sft.adapters import base_model, hub, local_files
 from sft.adapters.checkpoint_files import CONFIG, files_of, listed, read_json, read_tensors
 from sft.adapters.os.process import run_module
 from sft.artifacts import LOGS_NAME, DatasetArtifact, ModelArtifact
@@ -41,14 +42,16 @@ def source_version(cfg: ModelConfig) -> str:
     if cfg.source is ModelSource.scratch:
         return chat_template.file_version(cfg)
     folder = _local_folder(cfg)
-    if folder and cfg.revision is not None:
-        rule = f"is for a model on the hub, and {folder} is a folder"
+    is_image = base_model.is_oci(cfg.name_or_path)
+    if (folder or is_image) and cfg.revision is not None:
+        what = f"{cfg.name_or_path} says it itself" if is_image else f"{folder} is a folder"
+        rule = f"is for a model on the hub, and {what}"
         raise ConfigError([Problem(key="model.revision", value=cfg.revision, rule=rule, suggestion="try null")])
-    _check_config(folder or hub.cached_model(cfg.name_or_path, cfg.revision), cfg)
+    _check_config(folder or base_model.cached(cfg.name_or_path, cfg.revision), cfg)
     if folder:
         version = ";".join(f"{f.relative_to(folder)}={local_files.stat_version(f)}" for f in files_of(folder))
     else:
-        version = hub.commit_of(cfg.name_or_path, cfg.revision, kind="model")
+        version = base_model.version(cfg.name_or_path, cfg.revision)
     return f"{version};{chat_template.file_version(cfg)}" if cfg.chat_template else version
 
 
@@ -87,8 +90,7 @@ def model(cfg: ModelConfig, inputs: ModelInputs, out: Path, progress: Progress) 
     folder, revision = _local_folder(cfg), ""
     if folder is None:
         progress.update(f"fetching {cfg.name_or_path}")
-        folder = hub.fetch_model(cfg.name_or_path, cfg.revision)
-        revision = folder.name
+        folder, revision = base_model.fetch(cfg.name_or_path, cfg.revision, progress.update)
     model_checks.check_folder(folder, _setting(cfg))
     template = chat_template.choose(folder, cfg)
     progress.update("comparing the weights with the architecture")
@@ -97,7 +99,7 @@ def model(cfg: ModelConfig, inputs: ModelInputs, out: Path, progress: Progress) 
         progress.say(f"  {note}")
     progress.update("hashing files")
     write_json(out / FILES_NAME, {f.relative_to(folder).as_posix(): sha256_file(f) for f in files_of(folder)})
-    source = cfg.name_or_path if revision else str(folder)
+    source = cfg.name_or_path.partition("@")[0] if revision else str(folder)
     extended = out if cfg.add_tokens.special or cfg.add_tokens.plain else None
     if extended:
         _extend(cfg, folder, out, progress)
@@ -174,13 +176,21 @@ def _millions(count: int | None) -> str:
 
 
 def _local_folder(cfg: ModelConfig) -> Path | None:
-    """Return the folder that `model.name_or_path` names; None if it is a hub id."""
-    folder = Path(cfg.name_or_path).expanduser()
+    """Return the folder that `model.name_or_path` names; None if it is a hub id, or in a registry of images."""
+    folder = local_files.local_path(cfg.name_or_path)
     if folder.is_dir():
         return folder.resolve()
+    if base_model.is_oci(cfg.name_or_path):
+        return None
+    if cfg.name_or_path.startswith("pvc://"):
+        raise StageError(
+            f"model.name_or_path={cfg.name_or_path}: no folder {folder}",
+            fix="mount the claim at /<claim>, or name the model by its path where the volume is mounted",
+        )
     is_path = cfg.name_or_path.startswith((".", "/", "~")) or cfg.name_or_path.count("/") > 1
     if is_path or hub.parse(cfg.name_or_path) is None:
         raise StageError(
-            f"model.name_or_path={cfg.name_or_path}: no such folder", fix="a folder, or a hub id: org/name"
+            f"model.name_or_path={cfg.name_or_path}: no such folder",
+            fix="a folder, a hub id (org/name), or oci://host/repository:tag",
         )
     return None

@@ -49,13 +49,14 @@ def card(title: str, description: str, license_name: str | None, inputs: Package
 
 def _front_matter(title: str, license_name: str | None, inputs: PackageInputs) -> dict[str, Any]:
     scores = inputs.report.scores if inputs.report else ()
+    is_on_hub = bool(inputs.base.revision) and "://" not in inputs.base.source
     facts: dict[str, Any] = {
         "license": license_name,
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["sft", "instructlab-training"],
-        "base_model": inputs.base.source if inputs.base.revision else None,
-        "base_model_relation": "finetune" if inputs.base.revision else None,
+        "base_model": inputs.base.source if is_on_hub else None,
+        "base_model_relation": "finetune" if is_on_hub else None,
         "datasets": _hub_datasets(inputs.dataset),
         "metrics": sorted({score.metric for score in scores}),
         "model-index": [{"name": title, "results": list(_results(scores))}] if scores else None,

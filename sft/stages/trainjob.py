@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sft.adapters import hub
+from sft.adapters import hub, local_files
 from sft.adapters.instructlab import pod_entrypoint
 from sft.adapters.instructlab.pod_entrypoint import NodeExit
 from sft.adapters.instructlab.settings import TrainingTask
@@ -38,9 +38,9 @@ def check_volume(cfg: RunConfig) -> None:
         suggestion = f"mount the volume at {mount} here too, and say run_root={mount}/runs"
         problems.append(Problem(key="run_root", value=cfg.run_root, rule=rule, suggestion=suggestion))
     if cfg.model.source is ModelSource.pretrained:
-        folder = Path(cfg.model.name_or_path).expanduser()
+        folder = local_files.local_path(cfg.model.name_or_path)
         if not folder.is_dir() and not _is_under(hub.cache_folder(), mount):
-            suggestion = f"set HF_HOME={mount}/huggingface: the model from the hub is kept there"
+            suggestion = f"set HF_HOME={mount}/huggingface: the downloaded model is kept there"
             problems.append(Problem(key="HF_HOME", value=str(hub.cache_folder()), rule=rule, suggestion=suggestion))
         elif folder.is_dir() and not _is_under(folder, mount):
             suggestion = f"copy it to {mount}/models"

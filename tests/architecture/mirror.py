@@ -70,6 +70,12 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.adapters.kubeflow.cluster": ("integration/test_trainjob.py", _REAL_SERVER),
     "sft.adapters.kubeflow.job": ("integration/test_trainjob.py", _REAL_SERVER),
     "sft.adapters.kubeflow.watch": ("integration/test_trainjob.py", _REAL_SERVER),
+    "sft.adapters.base_model": (
+        "integration/test_oci_model.py",
+        "leads to the hub or to a registry",
+    ),
+    "sft.adapters.oci_model": ("integration/test_oci_model.py", _REAL_SERVER),
+    "sft.adapters.upload.oci_answer": ("unit/adapters/upload/test_oci_client.py", "what its client makes of answers"),
     "sft.adapters.os.matmul_timing": ("unit/planning/test_precision.py", _IN_A_CHILD),
     "sft.adapters.os.guard": ("integration/test_vllm.py", "processes that end with others: the test kills them"),
     "sft.adapters.registry": ("unit/stages/test_register.py", "the types that registries and their stage share"),

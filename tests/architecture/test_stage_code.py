@@ -50,6 +50,8 @@ WITHOUT_INFLUENCE = {
         "sft.adapters.storage",
         "sft.adapters.storage_folder",
     ),
+    *("sft.adapters.base_model", "sft.adapters.oci_model", "sft.adapters.upload.oci_answer"),
+    "sft.adapters.os.pod_secrets",
     "sft.adapters.local_files",
     # Speeds, which are not part of a checkpoint's digest.
     *(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sft.adapters.os.pod_secrets import OCI_PULL_SECRET
 from sft.errors import StageError
 from sft.logs import remember
 
@@ -40,14 +41,25 @@ class Login:
         return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
 
 
-def login(host: str) -> Login:
+def login(host: str, *, is_pull: bool = False) -> Login:
     """Return the credentials for a registry; an empty login if there are none.
+
+    Args:
+        host: The registry.
+        is_pull: Whether a secret for pulling alone counts, before Docker's file.
 
     Raises:
         StageError: Docker's file can't be read, or its helper fails.
     """
     if os.environ.get(USERNAME):
         return Login(username=os.environ[USERNAME], password=os.environ.get(PASSWORD, ""))
+    if is_pull and (text := os.environ.get(OCI_PULL_SECRET)):
+        try:
+            if found := _inline(json.loads(text), host):
+                return found
+        except (ValueError, AttributeError, TypeError) as error:  # never with the text
+            message = f"{OCI_PULL_SECRET} is not the text of a Docker config.json ({type(error).__name__})"
+            raise StageError(message, fix="kubectl create secret docker-registry makes such a text") from error
     file = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
     if not file.is_file():
         return Login()

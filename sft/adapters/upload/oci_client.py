@@ -1,4 +1,4 @@
-"""Owns the part of the OCI distribution protocol (version 1.1) that a push needs, over urllib3.
+"""Owns the part of the OCI distribution protocol (version 1.1) that a push and a pull need, over urllib3.
 
 No library does it: ``oras`` 0.2.43 waits for two minutes if a password is wrong, and ignores ``DOCKER_CONFIG``.
 """
@@ -9,11 +9,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from http.client import responses
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlencode, urljoin, urlsplit
 
 import urllib3
@@ -21,13 +20,21 @@ from urllib3.exceptions import HTTPError
 
 from sft.adapters.http_client import HttpClient, RefusedAddress, Unanswered, Untrusted, origin
 from sft.adapters.proxy import is_loopback
-from sft.adapters.retry import RetryPolicy, TemporaryError, retry, retry_after_seconds
+from sft.adapters.retry import RetryPolicy, TemporaryError, retry
 from sft.adapters.upload import RETRY_HINT
 from sft.adapters.upload.login import PASSWORD, USERNAME, Login, login
+from sft.adapters.upload.oci_answer import Answer, CountingReader
 from sft.errors import StageError
 from sft.redaction import shortened
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
+MANIFESTS = (
+    *(MANIFEST, INDEX),
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+"""What a model may be pulled as; the second and the last lead to others."""
 PLAIN_HTTP = "OCI_PLAIN_HTTP"
 """Environment variable: ``true`` for a registry without TLS that is not on this machine."""
 
@@ -41,22 +48,10 @@ _MOST_BYTES = 16 << 20
 """Of an answer: manifests, errors and tokens are smaller."""
 _MAX_REDIRECTS = 5
 _BUSY = {408, 425, 429}
-_SHOWN_CHARACTERS = 300
-_CHECK = "check registry.upload: the host, and a repository that this registry takes"
+_PUSHED, _PULLED = "registry.upload", "model.name_or_path"
+"""Settings that name a repository."""
 _CHALLENGE = re.compile(r'(?<!\w)(\w+)="([^"]*)"')
 T = TypeVar("T")
-
-
-class _CountingReader:
-    """A file that reports how much of it is read."""
-
-    def __init__(self, stream: BinaryIO, on_read: Callable[[int], None]) -> None:
-        self._stream, self._on_read = stream, on_read
-
-    def read(self, size: int = -1) -> bytes:
-        content = self._stream.read(size)
-        self._on_read(len(content))
-        return content
 
 
 class Repository:
@@ -65,17 +60,20 @@ class Repository:
     Args:
         host: Host of the registry, with its port.
         name: Name of the repository.
+        is_pull: Whether it is only read.
 
     Raises:
         StageError: From every method: the registry refuses or can't be reached.
     """
 
-    def __init__(self, host: str, name: str) -> None:
+    def __init__(self, host: str, name: str, *, is_pull: bool = False) -> None:
         self.host, self.name = host, name
+        self._setting, self._may = (_PULLED, "pull") if is_pull else (_PUSHED, "push")
+        self._check = f"check {self._setting}: the host, and a repository that this registry has"
         plain = _is_local(host) or os.environ.get(PLAIN_HTTP, "").lower() in {"1", "true", "yes"}
         self._root = f"{'http' if plain else 'https'}://{_HUB_API if host == _HUB else host}"
         self._client = HttpClient(_TIMEOUT, block_bytes=_BLOCK_BYTES)
-        self._login: Login = login(host)
+        self._login: Login = login(host, is_pull=is_pull)
         self._authorization: str | None = None
 
     def has(self, digest: str, size: int) -> bool:
@@ -102,6 +100,51 @@ class Repository:
         headers = {"Accept": MANIFEST}
         return self._retry(lambda: self._ask("GET", self._at(f"manifests/{digest}"), {200}, headers)).content
 
+    def find(self, reference: str) -> tuple[str, bytes]:
+        """Return the digest and the text of the manifest or index that a tag or a digest names.
+
+        Raises:
+            StageError: Its text is not that of the digest.
+        """
+        headers = {"Accept": ", ".join(MANIFESTS)}
+        content = self._retry(lambda: self._ask("GET", self._at(f"manifests/{reference}"), {200}, headers)).content
+        digest = digest_of(content)
+        if reference.startswith("sha256:") and digest != reference:
+            raise StageError(f"the registry {self.host} sends another manifest than {reference}", fix=self._check)
+        return digest, content
+
+    def pull(self, digest: str, size: int, file: Path, on_read: Callable[[int], None]) -> None:
+        """Write a blob to a file, which has this digest then.
+
+        Args:
+            digest: ``sha256:…``.
+            size: Its bytes, as the manifest says.
+            file: Where it goes.
+            on_read: Called with the number of bytes of each piece that arrives.
+        """
+        self._retry(lambda: self._pull(digest, size, file, on_read))
+
+    def _pull(self, digest: str, size: int, file: Path, on_read: Callable[[int], None]) -> None:
+        url, hashed, count = self._at(f"blobs/{digest}"), hashlib.sha256(), 0
+        headers = {"Authorization": self._authorization} if self._authorization else {}
+        with self._translating_errors():
+            response = self._client.request("GET", url, headers, timeout=_TIMEOUT, max_redirects=_MAX_REDIRECTS)
+            with response, file.open("wb") as target:
+                if response.status == 401:
+                    self._authenticate(Answer(response.status, response.headers, b""))
+                if response.status != 200:
+                    raise TemporaryError(f"answers {response.status} for {digest}")
+                while chunk := response.read1(_BLOCK_BYTES):
+                    count += len(chunk)
+                    if count > size:
+                        break
+                    hashed.update(chunk)
+                    target.write(chunk)
+                    on_read(len(chunk))
+        if count != size or f"sha256:{hashed.hexdigest()}" != digest:
+            on_read(-min(count, size))
+            raise TemporaryError(f"sends something else than {digest}")
+
     def _has(self, digest: str, size: int) -> bool:
         answer = self._ask("HEAD", self._at(f"blobs/{digest}"), {200, 404})
         return answer.status == 200 and answer.headers.get("Content-Length", str(size)) == str(size)
@@ -112,7 +155,7 @@ class Repository:
         location += ("&" if urlsplit(location).query else "?") + urlencode({"digest": digest})
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(file.stat().st_size)}
         with file.open("rb") as stream:
-            self._ask("PUT", location, {201}, headers, _CountingReader(stream, on_read))
+            self._ask("PUT", location, {201}, headers, CountingReader(stream, on_read))
 
     def _at(self, path: str) -> str:
         return f"{self._root}/v2/{self.name}/{path}"
@@ -122,7 +165,7 @@ class Repository:
             return retry(request, _RETRY)
         except TemporaryError as error:
             message = f"the registry {self.host} {error}"
-            raise StageError(message, fix=f"check registry.upload and the network; {RETRY_HINT}") from error
+            raise StageError(message, fix=f"check {self._setting} and the network; {RETRY_HINT}") from error
 
     def _upload_place(self, location: str) -> str:
         """Return where the registry wants a blob, which may be another host.
@@ -134,35 +177,35 @@ class Repository:
             place = urljoin(self._root, location)
             is_safe = origin(place)[0] == "https" or self._root.startswith("http:")
         except ValueError as error:
-            raise StageError(f"the registry {self.host} names no address for an upload", fix=_CHECK) from error
+            raise StageError(f"the registry {self.host} names no address for an upload", fix=self._check) from error
         if not location or not is_safe:
             what = "wants an upload without TLS" if location else "does not say where an upload goes"
-            raise StageError(f"the registry {self.host} {what}", fix=_CHECK)
+            raise StageError(f"the registry {self.host} {what}", fix=self._check)
         return place
 
     def _ask(
         self, method: str, url: str, expected: set[int], headers: Mapping[str, str] | None = None, body: Any = None
-    ) -> _Answer:
+    ) -> Answer:
         """Return the answer to a request; repeat it with credentials if the registry asks for them."""
         answer = self._send(method, url, headers or {}, body)
         if answer.status == 401 and self._authenticate(answer):
-            if isinstance(body, _CountingReader):  # it has been read: the next attempt opens it again
+            if isinstance(body, CountingReader):  # it has been read: the next attempt opens it again
                 raise TemporaryError("asks for a login")
             answer = self._send(method, url, headers or {}, body)
         if answer.status in expected:
             return answer
         what = f"answers {answer.status} ({answer.why})"
         if answer.status in {401, 403}:
-            fix = f"docker login {self.host}, or set {USERNAME} and {PASSWORD}, for a user that may push"
+            fix = f"docker login {self.host}, or set {USERNAME} and {PASSWORD}, for a user that may {self._may}"
             raise StageError(f"the registry {self.host} {what}: it refuses the login", fix=f"{fix}; {RETRY_HINT}")
         if answer.status in _BUSY or answer.status >= 500:
             raise TemporaryError(what, answer.asked_seconds)
-        raise StageError(f"the registry {self.host} {what}", fix=_CHECK)
+        raise StageError(f"the registry {self.host} {what}", fix=self._check)
 
-    def _send(self, method: str, url: str, headers: Mapping[str, str], body: Any) -> _Answer:
+    def _send(self, method: str, url: str, headers: Mapping[str, str], body: Any) -> Answer:
         is_registry = origin(url) == origin(self._root)  # its storage may be elsewhere
         credentials = {"Authorization": self._authorization} if is_registry and self._authorization else {}
-        timeout = _BLOB_TIMEOUT if isinstance(body, _CountingReader) else _TIMEOUT
+        timeout = _BLOB_TIMEOUT if isinstance(body, CountingReader) else _TIMEOUT
         redirects = _MAX_REDIRECTS if method in {"GET", "HEAD"} else 0
         return self._request(method, url, {**headers, **credentials}, body, timeout, redirects)
 
@@ -174,24 +217,39 @@ class Repository:
         body: Any = None,
         timeout: urllib3.Timeout = _TIMEOUT,
         max_redirects: int = 0,
-    ) -> _Answer:
-        try:
+    ) -> Answer:
+        with self._translating_errors():
             response = self._client.request(
                 method, url, headers, body=body, timeout=timeout, max_redirects=max_redirects
             )
             with response:
-                return _Answer(response.status, response.headers, _read(response, self.host))
+                return Answer(response.status, response.headers, self._read(response))
+
+    @contextmanager
+    def _translating_errors(self) -> Iterator[None]:
+        try:
+            yield
         except Untrusted as error:
             fix = f"set SSL_CERT_FILE to an authority that you trust, or {PLAIN_HTTP}=true if it has no TLS"
             raise StageError(f"the registry {self.host}: TLS fails ({error})", fix=fix) from error
         except RefusedAddress as error:
-            raise StageError(f"the registry {self.host} {error}", fix=_CHECK) from error
+            raise StageError(f"the registry {self.host} {error}", fix=self._check) from error
         except Unanswered as error:
             raise TemporaryError(f"can't be reached ({error})") from error
         except (HTTPError, OSError) as error:
             raise TemporaryError(f"broke off ({type(error).__name__})") from error
 
-    def _authenticate(self, answer: _Answer) -> bool:
+    def _read(self, response: Any) -> bytes:
+        content = b""
+        while chunk := response.read1(_BLOCK_BYTES):
+            content += chunk
+            if len(content) > _MOST_BYTES:
+                raise StageError(
+                    f"the registry {self.host} answers with more than {_MOST_BYTES:,} bytes", fix=self._check
+                )
+        return content
+
+    def _authenticate(self, answer: Answer) -> bool:
         """Set the credentials that a registry asks for; return False if there are none that it has not refused."""
         kind, _, rest = answer.headers.get("WWW-Authenticate", "").partition(" ")
         before, challenge = self._authorization, dict(_CHALLENGE.findall(rest))
@@ -207,7 +265,7 @@ class Repository:
         request = {name: challenge[name] for name in ("service", "scope") if name in challenge}
         if self._root.startswith("https:") and not realm.startswith("https:"):
             raise StageError(
-                f"the registry {self.host} asks for a login at {shortened(realm, 100)} without TLS", fix=_CHECK
+                f"the registry {self.host} asks for a login at {shortened(realm, 100)} without TLS", fix=self._check
             )
         if self._login.identity_token:
             form = {**request, "grant_type": "refresh_token", "client_id": "sft"}
@@ -229,41 +287,8 @@ class Repository:
             return str(facts.get("token") or facts["access_token"])
         except (ValueError, LookupError, AttributeError, RecursionError) as error:
             raise StageError(
-                f"the registry {self.host} has a token server that answers no token", fix=_CHECK
+                f"the registry {self.host} has a token server that answers no token", fix=self._check
             ) from error
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """An answer, with all of its content."""
-
-    status: int
-    headers: Mapping[str, str]
-    content: bytes
-
-    @property
-    def asked_seconds(self) -> float:
-        """The pause that the server asks for."""
-        return retry_after_seconds(self.headers.get("Retry-After", ""))
-
-    @property
-    def why(self) -> str:
-        """The first of its errors, as the specification spells them."""
-        try:
-            first = json.loads(self.content)["errors"][0]
-            why = f"{first['code']}: {first['message']}" if first.get("message") else str(first["code"])
-            return shortened(why, _SHOWN_CHARACTERS)
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            return responses.get(self.status, "no reason given")
-
-
-def _read(response: Any, host: str) -> bytes:
-    content = b""
-    while chunk := response.read1(_BLOCK_BYTES):
-        content += chunk
-        if len(content) > _MOST_BYTES:
-            raise StageError(f"the registry {host} answers with more than {_MOST_BYTES:,} bytes", fix=_CHECK)
-    return content
 
 
 def digest_of(content: bytes) -> str:

@@ -51,7 +51,9 @@ class ModelConfig:
 
     source: ModelSource = ModelSource.pretrained
     name_or_path: str = setting("Qwen/Qwen2.5-1.5B-Instruct", PATH)
-    """Hub id or local folder (`source=pretrained`). transformers: `pretrained_model_name_or_path`."""
+    """Hub id, local folder, `pvc://claim/path` on a volume that is mounted at `/claim`, or `oci://host/repository:tag`
+    (or `@sha256:…`): an image with the model under `/models`, or an artifact with a layer for each file
+    (`source=pretrained`). transformers: `pretrained_model_name_or_path`."""
     revision: str | None = setting(None, LINE)
     """Branch, tag or commit on the hub; null = the default branch."""
     trust_remote_code: bool = False

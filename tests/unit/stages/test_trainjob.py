@@ -55,7 +55,7 @@ def test_the_hubs_cache_elsewhere_is_refused_with_the_variable_to_set(
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     [problem] = problems(config(mount, mount / "runs"))
     assert problem.startswith(f"HF_HOME={tmp_path}/home/hub: must lie under")
-    assert problem.endswith(f"set HF_HOME={mount}/huggingface: the model from the hub is kept there")
+    assert problem.endswith(f"set HF_HOME={mount}/huggingface: the downloaded model is kept there")
 
 
 def test_a_local_model_elsewhere_is_refused_and_one_on_the_volume_needs_no_cache(

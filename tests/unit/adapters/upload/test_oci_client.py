@@ -126,7 +126,7 @@ def test_a_blob_behind_a_redirect_is_looked_for_without_the_login() -> None:
 
 
 def test_an_identity_token_is_not_sent_on_by_the_token_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(oci_client, "login", lambda _: Login(identity_token="canary-identity"))
+    monkeypatch.setattr(oci_client, "login", lambda _, **__: Login(identity_token="canary-identity"))
     with (
         serving(lambda _: Answer(200, b'{"token": "t"}')) as thief,
         serving(lambda _: Answer(307, headers={"Location": thief.address})) as tokens,
