@@ -26,6 +26,7 @@ from sft.config import compose
 from sft.config.compose import Recipe
 from sft.config.kfp_parameters import PARAMETERS, hydra_text
 from sft.config.schema import RegistryConfig, RegistryKind
+from sft.config.schema.registry import PIPELINE_RUN
 from sft.kfp import NAMESPACE
 from sft.planning.plan import build_plan
 from sft.progress import Progress
@@ -149,7 +150,7 @@ def _origin(cfg: RegistryConfig, run_id: str, run_name: str) -> list[str]:
     names = ("source_kind", "source_class", "source_group", "source_id", "source_name")
     if any(getattr(cfg, name) != getattr(untouched, name) for name in names):
         return []
-    values = ("kfp", "pipelinerun", os.environ.get(NAMESPACE), run_id, run_name)
+    values = (*PIPELINE_RUN, os.environ.get(NAMESPACE), run_id, run_name)
     return [
         f"registry.{name}={hydra_text(value)}" for name, value in zip(names, values, strict=True) if value is not None
     ]

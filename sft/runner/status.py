@@ -12,7 +12,8 @@ import msgspec
 from sft import record
 from sft.adapters.os import machine
 from sft.artifacts import RegisteredModel
-from sft.config.schema import RunConfig
+from sft.config.schema import RegistryConfig, RunConfig
+from sft.config.schema.registry import PIPELINE_RUN
 from sft.planning.environment import Environment
 from sft.planning.plan import Plan, Step, build_plan
 from sft.planning.resources import resources_of
@@ -78,9 +79,15 @@ def _here(cfg: RunConfig) -> Environment:
 
 
 def run_folder(cfg: RunConfig) -> Path:
-    """Return ``<run_root>/<name>-<digest of the settings>``: the same for the same settings, wherever things lie."""
+    """Return ``<run_root>/<name>-<digest of the settings>``: the same for the same settings, wherever things lie.
+
+    Which run in Pipelines it is part of is not counted: only the last task of a pipeline says it.
+    """
     settings = {key: value for key, value in msgspec.to_builtins(cfg).items() if key not in {"run_root", "sweep"}}
-    del settings["registry"]["uri"]
+    registry, untouched = settings["registry"], msgspec.to_builtins(RegistryConfig())
+    del registry["uri"]
+    if (registry["source_kind"], registry["source_class"]) == PIPELINE_RUN:
+        registry.update({name: value for name, value in untouched.items() if name.startswith("source_")})
     digest = hashlib.sha256(msgspec.json.encode(settings, order="deterministic")).hexdigest()[:8]
     return Path(cfg.run_root) / f"{cfg.name}-{digest}"
 

@@ -20,6 +20,10 @@ class RegistryKind(Enum):
     kubeflow = "kubeflow"
 
 
+PIPELINE_RUN = ("kfp", "pipelinerun")
+"""Kind and class of a source that is a run in Kubeflow Pipelines, as the registry's page knows it."""
+
+
 class OnConflict(Enum):
     """What becomes of a version label that another model has already."""
 

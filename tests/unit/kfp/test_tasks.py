@@ -9,9 +9,11 @@ from typing import Any, NoReturn
 import pytest
 
 from sft import runner
+from sft.config.compose import compose, find_recipe
 from sft.config.schema import RegistryKind, RunConfig
 from sft.errors import GateError
 from sft.kfp import NAMESPACE, tasks
+from sft.runner import run_folder
 
 
 @dataclass
@@ -70,5 +72,6 @@ def test_the_run_in_pipelines_is_what_made_the_model_unless_the_recipe_says_who(
     with pytest.raises(SystemExit):
         tasks.registry("quickstart", ["registry=kubeflow", *said], str(tmp_path), "4f1c", "it's ours", Copy())
     found = configs[0].registry
+    assert run_folder(configs[0]) == run_folder(compose(find_recipe("quickstart"), ["registry=kubeflow", *said]))
     names = ("kind", "class", "group", "id", "name")
     assert tuple(getattr(found, f"source_{name}") for name in names) == expected
