@@ -12,6 +12,7 @@ import yaml
 from sft import record, runner
 from sft.config import compose
 from sft.config.hydra_app import SWEEPS, split_flags
+from sft.config.image import unpinned
 from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Problem
 from sft.planning import estimate, machine_needs, row_packing
@@ -130,7 +131,9 @@ def _facts(cfg: RunConfig, have: Mapping[str, Entry], notes: Sequence[str]) -> l
         facts.append(f"{lead:<11}{name:<24}{_shown(why['value']):<14}{why['reason']}")
     facts += [f"refused    {each.rule}; {each.fix}" for each in _missing(cfg, have, resources)]
     packing = row_packing.packing_notes(read_model_config(cfg.model), resources.attention)
-    here = machine_needs.notes(cfg, resources)
+    here = [*machine_needs.notes(cfg, resources)]
+    if cfg.training.launcher.is_remote and (note := unpinned(cfg.training.launcher.image)):
+        here.append(note)
     return [*facts, *(f"note       {note}" for note in (*notes, *resources.notes, *packing, *here))]
 
 

@@ -16,12 +16,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from sft.adapters.kubeflow.network_policy import network_policy
 from sft.adapters.os.pod_secrets import pod_secrets
 from sft.config.compose import Recipe, compose, find_recipe, recipes
 from sft.config.k8s_quantity import is_quantity
 from sft.config.kfp_parameters import hydra_text
 from sft.config.schema import LauncherConfig, RunConfig
 from sft.errors import ConfigError, Problem
+from sft.runner.status import run_folder
 
 VOLUME, RECIPES = "/workspace", "/etc/sft"
 _LONGEST_NAME = 52
@@ -57,6 +59,8 @@ class Pod:
 def export_job(recipe: Recipe, overrides: Sequence[str], pod: Pod) -> list[dict[str, Any]]:
     """Return the Job, after the ConfigMap with its recipe unless that is one of sft's own.
 
+    Before a Job that trains in a TrainJob comes the network policy of that one's pods.
+
     Raises:
         ConfigError: The recipe is wrong, needs what its pod would not have, or keeps its run off the volume.
     """
@@ -79,6 +83,8 @@ def export_job(recipe: Recipe, overrides: Sequence[str], pod: Pod) -> list[dict[
         data = {recipe.path.name: text}
         made.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": config_map, "immutable": True, "data": data})
         _mount(spec["template"]["spec"], "recipe", RECIPES, {"configMap": {"name": name}})
+    if cfg.training.launcher.is_remote:
+        made.append(network_policy(name, run_folder(cfg).name, cfg.training.launcher.namespace))
     return [*made, {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": spec}]
 
 

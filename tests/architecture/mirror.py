@@ -69,6 +69,7 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.adapters.kubeflow.access": ("integration/test_trainjob.py", _REAL_SERVER),
     "sft.adapters.kubeflow.cluster": ("integration/test_trainjob.py", _REAL_SERVER),
     "sft.adapters.kubeflow.job": ("integration/test_trainjob.py", _REAL_SERVER),
+    "sft.adapters.kubeflow.network_policy": ("config/test_deploy.py", "selects the pods that a manifest labels"),
     "sft.adapters.kubeflow.watch": ("integration/test_trainjob.py", _REAL_SERVER),
     "sft.adapters.base_model": (
         "integration/test_oci_model.py",

@@ -7,17 +7,23 @@ import re
 import shutil
 import subprocess
 import sys
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from sft.adapters.kubeflow.manifest import manifest
+from sft.adapters.kubeflow.network_policy import network_policy
 from sft.config.compose import compose, find_recipe
+from sft.config.image import unpinned
 from sft.stages.trainjob import check_volume
+from tests.support.trainjobs import asked
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
+KUBERNETES = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
 CONTAINERFILE = (ROOT / "Containerfile").read_text(encoding="utf-8")
 
 
@@ -131,9 +137,84 @@ def test_rights_name_their_verbs_and_resources() -> None:
     assert "secrets" not in named
 
 
+def policies(file: str) -> dict[str, dict[str, Any]]:
+    found = yaml.safe_load_all((DEPLOY / file).read_text(encoding="utf-8"))
+    return {policy["metadata"]["name"]: policy["spec"] for policy in found}
+
+
+def labels_of_pods() -> dict[str, dict[str, str]]:
+    """Of the run's own pod, and of a rank of its TrainJob."""
+    run = of_kind("Job", manifests())["spec"]["template"]["metadata"]["labels"]
+    job = manifest(asked(ROOT, "", run="r-1"))["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]
+    [node] = job["template"]["spec"]["replicatedJobs"]
+    return {"run": run, "ranks": node["template"]["spec"]["template"]["metadata"]["labels"]}
+
+
+def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    return bool(selector["matchLabels"].items() <= labels.items())
+
+
+def test_every_pod_reaches_the_flows_that_it_has_by_name_and_no_other() -> None:
+    reached: dict[str, set[str]] = {"run": set(), "ranks": set()}
+    for name, spec in policies("egress/networkpolicy.yaml").items():
+        assert spec["policyTypes"] == ["Egress"]
+        for pod, labels in labels_of_pods().items():
+            if selects(spec["podSelector"], labels):
+                reached[pod].add(name.removeprefix("sft-egress-").removesuffix(f"-{pod}"))
+    common = {"dns", "hub", "object-store"}
+    assert reached == {"run": {*common, "api-server", "registry"}, "ranks": {*common, "among"}}
+
+
+def test_no_flow_of_the_internet_reaches_a_private_network() -> None:
+    rules = [rule for spec in policies("egress/networkpolicy.yaml").values() for rule in spec["egress"]]
+    blocks = [to["ipBlock"] for rule in rules for to in rule.get("to", []) if "ipBlock" in to]
+    assert len(blocks) == 2
+    for block in blocks:
+        nets = [ip_network(net) for net in block["except"]]
+        for address in ("10.96.0.1", "172.20.1.1", "192.168.1.1", "169.254.169.254"):
+            assert any(ip_address(address) in net for net in nets), address
+
+
+def test_isolated_replaces_the_policy_by_one_that_lets_nobody_in_but_a_runs_own() -> None:
+    base, isolated = policies("base/networkpolicy.yaml"), policies("isolated/networkpolicy.yaml")
+    assert list(isolated) == ["sft-ranks"]
+    assert isolated["sft-ranks"]["podSelector"] == base["sft-ranks"]["podSelector"]
+    assert "ingress" not in isolated["sft-ranks"]
+    own = network_policy("n", "r-1")["spec"]
+    labels = labels_of_pods()
+    [rule] = own["ingress"]
+    for selector in (own["podSelector"], rule["from"][0]["podSelector"]):
+        assert selects(selector, labels["ranks"])
+        assert not selects(selector, {**labels["ranks"], "sft/run": "r-2"})
+
+
+def test_nothing_blocks_a_drain_for_a_drained_pod_goes_on_elsewhere() -> None:
+    assert "PodDisruptionBudget" not in {found.get("kind") for found in manifests()}
+    rules = of_kind("Job", manifests())["spec"]["podFailurePolicy"]["rules"]
+    [rule] = [rule for rule in rules if "onPodConditions" in rule]
+    assert (rule["action"], rule["onPodConditions"][0]["type"]) == ("Ignore", "DisruptionTarget")
+
+
+def test_an_overlay_may_add_what_is_reached_and_name_the_image_by_digest(tmp_path: Path) -> None:
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not installed")
+    [text] = re.findall(r"cat > kustomization\.yaml <<'END'\n(.*?)END\n", KUBERNETES, re.DOTALL)
+    digest = f"sha256:{'0' * 64}"
+    shutil.copytree(DEPLOY, tmp_path / "deploy")
+    (tmp_path / "mine").mkdir()
+    shutil.copy(DEPLOY / "base" / "recipe.yaml", tmp_path / "mine")
+    (tmp_path / "mine" / "kustomization.yaml").write_text(text.replace("sha256:…", digest), encoding="utf-8")
+    command = ["kubectl", "kustomize", str(tmp_path / "mine")]
+    made = list(yaml.safe_load_all(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    pod = of_kind("Job", made)["spec"]["template"]["spec"]
+    assert pod["containers"][0]["image"] == f"registry.example/sft@{digest}"
+    assert unpinned(pod["containers"][0]["image"]) is None
+    assert "sft-egress-hub-run" in {found["metadata"]["name"] for found in made if found["kind"] == "NetworkPolicy"}
+
+
 def test_manifests_name_secrets_and_hold_none() -> None:
-    for manifest in manifests():
-        if manifest.get("kind") == "Secret":
-            assert set(manifest["stringData"].values()) == {""}
+    for found in manifests():
+        if found.get("kind") == "Secret":
+            assert set(found["stringData"].values()) == {""}
     env = of_kind("Job", manifests())["spec"]["template"]["spec"]["containers"][0]["env"]
     assert all("value" not in variable for variable in env)

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
+from sft.adapters.kubeflow.manifest import label_value
 from sft.config.compose import compose, find_recipe
 from sft.errors import ConfigError
-from sft.runner import Pod, export_job
+from sft.runner import Pod, export_job, run_folder
 from tests.support.command import sft_in_process
 
 ROOT = Path(__file__).parents[2]
@@ -110,6 +111,14 @@ def test_its_image_volume_and_group_are_those_of_the_trainjob_too(mine: Path) ->
     launcher = compose(find_recipe(str(mine)), overrides).training.launcher
     assert (launcher.image, launcher.pvc, launcher.fs_group) == ("quay.io/us/sft:1", "ours", 1001)
     assert pod["containers"][0]["image"] == launcher.image
+
+
+def test_the_pods_of_its_trainjob_reach_each_other_by_a_policy_of_the_run(mine: Path) -> None:
+    _, policy, job = exported(mine, "training/launcher=kubeflow", image="quay.io/us/sft:1")
+    [_, _, *overrides] = job["spec"]["template"]["spec"]["containers"][0]["args"]
+    run = run_folder(compose(find_recipe(str(mine)), overrides)).name
+    assert policy["metadata"]["name"] == job["metadata"]["name"]
+    assert policy["spec"]["podSelector"] == {"matchLabels": {"sft/run": label_value(run)}}
 
 
 def test_what_the_recipe_says_of_its_trainjob_is_the_jobs_too(mine: Path) -> None:

@@ -152,7 +152,8 @@ def _trainer(job: TrainJob) -> dict[str, Any]:
     if job.gpus:
         resources["nvidia.com/gpu"] = str(job.gpus)
     limits = {name: quantity for name, quantity in {**resources, **job.limits}.items() if quantity != NO_LIMIT}
-    plain: list[dict[str, Any]] = [{"name": name, "value": _literal(value)} for name, value in job.env.items()]
+    env = {"HOME": job.mount_path, **job.env}  # the image's home may be no volume
+    plain: list[dict[str, Any]] = [{"name": name, "value": _literal(value)} for name, value in env.items()]
     secret = [
         {"name": key, "valueFrom": {"secretKeyRef": {"name": name, "key": key}}}
         for name, keys in job.secrets.items()
@@ -165,7 +166,7 @@ def _trainer(job: TrainJob) -> dict[str, Any]:
         "numProcPerNode": job.procs_per_node,
         "resourcesPerNode": {"requests": resources, "limits": limits},
     }
-    return trainer | ({"env": [*plain, *secret]} if plain or secret else {})
+    return {**trainer, "env": [*plain, *secret]}
 
 
 def _literal(text: str) -> str:
@@ -180,18 +181,23 @@ def _patch(job: TrainJob, own: Mapping[str, str]) -> dict[str, Any]:
     capabilities: dict[str, Any] = {"drop": ["ALL"]}
     if job.capabilities:
         capabilities["add"] = list(job.capabilities)
-    mounts = {"workspace": job.mount_path, "shm": "/dev/shm"}
+    mounts = {"workspace": job.mount_path, "shm": "/dev/shm", "tmp": "/tmp"}  # all that can be written to
     pod: dict[str, Any] = {
         "containers": [
             {
                 "name": CONTAINER,
                 "volumeMounts": [{"name": name, "mountPath": path} for name, path in mounts.items()],
-                "securityContext": {"allowPrivilegeEscalation": False, "capabilities": capabilities},
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": capabilities,
+                },
             }
         ],
         "volumes": [
             {"name": "workspace", "persistentVolumeClaim": {"claimName": job.pvc}},
             {"name": "shm", "emptyDir": {"medium": "Memory"}},  # for NCCL; a container's own has 64 MB
+            {"name": "tmp", "emptyDir": {}},
         ],
         "securityContext": security,
         "terminationGracePeriodSeconds": _GRACE_SECONDS,

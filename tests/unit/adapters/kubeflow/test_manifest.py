@@ -159,6 +159,20 @@ def test_the_stand_in_refuses_a_name_that_leaves_no_room_for_a_pods() -> None:
     assert "pod names" in " ".join(webhook(made, {"torch-distributed": runtime}))
 
 
+def test_the_root_file_system_is_read_only_but_for_the_volume_and_two_named_places() -> None:
+    job = replace(LEAST, mount_path="/data")
+    spec = manifest(job)["spec"]
+    [node] = spec["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    pod = node["template"]["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/data", "/dev/shm", "/tmp"}
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    assert {"name": "HOME", "value": "/data"} in spec["trainer"]["env"]
+    env = manifest(replace(job, env={"HOME": "/elsewhere"}))["spec"]["trainer"]["env"]
+    assert env == [{"name": "HOME", "value": "/elsewhere"}]
+
+
 def test_values_of_secrets_are_nowhere_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "canary-wandb-key")
     made = manifest(FULL)
