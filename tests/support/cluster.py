@@ -9,6 +9,7 @@ context's namespace, and where that volume is mounted here and in the pods.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -20,10 +21,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from sft.adapters.kubeflow.access import Access
+from sft.adapters.kubeflow.manifest import TrainJob
 from tests.servers.kubernetes import KubernetesServer
+from tests.support.trainjobs import asked
 
 ROLE = Path(__file__).parents[2] / "deploy" / "base" / "rbac.yaml"
+_KILL_RANKS = """
+import os, signal
+for process in filter(str.isdigit, os.listdir("/proc")):
+    if b"rank.worker" in open(f"/proc/{process}/cmdline", "rb").read():
+        os.kill(int(process), signal.SIGKILL)
+"""
 ON_EVERY_CLUSTER = ["stand-in", pytest.param("real", marks=pytest.mark.cluster)]
 
 
@@ -65,6 +76,72 @@ class Site:
         self._kubectl("delete", "pod", "--wait=false", "-l", selector)
         return None
 
+    def kill(self, job: str, node: int) -> None:
+        """Kill what trains in a pod, as the kernel does where memory runs out: its container begins again."""
+        if self.server is not None:
+            return self.server.controller.kill(job, node, "Error")
+        self._kubectl("exec", self._pod(job, node), "-c", "node", "--", "python", "-c", _KILL_RANKS)
+        return None
+
+    def num_ends(self, job: str) -> int:
+        """Return how many containers of a job have ended and begun again."""
+        if self.server is not None:
+            return self.server.jobs()[job].num_ends
+        pods = json.loads(self._kubectl("get", "pods", "-l", f"jobset.sigs.k8s.io/jobset-name={job}", "-o", "json"))
+        return sum(status["restartCount"] for pod in pods["items"] for status in pod["status"]["containerStatuses"])
+
+    def asked(self, script: str, **changes: Any) -> TrainJob:
+        """Return a job of two pods that run a script, to be created here."""
+        said = dict(setting.partition("=")[::2] for setting in self.settings)
+        own = {field: said.get(f"training.launcher.{field}") for field in ("image", "pvc", "mount_path")}
+        return asked(self.root, script, **{**{name: value for name, value in own.items() if value}, **changes})
+
+    @property
+    def access(self) -> Access:
+        """Return how this process reaches the cluster, with `environment` in its own."""
+        return Access(namespace=self.server.namespace if self.server else None, verify_tls=True, ca=None)
+
+    @contextmanager
+    def with_role(self, *changes: tuple[str, str]) -> Iterator[tuple[dict[str, str], Access]]:
+        """Yield how somebody reaches the cluster who has the rights of a changed ``rbac.yaml`` alone.
+
+        Args:
+            changes: What stands there, and what stands in its place.
+        """
+        text = ROLE.read_text(encoding="utf-8")
+        for before, after in changes:
+            assert before in text
+            text = text.replace(before, after)
+        if self.server is not None:
+            before_rules = self.server.rules
+            self.server.rules = next(one["rules"] for one in yaml.safe_load_all(text) if one["kind"] == "Role")
+            try:
+                yield self.environment, self.access
+            finally:
+                self.server.rules = before_rules
+            return
+        account = "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: sft-test}\n---\n"
+        text = account + text.replace("name: sft-trainjobs", "name: sft-test").replace(
+            "name: sft\n", "name: sft-test\n"
+        )
+        self._kubectl("apply", "-f", "-", text=text)
+        try:
+            config = json.loads(self._kubectl("config", "view", "--minify", "--flatten", "--raw", "-o", "json"))
+            cluster = config["clusters"][0]["cluster"]
+            ca = self.root / "ca.pem"
+            ca.write_bytes(base64.b64decode(cluster.get("certificate-authority-data", "")))
+            token = self._kubectl("create", "token", "sft-test").strip()
+            namespace = config["contexts"][0]["context"].get("namespace", "default")
+            environment = {"KUBERNETES_SERVER_URL": cluster["server"], "KUBERNETES_AUTH_TOKEN": token}
+            yield environment, Access(namespace=namespace, verify_tls=True, ca=str(ca))
+        finally:
+            self._kubectl("delete", "-f", "-", text=text)
+
+    def give_service_account(self, file: Path) -> None:
+        """Create a service account of the manifests; the stand-in has it."""
+        if self.server is None:
+            self._kubectl("apply", "-f", str(file))
+
     def delete(self, job: str) -> None:
         """Delete a job."""
         if self.server is not None:
@@ -74,8 +151,6 @@ class Site:
 
     def apply(self, manifest: str) -> None:
         """Create a job from a manifest, as GitOps tools do."""
-        import yaml
-
         if self.server is not None:
             path = f"/apis/trainer.kubeflow.org/v1alpha1/namespaces/{self.server.namespace}/trainjobs"
             job = yaml.safe_load(manifest)
@@ -84,10 +159,13 @@ class Site:
             return
         subprocess.run(["kubectl", "apply", "-f", "-"], input=manifest, text=True, check=True, env=self._env())
 
-    def _kubectl(self, *arguments: str) -> str:
-        return subprocess.run(
-            ["kubectl", *arguments], env=self._env(), capture_output=True, text=True, check=True
-        ).stdout
+    def _pod(self, job: str, node: int) -> str:
+        selector = f"jobset.sigs.k8s.io/jobset-name={job},batch.kubernetes.io/job-completion-index={node}"
+        return self._kubectl("get", "pod", "-l", selector, "-o", "name").split()[0]
+
+    def _kubectl(self, *arguments: str, text: str | None = None) -> str:
+        command = ["kubectl", *arguments]
+        return subprocess.run(command, input=text, env=self._env(), capture_output=True, text=True, check=True).stdout
 
     def _env(self) -> dict[str, str]:
         return {**os.environ, **self.environment}

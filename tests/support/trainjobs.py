@@ -59,15 +59,21 @@ def asked(folder: Path, script: str, **changes: Any) -> TrainJob:
     return replace(plain, **changes)
 
 
-def begin(wanted: TrainJob, folder: Path, seen: Seen) -> tuple[Cluster, str]:
-    there = connect(ACCESS, seen.lines.append)
+def begin(wanted: TrainJob, folder: Path, seen: Seen, access: Access = ACCESS) -> tuple[Cluster, str]:
+    there = connect(access, seen.lines.append)
     prepare = lambda: (folder / "finished.json").unlink(missing_ok=True)  # noqa: E731
     return there, job.find_or_create(there, wanted, logs=folder, prepare=prepare, display=seen.display())
 
 
-def stay(wanted: TrainJob, folder: Path, seen: Seen, start_timeout_seconds: int | None = None) -> str:
+def stay(
+    wanted: TrainJob,
+    folder: Path,
+    seen: Seen,
+    start_timeout_seconds: int | None = None,
+    access: Access = ACCESS,
+) -> str:
     """Begins a job and stays to its end; its name."""
-    there, name = begin(wanted, folder, seen)
+    there, name = begin(wanted, folder, seen, access)
     one = JobWatcher(
         there,
         wanted,

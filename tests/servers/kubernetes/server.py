@@ -51,6 +51,7 @@ class KubernetesServer(ThreadingHTTPServer):
         token: That it takes now.
         used: (verb, resource) of every request that was let through.
         violations: What a client sent that it had no reason to send.
+        rules: Of the Role that the token has.
     """
 
     daemon_threads = True
@@ -82,7 +83,7 @@ class KubernetesServer(ThreadingHTTPServer):
         runtime = yaml.safe_load((contracts / "torch-distributed.runtime.yaml").read_text(encoding="utf-8"))
         self._runtimes = {runtime["metadata"]["name"]: runtime}
         roles = yaml.safe_load_all(role.read_text(encoding="utf-8"))
-        self._rules: list[Object] = next(one["rules"] for one in roles if one["kind"] == "Role")
+        self.rules: list[Object] = next(one["rules"] for one in roles if one["kind"] == "Role")
         self._faults: dict[tuple[str, str], deque[int]] = defaultdict(deque)
 
     def __enter__(self) -> KubernetesServer:
@@ -163,7 +164,7 @@ class KubernetesServer(ThreadingHTTPServer):
     def _grants(self, group: str, resource: str, verb: str) -> bool:
         return any(
             group in rule["apiGroups"] and resource in rule["resources"] and verb in rule["verbs"]
-            for rule in self._rules
+            for rule in self.rules
         )
 
     def _create(self, job: Object, query: dict[str, str]) -> Answer:
