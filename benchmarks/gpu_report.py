@@ -7,8 +7,8 @@ written after each. A part that compares says in ``holds`` how it went. A table 
 the parts that can run take a CPU and tiny sizes, which tests their code and measures nothing: ``device`` in the file
 says so. NOT YET RUN on a GPU.
 
-`gpu_trainings.py` has the trainings of known shapes, and ours beside the library's `run_training` and TRL. Not here
-yet: a kill and a resume, an evaluation of 500 questions.
+`gpu_trainings.py` has the trainings of known shapes, and ours beside the library's `run_training` and TRL;
+`gpu_runs.py` a training that is killed and goes on, and an evaluation of 500 questions.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gpu_runs
 import gpu_trainings
 
 LENGTHS = (700, 1500, 300, 1100)
@@ -242,6 +243,8 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "fp32-attention": fp32_attention,
     "quickstart": quickstart,
     "fsdp-versions": fsdp_versions,
+    "kill-and-resume": gpu_runs.kill_and_resume,
+    "evaluation": gpu_runs.evaluation_of_500,
     "qwen2.5-1.5b": partial(gpu_trainings.train_shape, "qwen2.5-1.5b"),
     "qwen3-0.6b": partial(gpu_trainings.train_shape, "qwen3-0.6b"),
     "qwen2.5-7b-lora": partial(gpu_trainings.train_shape, "qwen2.5-7b-lora"),

@@ -23,8 +23,8 @@ from sft.planning.model_shape import num_adapter_parameters, shape_of
 WARM_UP_STEPS, LORA_RANK = 2, 16
 _BF16_NOISE = 0.05
 """Of a loss after eight steps."""
-_TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 512, "head_dim": 16}
-_TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 512, "head_dim": 16}
+TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ def compiled_shape(name: str) -> dict[str, Any]:
 
 def _size(how: Training) -> tuple[int, dict[str, Any]]:
     """Return the tokens of a sample and the model's configuration; tiny ones without a GPU."""
-    return (how.num_tokens, how.config) if machine.gpus() else (192, {**how.config, **_TINY})
+    return (how.num_tokens, how.config) if machine.gpus() else (192, {**how.config, **TINY})
 
 
 def _trained_shape(how: Training, *more: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -135,7 +135,7 @@ def _trained_shape(how: Training, *more: str) -> tuple[list[dict[str, Any]], dic
     tokens, config = _size(how)
     with tempfile.TemporaryDirectory(prefix="sft-gpu-shape-") as place:
         folder = Path(place)
-        model = _random_model(folder, config)
+        model = random_model(folder, config)
         _long_samples(folder, model, tokens, num_samples=8 * 8 if on_gpu else 8 * 2)
         settings = [
             *(f"dataset.uri={folder}/samples.jsonl", "dataset.train_split=1.0", f"model.name_or_path={model}"),
@@ -166,12 +166,13 @@ def beside_others() -> dict[str, Any]:
     return {"trl": "beside" if has_trl else "skipped: trl is not installed", "table": done.stdout.splitlines()}
 
 
-def run(folder: Path, *arguments: str) -> None:
-    """Run ``sft`` in a folder; raise with what it said if it fails."""
+def run(folder: Path, *arguments: str) -> str:
+    """Run ``sft`` in a folder and return what it said; raise with that if it fails."""
     argv = [sys.executable, "-m", "sft", *arguments]
     done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False, env=environment())
     if done.returncode:
         raise RuntimeError(done.stdout[-1500:] + done.stderr[-1500:])
+    return done.stdout + done.stderr
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
@@ -201,7 +202,7 @@ def _speed(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return speed
 
 
-def _random_model(folder: Path, config: dict[str, Any]) -> Path:
+def random_model(folder: Path, config: dict[str, Any]) -> Path:
     """Write random weights of a shape, made on the GPU if there is one, and a small tokenizer."""
     import torch
     from training import prepare

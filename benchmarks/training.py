@@ -1,8 +1,9 @@
 """The training stage against TRL's `SFTTrainer`, and on a GPU against the library's own `run_training`, side by side.
 
-    SFT_TEST_DATA=… python benchmarks/training.py [--rounds 2] [--samples 320]
+    SFT_TEST_DATA=… python benchmarks/training.py [--rounds 2] [--samples 320] [--model FOLDER] [--precision bf16]
 
-Every side fine-tunes the same model (Qwen2 architecture, 8 million random weights) on the same samples (GSM8K; without
+Every side fine-tunes the same model (Qwen2 architecture, 8 million random weights, unless ``--model`` names the folder
+of another; ``python -m sft.adapters.smollm2 FOLDER`` makes one of 135 million) on the same samples (GSM8K; without
 ``SFT_TEST_DATA`` the quickstart's made-up ones) for one epoch: the same batch, learning rate and schedule, loss over
 the assistant's turns only, no gradient checkpointing, the same cores. Rounds are interleaved; the best of each side
 counts. A side is a process of its own that appends a row per optimizer step to a file; this process watches the file,
@@ -92,8 +93,8 @@ class Measured:
     wall_seconds: float
 
 
-def prepare(folder: Path, num_samples: int) -> None:
-    """Write the samples, a model with its tokenizer, and a recipe."""
+def prepare(folder: Path, num_samples: int, base: Path | None = None) -> None:
+    """Write the samples, a model with its tokenizer unless there is one, and a recipe."""
     from sft.config.schema import ColumnsConfig, DatasetConfig, DatasetFormat, ModelConfig, ModelSource, ScratchConfig
     from sft.progress import Progress
     from sft.stages.dataset import dataset
@@ -104,12 +105,15 @@ def prepare(folder: Path, num_samples: int) -> None:
         data.uri = f"{shared}/data/gsm8k/train.jsonl"
         data.format = DatasetFormat.prompt_completion
         data.columns = ColumnsConfig(prompt="question", completion="answer")
-    for name in ("data", "model"):
-        (folder / name).mkdir()
+    (folder / "data").mkdir()
     quiet = Progress(quiet=True)
     samples = dataset(data, folder / "data", quiet)
-    scratch = ModelConfig(source=ModelSource.scratch, scratch=ScratchConfig(**SHAPE))
-    model(scratch, ModelInputs(dataset=samples), folder / "model", quiet)
+    if base:
+        (folder / "model").symlink_to(base.resolve(), target_is_directory=True)
+    else:
+        (folder / "model").mkdir()
+        scratch = ModelConfig(source=ModelSource.scratch, scratch=ScratchConfig(**SHAPE))
+        model(scratch, ModelInputs(dataset=samples), folder / "model", quiet)
     (folder / "training.yaml").write_text(RECIPE, encoding="utf-8")
 
 
@@ -266,8 +270,14 @@ def complete_rows(file: Path) -> list[dict[str, Any]]:
     return [row for row in rows if "step" in row]
 
 
-def sides(folder: Path, *, without_trl: bool = False) -> list[Side]:
-    """Return what runs on this machine; the first of `sft` under each condition is its default."""
+def sides(folder: Path, *, without_trl: bool = False, precision: str | None = None) -> list[Side]:
+    """Return what runs on this machine; the first of `sft` under each condition is its default.
+
+    Args:
+        folder: As `prepare` filled it.
+        without_trl: On a GPU.
+        precision: On a CPU; None = those that it has instructions for.
+    """
     gpus = len(machine.gpus())
     if gpus:
         advised = {"padding_free": True} if importlib.util.find_spec("flash_attn") else GROUPED
@@ -279,11 +289,12 @@ def sides(folder: Path, *, without_trl: bool = False) -> list[Side]:
         ]
         return [side for side in made if side.framework != "trl" or not without_trl]
     found = []
-    for precision in ("bf16", "fp32") if cpu_computes_bf16() else ("fp32",):
-        found.append(sft_side(folder, precision))
-        found.append(trl_side(folder, precision, 8, 1, **GROUPED))
-        found.append(sft_side(folder, precision, f"training.launcher.procs_per_worker={CORES}"))
-        found.append(trl_side(folder, precision, 4, CORES, **GROUPED))
+    here = ("bf16", "fp32") if cpu_computes_bf16() else ("fp32",)
+    for each in (precision,) if precision else here:
+        found.append(sft_side(folder, each))
+        found.append(trl_side(folder, each, 8, 1, **GROUPED))
+        found.append(sft_side(folder, each, f"training.launcher.procs_per_worker={CORES}"))
+        found.append(trl_side(folder, each, 4, CORES, **GROUPED))
     return found
 
 
@@ -311,12 +322,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--samples", type=int, default=320)
     parser.add_argument("--without-trl", action="store_true", help="where it is not installed; on a GPU")
+    parser.add_argument("--model", type=Path, help="folder of a model")
+    parser.add_argument("--precision", choices=("bf16", "fp32"), help="on a CPU: this one alone")
     options = parser.parse_args()
-    print(f"python benchmarks/training.py --rounds {options.rounds} --samples {options.samples}")
+    print("python benchmarks/training.py", *sys.argv[1:])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare(folder, options.samples)
-        every: dict[Side, list[Measured]] = {side: [] for side in sides(folder, without_trl=options.without_trl)}
+        prepare(folder, options.samples, options.model)
+        made = sides(folder, without_trl=options.without_trl, precision=options.precision)
+        every: dict[Side, list[Measured]] = {side: [] for side in made}
         for _ in range(options.rounds):
             for side, rounds in every.items():
                 rounds.append(measured(side))
