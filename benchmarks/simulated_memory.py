@@ -186,6 +186,12 @@ def materialise(module: torch.nn.Module) -> None:
                     held[name] = like(tensor)
 
 
+def dropout_as_on_a_gpu(tensor: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+    """Keep a byte for each value that is left, as CUDA does; a CPU keeps the factors in the tensor's own type."""
+    assert not inplace
+    return torch.native_dropout(tensor, p, training)[0]
+
+
 def counted_peak(config: Mapping[str, Any], case: Case) -> int:
     """Bytes of one rank at its peak, from the first optimizer step's end to the second's."""
     from instructlab.training.accelerator import Accelerator
@@ -197,6 +203,7 @@ def counted_peak(config: Mapping[str, Any], case: Case) -> int:
     with ExitStack() as stack:
         stack.enter_context(pretended_ranks(case.ranks))
         stack.enter_context(cpu.cpu_as_accelerator())
+        stack.enter_context(mock.patch("torch.nn.functional.dropout", dropout_as_on_a_gpu))
         stack.enter_context(mock.patch.object(loss, "AT_A_TIME", case.num_places * config["vocab_size"]))  # as on a GPU
         if case.version == 2:
             fsdp = fsdp2.patched_accelerator(precision=case.precision, strategy=case.strategy, cpu_offload_params=False)

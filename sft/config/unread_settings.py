@@ -73,6 +73,10 @@ def _training(cfg: TrainingConfig) -> Iterator[str]:
         settings = _changed("training.lora", cfg.lora, LoraConfig(), {"alpha", "dropout", "target_modules"})
         yield from (f"{told}: not read with training.lora.rank=0, which trains every weight" for told in settings)
     yield from unread_schedule(cfg)
+    if not cfg.async_states and cfg.fsdp.version == 1:
+        yield "training.async_states=false: not read with training.fsdp.version=1, whose ranks wait for each full state"
+    elif not cfg.async_states and not cfg.saves_states_on_the_way():
+        yield "training.async_states=false: not read, since no full state is saved on the way"
     if not {Tracker.mlflow, Tracker.wandb} & {*cfg.tracking.trackers}:
         project = _changed("training.tracking", cfg.tracking, TrackingConfig(), {"project"})
         yield from (f"{told}: read only with mlflow or wandb among training.tracking.trackers" for told in project)

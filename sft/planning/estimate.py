@@ -70,7 +70,9 @@ def memory_per_rank(cfg: RunConfig, have: Mapping[str, Artifact]) -> Iterator[st
         yield f"warning    this can't fit: {_remedy(cfg.training, shape, resources.strategy, setup, available)}"
     state = _size(memory.state_bytes(shape, setup))
     model = _size(memory.model_bytes(shape, _SAVED_BYTES.get(cfg.training.save_dtype)))
-    yield f"saves      {model} a model, {state} a full state"
+    copied = memory.copied_bytes(shape, resources.strategy, setup)
+    where = f", of which a rank copies {_size(copied)} to host memory" if copied else ""
+    yield f"saves      {model} a model, {state} a full state{where}"
 
 
 def _where(cfg: TrainingConfig, resources: Resources, available: int | None) -> str:
@@ -145,8 +147,9 @@ def disk_bytes(cfg: RunConfig, resources: Resources) -> int | None:
         return None
     num_models = training.num_epochs if training.checkpoint_at_epoch else 1
     models = num_models * memory.model_bytes(shape, _SAVED_BYTES.get(training.save_dtype))
-    is_saved = training.checkpoint_every_steps or (training.full_state_at_epoch and training.num_epochs > 1)
-    num_states = training.keep_full_states + 1 if is_saved else 0  # the next is whole before the oldest goes
+    num_states = (
+        training.keep_full_states + 1 if training.saves_states_on_the_way() else 0
+    )  # the next is whole before the oldest goes
     return models + num_states * memory.state_bytes(shape, setup_of(cfg, resources, shape, None))
 
 

@@ -34,6 +34,7 @@ class Setup:
         adapter_dropout: Whether the adapters have dropout.
         on_gpu: Whether ranks compute on GPUs.
         fsdp_version: Of PyTorch's FSDP, 1 or 2.
+        copies_states: Whether a rank keeps a copy of its part of the full state in host memory while it is written.
     """
 
     ranks: int
@@ -47,6 +48,7 @@ class Setup:
     adapter_dropout: bool = False
     on_gpu: bool = False
     fsdp_version: int = 2
+    copies_states: bool = False
 
 
 class Moment(NamedTuple):
@@ -93,6 +95,7 @@ def moments(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> dict[str,
         # hardly lowers the peak; measured by benchmarks/memory.py.
         copies = (1 if _shards(sharding, setup) == 1 else 2) * _weight_bytes(shape, setup) * shape.num_parameters
         fixed = _state_bytes(shape, ShardingStrategy.NO_SHARD, setup) + copies + _CPU_OVERHEAD
+        fixed += copied_bytes(shape, sharding, setup)
         return {"loss": Moment(fixed + of_chunk + of_weight, at_loss), "layer": Moment(fixed, at_layer)}
     fixed, gathered = _state_bytes(shape, sharding, setup) + GPU_OVERHEAD, _gathered(shape, sharding, setup)
     of_head = of_layer = 0  # gradients before they are reduced
@@ -142,6 +145,11 @@ def model_bytes(shape: Shape, weight_bytes: int | None = None) -> int:
 def state_bytes(shape: Shape, setup: Setup) -> int:
     """Return the bytes of a full state: of each weight that is trained its fp32 value and AdamW's two moments."""
     return 12 * _num_trained(shape, setup)
+
+
+def copied_bytes(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> int:
+    """Return the bytes of host memory in which a rank keeps its part of the full state that is being written."""
+    return state_bytes(shape, setup) // _shards(sharding, setup) if setup.copies_states else 0
 
 
 def _num_recomputed(shape: Shape, mode: GradientCheckpointing) -> int:
@@ -195,10 +203,15 @@ def _gathered(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> int:
 
 
 def _activations(shape: Shape, setup: Setup) -> int:
-    """Return bytes per token of a layer; an adapter with dropout keeps what it dropped of its input, and which."""
+    """Return bytes per token of a layer; an adapter keeps its input, or with dropout what is left of it, and which."""
+    if setup.num_trained is None:
+        return activations(shape, setup.value_bytes)
     inputs = 5 * shape.hidden_size + shape.query_width + shape.ffn_width
-    dropped = (setup.value_bytes + 1) * inputs if setup.num_trained is not None and setup.adapter_dropout else 0
-    return activations(shape, setup.value_bytes) + dropped
+    if setup.adapter_dropout:
+        kept = (setup.value_bytes + 1) * inputs
+    else:  # projections share theirs; experts have it counted already
+        kept = 0 if shape.family.experts else setup.value_bytes * (2 * shape.hidden_size + shape.ffn_width)
+    return activations(shape, setup.value_bytes, is_frozen=True) + kept
 
 
 def _logit_bytes(shape: Shape, setup: Setup) -> int:

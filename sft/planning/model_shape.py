@@ -168,10 +168,16 @@ def num_adapter_parameters(shape: Shape, rank: int) -> int:
     return rank * shape.num_layers * (widths + num_projections * shape.hidden_size)
 
 
-def activations(shape: Shape, value_bytes: int) -> int:
+def activations(shape: Shape, value_bytes: int, *, is_frozen: bool = False) -> int:
     """Return bytes per token that autograd keeps of a layer until its backward pass; no attention matrix (sdpa, flash).
 
     Counted as in arXiv:2205.05198, section 4, for the layers of `FAMILIES`; tests compare it with what autograd saves.
+
+    Args:
+        shape: The model's.
+        value_bytes: 2 in bf16, 4 in fp32.
+        is_frozen: Whether the layer's own weights are not trained: what only their gradients need is not kept. Of
+            experts, whose adapters differ, that is not counted.
     """
     family, hidden = shape.family, shape.hidden_size
     attention = shape.query_width + shape.key_width
@@ -181,4 +187,7 @@ def activations(shape: Shape, value_bytes: int) -> int:
     matrices = 2 * attention + 2 * hidden + (4 if family.gated else 2) * shape.ffn_width
     if family.experts:
         matrices += 2 * hidden * shape.num_active
+    elif is_frozen:
+        matrices -= 2 * hidden + shape.ffn_width  # the input of matrix products; attention's output is its own, too
+        of_norm = value_bytes if family.norm_bias else 4
     return normalised * of_norm + value_bytes * matrices

@@ -26,6 +26,7 @@ from sft.config.schema import (
 )
 from sft.errors import ConfigError, Problem
 from sft.planning.choices import Choices
+from sft.planning.copied_states import too_large_copies
 from sft.planning.devices import num_gpus
 from sft.planning.kernels import note_deterministic, resolve_attention, resolve_compile, resolve_liger
 from sft.planning.precision import CPU_TOKENS, CpuPrecision, choose_cpu_precision, resolve_precision
@@ -34,7 +35,7 @@ from sft.planning.recomputation import choose_recomputation
 _GPU_TOKENS = 10_000
 _GPU_LOADER_WORKERS = 2
 
-NOT_IN_THE_WEIGHTS = {"num_loader_workers"}
+NOT_IN_THE_WEIGHTS = {"num_loader_workers", "async_states"}
 """Resources that say how a result is got, not what it is."""
 
 
@@ -59,6 +60,7 @@ class Resources:
         compile: What of the model is compiled.
         gradient_checkpointing: Which layers recompute their activations in the backward pass; never auto.
         num_loader_workers: Data loader processes per rank.
+        async_states: Whether the training goes on while a full state is written.
         reasons: Why each of these is what it is, by its name; of those that the recipe does not say literally.
         notes: What is done differently from what the recipe says, or slower than it could be; a line each.
     """
@@ -79,6 +81,7 @@ class Resources:
     compile: Compile
     gradient_checkpointing: GradientCheckpointing
     num_loader_workers: int
+    async_states: bool
     reasons: Mapping[str, str]
     notes: tuple[str, ...] = ()
 
@@ -113,6 +116,7 @@ class Resources:
             "compile": self.compile.value,
             "gradient_checkpointing": self.gradient_checkpointing.value,
             "num_loader_workers": self.num_loader_workers,
+            "async_states": self.async_states,
         }
 
     def explained(self) -> dict[str, dict[str, Any]]:
@@ -131,11 +135,15 @@ def resources_of(cfg: RunConfig) -> Resources:
         SftError: As `choose_cpu_precision`.
     """
     resources = resolve_resources(cfg.training, choose_cpu_precision(cfg))
-    if cfg.training.gradient_checkpointing is not GradientCheckpointing.auto:
+    if cfg.training.gradient_checkpointing is GradientCheckpointing.auto:
+        mode, reason = choose_recomputation(cfg, resources)
+        reasons = {**resources.reasons, "gradient_checkpointing": reason}
+        resources = replace(resources, gradient_checkpointing=mode, reasons=reasons)
+    if not (resources.async_states and resources.num_gpus) or (why := too_large_copies(cfg, resources)) is None:
         return resources
-    mode, reason = choose_recomputation(cfg, resources)
-    reasons = {**resources.reasons, "gradient_checkpointing": reason}
-    return replace(resources, gradient_checkpointing=mode, reasons=reasons)
+    note = f"training.async_states=true: {why}; ranks wait while a full state is written"
+    reasons = {**resources.reasons, "async_states": why}
+    return replace(resources, async_states=False, reasons=reasons, notes=(*resources.notes, note))
 
 
 def resolve_resources(cfg: TrainingConfig, on_cpu: CpuPrecision | None = None) -> Resources:
@@ -176,6 +184,7 @@ def resolve_resources(cfg: TrainingConfig, on_cpu: CpuPrecision | None = None) -
         compile=resolve_compile(cfg, choices, on_gpu=bool(gpus)),
         gradient_checkpointing=_recomputation(cfg, choices),
         num_loader_workers=_loader_workers(cfg, choices, on_gpu=bool(gpus)),
+        async_states=_async_states(cfg, choices),
         reasons=choices.reasons,
         notes=tuple(choices.notes),
     )
@@ -271,6 +280,19 @@ def _loader_workers(cfg: TrainingConfig, choices: Choices, *, on_gpu: bool) -> i
         return cfg.num_loader_workers
     choices.because("num_loader_workers", "the default with a GPU" if on_gpu else "the default without a GPU")
     return _GPU_LOADER_WORKERS if on_gpu else 0
+
+
+def _async_states(cfg: TrainingConfig, choices: Choices) -> bool:
+    if not cfg.async_states:
+        return False
+    if cfg.fsdp.version == 1:
+        why = "only FSDP2's states are copied aside"
+    elif not cfg.saves_states_on_the_way():
+        why = "no full state is saved on the way"
+    else:
+        return True
+    choices.because("async_states", why)
+    return False
 
 
 def _nodes(cfg: LauncherConfig) -> Nodes:

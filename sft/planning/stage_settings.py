@@ -50,6 +50,7 @@ _NOT_IN_A_CHECKPOINT = {
     "full_state_at_epoch",
     "checkpoint_every_steps",
     "keep_full_states",
+    "async_states",
     "state_uri",
     "stall_timeout_seconds",
     "max_restarts",

@@ -36,4 +36,5 @@ def setup_of(cfg: RunConfig, resources: Resources, shape: Shape, tokens: Tokeniz
         num_trained=adapters if training.lora.rank else None,
         adapter_dropout=training.lora.dropout > 0,
         on_gpu=bool(resources.num_gpus),
+        copies_states=resources.async_states,
     )

@@ -286,6 +286,7 @@ def worker_options(cfg: TrainingConfig, inputs: TrainInputs) -> WorkerOptions:
         full_state_at_epoch=cfg.full_state_at_epoch,
         checkpoint_every_steps=cfg.checkpoint_every_steps,
         keep_full_states=cfg.keep_full_states,
+        async_states=inputs.resources.async_states,
         validation_frequency=cfg.validation_frequency,
         stall_timeout_seconds=cfg.stall_timeout_seconds,
         state_id=inputs.state_id,

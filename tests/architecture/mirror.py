@@ -60,6 +60,14 @@ COVERED_BY: dict[str, tuple[str, str]] = {
         "contract/test_state_ranks.py",
         "real ranks of FSDP save a state, and other numbers of them load it",
     ),
+    "sft.adapters.instructlab.rank.background": (
+        "unit/adapters/instructlab/rank/test_full_states.py",
+        "what is trained while a state is written, seen in the state",
+    ),
+    "sft.adapters.instructlab.rank.state_lookup": (
+        "unit/adapters/instructlab/rank/test_full_states.py",
+        "states are saved, harmed and looked for there",
+    ),
     "sft.adapters.instructlab.rank.worker": ("integration/test_training.py", _IN_A_RANK),
     "sft.adapters.instructlab.settings": (
         "contract/test_instructlab.py",

@@ -17,6 +17,7 @@ SMALLEST: dict[str, tuple[list[str], str]] = {
     "generation": (["--rounds", "1", "--samples", "3", "--max-new-tokens", "8"], "3 of 3 answers are the same"),
     "gpu_report": (["--seconds", "600", "--out", "report.json"], "| utilisation |"),
     "packing": (["--rounds", "1", "--steps", "1", "--samples", "4"], "| chats by 4 | bf16 |"),
+    "states": (["--rounds", "1", "--hidden", "64", "--steps", "6"], "times the stall"),
     "startup": (["--rounds", "1"], "first step"),
     "tokenizing": (["60"], "process_data"),
     "verdicts": (["--pairs", "4"], "| answers |"),
@@ -24,6 +25,7 @@ SMALLEST: dict[str, tuple[list[str], str]] = {
 """Arguments, and what is printed at the end."""
 PROCESSES = ("evaluation", ["--processes", "2", "--rounds", "1", "--questions", "16"], "the same to the last digit")
 NOT_HERE = {
+    "gpu_runs": "gpu_report runs its parts",
     "gpu_trainings": "gpu_report runs its parts",
     "kills": "runs the quickstart three times; tests/integration/test_training_faults.py kills a training",
     "memory": "trains twelve times at sizes that fill memory",

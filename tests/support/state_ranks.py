@@ -131,7 +131,15 @@ def main() -> None:
         made = accelerator(kind)
         layout = {"num_ranks": dist.get_world_size()}
         metrics = folder / "metrics.jsonl"
-        states = FullStates(folder / saved_as, keep=1, state_id="id", layout=layout, seed=0, metrics=metrics)
+        states = FullStates(
+            folder / saved_as,
+            keep=1,
+            state_id="id",
+            layout=layout,
+            seed=0,
+            metrics=metrics,
+            in_background=KINDS[kind][0] == "FSDP2",
+        )
         if what == "save":
             for number in range(3):
                 step(made, number)
@@ -146,8 +154,9 @@ def main() -> None:
         found[saved_as if saved_as == kind else f"{saved_as} as {kind}"] = {
             **digests(made),
             "drawn": every,
-            "losses": [step(made, number) for number in range(3, 6)],
+            "losses": [step(made, number) for number in range(3, 6)],  # while FSDP2's state is written
         }
+        states.finish()
     if dist.get_rank() == 0:
         sys.stdout.write(json.dumps(found))
     dist.destroy_process_group()

@@ -104,6 +104,7 @@ class WorkerOptions:
         full_state_at_epoch: Save the full state at the end of each epoch except the last.
         checkpoint_every_steps: Optimizer steps after which the full state is saved, too; None = only at epochs.
         keep_full_states: Number of the newest full states to keep.
+        async_states: Whether the training goes on while a full state is written. FSDP2 only.
         validation_frequency: Optimizer steps between two validations; None = at the end of each epoch.
         stall_timeout_seconds: Time without a step after which a rank writes its Python stack.
         state_id: Digest of what determines the order of the data and the model, by which a full state is known.
@@ -141,6 +142,7 @@ class WorkerOptions:
     full_state_at_epoch: bool = True
     checkpoint_every_steps: int | None = None
     keep_full_states: int = 1
+    async_states: bool = False
     validation_frequency: int | None = None
     stall_timeout_seconds: float = 1800.0
     state_id: str = ""

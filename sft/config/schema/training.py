@@ -204,6 +204,10 @@ class TrainingConfig:
     """Save the full state each so many optimizer steps too; null = only at the end of an epoch."""
     keep_full_states: int = number(1, at_least=1)
     """How many full states to keep while training; at the end they are removed."""
+    async_states: bool = True
+    """Train on while a full state is written: a rank waits only until its part is copied to host memory. The copy takes
+    12 bytes for each weight that is trained, divided over the ranks that shard it. false = ranks wait for the disk, as
+    they do with FSDP1."""
     state_uri: str | None = setting(None, PATH)
     """Storage to which each full state is copied and from which a fresh machine resumes: `s3://bucket/prefix`, another
     scheme that fsspec writes, `pvc://claim/folder`, a folder; null = states stay in `run_root` alone. Removed there at
@@ -224,3 +228,7 @@ class TrainingConfig:
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)
+
+    def saves_states_on_the_way(self) -> bool:
+        """Return whether full states are saved while the training goes on, and not only when it is stopped."""
+        return self.checkpoint_every_steps is not None or (self.full_state_at_epoch and self.num_epochs > 1)

@@ -48,6 +48,18 @@ def test_a_shipped_recipe_sets_nothing_in_vain(name: str) -> None:
         (["training.schedule.cycles=3", "training.lr_scheduler=cosine_with_restarts"], []),
         (["training.lr_scheduler=constant_with_warmup"], []),
         (
+            ["training.async_states=false", "training.num_epochs=1"],
+            ["training.async_states=false: not read, since no full state is saved on the way"],
+        ),
+        (
+            ["training.async_states=false", "training.fsdp.version=1"],
+            [
+                "training.async_states=false: not read with training.fsdp.version=1, whose ranks wait for each full "
+                "state",
+            ],
+        ),
+        (["training.async_states=false"], []),
+        (
             ["training.tracking.project=team"],
             ["training.tracking.project=team: read only with mlflow or wandb among training.tracking.trackers"],
         ),

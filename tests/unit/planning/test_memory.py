@@ -15,6 +15,7 @@ from sft.planning.memory import (
     GPU_OVERHEAD,
     Moment,
     Setup,
+    copied_bytes,
     largest_budget,
     model_bytes,
     moments,
@@ -130,6 +131,50 @@ def test_a_layer_keeps_what_autograd_saves(model_type: str, value_bytes: int, tm
     assert activations(shape, value_bytes) == pytest.approx((saved[0] - saved[1]) / tokens, rel=0.06)
 
 
+@pytest.mark.slow  # imports transformers
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers, about what peft calls
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("value_bytes", [2, 4])
+@pytest.mark.parametrize("model_type", ["llama", "qwen3", "gemma"])
+def test_a_frozen_layer_with_adapters_keeps_what_autograd_saves(
+    model_type: str, value_bytes: int, dropout: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch, transformers, peft = (pytest.importorskip(name) for name in ("torch", "transformers", "peft"))
+
+    def as_on_a_gpu(tensor: Any, p: float, training: bool, _inplace: bool = False) -> Any:
+        return torch.native_dropout(tensor, p, training)[0]
+
+    monkeypatch.setattr(torch.nn.functional, "dropout", as_on_a_gpu)
+    shape, tokens, saved = None, 16, []
+    for layers in (3, 2):
+        sizes = {**SMALL, "num_hidden_layers": layers, "hidden_size": 128, "intermediate_size": 384}
+        sizes["num_key_value_heads"] = 2
+        config = transformers.AutoConfig.for_model(model_type, **sizes)
+        shape = read(tmp_path, config)
+        model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+        adapters = peft.LoraConfig(r=1, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM")
+        model = peft.get_peft_model(model, adapters).to(torch.bfloat16 if value_bytes == 2 else torch.float32).train()
+        model.enable_input_require_grads()
+        own = {t.untyped_storage().data_ptr() for t in itertools.chain(model.parameters(), model.buffers())}
+        kept: dict[int, Any] = {}
+
+        def keep(tensor: Any, own: set[int] = own, kept: dict[int, Any] = kept) -> Any:
+            if (place := tensor.untyped_storage().data_ptr()) not in own:
+                kept[place] = tensor.untyped_storage()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            model(input_ids=torch.zeros(1, tokens, dtype=torch.long))
+        saved.append(sum(storage.nbytes() for storage in kept.values()))
+    assert shape is not None
+    setup = replace(
+        EIGHT, value_bytes=value_bytes, num_trained=1, adapter_dropout=dropout > 0, gradient_checkpointing=NONE
+    )
+    of_all = moments(shape, ShardingStrategy.FULL_SHARD, setup)["layer"].per_token
+    of_a_layer = (of_all - 2 * value_bytes * shape.ffn_width) / shape.num_layers
+    assert of_a_layer == pytest.approx((saved[0] - saved[1]) / tokens, rel=0.06)
+
+
 def test_the_parameters_of_a_known_model_are_counted_exactly() -> None:
     assert qwen().num_parameters == COUNT
     assert qwen().num_root == 151_936 * 1536 + 1536
@@ -243,7 +288,8 @@ def test_adapters_with_dropout_keep_what_they_dropped() -> None:
         moments(qwen(), ShardingStrategy.FULL_SHARD, replace(adapters, adapter_dropout=dropout))["layer"].per_token
         for dropout in (False, True)
     ]
-    assert kept[1] - kept[0] == 28 * 3 * (3 * 1536 + 1536 + 2 * 1536 + 8960)  # a value and a mask
+    dropped = 3 * (3 * 1536 + 1536 + 2 * 1536 + 8960)  # a value and a mask
+    assert kept[1] - kept[0] == 28 * (dropped - 2 * (2 * 1536 + 8960))  # in the place of inputs, which some share
 
 
 def test_adapters_are_counted_as_peft_does() -> None:
@@ -255,6 +301,17 @@ def test_on_a_cpu_sharding_does_not_lower_the_peak() -> None:
     fixed = {sharding: moments(qwen(), sharding, here)["loss"].fixed for sharding in ShardingStrategy}
     assert fixed.pop(ShardingStrategy.NO_SHARD) == 20 * COUNT + 620_000_000  # saved where they lie
     assert set(fixed.values()) == {24 * COUNT + 620_000_000}
+
+
+def test_a_copy_of_a_state_takes_host_memory_only() -> None:
+    for sharding, shards in ((ShardingStrategy.FULL_SHARD, 8), (ShardingStrategy.HYBRID_SHARD, 4)):
+        for setup, num_trained in ((EIGHT, COUNT), (replace(EIGHT, num_trained=8_000_000), 8_000_000)):
+            copying = replace(setup, copies_states=True)
+            assert copied_bytes(qwen(), sharding, setup) == 0
+            assert copied_bytes(qwen(), sharding, copying) == 12 * num_trained // shards
+            assert peak_bytes(qwen(), sharding, copying) == peak_bytes(qwen(), sharding, setup)
+            here = [peak_bytes(qwen(), sharding, replace(each, on_gpu=False)) for each in (setup, copying)]
+            assert here[1] - here[0] == 12 * num_trained // shards
 
 
 def test_checkpoints_are_fp32_weights_and_the_moments_of_what_is_trained() -> None:

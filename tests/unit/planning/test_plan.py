@@ -315,6 +315,14 @@ def test_loader_workers_change_nothing_of_the_weights() -> None:
     assert changed("training.num_loader_workers=3") == TOLD
 
 
+def test_how_a_full_state_is_written_changes_nothing_of_the_weights() -> None:
+    assert changed("training.async_states=false") == TOLD
+    assert WORLD.resources is not None
+    assert WORLD.resources.async_states
+    waiting = dataclasses.replace(WORLD, resources=dataclasses.replace(WORLD.resources, async_states=False))
+    assert keys(plan(world=waiting)) == keys(plan(world=WORLD))
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_auto_is_the_same_work_as_what_it_becomes(precision: str) -> None:
     chosen = CpuPrecision(precision=Precision(precision), reason="")

@@ -58,6 +58,25 @@ def test_on_a_gpu_precision_follows_its_compute_capability(
     assert resolve_resources(cfg(), CpuPrecision(precision=Precision.fp32, reason="")).precision is precision
 
 
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"num_epochs": 2}, None),
+        ({"checkpoint_every_steps": 5}, None),
+        ({}, "no full state is saved on the way"),
+        ({"num_epochs": 2, "full_state_at_epoch": False}, "no full state is saved on the way"),
+        ({"num_epochs": 2, "fsdp": FsdpConfig(version=1)}, "only FSDP2's states are copied aside"),
+    ],
+)
+def test_training_goes_on_while_a_state_is_written_where_that_is_possible(
+    settings: dict[str, Any], reason: str | None, on: Any
+) -> None:
+    on()
+    found = resolve_resources(cfg(**settings))
+    assert (found.async_states, found.reasons.get("async_states")) == (reason is None, reason)
+    assert not resolve_resources(cfg(**settings, async_states=False)).async_states
+
+
 def notes(settings: TrainingConfig) -> str:
     return "\n".join(resolve_resources(settings).notes)
 

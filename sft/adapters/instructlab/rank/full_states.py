@@ -2,13 +2,14 @@
 
 Upstream writes them through rank 0, in place, never removes old ones and loads the newest, complete or not, whole on
 every rank (trap 13, utils.py:861,916@0.16.2). Here each rank writes, hashes and reads its own part; a state is
-written to a temporary folder, synced to the disk and then renamed; it is checked before it is loaded, on as many ranks
-as there are now. Not covered: a disk that loses what it reported as synced.
+written to a temporary folder, synced to the disk and then renamed, beside the training if that is asked for; it is
+checked before it is loaded, on as many ranks as there are now. Not covered: a disk that loses what it reported as
+synced.
 """
 
 from __future__ import annotations
 
-import json
+import copy
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,8 @@ from typing import Any
 
 from sft.adapters.instructlab.layout import METRICS, STATE_FACTS, STATE_FORMAT, STATE_PREFIX
 from sft.adapters.instructlab.rank import state_files
+from sft.adapters.instructlab.rank.background import Background
+from sft.adapters.instructlab.rank.state_lookup import facts_of, gather, newest_first, newest_undamaged
 from sft.adapters.instructlab.rank.state_tensors import (
     StateTensors,
     check_names,
@@ -81,10 +84,19 @@ class FullStates:
         layout: What the run trains on, as plain data: another one begins another stretch.
         seed: Of the run, from which a rank that has no random states in a state gets some.
         metrics: The run's ``metrics.jsonl``, which a state holds a copy of.
+        in_background: Whether a state is written while the training goes on.
     """
 
     def __init__(
-        self, root: Path, *, keep: int, state_id: str, layout: Mapping[str, Any], seed: int, metrics: Path
+        self,
+        root: Path,
+        *,
+        keep: int,
+        state_id: str,
+        layout: Mapping[str, Any],
+        seed: int,
+        metrics: Path,
+        in_background: bool = False,
     ) -> None:
         self._root = root
         self._keep = keep
@@ -92,49 +104,99 @@ class FullStates:
         self._layout = dict(layout)
         self._seed = seed
         self._metrics = metrics
+        self._background = Background() if in_background else None
         self.stretches: list[dict[str, Any]] = [{"from_step": 0, **self._layout}]
 
-    def save(self, accelerator: Any, position: Position) -> None:
+    def save(self, accelerator: Any, position: Position, *, wait: bool = False) -> None:
         """Publish a state once every rank has written its part, and remove the oldest beyond `keep`.
+
+        In the background, the training may go on once every rank has a copy of its part; an earlier state is waited
+        for. `check` and `finish` then raise what goes wrong.
+
+        Args:
+            accelerator: The library's.
+            position: Of the training now.
+            wait: Whether the state is published when this returns, whatever the background.
 
         Raises:
             StageError: A rank can't write it: no space, no permission. Earlier states stay.
         """
         import torch.distributed as dist
 
-        rank, name = dist.get_rank(), f"{STATE_PREFIX}{position.step}"
+        self.finish()
+        rank = dist.get_rank()
+        content = StateTensors(accelerator.model.model, accelerator.optimizer.optimizer)
+        tensors = {**content.tensors, **random_states(rank)}
+        facts = {
+            "format": STATE_FORMAT,
+            "state_id": self._state_id,
+            "position": asdict(position),
+            "stretches": self.stretches,
+            "num_ranks": dist.get_world_size(),
+            "scheduler": accelerator.lr_scheduler.state_dict(),
+        }
+        metrics = self._metrics.read_bytes() if rank == 0 and self._metrics.exists() else None
+        if self._background is None or wait:
+            self._write(tensors, None, facts, metrics, None)
+        else:
+            copies, then = self._background.copy(tensors), copy.deepcopy(facts)
+            self._background.start(lambda group: self._write(tensors, copies, then, metrics, group))
+
+    def _write(
+        self,
+        tensors: Mapping[str, Any],
+        copies: Mapping[str, Any] | None,
+        facts: dict[str, Any],
+        metrics: bytes | None,
+        group: Any,
+    ) -> None:
+        import torch.distributed as dist
+
+        rank, name = dist.get_rank(), f"{STATE_PREFIX}{facts['position']['step']}"
         partial, final = self._root / f".{name}", self._root / name
-        with self._translate_errors(position.step):
+        with self._translate_errors(facts["position"]["step"]):
             if rank == 0:
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir(parents=True)
-            dist.barrier()
-            content = StateTensors(accelerator.model.model, accelerator.optimizer.optimizer)
-            state_files.write({**content.tensors, **random_states(rank)}, partial)
-            digests = _gather(_digests_of_rank(partial, rank))
+            dist.barrier(group)
+            state_files.write(tensors, partial, copies=copies, group=group)
+            digests = gather(_digests_of_rank(partial, rank), group)
             if rank == 0:
-                if self._metrics.exists():
-                    shutil.copyfile(self._metrics, partial / METRICS)
+                if metrics is not None:
+                    (partial / METRICS).write_bytes(metrics)
                     sync(partial / METRICS)
                     digests.append({METRICS: sha256_file(partial / METRICS)})
-                facts = {
-                    "format": STATE_FORMAT,
-                    "state_id": self._state_id,
-                    "position": asdict(position),
-                    "stretches": self.stretches,
-                    "num_ranks": dist.get_world_size(),
-                    "scheduler": accelerator.lr_scheduler.state_dict(),
-                    "files": {name: digest for part in digests for name, digest in sorted(part.items())},
-                }
-                write_json(partial / STATE_FACTS, facts)
+                files = {name: digest for part in digests for name, digest in sorted(part.items())}
+                write_json(partial / STATE_FACTS, {**facts, "files": files})
                 sync(partial / STATE_FACTS)
                 sync(partial)
                 shutil.rmtree(final, ignore_errors=True)
                 partial.rename(final)
                 sync(self._root)
-                for older in self._newest_first()[self._keep :]:
+                for older in newest_first(self._root)[self._keep :]:
                     shutil.rmtree(older)
-        dist.barrier()
+        dist.barrier(group)
+
+    def check(self) -> None:
+        """Raise, as `save` does, if a state that is written in the background has failed."""
+        if self._background is not None:
+            self._background.check()
+
+    def finish(self) -> None:
+        """Wait until no state is being written.
+
+        Raises:
+            StageError: As `save`.
+        """
+        if self._background is not None:
+            self._background.finish()
+
+    def written_seconds(self) -> float | None:
+        """Return what a state took that the background has published since the last call; None if there is none."""
+        if self._background is None:
+            return None
+        seconds, self._background.seconds = self._background.seconds, None
+        return seconds
 
     @contextmanager
     def _translate_errors(self, step: int) -> Iterator[None]:
@@ -161,10 +223,10 @@ class FullStates:
         import torch.distributed as dist
 
         rank = dist.get_rank()
-        state, damaged = self._newest_undamaged()
+        state, damaged = newest_undamaged(self._root, self._state_id)
         if state is None:
             return Resumed(Position(), self.stretches, damaged, b"")
-        facts = _facts(state)
+        facts = facts_of(state)
         position = Position(**facts["position"])
         content = StateTensors(accelerator.model.model, accelerator.optimizer.optimizer)
         saved = state_files.read_metadata(state).state_dict_metadata
@@ -187,60 +249,6 @@ class FullStates:
         metrics = (state / METRICS).read_bytes() if METRICS in facts["files"] else b""
         return Resumed(position, self.stretches, damaged, metrics)
 
-    def _newest_undamaged(self) -> tuple[Path | None, list[str]]:
-        """Return the newest state whose files have their digests, and a line for each that is not used."""
-        import torch.distributed as dist
-
-        names: list[Any] = [[]]
-        if dist.get_rank() == 0:
-            for cut_short in self._root.glob(f".{STATE_PREFIX}*"):
-                shutil.rmtree(cut_short)
-            names = [[state.name for state in self._newest_first()]]
-        dist.broadcast_object_list(names)
-        unused: list[str] = []
-        for name in names[0]:
-            state = self._root / name
-            damages = [damage for damage in _gather(self._damage(state)) if damage]
-            if not damages:
-                return state, unused
-            unused.append(f"full state {name} is damaged: {damages[0]}")
-            dist.barrier()
-            if dist.get_rank() == 0:
-                log.warning(unused[-1])
-                shutil.rmtree(state)
-        return None, unused
-
-    def _damage(self, state: Path) -> str | None:
-        """Return what is wrong with a state, as far as this rank looks; None if nothing is."""
-        import torch.distributed as dist
-
-        try:
-            facts = _facts(state)
-            files, state_id = facts["files"], facts["state_id"]
-            if facts["format"] != STATE_FORMAT:
-                return "another version of sft wrote it"
-        except (OSError, ValueError, KeyError, TypeError):
-            return f"{STATE_FACTS} can't be read"
-        if state_id != self._state_id:
-            return "it is of another training"
-        own = dict(sorted(files.items())[dist.get_rank() :: dist.get_world_size()])
-        if (damage := damage_of(state, own)) or state_files.METADATA not in own:
-            return damage
-        try:
-            state_files.read_metadata(state)
-        except StageError as error:
-            return error.message
-        return None
-
-    def _newest_first(self) -> list[Path]:
-        states = self._root.glob(f"{STATE_PREFIX}*")
-        return sorted(states, key=lambda path: int(path.name.removeprefix(STATE_PREFIX)), reverse=True)
-
-
-def _facts(state: Path) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads((state / STATE_FACTS).read_text(encoding="utf-8"))
-    return facts
-
 
 def _digests_of_rank(folder: Path, rank: int) -> dict[str, str]:
     """Return sha256 by name of the files that a rank has written; torch names them by rank, and 0 writes metadata."""
@@ -248,24 +256,5 @@ def _digests_of_rank(folder: Path, rank: int) -> dict[str, str]:
     return {name: sha256_file(folder / name) for name in own}
 
 
-def _gather(value: Any) -> list[Any]:
-    """Return each rank's value, by rank."""
-    import torch.distributed as dist
-
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
-
-
 def _is_of_the_disk(message: str) -> bool:
     return is_no_space(message) or any(words in message for words in _WRITER)
-
-
-def damage_of(state: Path, files: Mapping[str, str]) -> str | None:
-    """Return which of a state's files is missing or has another sha256; None if none."""
-    for name, sha256 in files.items():
-        if not (state / name).is_file():
-            return f"{name} is missing"
-        if sha256_file(state / name) != sha256:
-            return f"{name} has changed since it was saved"
-    return None

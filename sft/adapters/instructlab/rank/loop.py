@@ -62,6 +62,7 @@ class Loop:
             layout=_layout(args, options),
             seed=args.seed,
             metrics=folder / METRICS,
+            in_background=options.async_states,
         )
         self._position = Position()
         self._saved_step = -1
@@ -173,6 +174,7 @@ class Loop:
     def _after_step(self) -> None:
         """Write metrics, validate and save after a step, on every rank."""
         self._notify()
+        self._states.check()
         before, options, batch = self._position, self._options, self._batch
         self._position = replace(
             before,
@@ -182,6 +184,8 @@ class Loop:
         )
         row = self._measured(batch, time.perf_counter() - self._began) | self._saving
         self._saving = {}
+        if (written := self._states.written_seconds()) is not None:
+            row["state_written_seconds"] = written
         if self._validation is not None and self._is_due(options.validation_frequency):
             row |= self._validate()
         row |= self._compiled.of_step(is_main=self._is_main)
@@ -194,7 +198,7 @@ class Loop:
         if every and self._position.samples_seen // every > before.samples_seen // every:
             self._save_checkpoint()
         if batch.stop or (options.checkpoint_every_steps and self._is_due(options.checkpoint_every_steps)):
-            self._save_state()
+            self._save_state(wait=batch.stop)
         if batch.stop:
             if self._is_main:
                 write_json(self._folder / STOPPED, asdict(self._position))
@@ -246,6 +250,7 @@ class Loop:
             self._save_checkpoint()
         self._position = replace(self._position, epoch=epoch + 1, steps_in_epoch=0)
         if is_last:
+            self._states.finish()
             if self._is_main:
                 validation = 0 if self._validation is None else len(self._validation.dataset)
                 rows = {"num_rows": self._num_rows, "num_validation_rows": validation}
@@ -255,10 +260,10 @@ class Loop:
             self._save_state()
         self._began = time.perf_counter()
 
-    def _save_state(self) -> None:
-        """Save the full state; the next row of the metrics says how long it took."""
+    def _save_state(self, *, wait: bool = False) -> None:
+        """Save the full state; the next row of the metrics says how long the ranks waited for it."""
         began = time.perf_counter()
-        self._states.save(self._accelerator, self._position)
+        self._states.save(self._accelerator, self._position, wait=wait)
         self._saving["state_seconds"] = time.perf_counter() - began
 
     def _save_checkpoint(self) -> None:

@@ -40,8 +40,16 @@ class _MetadataUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def write(tensors: Mapping[str, Any], folder: Path) -> None:
+def write(
+    tensors: Mapping[str, Any], folder: Path, *, copies: Mapping[str, Any] | None = None, group: Any = None
+) -> None:
     """Write every rank's part, synced to the disk, and the metadata. Called by all ranks together.
+
+    Args:
+        tensors: What there is, each rank's own part of it where it is sharded.
+        folder: Where it goes.
+        copies: By name, this rank's parts as they are to be written; None = as they are now.
+        group: Ranks agree over it; None = over the default one.
 
     Raises:
         OSError: A rank can't write its part; raised on every rank.
@@ -55,10 +63,14 @@ def write(tensors: Mapping[str, Any], folder: Path) -> None:
         def storage_meta(self) -> None:  # it would hold this machine's path, as an object of pathlib
             return None
 
+    class Planner(DefaultSavePlanner):  # type: ignore[misc]
+        def lookup_object(self, index: Any) -> Any:
+            return super().lookup_object(index) if copies is None else copies[index.fqn]
+
     writer = Writer(folder, sync_files=True)
-    planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
+    planner = Planner(flatten_state_dict=False, flatten_sharded_tensors=False)
     try:
-        checkpoint.save(dict(tensors), storage_writer=writer, planner=planner)
+        checkpoint.save(dict(tensors), storage_writer=writer, planner=planner, process_group=group)
     except CheckpointException as failed:  # a BaseException
         raise first_failure(failed) from failed
 

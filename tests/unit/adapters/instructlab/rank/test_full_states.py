@@ -6,6 +6,9 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,10 +53,10 @@ def alone(tmp_path: Path) -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def states_of(root: Path, *, keep: int = 1, state_id: str = "id", num_ranks: int = 1) -> FullStates:
+def states_of(root: Path, *, keep: int = 1, state_id: str = "id", num_ranks: int = 1, **how: Any) -> FullStates:
     metrics = root / "metrics.jsonl"
     layout = {"num_ranks": num_ranks}
-    return FullStates(root / "states", keep=keep, state_id=state_id, layout=layout, seed=0, metrics=metrics)
+    return FullStates(root / "states", keep=keep, state_id=state_id, layout=layout, seed=0, metrics=metrics, **how)
 
 
 def save(root: Path, *steps: int, keep: int = 1) -> None:
@@ -193,7 +196,7 @@ def test_random_numbers_continue(tmp_path: Path) -> None:
 
 
 def failing(root: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(*_: Any) -> None:
+    def write(*_: Any, **_rest: Any) -> None:
         raise error
 
     monkeypatch.setattr(state_files, "write", write)
@@ -247,3 +250,100 @@ def test_a_hostile_state_is_passed_over_and_nothing_of_it_runs(tmp_path: Path) -
     assert not witness.exists()
     pickle.loads(hostile)
     assert witness.exists(), "the file is not hostile, so this proves nothing"
+
+
+class SlowDisk:
+    """Writes nothing until it is let."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.let, self.reached, write = threading.Event(), threading.Event(), state_files.write
+
+        def wait_and_write(*what: Any, **how: Any) -> None:
+            self.reached.set()
+            assert self.let.wait(60)
+            write(*what, **how)
+
+        monkeypatch.setattr(state_files, "write", wait_and_write)
+
+
+def test_what_is_trained_while_a_state_is_written_is_not_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    disk, states, made = SlowDisk(monkeypatch), states_of(tmp_path, in_background=True), accelerator(5)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    states.save(made, at(5))
+    assert disk.reached.wait(60)
+    assert not (tmp_path / "states" / "step_5").exists()
+    expected = torch.rand(1).item()
+    made.model.model(torch.ones(1, 1)).sum().backward()
+    made.optimizer.optimizer.step()
+    made.lr_scheduler.step()
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
+    assert made.model.model.weight.item() != 5
+    states.check()
+    assert states.written_seconds() is None
+    disk.let.set()
+    states.finish()
+    assert states.written_seconds() is not None
+    assert states.written_seconds() is None
+    again = accelerator()
+    resumed = states_of(tmp_path).load(again)
+    assert (again.model.model.weight.item(), resumed.position, resumed.metrics) == (5, at(5), b'{"step": 1}\n')
+    assert again.optimizer.optimizer.param_groups[0]["lr"] == 0.5
+    assert torch.rand(1).item() == expected
+
+
+def test_a_state_is_whole_before_the_next_one_begins(tmp_path: Path) -> None:
+    states = states_of(tmp_path, keep=2, in_background=True)
+    for step in (2, 9, 11):
+        states.save(accelerator(step), at(step))
+    states.finish()
+    assert names(tmp_path) == ["step_11", "step_9"]
+    assert load(tmp_path)[0] == 11
+
+
+def test_a_state_that_is_waited_for_is_there(tmp_path: Path) -> None:
+    states = states_of(tmp_path, in_background=True)
+    states.save(accelerator(5), at(5))
+    states.save(accelerator(6), at(6), wait=True)
+    assert names(tmp_path) == ["step_6"]
+
+
+def test_a_kill_while_a_state_is_written_leaves_the_one_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 5)
+    disk, states = SlowDisk(monkeypatch), states_of(tmp_path, in_background=True)
+    states.save(accelerator(6), at(6))
+    assert disk.reached.wait(60)
+    killed = tmp_path / "as it was killed"
+    shutil.copytree(tmp_path / "states", killed / "states")
+    disk.let.set()
+    states.finish()
+    assert names(killed) == [".step_6", "step_5"]
+    assert load(killed)[0] == 5
+
+
+@pytest.mark.parametrize("ends", ["check", "finish", "save"])
+def test_the_training_hears_of_a_state_that_could_not_be_written(
+    ends: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 5)
+
+    def write(*_: Any, **_rest: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(state_files, "write", write)
+    states = states_of(tmp_path, in_background=True)
+    states.save(accelerator(6), at(6))
+
+    def check() -> None:
+        while True:  # the time limit of a test ends it
+            states.check()
+            time.sleep(0.01)
+
+    hears = {"check": check, "finish": states.finish, "save": lambda: states.save(accelerator(7), at(7))}
+    with pytest.raises(StageError, match="the full state of step 6 can't be written") as caught:
+        hears[ends]()
+    assert "free space" in str(caught.value.fix)
+    assert load(tmp_path)[0] == 5
