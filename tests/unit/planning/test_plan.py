@@ -318,9 +318,9 @@ def test_loader_workers_change_nothing_of_the_weights() -> None:
 def test_how_a_full_state_is_written_changes_nothing_of_the_weights() -> None:
     assert changed("training.async_states=false") == TOLD
     assert WORLD.resources is not None
-    assert WORLD.resources.async_states
-    waiting = dataclasses.replace(WORLD, resources=dataclasses.replace(WORLD.resources, async_states=False))
-    assert keys(plan(world=waiting)) == keys(plan(world=WORLD))
+    assert not WORLD.resources.async_states
+    other = dataclasses.replace(WORLD, resources=dataclasses.replace(WORLD.resources, async_states=True))
+    assert keys(plan(world=other)) == keys(plan(world=WORLD))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
