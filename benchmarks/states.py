@@ -136,17 +136,18 @@ def main() -> None:
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     print(f"a state of {rows[0]['bytes'] / 1e6:.0f} MB, {arguments.ranks} ranks")
     print("| state | saving | steps beside it, longer by | stall | until it was on the disk |\n|---|---|---|---|---|")
-    stalls = {}
+    saving, stalls = {}, {}
     for in_background in (False, True):
         of = {
             key: statistics.median(row[key] for row in rows if row["in_background"] is in_background)
             for key in ("saving", "beside", "written")
         }
-        stalls[in_background] = of["saving"] + of["beside"]
+        saving[in_background], stalls[in_background] = of["saving"], of["saving"] + of["beside"]
         name = "while it goes on" if in_background else "while it waits"
         cells = (of["saving"], of["beside"], stalls[in_background], of["written"])
         print(f"| {name} | {' | '.join(f'{seconds:.2f} s' for seconds in cells)} |")
-    print(f"waiting / going on: {stalls[False] / stalls[True]:.1f} times the stall")
+    ratios = saving[False] / saving[True], stalls[False] / stalls[True]
+    print(f"waiting / going on: {ratios[0]:.1f} times the saving, {ratios[1]:.1f} times the stall")
 
 
 if __name__ == "__main__":

@@ -100,6 +100,23 @@ def test_parameters_are_those_of_transformers(model_type: str, tmp_path: Path) -
         assert shape.per_layer * shape.num_layers == of_layers, variant
 
 
+def saved_bytes(model: Any, num_tokens: int) -> int:
+    """What autograd keeps of a forward pass besides parameters and buffers."""
+    import torch
+
+    own = {t.untyped_storage().data_ptr() for t in itertools.chain(model.parameters(), model.buffers())}
+    kept: dict[int, Any] = {}
+
+    def keep(tensor: Any) -> Any:
+        if (place := tensor.untyped_storage().data_ptr()) not in own:
+            kept[place] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(input_ids=torch.zeros(1, num_tokens, dtype=torch.long))
+    return sum(storage.nbytes() for storage in kept.values())
+
+
 @pytest.mark.slow  # imports transformers
 @pytest.mark.parametrize("value_bytes", [2, 4])
 @pytest.mark.parametrize("model_type", [m for m in FAMILIES if m != "gemma2"])  # it has no sdpa
@@ -116,17 +133,7 @@ def test_a_layer_keeps_what_autograd_saves(model_type: str, value_bytes: int, tm
         shape = read(tmp_path, config)
         model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
         model.to(torch.bfloat16 if value_bytes == 2 else torch.float32)
-        own = {t.untyped_storage().data_ptr() for t in itertools.chain(model.parameters(), model.buffers())}
-        kept: dict[int, Any] = {}
-
-        def keep(tensor: Any, own: set[int] = own, kept: dict[int, Any] = kept) -> Any:
-            if (place := tensor.untyped_storage().data_ptr()) not in own:
-                kept[place] = tensor.untyped_storage()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            model(input_ids=torch.zeros(1, tokens, dtype=torch.long))
-        saved.append(sum(storage.nbytes() for storage in kept.values()))
+        saved.append(saved_bytes(model, tokens))
     assert shape is not None
     assert activations(shape, value_bytes) == pytest.approx((saved[0] - saved[1]) / tokens, rel=0.06)
 
@@ -155,17 +162,7 @@ def test_a_frozen_layer_with_adapters_keeps_what_autograd_saves(
         adapters = peft.LoraConfig(r=1, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM")
         model = peft.get_peft_model(model, adapters).to(torch.bfloat16 if value_bytes == 2 else torch.float32).train()
         model.enable_input_require_grads()
-        own = {t.untyped_storage().data_ptr() for t in itertools.chain(model.parameters(), model.buffers())}
-        kept: dict[int, Any] = {}
-
-        def keep(tensor: Any, own: set[int] = own, kept: dict[int, Any] = kept) -> Any:
-            if (place := tensor.untyped_storage().data_ptr()) not in own:
-                kept[place] = tensor.untyped_storage()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            model(input_ids=torch.zeros(1, tokens, dtype=torch.long))
-        saved.append(sum(storage.nbytes() for storage in kept.values()))
+        saved.append(saved_bytes(model, tokens))
     assert shape is not None
     setup = replace(
         EIGHT, value_bytes=value_bytes, num_trained=1, adapter_dropout=dropout > 0, gradient_checkpointing=NONE
