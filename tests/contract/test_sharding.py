@@ -77,6 +77,16 @@ def test_fsdp1_and_fsdp2_train_the_same_weights(case: str, bound: float, on_two_
     assert found["norms"] <= bound
 
 
+@pytest.mark.parametrize(("case", "bound"), [("llama", 2e-5), ("adapters", 2e-4)])
+def test_sharded_layers_train_the_same_weights_when_they_are_compiled(
+    case: str, bound: float, on_two_ranks: Any
+) -> None:
+    found = on_two_ranks[f"compiled {case}"]
+    assert found["weights"] <= bound
+    assert found["graphs"] >= 4
+    assert found["breaks"] == {}
+
+
 def test_what_is_frozen_stays_in_bf16_and_adapters_are_fp32(on_two_ranks: Any) -> None:
     assert on_two_ranks["apart adapters on torch.bfloat16"]["types"] == ["torch.bfloat16", "torch.float32"]
 

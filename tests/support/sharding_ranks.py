@@ -22,7 +22,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 from torch.distributed.fsdp._flat_param import FlatParamHandle
 from torch.distributed.tensor import DTensor
 
-from sft.adapters.instructlab.rank import cpu, fixes, fsdp2, sharding
+from sft.adapters.instructlab.rank import compilation, cpu, fixes, fsdp2, sharding
 from sft.adapters.patched import patched
 from tests.support.architectures import ROPES, VOCABULARY, installed, tiny, with_rope
 
@@ -32,7 +32,13 @@ STRATEGIES = ("FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD")
 
 @contextmanager
 def backend(
-    precision: str, strategy: str = "FULL_SHARD", *, offload: bool = False, fixed: bool = True, version: int = 1
+    precision: str,
+    strategy: str = "FULL_SHARD",
+    *,
+    offload: bool = False,
+    fixed: bool = True,
+    version: int = 1,
+    compiles: bool = False,
 ) -> Iterator[None]:
     """The training library on a CPU, with FSDP2, or with FSDP1, that with `rank.sharding` or without."""
     mixed = "bf16" if precision == "bf16" else "no"
@@ -40,7 +46,9 @@ def backend(
         patches.enter_context(cpu.cpu_as_accelerator())
         if version == 2:
             patches.enter_context(
-                fsdp2.patched_accelerator(precision=precision, strategy=strategy, cpu_offload_params=offload)
+                fsdp2.patched_accelerator(
+                    precision=precision, strategy=strategy, cpu_offload_params=offload, compiles=compiles
+                )
             )
         patches.enter_context(fixes.patched_options(mixed_precision=mixed, num_workers=0))
         patches.enter_context(patched((torch.Tensor, "pin_memory", lambda self: self)))  # there is no device to copy to
@@ -124,10 +132,12 @@ def flat(model: Any) -> torch.Tensor:
     return torch.cat([(part.to_local() if isinstance(part, DTensor) else part).flatten().float() for part in parts])
 
 
-def trained(network: Any, precision: str, strategy: str, version: int) -> tuple[list[float], dict[str, torch.Tensor]]:
+def trained(
+    network: Any, precision: str, strategy: str, version: int, *, compiles: bool = False
+) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Gradient norms of each step, and the weights at the end, which rank 0 has."""
     norms = []
-    with backend(precision, strategy, version=version), fixes.patched_library():
+    with backend(precision, strategy, version=version, compiles=compiles), fixes.patched_library():
         model, made = wrapped(network, strategy)
         optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-3, fused=True)
         for step in range(NUM_STEPS):
@@ -148,6 +158,23 @@ def apart(make: Callable[[], Any], precision: str, strategy: str = "FULL_SHARD")
         "norms": max(abs(a / b - 1) for a, b in zip(ones, twos, strict=True)),
         "weights": max(float((one[name].float() - two[name].float()).abs().max()) for name in one),
         "types": [str(kind) for kind in sorted({str(tensor.dtype) for tensor in two.values()})],
+    }
+
+
+def compiled_apart(make: Callable[[], Any], precision: str) -> dict[str, Any]:
+    """How far compiled layers are from those that are not, absolutely in weights. What torch would compile, it runs."""
+    _, plain = trained(make(), precision, "FULL_SHARD", 2)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    with patched((torch, "compile", partial(torch.compile, backend="aot_eager"))), compilation.compiling():
+        _, compiled = trained(make(), precision, "FULL_SHARD", 2, compiles=True)
+    if dist.get_rank() > 0:
+        return {}
+    assert plain.keys() == compiled.keys()
+    return {
+        "weights": max(float((plain[name].float() - compiled[name].float()).abs().max()) for name in plain),
+        "graphs": compilation.report().num_graphs,
+        "breaks": compilation.report().breaks,
     }
 
 
@@ -204,6 +231,8 @@ def main() -> None:
     results["apart bf16"] = apart(partial(tiny, "llama"), "bf16")
     for stored in (torch.float32, torch.bfloat16):
         results[f"apart adapters on {stored}"] = apart(partial(adapted, stored), "bf16")
+    results["compiled llama"] = compiled_apart(partial(tiny, "llama"), "fp32")
+    results["compiled adapters"] = compiled_apart(partial(adapted, torch.bfloat16), "bf16")
     if dist.get_rank() == 0:
         Path(sys.argv[1]).write_text(json.dumps(results), encoding="utf-8")
     dist.destroy_process_group()
