@@ -6,6 +6,9 @@ The 8-million-parameter model of `training.py`, its samples, batch and settings,
 are interleaved; the best of each side counts. A side's speed is that of its median step, without those in which
 something is compiled. The compiling side of the first round finds nothing that was compiled before, later ones what it
 has left.
+
+``--bare`` takes forward and backward pass of the bare model on one thread instead, a packed row of ten samples of 200
+tokens, by the processor's time, which a busy machine changes less.
 """
 
 from __future__ import annotations
@@ -16,10 +19,11 @@ import os
 import statistics
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
-from training import BATCH_SIZE, WARM_UP_STEPS, prepare, sft_side
+from training import BATCH_SIZE, SHAPE, WARM_UP_STEPS, prepare, sft_side
 
 from sft.adapters.os.machine import cpu_computes_bf16
 
@@ -44,13 +48,61 @@ def samples_per_second(rows: list[dict[str, Any]]) -> float:
     return float(BATCH_SIZE / statistics.median(seconds))
 
 
+def bare(precision: str, rounds: int) -> None:
+    """Print the processor's seconds of a pass without compiled layers and with them, and of compiling them."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from sft.adapters.instructlab.rank import compilation, fsdp2, varlen
+
+    torch.set_num_threads(1)
+    lengths = [200] * 10
+    varlen.STATE.lengths = lengths
+    ids = torch.randint(3, 4000, (1, sum(lengths)), generator=torch.Generator().manual_seed(0))
+    positions = torch.cat([torch.arange(length) for length in lengths])[None]
+    bounds = torch.tensor([0, *lengths]).cumsum(0).int()
+    packed = {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": 200, "max_length_k": 200}
+
+    def seconds(model: Any) -> float:
+        began = time.process_time()
+        logits = model(input_ids=ids, position_ids=positions, use_cache=False, **packed).logits.float()
+        torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:]).backward()
+        model.zero_grad()
+        return time.process_time() - began
+
+    models = {}
+    with compilation.compiling():
+        for mode in MODES:
+            torch.manual_seed(0)
+            made = Qwen2ForCausalLM(Qwen2Config(**SHAPE)).to(torch.bfloat16 if precision == "bf16" else torch.float32)
+            models[mode] = made.train()
+            varlen.select(made)
+        compilation.compile_layers(models["regional"], fsdp2.layers_of(models["regional"]))
+        for model in models.values():
+            seconds(model)
+        measured: dict[str, list[float]] = {mode: [] for mode in MODES}
+        for _ in range(rounds):
+            for mode, model in models.items():
+                measured[mode].append(seconds(model))
+    plain, compiled = (min(measured[mode]) for mode in MODES)
+    print(f"not compiled        {plain:.2f} s of the processor a pass")
+    print(f"compiled            {compiled:.2f} s of the processor a pass")
+    print(f"not / compiled      {plain / compiled:.2f}")
+    print(f"to compile          {compilation.report().seconds:.0f} s by the clock")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--samples", type=int, default=320)
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16" if cpu_computes_bf16() else "fp32")
+    parser.add_argument("--bare", action="store_true", help="forward and backward pass alone, by the processor's time")
     options = parser.parse_args()
-    print(f"python benchmarks/compile.py --rounds {options.rounds} --samples {options.samples} ({options.precision})")
+    how = "--bare" if options.bare else f"--samples {options.samples}"
+    print(f"python benchmarks/compile.py --rounds {options.rounds} {how} --precision {options.precision}")
+    if options.bare:
+        bare(options.precision, options.rounds)
+        return
     speeds: dict[str, list[float]] = {mode: [] for mode in MODES}
     compile_seconds, losses = [], {}
     with tempfile.TemporaryDirectory() as name:

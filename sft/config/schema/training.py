@@ -184,9 +184,9 @@ class TrainingConfig:
     more compute; `full` = each, a third more. `auto` = the first of these that fits into the device's memory by the
     estimate (docs/memory.md), and `full` where that is not known. The numbers are the same."""
     compile: Compile = Compile.none
-    """`regional` = each repeated layer by itself, without its attention, when the training begins: minutes on a CPU,
-    faster steps after that. It needs a C++ compiler, on a GPU Triton and a C compiler. torch: `torch.compile`. The
-    numbers differ in the last digits, dropout draws others."""
+    """`regional` = each repeated layer by itself, without its attention, in the first step, which then takes a minute
+    or more; on a CPU later ones are hardly faster (benchmarks/RESULTS.md). It needs a C++ compiler, on a GPU Triton and a
+    C compiler. torch: `torch.compile`. The numbers differ in the last digits, dropout draws others."""
     use_liger: bool = False
     """Liger's fused kernels, where there is a GPU and `liger-kernel` is installed."""
     validation_split: float = number(0.0, at_least=0, below=1)
