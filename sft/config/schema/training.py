@@ -185,8 +185,8 @@ class TrainingConfig:
     estimate (docs/memory.md), and `full` where that is not known. The numbers are the same."""
     compile: Compile = Compile.none
     """`regional` = each repeated layer by itself, without its attention, in the first step, which then takes a minute
-    or more; on a CPU later ones are hardly faster (benchmarks/RESULTS.md). It needs a C++ compiler, on a GPU Triton and a
-    C compiler. torch: `torch.compile`. The numbers differ in the last digits, dropout draws others."""
+    or more; on a CPU later ones are hardly faster (benchmarks/RESULTS.md). It needs a C++ compiler, on a GPU Triton and
+    a C compiler. torch: `torch.compile`. The numbers differ in the last digits, dropout draws others."""
     use_liger: bool = False
     """Liger's fused kernels, where there is a GPU and `liger-kernel` is installed."""
     validation_split: float = number(0.0, at_least=0, below=1)
