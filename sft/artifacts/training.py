@@ -143,9 +143,10 @@ class CheckpointArtifact(Artifact):
 
     Attributes:
         num_steps: Optimizer steps taken.
-        num_epochs: Epochs finished.
+        num_epochs: How often each sample was seen, to three digits after the point.
         final_loss: Mean loss per loss token of the last step.
         world_size: Ranks that finished it.
+        effective_batch_size: Samples of an optimizer step over all ranks; 0 in a checkpoint that doesn't say.
         stretches: What the steps were trained on (``num_nodes``, ``num_ranks``, ``strategy``, ``fsdp_version``,
             ``device``), each
             ``from_step`` on: several where the training was stopped and continued on another number of ranks.
@@ -153,9 +154,10 @@ class CheckpointArtifact(Artifact):
     """
 
     num_steps: int
-    num_epochs: int
+    num_epochs: float
     final_loss: float
     world_size: int
+    effective_batch_size: int = 0
     stretches: tuple[dict[str, Any], ...] = ()
     unmirrored: tuple[str, ...] = ()
 

@@ -16,6 +16,7 @@ from sft.planning.flops import attention_cost
 from sft.planning.model_config import read_config
 from sft.planning.resources import resolve_resources
 from sft.planning.row_packing import why_padded
+from sft.planning.step_count import batch_size_of
 from sft.progress import Progress
 from sft.redaction import redact
 from sft.report import preview
@@ -108,7 +109,7 @@ def _padding(cfg: RunConfig, base: ModelArtifact, tokens: TokenizedArtifact) -> 
     resources, config = resolve_resources(cfg.training), read_config(base.model_dir) or {}
     return padding_share(
         tokens.data_file,
-        batch_size=cfg.training.effective_batch_size,
+        batch_size=batch_size_of(cfg.training, tokens.num_samples),
         token_budget=resources.token_budget(tokens.longest_tokens),
         num_ranks=resources.world_size,
         seed=cfg.training.seed,

@@ -21,6 +21,7 @@ from sft.planning.model_config import read_model_config
 from sft.planning.plan import Plan, build_plan
 from sft.planning.resources import Resources, resources_of
 from sft.planning.stage_spec import STAGES
+from sft.planning.trained_parameters import trained_lines
 from sft.progress import Progress
 from sft.redaction import redact, redacted
 from sft.stages import dataset, held_out_set, model
@@ -122,6 +123,7 @@ def _facts(cfg: RunConfig, have: Mapping[str, Entry], notes: Sequence[str]) -> l
     if "model" not in have and (what := model.download(cfg.model)):
         wanted.append(what)
     facts.append(f"downloads  {', '.join(wanted) or 'nothing'}")
+    facts += trained_lines(cfg, artifacts)
     facts += estimate.memory_per_rank(cfg, artifacts)
     facts += detectable_differences(cfg.eval, artifacts)
     facts.append(f"run        {runner.run_folder(cfg)}")
@@ -134,7 +136,8 @@ def _facts(cfg: RunConfig, have: Mapping[str, Entry], notes: Sequence[str]) -> l
     here = [*machine_needs.notes(cfg, resources)]
     if cfg.training.launcher.is_remote and (note := unpinned(cfg.training.launcher.image)):
         here.append(note)
-    return [*facts, *(f"note       {note}" for note in (*notes, *resources.notes, *packing, *here))]
+    few = estimate.few_steps(cfg, artifacts, resources.world_size)
+    return [*facts, *(f"note       {note}" for note in (*notes, *few, *resources.notes, *packing, *here))]
 
 
 def _missing(cfg: RunConfig, have: Mapping[str, Entry], resources: Resources) -> list[machine_needs.Missing]:

@@ -14,6 +14,7 @@ from sft.config.epoch_checks import check_epochs
 from sft.config.holdout_checks import check_holdout, check_processes, check_prompts
 from sft.config.judge_checks import check_judge, check_judge_gates
 from sft.config.launcher_checks import check_launcher
+from sft.config.optimization_checks import check_optimization
 from sft.config.registry_checks import check_registry
 from sft.config.schedule_checks import check_schedule
 from sft.config.schema import (
@@ -104,6 +105,7 @@ def _training(cfg: TrainingConfig) -> Iterator[Problem]:
         )
     yield from check_schedule(cfg)
     yield from check_compile(cfg)
+    yield from check_optimization(cfg)
     yield from _tracking(cfg.tracking)
     yield from check_launcher(cfg)
 

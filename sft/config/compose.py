@@ -239,6 +239,7 @@ def to_run_config(composed: DictConfig, recipe: Recipe, *, needs_data: bool = Tr
     no_data = [required("dataset.uri")] if needs_data and not cfg.dataset.uri else []
     if problems := [*no_data, *check(cfg)]:
         raise ConfigError(problems)
+    cfg.training.learning_rate = cfg.training.rate()  # so that plan, record and card say the number
     return cfg
 
 

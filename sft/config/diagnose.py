@@ -37,6 +37,7 @@ _EXTRAS = {
 _NOT_SETTINGS = {"defaults", "hydra"}
 _UNSET = re.compile(r"Environment variable '([^']+)' not found")
 """What OmegaConf says of `${oc.env:NAME}` where there is no such variable."""
+_LONGEST_BITS = 10_000
 _KIND = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _HOW_TO_SET = {
     "dataset.uri": "say where the data is: dataset.uri=data.jsonl, dataset.uri=hf://org/name or dataset.uri=s3://bucket/key"
@@ -304,4 +305,6 @@ def _enum_suggestion(key: str, value: Any) -> str | None:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, int) and value.bit_length() > _LONGEST_BITS:  # Python writes no such number out
+        return "(an endless number)"
     return "null" if value is None else str(value)

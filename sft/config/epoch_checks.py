@@ -20,8 +20,11 @@ def check_epochs(cfg: RunConfig) -> Iterator[Problem]:
     shown = str(every)
     if not evaluation.enabled:
         yield Problem(key=key, value=shown, rule="nothing is scored: eval.enabled=false")
+    elif cfg.training.max_steps is not None:
+        rule = f"needs whole epochs, and training.max_steps={cfg.training.max_steps} ends wherever it falls"
+        yield Problem(key=key, value=shown, rule=rule, suggestion="try training.max_steps=null")
     elif every >= cfg.training.num_epochs:
-        rule = f"scores no epoch before the last: training.num_epochs={cfg.training.num_epochs}"
+        rule = f"scores no epoch before the last: training.num_epochs={cfg.training.num_epochs:.12g}"
         yield Problem(key=key, value=shown, rule=rule, suggestion="try null, or train longer")
     elif not cfg.training.checkpoint_at_epoch:
         rule, suggestion = "needs the models of the epochs", "try training.checkpoint_at_epoch=true"

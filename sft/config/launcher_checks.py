@@ -33,7 +33,7 @@ def check_launcher(cfg: TrainingConfig) -> Iterator[Problem]:
         yield from _environment(cfg)
     yield from _loaders(cfg)
     procs = launcher.num_workers * launcher.num_processes
-    if cfg.effective_batch_size < procs:
+    if cfg.effective_batch_size is not None and cfg.effective_batch_size < procs:
         yield Problem(
             key="training.effective_batch_size",
             value=str(cfg.effective_batch_size),

@@ -26,12 +26,12 @@ def check_schedule(cfg: TrainingConfig) -> Iterator[Problem]:
             rule=f"says again how long the warm-up is, beside training.warmup_steps={cfg.warmup_steps}",
             suggestion="try training.schedule.warmup_ratio=null",
         )
-    if cfg.lr_scheduler in _READ_BY["min_learning_rate"] and schedule.min_learning_rate >= cfg.learning_rate:
+    if cfg.lr_scheduler in _READ_BY["min_learning_rate"] and schedule.min_learning_rate >= cfg.rate():
         yield Problem(
             key=f"{_SCHEDULE}.min_learning_rate",
             value=str(schedule.min_learning_rate),
-            rule=f"must be below training.learning_rate={cfg.learning_rate}, from which {cfg.lr_scheduler.value} falls",
-            suggestion=f"try {cfg.learning_rate / 10}" if cfg.learning_rate else "try training.lr_scheduler=constant",
+            rule=f"must be below training.learning_rate={cfg.rate()}, from which {cfg.lr_scheduler.value} falls",
+            suggestion=f"try {cfg.rate() / 10}" if cfg.rate() else "try training.lr_scheduler=constant",
         )
     is_stable = cfg.lr_scheduler is LrScheduler.warmup_stable_decay
     if is_stable and (schedule.warmup_ratio or 0) + schedule.decay_ratio > 1:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from sft.config.optimization_checks import unread_optimization
 from sft.config.schedule_checks import unread_schedule
 from sft.config.schema import (
     DatasetConfig,
@@ -72,7 +73,11 @@ def _training(cfg: TrainingConfig) -> Iterator[str]:
     if cfg.lora.rank == 0:
         settings = _changed("training.lora", cfg.lora, LoraConfig(), {"alpha", "dropout", "target_modules"})
         yield from (f"{told}: not read with training.lora.rank=0, which trains every weight" for told in settings)
+    if cfg.max_steps is not None:
+        epochs = _changed("training", cfg, TrainingConfig(), {"num_epochs"})
+        yield from (f"{told}: not read with training.max_steps={cfg.max_steps}" for told in epochs)
     yield from unread_schedule(cfg)
+    yield from unread_optimization(cfg)
     if not cfg.async_states and cfg.fsdp.version == 1:
         yield "training.async_states=false: not read with training.fsdp.version=1, whose ranks wait for each full state"
     elif not cfg.async_states and not cfg.saves_states_on_the_way():

@@ -47,7 +47,7 @@ def dataset(
     phase_02_train_man_model: str,
     phase_02_train_man_batch: int,
     phase_02_train_man_train_batch: int,
-    phase_02_train_man_epochs: int,
+    phase_02_train_man_epochs: float,
     phase_02_train_man_tokens: int,
     phase_02_train_man_workers: int,
     phase_02_train_man_gpu: int,

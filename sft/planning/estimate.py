@@ -16,6 +16,8 @@ from sft.planning.memory import Setup
 from sft.planning.model_config import read_config, read_model_config
 from sft.planning.model_shape import Shape, shape_of
 from sft.planning.resources import Resources, resources_of
+from sft.planning.step_count import batch_size_of, length_notes, length_of, num_validation_samples
+from sft.planning.trained_parameters import chooses, parameter_sizes
 from sft.planning.training_setup import setup_of
 
 _GIB = 2**30
@@ -30,12 +32,25 @@ def steps(cfg: RunConfig, have: Mapping[str, Artifact]) -> Iterator[str]:
     if not isinstance(data, DatasetArtifact):
         yield "steps      known once the dataset is checked"
         return
-    validation = math.ceil(cfg.training.validation_split * data.num_train)
+    validation = num_validation_samples(cfg.training, data.num_train)
     trained = data.num_train - validation
-    per_epoch = math.ceil(trained / cfg.training.effective_batch_size)
+    length = length_of(cfg.training, trained)
     of = f"{trained} samples" if not validation else f"{trained} samples, {validation} more to validate on"
-    total = per_epoch * cfg.training.num_epochs
-    yield f"steps      {total} = {per_epoch} per epoch x {cfg.training.num_epochs} of {of}"
+    batch = batch_size_of(cfg.training, trained)
+    per_epoch = math.ceil(trained / batch)
+    epochs = f"x {cfg.training.num_epochs:.12g}" if cfg.training.max_steps is None else "for as many as that takes,"
+    chosen = (
+        f", {batch} a step (training.effective_batch_size=null)" if cfg.training.effective_batch_size is None else ""
+    )
+    yield f"steps      {length.num_steps} = {per_epoch} per epoch {epochs} of {of}{chosen}"
+
+
+def few_steps(cfg: RunConfig, have: Mapping[str, Artifact], num_ranks: int) -> Iterator[str]:
+    """Yield that the training has too few steps to teach anything, and what gives more, once its rows are known."""
+    data, tokens = have.get("dataset"), _tokenized(have)
+    num_samples = tokens.num_samples if tokens else data.num_train if isinstance(data, DatasetArtifact) else None
+    if num_samples is not None:
+        yield from length_notes(cfg.training, num_samples, num_ranks)
 
 
 def place(cfg: RunConfig) -> Iterator[str]:
@@ -55,7 +70,7 @@ def memory_per_rank(cfg: RunConfig, have: Mapping[str, Artifact]) -> Iterator[st
         yield f"memory     {shape}"
         return
     resources = resources_of(cfg)
-    setup = setup_of(cfg, resources, shape, _tokenized(have))
+    setup = setup_of(cfg, resources, shape, _tokenized(have), _sizes(cfg, have))
     available = _available(cfg.training, resources)
     yield f"memory     estimated peak per rank (docs/memory.md), {_where(cfg.training, resources, available)}:"
     for sharding in ShardingStrategy if setup.ranks > 1 else [ShardingStrategy.NO_SHARD]:
@@ -105,7 +120,7 @@ def why_too_large(cfg: RunConfig, num_at_once: int = 1) -> str | None:
     resources = resources_of(cfg)
     if resources.nodes.num > 1 and not in_pods and not resources.num_gpus:
         return None
-    setup, sharding = setup_of(cfg, resources, shape, None), resources.strategy
+    setup, sharding = setup_of(cfg, resources, shape, None, _sizes(cfg, {})), resources.strategy
     available = _available(cfg.training, resources)
     if available is None:
         return None
@@ -126,7 +141,7 @@ def missing_gpu_memory(cfg: RunConfig, resources: Resources) -> str | None:
     available = _available(cfg.training, resources) if resources.num_gpus else None
     if isinstance(shape, str) or available is None:
         return None
-    setup = setup_of(cfg, resources, shape, None)
+    setup = setup_of(cfg, resources, shape, None, _sizes(cfg, {}))
     if tokens_unknown := not resources.token_budget_is_set:
         setup = replace(setup, loss_share=0.0)  # how many tokens count for the loss is not known yet
     needed = memory.peak_bytes(shape, resources.strategy, setup)
@@ -140,17 +155,19 @@ def missing_gpu_memory(cfg: RunConfig, resources: Resources) -> str | None:
 def disk_bytes(cfg: RunConfig, resources: Resources) -> int | None:
     """Return the most bytes of full states and models that lie in the run root at a time; None if not known.
 
-    Without the models of `training.save_samples`, whose number is known once the data is.
+    Without the models of `training.save_samples` and of the epochs of `training.max_steps`, whose number is known once
+    the data is.
     """
     shape, training = _shape(cfg, {}), cfg.training
     if isinstance(shape, str):
         return None
-    num_models = training.num_epochs if training.checkpoint_at_epoch else 1
+    num_epochs = math.ceil(training.num_epochs) if training.max_steps is None else 1
+    num_models = num_epochs if training.checkpoint_at_epoch else 1
     models = num_models * memory.model_bytes(shape, _SAVED_BYTES.get(training.save_dtype))
     num_states = (
         training.keep_full_states + 1 if training.saves_states_on_the_way() else 0
     )  # the next is whole before the oldest goes
-    return models + num_states * memory.state_bytes(shape, setup_of(cfg, resources, shape, None))
+    return models + num_states * memory.state_bytes(shape, setup_of(cfg, resources, shape, None, _sizes(cfg, {})))
 
 
 def _too_much(budget: int) -> str:
@@ -177,6 +194,11 @@ def _shape(cfg: RunConfig, have: Mapping[str, Artifact]) -> Shape | str:
     if config is None:
         return "known once the model is here"
     return shape_of(config) or f"not known for the architecture {config.get('model_type')}"
+
+
+def _sizes(cfg: RunConfig, have: Mapping[str, Artifact]) -> dict[str, int] | None:
+    """Return the sizes of the model's tensors where the estimate needs them: a part of them may be frozen."""
+    return parameter_sizes(cfg, have) if chooses(cfg.training) else None
 
 
 def _tokenized(have: Mapping[str, Artifact]) -> TokenizedArtifact | None:

@@ -31,6 +31,8 @@ class Setup:
         loss_share: Part of a minibatch's tokens that count for the loss, the only ones with logits.
         value_bytes: 2 in bf16, 4 in fp32.
         num_trained: Parameters of the adapters; None = every one is trained.
+        num_frozen: Parameters that are not trained although there are no adapters.
+        moment_bytes: Of the optimizer's state for each weight that is trained: AdamW's two moments are 8.
         adapter_dropout: Whether the adapters have dropout.
         on_gpu: Whether ranks compute on GPUs.
         fsdp_version: Of PyTorch's FSDP, 1 or 2.
@@ -45,6 +47,8 @@ class Setup:
     loss_share: float = 1.0
     cpu_offload_params: bool = False
     num_trained: int | None = None
+    num_frozen: int = 0
+    moment_bytes: float = 8.0
     adapter_dropout: bool = False
     on_gpu: bool = False
     fsdp_version: int = 2
@@ -143,8 +147,8 @@ def model_bytes(shape: Shape, weight_bytes: int | None = None) -> int:
 
 
 def state_bytes(shape: Shape, setup: Setup) -> int:
-    """Return the bytes of a full state: of each weight that is trained its fp32 value and AdamW's two moments."""
-    return 12 * _num_trained(shape, setup)
+    """Return the bytes of a full state: of each weight that is trained its fp32 value and the optimizer's state."""
+    return int((4 + setup.moment_bytes) * _num_trained(shape, setup))
 
 
 def copied_bytes(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> int:
@@ -170,7 +174,7 @@ def _is_chunked(shape: Shape, setup: Setup) -> bool:
 
 
 def _num_trained(shape: Shape, setup: Setup) -> int:
-    return shape.num_parameters if setup.num_trained is None else setup.num_trained
+    return shape.num_parameters - setup.num_frozen if setup.num_trained is None else setup.num_trained
 
 
 def _weight_bytes(shape: Shape, setup: Setup) -> int:
@@ -186,11 +190,12 @@ def _shards(sharding: ShardingStrategy, setup: Setup) -> int:
 
 
 def _state_bytes(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> int:
-    """Return bytes of weights, and of what is trained gradients 4 and moments 8 (ZeRO, arXiv:1910.02054, section 3)."""
+    """Return bytes of weights, and of what is trained gradients 4 and the optimizer's (ZeRO, arXiv:1910.02054)."""
     if setup.cpu_offload_params and setup.on_gpu:
         return 0
-    weights = _weight_bytes(shape, setup) * shape.num_parameters
-    return (weights + 12 * _num_trained(shape, setup)) // _shards(sharding, setup)
+    weights = _weight_bytes(shape, setup) * shape.num_parameters - (4 - shape.stored_bytes) * setup.num_frozen
+    state = int((4 + setup.moment_bytes) * _num_trained(shape, setup))
+    return (weights + state) // _shards(sharding, setup)
 
 
 def _gathered(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> int:

@@ -9,7 +9,16 @@ from typing import Any
 
 import msgspec
 
-from sft.config.schema import Compile, EvalBackend, LrScheduler, ModelSource, RunConfig, ScheduleConfig
+from sft.config.schema import (
+    Compile,
+    EvalBackend,
+    LrScheduler,
+    ModelSource,
+    RunConfig,
+    ScheduleConfig,
+    TrainingConfig,
+    WeightDecayOn,
+)
 from sft.planning.environment import Environment
 from sft.planning.resources import NOT_IN_THE_WEIGHTS
 
@@ -74,14 +83,39 @@ _RESOLVED = {
 
 def train(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
     """Return what determines the train stage."""
-    without = _NOT_IN_A_CHECKPOINT | _RESOLVED | (set() if cfg.training.profile.first_step else {"profile"})
+    without = (
+        {"max_steps"} | _NOT_IN_A_CHECKPOINT | _RESOLVED | (set() if cfg.training.profile.first_step else {"profile"})
+    )
     ended_elsewhere = cfg.training.lr_scheduler is LrScheduler.polynomial  # before it had a setting for it: at 1e-7
     if cfg.training.schedule == ScheduleConfig() and not ended_elsewhere:
         without |= {"schedule"}
     own = {k: v for k, v in _plain(cfg.training).items() if k not in without}
+    own |= {**_length(cfg.training), "learning_rate": cfg.training.rate()}
+    own = _without_untouched(own, cfg.training)
     resources = environment.resources.settings() if environment.resources else {}
     unsaid = NOT_IN_THE_WEIGHTS | ({"compile"} if resources.get("compile") == Compile.none.value else set())
     return {**own, "resources": {k: v for k, v in resources.items() if k not in unsaid}}
+
+
+_NEWER = {"loss", "label_smoothing", "z_loss", "optimizer", "freeze", "parameter_groups"}
+"""Training settings that do at their default what was done before there were any."""
+
+
+def _without_untouched(own: dict[str, Any], cfg: TrainingConfig) -> dict[str, Any]:
+    """Return settings less those that leave a training what it was, so that it has the key that it had."""
+    untouched = _plain(TrainingConfig())
+    without = {name for name in _NEWER if own[name] == untouched[name]}
+    decays = cfg.weight_decay or any(group.weight_decay for group in cfg.parameter_groups.values())
+    if not decays or cfg.weight_decay_on is WeightDecayOn.all:
+        without |= {"weight_decay_on"}
+    return {name: value for name, value in own.items() if name not in without}
+
+
+def _length(cfg: TrainingConfig) -> dict[str, Any]:
+    """Return what determines how long a training is, where one of whole epochs has the key that it had."""
+    if cfg.max_steps is not None:
+        return {"num_epochs": None, "max_steps": cfg.max_steps}
+    return {"num_epochs": int(cfg.num_epochs) if float(cfg.num_epochs).is_integer() else cfg.num_epochs}
 
 
 _NOT_IN_A_SCORE = {

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from sft.artifacts import TokenizedArtifact
 from sft.config.schema import Precision, RunConfig
 from sft.planning.memory import Setup
 from sft.planning.model_shape import Shape, num_adapter_parameters
+from sft.planning.trained_parameters import moment_bytes, num_frozen
 
 if TYPE_CHECKING:
     from sft.planning.resources import Resources
 
 
-def setup_of(cfg: RunConfig, resources: Resources, shape: Shape, tokens: TokenizedArtifact | None) -> Setup:
+def setup_of(
+    cfg: RunConfig,
+    resources: Resources,
+    shape: Shape,
+    tokens: TokenizedArtifact | None,
+    sizes: Mapping[str, int] | None = None,
+) -> Setup:
     """Return how a rank trains, as far as memory depends on it.
 
     Args:
@@ -21,6 +29,7 @@ def setup_of(cfg: RunConfig, resources: Resources, shape: Shape, tokens: Tokeniz
         resources: What the training runs on and with.
         shape: The model's.
         tokens: The tokenised samples; None = not there yet, and each token is taken to count for the loss.
+        sizes: Of the model's tensors by name; None = not known, and nothing is taken to be frozen.
     """
     training = cfg.training
     adapters = num_adapter_parameters(shape, training.lora.rank)
@@ -34,6 +43,8 @@ def setup_of(cfg: RunConfig, resources: Resources, shape: Shape, tokens: Tokeniz
         cpu_offload_params=resources.cpu_offload_params,
         fsdp_version=resources.fsdp_version,
         num_trained=adapters if training.lora.rank else None,
+        num_frozen=num_frozen(training, sizes) if sizes and not training.lora.rank else 0,
+        moment_bytes=moment_bytes(training, shape),
         adapter_dropout=training.lora.dropout > 0,
         on_gpu=bool(resources.num_gpus),
         copies_states=resources.async_states,

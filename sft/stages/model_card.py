@@ -11,11 +11,13 @@ import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import yaml
 
 from sft import DISTRIBUTION
 from sft.adapters import hub
 from sft.artifacts import CheckpointArtifact, DatasetArtifact
+from sft.config.schema import TrainingConfig
 from sft.config.ways_out import ways_out
 from sft.redaction import redact
 from sft.scores import TELLS_OVER, Score, score_row
@@ -30,6 +32,10 @@ _HYPERPARAMETERS = (
     *("num_epochs", "effective_batch_size", "learning_rate", "lr_scheduler", "warmup_steps", "weight_decay"),
     *("max_seq_len", "seed", "save_dtype"),
 )
+_IF_CHANGED = (
+    *("max_steps", "loss", "label_smoothing", "z_loss", "optimizer", "weight_decay_on", "freeze", "parameter_groups"),
+)
+"""Of the training's settings, those that the card names where they are not at their default."""
 _LIBRARIES = (DISTRIBUTION, "instructlab-training", "torch", "transformers", "lm-eval")
 
 
@@ -131,7 +137,11 @@ def _speed(checkpoint: CheckpointArtifact) -> str:
 
 def _making(inputs: PackageInputs) -> str:
     record, checkpoint = inputs.record, inputs.checkpoint
-    settings = {key: record["config"]["training"][key] for key in _HYPERPARAMETERS}
+    training, untouched = record["config"]["training"], msgspec.to_builtins(TrainingConfig())
+    changed = [key for key in _IF_CHANGED if key in training and training[key] != untouched[key]]
+    settings = {key: training[key] for key in (*_HYPERPARAMETERS, *changed)}
+    if settings["effective_batch_size"] is None:
+        settings["effective_batch_size"] = checkpoint.effective_batch_size
     versions = [f"{name} {record['versions'][name]}" for name in _LIBRARIES if name in record["versions"]]
     digests = {"dataset": inputs.dataset.digest, "base model": inputs.base.digest, "checkpoint": checkpoint.digest}
     steps = f"{checkpoint.num_steps} optimizer steps on {checkpoint.ran_on}"

@@ -8,11 +8,14 @@ stays at the end is ``model/``, with LoRA ``adapter/``, ``checkpoints/`` where a
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from sft.adapters.instructlab import torchrun
 from sft.adapters.instructlab.layout import ADAPTER, FINISHED, METRICS
@@ -20,7 +23,7 @@ from sft.adapters.instructlab.monitor import RankLost, TrainingProgress
 from sft.adapters.instructlab.settings import MainArgs, TrainingTask, WorkerOptions
 from sft.adapters.kubeflow.job import JobDisplay
 from sft.artifacts import LOGS_NAME, CheckpointArtifact, ModelArtifact, TokenizedArtifact
-from sft.config.schema import Attention, Compile, TrainingConfig
+from sft.config.schema import Attention, Compile, TrainingConfig, WeightDecayOn
 from sft.errors import StageError
 from sft.planning import row_packing
 from sft.planning.flops import attention_cost, model_flops
@@ -28,7 +31,7 @@ from sft.planning.gpu_peaks import peak_flops
 from sft.planning.model_config import read_config
 from sft.planning.model_shape import shape_of
 from sft.planning.resources import Resources
-from sft.planning.step_count import few_steps_note
+from sft.planning.step_count import batch_size_of, length_notes, num_validation_samples
 from sft.progress import Progress
 from sft.stages import trainjob
 from sft.stages.earlier_states import WORK
@@ -95,16 +98,18 @@ def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progres
         if mirror:
             mirror.remove()
         shutil.rmtree(work)
+    finished = json.loads((logs / FINISHED).read_text(encoding="utf-8"))
     metrics = [json.loads(line) for line in (logs / METRICS).read_text(encoding="utf-8").splitlines()]
     losses = [row["loss"] for row in metrics]
     checkpoint = CheckpointArtifact(
         root=out,
         num_steps=len(metrics),
-        num_epochs=cfg.num_epochs,
+        num_epochs=round(finished["samples_seen"] / finished["num_rows"], 3),
         final_loss=metrics[-1]["loss"],
+        effective_batch_size=_batch_size(cfg, inputs),
         world_size=inputs.resources.world_size,
         unmirrored=tuple(mirror.failures) if mirror else (),
-        stretches=tuple(json.loads((logs / FINISHED).read_text(encoding="utf-8"))["stretches"]),
+        stretches=tuple(finished["stretches"]),
     )
     progress.say(f"  {len(metrics)} steps on {checkpoint.ran_on}, loss {losses[0]:.4f} → {losses[-1]:.4f}")
     return checkpoint
@@ -131,8 +136,8 @@ def _train(
 ) -> None:
     """Train, and resume after the loss of a rank as often as the recipe says."""
     packing = row_packing.packing_notes(read_config(inputs.model.model_dir), inputs.resources.attention)
-    few = few_steps_note(cfg, inputs.tokenized.num_samples, inputs.resources.world_size)
-    for note in (*inputs.resources.notes, *packing, *([few] if few else [])):
+    steps = length_notes(cfg, inputs.tokenized.num_samples, inputs.resources.world_size)
+    for note in (*inputs.resources.notes, *packing, *steps):
         progress.say(f"  {note}")
     display = JobDisplay(watch=lambda live: progress.update(_line(live)), update=progress.update, say=progress.say)
     logs = out / LOGS_NAME
@@ -236,11 +241,11 @@ def main_args(cfg: TrainingConfig, inputs: TrainInputs, work: Path) -> MainArgs:
         model_class="Liger" if resources.use_liger else "CausalLM",
         data_path=str(inputs.tokenized.data_file),
         output_dir=str(work),
-        num_epochs=cfg.num_epochs,
-        effective_batch_size=cfg.effective_batch_size,
+        num_epochs=math.ceil(cfg.num_epochs),  # the ranks know their rows, and so those of max_steps
+        effective_batch_size=_batch_size(cfg, inputs),
         max_batch_len=resources.token_budget(inputs.tokenized.longest_tokens),
         disable_flash_attn=resources.attention is not Attention.flash_attention,
-        learning_rate=cfg.learning_rate,
+        learning_rate=cfg.rate(),
         lr_scheduler=cfg.lr_scheduler.value,
         num_warmup_steps=cfg.warmup_steps,
         adamw_weight_decay=cfg.weight_decay,
@@ -258,6 +263,11 @@ def main_args(cfg: TrainingConfig, inputs: TrainInputs, work: Path) -> MainArgs:
         cpu_offload_params_fsdp=resources.cpu_offload_params,
         trust_remote_code=inputs.model.trust_remote_code,
     )
+
+
+def _batch_size(cfg: TrainingConfig, inputs: TrainInputs) -> int:
+    num_samples = inputs.tokenized.num_samples
+    return batch_size_of(cfg, num_samples - num_validation_samples(cfg, num_samples))
 
 
 def worker_options(cfg: TrainingConfig, inputs: TrainInputs) -> WorkerOptions:
@@ -279,6 +289,15 @@ def worker_options(cfg: TrainingConfig, inputs: TrainInputs) -> WorkerOptions:
         schedule_cycles=cfg.schedule.cycles,
         schedule_power=cfg.schedule.power,
         decay_ratio=cfg.schedule.decay_ratio,
+        num_epochs=cfg.num_epochs,
+        max_steps=cfg.max_steps,
+        loss=cfg.loss.value,
+        label_smoothing=cfg.label_smoothing,
+        z_loss=cfg.z_loss,
+        optimizer=cfg.optimizer.value,
+        decays_matrices_only=cfg.weight_decay_on is WeightDecayOn.matrices and cfg.fsdp.version == 2,
+        freeze=tuple(cfg.freeze),
+        parameter_groups=msgspec.to_builtins(cfg.parameter_groups),
         num_loader_workers=inputs.resources.num_loader_workers,
         max_grad_norm=cfg.max_grad_norm,
         checkpoint_at_epoch=cfg.checkpoint_at_epoch,
@@ -303,9 +322,9 @@ def worker_options(cfg: TrainingConfig, inputs: TrainInputs) -> WorkerOptions:
 
 
 def _flops(cfg: TrainingConfig, inputs: TrainInputs) -> tuple[float, float, float] | None:
-    """Return operations per token, per loss token and per squared length; None of an unknown architecture."""
+    """Return operations per token, per loss token and per squared length; None if they are not known."""
     shape = shape_of(read_config(inputs.model.model_dir) or {})
-    if shape is None:
-        return None
+    if shape is None or cfg.freeze or any(group.freeze for group in cfg.parameter_groups.values()):
+        return None  # the gradients of frozen weights are not computed, and which are known inside the ranks
     flops = model_flops(shape, cfg.lora.rank)
     return flops.per_token, flops.per_loss_token, flops.per_square

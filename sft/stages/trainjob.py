@@ -89,7 +89,6 @@ def train_in_pods(
         asked,
         name,
         logs=task.logs,
-        num_epochs=cfg.num_epochs,
         start_timeout_seconds=cfg.launcher.start_timeout_seconds,
         display=display,
     ).watch()

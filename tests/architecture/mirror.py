@@ -44,6 +44,10 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.adapters.instructlab.rank.loop": ("integration/test_training_faults.py", _IN_A_RANK),
     "sft.adapters.instructlab.rank.fsdp2": ("contract/test_sharding.py", "two ranks of FSDP2, against FSDP1"),
     "sft.adapters.instructlab.rank.lora": ("integration/test_training_settings.py", _IN_A_RANK),
+    "sft.adapters.instructlab.rank.optimizers": (
+        "unit/adapters/instructlab/rank/test_optimizer.py",
+        "each optimizer beside the choice among them; test_optimizer_ranks.py shards and resumes it",
+    ),
     "sft.kfp.cluster": ("integration/test_kfp_pipeline.py", "what the compiled pipeline says of each of its tasks"),
     "sft.kfp.pipeline": (
         "integration/test_kfp_pipeline.py",
@@ -140,6 +144,7 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.config.schema.judge": ("config/test_recipes.py", _SCHEMA),
     "sft.config.schema.launcher": ("config/test_recipes.py", _SCHEMA),
     "sft.config.schema.model": ("config/test_recipes.py", _SCHEMA),
+    "sft.config.schema.optimization": ("config/test_recipes.py", _SCHEMA),
     "sft.config.schema.registry": ("config/test_recipes.py", _SCHEMA),
     "sft.config.schema.schedule": ("config/test_recipes.py", _SCHEMA),
     "sft.config.schema.sweep": ("config/test_recipes.py", _SCHEMA),

@@ -64,7 +64,7 @@ def test_pairs_are_added_to_a_mapping() -> None:
 
 
 def test_a_wrong_value_is_refused_under_the_name_of_the_setting() -> None:
-    with pytest.raises(ConfigError, match=r"training.num_epochs=many: must be a whole number"):
+    with pytest.raises(ConfigError, match=r"training.num_epochs=many: must be a number"):
         setting("name", "phase_02_train_man_epochs=many")
 
 

@@ -132,12 +132,21 @@ def test_an_odd_number_is_refused_for_every_setting_that_does_not_take_it_all_at
     assert {key for key in keys if not takes(key, typed)} <= told
 
 
+def is_nullable(key: str) -> bool:
+    """Whether the type of a setting admits null."""
+    *groups, name = key.split(".")
+    cls: Any = RunConfig
+    for group in groups:
+        cls = typing.get_type_hints(cls)[group]
+    return type(None) in typing.get_args(typing.get_type_hints(cls)[name])
+
+
 def takes(key: str, typed: str) -> bool:
     """Whether a setting takes a number as Hydra reads it; those that are refused by their type take none."""
     try:
         number = LEAVES[key](typed)
     except ValueError:
-        return typed == "null" and attrgetter(key)(RunConfig()) is None
+        return typed == "null" and is_nullable(key)
     return not any(out_of_bounds(changed("here", key, number)))
 
 

@@ -164,12 +164,11 @@ def test_upstream_makes_the_schedule_by_a_name_that_sft_replaces() -> None:
 
 
 def test_upstream_makes_the_optimizer_by_a_name_that_sft_replaces() -> None:
-    from torch.optim import AdamW
-
-    model = import_module(f"{IL}.model")
-    assert model.AdamW is AdamW
-    assert "optimizer_cls = AdamW" in inspect.getsource(model.setup_optimizer)
-    assert "fused" not in inspect.getsource(model.setup_optimizer), "upstream fuses it: fixes.patched_library"
+    main = import_module(f"{IL}.main_ds")
+    body = "".join(inspect.getsource(main.main).split())
+    assert body.count("optimizer=setup_optimizer(model=m,") == 1
+    assert "learning_rate=args.learning_rate,betas=(args.adamw_beta1,args.adamw_beta2)," in body
+    assert "weight_decay=args.adamw_weight_decay,eps=args.adamw_eps,)" in body
 
 
 def test_upstreams_loop_reads_of_a_batch_what_ours_says_of_it() -> None:

@@ -98,7 +98,7 @@ def test_a_wrong_key_exits_with_2_and_leaves_nothing(call: Callable[..., Answer]
 def test_a_sweep_with_one_wrong_value_runs_no_job(tmp_path: Path) -> None:
     answer = sft_in_process("run", "quickstart", "-m", "training.num_epochs=1,none", cwd=tmp_path)
     assert answer.status == 2
-    assert "training.num_epochs=none: must be a whole number" in answer.err
+    assert "training.num_epochs=none: must be a number" in answer.err
     assert list(tmp_path.iterdir()) == []
 
 

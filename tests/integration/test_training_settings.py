@@ -18,6 +18,8 @@ from sft.config.schema import (
     GradientCheckpointing,
     LauncherConfig,
     LoraConfig,
+    Optimizer,
+    ParameterGroupConfig,
     Precision,
     ProfileConfig,
     SaveDtype,
@@ -249,3 +251,31 @@ def test_models_on_the_way_stay_where_a_recipe_asks_for_them_and_trackers_see_ev
     wandb_runs = sorted(path.name for path in (tmp_path / "wandb").glob("offline-run-*"))
     assert len(wandb_runs) == 2  # before and after the stop, of one id
     assert len({name.rpartition("-")[2] for name in wandb_runs}) == 1
+
+
+def test_what_is_frozen_stays_the_base_models_and_another_optimizer_resumes_to_the_same_bits(
+    train_inputs: TrainInputs, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    settings: dict[str, Any] = {
+        "num_epochs": 2,
+        "freeze": ["layers.0"],
+        "optimizer": Optimizer.muon,
+        "weight_decay": 0.1,
+        "label_smoothing": 0.1,
+        "parameter_groups": {"ends": ParameterGroupConfig(match="embeddings", learning_rate=1e-3)},
+    }
+    undisturbed = made(tmp_path / "whole", train_inputs, **settings)
+    base = load_file(train_inputs.model.model_dir / "model.safetensors")
+    tuned = load_file(undisturbed.model_dir / "model.safetensors")
+    same = {name for name, weight in tuned.items() if weight.equal(base[name].to(weight.dtype))}
+    assert same == {name for name in tuned if name.startswith("model.layers.0.")}
+    assert losses(undisturbed.root)[-1] < losses(undisturbed.root)[0] - 0.3
+    (out := tmp_path / "out").mkdir()
+    with running(changed(**settings), train_inputs, out) as parent:
+        assert wait_for(lambda: steps_done(out) >= STEPS_PER_EPOCH + 1 or parent.poll() is not None, 200)
+        parent.kill()
+    continued = train(changed(**settings), train_inputs, out, Progress(quiet=True))
+    assert curve(out) == curve(undisturbed.root)
+    assert weights(continued) == weights(undisturbed)

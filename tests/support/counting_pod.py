@@ -58,7 +58,9 @@ def _count(
     write_json(own, {"pid": os.getpid(), "id": group[str(node)]})
     step = _read(logs / STATE).get("step", 0)
     if node == 0:
-        write_json(logs / RESUMED, {"step": step, "epoch": 0, "damaged": [], "slower": [], "steps_per_epoch": STEPS})
+        write_json(
+            logs / RESUMED, {"step": step, "epoch": 0, "damaged": [], "slower": [], "num_steps": STEPS, "num_epochs": 1}
+        )
     while True:
         time.sleep(0.05)
         poll()

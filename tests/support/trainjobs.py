@@ -79,7 +79,6 @@ def stay(
         wanted,
         name,
         logs=folder,
-        num_epochs=1,
         start_timeout_seconds=start_timeout_seconds,
         display=seen.display(),
     )

@@ -32,7 +32,7 @@ class TrainingProgress:
     Attributes:
         row: The newest row of ``metrics.jsonl``.
         num_steps: Steps of the whole run.
-        num_epochs: Epochs of the whole run.
+        num_epochs: Those that the whole run begins.
         seconds_left: Remaining time, at the mean speed since the ranks were started.
     """
 
@@ -47,7 +47,6 @@ class TrainingMonitor:
 
     Args:
         logs: Folder in which they write.
-        num_epochs: Epochs of the whole run.
         stall_timeout_seconds: Longest time in which nothing of the run changes.
         watch: Called with each new state.
         say: Called with a line that stays.
@@ -56,13 +55,11 @@ class TrainingMonitor:
     def __init__(
         self,
         logs: Path,
-        num_epochs: int,
         stall_timeout_seconds: float,
         watch: Callable[[TrainingProgress], None],
         say: Callable[[str], None],
     ) -> None:
         self._logs = logs
-        self._num_epochs = num_epochs
         self._timeout = stall_timeout_seconds
         self._watch = watch
         self._say = say
@@ -125,9 +122,9 @@ class TrainingMonitor:
         now, step = time.monotonic(), self._row["step"]
         self._first = self._first or (now, step)
         began, first = self._first
-        num_steps = start["steps_per_epoch"] * self._num_epochs
+        num_steps = start["num_steps"]
         mean_seconds = (now - began) / (step - first) if step > first else self._row["seconds"]
-        self._watch(TrainingProgress(self._row, num_steps, self._num_epochs, mean_seconds * (num_steps - step)))
+        self._watch(TrainingProgress(self._row, num_steps, start["num_epochs"], mean_seconds * (num_steps - step)))
 
     def _check_stall(self) -> None:
         """Raise `RankLost` if no file of the run has changed for too long."""

@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 LIBRARY_VERSION = "0.16.2"
 VARLEN_CAPABILITY = (8, 0)
@@ -97,6 +98,15 @@ class WorkerOptions:
         schedule_cycles: Restarts of a cosine, and one.
         schedule_power: Of a polynomial.
         decay_ratio: Part of the steps in which `warmup_stable_decay` falls.
+        num_epochs: Perhaps with a fraction; the library's is that of the epochs that are begun.
+        max_steps: Optimizer steps in all; None = `num_epochs` holds.
+        loss: ``cross_entropy`` or ``dft``, and
+        label_smoothing: of the former, and
+        z_loss: of both, as `rank.objective` has them.
+        optimizer: ``adamw``, ``adafactor``, ``muon`` or ``lion``.
+        decays_matrices_only: Whether weight decay leaves biases and norms alone.
+        freeze: Patterns of parameters that are not trained (`parameter_choice.matching`).
+        parameter_groups: By name: ``match``, ``freeze``, and what differs: ``learning_rate``, ``weight_decay``.
         num_loader_workers: Data loader processes (upstream: 8).
         max_grad_norm: Largest norm of the gradient (upstream: 1.0).
         checkpoint_at_epoch: Keep the model of each epoch; the last one is always saved.
@@ -135,6 +145,15 @@ class WorkerOptions:
     schedule_cycles: int = 1
     schedule_power: float = 1.0
     decay_ratio: float = 0.1
+    num_epochs: float = 1.0
+    max_steps: int | None = None
+    loss: str = "cross_entropy"
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+    optimizer: str = "adamw"
+    decays_matrices_only: bool = False
+    freeze: tuple[str, ...] = ()
+    parameter_groups: dict[str, dict[str, Any]] = field(default_factory=dict)
     num_loader_workers: int = 0
     max_grad_norm: float = 1.0
     checkpoint_at_epoch: bool = False

@@ -122,7 +122,7 @@ def supervise_node(
         str(logs / ERRORS / agent_file(nodes)),
     ]
     log = logs / (f"train_{nodes.rank}.log" if nodes.rank else "train.log")
-    monitor = TrainingMonitor(logs, main.num_epochs, settings.stall_timeout_seconds, watch, say)
+    monitor = TrainingMonitor(logs, settings.stall_timeout_seconds, watch, say)
 
     def poll() -> None:
         monitor.poll()

@@ -48,7 +48,6 @@ class JobWatcher:
         job: The job as it was requested.
         name: Name of the job on the cluster.
         logs: The run's folder for logs, on the shared volume.
-        num_epochs: Epochs of the training.
         start_timeout_seconds: Seconds after which all pods must have started; None = no limit for a place.
         display: Shows what happens.
     """
@@ -60,12 +59,11 @@ class JobWatcher:
         name: str,
         *,
         logs: Path,
-        num_epochs: int,
         start_timeout_seconds: int | None,
         display: JobDisplay,
     ) -> None:
         self._cluster, self._job, self._name, self._logs = cluster, job, name, logs
-        self._num_epochs, self._display = num_epochs, display
+        self._display = display
         self._start_timeout_seconds = start_timeout_seconds
         self._start_by = time.monotonic() + (start_timeout_seconds or float("inf"))
         self._obstacle_since: float | None = None
@@ -208,9 +206,7 @@ class JobWatcher:
             return
         if self._monitor is None or resumed_at != self._resumed_at:
             # The pods themselves notice hangs; messages of the ranks come through their logs.
-            self._monitor = TrainingMonitor(
-                self._logs, self._num_epochs, float("inf"), self._display.watch, lambda _: None
-            )
+            self._monitor = TrainingMonitor(self._logs, float("inf"), self._display.watch, lambda _: None)
             self._resumed_at = resumed_at
         self._monitor.poll()
 

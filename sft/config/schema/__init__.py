@@ -6,6 +6,7 @@ spelled as a person types them. ``MISSING`` marks what only a person can supply.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 from sft.config.schema.bounds import setting
@@ -25,6 +26,7 @@ from sft.config.schema.eval import (
 from sft.config.schema.judge import JudgeConfig
 from sft.config.schema.launcher import LauncherConfig, LauncherKind
 from sft.config.schema.model import AddTokensConfig, ModelConfig, ModelSource, ScratchConfig
+from sft.config.schema.optimization import Loss, Optimizer, ParameterGroupConfig, WeightDecayOn
 from sft.config.schema.registry import OnConflict, RegistryConfig, RegistryKind
 from sft.config.schema.schedule import LrScheduler, ScheduleConfig
 from sft.config.schema.sweep import SweepConfig
@@ -64,6 +66,7 @@ __all__ = [
     "LauncherConfig",
     "LauncherKind",
     "LoraConfig",
+    "Loss",
     "LrScheduler",
     "ModelConfig",
     "ModelSource",
@@ -71,6 +74,8 @@ __all__ = [
     "OnConflict",
     "OnInvalid",
     "OnUnrendered",
+    "Optimizer",
+    "ParameterGroupConfig",
     "Precision",
     "ProfileConfig",
     "RegistryConfig",
@@ -88,6 +93,7 @@ __all__ = [
     "TrainingConfig",
     "Verbosity",
     "VllmConfig",
+    "WeightDecayOn",
 ]
 
 
@@ -114,7 +120,7 @@ class RunConfig:
     def scored_epochs(self) -> list[int]:
         """Return the epochs, from 1, whose models are scored besides the tuned model, which is that of the last one."""
         every = self.eval.every_epochs if self.eval.enabled else None
-        return list(range(every, self.training.num_epochs, every)) if every else []
+        return list(range(every, math.ceil(self.training.num_epochs), every)) if every else []
 
     def of_held_out_set(self, name: str) -> RunConfig:
         """Return the configuration whose dataset is a set of `eval.holdouts`: all of its rows are held out."""

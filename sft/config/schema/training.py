@@ -5,13 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from sft.config.schema.bounds import LARGEST_INT32, number, pairs, random_seed, setting
+from sft.config.schema.bounds import LARGEST_INT32, each, groups, number, pairs, random_seed, setting
 from sft.config.schema.launcher import LauncherConfig
+from sft.config.schema.optimization import (
+    GROUP_NAME,
+    PATTERN,
+    Loss,
+    Optimizer,
+    ParameterGroupConfig,
+    WeightDecayOn,
+)
 from sft.config.schema.rules import Each, Text
 from sft.config.schema.schedule import LrScheduler, ScheduleConfig
 from sft.config.schema.texts import FREE, LINE, PATH, matches, not_empty, one_line
 
 _VARIABLE = Text(not_empty, one_line, matches("[^=]+", "must be a variable's name, without ="))
+
+
+_RATE, _LORA_RATE = 5e-6, 2e-4
 
 
 class ShardingStrategy(Enum):
@@ -132,9 +143,14 @@ class TrainOn(Enum):
 class TrainingConfig:
     """Supervised fine-tuning with instructlab-training on PyTorch FSDP."""
 
-    num_epochs: int = number(1, at_least=1, at_most=1_000_000)
-    effective_batch_size: int = number(128, at_least=1, at_most=LARGEST_INT32)
-    """Samples per optimizer step over all ranks; minibatches are packed below `max_tokens_per_gpu`."""
+    num_epochs: float = number(1.0, above=0, at_most=1_000_000)
+    """How often the training split is seen; of a fraction the optimizer steps are rounded up."""
+    max_steps: int | None = number(None, at_least=1, at_most=LARGEST_INT32)
+    """Optimizer steps in all, for as many epochs as that takes, in the place of `num_epochs`; null = `num_epochs`
+    holds. transformers' `max_steps`."""
+    effective_batch_size: int | None = number(128, at_least=1, at_most=LARGEST_INT32)
+    """Samples per optimizer step over all ranks; minibatches are packed below `max_tokens_per_gpu`. null = by the
+    number of samples: the largest power of two up to 128 with which there are 50 steps, and 4 at least."""
     max_tokens_per_gpu: int | None = number(None, at_least=1, at_most=LARGEST_INT32)
     """Token budget of one minibatch on one rank, padding included. null = 10,000 on a GPU, 2048 on a CPU, where more
     takes memory and is no faster; and never less than the longest sample. Upstream: `max_batch_len`."""
@@ -146,13 +162,30 @@ class TrainingConfig:
     train_on_reasoning: bool = True
     """Whether the model learns to write its reasoning (`reasoning_content`, or what a content begins with between
     `<think>` and `</think>`). False = the reasoning is context; the marks around it still count."""
-    learning_rate: float = number(5e-6, at_least=0, at_most=1_000)
+    learning_rate: float | None = number(None, at_least=0, at_most=1_000)
+    """null = 5e-6, and with adapters (`lora.rank`) 2e-4, which take larger steps."""
     lr_scheduler: LrScheduler = LrScheduler.cosine
     warmup_steps: int = number(0, at_least=0)
     """Optimizer steps of linear warm-up, which have to be fewer than the training's. Upstream: `num_warmup_steps`."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    loss: Loss = Loss.cross_entropy
+    """`dft` = each token's cross-entropy weighted by the probability that the model gives it (arXiv:2508.05629)."""
+    label_smoothing: float = number(0.0, at_least=0, below=1)
+    """This part of each target is shared among all words of the vocabulary. torch: `cross_entropy`'s."""
+    z_loss: float = number(0.0, at_least=0, at_most=1)
+    """Adds this times the squared logarithm of the softmax's normaliser for each token (arXiv:2204.02311: 1e-4)."""
+    optimizer: Optimizer = Optimizer.adamw
+    """`adafactor` = at an absolute rate, with hardly any state; `lion` = for rates 3 to 10 times below AdamW's;
+    `muon` = for the matrices of layers, at AdamW's rates, and AdamW for the rest. `adamw_8bit` is refused so far."""
     weight_decay: float = number(0.0, at_least=0, at_most=1_000)
     """Upstream: `adamw_weight_decay`."""
+    weight_decay_on: WeightDecayOn = WeightDecayOn.matrices
+    """`matrices` = of parameters with two dimensions or more; `all` = of biases and norms too."""
+    freeze: list[str] = each(PATTERN)
+    """What is not trained: `embeddings`, `lm_head`, `layers.0-11`, `layers.3`, or names as in `model.safetensors`, in
+    which `*` stands for any text."""
+    parameter_groups: dict[str, ParameterGroupConfig] = groups(GROUP_NAME)
+    """Parameters with a learning rate or weight decay of their own, or none, each group under a name."""
     beta1: float = number(0.9, at_least=0, below=1)
     """Upstream: `adamw_beta1`."""
     beta2: float = number(0.95, at_least=0, below=1)
@@ -231,4 +264,12 @@ class TrainingConfig:
 
     def saves_states_on_the_way(self) -> bool:
         """Return whether full states are saved while the training goes on, and not only when it is stopped."""
-        return self.checkpoint_every_steps is not None or (self.full_state_at_epoch and self.num_epochs > 1)
+        return self.checkpoint_every_steps is not None or (
+            self.full_state_at_epoch and (self.num_epochs > 1 or self.max_steps is not None)
+        )
+
+    def rate(self) -> float:
+        """Return the highest learning rate."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return _LORA_RATE if self.lora.rank else _RATE

@@ -62,7 +62,7 @@ def test_every_setting_is_there_with_what_it_means() -> None:
         ({"training": {"learning_rat": 1}}, ["training"]),
         ({"model_name": {}}, []),
         ({"training": {"learning_rate": -1}}, ["training", "learning_rate"]),
-        ({"training": {"num_epochs": 0.5}}, ["training", "num_epochs"]),
+        ({"training": {"save_samples": 0.5}}, ["training", "save_samples"]),
         ({"training": {"fsdp": {"sharding_strategy": "full_shard"}}}, ["training", "fsdp", "sharding_strategy"]),
         ({"training": {"lora": {"dropout": 1}}}, ["training", "lora", "dropout"]),
         ({"eval": {"tasks": "arc_easy"}}, ["eval", "tasks"]),

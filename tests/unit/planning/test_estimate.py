@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sft.adapters.os import machine
+from sft.artifacts import DatasetArtifact
 from sft.config.schema import LauncherConfig, LauncherKind, ModelConfig, RunConfig, TrainingConfig
 from sft.planning import estimate
 
@@ -107,3 +108,23 @@ def test_what_a_point_lacks_is_said_with_what_would_fit(
 
 def test_a_model_that_is_not_here_yet_lacks_nothing(cache: Path) -> None:
     assert estimate.why_too_large(RunConfig(model=ModelConfig(name_or_path="org/other"))) is None
+
+
+def test_a_plan_says_that_there_are_few_steps_once_the_rows_are_known(tmp_path: Path) -> None:
+    counts = {"num_rejected": 0, "num_duplicates": 0, "num_unused": 0, "source": "x", "source_version": ""}
+    rows = DatasetArtifact(root=tmp_path, num_rows=40, num_train=40, num_eval=0, **counts)
+    [note] = estimate.few_steps(RunConfig(), {"dataset": rows}, 1)
+    assert note.startswith("only 1 optimizer step in all, of 40 samples")
+    assert list(estimate.few_steps(RunConfig(), {}, 1)) == []
+    many = DatasetArtifact(root=tmp_path, num_rows=4000, num_train=4000, num_eval=0, **counts)
+    assert list(estimate.few_steps(RunConfig(), {"dataset": many}, 1)) == []
+
+
+def test_a_plan_says_the_steps_of_a_fraction_and_of_max_steps(tmp_path: Path) -> None:
+    counts = {"num_rejected": 0, "num_duplicates": 0, "num_unused": 0, "source": "x", "source_version": ""}
+    rows = DatasetArtifact(root=tmp_path, num_rows=1000, num_train=1000, num_eval=0, **counts)
+    for training, said in (
+        (TrainingConfig(num_epochs=1.5), "steps      12 = 8 per epoch x 1.5 of 1000 samples"),
+        (TrainingConfig(max_steps=20), "steps      20 = 8 per epoch for as many as that takes, of 1000 samples"),
+    ):
+        assert list(estimate.steps(RunConfig(training=training), {"dataset": rows})) == [said]

@@ -368,3 +368,37 @@ def test_the_dataset_takes_the_sets_only_to_keep_them_out_of_training() -> None:
 
     assert needs(*SETS) == ()
     assert needs(*SETS, "dataset.decontaminate=true") == ("dataset:support", "dataset:legal")
+
+
+def test_lengths_losses_and_optimizers_count_and_what_they_were_before_has_the_key_that_it_had() -> None:
+    [before] = [step.settings for step in plan().steps if step.name == "train"]
+    newer = {"max_steps", "loss", "label_smoothing", "z_loss", "optimizer", "freeze", "parameter_groups"}
+    assert not {*newer, "weight_decay_on"} & before.keys()
+    assert isinstance(before["num_epochs"], int)
+    for override in (
+        *("training.max_steps=3", "training.num_epochs=1.5", "training.loss=dft", "training.label_smoothing=0.1"),
+        *("training.z_loss=1e-4", "training.optimizer=lion", "training.freeze=[embeddings]"),
+        "training.parameter_groups.a={match: embeddings, learning_rate: 1e-4}",
+    ):
+        assert "train" in changed(override), override
+
+
+def test_weight_decay_on_matrices_has_another_key_than_it_had_on_all() -> None:
+    def settings(*overrides: str) -> set[str]:
+        [train] = [step for step in plan(*overrides).steps if step.name == "train"]
+        return set(train.settings)
+
+    assert "weight_decay_on" in settings("training.weight_decay=0.1")
+    assert "weight_decay_on" not in settings("training.weight_decay=0.1", "training.weight_decay_on=all")
+    assert "weight_decay_on" not in settings("training.weight_decay_on=all")
+
+
+def test_adapters_have_a_rate_of_their_own_unless_somebody_says_another() -> None:
+    def rate(*overrides: str) -> float:
+        cfg = composed("training.learning_rate=null", *overrides)
+        [train] = [step for step in build_plan(cfg, WORLD).steps if step.name == "train"]
+        assert train.settings["learning_rate"] == cfg.training.learning_rate
+        return train.settings["learning_rate"]
+
+    assert (rate(), rate("training.lora.rank=8")) == (5e-6, 2e-4)
+    assert rate("training.lora.rank=8", "training.learning_rate=1e-3") == 1e-3

@@ -6,7 +6,6 @@ replace names of the library while a block runs; ``tests/contract`` checks the n
 
 from __future__ import annotations
 
-import functools
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -71,14 +70,13 @@ def patched_library() -> Iterator[None]:
     """Apply all fixes until the block ends."""
     import torch
     import torch.distributed.fsdp._state_dict_utils as fsdp_state
-    from instructlab.training import main_ds, model, utils
+    from instructlab.training import main_ds, utils
     from transformers import masking_utils
 
     unshard = fsdp_state._common_unshard_pre_state_dict_hook
     with patched(
         (main_ds, "setup_metric_logger", skip_metric_logger),
         (utils, "add_noisy_embeddings", noise.add_noisy_embeddings),
-        (model, "AdamW", functools.partial(model.AdamW, fused=True)),  # model.py:674: several kernels a parameter
         (torch.cuda, "empty_cache", lambda: None),  # main_ds.py:433: waits for the device at each step's end
         (masking_utils, "find_packed_sequence_indices", no_packed_sequences),
         (fsdp_state, "_common_unshard_pre_state_dict_hook", unshard_without_offload(unshard)),

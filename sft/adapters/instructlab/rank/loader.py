@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 
-def resuming_sampler(epoch_sampler: type, num_seen: Callable[[], int]) -> type:
+def resuming_sampler(
+    epoch_sampler: type, num_seen: Callable[[], int], num_wanted: Callable[[int], int | None] = lambda _: None
+) -> type:
     """Return the library's `EpochSampler` without the samples that were seen before the resume; none is collated.
 
     Its order is of its seed and epoch alone. Upstream adds the two (sampler.py:46@0.16.2), so that the second epoch of
@@ -16,6 +18,7 @@ def resuming_sampler(epoch_sampler: type, num_seen: Callable[[], int]) -> type:
     Args:
         epoch_sampler: The library's class.
         num_seen: Returns the number of samples of the current epoch that were seen already.
+        num_wanted: Returns how many samples of an epoch are trained; None = all of them.
     """
 
     class ResumingSampler(epoch_sampler):  # type: ignore[misc]
@@ -27,7 +30,7 @@ def resuming_sampler(epoch_sampler: type, num_seen: Callable[[], int]) -> type:
             return order
 
         def __iter__(self) -> Iterator[int]:
-            return iter(self.generate_samples()[num_seen() :])
+            return iter(self.generate_samples()[num_seen() : num_wanted(self.epoch)])
 
     return ResumingSampler
 

@@ -27,6 +27,7 @@ from sft.adapters.instructlab.rank.full_states import FullStates, Position
 from sft.adapters.instructlab.rank.profiler import tracing
 from sft.adapters.instructlab.settings import WorkerOptions
 from sft.adapters.instructlab.tracking import Trackers
+from sft.adapters.instructlab.training_length import training_length
 from sft.adapters.patched import patched
 from sft.errors import StageError
 from sft.files import write_atomically, write_json
@@ -77,7 +78,7 @@ class Loop:
         manager, self._save_model = main_ds.BatchLossManager, main_ds.save_checkpoint
         loop, batch_size = self, self._args.effective_batch_size
         sampler_class = loader.resuming_sampler(
-            sampler.EpochSampler, lambda: loop._position.steps_in_epoch * batch_size
+            sampler.EpochSampler, lambda: loop._position.steps_in_epoch * batch_size, self._rows_of
         )
         with patched(
             (sampler, "EpochSampler", sampler_class),
@@ -94,9 +95,24 @@ class Loop:
         def get_data_loader(*args: Any, **kwargs: Any) -> Any:
             training, self._validation = make(*args, **kwargs)
             self._steps_per_epoch, self._num_rows = len(training), len(training.dataset)
+            self._measure_length()
             return loader.BatchHook(training, self._after_step), None
 
         return get_data_loader
+
+    def _measure_length(self) -> None:
+        """Give the library's loop the epochs that are begun: it knows of no others (main_ds.py:219@0.16.2)."""
+        args, options = self._args, self._options
+        self._length = training_length(self._num_rows, args.effective_batch_size, options.num_epochs, options.max_steps)
+        args.num_epochs = self._length.num_epochs
+
+    def num_steps(self) -> int:
+        """Return the optimizer steps of the whole training, once the data is loaded."""
+        return self._length.num_steps
+
+    def _rows_of(self, epoch: int) -> int:
+        """Return how many samples of an epoch are trained."""
+        return self._length.rows_of_last if epoch + 1 == self._length.num_epochs else self._num_rows
 
     def _resume(self, args: argparse.Namespace, accelerator: Any) -> None:
         import torch.distributed as dist
@@ -107,7 +123,8 @@ class Loop:
         self._is_main = dist.get_rank() == 0
         if self._is_main:
             write_atomically(self._folder / METRICS, resumed.metrics)
-            note = {"steps_per_epoch": self._steps_per_epoch, "damaged": resumed.damaged}
+            length = {"num_steps": self._length.num_steps, "num_epochs": self._length.num_epochs}
+            note = {**length, "damaged": resumed.damaged}
             note |= {"attention": varlen.in_use(self._options), "slower": varlen.slower(self._options)}
             write_json(self._folder / RESUMED, {**asdict(self._position), **note})
 
@@ -125,9 +142,7 @@ class Loop:
                     settings=vars(args),
                     step=self._position.step,
                 ) as self._trackers,
-                tracing(
-                    options, self._folder, args.num_epochs * self._steps_per_epoch, self._is_main
-                ) as self._profiler,
+                tracing(options, self._folder, self._length.num_steps, self._is_main) as self._profiler,
             ):
                 self._profiler.reached(self._position.step)
                 self._began = time.perf_counter()
@@ -228,7 +243,9 @@ class Loop:
     def _is_due(self, every_steps: int | None) -> bool:
         """Return whether a number of steps has passed since the last time; None = whether the epoch has ended."""
         position = self._position
-        return position.step % every_steps == 0 if every_steps else position.steps_in_epoch == self._steps_per_epoch
+        if every_steps:
+            return position.step % every_steps == 0
+        return position.steps_in_epoch == self._steps_per_epoch or position.step == self._length.num_steps
 
     def _validate(self) -> dict[str, Any]:
         from instructlab.training import main_ds
@@ -242,9 +259,10 @@ class Loop:
         Raises:
             StageError: A row of the training split was not seen, or seen twice.
         """
-        if not samples_seen == self._position.samples_seen == (epoch + 1) * self._num_rows:
-            seen = self._position.samples_seen - epoch * self._num_rows
-            raise StageError(f"epoch {epoch} saw {seen} samples, but the training split has {self._num_rows}")
+        before, wanted = epoch * self._num_rows, self._rows_of(epoch)
+        if not samples_seen == self._position.samples_seen == before + wanted:
+            seen = self._position.samples_seen - before
+            raise StageError(f"epoch {epoch} saw {seen} samples, but the training takes {wanted} of it")
         is_last = epoch + 1 == self._args.num_epochs
         if is_last or self._options.checkpoint_at_epoch:
             self._save_checkpoint()

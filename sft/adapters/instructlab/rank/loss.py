@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partialmethod
 from typing import Any
 
 from sft.adapters.instructlab.rank import chunked_head, noise, varlen
@@ -25,6 +25,8 @@ from sft.adapters.instructlab.rank.minibatches import NO_TARGET, Minibatch
 from sft.adapters.patched import patched
 from sft.errors import StageError
 
+Losses = Callable[[Any, Any], Any]
+"""Returns the sum of the losses of logits and targets, and overwrites the logits with its gradient."""
 AT_A_TIME = 2**18
 """Logits that a CPU processes at a time: as many as its cache holds."""
 PLACES = 128
@@ -32,14 +34,18 @@ PLACES = 128
 
 
 @contextmanager
-def patched_loss() -> Iterator[None]:
-    """Replace the library's loss, in training and in validation, until the block ends."""
+def patched_loss(losses: Losses | None = None) -> Iterator[None]:
+    """Replace the library's loss, in training and in validation, until the block ends.
+
+    Args:
+        losses: What is trained in the place of `loss_over_logits`; validation stays plain cross-entropy.
+    """
     from instructlab.training import main_ds, model
 
     manager = main_ds.BatchLossManager
     with patched(
         (manager, "_prepare_model_inputs", lambda self, minibatch: inputs(minibatch, self.model, self.torch_device)),
-        (model.Model, "compute_loss", compute_loss),
+        (model.Model, "compute_loss", partialmethod(compute_loss, losses=losses)),
         (main_ds, "compute_validation_loss", validation_loss),
     ):
         yield
@@ -81,7 +87,9 @@ def inputs(minibatch: Minibatch, model: Any, device: Any) -> Minibatch:
     return {**longest, **{name: to_device(value, device) for name, value in arguments.items()}}
 
 
-def compute_loss(model: Any, arguments: Minibatch, world_size: int, num_counted: int) -> tuple[Any, Any]:
+def compute_loss(
+    model: Any, arguments: Minibatch, world_size: int, num_counted: int, losses: Losses | None = None
+) -> tuple[Any, Any]:
     """Replace `Model.compute_loss`.
 
     Args:
@@ -89,9 +97,10 @@ def compute_loss(model: Any, arguments: Minibatch, world_size: int, num_counted:
         arguments: Those that `inputs` returned.
         world_size: Number of ranks, over whose gradients FSDP takes the mean.
         num_counted: Loss tokens of the whole batch, over all its minibatches and ranks.
+        losses: None = `loss_over_logits`.
 
     Returns:
-        The loss for the backward pass, ``sum of the cross-entropies x world_size / num_counted``, and the library's
+        The loss for the backward pass, ``sum of the losses x world_size / num_counted``, and the library's
         `ModelLosses` with the sum.
 
     Raises:
@@ -106,7 +115,7 @@ def compute_loss(model: Any, arguments: Minibatch, world_size: int, num_counted:
 
     model_inputs = {name: value for name, value in arguments.items() if name not in ("places", "targets")}
     if chunked_head.divides(model, len(targets)):
-        output = chunked_head.forward(model, model_inputs, places, targets, loss_over_logits)
+        output = chunked_head.forward(model, model_inputs, places, targets, losses or loss_over_logits)
         summed = output.logits.reshape(())
     else:
         with model.get_output_embeddings().register_forward_pre_hook(keep_places):
@@ -116,7 +125,7 @@ def compute_loss(model: Any, arguments: Minibatch, world_size: int, num_counted:
             architecture = type(model.module).__name__
             rule = f"{architecture}: its logits don't come from one call of its output layer, which the loss needs"
             raise StageError(rule, fix="use a model of another architecture")
-        summed = cross_entropy()(logits.float(), targets)
+        summed = cross_entropy()(logits.float(), targets, losses)
     scaled, router = summed * world_size / num_counted, None
     if model.is_gpt_oss or model.is_granitemoehybrid:  # those whose routers upstream trains
         router = getattr(output, "aux_loss", None)
@@ -148,26 +157,30 @@ def loss_over_logits(logits: Any, targets: Any) -> Any:
 
 
 @cache
-def cross_entropy() -> Callable[[Any, Any], Any]:
+def cross_entropy() -> Callable[..., Any]:
     """Return a function like `torch.nn.functional.cross_entropy` with a sum, which overwrites the logits.
 
     It takes logits of shape (places, vocabulary) in fp32 and targets of shape (places,), some of which may be
-    `NO_TARGET`. If the backward pass needs the logits again, autograd refuses that.
+    `NO_TARGET`; and, in the place of `loss_over_logits`, other losses. If the backward pass needs the logits again,
+    autograd refuses that.
     """
     import torch
 
     class CrossEntropy(torch.autograd.Function):  # type: ignore[misc]
         @staticmethod
-        def forward(ctx: Any, logits: Any, targets: Any) -> Any:
+        def forward(ctx: Any, logits: Any, targets: Any, losses: Losses) -> Any:
             ctx.gradient = logits
-            return loss_over_logits(logits, targets)
+            return losses(logits, targets)
 
         @staticmethod
         def backward(ctx: Any, outer: Any) -> Any:
             gradient, ctx.gradient = ctx.gradient, None
-            return gradient.mul_(outer), None
+            return gradient.mul_(outer), None, None
 
-    return CrossEntropy.apply  # type: ignore[no-any-return]
+    def apply(logits: Any, targets: Any, losses: Losses | None = None) -> Any:
+        return CrossEntropy.apply(logits, targets, losses or loss_over_logits)
+
+    return apply
 
 
 def validation_loss(model: Any, loader: Any, device: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ a line that ends at 1e-7, and a warm-up longer than the training never reaches t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,12 +19,17 @@ _WITHOUT_WARMUP = "constant"
 
 
 @contextmanager
-def patched_schedule(options: WorkerOptions) -> Iterator[None]:
-    """Give the library's training this schedule until the block ends."""
+def patched_schedule(options: WorkerOptions, num_steps: Callable[[], int]) -> Iterator[None]:
+    """Give the library's training this schedule until the block ends.
+
+    Args:
+        options: With the settings of `training.schedule`.
+        num_steps: Returns the steps of the training, of whose last epoch the library counts all.
+    """
     from instructlab.training import accelerator
 
-    def get_scheduler(*, name: str, optimizer: Any, num_warmup_steps: int, num_training_steps: int) -> Any:
-        return schedule(name, optimizer, num_warmup_steps, num_training_steps, options)
+    def get_scheduler(*, name: str, optimizer: Any, num_warmup_steps: int, num_training_steps: int) -> Any:  # noqa: ARG001
+        return schedule(name, optimizer, num_warmup_steps, num_steps(), options)
 
     with patched((accelerator, "get_scheduler", get_scheduler)):
         yield

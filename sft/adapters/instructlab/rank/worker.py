@@ -61,6 +61,8 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
         lora,
         loss,
         minibatches,
+        objective,
+        optimizer,
         recomputation,
         schedule,
         sharding,
@@ -101,6 +103,7 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
                     mixed_precision=mixed_precision, hybrid=args.fsdp_sharding_strategy == "HYBRID_SHARD"
                 )
             )
+        patches.enter_context(optimizer.patched_optimizer(options))  # frozen weights wait as they are stored, below
         patches.enter_context(
             fixes.patched_options(
                 mixed_precision=mixed_precision,
@@ -118,8 +121,9 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
         patches.enter_context(minibatches.patched_packers(args.max_batch_len, attention_cost=options.attention_cost))
         if options.packs_rows and options.attention == varlen.NAME:
             patches.enter_context(varlen.patched_attention(precision=options.precision))
-        patches.enter_context(loss.patched_loss())
-        patches.enter_context(schedule.patched_schedule(options))
+        patches.enter_context(loss.patched_loss(objective.losses_of(options)))
+        training = loop.Loop(args, options, folder, after_step=restart_stall_timer)
+        patches.enter_context(schedule.patched_schedule(options, training.num_steps))
         if args.lora_r:
             patches.enter_context(
                 lora.lora_training(
@@ -127,7 +131,7 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
                     save_dtype=options.save_dtype,
                 )
             )
-        patches.enter_context(loop.Loop(args, options, folder, after_step=restart_stall_timer).patched_library())
+        patches.enter_context(training.patched_library())
         set_random_seed(args.seed)
         try:
             kernels.explained(lambda: main_ds.main(args), deterministic=options.deterministic)

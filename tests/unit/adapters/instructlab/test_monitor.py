@@ -14,11 +14,12 @@ from sft.files import write_json
 
 
 def view(logs: Path, seen: list[TrainingProgress], said: list[str], *, timeout: float = 1800.0) -> TrainingMonitor:
-    return TrainingMonitor(logs, 2, timeout, seen.append, said.append)
+    return TrainingMonitor(logs, timeout, seen.append, said.append)
 
 
 def begin(logs: Path, *, step: int = 0, damaged: tuple[str, ...] = ()) -> None:
-    write_json(logs / RESUMED, {"step": step, "epoch": 0, "steps_per_epoch": 5, "damaged": list(damaged), "slower": []})
+    length = {"num_steps": 10, "num_epochs": 2}
+    write_json(logs / RESUMED, {"step": step, "epoch": 0, **length, "damaged": list(damaged), "slower": []})
 
 
 def row(step: int) -> str:

@@ -81,7 +81,7 @@ def test_what_is_out_of_bounds_is_told_with_its_dotted_key() -> None:
     cfg = settings(name="", training=training, registry=RegistryConfig(port=-5, source_id="", sign=""))
     assert [str(problem) for problem in out_of_bounds(cfg)] == [
         "name=: must not be empty",
-        "training.num_epochs=0: must be at least 1 and at most 1000000",
+        "training.num_epochs=0: must be above 0 and at most 1000000",
         "training.neftune_alpha=-1.0: must be at least 0 and at most 1000000, or null",
         "training.env=A=B: must be a variable's name, without =",
         "registry.port=-5: must be at least 1 and at most 65535, or null",

@@ -35,18 +35,21 @@ def one_rank() -> Iterator[None]:
 @pytest.fixture
 def manager(one_rank: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The library's `BatchLossManager` around a tiny model in FSDP, with the fixes of a training."""
-    from sft.adapters.instructlab.rank import fixes, loss
+    from sft.adapters.instructlab.rank import fixes, loss, optimizer
+    from sft.adapters.instructlab.settings import WorkerOptions
     from tests.support import sharding_ranks
     from tests.support.architectures import tiny
 
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
     with sharding_ranks.backend("fp32", fixed=True), fixes.patched_library(), loss.patched_loss():
-        from instructlab.training import batch_loss_manager, model
+        from instructlab.training import batch_loss_manager
 
         network = tiny("llama")
         wrapped, accelerator = sharding_ranks.wrapped(network, "NO_SHARD")
         accelerator.model = wrapped
-        accelerator.optimizer = model.AdamW(wrapped.parameters(), lr=1e-2)
+        accelerator.optimizer = optimizer.optimizer_of(
+            wrapped, WorkerOptions(), rate=1e-2, decay=0.0, betas=(0.9, 0.95), eps=1e-8
+        )
         accelerator.lr_scheduler = SimpleNamespace(step=lambda: None)
         holder = SimpleNamespace(
             config=network.config,
@@ -153,27 +156,3 @@ def test_a_loss_in_chunks_gives_sharded_weights_the_same_gradient(
         gradients.append(torch.cat([weight.grad.flatten() for weight in network.parameters()]))
     assert not torch.equal(*gradients)
     assert torch.allclose(*gradients, rtol=1e-5, atol=1e-6)
-
-
-def test_the_optimizer_of_a_training_is_one_kernel_with_the_numbers_of_many(manager: Any) -> None:
-    import torch
-
-    settings = {"lr": 1e-2, "betas": (0.9, 0.95), "weight_decay": 0.1}
-    begins = torch.randn(1000, generator=torch.Generator().manual_seed(0))
-    results = []
-    for fused in (None, False):
-        weight = torch.nn.Parameter(begins.clone())
-        made = type(manager.accelerator.optimizer)
-        optimizer = made([weight], **settings, fused=fused) if fused is False else _fused([weight], settings)
-        for number in range(10):
-            weight.grad = torch.randn(1000, generator=torch.Generator().manual_seed(number))
-            optimizer.step()
-        results.append(weight.detach())
-    assert manager.accelerator.optimizer.defaults["fused"] is True
-    assert torch.allclose(*results, rtol=1e-6, atol=1e-7)
-
-
-def _fused(weights: Any, settings: dict[str, Any]) -> Any:
-    from instructlab.training import model
-
-    return model.AdamW(weights, **settings)

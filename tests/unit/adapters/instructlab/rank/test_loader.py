@@ -18,10 +18,10 @@ pytestmark = [
 NUM = 50
 
 
-def order(seed: int, epoch: int, *, num_seen: int = 0) -> list[int]:
+def order(seed: int, epoch: int, *, num_seen: int = 0, num_wanted: int | None = None) -> list[int]:
     from instructlab.training.sampler import EpochSampler
 
-    sampler: Any = resuming_sampler(EpochSampler, lambda: num_seen)(NUM, seed=seed)
+    sampler: Any = resuming_sampler(EpochSampler, lambda: num_seen, lambda _: num_wanted)(NUM, seed=seed)
     sampler.set_epoch(epoch)
     return list(sampler)
 
@@ -49,3 +49,7 @@ def test_a_resume_goes_on_where_it_was_stopped(epoch: int) -> None:
 
 def test_a_seed_is_one_that_torch_takes() -> None:
     assert all(0 <= order_seed(seed, epoch) < 2**63 for seed, epoch in product((0, 42, 2**32 - 1), range(50)))
+
+
+def test_an_epoch_that_ends_early_has_the_first_samples_of_the_whole_one() -> None:
+    assert order(3, 1, num_seen=20, num_wanted=32) == order(3, 1)[20:32]

@@ -1,0 +1,107 @@
+"""Which parameters of a model a training trains, as its checkpoint names them. Reads headers, and no weight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from sft.adapters import hub
+from sft.adapters.checkpoint_files import INDEX, WEIGHTS, read_tensors
+from sft.artifacts import Artifact, ModelArtifact
+from sft.config.schema import ModelSource, Optimizer, RunConfig, TrainingConfig
+from sft.parameter_choice import HEAD, choice_problem, frozen_names, matching
+from sft.planning.model_config import read_config
+from sft.planning.model_shape import Shape
+
+_ADAMW_BYTES, _MOMENTUM_BYTES = 8.0, 4.0
+
+
+def parameter_sizes(cfg: RunConfig, have: Mapping[str, Artifact]) -> dict[str, int] | None:
+    """Return the elements of each tensor of the base model by its name; None if its files are not here.
+
+    A head that is the embeddings, and so not in the files, has none.
+    """
+    folder = _folder(cfg, have)
+    if folder is None or not ((folder / WEIGHTS).is_file() or (folder / INDEX).is_file()):
+        return None
+    sizes = {name: tensor.size for name, tensor in read_tensors(folder).items()}
+    is_tied = (read_config(folder) or {}).get("tie_word_embeddings", False) and not matching(HEAD, sizes)
+    return sizes | ({f"{HEAD}.weight": 0} if is_tied else {})
+
+
+def _folder(cfg: RunConfig, have: Mapping[str, Artifact]) -> Path | None:
+    made = have.get("model")
+    if isinstance(made, ModelArtifact):
+        return made.model_dir
+    if cfg.model.source is ModelSource.scratch:
+        return None
+    folder = Path(cfg.model.name_or_path).expanduser()
+    return folder if folder.is_dir() else hub.cached_model(cfg.model.name_or_path, cfg.model.revision)
+
+
+def chooses(cfg: TrainingConfig) -> bool:
+    """Return whether some parameters are not trained as the others are."""
+    return bool(cfg.freeze or cfg.parameter_groups)
+
+
+def num_frozen(cfg: TrainingConfig, sizes: Mapping[str, int]) -> int:
+    """Return how many parameters `training.freeze` and `training.parameter_groups` freeze."""
+    return sum(sizes[name] for name in set().union(*_frozen(cfg, sizes).values()))
+
+
+def _frozen(cfg: TrainingConfig, sizes: Mapping[str, int]) -> dict[str, set[str]]:
+    """Return what is frozen by setting; freezing a head without weights of its own freezes the embeddings."""
+    chosen = frozen_names(cfg.freeze, msgspec.to_builtins(cfg.parameter_groups), sizes)
+    tied = [name for name, size in sizes.items() if not size]
+    ends = matching("embeddings", sizes) if tied else set()
+    return {setting: names | (ends if names & {*tied} else set()) for setting, names in chosen.items()}
+
+
+def trained_lines(cfg: RunConfig, have: Mapping[str, Artifact]) -> Iterator[str]:
+    """Yield how many parameters train and what is chosen, where a recipe chooses some."""
+    training = cfg.training
+    if not chooses(training):
+        return
+    sizes = parameter_sizes(cfg, have)
+    if sizes is None:
+        yield "trains     known once the model is here: training.freeze, training.parameter_groups"
+        return
+    groups = msgspec.to_builtins(training.parameter_groups)
+    if not training.lora.rank:
+        if problem := choice_problem(training.freeze, groups, sizes):
+            yield f"warning    {problem}"
+            return
+        total = sum(sizes.values())
+        yield f"trains     {total - num_frozen(training, sizes):,} of {total:,} parameters"
+        for setting, names in _frozen(training, sizes).items():
+            yield f"           {setting}: {sum(sizes[name] for name in names):,} frozen"
+            if not all(sizes[name] for name in matching(HEAD, names)):
+                yield "note       the head is the embeddings (tie_word_embeddings), which are frozen with it"
+    for name, group in groups.items():
+        if training.lora.rank:
+            yield f"           training.parameter_groups.{name}: of the adapters' parameters, which the ranks make"
+        elif not group["freeze"]:
+            chosen = matching(group["match"], sizes)
+            how = ", ".join(
+                f"{key}={group[key]}" for key in ("learning_rate", "weight_decay") if group[key] is not None
+            )
+            yield f"           training.parameter_groups.{name}: {sum(sizes[each] for each in chosen):,} with {how}"
+
+
+def moment_bytes(cfg: TrainingConfig, shape: Shape) -> float:
+    """Return the bytes of the optimizer's state for each weight that is trained, in fp32 as the weight.
+
+    Adafactor's means of rows and columns are less than 0.01 bytes of a weight from matrices of 1,024 x 1,024 on.
+    """
+    match cfg.optimizer:
+        case Optimizer.lion:
+            return _MOMENTUM_BYTES
+        case Optimizer.adafactor:
+            return 8 / shape.hidden_size  # a float for each row and each column of a square
+        case Optimizer.muon:
+            of_layers = shape.num_layers * shape.per_layer / shape.num_parameters
+            return _MOMENTUM_BYTES * of_layers + _ADAMW_BYTES * (1 - of_layers)
+        case _:
+            return _ADAMW_BYTES

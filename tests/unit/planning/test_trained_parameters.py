@@ -1,0 +1,80 @@
+"""What a plan says of the parameters that train, and the memory of those and of each optimizer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sft.artifacts import ModelArtifact
+from sft.config.schema import Optimizer, ParameterGroupConfig, RunConfig, ShardingStrategy, TrainingConfig
+from sft.planning.memory import moments, peak_bytes, state_bytes
+from sft.planning.model_shape import shape_of
+from sft.planning.trained_parameters import moment_bytes, num_frozen, parameter_sizes, trained_lines
+from tests.unit.planning.test_memory import COUNT, EIGHT, QWEN
+
+SIZES = {"model.embed_tokens.weight": 100, "model.layers.0.a.weight": 30, "model.layers.1.a.weight": 30}
+
+
+@pytest.fixture
+def tied(tiny_model: ModelArtifact) -> dict[str, Any]:
+    return {"model": tiny_model}
+
+
+def lines(have: dict[str, Any], **training: Any) -> list[str]:
+    return list(trained_lines(RunConfig(training=TrainingConfig(**training)), have))
+
+
+@pytest.mark.slow
+def test_a_plan_says_how_many_parameters_train_and_that_a_tied_head_is_the_embeddings(tied: dict[str, Any]) -> None:
+    sizes = parameter_sizes(RunConfig(), tied)
+    assert sizes is not None
+    total, ends = sum(sizes.values()), sizes["model.embed_tokens.weight"]
+    first, *rest = lines(tied, freeze=["lm_head"])
+    assert first == f"trains     {total - ends:,} of {total:,} parameters"
+    assert rest[0] == f"           training.freeze: lm_head: {ends:,} frozen"
+    assert "the head is the embeddings" in rest[1]
+    [warning] = lines(tied, freeze=["layers.90-95"])
+    assert warning.startswith("warning    training.freeze: layers.90-95 matches no parameter")
+    groups = {"a": ParameterGroupConfig(match="embeddings", learning_rate=1e-5)}
+    assert lines(tied, parameter_groups=groups)[-1].endswith(f"{ends:,} with learning_rate=1e-05")
+    assert lines(tied) == []
+
+
+def test_a_model_that_is_not_here_is_not_guessed(tmp_path: Path) -> None:
+    cfg = RunConfig(training=TrainingConfig(freeze=["lm_head"]))
+    cfg.model.name_or_path = str(tmp_path)
+    assert list(trained_lines(cfg, {})) == [
+        "trains     known once the model is here: training.freeze, training.parameter_groups"
+    ]
+
+
+def test_what_freezes_is_counted_once() -> None:
+    groups = {"a": ParameterGroupConfig(match="layers.0", freeze=True)}
+    assert num_frozen(TrainingConfig(freeze=["layers.0-1", "*layers.1*"], parameter_groups=groups), SIZES) == 60
+
+
+def test_a_frozen_weight_has_neither_gradient_nor_state_and_waits_as_it_is_stored() -> None:
+    shape = shape_of(QWEN)
+    assert shape is not None
+    frozen = replace(EIGHT, num_frozen=400_000_000)
+    whole, less = (moments(shape, ShardingStrategy.NO_SHARD, setup)["layer"].fixed for setup in (EIGHT, frozen))
+    assert whole - less == 400_000_000 * (16 - shape.stored_bytes)
+    assert state_bytes(shape, frozen) == 12 * (COUNT - 400_000_000)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "low", "high"),
+    [(Optimizer.adamw, 8, 8), (Optimizer.lion, 4, 4), (Optimizer.adafactor, 0, 0.01), (Optimizer.muon, 4, 5)],
+)
+def test_an_optimizer_takes_its_own_state(optimizer: Optimizer, low: float, high: float) -> None:
+    shape = shape_of(QWEN)
+    assert shape is not None
+    of_weight = moment_bytes(TrainingConfig(optimizer=optimizer), shape)
+    assert low <= of_weight <= high
+    setup = replace(EIGHT, moment_bytes=of_weight)
+    assert state_bytes(shape, setup) == int((4 + of_weight) * COUNT)
+    saved = peak_bytes(shape, ShardingStrategy.NO_SHARD, EIGHT) - peak_bytes(shape, ShardingStrategy.NO_SHARD, setup)
+    assert saved == pytest.approx((8 - of_weight) * COUNT, rel=0.01)
