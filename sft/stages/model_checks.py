@@ -38,12 +38,13 @@ _TYPES: dict[str, tuple[type, str]] = {
 _SHOWN_CHARACTERS = 100
 
 
-def check_folder(folder: Path, what: str) -> None:
+def check_folder(folder: Path, what: str, *, is_to_be_trained: bool = True) -> None:
     """Raise unless a folder holds a base model that can be fine-tuned on chat data.
 
     Args:
         folder: In Hugging Face layout.
         what: The setting that names it, for messages.
+        is_to_be_trained: Otherwise it is only used, and its weights may be quantized.
 
     Raises:
         StageError: Config, tokenizer or safetensors weights are missing, or `check_config` refuses.
@@ -53,7 +54,7 @@ def check_folder(folder: Path, what: str) -> None:
         raise StageError(f"{what}: holds an adapter ({_ADAPTER}), which is not a whole model", fix=fix)
     if not (folder / CONFIG).is_file():
         raise StageError(f"{what}: no {CONFIG} in {folder}", fix="give a folder in Hugging Face layout")
-    check_config(read_json(folder / CONFIG), what)
+    check_config(read_json(folder / CONFIG), what, is_to_be_trained=is_to_be_trained)
     for file in files_of(folder):
         if file.suffix in _READ_WHOLE and file.stat().st_size > _LARGEST_BYTES:
             raise StageError(f"{what}: {file.name} has more than {_LARGEST_BYTES >> 20} MiB: it is no part of a model")
@@ -68,17 +69,18 @@ def check_folder(folder: Path, what: str) -> None:
         )
 
 
-def check_config(config: Mapping[str, Any], what: str) -> None:
+def check_config(config: Mapping[str, Any], what: str, *, is_to_be_trained: bool = True) -> None:
     """Raise if a model of this ``config.json`` can't be trained, or if it loads what the record would not hold.
 
     Args:
         config: Parsed.
         what: The setting that names the model, for messages.
+        is_to_be_trained: As in `check_folder`.
 
     Raises:
         StageError: Every reason, in one message.
     """
-    if reasons := [*_wrong_types(config)] or [*_refusals(config)]:
+    if reasons := [*_wrong_types(config)] or [*_refusals(config, is_to_be_trained=is_to_be_trained)]:
         fix = "take a decoder-only model with its weights in bf16, fp16 or fp32, such as Qwen, Llama, Mistral or Gemma"
         raise StageError(f"{what}: {CONFIG}: " + "; ".join(reasons), fix=fix)
 
@@ -90,7 +92,7 @@ def _wrong_types(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key}={str(config[key])[:_SHOWN_CHARACTERS]} must be {what}"
 
 
-def _refusals(config: Mapping[str, Any]) -> Iterator[str]:
+def _refusals(config: Mapping[str, Any], *, is_to_be_trained: bool) -> Iterator[str]:
     if not isinstance(config.get("model_type"), str):
         yield "no model_type, which says the architecture"
     if config.get("is_encoder_decoder"):
@@ -100,7 +102,7 @@ def _refusals(config: Mapping[str, Any]) -> Iterator[str]:
         names = listed([str(name) for name in classes])
         yield f"architectures={names}: the training library takes only …{' and …'.join(_TRAINABLE)}"
     quantization = config.get("quantization_config")
-    if isinstance(quantization, dict) and not _is_dequantized(config, quantization):
+    if is_to_be_trained and isinstance(quantization, dict) and not _is_dequantized(config, quantization):
         yield f"quantized weights (quant_method={quantization.get('quant_method')}) can't be trained"
     if weights := config.get("transformers_weights"):
         yield f"transformers_weights={weights} names other weights than {WEIGHTS}; rename that file"
