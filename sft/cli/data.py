@@ -11,6 +11,7 @@ from sft.artifacts import DatasetArtifact, ModelArtifact, TokenizedArtifact
 from sft.cli.preview import is_color_wanted
 from sft.config import compose
 from sft.config.compose import Recipe
+from sft.config.kfp_parameters import hydra_text
 from sft.config.schema import OnInvalid, OnUnrendered, RunConfig
 from sft.planning.flops import attention_cost
 from sft.planning.model_config import read_config
@@ -76,6 +77,31 @@ def execute(
     if page:
         progress.say(f"page: {page}")
     return 1 if report.num_invalid else 0
+
+
+def data_and_longest(
+    uri: str, overrides: Sequence[str], *, counts_tokens: bool
+) -> tuple[DatasetArtifact, int | None, list[str]]:
+    """Return what is known of a dataset, its longest sample in tokens, and the first rows that break a rule.
+
+    Args:
+        uri: The dataset.
+        overrides: Settings of the groups `dataset` and `model`.
+        counts_tokens: Whether the model is here, whose tokenizer counts them; else the length is None.
+
+    Raises:
+        ConfigError: A setting is wrong.
+        DataError: The source can't be read.
+        StageError: The model is none.
+    """
+    recipe = Recipe(compose.shipped("conf") / "config.yaml")
+    reading = [f"dataset.uri={hydra_text(uri)}", "dataset.on_invalid=drop", "dataset.train_split=1.0"]
+    cfg = compose.compose(recipe, [*reading, *overrides])
+    with scratch("data") as out:
+        data = dataset(cfg.dataset, _folder(out / "dataset"), Progress(quiet=True))
+        report = measure(data, None, None)
+        tokens = _tokens(cfg, data, out, Progress(quiet=True))[1] if counts_tokens and data.num_train else None
+        return data, tokens.longest_tokens if tokens else None, report.rejected
 
 
 def _held_out_sets(cfg: RunConfig, out: Path) -> dict[str, Path]:

@@ -1,0 +1,143 @@
+"""The text of a recipe that `sft init` writes: complete, commented, ready to run."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from sft.artifacts import DatasetArtifact
+from sft.config.json_schema import SCHEMA_FILE
+from sft.planning.recipe_choice import Fit
+from sft.planning.step_count import num_steps
+
+_GIB = 2**30
+_DEFAULT_LENGTH = 8_192
+"""`training.max_seq_len`, which is written only where a sample is longer."""
+_SLOW_ANSWERS = 64
+_LORA = "  - override /training/lora: default   # adapters; remove it to train every weight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewRecipe:
+    """What was chosen.
+
+    Attributes:
+        uri: As it stands in the recipe.
+        data: What was seen of it.
+        settings: Overrides of `dataset` with which it is read.
+        fit: How the model fits this machine; None = not known.
+        longest: Tokens of the longest sample; None = not counted.
+    """
+
+    uri: str
+    data: DatasetArtifact
+    settings: tuple[str, ...]
+    model: str
+    fit: Fit | None
+    lora: bool
+    tasks: tuple[str, ...]
+    batch: int
+    epochs: int
+    learning_rate: float
+    longest: int | None
+    train_split: float
+    output: Path
+
+
+def text_of(recipe: NewRecipe) -> str:
+    """Return the YAML."""
+    file, data = shlex.quote(recipe.output.name), recipe.data
+    trained = math.floor(data.num_train * recipe.train_split)
+    steps = num_steps(trained, recipe.batch, recipe.epochs)
+    lines = [
+        f"# {data.num_train:,} rows of {Path(data.source).name}, on {recipe.model}.",
+        "#",
+        f"#   sft plan {file}      what it will do, whether it fits, and why",
+        f"#   sft run {file}       do it; the same command again continues",
+        "#   sft chat runs/NAME   talk to the model; `sft run` prints the folder",
+        "#",
+        *_memory(recipe),
+        f"# Steps:    about {steps} = {trained:,} samples / {recipe.batch} x {recipe.epochs} epochs.",
+        "#",
+        f"# yaml-language-server: $schema={SCHEMA_FILE}",
+        "defaults:",
+        "  - config                      # all defaults; `sft plan --config` prints them",
+        *([_LORA] if recipe.lora else []),
+        "  # - override /registry: mlflow       # registers the model in runs/mlflow.db",
+        "  - _self_",
+        "",
+        "dataset:",
+        f"  uri: {_yaml(recipe.uri)}",
+        *_dataset(recipe),
+        "",
+        "model:",
+        f"  name_or_path: {_yaml(recipe.model)}",
+        "",
+        "training:",
+        f"  num_epochs: {recipe.epochs}",
+        f"  effective_batch_size: {recipe.batch}      # samples of one optimizer step",
+        f"  learning_rate: {recipe.learning_rate:.1e}       # {_rate(recipe)}",
+        f"  warmup_steps: {max(1, steps // 20)}",
+        *_length(recipe),
+        "",
+        *_eval(recipe),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _yaml(value: str) -> str:
+    return yaml.safe_dump(value, default_style=None, width=10_000).removesuffix("\n").removesuffix("\n...")
+
+
+def _memory(recipe: NewRecipe) -> list[str]:
+    if recipe.fit is None:
+        return ["# Memory:   not known before the model is here; `sft plan` says it then."]
+    needed = recipe.fit.lora_bytes if recipe.lora else recipe.fit.full_bytes
+    have = f", {recipe.fit.available_bytes / _GIB:.1f} GiB were free" if recipe.fit.available_bytes else ""
+    return [f"# Memory:   {needed / _GIB:.1f} GiB for each process by the estimate{have}."]
+
+
+def _rate(recipe: NewRecipe) -> str:
+    return "usual for adapters" if recipe.lora else "usual for a model of this size; try half and double"
+
+
+def _dataset(recipe: NewRecipe) -> list[str]:
+    lines, columns = [], []
+    for setting in recipe.settings:
+        key, _, value = setting.removeprefix("dataset.").partition("=")
+        if key.startswith("columns."):
+            columns.append(f"    {key.removeprefix('columns.')}: {_yaml(value)}")
+        else:
+            lines.append(f"  {key}: {value}")
+    if columns:
+        lines += ["  columns:", *columns]
+    if recipe.data.num_rejected and not any(s.startswith("dataset.on_invalid") for s in recipe.settings):
+        num = recipe.data.num_rejected
+        broken = "1 row breaks" if num == 1 else f"{num:,} rows break"
+        lines.append(f"  on_invalid: drop            # {broken} a rule; `sft data check` lists them")
+    if not any(s.startswith("dataset.train_split") for s in recipe.settings):
+        held = (
+            "a tenth is held out, and scored before and after" if recipe.train_split < 1 else "too few to hold some out"
+        )
+        lines.append(f"  train_split: {recipe.train_split}            # {held}")
+    return lines
+
+
+def _length(recipe: NewRecipe) -> list[str]:
+    if recipe.longest is None or recipe.longest < _DEFAULT_LENGTH:
+        return []
+    return [f"  max_seq_len: {recipe.longest + 1}       # the longest sample; longer ones would not be trained"]
+
+
+def _eval(recipe: NewRecipe) -> list[str]:
+    tasks = f"  tasks: [{', '.join(recipe.tasks)}]"
+    lines = ["eval:", tasks + ("" if recipe.tasks else "                   # such as [arc_easy, gsm8k]")]
+    if recipe.train_split == 1:
+        return [*lines, "  holdout:", "    enabled: false"]
+    if recipe.fit is not None and not recipe.fit.on_gpu:
+        lines += ["  holdout:", f"    max_new_tokens: {_SLOW_ANSWERS}          # of an answer: a CPU writes slowly"]
+    return lines
