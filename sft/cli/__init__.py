@@ -12,12 +12,13 @@ from collections.abc import Sequence
 
 from sft import __version__
 from sft.adapters.os.command import run_command
-from sft.cli import export_arguments
+from sft.cli import export_arguments, parsers
 from sft.errors import ConfigError, Problem
 from sft.logs import mask_streams
 
 _EPILOG = """\
 examples:
+  sft init chats.jsonl                               a recipe for your data and this machine
   sft recipes                                        what there is to start from
   sft recipes copy quickstart mine                   one of them, with its tasks and data, to edit
   sft plan quickstart                                what would be done, and why
@@ -28,7 +29,10 @@ examples:
   sft compare runs/sweeps/quickstart-1a2b3c4d        that sweep's table again; any runs side by side
   sft run quickstart --until train                   only what makes the weights; later the rest
   sft eval org/model eval.tasks=[gsm8k]              score a model alone
+  sft chat runs/quickstart-1a2b3c4d --base           talk to its model, and to the one it began with
+  sft serve runs/quickstart-1a2b3c4d --port 8000     its model behind OpenAI's API
   sft verify runs/quickstart-1a2b3c4d                is everything still what the record says?
+  sft debug runs/quickstart-1a2b3c4d                 an archive for an issue, free of data and secrets
   sft register runs/my-1a2b3c4d registry=mlflow      its model, registered now
   sft models                                         what is registered, with scores
   sft data check rows.jsonl model.name_or_path=DIR   every row checked, tokens and padding counted
@@ -103,6 +107,23 @@ def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
             from sft.cli import export
 
             return {"job": export.job, "kfp": export.kfp, "trainjob": export.trainjob}[options.system](options)
+        case "chat":
+            from sft.cli.chat import execute as chat
+
+            flags = {"base": options.base, "system": options.system, "max_tokens": options.max_tokens}
+            return chat(options.model, options.overrides, **flags)
+        case "debug":
+            from sft.cli.debug import execute as debug
+
+            return debug(options.run, options.output)
+        case "init":
+            from sft.cli import init
+
+            return init.execute(init.wishes_of(options), options.overrides)
+        case "serve":
+            from sft.cli.serve import execute as serve
+
+            return serve(options.model, options.overrides, host=options.host, port=options.port)
         case "register":
             from sft.cli.register import execute as register
 
@@ -184,6 +205,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("model", metavar="MODEL", help="a model's folder, or a hub id")
     what = "settings of eval, model and dataset; with dataset.uri, its held-out split is scored"
     evaluate.add_argument("overrides", nargs=argparse.REMAINDER, metavar="OVERRIDE", help=what)
+    parsers.add_init(commands.add_parser("init", help="write a recipe that fits your data and this machine"))
     _add_recipes(commands.add_parser("recipes", help="list the shipped recipes, or copy one to edit"))
     commands.add_parser("schema", help="print what a recipe may hold, as JSON Schema for editors")
     data = commands.add_parser("data", help="check a dataset, without training anything")
@@ -202,6 +224,11 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--json", action="store_true", help="print JSON")
     compare.add_argument("--html", metavar="FILE", help="also write a page")
     export_arguments.add_arguments(commands.add_parser("export", help="print a recipe as what another system runs"))
+    parsers.add_debug(
+        commands.add_parser("debug", help="write an archive of a run for an issue, without data or secrets")
+    )
+    parsers.add_chat(commands.add_parser("chat", help="talk to the model of a run, or to any model"))
+    parsers.add_serve(commands.add_parser("serve", help="serve the model of a run with OpenAI's API"))
     verify = commands.add_parser("verify", help="check a run or a model against its record")
     verify.add_argument("path", metavar="RUN_OR_MODEL", help="a run's folder, or a model's folder")
     verify.add_argument("--key", metavar="FILE", help="public key (PEM) of who should have signed the model")

@@ -285,7 +285,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.sbom",
                 "sft.adapters.signing",
             ),
-            revision=2,
+            revision=3,
             tells_of_its_run=True,
         ),
         StageSpec(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import html
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sft.artifacts import EvalReport, JudgeReport, ModelComparison, ModelPackage, RegisteredModel, UploadedModel
 from sft.config.schema import HOLDOUT
+from sft.config.ways_out import value_of
 from sft.errors import SftError
 from sft.files import path_from_here
 from sft.redaction import redact
 from sft.report import changed_samples
 from sft.report.page import PAGE
 from sft.runner import RunResult
+from sft.runner.result_links import MODEL_LINK
 from sft.scores import TELLS_OVER, Verdict, format_score, score_row
 from sft.stages.epoch_scores import epoch_table, epochs_of
 from sft.stages.judge import judges_of
@@ -123,6 +126,20 @@ def summary(result: RunResult) -> Iterator[str]:
         yield f"uploaded    {uploaded.uri}"
     if isinstance(registered, RegisteredModel):
         yield f"registered  {registered.name} version {registered.version} in {registered.address}"
+    if isinstance(package, ModelPackage):
+        yield from _next_steps(result)
+
+
+def _next_steps(result: RunResult) -> Iterator[str]:
+    """Yield how the model is loaded, talked to, served and trained further."""
+    run, model = path_from_here(result.folder), path_from_here(result.folder / MODEL_LINK)
+    if not (result.folder / MODEL_LINK).exists():  # a file system without links
+        return
+    way = " model.trust_remote_code=true" if value_of(result.record.config, "model.trust_remote_code") is True else ""
+    yield f"load        AutoModelForCausalLM.from_pretrained({str(model)!r})"
+    yield f"chat        sft chat {shlex.quote(str(run))}{way}"
+    yield f"serve       sft serve {shlex.quote(str(run))}{way}"
+    yield f"continue    sft run RECIPE model.name_or_path={shlex.quote(str(model))}{way}"
 
 
 def score_lines(after: EvalReport, before: EvalReport | None, comparison: ModelComparison | None) -> Iterator[str]:

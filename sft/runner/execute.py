@@ -31,6 +31,7 @@ from sft.planning.state_id import state_id
 from sft.progress import Progress
 from sft.runner.dispatch import perform
 from sft.runner.registry_access import check_registry, is_lost
+from sft.runner.result_links import link_results
 from sft.runner.status import find_artifact, find_done, is_registry_gone, read_environment, run_folder
 from sft.stages.earlier_states import take_over
 from sft.stages.judge import check_key
@@ -98,6 +99,8 @@ def run(
         is_all_done = previous and previous.status == "done" and len(done) == len(plan.steps) and _same(previous, done)
         if previous and is_all_done and not is_lost(cfg, done.get("register"), progress):
             artifacts = {name: entry.artifact for name, entry in done.items()}
+            for line in link_results(folder, artifacts):
+                progress.say(line)
             return RunResult(folder, previous, artifacts, nothing_to_do=True)
         if any(step.name == "package" for step in plan.steps) and "package" not in done:
             check_publishing(cfg.registry)  # what will lack at the end is missed before anything is trained
@@ -157,6 +160,8 @@ class RunExecution:
                 finally:
                     run_record.ended_at = record.now()
                     run_record.save(self.folder)
+                    for line in link_results(self.folder, artifacts):
+                        self.progress.say(line)
         except BaseException as error:
             log.exception("the run ends here")
             if not isinstance(error, SftError):

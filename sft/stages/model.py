@@ -23,6 +23,7 @@ from sft.progress import Progress
 from sft.stages import chat_template, model_checks
 
 FILES_NAME = "files.json"
+_RECORD = "run.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +180,9 @@ def _local_folder(cfg: ModelConfig) -> Path | None:
     """Return the folder that `model.name_or_path` names; None if it is a hub id, or in a registry of images."""
     folder = local_files.local_path(cfg.name_or_path)
     if folder.is_dir():
+        if (folder / _RECORD).is_file() and not (folder / CONFIG).is_file():
+            fix = f"model.name_or_path={folder / 'model'}, which `sft run` links to the model that this run has made"
+            raise StageError(f"model.name_or_path={cfg.name_or_path}: is a run's folder, not a model's", fix=fix)
         return folder.resolve()
     if base_model.is_oci(cfg.name_or_path):
         return None

@@ -49,7 +49,7 @@ def card(title: str, description: str, license_name: str | None, inputs: Package
         inputs: Where the model came from.
     """
     front = yaml.safe_dump(_front_matter(title, license_name, inputs), sort_keys=False, allow_unicode=True)
-    sections = [f"# {title}", description, _origin(inputs), *_scores(inputs), _making(inputs)]
+    sections = [f"# {title}", description, _origin(inputs), _use(inputs), *_scores(inputs), _making(inputs)]
     return f"---\n{front}---\n\n" + "\n\n".join(section for section in sections if section) + "\n"
 
 
@@ -98,6 +98,30 @@ def _origin(inputs: PackageInputs) -> str:
     if tokens := [f"`{token}`" for token in (*added["special"], *added["plain"])]:
         lines.append(f"New tokens, whose embeddings began as the mean of the others: {', '.join(tokens)}.")
     return "\n".join(lines)
+
+
+def _use(inputs: PackageInputs) -> str:
+    """Return how to load, chat, serve and continue; ``FOLDER`` is where somebody has it, or its name on a hub."""
+    trust = ", trust_remote_code=True" if inputs.base.trust_remote_code else ""
+    way = " model.trust_remote_code=true" if inputs.base.trust_remote_code else ""
+    return f"""## How to use it
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER"{trust})
+model = AutoModelForCausalLM.from_pretrained("FOLDER", dtype="auto"{trust})
+messages = [{{"role": "user", "content": "Hello!"}}]
+prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+answer = model.generate(**prompt, max_new_tokens=200)[0, prompt["input_ids"].shape[1] :]
+print(tokenizer.decode(answer, skip_special_tokens=True))
+```
+
+```sh
+sft chat FOLDER{way}                                # talk to it
+sft serve FOLDER{way}                               # OpenAI's API on this machine
+sft run recipe.yaml model.name_or_path=FOLDER{way}  # train it further
+```"""
 
 
 def _scores(inputs: PackageInputs) -> Iterator[str]:

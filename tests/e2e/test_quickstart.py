@@ -70,13 +70,17 @@ def test_a_model_that_knew_nothing_spells_numbers(done: tuple[Path, Answer], rec
 
 def test_the_end_says_where_everything_is_and_the_scores(done: tuple[Path, Answer], record: dict[str, Any]) -> None:
     cwd, answer = done
-    places = dict(line.split(maxsplit=1) for line in answer.out.splitlines()[-4:])
+    places = dict(line.split(maxsplit=1) for line in answer.out.splitlines()[-8:])
     assert (cwd / places["record"]).name == "run.json"
     assert (cwd / places["model"] / "config.json").is_file()
     page = (cwd / places["page"]).read_text()
     assert "Samples that changed most" in page
     assert page.count("<summary>") == 40  # 20 of the held-out split, 20 of the task
     assert places["registered"].startswith("quickstart version 1 in sqlite:///")
+    run = Path(places["record"]).parent
+    assert (places["chat"], places["serve"]) == (f"sft chat {run}", f"sft serve {run}")
+    assert places["continue"] == f"sft run RECIPE model.name_or_path={run}/model"
+    assert (cwd / run / "model").resolve() == (cwd / places["model"]).resolve()
     assert re.search(r"^holdout\.exact_match +0\.0000 → ", answer.out, re.MULTILINE)
 
 

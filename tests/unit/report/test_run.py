@@ -139,6 +139,22 @@ def test_a_summary_says_where_everything_is(record: RunRecord, tmp_path: Path, m
     ]
 
 
+def test_a_summary_ends_with_what_can_be_done_with_the_model(
+    record: RunRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my r").mkdir()
+    (tmp_path / "store" / "p" / "model").mkdir(parents=True)
+    (tmp_path / "my r" / "model").symlink_to("../store/p/model")
+    artifacts = {"package": ModelPackage(root=tmp_path / "store" / "p", record_digest="")}
+    record.config["model"] = {"trust_remote_code": True}
+    *_, load, chat, serve, go_on = summary(RunResult(tmp_path / "my r", record, artifacts, nothing_to_do=False))
+    assert load == "load        AutoModelForCausalLM.from_pretrained('my r/model')"
+    assert chat == "chat        sft chat 'my r' model.trust_remote_code=true"
+    assert serve == "serve       sft serve 'my r' model.trust_remote_code=true"
+    assert go_on == "continue    sft run RECIPE model.name_or_path='my r/model' model.trust_remote_code=true"
+
+
 def test_a_run_that_was_done_before_says_when(record: RunRecord, tmp_path: Path) -> None:
     record.ended_at = "2026-01-01T00:00:00Z"
     first, *_ = summary(RunResult(tmp_path, record, {}, nothing_to_do=True))

@@ -137,6 +137,8 @@ def test_the_card_says_scores_before_and_after_and_how_to_make_it_again(inputs: 
     assert f"- sha256 of the checkpoint: `{inputs.checkpoint.digest}`" in text
     assert "200 tokens/s, 80 of them for the loss, 25.0% model FLOPs utilisation" in text
     assert "was allowed to run" not in text
+    assert 'AutoModelForCausalLM.from_pretrained("FOLDER", dtype="auto")' in text
+    assert "\nsft chat FOLDER  " in text
 
 
 def test_the_card_of_an_unscored_local_model_names_nothing_the_hub_has_not(
@@ -151,6 +153,8 @@ def test_the_card_of_an_unscored_local_model_names_nothing_the_hub_has_not(
     for absent in ("base_model", "datasets", "model-index", "metrics", "## Scores"):
         assert absent not in text
     assert "Code that came with the base model was allowed to run (`model.trust_remote_code=true`)." in text
+    assert 'AutoTokenizer.from_pretrained("FOLDER", trust_remote_code=True)' in text
+    assert "sft chat FOLDER model.trust_remote_code=true" in text
 
 
 @pytest.mark.parametrize("password", [None, "canary-password"])

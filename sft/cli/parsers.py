@@ -1,0 +1,46 @@
+"""Arguments of the commands for those who use a model. Standard library only."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_chat(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``sft chat``."""
+    text = "a run's folder, a model's folder, or a hub id"
+    parser.add_argument("model", metavar="RUN_OR_MODEL", help=text)
+    parser.add_argument("--base", action="store_true", help="let the run's base model answer too, before the tuned one")
+    parser.add_argument("--system", metavar="TEXT", help="the system turn (default: what the chat template says)")
+    text = "longest answer (default: the model's own setting, or 512)"
+    parser.add_argument("--max-tokens", type=int, metavar="N", help=text)
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="model.trust_remote_code=true, or nothing")
+
+
+def add_init(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``sft init``."""
+    parser.add_argument("data", nargs="?", metavar="FILE", help="the data: a file, a folder or a uri, as dataset.uri")
+    parser.add_argument("--model", metavar="MODEL", help="a folder or a hub id (default: the largest that fits well)")
+    text = "train every weight or adapters (default: adapters only where the whole model doesn't fit)"
+    parser.add_argument("--train", choices=["full", "lora"], help=text)
+    text = "lm-eval tasks to score before and after (default: none)"
+    parser.add_argument("--tasks", metavar="TASK,…", help=text)
+    parser.add_argument("--output", metavar="FILE.yaml", default="recipe.yaml", help="default: recipe.yaml")
+    parser.add_argument("--yes", action="store_true", help="ask nothing, as without a terminal")
+    text = "settings of dataset, kept in the recipe: dataset.columns.prompt=question"
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=text)
+
+
+def add_debug(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``sft debug``."""
+    parser.add_argument("run", metavar="RUN", help="the run's folder")
+    parser.add_argument("--output", metavar="FILE", help="default: RUN-debug.tar.gz in the working folder")
+
+
+def add_serve(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``sft serve``."""
+    parser.add_argument("model", metavar="RUN_OR_MODEL", help="a run's folder, a model's folder, or a hub id")
+    text = "address to listen on (default: 127.0.0.1, which only this machine reaches)"
+    parser.add_argument("--host", default="127.0.0.1", help=text)
+    parser.add_argument("--port", type=int, default=8000, metavar="N", help="default: 8000")
+    text = "eval.vllm.python=PYTHON serves with vLLM's environment; model.trust_remote_code=true"
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=text)
