@@ -7,6 +7,7 @@ A person sees `str(error)`; a program reads the attributes. Anything that is not
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,7 +115,7 @@ class StageError(SftError):
 
 
 class GateError(SftError):
-    """The tuned model misses a gate: it is neither packaged nor registered.
+    """A model misses a gate: the tuned one, which is neither packaged nor registered, or what was exported of it.
 
     Attributes:
         missed: A line for each.
@@ -122,11 +123,18 @@ class GateError(SftError):
 
     exit_code = 3
 
-    def __init__(self, missed: list[str]) -> None:
+    def __init__(
+        self,
+        missed: Sequence[str],
+        *,
+        what: str = "the tuned model",
+        so: str = "so it is not registered",
+        fix: str | None = None,
+    ) -> None:
         self.missed = tuple(missed)
         count = "1 gate" if len(missed) == 1 else f"{len(missed)} gates"
         lines = "\n".join(f"  - {line}" for line in missed)
-        super().__init__(f"the tuned model misses {count} (eval.gates), so it is not registered\n{lines}")
+        super().__init__(f"{what} misses {count} (eval.gates), {so}\n{lines}", fix=fix)
 
 
 class Preempted(KeyboardInterrupt):

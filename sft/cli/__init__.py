@@ -37,6 +37,7 @@ examples:
   sft models                                         what is registered, with scores
   sft data check rows.jsonl model.name_or_path=DIR   every row checked, tokens and padding counted
   sft export job my.yaml --image IMAGE               a Job for Kubernetes, named by the run
+  sft export runs/my-1a2b3c4d --to gguf --output my-gguf   its model for llama.cpp, scored again
   sft export kfp my.yaml > pipeline.yaml             a pipeline for Kubeflow Pipelines
   sft run my.yaml training/launcher=kubeflow --detach   train on a cluster; `sft attach RUN` comes back
   sft run quickstart --cfg job                       the composed configuration (any flag of Hydra works)
@@ -48,7 +49,7 @@ _CONFIG = "--config"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = export_arguments.with_system(list(sys.argv[1:] if argv is None else argv))
     mask_streams()  # argparse's errors quote what was typed
     if arguments[:1] in (["-sc"], ["--shell-completion"]):
         options = argparse.Namespace(command="completion", debug=False)
@@ -106,7 +107,8 @@ def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
         case "export":
             from sft.cli import export
 
-            return {"job": export.job, "kfp": export.kfp, "trainjob": export.trainjob}[options.system](options)
+            systems = {"model": export.model, "job": export.job, "kfp": export.kfp, "trainjob": export.trainjob}
+            return systems[options.system](options)
         case "chat":
             from sft.cli.chat import execute as chat
 
@@ -223,7 +225,8 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--csv", action="store_true", help="print CSV")
     compare.add_argument("--json", action="store_true", help="print JSON")
     compare.add_argument("--html", metavar="FILE", help="also write a page")
-    export_arguments.add_arguments(commands.add_parser("export", help="print a recipe as what another system runs"))
+    text = "write a run's model in another format, or print a recipe as what another system runs"
+    export_arguments.add_arguments(commands.add_parser("export", help=text))
     parsers.add_debug(
         commands.add_parser("debug", help="write an archive of a run for an issue, without data or secrets")
     )

@@ -1,4 +1,4 @@
-"""`sft export`: a recipe as what another system runs."""
+"""`sft export`: a recipe as what another system runs, or a run's model in another format."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from typing import Any
 import yaml
 
 from sft import runner
-from sft.cli import kfp_options
+from sft.cli import export_model, kfp_options
 from sft.config.compose import compose, find_recipe
 from sft.config.image import unpinned
 from sft.errors import SftError
 from sft.files import write_atomically
 from sft.progress import Progress
 from sft.sweep.spec import refuse_sweep
+
+
+def model(options: argparse.Namespace) -> int:
+    """Export the model of a finished run; see `sft.cli.export_model`."""
+    return export_model.execute(options)
 
 
 def kfp(options: argparse.Namespace) -> int:

@@ -5,11 +5,27 @@ from __future__ import annotations
 import argparse
 
 _ACCESS_MODES = ("ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod")
+_FORMATS = ("gguf", "ollama", "kserve")
+_SYSTEMS = ("model", "trainjob", "job", "kfp")
+
+
+def with_system(arguments: list[str]) -> list[str]:
+    """Return ``sft export RUN --to FORMAT`` as ``sft export model RUN --to FORMAT``; anything else stays.
+
+    Args:
+        arguments: Of ``sft``.
+    """
+    place = next((i for i, text in enumerate(arguments) if not text.startswith("-")), 0)  # of the command
+    if arguments[place : place + 1] != ["export"] or (arguments[place + 1 :] or [""])[0] in _SYSTEMS:
+        return arguments
+    names_format = any(text == "--to" or text.startswith("--to=") for text in arguments)
+    return [*arguments[: place + 1], "model", *arguments[place + 1 :]] if names_format else arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add a subcommand for each system: all print YAML, or write it with ``--output``."""
+    """Add a subcommand for models, and one for each system, which print YAML or write it with ``--output``."""
     systems = parser.add_subparsers(dest="system", required=True, metavar="SYSTEM")
+    _add_model(systems)
     text = "the TrainJob that a run would make (training/launcher=kubeflow), printed as YAML"
     trainjob = systems.add_parser("trainjob", help=text, description=f"{text}.")
     text = "a recipe as a Kubernetes Job, under a name of its own, printed as YAML"
@@ -54,3 +70,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kfp.add_argument("--caching", action="store_true", help="let KFP skip a task whose inputs it knows")
     for secret in ("minio", "s3", "hf", "oci", "kubernetes"):
         kfp.add_argument(f"--{secret}-secret", metavar="NAME", help="name of that secret")
+
+
+def _add_model(systems: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "a finished run's model in another format, scored by the run's gates; as `sft export RUN --to FORMAT`"
+    model = systems.add_parser("model", help=text, description=f"{text}.")
+    model.add_argument("run", metavar="RUN", help="the run's folder")
+    model.add_argument("--to", dest="format", required=True, choices=_FORMATS, help="the format")
+    model.add_argument("--output", metavar="DIR", required=True, help="folder to make; nothing is overwritten")
+    text = "of the numbers: auto (as the weights are saved; the default), f32, f16, bf16, q8_0"
+    model.add_argument("--type", dest="kind", metavar="TYPE", default="auto", help=text)
+    model.add_argument("--keep", action="store_true", help="keep an export that misses a gate, marked as failed")
+    server = model.add_argument_group("of a server (--to kserve)", argument_default=argparse.SUPPRESS)
+    server.add_argument("--namespace", help="of the InferenceService")
+    server.add_argument(
+        "--runtime", metavar="NAME", help="default: vllm-cuda-runtime; without GPUs vllm-cpu-x86-runtime"
+    )
+    server.add_argument("--secret", metavar="NAME", help="with the storage's login; a service account is made with it")
+    server.add_argument("--service-account", metavar="NAME", help="one that has the login, in place of --secret")
+    server.add_argument("--storage-key", metavar="NAME", help="an Open Data Hub data connection, in place of both")
+    server.add_argument("--gpus", type=int, metavar="N", help="default: 1")
+    server.add_argument("--cpu", help="asked for (default: 4)")
+    server.add_argument("--memory", metavar="SIZE", help="default: 16Gi")
+    what = "ways out that the run used, again: model.trust_remote_code=true"
+    model.add_argument("overrides", nargs="*", default=[], metavar="OVERRIDE", help=what)

@@ -96,7 +96,7 @@ def perform(
             )
             return train(cfg.training, inputs, out, progress)
         case "evaluate:base" | "evaluate:tuned":
-            inputs_of_model = _evaluate_inputs(step, cfg, artifacts)
+            inputs_of_model = evaluate_inputs(step, cfg, artifacts)
             check_samples(cfg.eval, inputs_of_model.held_out)
             return evaluate(cfg.eval, inputs_of_model, out, progress)
         case "compare":
@@ -106,13 +106,7 @@ def perform(
             )
             return compare(cfg.eval, reports, out, progress)
         case _ if stage == "judge":
-            answers = JudgeInputs(
-                held_out=held_out or HOLDOUT,
-                dataset=pick(artifacts, f"dataset:{held_out}" if held_out else "dataset", DatasetArtifact),
-                baseline=pick(artifacts, "evaluate:base", EvalReport),
-                report=pick(artifacts, "evaluate:tuned", EvalReport),
-            )
-            return judge(cfg.eval, answers, out, progress)
+            return judge(cfg.eval, judge_inputs(held_out or HOLDOUT, artifacts), out, progress)
         case "gates":
             scores = GatesInputs(
                 baseline=_baseline(artifacts),
@@ -177,7 +171,18 @@ def _tokenize_inputs(data: str, cfg: RunConfig, artifacts: Mapping[str, Artifact
     )
 
 
-def _evaluate_inputs(step: Step, cfg: RunConfig, artifacts: Mapping[str, Artifact]) -> EvaluateInputs:
+def judge_inputs(held_out: str, artifacts: Mapping[str, Artifact]) -> JudgeInputs:
+    """Return what a judge takes of the earlier steps to compare the answers to a held-out set."""
+    return JudgeInputs(
+        held_out=held_out,
+        dataset=pick(artifacts, "dataset" if held_out == HOLDOUT else f"dataset:{held_out}", DatasetArtifact),
+        baseline=pick(artifacts, "evaluate:base", EvalReport),
+        report=pick(artifacts, "evaluate:tuned", EvalReport),
+    )
+
+
+def evaluate_inputs(step: Step, cfg: RunConfig, artifacts: Mapping[str, Artifact]) -> EvaluateInputs:
+    """Return what the evaluation of the base model or of the tuned one takes of the earlier steps."""
     base = pick(artifacts, "model", ModelArtifact)
     scored = base if step.name == "evaluate:base" else pick(artifacts, "train", CheckpointArtifact)
     tokenized = [name for name in step.needs if name.partition(":")[0] == "tokenize"]
@@ -199,7 +204,7 @@ def _epoch_inputs(
     prefix = f"{model_dir.relative_to(trained.root).as_posix()}/"
     known = run_record.step("train").files
     files = {name.removeprefix(prefix): digest for name, digest in known.items() if name.startswith(prefix)}
-    return replace(_evaluate_inputs(step, cfg, artifacts), model_dir=model_dir, model_digest=digest_of(files))
+    return replace(evaluate_inputs(step, cfg, artifacts), model_dir=model_dir, model_digest=digest_of(files))
 
 
 def check_known_samples(cfg: RunConfig, artifacts: Mapping[str, Artifact]) -> None:

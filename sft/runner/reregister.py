@@ -53,7 +53,7 @@ def reregister(cfg: RunConfig, *, folder: Path, progress: Progress) -> RunResult
         if absent := [step.name for step in to_package if step.name not in artifacts]:
             what = f"{folder}: its {' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not there"
             raise DataError(what, fix="finish the run first: its command goes on")
-        _check_unchanged(pick(artifacts, "package", ModelPackage), run_record)
+        check_unchanged(pick(artifacts, "package", ModelPackage), run_record)
         before, suffix = run_record.status, _suffix(after_package, run_record)
         known = {note.name for note in run_record.steps}
         added = [record.StepRecord(name=name) for s in after_package if (name := s.name + suffix) not in known]
@@ -74,7 +74,7 @@ def reregister(cfg: RunConfig, *, folder: Path, progress: Progress) -> RunResult
         return result
 
 
-def _check_unchanged(package: ModelPackage, run_record: record.RunRecord) -> None:
+def check_unchanged(package: ModelPackage, run_record: record.RunRecord) -> None:
     """Hash the model again: time has passed since it was made, and what is registered must be what was recorded."""
     found = verify(package.model_dir)
     if not found.problems and found.digest != run_record.step("package").output:

@@ -173,6 +173,17 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.report.data": ("integration/test_data_check.py", "reads what the stages made, which the test makes"),
     "sft.report.page": ("unit/report/test_run.py", "a frame of HTML around what the test looks at"),
     "sft.runner.dispatch": ("e2e/test_quickstart.py", "hands artifacts from stage to stage of a whole run"),
+    "sft.adapters.export.gguf_writer": ("unit/adapters/export/test_gguf.py", _IN_A_CHILD),
+    "sft.adapters.export.gguf_reader": ("unit/adapters/export/test_gguf.py", _IN_A_CHILD),
+    "sft.adapters.export.chat_form": (
+        "unit/adapters/export/test_ollama.py",
+        "what is found in a template is rendered there, and compared",
+    ),
+    "sft.runner.export_formats": ("e2e/test_export.py", "makes files of a run's model, which the test makes"),
+    "sft.cli.export_model": ("e2e/test_export.py", _TYPED),
+    "sft.runner.export_model": ("e2e/test_export.py", "acts on a run that has ended, which the test makes"),
+    "sft.runner.export_scores": ("e2e/test_export.py", "scores what was exported of a run, which the test makes"),
+    "sft.runner.finished_run": ("e2e/test_export.py", "a run that has ended, which the test makes"),
     "sft.runner.export_job": (
         "config/test_export_job.py",
         "recipes are composed, alone and with what lies beside them",

@@ -1,0 +1,216 @@
+"""What each format makes of a run's model: files, and what is to be scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, assert_never
+
+import yaml
+
+from sft import record
+from sft.adapters.checkpoint_files import CONFIG, read_json
+from sft.adapters.export import gguf
+from sft.adapters.os.process import run_module
+from sft.artifacts import DatasetArtifact, GateReport, ModelArtifact, RegisteredModel, UploadedModel
+from sft.config.schema import HOLDOUT, RunConfig
+from sft.errors import ConfigError, DataError, Problem, StageError
+from sft.runner import export_kserve as kserve
+from sft.runner.dispatch import pick
+from sft.runner.export_scores import TUNED
+from sft.runner.finished_run import FinishedRun
+from sft.stages.export_card import ExportFormat
+
+_NOT_SCORED = "nothing was scored, as the run scored nothing (eval)"
+_UNCHANGED = "the run's own files are served, unchanged, and these are the run's scores"
+MANIFEST = "inferenceservice.yaml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest:
+    """What is asked for.
+
+    Attributes:
+        output: Folder that is made.
+        kind: Type of the numbers; ``auto`` = as the weights are saved.
+        keep: Whether an export that misses a gate is kept, marked as failed.
+        serving: What the cluster gives the server; None = nothing was said.
+    """
+
+    format: ExportFormat
+    output: Path
+    kind: str = "auto"
+    keep: bool = False
+    serving: kserve.Serving | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What was made of a model.
+
+    Attributes:
+        model_dir: The export, read back as a model's folder, to be scored; None where the run's own files are used.
+        kind: Type of the numbers in it; empty where nothing was converted.
+        details: What the format's own steps found.
+        notes: What the format does otherwise, a line each.
+        lines: What a person is told besides.
+        use: A command that uses the files.
+        scored_as: What is scored, in words.
+        versions: Of what made it.
+    """
+
+    model_dir: Path | None
+    kind: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    use: str
+    scored_as: str
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def check_request(request: ExportRequest) -> None:
+    """Check what can be known before the run is looked at.
+
+    Raises:
+        ConfigError: An option is wrong, or is of another format.
+        StageError: An extra is not installed.
+    """
+    match request.format:
+        case ExportFormat.gguf | ExportFormat.ollama:
+            if request.serving:
+                rule = f"describe a server in a cluster, and --to {request.format.value} makes files"
+                options = "--namespace, --runtime, --secret, --service-account, --storage-key, --gpus, --cpu, --memory"
+                raise ConfigError([Problem(key=options, rule=rule, suggestion="leave them out")])
+            gguf.check(request.kind)
+        case ExportFormat.kserve:
+            if request.kind != "auto" or request.keep:
+                key = "--keep" if request.keep else "--type"
+                rule = "does nothing: the run's own files are served, which passed its gates"
+                raise ConfigError([Problem(key=key, rule=rule, suggestion="leave it out")])
+            kserve.check(request.serving or kserve.Serving())
+        case never:
+            assert_never(never)
+
+
+def make(cfg: RunConfig, run: FinishedRun, request: ExportRequest, files: Path, work: Path) -> Exported:
+    """Write an export's files, and read them back.
+
+    Args:
+        cfg: The run's settings.
+        run: Whose model it is.
+        request: What is asked for.
+        files: Folder that gets what is to be kept.
+        work: Private folder.
+
+    Raises:
+        SftError: It can't be written so, or is not read back as it was.
+    """
+    match request.format:
+        case ExportFormat.gguf:
+            return _gguf(cfg, run, request, files, work)
+        case ExportFormat.ollama:
+            return _ollama(cfg, run, request, files, work)
+        case ExportFormat.kserve:
+            return _kserve(run, request.serving or kserve.Serving(), files)
+        case never:
+            assert_never(never)
+
+
+def _gguf(cfg: RunConfig, run: FinishedRun, request: ExportRequest, files: Path, work: Path) -> Exported:
+    if pick(run.artifacts, "model", ModelArtifact).trust_remote_code:
+        raise StageError(f"--to {request.format.value}: the model runs code of its own, which no such file carries")
+    made = gguf.export(
+        run.package.model_dir,
+        files,
+        work,
+        name=cfg.registry.model_name,
+        kind=request.kind,
+        held_out=list(_held_out(run)),
+    )
+    prompts = made.details["prompts"]
+    count = sum(prompts["held_out"].values()) + prompts["edge_cases"]
+    same = f"the same tokens in {count:,} prompts: {prompts['edge_cases']} edge cases, the rest held out"
+    versions = record.versions()
+    return Exported(
+        model_dir=made.model_dir,
+        kind=made.kind,
+        details=made.details | {"file": made.file.name},
+        notes=made.notes,
+        lines=[f"{made.file.name}, {made.file.stat().st_size / 1e6:,.1f} MB", same],
+        use=f"llama-cli -m {made.file.name}",
+        scored_as=gguf.SCORED_AS if TUNED in run.artifacts else _NOT_SCORED,
+        versions={"gguf": metadata.version("gguf"), **{name: versions[name] for name in ("torch", "transformers")}},
+    )
+
+
+def _ollama(cfg: RunConfig, run: FinishedRun, request: ExportRequest, files: Path, work: Path) -> Exported:
+    made = _gguf(cfg, run, request, files, work)
+    asked = {
+        "model_dir": str(run.package.model_dir),
+        "file": str(files / "Modelfile"),
+        "gguf": made.details["file"],
+        "context_length": read_json(run.package.model_dir / CONFIG)["max_position_embeddings"],
+        "held_out": list(_held_out(run)),
+    }
+    module = "sft.adapters.export.ollama"
+    written = run_module(module, asked, folder=work / "ollama", what="writing the Modelfile")
+    notes = written.pop("notes")
+    count = sum(written["held_out"].values()) + written["edge_cases"]
+    return Exported(
+        model_dir=made.model_dir,
+        kind=made.kind,
+        details={**made.details, "modelfile": written},
+        notes=[*made.notes, *notes],
+        lines=[*made.lines, f"Modelfile, whose template renders {count:,} prompts as the model's own does"],
+        use=f"ollama create {cfg.registry.model_name} -f Modelfile",
+        scored_as=made.scored_as,
+        versions=made.versions,
+    )
+
+
+def _kserve(run: FinishedRun, serving: kserve.Serving, files: Path) -> Exported:
+    registered = [made for made in run.artifacts.values() if isinstance(made, RegisteredModel)]
+    if not registered:
+        fix = "sft register RUN registry=… registry.upload=s3://bucket/models"
+        raise DataError(f"{run.folder}: its model is not registered", fix=fix)
+    model_dir, latest = run.package.model_dir, registered[-1]
+    has_template = (model_dir / "chat_template.jinja").is_file()
+    if not has_template and not read_json(model_dir / "tokenizer_config.json").get("chat_template"):
+        raise StageError("--to kserve: the model has no chat template to serve", fix="model.chat_template=FILE")
+    uploads = [made for made in run.artifacts.values() if isinstance(made, UploadedModel)]
+    uri = kserve.storage_uri(uploads[-1].uri if uploads else latest.uri)
+    told = {
+        "sft/run": run.record.run_id,
+        "sft/package-digest": run.package.digest,
+        "sft/registered-model": f"{latest.name} version {latest.version}",
+    }
+    documents = kserve.manifests(latest.name, uri, serving, annotations=told)
+    text = yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True)
+    (files / MANIFEST).write_text(text, encoding="utf-8")
+    notes = [
+        f"the runtime {serving.runtime_name} must be in the namespace, as a ServingRuntime or ClusterServingRuntime"
+    ]
+    if pick(run.artifacts, "model", ModelArtifact).trust_remote_code:
+        raise StageError("--to kserve: the model runs code of its own, which the runtimes don't allow")
+    return Exported(
+        model_dir=None,
+        details={"storage": uri, "runtime": serving.runtime_name},
+        notes=notes,
+        lines=[f"{MANIFEST}: {latest.name} version {latest.version} from {uri}"],
+        use=f"kubectl apply -f {MANIFEST}",
+        scored_as=_UNCHANGED if TUNED in run.artifacts else _NOT_SCORED,
+    )
+
+
+def gates_passed(run: FinishedRun) -> tuple[str, ...]:
+    """Return a line for each gate that the run's model passed."""
+    return pick(run.artifacts, "gates", GateReport).passed if "gates" in run.artifacts else ()
+
+
+def _held_out(run: FinishedRun) -> Iterator[dict[str, str]]:
+    for name, artifact in run.artifacts.items():
+        if isinstance(artifact, DatasetArtifact) and artifact.num_eval:
+            yield {"name": name.partition(":")[2] or HOLDOUT, "file": str(artifact.eval_file)}
