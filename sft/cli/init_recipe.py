@@ -11,8 +11,7 @@ import yaml
 
 from sft.artifacts import DatasetArtifact
 from sft.config.json_schema import SCHEMA_FILE
-from sft.planning.recipe_choice import Fit
-from sft.planning.step_count import num_steps
+from sft.planning.recipe_choice import Fit, num_steps
 
 _GIB = 2**30
 _DEFAULT_LENGTH = 8_192

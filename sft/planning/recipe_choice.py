@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sft.adapters.instructlab.training_length import training_length
 from sft.adapters.os import machine
 from sft.config.schema import RunConfig
 from sft.planning import memory
 from sft.planning.model_shape import Shape, shape_of
 from sft.planning.resources import resolve_resources
-from sft.planning.step_count import num_steps
 from sft.planning.training_setup import setup_of
 
 _LLAMA = {"model_type": "llama", "torch_dtype": "bfloat16"}
@@ -114,6 +114,11 @@ def suggested(found: Mapping[str, Fit]) -> str | None:
     whole = [name for name, how in found.items() if how.is_quick and not how.wants_lora]
     quick = [name for name, how in found.items() if how.is_quick]
     return next((names[-1] for names in (whole, quick) if names), next(iter(found), None))
+
+
+def num_steps(num_samples: int, batch_size: int, num_epochs: int) -> int:
+    """Return the optimizer steps of a training."""
+    return training_length(num_samples, batch_size, num_epochs, None).num_steps
 
 
 def batch_and_epochs(num_samples: int, num_ranks: int) -> tuple[int, int]:

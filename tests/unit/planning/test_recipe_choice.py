@@ -9,8 +9,7 @@ import pytest
 from sft.adapters.os import machine
 from sft.planning import recipe_choice
 from sft.planning.model_shape import shape_of
-from sft.planning.recipe_choice import MODELS, Fit, batch_and_epochs, fits, learning_rate, suggested
-from sft.planning.step_count import num_steps
+from sft.planning.recipe_choice import MODELS, Fit, batch_and_epochs, fits, learning_rate, num_steps, suggested
 from tests.support.configs import composed
 
 NUM_PARAMETERS = {
