@@ -130,9 +130,11 @@ class TokenizedArtifact(Artifact):
 
 
 def on_ranks(stretch: Mapping[str, Any]) -> str:
-    """Return what a part of a training ran on, in words: ``2 ranks``, ``8 ranks of 2 nodes``."""
+    """Return what a part of a training ran on, in words: ``2 ranks``, ``8 ranks of 2 nodes, 4 to a row``."""
     ranks = "1 rank" if stretch["num_ranks"] == 1 else f"{stretch['num_ranks']} ranks"
-    return ranks if stretch["num_nodes"] == 1 else f"{ranks} of {stretch['num_nodes']} nodes"
+    nodes = "" if stretch["num_nodes"] == 1 else f" of {stretch['num_nodes']} nodes"
+    to_a_row = stretch.get("context_parallel", 1)
+    return f"{ranks}{nodes}" + (f", {to_a_row} to a row" if to_a_row > 1 else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,8 +150,8 @@ class CheckpointArtifact(Artifact):
         world_size: Ranks that finished it.
         effective_batch_size: Samples of an optimizer step over all ranks; 0 in a checkpoint that doesn't say.
         stretches: What the steps were trained on (``num_nodes``, ``num_ranks``, ``strategy``, ``fsdp_version``,
-            ``device``), each
-            ``from_step`` on: several where the training was stopped and continued on another number of ranks.
+            ``device``; ``context_parallel`` if ranks share rows), each ``from_step`` on: several where the training was
+            stopped and continued on another number of ranks.
         unmirrored: A line for each full state that could not be brought to `training.state_uri`.
     """
 

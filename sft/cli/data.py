@@ -136,9 +136,10 @@ def _padding(cfg: RunConfig, base: ModelArtifact, tokens: TokenizedArtifact) -> 
     return padding_share(
         tokens.data_file,
         batch_size=batch_size_of(cfg.training, tokens.num_samples),
-        token_budget=resources.token_budget(tokens.longest_tokens),
-        num_ranks=resources.world_size,
+        token_budget=resources.row_budget(tokens.longest_tokens),
+        num_ranks=resources.num_sharing_batch,
         seed=cfg.training.seed,
         packs_rows=why_padded(config, resources.attention) is None,
         attention_cost=attention_cost(config, cfg.training.lora.rank),
+        context_parallel=resources.context_parallel,
     )

@@ -19,6 +19,7 @@ from sft.config.registry_checks import check_registry
 from sft.config.schedule_checks import check_schedule
 from sft.config.schema import (
     HOLDOUT,
+    Attention,
     EvalBackend,
     EvalConfig,
     ModelConfig,
@@ -82,12 +83,22 @@ def _between(cfg: RunConfig, told: set[str]) -> Iterator[Problem]:
 
 
 def _training(cfg: TrainingConfig) -> Iterator[Problem]:
-    if cfg.max_tokens_per_gpu is not None and cfg.max_seq_len > cfg.max_tokens_per_gpu:
+    longest = None if cfg.max_tokens_per_gpu is None else cfg.max_tokens_per_gpu * cfg.context_parallel
+    if longest is not None and cfg.max_seq_len > longest:
+        ranks = f" on each of training.context_parallel={cfg.context_parallel} ranks"
         yield Problem(
             key="training.max_seq_len",
             value=str(cfg.max_seq_len),
-            rule=f"a sample must fit into training.max_tokens_per_gpu={cfg.max_tokens_per_gpu}",
-            suggestion=f"try training.max_seq_len={cfg.max_tokens_per_gpu}",
+            rule=f"a sample must fit into training.max_tokens_per_gpu={cfg.max_tokens_per_gpu}"
+            f"{ranks if cfg.context_parallel > 1 else ''}",
+            suggestion=f"try training.max_seq_len={longest}",
+        )
+    if cfg.context_parallel > 1 and cfg.attention not in {Attention.auto, Attention.varlen}:
+        yield Problem(
+            key="training.attention",
+            value=cfg.attention.value,
+            rule=f"training.context_parallel={cfg.context_parallel} is for torch's own attention over packed rows",
+            suggestion="try training.attention=varlen",
         )
     if cfg.validation_frequency and not cfg.validation_split:
         yield Problem(

@@ -33,13 +33,30 @@ def check_launcher(cfg: TrainingConfig) -> Iterator[Problem]:
         yield from _environment(cfg)
     yield from _loaders(cfg)
     procs = launcher.num_workers * launcher.num_processes
-    if cfg.effective_batch_size is not None and cfg.effective_batch_size < procs:
+    if (launcher.is_remote or launcher.procs_per_worker) and (problem := undivided_ranks(cfg.context_parallel, procs)):
+        yield problem
+    at_once = max(1, procs // cfg.context_parallel)
+    if cfg.effective_batch_size is not None and cfg.effective_batch_size < at_once:
+        of = f" by training.context_parallel={cfg.context_parallel}" if cfg.context_parallel > 1 else ""
         yield Problem(
             key="training.effective_batch_size",
             value=str(cfg.effective_batch_size),
-            rule=f"must be at least the {procs} processes ({_FACTORS}), or some rank has nothing to do",
-            suggestion=f"try {procs}",
+            rule=f"must be at least the {procs} processes ({_FACTORS}){of}, or some rank has nothing to do",
+            suggestion=f"try {at_once}",
         )
+
+
+def undivided_ranks(context_parallel: int, num_ranks: int) -> Problem | None:
+    """Return what is wrong if `training.context_parallel` does not divide the ranks of a training."""
+    if num_ranks % context_parallel == 0:
+        return None
+    fitting = [size for size in range(2, num_ranks + 1) if num_ranks % size == 0]
+    return Problem(
+        key="training.context_parallel",
+        value=str(context_parallel),
+        rule=f"must divide the {num_ranks} {'rank' if num_ranks == 1 else 'ranks'} of this training ({_FACTORS})",
+        suggestion=f"try {', '.join(map(str, fitting[:4]))}" if fitting else "leave it out, or train on more ranks",
+    )
 
 
 def _torchrun(cfg: LauncherConfig) -> Iterator[Problem]:

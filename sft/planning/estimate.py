@@ -177,14 +177,26 @@ def _too_much(budget: int) -> str:
 def _remedy(cfg: TrainingConfig, shape: Shape, sharding: ShardingStrategy, setup: Setup, available: int) -> str:
     budget = memory.largest_budget(shape, sharding, setup, available)
     if budget:
-        shorter = f" training.max_seq_len={budget}" if budget < cfg.max_seq_len else ""
-        return f"try training.max_tokens_per_gpu={budget}{shorter}"
+        longest = budget * setup.context_parallel
+        shorter = f" training.max_seq_len={longest}" if longest < cfg.max_seq_len else ""
+        return f"try training.max_tokens_per_gpu={budget}{shorter}{_or_shared(cfg, shape, setup, budget)}"
     if not setup.on_gpu:
         return "a GPU, training/lora=default, or a smaller model"
     full = replace(setup, gradient_checkpointing=GradientCheckpointing.full)
     if memory.largest_budget(shape, ShardingStrategy.FULL_SHARD, full, available):
         return "try training/fsdp=full_shard training.gradient_checkpointing=full"
     return "more ranks with training/fsdp=full_shard, training/lora=default, or a smaller model"
+
+
+def _or_shared(cfg: TrainingConfig, shape: Shape, setup: Setup, budget: int) -> str:
+    """Return how many ranks could share rows that are too long for `budget` tokens on each; empty if they need not."""
+    if budget * setup.context_parallel >= cfg.max_seq_len or shape.capped:  # whose rows are not packed
+        return ""
+    sizes = range(setup.context_parallel + 1, setup.ranks + 1)
+    fitting = (n for n in sizes if setup.ranks % n == 0 and shape.num_heads % n == 0 and budget * n >= cfg.max_seq_len)
+    size = next(fitting, None)
+    share = f"training.max_tokens_per_gpu={budget} training.context_parallel={size}"
+    return f", or {share}: as many ranks share a row" if size else ""
 
 
 def _shape(cfg: RunConfig, have: Mapping[str, Artifact]) -> Shape | str:

@@ -25,6 +25,10 @@ def resolve_attention(cfg: TrainingConfig, precision: Precision, choices: Choice
     wanted = cfg.attention
     if wanted in {Attention.sdpa, Attention.varlen}:
         return wanted
+    if cfg.context_parallel > 1:
+        why = f"ranks share a row, which takes torch's own{_how(cfg, precision, on_gpu=on_gpu)}"
+        choices.because("attention", why)
+        return Attention.varlen
     asks_for_flash = wanted is Attention.flash_attention
     lacking = _lacking_for_flash_attention(cfg, precision, is_asked_for=asks_for_flash, on_gpu=on_gpu)
     if not lacking:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from sft.adapters.instructlab.packed_rows import head_repeats
 from sft.config.schema import GradientCheckpointing, ShardingStrategy
 from sft.planning.model_shape import Shape, activations
 
@@ -27,7 +28,8 @@ class Setup:
     Attributes:
         ranks: All of them.
         ranks_per_node: Those that `HYBRID_SHARD` shards over.
-        token_budget: Of a minibatch on one rank, padding included.
+        token_budget: Of a minibatch on one rank, padding included; of a row that ranks share, of its part.
+        context_parallel: Ranks that share a row.
         loss_share: Part of a minibatch's tokens that count for the loss, the only ones with logits.
         value_bytes: 2 in bf16, 4 in fp32.
         num_trained: Parameters of the adapters; None = every one is trained.
@@ -53,6 +55,7 @@ class Setup:
     on_gpu: bool = False
     fsdp_version: int = 2
     copies_states: bool = False
+    context_parallel: int = 1
 
 
 class Moment(NamedTuple):
@@ -208,15 +211,23 @@ def _gathered(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> int:
 
 
 def _activations(shape: Shape, setup: Setup) -> int:
-    """Return bytes per token of a layer; an adapter keeps its input, or with dropout what is left of it, and which."""
+    """Return bytes per token of a layer; an adapter keeps its input, or with dropout what is left of it, and which.
+
+    Where ranks share a row, attention's output is there twice, for some heads and for all of them; and keys and values
+    as often as heads are sent twice.
+    """
+    exchanged = 0
+    if setup.context_parallel > 1:
+        repeated = head_repeats(shape.num_key_heads, setup.context_parallel) - 1
+        exchanged = setup.value_bytes * (shape.query_width + 2 * repeated * shape.key_width)
     if setup.num_trained is None:
-        return activations(shape, setup.value_bytes)
+        return activations(shape, setup.value_bytes) + exchanged
     inputs = 5 * shape.hidden_size + shape.query_width + shape.ffn_width
     if setup.adapter_dropout:
         kept = (setup.value_bytes + 1) * inputs
     else:  # projections share theirs; experts have it counted already
         kept = 0 if shape.family.experts else setup.value_bytes * (2 * shape.hidden_size + shape.ffn_width)
-    return activations(shape, setup.value_bytes, is_frozen=True) + kept
+    return activations(shape, setup.value_bytes, is_frozen=True) + kept + exchanged
 
 
 def _logit_bytes(shape: Shape, setup: Setup) -> int:

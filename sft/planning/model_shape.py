@@ -68,6 +68,8 @@ class Shape:
         num_root: Those outside of the layers: embeddings, head, last norm.
         query_width: Of all query heads.
         key_width: Of all key heads; values have the same.
+        num_heads: Heads of queries.
+        num_key_heads: Heads of keys, as many as of values.
         ffn_width: Feed-forward features that a token goes through, of all `num_active` experts.
         num_active: Experts that a token is sent to; 1 where there are none.
         num_experts: All of a layer; 1 where there are none.
@@ -84,6 +86,8 @@ class Shape:
     vocab_size: int
     query_width: int
     key_width: int
+    num_heads: int
+    num_key_heads: int
     ffn_width: int
     num_active: int
     num_experts: int
@@ -148,6 +152,8 @@ def shape_of(config: Mapping[str, Any]) -> Shape | None:
         vocab_size=vocab,
         query_width=queries,
         key_width=keys,
+        num_heads=heads,
+        num_key_heads=config.get("num_key_value_heads") or heads,
         ffn_width=inner * active,
         num_active=active,
         num_experts=num_experts,

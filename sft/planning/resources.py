@@ -14,6 +14,7 @@ from typing import Any
 
 from sft.adapters.instructlab.settings import Nodes
 from sft.adapters.os import machine
+from sft.config.launcher_checks import undivided_ranks
 from sft.config.schema import (
     Attention,
     Compile,
@@ -26,9 +27,11 @@ from sft.config.schema import (
 )
 from sft.errors import ConfigError, Problem
 from sft.planning.choices import Choices
+from sft.planning.context_parallel import check_model
 from sft.planning.copied_states import too_large_copies
 from sft.planning.devices import num_gpus
 from sft.planning.kernels import note_deterministic, resolve_attention, resolve_compile, resolve_liger
+from sft.planning.model_config import fetch_model_config
 from sft.planning.precision import CPU_TOKENS, CpuPrecision, choose_cpu_precision, resolve_precision
 from sft.planning.recomputation import choose_recomputation
 
@@ -48,12 +51,14 @@ class Resources:
         num_gpus: GPUs of one machine that may be used; 0 = trains on the CPU.
         num_processes: Ranks on one machine.
         nodes: The machines that train together, and which of them this one is.
+        context_parallel: Ranks that share the tokens of a row.
         fsdp_version: Of PyTorch's FSDP, 1 or 2.
         strategy: FSDP's sharding strategy.
         cpu_offload_params: Whether parameters wait in host memory.
         precision: Arithmetic of forward and backward: bf16 or fp32, never auto.
-        base_token_budget: Tokens of one minibatch on one rank, padding included, unless a sample is longer.
-        token_budget_is_set: Whether the recipe says it; then `training.max_seq_len` is at most that.
+        base_token_budget: Tokens of one minibatch on one rank, padding included, unless a sample is longer; of a row
+            that ranks share those of a rank's part.
+        token_budget_is_set: Whether the recipe says it; then `training.max_seq_len` is at most a row's.
         max_seq_len: Samples of so many tokens or more are not trained.
         attention: Never auto.
         use_liger: Whether Liger's kernels are used.
@@ -83,6 +88,7 @@ class Resources:
     num_loader_workers: int
     async_states: bool
     reasons: Mapping[str, str]
+    context_parallel: int = 1
     notes: tuple[str, ...] = ()
 
     @property
@@ -90,15 +96,24 @@ class Resources:
         """Ranks on all nodes."""
         return self.nodes.num * self.num_processes
 
+    @property
+    def num_sharing_batch(self) -> int:
+        """Ranks, or groups of ranks that share rows, between which a batch is divided."""
+        return self.world_size // self.context_parallel
+
+    def row_budget(self, longest_tokens: int) -> int:
+        """Return the token budget of a minibatch, whichever ranks share it. Argument as of `token_budget`."""
+        return self.context_parallel * self.token_budget(longest_tokens)
+
     def token_budget(self, longest_tokens: int) -> int:
-        """Return the token budget of a minibatch on one rank.
+        """Return the token budget of a minibatch on one rank, or of its part of one.
 
         Args:
             longest_tokens: Length of the longest sample, refused ones included; 0 = not known yet.
         """
         if self.token_budget_is_set:
             return self.base_token_budget
-        return max(self.base_token_budget, min(longest_tokens, self.max_seq_len))
+        return max(self.base_token_budget, -(-min(longest_tokens, self.max_seq_len) // self.context_parallel))
 
     def settings(self) -> dict[str, Any]:
         """Return each resource by its name as plain data, in the order in which a plan shows them."""
@@ -117,6 +132,7 @@ class Resources:
             "gradient_checkpointing": self.gradient_checkpointing.value,
             "num_loader_workers": self.num_loader_workers,
             "async_states": self.async_states,
+            **({"context_parallel": self.context_parallel} if self.context_parallel > 1 else {}),
         }
 
     def explained(self) -> dict[str, dict[str, Any]]:
@@ -131,10 +147,13 @@ def resources_of(cfg: RunConfig) -> Resources:
     """Return what a run trains on and with; on a CPU `choose_cpu_precision` may time it first.
 
     Raises:
-        ConfigError: As `resolve_resources`.
+        ConfigError: As `resolve_resources`, or the model's rows can't be shared by `training.context_parallel` ranks.
+        DataError: The model's config is on the hub and can't be fetched.
         SftError: As `choose_cpu_precision`.
     """
     resources = resolve_resources(cfg.training, choose_cpu_precision(cfg))
+    if resources.context_parallel > 1:
+        check_model(fetch_model_config(cfg.model) or {}, resources.context_parallel)
     if cfg.training.gradient_checkpointing is GradientCheckpointing.auto:
         mode, reason = choose_recomputation(cfg, resources)
         reasons = {**resources.reasons, "gradient_checkpointing": reason}
@@ -157,13 +176,15 @@ def resolve_resources(cfg: TrainingConfig, on_cpu: CpuPrecision | None = None) -
         on_cpu: The precision on this machine's CPU where it is not set; None = fp32, for callers to whom it is one.
 
     Raises:
-        ConfigError: A node of several is not told where node 0 is, or which one it is.
+        ConfigError: A node of several is not told where node 0 is, or which one it is; or `training.context_parallel`
+            does not divide the ranks.
     """
     launcher, choices = cfg.launcher, Choices()
     remote = launcher.is_remote
     gpus = num_gpus(launcher)
     nodes = Nodes(num=launcher.num_workers) if remote else _nodes(launcher)
     ranks = launcher.num_processes if remote else _ranks_here(launcher, gpus, choices)
+    _check_shared_rows(cfg.context_parallel, nodes.num, ranks, choices)
     precision = resolve_precision(cfg, on_cpu, choices, on_gpu=bool(gpus))
     attention = resolve_attention(cfg, precision, choices, on_gpu=bool(gpus))
     note_deterministic(cfg, attention, choices, on_gpu=bool(gpus))
@@ -172,6 +193,7 @@ def resolve_resources(cfg: TrainingConfig, on_cpu: CpuPrecision | None = None) -
         num_gpus=gpus,
         num_processes=ranks,
         nodes=nodes,
+        context_parallel=cfg.context_parallel,
         fsdp_version=cfg.fsdp.version,
         strategy=_strategy(cfg, nodes.num, ranks, choices, on_gpu=bool(gpus)),
         cpu_offload_params=_offload(cfg, choices, on_gpu=bool(gpus)),
@@ -221,6 +243,19 @@ def _ranks_here(cfg: LauncherConfig, gpus: int, choices: Choices) -> int:
         return asked
     choices.because("num_processes", "one per GPU" if gpus else "one on a machine without a GPU")
     return max(1, gpus)
+
+
+def _check_shared_rows(size: int, num_nodes: int, num_ranks: int, choices: Choices) -> None:
+    """Refuse a number of ranks for a row that does not divide all of them; note where they are of several nodes.
+
+    Raises:
+        ConfigError: It doesn't.
+    """
+    if problem := undivided_ranks(size, num_nodes * num_ranks):
+        raise ConfigError([problem])
+    if size > 1 and num_ranks % size:
+        what = "what its layers exchange around attention crosses the network between them"
+        choices.notes.append(f"training.context_parallel={size}: ranks of several nodes share a row; {what}")
 
 
 def _strategy(

@@ -76,6 +76,7 @@ _RESOLVED = {
     "use_liger",
     "gradient_checkpointing",
     "max_tokens_per_gpu",
+    "context_parallel",
     "num_loader_workers",
 }
 """Training settings that count as what `Resources` made of them."""

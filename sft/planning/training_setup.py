@@ -35,6 +35,7 @@ def setup_of(
     adapters = num_adapter_parameters(shape, training.lora.rank)
     return Setup(
         ranks=resources.world_size,
+        context_parallel=resources.context_parallel,
         ranks_per_node=resources.num_processes,
         token_budget=resources.token_budget(tokens.longest_tokens if tokens else 0),
         loss_share=tokens.num_loss_tokens / tokens.num_tokens if tokens else 1.0,

@@ -20,7 +20,7 @@ from sft.planning.resources import Resources
 
 WORK = "work"
 """Folder of a try in which the ranks work, and which its end removes."""
-LAYOUT = ("num_nodes", "num_ranks", "device")
+LAYOUT = ("num_nodes", "num_ranks", "device", "context_parallel")
 """Facts of a full state that say what it was saved on."""
 
 
@@ -38,12 +38,22 @@ class FullState:
     @property
     def layout(self) -> dict[str, Any]:
         """What it was saved on."""
-        return {name: self.facts["stretches"][-1][name] for name in LAYOUT}
+        return layout_in(self.facts["stretches"][-1])
 
 
 def layout_of(resources: Resources) -> dict[str, Any]:
     """Return what a full state that is saved here says it was saved on."""
-    return {"num_nodes": resources.nodes.num, "num_ranks": resources.world_size, "device": resources.device}
+    return {
+        "num_nodes": resources.nodes.num,
+        "num_ranks": resources.world_size,
+        "device": resources.device,
+        "context_parallel": resources.context_parallel,
+    }
+
+
+def layout_in(stretch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the layout in one of `CheckpointArtifact.stretches`, which names ranks that share rows only if some do."""
+    return {name: {"context_parallel": 1, **stretch}.get(name) for name in LAYOUT}
 
 
 def states_of(attempt: Path) -> list[FullState]:

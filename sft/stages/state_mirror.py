@@ -27,7 +27,7 @@ from sft.errors import SftError
 from sft.files import sha256_file, sync, write_json
 from sft.planning.resources import Resources
 from sft.redaction import redact
-from sft.stages.earlier_states import LAYOUT, WORK, layout_of, link_files, states_of
+from sft.stages.earlier_states import WORK, layout_in, layout_of, link_files, states_of
 
 log = logging.getLogger(__name__)
 
@@ -209,6 +209,7 @@ def _checked(content: bytes, state_id: str, name: str) -> dict[str, Any]:
             f"{STATE_PREFIX}{int(facts['position']['step'])}" == name
             and all(_FILE.fullmatch(file) and _SHA256.fullmatch(digest) for file, digest in facts["files"].items())
             and all(isinstance(facts["stretches"][-1][fact], int) for fact in ("num_nodes", "num_ranks"))
+            and isinstance(facts["stretches"][-1].get("context_parallel", 1), int)
         )
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise ValueError(f"{STATE_FACTS} can't be read") from error
@@ -221,7 +222,7 @@ def _checked(content: bytes, state_id: str, name: str) -> dict[str, Any]:
 
 def _misfit(facts: Mapping[str, Any], resources: Resources) -> str | None:
     last = facts["stretches"][-1]
-    is_same_layout = {name: last.get(name) for name in LAYOUT} == layout_of(resources)
+    is_same_layout = layout_in(last) == layout_of(resources)
     if is_same_layout and last.get("strategy") != resources.strategy.value:
         return f"it was saved on the same ranks with {last.get('strategy')}, another experiment"
     return None

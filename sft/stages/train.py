@@ -136,7 +136,7 @@ def _train(
 ) -> None:
     """Train, and resume after the loss of a rank as often as the recipe says."""
     packing = row_packing.packing_notes(read_config(inputs.model.model_dir), inputs.resources.attention)
-    steps = length_notes(cfg, inputs.tokenized.num_samples, inputs.resources.world_size)
+    steps = length_notes(cfg, inputs.tokenized.num_samples, inputs.resources.num_sharing_batch)
     for note in (*inputs.resources.notes, *packing, *steps):
         progress.say(f"  {note}")
     display = JobDisplay(watch=lambda live: progress.update(_line(live)), update=progress.update, say=progress.say)
@@ -243,7 +243,7 @@ def main_args(cfg: TrainingConfig, inputs: TrainInputs, work: Path) -> MainArgs:
         output_dir=str(work),
         num_epochs=math.ceil(cfg.num_epochs),  # the ranks know their rows, and so those of max_steps
         effective_batch_size=_batch_size(cfg, inputs),
-        max_batch_len=resources.token_budget(inputs.tokenized.longest_tokens),
+        max_batch_len=resources.row_budget(inputs.tokenized.longest_tokens),
         disable_flash_attn=resources.attention is not Attention.flash_attention,
         learning_rate=cfg.rate(),
         lr_scheduler=cfg.lr_scheduler.value,
@@ -281,6 +281,7 @@ def worker_options(cfg: TrainingConfig, inputs: TrainInputs) -> WorkerOptions:
         attention=attention.value,
         packs_rows=row_packing.why_padded(config, attention) is None,
         attention_cost=attention_cost(config, cfg.lora.rank),
+        context_parallel=inputs.resources.context_parallel,
         save_dtype=cfg.save_dtype.value,
         gradient_checkpointing=inputs.resources.gradient_checkpointing.value,
         compile_layers=inputs.resources.compile is Compile.regional,

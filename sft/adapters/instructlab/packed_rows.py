@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Sequence
 
 from sft.adapters.instructlab.packing import NOTHING
@@ -67,14 +68,26 @@ def cost(length: int, attention_cost: float) -> float:
     return length + attention_cost * length * length
 
 
-def row_length(num_tokens: int, token_budget: int) -> int:
-    """Return the tokens of a row, padding included, whose samples have `num_tokens`: at most the budget."""
-    return max(num_tokens, min(-(-num_tokens // ROW_LENGTHS) * ROW_LENGTHS, token_budget))
+def row_length(num_tokens: int, token_budget: int, context_parallel: int = 1) -> int:
+    """Return the tokens of a row, padding included: at most the budget.
+
+    Args:
+        num_tokens: Those of its samples.
+        token_budget: Of the row; a multiple of `context_parallel`.
+        context_parallel: Ranks that share the row: each gets as many tokens.
+    """
+    multiple = ROW_LENGTHS * context_parallel
+    return max(num_tokens, min(-(-num_tokens // multiple) * multiple, token_budget))
 
 
-def num_computed(row: Iterable[int], lengths: Sequence[int], token_budget: int) -> int:
+def num_computed(row: Iterable[int], lengths: Sequence[int], token_budget: int, context_parallel: int = 1) -> int:
     """Return the tokens of one of `divide_rows`'s rows, padding included, and of a dummy where there is no sample."""
-    return row_length(sum(lengths[index] for index in row) or DUMMY_LENGTH, token_budget)
+    return row_length(sum(lengths[index] for index in row) or DUMMY_LENGTH, token_budget, context_parallel)
+
+
+def head_repeats(num_key_heads: int, context_parallel: int) -> int:
+    """Return how often each key head is there if each of the ranks that share a row gets as many of them."""
+    return context_parallel // math.gcd(num_key_heads, context_parallel)
 
 
 def _by_cost(

@@ -26,6 +26,7 @@ def padding_share(
     seed: int,
     packs_rows: bool,
     attention_cost: float = 0.0,
+    context_parallel: int = 1,
 ) -> float:
     """Return the share of computed tokens that is padding, over at most 200 batches drawn as in an epoch.
 
@@ -33,10 +34,11 @@ def padding_share(
         data_file: JSON Lines with a ``len`` in tokens, at least one row.
         batch_size: Samples per optimizer step.
         token_budget: Budget of a minibatch, padding included.
-        num_ranks: Ranks that share a batch.
+        num_ranks: Ranks that share a batch; of those that share rows one counts.
         seed: Seed of the order of samples.
         packs_rows: Whether a minibatch is one row of samples.
         attention_cost: As `packed_rows.cost` takes it.
+        context_parallel: Ranks that share a row.
     """
     decode = msgspec.json.Decoder(_Row).decode
     with data_file.open("rb") as lines:
@@ -48,7 +50,7 @@ def padding_share(
         num_tokens += sum(batch)
         if packs_rows:
             rows = divide_rows(batch, token_budget, num_ranks, attention_cost=attention_cost)
-            computed += sum(num_computed(row, batch, token_budget) for row in rows)
+            computed += sum(num_computed(row, batch, token_budget, context_parallel) for row in rows)
         else:
             minibatches = divide(batch, token_budget, num_ranks)
             computed += sum(num_padded(minibatch, batch, token_budget) for minibatch in minibatches)

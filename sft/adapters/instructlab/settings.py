@@ -90,6 +90,7 @@ class WorkerOptions:
         attention: ``varlen``, ``flash_attention`` or ``sdpa``.
         packs_rows: Whether a minibatch is one row of many samples, which no layer of the model mixes.
         attention_cost: What attention costs, to balance rows over ranks: as `packed_rows.cost` takes it.
+        context_parallel: Ranks that share the tokens of a row.
         save_dtype: Type of saved weights; ``auto`` = the base model's.
         gradient_checkpointing: Which layers recompute their activations: ``none``, ``selective`` or ``full``.
         compile_layers: Whether each repeated layer is compiled by torch.
@@ -137,6 +138,7 @@ class WorkerOptions:
     attention: str = "sdpa"
     packs_rows: bool = False
     attention_cost: float = 0.0
+    context_parallel: int = 1
     save_dtype: str = "auto"
     gradient_checkpointing: str = "none"
     compile_layers: bool = False

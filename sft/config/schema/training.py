@@ -152,8 +152,12 @@ class TrainingConfig:
     """Samples per optimizer step over all ranks; minibatches are packed below `max_tokens_per_gpu`. null = by the
     number of samples: the largest power of two up to 128 with which there are 50 steps, and 4 at least."""
     max_tokens_per_gpu: int | None = number(None, at_least=1, at_most=LARGEST_INT32)
-    """Token budget of one minibatch on one rank, padding included. null = 10,000 on a GPU, 2048 on a CPU, where more
-    takes memory and is no faster; and never less than the longest sample. Upstream: `max_batch_len`."""
+    """Token budget of one minibatch on one rank, padding included; with `context_parallel` of a rank's part of it. null
+    = 10,000 on a GPU, 2048 on a CPU, where more takes memory and is no faster; and never less than the longest sample,
+    or a rank's part of that. Upstream: `max_batch_len`."""
+    context_parallel: int = number(1, at_least=1, at_most=1_024)
+    """Ranks that share the tokens of a row, so that a sample may be so many times longer than `max_tokens_per_gpu`. It
+    divides the ranks and the model's attention heads; the batch is shared by ranks / `context_parallel`."""
     max_seq_len: int = number(8192, at_least=1, at_most=LARGEST_INT32)
     """A sample of this many tokens or more does not fit: it is refused before training."""
     train_on: TrainOn = TrainOn.all_turns

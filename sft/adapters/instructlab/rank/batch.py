@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from sft.adapters.instructlab.rank.context_parallel import SHARE
 from sft.adapters.instructlab.rank.copies import to_device
 
 
@@ -65,11 +66,10 @@ def process(manager: Any, batch: list[Any], *, max_grad_norm: float, asked_to_st
         if raw.aux_loss is not None:
             losses[1] += raw.aux_loss.detach()
     norm = accelerator.clip_grad_norm_(accelerator.model.parameters(), max_grad_norm)
+    counted = batch if SHARE.counts else []
     counts = (
-        sum(minibatch["num_samples"] for minibatch in batch),
-        sum(minibatch["num_tokens"] for minibatch in batch),
-        sum(minibatch["total_length"] for minibatch in batch),
-        sum(minibatch["num_squares"] for minibatch in batch),
+        *(sum(minibatch[name] for minibatch in counted) for name in ("num_samples", "num_tokens", "total_length")),
+        sum(minibatch["num_squares"] for minibatch in counted),
         peak_bytes(),
         asked_to_stop,
     )

@@ -224,14 +224,18 @@ class FullStates:
 
         rank = dist.get_rank()
         state, damaged = newest_undamaged(self._root, self._state_id)
+        ranks_of_row = self._layout.get("context_parallel", 1)
         if state is None:
+            if ranks_of_row > 1:  # ranks begin with the same random numbers, which a row would have once in each part
+                seed_new_rank(self._seed, rank, 0)
             return Resumed(Position(), self.stretches, damaged, b"")
         facts = facts_of(state)
         position = Position(**facts["position"])
         content = StateTensors(accelerator.model.model, accelerator.optimizer.optimizer)
         saved = state_files.read_metadata(state).state_dict_metadata
         check_names(content.tensors, saved)
-        has_random_states = rank < facts["num_ranks"]
+        shared_alike = facts["stretches"][-1].get("context_parallel", 1) == ranks_of_row
+        has_random_states = shared_alike and rank < facts["num_ranks"]
         own = torch.empty(saved[random_name(rank)].size if has_random_states else 0, dtype=torch.uint8)
         state_files.read({**content.tensors, **({random_name(rank): own} if has_random_states else {})}, state)
         content.restore()

@@ -324,4 +324,5 @@ def _layout(args: argparse.Namespace, options: WorkerOptions) -> dict[str, Any]:
         "strategy": args.fsdp_sharding_strategy,
         "compiles_layers": options.compile_layers,
         "device": options.device,
+        **({"context_parallel": options.context_parallel} if options.context_parallel > 1 else {}),
     }

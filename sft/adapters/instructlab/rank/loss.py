@@ -20,6 +20,7 @@ from functools import cache, partialmethod
 from typing import Any
 
 from sft.adapters.instructlab.rank import chunked_head, noise, varlen
+from sft.adapters.instructlab.rank.context_parallel import SHARE
 from sft.adapters.instructlab.rank.copies import to_device
 from sft.adapters.instructlab.rank.minibatches import NO_TARGET, Minibatch
 from sft.adapters.patched import patched
@@ -63,15 +64,17 @@ def inputs(minibatch: Minibatch, model: Any, device: Any) -> Minibatch:
     Returns:
         ``input_ids``; of a packed row the positions and bounds of its samples under transformers' names; ``places``:
         the positions in the flattened minibatch whose logits enter the loss, and ``targets``: the tokens that they
-        predict. Those two are padded with positions that have no target.
+        predict. Those two are padded with positions that have no target. Of a row that ranks share all but the bounds
+        are those of this rank's stretch.
     """
     import torch
 
-    targets = torch.nn.functional.pad(minibatch["labels"][:, 1:], (0, 1), value=NO_TARGET).flatten()
+    targets = torch.nn.functional.pad(minibatch["labels"][:, 1:], (0, 1), value=NO_TARGET)
+    targets = SHARE.stretch(targets).flatten()  # the first token of a stretch is what the one before it predicts
     (places,) = torch.nonzero(targets != NO_TARGET, as_tuple=True)
     num_padding = max(PLACES, -(-len(places) // PLACES) * PLACES) - len(places)
     arguments = {
-        "input_ids": minibatch["input_ids"],
+        "input_ids": SHARE.stretch(minibatch["input_ids"]),
         "places": torch.nn.functional.pad(places, (0, num_padding)),
         "targets": torch.nn.functional.pad(targets[places], (0, num_padding), value=NO_TARGET),
     }
@@ -80,7 +83,8 @@ def inputs(minibatch: Minibatch, model: Any, device: Any) -> Minibatch:
     if "sample_lengths" in minibatch:
         lengths = minibatch["sample_lengths"]
         varlen.STATE.lengths = lengths
-        arguments |= {name: minibatch[name] for name in ("position_ids", "cu_seq_lens_q", "cu_seq_lens_k")}
+        arguments["position_ids"] = SHARE.stretch(minibatch["position_ids"])
+        arguments |= {name: minibatch[name] for name in ("cu_seq_lens_q", "cu_seq_lens_k")}
         longest = {"max_length_q": max(lengths), "max_length_k": max(lengths)}
     elif getattr(model.config, "output_router_logits", False):  # a router's loss counts all unmasked tokens
         arguments["attention_mask"] = minibatch["attention_mask"]
@@ -204,7 +208,7 @@ def validation_loss(model: Any, loader: Any, device: Any) -> dict[str, Any]:
             for minibatch in batch:
                 _, losses = compute_loss(model, inputs(minibatch, model, device), 1, 1)
                 totals[0] += losses.main_loss
-                totals[1] += minibatch["num_loss_counted_tokens"]
+                totals[1] += minibatch["num_loss_counted_tokens"] if SHARE.counts else 0
     dist.all_reduce(totals)
     model.train()
     return {"val_loss": (totals[0] / totals[1]).item(), "val_num_tokens": int(totals[1])}

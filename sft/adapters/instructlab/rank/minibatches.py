@@ -26,31 +26,35 @@ Minibatch = dict[str, Any]
 
 
 @contextmanager
-def patched_packers(token_budget: int, *, attention_cost: float = 0.0) -> Iterator[None]:
+def patched_packers(token_budget: int, *, attention_cost: float = 0.0, context_parallel: int = 1) -> Iterator[None]:
     """Replace the library's packers and collations, until the block ends.
 
     Args:
         token_budget: Budget of a minibatch, padding included.
         attention_cost: As `packed_rows.cost` takes it.
+        context_parallel: Ranks that share a row.
     """
     from instructlab.training import sampler
 
     with patched(
         (sampler, "batch_lengths_to_minibatches_lpt", partial(pack_rows, attention_cost=attention_cost)),
-        (sampler, "mb_collate_fn", partial(collate_row, token_budget=token_budget)),
+        (sampler, "mb_collate_fn", partial(collate_row, token_budget=token_budget, context_parallel=context_parallel)),
         (sampler, "batch_lengths_to_minibatches_padded", pack),
         (sampler, "padded_mb_collate_fn", collate_to_padded_length(token_budget, sampler.padded_mb_collate_fn)),
     ):
         yield
 
 
-def collate_row(samples: list[Minibatch], num_counted: int, *, token_budget: int) -> Minibatch:
+def collate_row(
+    samples: list[Minibatch], num_counted: int, *, token_budget: int, context_parallel: int = 1
+) -> Minibatch:
     """Return samples as one row, filled up to `row_length`, for any attention that takes the bounds of samples.
 
     Args:
         samples: Each with ``input_ids``, ``labels`` and ``num_loss_counted_tokens``.
         num_counted: Loss tokens of the whole batch.
         token_budget: Budget of the row.
+        context_parallel: Ranks that share the row.
 
     Returns:
         ``input_ids``, ``labels`` and ``position_ids``, which begin at 0 with each sample, of shape (1, tokens);
@@ -61,7 +65,7 @@ def collate_row(samples: list[Minibatch], num_counted: int, *, token_budget: int
     import torch
 
     lengths = [len(sample["input_ids"]) for sample in samples]
-    total = row_length(sum(lengths), token_budget)
+    total = row_length(sum(lengths), token_budget, context_parallel)
     num_padding = total - sum(lengths)
     ids, labels = (
         torch.cat([torch.as_tensor(sample[name], dtype=torch.long) for sample in samples])

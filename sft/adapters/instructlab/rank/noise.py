@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sft.adapters.instructlab.rank.context_parallel import SHARE
 from sft.adapters.instructlab.rank.copies import to_device
 from sft.errors import StageError
 
@@ -23,7 +24,7 @@ class SampleLengths:
     def note(self, minibatch: dict[str, Any], device: Any) -> None:
         """Take the lengths from a minibatch."""
         if self.are_wanted:
-            self.of_tokens = to_device(lengths_of_tokens(minibatch), device)
+            self.of_tokens = to_device(SHARE.stretch(lengths_of_tokens(minibatch)), device)
 
 
 LENGTHS = SampleLengths()

@@ -14,6 +14,8 @@ from itertools import groupby
 from typing import Any
 
 from sft.adapters.instructlab.packing import LENGTHS
+from sft.adapters.instructlab.rank import context_parallel
+from sft.adapters.instructlab.rank.context_parallel import SHARE
 from sft.adapters.instructlab.settings import VARLEN_CAPABILITY, WorkerOptions
 from sft.adapters.patched import patched
 from sft.errors import StageError
@@ -49,9 +51,10 @@ def in_use(options: WorkerOptions) -> str:
         return f"{options.attention}, over padded samples"
     if options.attention != NAME:
         return f"{options.attention}, over packed rows"
+    rows = f"packed rows of {SHARE.size} ranks each" if SHARE.size > 1 else "packed rows"
     if STATE.has_kernel:
-        return "torch.nn.attention.varlen.varlen_attn, over packed rows"
-    return "torch.nn.functional.scaled_dot_product_attention, over packed rows sample by sample"
+        return f"torch.nn.attention.varlen.varlen_attn, over {rows}"
+    return f"torch.nn.functional.scaled_dot_product_attention, over {rows} sample by sample"
 
 
 def slower(options: WorkerOptions) -> list[str]:
@@ -123,6 +126,8 @@ def attend(
 ) -> tuple[Any, None]:
     """Return causal attention of each sample of a packed row to itself, as transformers' attention functions do.
 
+    Of a row that ranks share, each has a stretch of the tokens; bounds and lengths are those of the whole row.
+
     Args:
         module: The layer's attention.
         query: Of shape (1, heads, tokens, features).
@@ -153,9 +158,14 @@ def attend(
     if unknown := sorted(name for name in wanted if wanted[name]):
         rule = f"{type(module).__name__}: attention over packed rows has no {', '.join(unknown)}"
         raise StageError(rule, fix="set training.attention=sdpa")
+    shares_row = SHARE.size > 1
+    if shares_row:
+        query, key, value, module = context_parallel.of_some_heads(query, key, value, _precision(value))
     if STATE.has_kernel and query.shape[-1] <= _WIDEST_HEAD:
-        return on_kernel(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window), None
-    return sample_by_sample(module, query, key, value, STATE.lengths, scaling, sliding_window), None
+        attended = on_kernel(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window)
+    else:
+        attended = sample_by_sample(module, query, key, value, STATE.lengths, scaling, sliding_window)
+    return context_parallel.of_all_heads(attended) if shares_row else attended, None
 
 
 def on_kernel(

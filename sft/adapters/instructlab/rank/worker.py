@@ -53,6 +53,7 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
     restart_stall_timer()
     from sft.adapters.instructlab.rank import (
         compilation,
+        context_parallel,
         cpu,
         fixes,
         fsdp2,
@@ -118,7 +119,15 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
                 options.gradient_checkpointing, with_reentry=bool(args.lora_r) and options.fsdp_version == 1
             )
         )
-        patches.enter_context(minibatches.patched_packers(args.max_batch_len, attention_cost=options.attention_cost))
+        patches.enter_context(
+            minibatches.patched_packers(
+                args.max_batch_len,
+                attention_cost=options.attention_cost,
+                context_parallel=options.context_parallel,
+            )
+        )
+        if options.context_parallel > 1:
+            patches.enter_context(context_parallel.patched_rows(options.context_parallel))
         if options.packs_rows and options.attention == varlen.NAME:
             patches.enter_context(varlen.patched_attention(precision=options.precision))
         patches.enter_context(loss.patched_loss(objective.losses_of(options)))
