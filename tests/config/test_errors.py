@@ -201,6 +201,8 @@ def test_a_missing_recipe_file_names_the_nearest_beside_it(name: str, tmp_path: 
         ("eval.gates.holdout.loss=< 1e999", "must compare with a finite number"),
         ("training.max_seq_len=5000", "must fit into training.max_tokens_per_gpu=2048"),
         ("training.effective_batch_size=1", "at least the 2 processes"),
+        ("training.context_parallel=3", "must divide the 2 ranks of this training"),
+        ("training.context_parallel=0", "must be at least 1"),
         ("model.scratch.num_key_value_heads=3", "must divide"),
         ("model.add_tokens.special=['<|call|>']", "is for a pretrained model; one from scratch gets a tokenizer"),
         ("eval.batch_size=many", "or auto"),
@@ -554,3 +556,24 @@ def test_odd_yaml_ends_in_a_sentence(body: str, said: str, tmp_path: Path) -> No
     file.write_text(f"defaults: [config, override /dataset: synthetic, override /model: scratch, _self_]\n{body}\n")
     with pytest.raises(ConfigError, match=said):
         compose(find_recipe(str(file)), [])
+
+
+def test_ranks_that_share_a_row_share_its_tokens_and_the_batch() -> None:
+    shared = "training.context_parallel=2"
+    compose(find_recipe("quickstart"), [shared, "training.max_seq_len=4096", "training.effective_batch_size=1"])
+    assert problems(shared, "training.max_seq_len=5000") == [
+        "training.max_seq_len=5000: a sample must fit into training.max_tokens_per_gpu=2048 on each of "
+        "training.context_parallel=2 ranks; try training.max_seq_len=4096"
+    ]
+    assert problems(shared, "training.launcher.procs_per_worker=4", "training.effective_batch_size=1") == [
+        "training.effective_batch_size=1: must be at least the 4 processes (num_workers, procs_per_worker, "
+        "gpus_per_worker) by training.context_parallel=2, or some rank has nothing to do; try 2"
+    ]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "flash_attention"])
+def test_ranks_that_share_a_row_take_torchs_packed_attention(attention: str) -> None:
+    assert problems("training.context_parallel=2", f"training.attention={attention}") == [
+        f"training.attention={attention}: training.context_parallel=2 is for torch's own attention over packed rows; "
+        "try training.attention=varlen"
+    ]
