@@ -178,8 +178,10 @@ def _remedy(cfg: TrainingConfig, shape: Shape, sharding: ShardingStrategy, setup
     budget = memory.largest_budget(shape, sharding, setup, available)
     if budget:
         longest = budget * setup.context_parallel
-        shorter = f" training.max_seq_len={longest}" if longest < cfg.max_seq_len else ""
-        return f"try training.max_tokens_per_gpu={budget}{shorter}{_or_shared(cfg, shape, setup, budget)}"
+        if longest >= cfg.max_seq_len:
+            return f"try training.max_tokens_per_gpu={budget}"
+        shared = _or_shared(cfg, shape, sharding, setup, available)
+        return f"try training.max_tokens_per_gpu={budget} training.max_seq_len={longest}{shared}"
     if not setup.on_gpu:
         return "a GPU, training/lora=default, or a smaller model"
     full = replace(setup, gradient_checkpointing=GradientCheckpointing.full)
@@ -188,15 +190,17 @@ def _remedy(cfg: TrainingConfig, shape: Shape, sharding: ShardingStrategy, setup
     return "more ranks with training/fsdp=full_shard, training/lora=default, or a smaller model"
 
 
-def _or_shared(cfg: TrainingConfig, shape: Shape, setup: Setup, budget: int) -> str:
-    """Return how many ranks could share rows that are too long for `budget` tokens on each; empty if they need not."""
-    if budget * setup.context_parallel >= cfg.max_seq_len or shape.capped:  # whose rows are not packed
+def _or_shared(cfg: TrainingConfig, shape: Shape, sharding: ShardingStrategy, setup: Setup, available: int) -> str:
+    """Return how many ranks to a row have room for the longest sample, where one has not; empty if none have."""
+    if shape.capped:  # its rows are not packed
         return ""
-    sizes = range(setup.context_parallel + 1, setup.ranks + 1)
-    fitting = (n for n in sizes if setup.ranks % n == 0 and shape.num_heads % n == 0 and budget * n >= cfg.max_seq_len)
-    size = next(fitting, None)
-    share = f"training.max_tokens_per_gpu={budget} training.context_parallel={size}"
-    return f", or {share}: as many ranks share a row" if size else ""
+    for size in range(setup.context_parallel + 1, setup.ranks + 1):
+        if setup.ranks % size == 0 and shape.num_heads % size == 0:
+            budget = memory.largest_budget(shape, sharding, replace(setup, context_parallel=size), available)
+            if budget * size >= cfg.max_seq_len:
+                settings = f"training.max_tokens_per_gpu={budget} training.context_parallel={size}"
+                return f", or {settings}, so many ranks to a row"
+    return ""
 
 
 def _shape(cfg: RunConfig, have: Mapping[str, Artifact]) -> Shape | str:

@@ -160,6 +160,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.instructlab.rank.batch",
                 "sft.adapters.instructlab.rank.chunked_head",
                 "sft.adapters.instructlab.rank.compilation",
+                "sft.adapters.instructlab.rank.context_parallel",
                 "sft.adapters.instructlab.rank.copies",
                 "sft.adapters.instructlab.rank.cpu",
                 "sft.adapters.instructlab.rank.fixes",

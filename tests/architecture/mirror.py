@@ -36,6 +36,10 @@ COVERED_BY: dict[str, tuple[str, str]] = {
         "unit/adapters/instructlab/test_monitor.py",
         "names of files: the test writes them and the monitor reads them",
     ),
+    "sft.adapters.instructlab.rank.context_parallel": (
+        "contract/test_context_parallel.py",
+        "four ranks share a row, in each architecture",
+    ),
     "sft.adapters.instructlab.rank.copies": (
         "unit/adapters/instructlab/rank/test_batch.py",
         "a copy to a CPU, for which nothing waits; test_training_gpu.py copies to GPUs",
