@@ -9,11 +9,12 @@ Nothing is measured. Memory is the estimate of `sft plan`. What goes over the ne
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from sft.adapters.instructlab.packed_rows import head_repeats
 from sft.config.schema import GradientCheckpointing, ShardingStrategy
-from sft.planning.memory import Setup, peak_bytes
+from sft.planning.memory import Setup, largest_budget, peak_bytes
 from sft.planning.model_shape import Shape, num_adapter_parameters, shape_of
 
 PEAK = 989e12
@@ -176,6 +177,36 @@ def _row(of: Shape, sharding: ShardingStrategy, gpus: int, num_trained: int | No
     return [memory, *(f"{each / 1e9:.3g} GB" for each in (sent.per_gpu, sent.per_node)), f"{compute:.2g} s", *shares]
 
 
+def exchanged(of: Shape, tokens: int, ranks: int, *, value_bytes: int = 2, recomputes: bool = True) -> float:
+    """Return the bytes that each of the ranks that share a row sends around attention in a minibatch.
+
+    Queries, keys, values and attention's output go to the others once forward, once backward, and once more where
+    layers are recomputed (arXiv:2309.14509, section 3); keys and values as often as `head_repeats` says.
+
+    Args:
+        of: The model's shape.
+        tokens: Of a rank's part of the row.
+        ranks: That share it.
+        value_bytes: Of a value.
+        recomputes: Whether every layer is recomputed.
+    """
+    width = 2 * of.query_width + 2 * head_repeats(of.num_key_heads, ranks) * of.key_width
+    return (3 if recomputes else 2) * of.num_layers * value_bytes * tokens * width * (ranks - 1) / ranks
+
+
+def shared_rows() -> Iterator[list[str]]:
+    """Yield a row per model and number of ranks that share a row, on 64 GPUs: the longest row, and what they send."""
+    for name, model in MODELS.items():
+        of = shape(model)
+        for ranks in (1, 2, 4, 8):
+            if of.num_heads % ranks == 0:
+                how = replace(setup(64, TOKENS), context_parallel=ranks)
+                row = ranks * largest_budget(of, ShardingStrategy.FULL_SHARD, how, int(GPU_BYTES))
+                sent, compute = exchanged(of, row // ranks, ranks), compute_seconds(of, row) / ranks
+                shares = [f"{sent / bandwidth / compute:.1%}" for bandwidth in (NVLINK, RAILS / PER_NODE)]
+                yield [name, str(ranks), f"{row // 1000:,},000", f"{sent / 1e9:.3g} GB", f"{compute:.3g} s", *shares]
+
+
 def break_even(sharding: ShardingStrategy, gpus: int, node_bandwidth: float) -> float:
     """Return the tokens of a minibatch at which the network takes as long as the arithmetic, for 7B.
 
@@ -229,6 +260,10 @@ def tables() -> dict[str, str]:
     return {
         **{name: table(scaling, scaling_rows(model)) for name, model in MODELS.items()},
         "break even": table("strategy, one node, 64 nodes of 8 x 400 Gbit/s, of 100 Gbit/s", break_even_rows()),
+        "shared rows": table(
+            "model, ranks to a row, longest row in tokens, a GPU sends, arithmetic, network: one node, 400 Gbit/s",
+            shared_rows(),
+        ),
         "batch": table("samples, tokens of a sample, 8 GPUs, 64, 512", batch_rows()),
         "published": table(
             "who, model, tokens of a row, tokens/s of a GPU, of its peak, memory, our estimate", published_rows()

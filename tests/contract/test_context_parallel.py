@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from sft.planning.context_parallel import check_model
 from sft.planning.memory import Setup, moments
 from sft.planning.model_shape import shape_of
 from sft.planning.row_packing import CAPPED, PACKED
+from tests.support.architectures import SHAPE
 
 pytestmark = [
     pytest.mark.slow,
@@ -25,6 +27,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
 ]
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +85,13 @@ def test_the_estimate_knows_what_a_layer_keeps_of_a_shared_row(
     )
     kept = moments(shape, ShardingStrategy.FULL_SHARD, setup)["loss"].per_token
     assert kept == pytest.approx(on_four_ranks["kept"][f"{ranks} {num_key_heads}"], rel=0.01)
+
+
+@pytest.mark.parametrize("recomputes", [False, True])
+def test_ranks_exchange_as_many_bytes_as_the_page_on_scale_says(recomputes: bool, on_four_ranks: Any) -> None:
+    exchanged = runpy.run_path(str(ROOT / "benchmarks" / "scale.py"))["exchanged"]
+    shape = shape_of({"model_type": "llama", **SHAPE})
+    assert exchanged(shape, 128 // 4, 4, value_bytes=4, recomputes=recomputes) == on_four_ranks["sent"][recomputes]
 
 
 def test_parts_of_a_row_have_random_numbers_of_their_own(on_four_ranks: Any) -> None:

@@ -85,9 +85,16 @@ def curve(cwd: Path) -> list[float]:
     return [row["loss"] for row in rows]
 
 
-@pytest.mark.parametrize("strategy", ["FULL_SHARD", "HYBRID_SHARD"])
-def test_two_nodes_train_one_model_and_tokenise_once(strategy: str, network: Network, tmp_path: Path) -> None:
-    first, second = run(tmp_path, network, f"training.fsdp.sharding_strategy={strategy}")
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "training.fsdp.sharding_strategy=FULL_SHARD",
+        "training.fsdp.sharding_strategy=HYBRID_SHARD",
+        "training.context_parallel=2",
+    ],
+)
+def test_two_nodes_train_one_model_and_tokenise_once(setting: str, network: Network, tmp_path: Path) -> None:
+    first, second = run(tmp_path, network, setting)
     assert first[0] == 0, first[1]
     assert second[0] == 0, second[1]
     assert "✓ tokenize" in first[1]

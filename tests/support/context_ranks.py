@@ -92,6 +92,20 @@ def kernel(name: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def counted_bytes() -> Iterator[list[int]]:
+    """The sizes of what this rank gives to the exchanges."""
+    sent: list[int] = []
+    exchange = dist.all_to_all_single
+
+    def counting(received: torch.Tensor, parts: torch.Tensor, **how: Any) -> Any:
+        sent.append(parts.nbytes)
+        return exchange(received, parts, **how)
+
+    with patched((dist, "all_to_all_single", counting)):
+        yield sent
+
+
 def even_noise() -> AbstractContextManager[None]:
     """Let NEFTune's noise be its size, the same in each run."""
     return patched((torch.Tensor, "uniform_", lambda self, *_: self.fill_(1.0)))
@@ -180,9 +194,13 @@ def main() -> None:
                 "llama", hidden_size=96, num_attention_heads=12, num_key_value_heads=6
             )  # each of 6 twice, for 4 ranks
             results["apart"][f"repeated, {name}"] = apart(more, 4)
-    recomputing = tiny("qwen3")
+    recomputing = tiny("llama")
+    with counted_bytes() as once:
+        results["apart"]["counted"] = apart(recomputing, 4)
     recomputing.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    results["apart"]["recomputed"] = apart(recomputing, 4)
+    with counted_bytes() as again:
+        results["apart"]["recomputed"] = apart(recomputing, 4)
+    results["sent"] = [sum(each) * 3 / 4 for each in (once, again)]  # a quarter stays
     with patched((chunked_head, "CHUNK", 5)):
         results["apart"]["chunked head"] = apart(tiny("llama"), 4)
     noisy = noise.add_noisy_embeddings(tiny("llama"), 5.0)
