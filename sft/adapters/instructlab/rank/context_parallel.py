@@ -3,8 +3,8 @@
 As DeepSpeed-Ulysses does it (Jacobs et al., arXiv:2309.14509): each rank has a stretch of the row and computes all of
 the model on it. Around attention, and nowhere else, tokens meet: an exchange gives every rank the whole row of some of
 the heads, and another one brings back its stretch of all heads. So attention over packed rows, windows included, stays
-as it is. torch's own context parallelism, a ring that passes keys on (torch.distributed.tensor.experimental), knows one
-sample a row and takes `scaled_dot_product_attention` alone.
+as it is. torch's own (torch.distributed.tensor.experimental@2.13) passes keys round a ring for attention without a
+mask, so for one sample a row, or gathers all keys on every rank for flex attention.
 """
 
 from __future__ import annotations
