@@ -91,11 +91,13 @@ def test_two_ranks_that_share_rows_train_as_one_rank(
     assert shared.ran_on == "2 ranks, 2 to a row"
 
 
+@pytest.mark.exhaustive
 def test_four_ranks_of_which_two_share_rows_train_as_two_ranks(train_inputs: TrainInputs, tmp_path: Path) -> None:
     shared = trained(tmp_path / "four", train_inputs, 4, 2)
     check_equal(shared, trained(tmp_path / "two", train_inputs, 2, 1))
 
 
+@pytest.mark.exhaustive
 def test_adapters_of_shared_rows_are_those_of_whole_ones(train_inputs: TrainInputs, tmp_path: Path) -> None:
     lora = {"lora": LoraConfig(rank=4, alpha=8, dropout=0.0), "learning_rate": 1e-2}
     shared = trained(tmp_path / "shared", train_inputs, 2, 2, gradient_checkpointing=SELECTIVE, **lora)
@@ -103,6 +105,8 @@ def test_adapters_of_shared_rows_are_those_of_whole_ones(train_inputs: TrainInpu
     assert furthest(weights(shared.model_dir), weights(train_inputs.model.model_dir)) > 100 * CLOSE
 
 
+@pytest.mark.exhaustive
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("to_a_row", [2, 1])
 def test_a_run_continues_with_other_ranks_to_a_row(
     to_a_row: int, on_one_rank: CheckpointArtifact, train_inputs: TrainInputs, tmp_path: Path
