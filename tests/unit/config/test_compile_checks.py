@@ -16,6 +16,7 @@ from sft.config.schema import Compile, FsdpConfig, TrainingConfig
         ({}, []),
         ({"fsdp": FsdpConfig(version=1)}, ["training.fsdp.version=2"]),
         ({"deterministic": True}, ["training.deterministic=false"]),
+        ({"context_parallel": 2}, ["training.context_parallel=1"]),
         ({"use_liger": True}, ["training.use_liger=false"]),
         ({"deterministic": True, "use_liger": True}, ["training.deterministic=false", "training.use_liger=false"]),
     ],
