@@ -25,8 +25,8 @@ def check_compile(cfg: TrainingConfig) -> Iterator[Problem]:
         )
     if cfg.context_parallel > 1:
         yield _problem(
-            f"not with training.context_parallel={cfg.context_parallel}: nobody has shown yet that ranks which share a row "
-            "train the same with compiled layers",
+            f"not with training.context_parallel={cfg.context_parallel}: nobody has shown yet that ranks which share "
+            "a row train the same with compiled layers",
             "context_parallel=1",
         )
 
