@@ -67,7 +67,7 @@ def check_equal(one: CheckpointArtifact, other: CheckpointArtifact) -> None:
     for row, alike in zip(rows, others, strict=True):
         assert {name: row[name] for name in COUNTS} == {name: alike[name] for name in COUNTS}
         # Rows are filled up to 16 tokens on each rank: counted once, they are about as many on any ranks.
-        assert row["num_padded_tokens"] == pytest.approx(alike["num_padded_tokens"], rel=0.1)
+        assert row["num_padded_tokens"] == pytest.approx(alike["num_padded_tokens"], rel=0.1, abs=100)
         assert row["loss"] == pytest.approx(alike["loss"], abs=CLOSE)
         assert row["gradient_norm"] == pytest.approx(alike["gradient_norm"], abs=CLOSE)
         assert row.get("num_validation_tokens") == alike.get("num_validation_tokens")
