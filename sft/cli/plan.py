@@ -136,7 +136,7 @@ def _facts(cfg: RunConfig, have: Mapping[str, Entry], notes: Sequence[str]) -> l
     here = [*machine_needs.notes(cfg, resources)]
     if cfg.training.launcher.is_remote and (note := unpinned(cfg.training.launcher.image)):
         here.append(note)
-    few = estimate.few_steps(cfg, artifacts, resources.world_size)
+    few = estimate.few_steps(cfg, artifacts, resources.num_sharing_batch)
     return [*facts, *(f"note       {note}" for note in (*notes, *few, *resources.notes, *packing, *here))]
 
 
