@@ -12,7 +12,7 @@ from sft.adapters.instructlab.settings import MainArgs
 from sft.adapters.os import machine
 from sft.artifacts import ModelArtifact, TokenizedArtifact
 from sft.config.schema import FsdpConfig, LauncherConfig, LoraConfig, LrScheduler, ShardingStrategy, TrainingConfig
-from sft.planning import kernels, precision, resources
+from sft.planning import kernels, precision, resources, step_count
 from sft.planning.resources import resolve_resources
 from sft.stages import launcher
 from sft.stages import train as train_stage
@@ -60,8 +60,9 @@ def test_liger_is_the_librarys_model_class_and_not_its_flag(
 
 def test_every_setting_of_a_training_goes_somewhere(tmp_path: Path) -> None:
     """A setting that neither the library, nor the worker, nor the launch depends on would be silent."""
-    source = "".join(map(inspect.getsource, (train_stage, launcher, kernels, precision, resources)))
+    source = "".join(map(inspect.getsource, (train_stage, launcher, kernels, precision, resources, step_count)))
     elsewhere = {"max_seq_len", "train_on", "train_on_reasoning", "allow_any_env"}  # the tokenize stage, and checks
+    elsewhere |= {"learning_rate"} if "cfg.rate()" in source else set()
     for field in fields(TrainingConfig):
         assert f"cfg.{field.name}" in source or field.name in elsewhere, field.name
 
