@@ -33,6 +33,8 @@ class DatasetArtifact(Artifact):
         num_groups: Groups of such samples that the split divided.
         unread_fields: How many rows have each field that isn't read.
         notes: What a person should know of the rows, a sentence each.
+        sources: Where the rows of each of ``dataset.sources`` went, by its name: ``rows``, and the parts that add up
+            to it.
     """
 
     source: str
@@ -51,6 +53,7 @@ class DatasetArtifact(Artifact):
     source_files: dict[str, str] = field(default_factory=dict)
     unread_fields: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    sources: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
     def num_accounted(self) -> int:
@@ -108,7 +111,13 @@ class TokenizedArtifact(Artifact):
         num_rows: Conversations that are trained.
         num_samples: What they became: more than one each where the chat template shows a turn otherwise once the
             conversation goes on.
+        num_truncated: Conversations that were too long and end after the last turn that fits.
+        num_cut_tokens: What they lost.
+        num_divided: Conversations that were too long and became `num_parts` parts.
+        num_lost_parts: Further parts of them, which don't fit or don't train.
         unrendered: Rows with a field that the chat template doesn't render, by field.
+        sources: What of each of ``dataset.sources`` is in the mix, by its name (`sft.stages.mixing.MixedSource`);
+            `num_samples` and the tokens are those of the mix.
     """
 
     num_rows: int
@@ -118,7 +127,13 @@ class TokenizedArtifact(Artifact):
     longest_tokens: int
     num_rejected: int = 0
     num_eval_rejected: int = 0
+    num_truncated: int = 0
+    num_cut_tokens: int = 0
+    num_divided: int = 0
+    num_parts: int = 0
+    num_lost_parts: int = 0
     unrendered: dict[str, int] = field(default_factory=dict)
+    sources: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
     def data_file(self) -> Path:
@@ -127,6 +142,17 @@ class TokenizedArtifact(Artifact):
     @property
     def rejected_file(self) -> Path:
         return self.root / "rejected.jsonl"
+
+    @property
+    def mix_lines(self) -> list[str]:
+        """A line for each named source: its part of the mix."""
+        total, tokens = (sum(source[what] for source in self.sources.values()) or 1 for what in ("used", "tokens"))
+        return [
+            f"{name}: {source['samples']:,} samples, {source['left_out']:,} left out, {source['repeated']:,} copies: "
+            f"{source['used']:,} train (x {source['used'] / max(source['samples'], 1):.3g}), "
+            f"{source['used'] / total:.1%} of the mix, {source['tokens'] / tokens:.1%} of its tokens"
+            for name, source in self.sources.items()
+        ]
 
 
 def on_ranks(stretch: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 from sft.chat.template import Message, TemplateError
+from sft.chat.too_long import cut
 from sft.chat.turn_tokens import TokenSequence, Turn, TurnFinder, reasoning_of
 
 TrainOn = Literal["all_turns", "last_turn", "everything"]
@@ -33,6 +34,7 @@ def rows(
     *,
     train_on: TrainOn = "all_turns",
     train_on_reasoning: bool = True,
+    longest: int | None = None,
 ) -> list[Row]:
     """Return ``input_ids``, ``labels`` (`NO_LOSS` where no loss is) and ``len`` of each sequence of a conversation.
 
@@ -43,15 +45,18 @@ def rows(
         tools: Descriptions of tools.
         train_on: The trained turns, or every token.
         train_on_reasoning: Whether the model learns to write its reasoning.
+        longest: Tokens to which a longer sequence is cut (`sft.chat.too_long.cut`); None = any.
 
     Raises:
         TemplateError: The conversation can't be rendered, or it can't be proved where a turn lies.
         DataError: No conversation can be trained with this template.
     """
     if train_on == "everything":
-        return [_everything(finder, messages, whole, tools, train_on_reasoning=train_on_reasoning)]
+        row = _everything(finder, messages, whole, tools, train_on_reasoning=train_on_reasoning, longest=longest)
+        return [row] if row["len"] else []
     shared, own = finder.sequences(messages, whole, tools, trained(messages, train_on))
-    return [_turns_of(one, train_on_reasoning=train_on_reasoning) for one in (shared, *own) if one.turns]
+    sequences = [one if longest is None else cut(one, longest) for one in (shared, *own)]
+    return [_turns_of(one, train_on_reasoning=train_on_reasoning) for one in sequences if one.turns]
 
 
 def _turns_of(sequence: TokenSequence, *, train_on_reasoning: bool) -> Row:
@@ -65,7 +70,13 @@ def _turns_of(sequence: TokenSequence, *, train_on_reasoning: bool) -> Row:
 
 
 def _everything(
-    finder: TurnFinder, messages: Sequence[Message], whole: str, tools: Any, *, train_on_reasoning: bool
+    finder: TurnFinder,
+    messages: Sequence[Message],
+    whole: str,
+    tools: Any,
+    *,
+    train_on_reasoning: bool,
+    longest: int | None,
 ) -> Row:
     """Return every token but the first, which nothing precedes, those of context turns, and perhaps reasoning."""
     context = {number for number, message in enumerate(messages) if not _counts(message)}
@@ -73,15 +84,17 @@ def _everything(
         raise TemplateError(
             f"turn {others[0]} has weight 0 and is not the assistant's, which training.train_on=everything can't honour"
         )
-    numbers = _to_find(messages, context, train_on_reasoning=train_on_reasoning)
+    numbers = _to_find(messages, context, train_on_reasoning=train_on_reasoning, every=longest is not None)
     sequence, own = finder.sequences(messages, whole, tools, numbers)
     if own:
         raise TemplateError(
             f"the conversation doesn't show turn {own[0].turns[0].number + 1} as the model writes it, which "
             "training.train_on=everything needs"
         )
+    if longest is not None:
+        sequence = cut(sequence, longest)
     labels = list(sequence.token_ids)
-    labels[0] = NO_LOSS
+    labels[:1] = [NO_LOSS] * len(labels[:1])
     for turn in sequence.turns:
         reasoning = () if train_on_reasoning else _reasoning(turn)
         for place in turn.places if turn.number in context else reasoning:
@@ -98,9 +111,16 @@ def _reasoning(turn: Turn) -> range:
     return turn.reasoning
 
 
-def _to_find(messages: Sequence[Message], context: Collection[int], *, train_on_reasoning: bool) -> list[int]:
-    """Return the turns that lie apart from the rest, and the last one, which proves what generation starts from."""
+def _to_find(
+    messages: Sequence[Message], context: Collection[int], *, train_on_reasoning: bool, every: bool
+) -> list[int]:
+    """Return the turns that lie apart from the rest, and the last one, which proves what generation starts from.
+
+    With `every`, all of the assistant's.
+    """
     answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+    if every:
+        return answers
     reasoning = () if train_on_reasoning else [number for number in answers if reasoning_of(messages[number])]
     return sorted({*context, *reasoning, *answers[-1:]})
 

@@ -15,7 +15,7 @@ from sft.errors import DataError
 SHOWN = 10
 
 
-class Rejected(msgspec.Struct):
+class Rejected(msgspec.Struct, omit_defaults=True):
     """One line of ``rejected.jsonl``.
 
     Attributes:
@@ -24,6 +24,7 @@ class Rejected(msgspec.Struct):
         rule: Code of the rule.
         found: What breaks it.
         row: The row as it was.
+        source: Of `dataset.sources`, by name; empty without such.
     """
 
     file: str
@@ -31,6 +32,7 @@ class Rejected(msgspec.Struct):
     rule: str
     found: str
     row: str
+    source: str = ""
 
     @property
     def is_held_out(self) -> bool:
@@ -38,7 +40,8 @@ class Rejected(msgspec.Struct):
         return self.file.rpartition("/")[2] == "eval.jsonl"
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.rule}: {self.found}; {RULES[self.rule]}"
+        of = f"{self.source}: " if self.source else ""
+        return f"{of}{self.file}:{self.line}: {self.rule}: {self.found}; {RULES[self.rule]}"
 
 
 def read_rejected(file: Path) -> Iterator[Rejected]:

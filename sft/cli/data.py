@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sft.adapters.instructlab.padding import padding_share
@@ -12,8 +13,9 @@ from sft.cli.preview import is_color_wanted
 from sft.config import compose
 from sft.config.compose import Recipe
 from sft.config.kfp_parameters import hydra_text
-from sft.config.schema import OnInvalid, OnUnrendered, RunConfig
+from sft.config.schema import OnInvalid, OnTooLong, OnUnrendered, RunConfig
 from sft.planning.flops import attention_cost
+from sft.planning.mixing import Mix
 from sft.planning.model_config import read_config
 from sft.planning.resources import resolve_resources
 from sft.planning.row_packing import why_padded
@@ -37,7 +39,7 @@ def execute(
     """Print the report and return 1 if a row is invalid.
 
     Args:
-        uri: The dataset.
+        uri: The dataset, or a recipe (`.yaml`) whose dataset it is.
         overrides: Settings of the groups `dataset`, `model` and `training`; with one of `model`, tokens are counted.
         json: Print JSON.
         page: Write the report as HTML to this file.
@@ -48,10 +50,7 @@ def execute(
         DataError: The source can't be read.
         StageError: The documents of a task can't be had.
     """
-    recipe = Recipe(compose.shipped("conf") / "config.yaml")
-    cfg = compose.compose(
-        recipe, [f"dataset.uri={uri}", "dataset.on_invalid=drop", "dataset.train_split=1.0", *overrides]
-    )
+    cfg = _settings(uri, overrides)
     tasks = EvaluationTasks(tuple(against_tasks), cfg.eval.include_path, cfg.eval.allow_task_code)
     progress = Progress(quiet=json)
     with scratch("data") as out:
@@ -68,7 +67,8 @@ def execute(
         if compares:
             held_out = {HELD_OUT: data.eval_file, **sets}
             contamination = find(data.train_file, held_out, tasks, out / "tasks")
-        report = measure(data, tokens, padding, contamination, samples, tokenizing.notes)
+        mix = _mix_of(cfg, data, tokens)
+        report = measure(data, tokens, padding, contamination, samples, tokenizing.notes, mix)
     if page:
         Path(page).write_text(redact(as_html(report)), encoding="utf-8")
     Progress().say(as_json(report) if json else as_text(report))
@@ -104,6 +104,25 @@ def data_and_longest(
         return data, tokens.longest_tokens if tokens else None, report.rejected
 
 
+def _settings(uri: str, overrides: Sequence[str]) -> RunConfig:
+    """Return the settings with which a dataset is checked: the defaults, or a recipe's."""
+    if uri.endswith((".yaml", ".yml")):
+        return compose.compose(compose.find_recipe(uri), ["dataset.on_invalid=drop", *overrides])
+    own = [f"dataset.uri={uri}", "dataset.on_invalid=drop", "dataset.train_split=1.0"]
+    return compose.compose(Recipe(compose.shipped("conf") / "config.yaml"), [*own, *overrides])
+
+
+def _mix_of(cfg: RunConfig, data: DatasetArtifact, tokens: TokenizedArtifact | None) -> dict[str, dict[str, int]]:
+    """Return how many samples of each named source there are and train; without tokens as far as rows tell."""
+    if tokens and tokens.sources:
+        return {name: {key: source[key] for key in ("samples", "used")} for name, source in tokens.sources.items()}
+    mix = Mix.of(cfg.dataset)
+    if mix is None:
+        return {}
+    sizes = {name: source["train"] for name, source in data.sources.items()}
+    return {name: {"samples": sizes[name], "used": used} for name, used in mix.counts(sizes).items()}
+
+
 def _held_out_sets(cfg: RunConfig, out: Path) -> dict[str, Path]:
     """Return the samples of each set of `eval.holdouts`, checked."""
     quiet = Progress(quiet=True)
@@ -127,8 +146,12 @@ def _tokens(
         model=base,
         on_invalid=OnInvalid.drop,
         on_unrendered=OnUnrendered.drop_row if on_unrendered is OnUnrendered.error else on_unrendered,
+        mix=Mix.of(cfg.dataset),
     )
-    return base, tokenize(cfg.training, inputs, _folder(out / "tokens"), progress)
+    training = cfg.training
+    if training.on_too_long is OnTooLong.error:
+        training = replace(training, on_too_long=OnTooLong.drop)
+    return base, tokenize(training, inputs, _folder(out / "tokens"), progress)
 
 
 def _padding(cfg: RunConfig, base: ModelArtifact, tokens: TokenizedArtifact) -> float:

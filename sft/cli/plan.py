@@ -24,7 +24,7 @@ from sft.planning.stage_spec import STAGES
 from sft.planning.trained_parameters import trained_lines
 from sft.progress import Progress
 from sft.redaction import redact, redacted
-from sft.stages import dataset, held_out_set, model
+from sft.stages import held_out_set, model, sources
 from sft.store import Entry, Store
 from sft.sweep import spec as sweeps
 from sft.sweep.run import preview_sweep
@@ -100,11 +100,12 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str) -> lis
     changes = []
     for key in sorted({*old, *new}):
         before, after = old.get(key), new.get(key)
+        name = key if "." in key else f"{prefix}{key}"  # of another group than its stage's
         if isinstance(before, dict) and isinstance(after, dict):
-            changes += _changes(before, after, f"{prefix}{key}.")
+            changes += _changes(before, after, f"{name}.")
         elif before != after:
             plain = all(len(str(value)) <= 40 for value in (before, after))
-            changes.append(f"{prefix}{key} {_shown(before)} → {_shown(after)}" if plain else f"{prefix}{key} changed")
+            changes.append(f"{name} {_shown(before)} → {_shown(after)}" if plain else f"{name} changed")
     return changes
 
 
@@ -116,7 +117,7 @@ def _facts(cfg: RunConfig, have: Mapping[str, Entry], notes: Sequence[str]) -> l
     artifacts = {name: entry.artifact for name, entry in have.items()}
     facts = [*estimate.steps(cfg, artifacts), *estimate.place(cfg)]
     wanted = []
-    if "dataset" not in have and (what := dataset.download(cfg.dataset)):
+    if "dataset" not in have and (what := sources.download(cfg.dataset)):
         wanted.append(what)
     sets = [name for name in cfg.eval.holdouts if cfg.eval.enabled and f"dataset:{name}" not in have]
     wanted += filter(None, (held_out_set.download(cfg, name) for name in sets))

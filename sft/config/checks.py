@@ -24,11 +24,13 @@ from sft.config.schema import (
     EvalConfig,
     ModelConfig,
     ModelSource,
+    OnTooLong,
     RunConfig,
     ScratchConfig,
     Tracker,
     TrackingConfig,
     TrainingConfig,
+    TrainOn,
 )
 from sft.config.schema.bounds import out_of_bounds, within_bounds
 from sft.config.state_checks import check_states
@@ -100,6 +102,10 @@ def _training(cfg: TrainingConfig) -> Iterator[Problem]:
             rule=f"training.context_parallel={cfg.context_parallel} is for torch's own attention over packed rows",
             suggestion="try training.attention=varlen",
         )
+    if cfg.train_on is TrainOn.last_turn and cfg.on_too_long in (OnTooLong.truncate, OnTooLong.split_turns):
+        key, value = "training.on_too_long", cfg.on_too_long.value
+        rule = "would leave out the end of a conversation, of which training.train_on=last_turn trains the last turn"
+        yield Problem(key=key, value=value, rule=rule, suggestion=f"try {key}=drop")
     if cfg.validation_frequency and not cfg.validation_split:
         yield Problem(
             key="training.validation_frequency",

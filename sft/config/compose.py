@@ -225,7 +225,11 @@ def to_run_config(composed: DictConfig, recipe: Recipe, *, needs_data: bool = Tr
         ConfigError: A key is unknown, a value is missing, does not resolve or is out of bounds, or a rule across fields
             is broken.
     """
-    if problems := [*unknown(composed), *unresolved(composed)] or missing(composed):
+    if problems := [*unknown(composed), *unresolved(composed)]:
+        raise ConfigError(problems)
+    if OmegaConf.select(composed, "dataset.sources") and OmegaConf.is_missing(composed.dataset, "uri"):
+        OmegaConf.update(composed, "dataset.uri", "")
+    if problems := missing(composed):
         raise ConfigError(problems)
     try:
         cfg = OmegaConf.to_object(composed)
@@ -236,7 +240,7 @@ def to_run_config(composed: DictConfig, recipe: Recipe, *, needs_data: bool = Tr
         rule = "does not start from `config`"
         raise ConfigError([Problem(key=str(recipe.path), rule=rule, suggestion="write `defaults: [config, _self_]`")])
     learn(OmegaConf.to_container(composed, resolve=True))
-    no_data = [required("dataset.uri")] if needs_data and not cfg.dataset.uri else []
+    no_data = [required("dataset.uri")] if needs_data and not (cfg.dataset.uri or cfg.dataset.sources) else []
     if problems := [*no_data, *check(cfg)]:
         raise ConfigError(problems)
     cfg.training.learning_rate = cfg.training.rate()  # so that plan, record and card say the number

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator
+from enum import Enum
 from typing import Any
 
 from sft.config.optimization_checks import unread_optimization
@@ -19,6 +20,7 @@ from sft.config.schema import (
     LauncherConfig,
     LauncherKind,
     LoraConfig,
+    Mixing,
     ModelConfig,
     ModelSource,
     RunConfig,
@@ -56,7 +58,14 @@ def _dataset(run: RunConfig) -> Iterator[str]:
     if cfg.eval_uri is not None:
         share = _changed("dataset", cfg, DatasetConfig(), {"train_split"})
         yield from (f"{told}: not read, since dataset.eval_uri brings the held-out samples" for told in share)
-    uris = [uri for uri in (cfg.uri, cfg.eval_uri) if uri is not None]
+    if cfg.sources and cfg.mixing is Mixing.concatenate:
+        told_of_mix = _changed("dataset", cfg, DatasetConfig(), {"stop"})
+        yield from (f"{told}: not read with dataset.mixing=concatenate" for told in told_of_mix)
+    if cfg.mixing is not Mixing.temperature:
+        exponent = _changed("dataset", cfg, DatasetConfig(), {"mixing_temperature"})
+        yield from (f"{told}: read only with dataset.mixing=temperature" for told in exponent)
+    uris = [uri for uri in (cfg.uri, cfg.eval_uri) if uri]
+    uris += [source.uri for source in cfg.sources.values()]
     uris += [held_out.uri for held_out in run.eval.holdouts.values()]
     has_options = any(value is not None for value in cfg.storage_options.values())
     if has_options and all(map(_READ_WITHOUT_OPTIONS.fullmatch, uris)):
@@ -97,4 +106,5 @@ def _changed(prefix: str, group: Any, untouched: Any, names: set[str]) -> Iterat
         if dataclasses.is_dataclass(value):
             yield from _changed(f"{prefix}.{name}", value, default, {field.name for field in dataclasses.fields(value)})
         elif value != default:
-            yield f"{prefix}.{name}={str(value).lower() if isinstance(value, bool) else value}"
+            shown = value.name if isinstance(value, Enum) else str(value).lower() if isinstance(value, bool) else value
+            yield f"{prefix}.{name}={shown}"

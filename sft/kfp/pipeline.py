@@ -219,6 +219,7 @@ def _left_behind(cfg: RunConfig) -> Iterator[Problem]:
         "model.chat_template": cfg.model.chat_template,
         "eval.include_path": cfg.eval.include_path,
         "registry.ca": cfg.registry.ca,
+        **{f"dataset.sources.{name}.uri": source.uri for name, source in cfg.dataset.sources.items()},
         **{f"eval.holdouts.{name}.uri": held_out.uri for name, held_out in cfg.eval.holdouts.items()},
     }
     for key, value in named.items():

@@ -13,6 +13,7 @@ from sft.config.schema import GradientCheckpointing, RunConfig, SaveDtype, Shard
 from sft.planning import memory
 from sft.planning.devices import num_gpus
 from sft.planning.memory import Setup
+from sft.planning.mixing import Mix
 from sft.planning.model_config import read_config, read_model_config
 from sft.planning.model_shape import Shape, shape_of
 from sft.planning.resources import Resources, resources_of
@@ -32,8 +33,9 @@ def steps(cfg: RunConfig, have: Mapping[str, Artifact]) -> Iterator[str]:
     if not isinstance(data, DatasetArtifact):
         yield "steps      known once the dataset is checked"
         return
-    validation = num_validation_samples(cfg.training, data.num_train)
-    trained = data.num_train - validation
+    num_samples = _num_samples(cfg, data, _tokenized(have))
+    validation = num_validation_samples(cfg.training, num_samples)
+    trained = num_samples - validation
     length = length_of(cfg.training, trained)
     of = f"{trained} samples" if not validation else f"{trained} samples, {validation} more to validate on"
     batch = batch_size_of(cfg.training, trained)
@@ -48,9 +50,21 @@ def steps(cfg: RunConfig, have: Mapping[str, Artifact]) -> Iterator[str]:
 def few_steps(cfg: RunConfig, have: Mapping[str, Artifact], num_ranks: int) -> Iterator[str]:
     """Yield that the training has too few steps to teach anything, and what gives more, once its rows are known."""
     data, tokens = have.get("dataset"), _tokenized(have)
-    num_samples = tokens.num_samples if tokens else data.num_train if isinstance(data, DatasetArtifact) else None
+    num_samples = tokens.num_samples if tokens else None
+    if num_samples is None and isinstance(data, DatasetArtifact):
+        num_samples = _num_samples(cfg, data, tokens)
     if num_samples is not None:
         yield from length_notes(cfg.training, num_samples, num_ranks)
+
+
+def _num_samples(cfg: RunConfig, data: DatasetArtifact, tokens: TokenizedArtifact | None) -> int:
+    """Return how many samples an epoch has: those of the mix where there are several sources."""
+    mix = Mix.of(cfg.dataset)
+    if mix is None:
+        return data.num_train
+    if tokens:
+        return tokens.num_samples
+    return sum(mix.counts({name: source["train"] for name, source in data.sources.items()}).values())
 
 
 def place(cfg: RunConfig) -> Iterator[str]:

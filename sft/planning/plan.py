@@ -103,7 +103,10 @@ def build_plan(cfg: RunConfig, environment: Environment) -> Plan:
         *rows_of_sets,
         step("dataset", *(rows.name for rows in rows_of_sets if cfg.dataset.decontaminate)),
         step("model", *model_needs),
-        *(step(f"tokenize:{name}", f"dataset:{name}", "model") for name in sets),
+        *(
+            step(f"tokenize:{name}", f"dataset:{name}", "model", of=_tokens_of_set(cfg, environment, name))
+            for name in sets
+        ),
         step("tokenize", "dataset", "model"),
         step("train", "model", "tokenize"),
     ]
@@ -171,3 +174,8 @@ def _settings_of_set(cfg: RunConfig, environment: Environment, name: str) -> dic
     """Return what determines the rows of a held-out set."""
     source = replace(environment, dataset_version=environment.held_out_versions.get(name, ""))
     return STAGES["dataset"].determined_by(cfg.of_held_out_set(name), source)
+
+
+def _tokens_of_set(cfg: RunConfig, environment: Environment, name: str) -> dict[str, Any]:
+    """Return what determines how the rows of a held-out set are checked against the tokenizer."""
+    return STAGES["tokenize"].determined_by(cfg.of_held_out_set(name), environment)

@@ -22,10 +22,19 @@ from sft.config.schema import (
 from sft.planning.environment import Environment
 from sft.planning.resources import NOT_IN_THE_WEIGHTS
 
+_NOT_IN_THE_ROWS = {"sources", "mixing", "mixing_temperature", "stop"}
+"""Dataset settings that say how sources are mixed once their rows are tokens."""
+
 
 def dataset(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
     """Return what determines the dataset stage, also of a held-out set."""
-    own = {**_plain(cfg.dataset), "source_version": environment.dataset_version}
+    own = {k: v for k, v in _plain(cfg.dataset).items() if k not in _NOT_IN_THE_ROWS}
+    own["source_version"] = environment.dataset_version
+    if cfg.dataset.sources:  # how often each is trained is the tokenize stage's
+        own["sources"] = {
+            name: {key: value for key, value in _plain(source).items() if key not in ("weight", "epochs")}
+            for name, source in cfg.dataset.sources.items()
+        }
     if cfg.dataset.decontaminate:
         tasks = cfg.eval.tasks if cfg.eval.enabled else []
         lm_eval = environment.versions.get("lm-eval", "")
@@ -47,14 +56,24 @@ def model(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
 def tokenize(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
     """Return what determines the tokenize stage."""
     training, data = _plain(cfg.training), _plain(cfg.dataset)
-    return {
+    own = {
         **{name: training[name] for name in ("max_seq_len", "train_on", "train_on_reasoning")},
         **{name: data[name] for name in ("on_invalid", "on_unrendered")},
     }
+    if cfg.training.on_too_long is not None:
+        own["on_too_long"] = training["on_too_long"]
+    if cfg.dataset.sources:
+        own |= {f"dataset.{name}": data[name] for name in ("mixing", "mixing_temperature", "stop", "seed")}
+        own |= {
+            f"dataset.sources.{name}": {"weight": source.weight, "epochs": source.epochs}
+            for name, source in cfg.dataset.sources.items()
+        }
+    return own
 
 
 _NOT_IN_A_CHECKPOINT = {
     "env",
+    "on_too_long",
     "allow_any_env",
     "full_state_at_epoch",
     "checkpoint_every_steps",
@@ -66,7 +85,7 @@ _NOT_IN_A_CHECKPOINT = {
     "tracking",
     "launcher",
 }
-"""Training settings that say how a result is got, not what it is."""
+"""Training settings that say how a result is got, not what it is; or that the tokens' digest tells of."""
 
 _RESOLVED = {
     "fsdp",

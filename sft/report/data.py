@@ -17,6 +17,7 @@ from sft.chat.sample import LEFT_OUT_BY_CHOICE, RULES
 from sft.files import json_text
 from sft.report import preview
 from sft.report.page import PAGE
+from sft.stages.dataset import source_lines
 from sft.stages.decontaminate import Contamination
 from sft.stages.preview import TokenizedSample
 
@@ -53,6 +54,8 @@ class DataReport(msgspec.Struct, kw_only=True):
         shared: Training samples that share text with the held-out split or a task, by its name.
         shared_examples: The first of them, with what they share.
         first_samples: The first samples as the model sees them.
+        sources: Where the rows of each named source went.
+        mix: How many samples each has to train on, and how many are in an epoch, copies counted.
     """
 
     source: str
@@ -68,6 +71,8 @@ class DataReport(msgspec.Struct, kw_only=True):
     shared: dict[str, int] = {}
     shared_examples: list[str] = []
     first_samples: list[TokenizedSample] = []
+    sources: dict[str, dict[str, int]] = {}
+    mix: dict[str, dict[str, int]] = {}
 
     @property
     def num_invalid(self) -> int:
@@ -82,6 +87,7 @@ def measure(
     contamination: Contamination | None = None,
     first_samples: Sequence[TokenizedSample] = (),
     notes: Sequence[str] = (),
+    mix: Mapping[str, dict[str, int]] | None = None,
 ) -> DataReport:
     """Read what the stages wrote, a line at a time.
 
@@ -92,6 +98,7 @@ def measure(
         contamination: Training samples that share text with what a model is scored on; None = nobody looked.
         first_samples: The first samples as the model sees them, if a model was given.
         notes: What the tokenize stage said of the samples.
+        mix: Samples of each named source, and how many of them train.
     """
     roles: Counter[str] = Counter()
     turns: Counter[int] = Counter()
@@ -129,6 +136,8 @@ def measure(
         shared=dict(contamination.by_evaluation.most_common()) if contamination else {},
         shared_examples=list(itertools.chain(*contamination.examples.values())) if contamination else [],
         first_samples=list(first_samples),
+        sources=data.sources,
+        mix=dict(mix or {}),
     )
 
 
@@ -154,6 +163,8 @@ def as_text(report: DataReport) -> str:
     """Return the report for a terminal."""
     parts = [f"{report.source}: {report.rows['all']:,} rows, format {report.format}"]
     parts += [f"  {name:<18}{count:>12,}" for name, count in report.rows.items() if count and name != "all"]
+    parts += [f"  {line}" for line in source_lines(report.sources)]
+    parts += [f"  {line}" for line in _mix_lines(report.mix)]
     parts += [f"  {note}" for note in report.notes]
     if report.rules:
         parts.append("rejected by rule")
@@ -178,6 +189,15 @@ def as_text(report: DataReport) -> str:
     return "\n".join(parts)
 
 
+def _mix_lines(mix: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    """Yield how often the samples of each source are in an epoch of the training."""
+    total = sum(source["used"] for source in mix.values())
+    for name, source in mix.items():
+        times = source["used"] / source["samples"] if source["samples"] else 0
+        share = f"{source['used'] / total:.1%} of {total:,}" if total else "none"
+        yield f"{name}: trains {source['used']:,} samples ({share}; x {times:.3g})"
+
+
 def as_json(report: DataReport) -> str:
     """Return the report for machines."""
     return json_text(msgspec.to_builtins(report, str_keys=True))
@@ -187,6 +207,8 @@ def as_html(report: DataReport) -> str:
     """Return the report as one page that needs nothing else."""
     sections = [_table("Rows", report.rows), _table("Turns by role", report.roles)]
     sections.append(_bars("Conversations by turns", report.turns))
+    if report.sources:
+        sections[1:1] = [_list("Rows by source", [*source_lines(report.sources), *_mix_lines(report.mix)])]
     if report.rules:
         rules = {f"{rule}: {RULES[rule]}": count for rule, count in report.rules.items()}
         sections[1:1] = [_table("Rejected by rule", rules), _list("The first of them", report.rejected)]

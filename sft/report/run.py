@@ -7,7 +7,16 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from sft.artifacts import EvalReport, JudgeReport, ModelComparison, ModelPackage, RegisteredModel, UploadedModel
+from sft.artifacts import (
+    DatasetArtifact,
+    EvalReport,
+    JudgeReport,
+    ModelComparison,
+    ModelPackage,
+    RegisteredModel,
+    TokenizedArtifact,
+    UploadedModel,
+)
 from sft.config.schema import HOLDOUT
 from sft.config.ways_out import value_of
 from sft.errors import SftError
@@ -18,6 +27,7 @@ from sft.report.page import PAGE
 from sft.runner import RunResult
 from sft.runner.result_links import MODEL_LINK
 from sft.scores import TELLS_OVER, Verdict, format_score, score_row
+from sft.stages.dataset import source_lines
 from sft.stages.epoch_scores import epoch_table, epochs_of
 from sft.stages.judge import judges_of
 
@@ -33,6 +43,7 @@ def as_html(
     judges: Sequence[JudgeReport] = (),
     epochs: Mapping[int, EvalReport] | None = None,
     error: SftError | None = None,
+    data: Sequence[str] = (),
 ) -> str:
     """Return the scores, and the samples that changed most, as one page that needs nothing else.
 
@@ -44,6 +55,7 @@ def as_html(
         judges: How a judge compares the two, for each held-out set that was judged.
         epochs: Scores of the models of epochs before the last, by epoch.
         error: That the run ended with; None if it did not fail.
+        data: A line for each named source of the data: where its rows went, its part of the mix.
     """
     rows = []
     for score in tuned.scores:
@@ -61,6 +73,10 @@ def as_html(
     if comparison:
         parts.append(f"<p>Differences: {comparison.explained}. {TELLS_OVER}</p>")
         parts.append(changed_samples.section(comparison.samples_file))
+    if data:
+        parts.append(
+            "<h2>Data by source</h2><ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in data) + "</ul>"
+        )
     return PAGE.format(title=html.escape(title), body="\n".join(parts))
 
 
@@ -88,9 +104,17 @@ def write_page(result: RunResult, error: SftError | None = None) -> Path | None:
     if result.nothing_to_do and page.is_file():
         return page
     epochs = epochs_of(result.artifacts)
-    text = as_html(result.record.run_id, tuned, base, comparison, judges_of(result.artifacts), epochs, error)
+    judges, data = judges_of(result.artifacts), _data_lines(result)
+    text = as_html(result.record.run_id, tuned, base, comparison, judges, epochs, error, data)
     page.write_text(redact(text), encoding="utf-8")
     return page
+
+
+def _data_lines(result: RunResult) -> list[str]:
+    """Return where the rows of each named source went, then its part of the mix."""
+    rows, tokens = result.artifacts.get("dataset"), result.artifacts.get("tokenize")
+    of_rows = source_lines(rows.sources) if isinstance(rows, DatasetArtifact) else ()
+    return [*of_rows, *(tokens.mix_lines if isinstance(tokens, TokenizedArtifact) else ())]
 
 
 def _scores(result: RunResult) -> tuple[EvalReport | None, EvalReport | None, ModelComparison | None]:

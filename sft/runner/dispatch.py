@@ -23,6 +23,7 @@ from sft.artifacts import (
 )
 from sft.config.flatten import flat
 from sft.config.schema import HOLDOUT, RunConfig
+from sft.planning.mixing import Mix
 from sft.planning.plan import Step
 from sft.planning.resources import Resources
 from sft.planning.state_id import state_id
@@ -34,13 +35,14 @@ from sft.stages.epoch_scores import epochs_of
 from sft.stages.evaluate import EvaluateInputs, HeldOutSet, evaluate
 from sft.stages.gate_checks import check_gates, check_samples
 from sft.stages.gates import GatesInputs, gates
-from sft.stages.held_out_set import held_out_set, speaking_of
+from sft.stages.held_out_set import held_out_set
 from sft.stages.judge import JudgeInputs, judge, judges_of
 from sft.stages.launcher import launcher_of
 from sft.stages.model import ModelInputs, model
 from sft.stages.package import PackageInputs, package
 from sft.stages.register import RegisterInputs, register
 from sft.stages.registries import embedded_mlflow
+from sft.stages.sources import speaking_of
 from sft.stages.tokenize import TokenizeInputs, tokenize
 from sft.stages.train import TrainInputs, train
 from sft.stages.upload import UploadInputs, upload
@@ -131,7 +133,7 @@ def perform(
         case _ if stage == "dataset":
             return held_out_set(cfg, held_out, out, progress)
         case _ if stage == "tokenize":
-            with speaking_of(held_out):
+            with speaking_of(f"eval.holdouts.{held_out}"):
                 return tokenize(cfg.training, _tokenize_inputs(f"dataset:{held_out}", cfg, artifacts), out, progress)
         case _:
             raise AssertionError(f"no stage for step {step.name}")
@@ -168,6 +170,7 @@ def _tokenize_inputs(data: str, cfg: RunConfig, artifacts: Mapping[str, Artifact
         model=pick(artifacts, "model", ModelArtifact),
         on_invalid=cfg.dataset.on_invalid,
         on_unrendered=cfg.dataset.on_unrendered,
+        mix=Mix.of(cfg.dataset) if data == "dataset" else None,
     )
 
 
@@ -259,6 +262,7 @@ def _package_inputs(artifacts: Mapping[str, Artifact], run_record: record.RunRec
         gates=_gates(artifacts),
         record=run_record.until("package"),
         files=run_record.step("train").files,
+        tokenized=pick(artifacts, "tokenize", TokenizedArtifact),
     )
 
 

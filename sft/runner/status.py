@@ -20,12 +20,12 @@ from sft.planning.resources import resources_of
 from sft.planning.stage_spec import STAGES
 from sft.redaction import redacted
 from sft.stages import held_out_set
-from sft.stages.dataset import source_version as dataset_version
 from sft.stages.evaluate import tasks_version
 from sft.stages.gate_checks import check_task_scores
 from sft.stages.launcher import launcher_of
 from sft.stages.model import source_version as model_version
 from sft.stages.scoring import vllm_version
+from sft.stages.sources import source_version as dataset_version
 from sft.store import Entry, Store
 
 
@@ -41,7 +41,7 @@ def read_environment(cfg: RunConfig) -> Environment:
     check_task_scores(cfg.eval)
     return replace(
         _here(cfg),
-        dataset_version=dataset_version(cfg.dataset) if cfg.dataset.uri else "",
+        dataset_version=dataset_version(cfg.dataset) if cfg.dataset.uri or cfg.dataset.sources else "",
         held_out_versions=_held_out_versions(cfg) if cfg.eval.enabled else {},
         model_version=model_version(cfg.model),
         tasks_version=version_of_tasks,

@@ -1,4 +1,4 @@
-"""The dataset stage: a source in, checked and split chat samples out.
+"""The dataset stage: sources in, checked and split chat samples out.
 
 Every row is read, checked and written once, a batch at a time, in its canonical form; `sft.stages.split` knows which
 half it belongs to.
@@ -7,9 +7,10 @@ half it belongs to.
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO
@@ -18,13 +19,13 @@ import msgspec
 
 from sft.adapters import source
 from sft.adapters.row_batches import Batch
-from sft.adapters.source import Source, SourceFacts
-from sft.adapters.split_names import Wanted
+from sft.adapters.source import SourceFacts
 from sft.artifacts import LOGS_NAME, DatasetArtifact
 from sft.chat.formats import Format, ParsedRow, Parser, recognise
 from sft.chat.rejected import Rejected, Rejections
 from sft.chat.row_reader import Columns
 from sft.chat.sample import InvalidRow, encode
+from sft.chat.source_name import count_sources, naming
 from sft.chat.unread import UnreadFields
 from sft.config.schema import DatasetConfig, DatasetFormat, OnInvalid
 from sft.errors import DataError
@@ -32,37 +33,8 @@ from sft.progress import Progress
 from sft.stages import decontaminate
 from sft.stages.decontaminate import NO_TASKS, EvaluationTasks
 from sft.stages.grouping import ROW, Grouping
+from sft.stages.sources import Origin, origins_of
 from sft.stages.split import Split
-
-
-def sources_of(cfg: DatasetConfig) -> list[Source]:
-    """Return the training source, if there is one, and the evaluation source, if there is one."""
-    train = Source(
-        uri=cfg.uri,
-        wanted=Wanted(cfg.split),
-        ignored=tuple(cfg.ignore_fields),
-        options=cfg.storage_options,
-        max_bytes=cfg.max_download_bytes,
-        follow_links=cfg.follow_links,
-    )
-    held_out = Wanted(cfg.eval_split, held_out=True)
-    held_out_source = [replace(train, uri=cfg.eval_uri, wanted=held_out)] if cfg.eval_uri else []
-    return [train, *held_out_source] if cfg.uri else held_out_source
-
-
-def source_version(cfg: DatasetConfig) -> str:
-    """Return what changes when a source may have changed.
-
-    Raises:
-        DataError: A source is not there or can't be reached.
-    """
-    return "|".join(source.version(origin) for origin in sources_of(cfg))
-
-
-def download(cfg: DatasetConfig) -> str | None:
-    """Return what fetching the sources will download, in words; None where nothing is."""
-    names = [f"dataset {origin.name}" for origin in sources_of(cfg) if source.is_download(origin)]
-    return ", ".join(names) or None
 
 
 def dataset(
@@ -75,7 +47,7 @@ def dataset(
     """Fetch, check and split, and drop what the evaluation holds where `dataset.decontaminate` says so.
 
     Args:
-        cfg: The dataset settings. Without `uri` there is only the evaluation set.
+        cfg: The dataset settings. Without `uri` and `sources` there is only the evaluation set.
         out: Private staging folder; what an earlier try has fetched stays in it.
         progress: The run's display.
         tasks: The lm-eval tasks on which the model will be scored.
@@ -86,7 +58,7 @@ def dataset(
         StageError: The documents of a task can't be had.
     """
     fetched, versions = out / "source", []
-    facts = SourceFacts()
+    origins, facts = origins_of(cfg), SourceFacts()
     split = Split(
         out,
         seed=cfg.seed,
@@ -95,24 +67,23 @@ def dataset(
         has_eval_source=cfg.eval_uri is not None,
     )
     with closing(split), (out / "rejected.jsonl").open("wb") as rejected:
-        checked = _Checked(cfg=cfg, split=split, rejected=rejected, progress=progress, grouping=Grouping(cfg.split_by))
-        for number, origin in enumerate(sources_of(cfg)):
-            versions.append(source.version(origin))
-            num_before = split.num_samples
-            files = source.files(origin, versions[-1], fetched / str(number), progress.update, facts)
-            held_out = origin.wanted.held_out
-            checked.read(files, held_out=held_out)
-            if split.num_samples == num_before and not checked.rejections:
-                raise DataError(f"dataset.{'eval_' * held_out}uri={origin.name}: no row", fix="check the uri")
+        checked = _Checked(cfg=cfg, split=split, rejected=rejected, progress=progress)
+        for number, origin in enumerate(origins):
+            with origin.speaking():
+                versions.append(source.version(origin.source))
+                files = source.files(origin.source, versions[-1], fetched / str(number), progress.update, facts)
+                if not checked.read(files, origin):
+                    raise DataError(f"{origin.key}={origin.source.name}: no row", fix="check the uri")
     if not split.num_samples or (checked.rejections.num_errors and cfg.on_invalid is OnInvalid.error):
         fix = "mend the rows, or leave them out: dataset.on_invalid=drop"
         raise checked.rejections.error(checked.num_rows, fix)
     counts = split.finish()
     shutil.rmtree(fetched, ignore_errors=True)
     num_contaminated = _decontaminate(out, tasks, held_out_sets, progress) if cfg.decontaminate else 0
+    in_mix = [origin for origin in origins if origin.name]
     data = DatasetArtifact(
         root=out,
-        source=" and ".join(origin.name for origin in sources_of(cfg)),
+        source=" and ".join(origin.source.name for origin in origins),
         source_version="|".join(versions),
         source_files=facts.digests,
         row_format=", ".join(sorted(checked.formats)),
@@ -122,13 +93,14 @@ def dataset(
         num_contaminated=num_contaminated,
         unread_fields=checked.unread.counts,
         notes=[*facts.notes, *checked.notes()],
+        sources=_by_source(in_mix, checked, split, out) if in_mix else {},
         **{**asdict(counts), "num_train": counts.num_train - num_contaminated},
     )
     if data.num_rows != data.num_accounted:
         raise AssertionError(f"{data.num_rows} rows came in, {data.num_accounted} are accounted for")
     _check_halves(data, cfg)
     left_out = f"left out: {checked.rejections.counts}" if checked.rejections else ""
-    for line in filter(None, (summary(data), left_out)):
+    for line in filter(None, (summary(data), *(f"  {line}" for line in source_lines(data.sources)), left_out)):
         progress.say(f"  {line}")
     for note in data.notes:
         progress.note(note)
@@ -143,13 +115,42 @@ def _decontaminate(out: Path, tasks: EvaluationTasks, held_out_sets: Mapping[str
     return num_dropped
 
 
+def _by_source(origins: Sequence[Origin], checked: _Checked, split: Split, out: Path) -> dict[str, dict[str, int]]:
+    """Return where the rows of each named source went; the parts of one add up to its ``rows``."""
+    contaminated = out / decontaminate.CONTAMINATED_NAME
+    taken_out = count_sources(contaminated, nested=True) if contaminated.exists() else Counter[str]()
+    return {
+        origin.name: {
+            "rows": checked.rows_of[origin.name],
+            "train": counts.num_train - taken_out[origin.name],
+            "held_out": counts.num_eval,
+            "rejected": checked.rejected_of[origin.name],
+            "duplicates": counts.num_duplicates,
+            "held_out_already": counts.num_overlap,
+            "unused": counts.num_unused,
+            "contaminated": taken_out[origin.name],
+        }
+        for origin, counts in zip(origins, split.by_source(), strict=False)  # the evaluation source comes last
+    }
+
+
+def source_lines(sources: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    """Yield a line for each named source: where its rows went."""
+    for name, counts in sources.items():
+        parts = " + ".join(
+            f"{count:,} {what.replace('_', ' ')}" for what, count in counts.items() if count and what != "rows"
+        )
+        yield f"{name}: {counts['rows']:,} rows = {parts}"
+
+
 def _check_halves(data: DatasetArtifact, cfg: DatasetConfig) -> None:
     if data.num_contaminated and not data.num_train:
         what = f"each of {data.num_contaminated} training samples shares text with what the model is scored on"
         fix = f"look into {decontaminate.CONTAMINATED_NAME}, or dataset.decontaminate=false"
         raise DataError(f"dataset.decontaminate=true: {what}", fix=fix)
     wants_eval = cfg.train_split < 1.0 or cfg.eval_uri is not None
-    if (data.num_train or not cfg.uri) and (data.num_eval or not wants_eval):
+    wants_train = cfg.uri or cfg.sources
+    if (data.num_train or not wants_train) and (data.num_eval or not wants_eval):
         return
     empty = "evaluation" if data.num_train else "train"
     of = f"{data.num_train + data.num_eval} samples"
@@ -187,16 +188,28 @@ class _Checked:
     split: Split
     rejected: IO[bytes]
     progress: Progress
-    grouping: Grouping
     formats: set[str] = field(default_factory=set)
     num_rows: int = 0
     rejections: Rejections = field(default_factory=Rejections)
     unread: UnreadFields = field(default_factory=UnreadFields)
     seen: set[str] = field(default_factory=set)
+    rows_of: Counter[str] = field(default_factory=Counter)
+    rejected_of: Counter[str] = field(default_factory=Counter)
+    origin: Origin = field(init=False)
+    grouping: Grouping = field(init=False)
 
-    def read(self, files: Iterator[tuple[str, Iterator[Batch]]], *, held_out: bool) -> None:
-        """Check every row of a source."""
+    def read(self, files: Iterator[tuple[str, Iterator[Batch]]], origin: Origin) -> int:
+        """Check every row of a source, and return how many there were."""
+        self.origin, self.grouping = origin, Grouping(self.cfg.split_by)
+        self.split.begin_source(origin.max_samples)
+        num_before = self.num_rows
+        self._read(files)
+        self.rows_of[origin.name] += self.num_rows - num_before
+        return self.num_rows - num_before
+
+    def _read(self, files: Iterator[tuple[str, Iterator[Batch]]]) -> None:
         parser: Parser | None = None
+        held_out = self.origin.is_held_out
         for name, batches in files:
             for number, rows in batches:
                 self.progress.update(f"{self.num_rows:,} rows")
@@ -204,7 +217,7 @@ class _Checked:
                 if plain is not None:
                     self.num_rows += len(plain.lines)
                     groups = self.grouping.of_samples(plain.lines)
-                    self.split.add(plain.lines, plain.lines, groups, held_out=held_out)
+                    self.split.add(self._named(plain.lines), plain.lines, groups, held_out=held_out)
                     for column, (num_rows, first) in plain.passed_over.items():
                         self._note(column, num_rows, f"{name}:{number + first}")
                     continue
@@ -212,7 +225,14 @@ class _Checked:
                 lines = [row.line for row in parsed]
                 bare = self._compared(parsed) if self.cfg.keep_columns else lines
                 groups = groups if self.grouping.column is not None else self.grouping.of_samples(bare)
-                self.split.add(lines, bare, groups, held_out=held_out)
+                self.split.add(self._named(lines), bare, groups, held_out=held_out)
+
+    def _named(self, lines: list[bytes]) -> list[bytes]:
+        """Return samples with their source's name, if it has one."""
+        if not self.origin.name:
+            return lines
+        tail = naming(self.origin.name)
+        return [line[:-1] + tail for line in lines]
 
     @staticmethod
     def _compared(parsed: Sequence[ParsedRow]) -> list[bytes]:
@@ -254,8 +274,10 @@ class _Checked:
                     groups.append(self.grouping.of_row(row))
                 parsed.append(row_read)
             except InvalidRow as error:
-                refused = Rejected(name, line, error.rule, error.found, row.decode(errors="replace"))
+                of, text = self.origin.name, row.decode(errors="replace")
+                refused = Rejected(name, line, error.rule, error.found, text, source=of)
                 self.rejected.write(self.rejections.add(refused))
+                self.rejected_of[of] += 1
                 continue
             for unread in row_read.unread:
                 self._note(unread, 1, f"{name}:{line}")
@@ -265,7 +287,7 @@ class _Checked:
 
     def _parser(self, row: bytes) -> Parser:
         """Return a parser for the format that a row shows."""
-        names = self.cfg.columns
+        names, wanted = self.origin.columns, self.origin.format
         columns = Columns(
             messages=names.messages,
             prompt=names.prompt,
@@ -274,8 +296,8 @@ class _Checked:
             ignore=frozenset(self.cfg.ignore_fields),
             used=frozenset(filter(None, [self.grouping.column])),
         )
-        given: Format | None = None if self.cfg.format is DatasetFormat.auto else self.cfg.format.value
+        given: Format | None = None if wanted is DatasetFormat.auto else wanted.value
         row_format, columns = recognise(row, columns, given)
         self.formats.add(row_format)
-        takes_preferences = self.cfg.format is DatasetFormat.preference
+        takes_preferences = wanted is DatasetFormat.preference
         return Parser(row_format, columns, system_prompt=self.cfg.system_prompt, takes_preferences=takes_preferences)

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from sft.artifacts import DatasetArtifact
 from sft.config.schema import RunConfig
-from sft.errors import DataError
 from sft.progress import Progress
-from sft.stages import dataset
-
-_KEY = re.compile(r"\bdataset\.(?:eval_)?(uri|split|format|columns)\b")
+from sft.stages import dataset, sources
 
 
 def held_out_set(cfg: RunConfig, name: str, out: Path, progress: Progress) -> DatasetArtifact:
@@ -31,7 +25,7 @@ def held_out_set(cfg: RunConfig, name: str, out: Path, progress: Progress) -> Da
     Raises:
         DataError: As of the dataset stage.
     """
-    with speaking_of(name):
+    with sources.speaking_of(f"eval.holdouts.{name}"):
         return dataset.dataset(cfg.of_held_out_set(name).dataset, out, progress)
 
 
@@ -41,21 +35,10 @@ def source_version(cfg: RunConfig, name: str) -> str:
     Raises:
         DataError: Its source is not there or can't be reached.
     """
-    with speaking_of(name):
-        return dataset.source_version(cfg.of_held_out_set(name).dataset)
+    with sources.speaking_of(f"eval.holdouts.{name}"):
+        return sources.source_version(cfg.of_held_out_set(name).dataset)
 
 
 def download(cfg: RunConfig, name: str) -> str | None:
     """Return what fetching a set will download, in words; None where nothing is."""
-    return dataset.download(cfg.of_held_out_set(name).dataset)
-
-
-@contextmanager
-def speaking_of(name: str) -> Iterator[None]:
-    """Name the set's own settings in errors, in place of those of `dataset` that mean the same."""
-    own = rf"eval.holdouts.{name}.\1"
-    try:
-        yield
-    except DataError as error:
-        fix = error.fix and _KEY.sub(own, error.fix)
-        raise DataError(f"eval.holdouts.{name}: {_KEY.sub(own, error.message)}", fix=fix) from error
+    return sources.download(cfg.of_held_out_set(name).dataset)

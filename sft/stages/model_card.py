@@ -91,6 +91,10 @@ def _origin(inputs: PackageInputs) -> str:
     revision = f" at `{base.revision}`" if base.revision else ""
     what = "random weights" if base.source == "scratch" else f"`{base.source}`{revision}"
     lines = [f"Fine-tuned from {what} on {data.num_train:,} conversations of `{redact(data.source)}`."]
+    if inputs.tokenized and inputs.tokenized.sources:
+        lines.append("By source, in each epoch:\n")
+        lines += [f"- {line}" for line in inputs.tokenized.mix_lines]
+        lines.append("")
     opened = ways_out(inputs.record["config"])
     lines += [f"{meaning[0].upper()}{meaning[1:]} (`{setting}`)." for setting, meaning in opened.items()]
     lines += [f"Chat template: {change}." for change in base.chat_template_changes]

@@ -25,6 +25,7 @@ from sft.artifacts import (
     ModelArtifact,
     ModelComparison,
     ModelPackage,
+    TokenizedArtifact,
     hash_files,
 )
 from sft.config.schema import RegistryConfig
@@ -53,6 +54,7 @@ class PackageInputs:
         gates: That it passed them; None where there are none.
         record: The run up to here, without secrets.
         files: sha256 of each of the checkpoint's files.
+        tokenized: What it was trained on; the card tells of a mix of sources.
     """
 
     base: ModelArtifact
@@ -66,6 +68,7 @@ class PackageInputs:
     gates: GateReport | None
     record: Mapping[str, Any]
     files: Mapping[str, str]
+    tokenized: TokenizedArtifact | None = None
 
 
 def check_publishing(cfg: RegistryConfig) -> signing.Signer | None:

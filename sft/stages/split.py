@@ -7,6 +7,9 @@ statistic, at most ``0.5 / sqrt(n)`` each). So each sample is written to its hal
 ``12 * sqrt(n)`` near the border, which wait. Where that is not the whole story (duplicates, `max_samples`, large
 groups) the files are written once more.
 
+Samples may come from several sources, one after the other: a sample that two of them have is the first one's, and each
+may have a `max_samples` of its own.
+
 `max_samples` takes the samples whose own digests have the lowest second words, which are independent of the groups'
 ranks: a smaller subset is part of a larger one, and holds the same shares of both halves.
 
@@ -39,14 +42,20 @@ _LAST = 2.0**64 - 2.0**12  # the largest rank that a float and 64 bits both hold
 
 
 @dataclass(frozen=True)
-class Counts:
-    """How many samples went where, and how many groups of the training source's samples were divided."""
+class SourceCounts:
+    """How many samples of a source went where."""
 
     num_train: int
     num_eval: int
     num_duplicates: int
     num_overlap: int
     num_unused: int
+
+
+@dataclass(frozen=True)
+class Counts(SourceCounts):
+    """How many samples went where, and how many groups of the training sources' samples were divided."""
+
     num_groups: int
 
 
@@ -73,6 +82,9 @@ class Split:
         self._written = bytearray()  # TRAIN, EVAL, or UNUSED for one that waits, per sample
         self._waiting: list[bytes] = []
         self._num_from_train = 0
+        self._begins: list[int] = []  # of the sources, in samples
+        self._limits: list[int | None] = []  # of their samples
+        self._places_of_all: NDArray[np.uint8] | None = None
         self._train = (out / TRAIN_NAME).open("wb", _BUFFER_BYTES)
         self._eval = (out / EVAL_NAME).open("wb", _BUFFER_BYTES)
 
@@ -80,6 +92,11 @@ class Split:
         """Close the files, whatever happened."""
         self._train.close()
         self._eval.close()
+
+    def begin_source(self, max_samples: int | None = None) -> None:
+        """Count what is added from here on as another source's, of which at most `max_samples` are used."""
+        self._begins.append(len(self._written))
+        self._limits.append(max_samples)
 
     def add(
         self,
@@ -141,13 +158,21 @@ class Split:
         self.close()
         written = np.frombuffer(self._written, dtype=np.uint8)
         places, num_groups = self._places()
+        self._places_of_all = places
         guessed = written != UNUSED
         if (places[guessed] == written[guessed]).all():
             self._append(places[~guessed])
         else:
             self._write_again(written, places)
-        counts = np.bincount(places, minlength=OVERLAP + 1).tolist()
-        return Counts(counts[TRAIN], counts[EVAL], counts[DUPLICATE], counts[OVERLAP], counts[UNUSED], num_groups)
+        return Counts(**vars(_counted(places)), num_groups=num_groups)
+
+    def by_source(self) -> list[SourceCounts]:
+        """Return how many samples of each source went where, once the split is finished."""
+        import numpy as np
+
+        if self._places_of_all is None:
+            raise AssertionError("the split is not finished")
+        return [_counted(part) for part in np.split(self._places_of_all, self._begins)[1:]]
 
     def _places(self) -> tuple[NDArray[np.uint8], int]:
         """Return where each sample goes, and how many groups were divided."""
@@ -155,7 +180,8 @@ class Split:
 
         groups = np.frombuffer(self._groups, dtype=np.uint64)
         has_eval_source = self._num_from_train < len(groups)
-        if self._max_samples is None and not has_eval_source and not self._has_duplicates():
+        takes_all = self._max_samples is None and not any(self._limits)
+        if takes_all and not has_eval_source and not self._has_duplicates():
             return self._halves(groups)
         return self._places_with_duplicates(groups)
 
@@ -193,9 +219,23 @@ class Split:
         places[~held & np.isin(groups, groups[held])] = OVERLAP
         places[held & (places == UNUSED)] = EVAL
         used = order[(places == UNUSED)[order]]
-        used = used[np.argsort(words[used, 1], kind="stable")][: self._max_samples]
+        used = used[np.argsort(words[used, 1], kind="stable")]
+        used = self._within_limits(used)[: self._max_samples]
         places[used], num_groups = self._halves(groups[used])
         return places, num_groups
+
+    def _within_limits(self, used: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return samples in their order, without those beyond their source's limit."""
+        import numpy as np
+
+        if not any(self._limits):
+            return used
+        of_source = np.searchsorted(self._begins, used, side="right") - 1
+        kept = np.ones(len(used), dtype=bool)
+        for number, limit in enumerate(self._limits):
+            if limit is not None:
+                kept[np.flatnonzero(of_source == number)[limit:]] = False
+        return used[kept]
 
     def _append(self, places: NDArray[np.uint8]) -> None:
         for name, place in ((TRAIN_NAME, TRAIN), (EVAL_NAME, EVAL)):
@@ -218,3 +258,10 @@ class Split:
         self._append(places[written == UNUSED])
         for path, _ in parts:
             path.unlink()
+
+
+def _counted(places: NDArray[np.uint8]) -> SourceCounts:
+    import numpy as np
+
+    counts = np.bincount(places, minlength=OVERLAP + 1).tolist()
+    return SourceCounts(counts[TRAIN], counts[EVAL], counts[DUPLICATE], counts[OVERLAP], counts[UNUSED])

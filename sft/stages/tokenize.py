@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sft.adapters.os.process import run_module
 from sft.artifacts import LOGS_NAME, DatasetArtifact, ModelArtifact, TokenizedArtifact
 from sft.chat.rejected import Rejections, read_rejected
-from sft.config.schema import OnInvalid, OnUnrendered, TrainingConfig
+from sft.config.schema import OnInvalid, OnTooLong, OnUnrendered, TrainingConfig
+from sft.planning.mixing import Mix
 from sft.progress import Progress
+from sft.stages import mixing
 
-_UNRENDERED = "unrendered"
+_UNRENDERED, _TOO_LONG = "unrendered", "too-long"
+_SHORTENED = (OnTooLong.truncate, OnTooLong.split_turns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +26,14 @@ class TokenizeInputs:
     Attributes:
         on_invalid: `dataset.on_invalid`, for the rules that need the tokenizer.
         on_unrendered: `dataset.on_unrendered`.
+        mix: How the samples of `dataset.sources` are mixed; None without such.
     """
 
     dataset: DatasetArtifact
     model: ModelArtifact
     on_invalid: OnInvalid = OnInvalid.error
     on_unrendered: OnUnrendered = OnUnrendered.error
+    mix: Mix | None = None
 
 
 def tokenize(cfg: TrainingConfig, inputs: TokenizeInputs, out: Path, progress: Progress) -> TokenizedArtifact:
@@ -37,7 +42,7 @@ def tokenize(cfg: TrainingConfig, inputs: TokenizeInputs, out: Path, progress: P
     A dataset may be a held-out set alone: then its rows are checked, and nothing is labelled.
 
     Args:
-        cfg: The training settings, of which `max_seq_len`, `train_on` and `train_on_reasoning` count.
+        cfg: The training settings, of which `max_seq_len`, `on_too_long`, `train_on` and `train_on_reasoning` count.
         inputs: Dataset and base model.
         out: Private staging folder.
         progress: The run's display.
@@ -62,6 +67,7 @@ def tokenize(cfg: TrainingConfig, inputs: TokenizeInputs, out: Path, progress: P
                 "train_on": cfg.train_on.value,
                 "train_on_reasoning": cfg.train_on_reasoning,
                 "keep_unrendered": inputs.on_unrendered is OnUnrendered.warn,
+                "on_too_long": cfg.on_too_long.value if cfg.on_too_long in _SHORTENED else "refuse",
             },
         },
         folder=out / LOGS_NAME,
@@ -78,10 +84,28 @@ def tokenize(cfg: TrainingConfig, inputs: TokenizeInputs, out: Path, progress: P
     _say_how_rendered(result, num_folded, examples, progress)
     for field, count in held_out["unrendered"].items():
         progress.say(f"  held-out rows: {field} in {count:,}, which the chat template does not render")
+    if inputs.mix and data.num_train:
+        result = _mixed(result, inputs.mix, progress)
     if data.num_train:
         share, longest = result.num_loss_tokens / result.num_tokens, result.longest_tokens
         progress.say(f"  {result.num_tokens:,} tokens, {share:.0%} for the loss; longest sample {longest}")
     return result
+
+
+def _mixed(result: TokenizedArtifact, how: Mix, progress: Progress) -> TokenizedArtifact:
+    """Mix the samples of several sources, and say how often each is there."""
+    progress.update("mixing the sources")
+    sources = mixing.mix(result.data_file, how)
+    mixed = replace(
+        result,
+        num_samples=sum(source.used for source in sources.values()),
+        num_tokens=sum(source.tokens for source in sources.values()),
+        num_loss_tokens=sum(source.loss_tokens for source in sources.values()),
+        sources={name: asdict(source) for name, source in sources.items()},
+    )
+    for line in mixed.mix_lines:
+        progress.say(f"  {line}")
+    return mixed
 
 
 def _check_counts(num_in: int, num_out: int) -> None:
@@ -101,10 +125,18 @@ def _say_how_rendered(
             f"  not trained: {field} in {count:,} of {result.num_rows:,} rows, which the chat template does not render "
             f"(dataset.on_unrendered=warn); for example {examples[field]}"
         )
-    if result.num_samples != result.num_rows:
+    if result.num_truncated:
+        of = f"{result.num_truncated:,} of {result.num_rows:,} conversations"
+        progress.say(f"  too long: {of} end after the last turn that fits, {result.num_cut_tokens:,} tokens less")
+    if result.num_divided:
+        of = f"{result.num_divided:,} of {result.num_rows:,} conversations are {result.num_parts:,} parts"
+        lost = f", and {result.num_lost_parts:,} parts that don't fit or don't train are left out"
+        progress.say(f"  too long: {of}{lost if result.num_lost_parts else ''}")
+    num_conversations = result.num_rows - result.num_divided + result.num_parts
+    if result.num_samples > num_conversations:
         progress.say(
-            f"  {result.num_rows:,} rows became {result.num_samples:,} samples, because the chat template shows a turn "
-            "otherwise once the conversation goes on; each is trained as the model writes it"
+            f"  {num_conversations:,} rows became {result.num_samples:,} samples, because the chat template shows a "
+            "turn otherwise once the conversation goes on; each is trained as the model writes it"
         )
 
 
@@ -121,8 +153,10 @@ def _refuse(
     for row in read_rejected(result.rejected_file):
         both.add(row)
         (held_out if row.is_held_out else train).add(row)
-    num_unrendered = both.by_rule[_UNRENDERED]
-    is_error = inputs.on_invalid is OnInvalid.error and len(both) > num_unrendered
+    num_unrendered, num_too_long = both.by_rule[_UNRENDERED], both.by_rule[_TOO_LONG]
+    by_invalid = len(both) - num_unrendered - (0 if cfg.on_too_long is None else num_too_long)
+    is_error = inputs.on_invalid is OnInvalid.error and by_invalid > 0
+    is_error |= cfg.on_too_long is OnTooLong.error and num_too_long > 0
     is_error |= inputs.on_unrendered is OnUnrendered.error and num_unrendered > 0
     nothing_left = 0 < data.num_train == result.num_rejected or 0 < data.num_eval == result.num_eval_rejected
     if is_error or nothing_left:
@@ -138,6 +172,7 @@ def _fix(longest: int, cfg: TrainingConfig, num_unrendered: int, num_rejected: i
         fixes.append("train without that part (dataset.on_unrendered=warn) or without those rows (=drop_row)")
     if longest >= cfg.max_seq_len:
         fixes.append(f"training.max_seq_len={longest + 1} (and training.max_tokens_per_gpu at least that)")
+        fixes.append("what fits of them: training.on_too_long=truncate or split_turns")
     if num_rejected > num_unrendered:
         fixes.append("leave them out: dataset.on_invalid=drop")
     return ", or ".join(fixes)

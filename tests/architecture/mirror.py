@@ -32,6 +32,10 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.adapters.evaluation.worker": ("integration/test_evaluation.py", _IN_A_CHILD),
     "sft.adapters.http": ("integration/test_http.py", _REAL_SERVER),
     "sft.adapters.hub.rows": ("unit/adapters/test_hub.py", "one test file for the hub's package"),
+    "sft.adapters.instructlab.sample_tokens": (
+        "integration/test_tokenizing.py",
+        "runs in the child that tokenizes, on a real tokenizer and template",
+    ),
     "sft.adapters.instructlab.layout": (
         "unit/adapters/instructlab/test_monitor.py",
         "names of files: the test writes them and the monitor reads them",

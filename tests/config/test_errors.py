@@ -577,3 +577,52 @@ def test_ranks_that_share_a_row_take_torchs_packed_attention(attention: str) -> 
         f"training.attention={attention}: training.context_parallel=2 is for torch's own attention over packed rows; "
         "try training.attention=varlen"
     ]
+
+
+SOURCES = ("dataset=local", "dataset.sources.maths.uri=a.csv", "dataset.sources.chat.uri=b.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["dataset.uri=c.jsonl"], "dataset.sources=maths, chat: are read in the place of dataset.uri: set one of both"),
+        (["dataset.split=train"], "dataset.split=train: is not read with dataset.sources, each of which has its own"),
+        (["dataset.format=alpaca"], "dataset.format=alpaca: says how dataset.uri and dataset.eval_uri spell rows"),
+        (
+            ["dataset.sources.maths.weight=2"],
+            "dataset.sources.maths.weight=2: is not read with dataset.mixing=concatenate; try "
+            "dataset.mixing=proportional, or dataset.sources.maths.epochs",
+        ),
+        (
+            ["dataset.mixing=temperature", "dataset.sources.chat.epochs=2"],
+            "dataset.sources.chat.epochs=2: is not read with dataset.mixing=temperature, whose shares are by weight",
+        ),
+        (["dataset.sources.maths.weight=0"], "dataset.sources.maths.weight=0.0: must be above 0"),
+        (["dataset.sources.Maths.uri=c"], "dataset.sources=Maths: must be a name of at most 64 small letters"),
+        (["dataset.sources.chat.revision=main"], "dataset.sources.chat.revision=main: is of a dataset of the hub"),
+        (["dataset.sources.chat.columns.prompt=q", "dataset.sources.chat.format=messages"], "columns.prompt=q: is not"),
+        (["dataset.sources.more.split=train"], "dataset.sources.more.uri: is required and not set"),
+        (
+            ["training.validation_split=0.1", "dataset.sources.chat.epochs=2"],
+            "training.validation_split=0.1: would divide samples from their copies: dataset.sources.chat.epochs is",
+        ),
+        (
+            ["training.validation_split=0.1", "dataset.mixing=proportional", "dataset.stop=all_exhausted"],
+            "training.validation_split=0.1: would divide samples from their copies: dataset.stop=all_exhausted",
+        ),
+    ],
+)
+def test_sources_that_do_not_go_together_are_refused(overrides: list[str], told: str, tmp_path: Path) -> None:
+    recipe = write(tmp_path, "defaults: [config, _self_]\nmodel: {name_or_path: org/model}\n")
+    assert any(told in problem for problem in problems(*SOURCES, *overrides, recipe=recipe))
+
+
+def test_a_mix_needs_sources() -> None:
+    told = "dataset.mixing=proportional: mixes dataset.sources, and there are none"
+    assert problems("dataset.mixing=proportional") == [told]
+
+
+@pytest.mark.parametrize("how", ["truncate", "split_turns"])
+def test_the_last_turn_is_not_cut_off_where_it_is_what_trains(how: str) -> None:
+    [problem] = problems("training.train_on=last_turn", f"training.on_too_long={how}")
+    assert problem.startswith(f"training.on_too_long={how}: would leave out the end of a conversation")

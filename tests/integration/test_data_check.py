@@ -148,3 +148,25 @@ def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     assert answer.status == 1
     assert "nowhere.jsonl: No such file" in answer.err
     assert "Traceback" not in answer.err
+
+
+@pytest.mark.slow
+def test_a_recipe_of_several_sources_is_told_by_source_with_its_mix(tmp_path: Path, tiny_model: ModelArtifact) -> None:
+    turns = [[{"role": "user", "content": f"q {n}"}, {"role": "assistant", "content": str(n)}] for n in range(30)]
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps({"messages": each}) + "\n" for each in turns))
+    (tmp_path / "maths.csv").write_text("prompt,completion\nq 1,1\n" + "".join(f"{n},{n}\n" for n in range(9)) + "x,\n")
+    (tmp_path / "mine.yaml").write_text(
+        "defaults: [config, _self_]\ndataset:\n  train_split: 1.0\n  mixing: proportional\n  stop: all_exhausted\n"
+        "  sources:\n    chat: {uri: chat.jsonl, weight: 2}\n    maths: {uri: maths.csv}\n"
+        f"model: {{name_or_path: {tiny_model.model_dir}}}\n"
+    )
+    answer = sft("data", "check", "mine.yaml", "--json", cwd=tmp_path)
+    report = json.loads(answer.out)
+    maths = {"rows": 11, "train": 9, "held_out": 0, "rejected": 1, "duplicates": 1, "held_out_already": 0}
+    assert report["sources"]["maths"] == {**maths, "unused": 0, "contaminated": 0}
+    assert report["mix"] == {"chat": {"samples": 30, "used": 30}, "maths": {"samples": 9, "used": 15}}
+    assert "maths: " in report["rejected"][0]
+    of_tokens = sft("data", "check", "mine.yaml", "--html", "p.html", "model=hub", cwd=tmp_path)
+    assert "maths: 11 rows = 9 train + 1 rejected + 1 duplicates" in of_tokens.out
+    assert "maths: trains 15 samples (33.3% of 45; x 1.67)" in of_tokens.out
+    assert "Rows by source" in (tmp_path / "p.html").read_text()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sft.adapters.instructlab.loss_masks import renderer
+from sft.adapters.instructlab.sample_tokens import renderer
 from sft.artifacts import ModelArtifact
 from sft.chat.loss import answered, rows
 from sft.chat.template import Renderer, TemplateError

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ import pytest
 
 from sft.artifacts import DatasetArtifact, ModelArtifact, TokenizedArtifact
 from sft.chat.rejected import read_rejected
-from sft.config.schema import OnInvalid, OnUnrendered, TrainingConfig, TrainOn
+from sft.config.schema import OnInvalid, OnTooLong, OnUnrendered, TrainingConfig, TrainOn
 from sft.errors import DataError, StageError
+from sft.planning.mixing import Mix
 from sft.progress import Progress
 from sft.stages.tokenize import TokenizeInputs, tokenize
 
@@ -41,6 +43,8 @@ def run(
     train_on: TrainOn = TrainOn.all_turns,
     quiet: bool = True,
     held_out: Sequence[dict[str, Any]] = (),
+    mix: Mix | None = None,
+    on_too_long: OnTooLong | None = None,
 ) -> TokenizedArtifact:
     root, out = folder / "data", folder / "out"
     root.mkdir(parents=True)
@@ -50,8 +54,9 @@ def run(
     counts = dict.fromkeys(("num_rejected", "num_duplicates", "num_unused"), 0) | {"num_eval": len(held_out)}
     num_rows = len(rows) + len(held_out)
     data = DatasetArtifact(root=root, source="", source_version="", num_rows=num_rows, num_train=len(rows), **counts)
-    inputs = TokenizeInputs(dataset=data, model=base, on_invalid=on_invalid, on_unrendered=on_unrendered)
-    return tokenize(TrainingConfig(max_seq_len=max_seq_len, train_on=train_on), inputs, out, Progress(quiet=quiet))
+    inputs = TokenizeInputs(dataset=data, model=base, on_invalid=on_invalid, on_unrendered=on_unrendered, mix=mix)
+    cfg = TrainingConfig(max_seq_len=max_seq_len, train_on=train_on, on_too_long=on_too_long)
+    return tokenize(cfg, inputs, out, Progress(quiet=quiet))
 
 
 @pytest.mark.slow
@@ -347,12 +352,111 @@ def test_a_template_that_loops_ends_in_an_error_in_bounded_time(tmp_path: Path, 
 def test_a_template_that_loops_hears_sigterm(tmp_path: Path, tiny_model: ModelArtifact) -> None:
     loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     base = changed_model(tmp_path, tiny_model, loops + TOOLS)
-    program = (
-        f"from sft.adapters.instructlab.loss_masks import renderer; print(1, flush=True); renderer({str(base.root)!r})"
-    )
+    begins = "from sft.adapters.instructlab.sample_tokens import renderer; print(1, flush=True)"
+    program = f"{begins}; renderer({str(base.root)!r})"
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         child.stdout.readline()
         time.sleep(6)  # transformers is imported, and the template loops
         child.terminate()
         assert child.wait(timeout=3) == -signal.SIGTERM
+
+
+@pytest.mark.slow
+def test_tokens_name_their_source_and_are_mixed_without_the_rows_that_break_a_rule(
+    tmp_path: Path, tiny_model: ModelArtifact
+) -> None:
+    long = conversation(" ".join(["one"] * LONG), "two")
+    rows = [conversation(f"say {n}", f"{n}") | {"source": "chat" if n % 2 else "maths"} for n in range(20)]
+    rows.append(long | {"source": "maths"})
+    mix = Mix(weights={"maths": 1.0, "chat": 1.0}, epochs={"maths": 3.0, "chat": 0.5}, seed=1)
+    made = run(tmp_path, tiny_model, rows, max_seq_len=LONG, on_invalid=OnInvalid.drop, mix=mix)
+    lines = [json.loads(line) for line in made.data_file.read_text().splitlines()]
+    assert [list(line)[-1] for line in lines] == ["source"] * len(lines)
+    assert Counter(line["source"] for line in lines) == {"maths": 30, "chat": 5}
+    assert (made.num_rows, made.num_samples, made.num_rejected) == (20, 35, 1)
+    assert made.num_tokens == sum(line["len"] for line in lines)
+    assert made.num_loss_tokens == sum(label != -100 for line in lines for label in line["labels"])
+    assert [row.source for row in read_rejected(made.rejected_file)] == ["maths"]
+
+
+def many_turns(count: int, words: int = 4) -> dict[str, Any]:
+    """A conversation with an instruction, each exchange as long as the other."""
+    turns = conversation(*(f"{place} " + "word " * words for place in range(2 * count)))["messages"]
+    return {"messages": [{"role": "system", "content": "brief"}, *turns]}
+
+
+def rows_of(made: TokenizedArtifact) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in made.data_file.read_text().splitlines()]
+
+
+def answers_of(row: dict[str, Any]) -> list[list[int]]:
+    """Runs of labelled tokens."""
+    runs: list[list[int]] = [[]]
+    for label in row["labels"]:
+        if label != -100:
+            runs[-1].append(label)
+        elif runs[-1]:
+            runs.append([])
+    return [run for run in runs if run]
+
+
+@pytest.mark.slow
+def test_what_is_too_long_is_cut_or_divided_into_whole_turns_and_counted(
+    tmp_path: Path, tiny_model: ModelArtifact
+) -> None:
+    long, short = many_turns(6), many_turns(1)
+    hopeless = conversation("word " * LONG, "two", "three", "four")
+    whole = run(tmp_path / "whole", tiny_model, [short, long, hopeless], max_seq_len=4096)
+    [first, as_it_is, too_long] = rows_of(whole)
+    limit = as_it_is["len"] // 2
+    assert first["len"] < limit < too_long["len"]
+
+    told = {"on_too_long": OnTooLong.truncate, "max_seq_len": limit}
+    cut = run(tmp_path / "cut", tiny_model, [short, long, hopeless], **told)
+    [kept, shorter] = rows_of(cut)
+    assert kept == first
+    assert shorter["input_ids"] == as_it_is["input_ids"][: shorter["len"]]
+    assert shorter["len"] < limit
+    assert 0 < len(answers_of(shorter)) < 6
+    assert answers_of(shorter) == answers_of(as_it_is)[: len(answers_of(shorter))]  # terminators included
+    assert (cut.num_rows, cut.num_rejected, cut.num_truncated) == (2, 1, 1)
+    assert cut.num_cut_tokens == as_it_is["len"] - shorter["len"]
+    assert [row.rule for row in read_rejected(cut.rejected_file)] == ["too-long"]
+
+    told = {"on_too_long": OnTooLong.split_turns, "max_seq_len": limit}
+    parts = run(tmp_path / "parts", tiny_model, [short, long, hopeless], **told)
+    [kept, *pieces] = rows_of(parts)
+    of_long, of_hopeless = pieces[:-1], pieces[-1]
+    assert kept == first
+    assert [answer for piece in of_long for answer in answers_of(piece)] == answers_of(as_it_is)
+    begin = answers_of(first)[0]
+    instruction = first["input_ids"][: first["input_ids"].index(begin[0])][:5]
+    assert all(piece["input_ids"][:5] == instruction and piece["len"] < limit for piece in of_long)
+    assert answers_of(of_hopeless) == answers_of(too_long)[1:]
+    assert (parts.num_rows, parts.num_divided, parts.num_parts) == (3, 2, len(pieces))
+    assert (parts.num_lost_parts, parts.num_samples, parts.num_rejected) == (1, 1 + len(pieces), 0)
+
+
+@pytest.mark.slow
+def test_a_training_on_everything_is_cut_at_the_end_of_a_turn_too(tmp_path: Path, tiny_model: ModelArtifact) -> None:
+    long, everything = many_turns(6), {"train_on": TrainOn.everything}
+    [whole] = rows_of(run(tmp_path / "whole", tiny_model, [long], max_seq_len=4096))
+    limit = whole["len"] // 2
+    [cut] = rows_of(run(tmp_path / "turns", tiny_model, [long], max_seq_len=limit, on_too_long=OnTooLong.truncate))
+    told = {"max_seq_len": limit, "on_too_long": OnTooLong.truncate}
+    [of_all] = rows_of(run(tmp_path / "all", tiny_model, [long], **told, **everything))
+    assert of_all["input_ids"] == cut["input_ids"]
+    assert of_all["labels"] == [-100, *cut["input_ids"][1:]]
+
+
+@pytest.mark.slow
+def test_too_long_rows_are_dropped_or_an_error_whatever_becomes_of_other_rows(
+    tmp_path: Path, tiny_model: ModelArtifact
+) -> None:
+    rows = [conversation("a", "b"), conversation("word " * LONG, "two")]
+    dropped = run(tmp_path / "drop", tiny_model, rows, max_seq_len=LONG, on_too_long=OnTooLong.drop, held_out=rows)
+    assert (dropped.num_rows, dropped.num_rejected, dropped.num_eval_rejected) == (1, 1, 1)
+    told = {"on_invalid": OnInvalid.drop, "on_too_long": OnTooLong.error, "max_seq_len": LONG}
+    with pytest.raises(DataError, match="too-long"):
+        run(tmp_path / "error", tiny_model, rows, **told)

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from sft.adapters.instructlab.loss_masks import renderer
+from sft.adapters.instructlab.sample_tokens import renderer
 from sft.artifacts import ModelArtifact
 from sft.chat.loss import NO_LOSS, TrainOn, rows
 from sft.chat.template import Renderer

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sft.artifacts import Artifact, DatasetArtifact, EvalReport, ModelArtifact, digest_of, hash_files
+from sft.artifacts import Artifact, DatasetArtifact, EvalReport, ModelArtifact, TokenizedArtifact, digest_of, hash_files
 from sft.files import inode, sha256_file
 
 
@@ -77,3 +77,14 @@ def test_only_tasks_that_both_scored_can_have_other_data(root: Path) -> None:
         return EvalReport(root=root, model_digest="", scores=(), task_data=data)
 
     assert report(a="1", b="2", c="3").other_data(report(a="1", b="9")) == ["b"]
+
+
+def test_a_mix_is_told_by_source() -> None:
+    maths = {"samples": 30, "used": 75, "left_out": 0, "repeated": 45, "tokens": 150, "loss_tokens": 75}
+    chat = {"samples": 100, "used": 25, "left_out": 75, "repeated": 0, "tokens": 50, "loss_tokens": 25}
+    counts = dict.fromkeys(("num_rows", "num_samples", "num_tokens", "num_loss_tokens", "longest_tokens"), 1)
+    made = TokenizedArtifact(root=Path(), sources={"maths": maths, "chat": chat}, **counts)
+    assert made.mix_lines == [
+        "maths: 30 samples, 0 left out, 45 copies: 75 train (x 2.5), 75.0% of the mix, 75.0% of its tokens",
+        "chat: 100 samples, 75 left out, 0 copies: 25 train (x 0.25), 25.0% of the mix, 25.0% of its tokens",
+    ]

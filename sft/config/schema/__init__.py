@@ -10,7 +10,16 @@ import math
 from dataclasses import dataclass, field, replace
 
 from sft.config.schema.bounds import setting
-from sft.config.schema.dataset import ColumnsConfig, DatasetConfig, DatasetFormat, OnInvalid, OnUnrendered
+from sft.config.schema.dataset import (
+    ColumnsConfig,
+    DatasetConfig,
+    DatasetFormat,
+    Mixing,
+    MixingStop,
+    OnInvalid,
+    OnUnrendered,
+    SourceConfig,
+)
 from sft.config.schema.eval import (
     HOLDOUT,
     EvalBackend,
@@ -37,6 +46,7 @@ from sft.config.schema.training import (
     FsdpConfig,
     GradientCheckpointing,
     LoraConfig,
+    OnTooLong,
     Precision,
     ProfileConfig,
     SaveDtype,
@@ -68,11 +78,14 @@ __all__ = [
     "LoraConfig",
     "Loss",
     "LrScheduler",
+    "Mixing",
+    "MixingStop",
     "ModelConfig",
     "ModelSource",
     "NotCompared",
     "OnConflict",
     "OnInvalid",
+    "OnTooLong",
     "OnUnrendered",
     "Optimizer",
     "ParameterGroupConfig",
@@ -86,6 +99,7 @@ __all__ = [
     "ScheduleConfig",
     "ScratchConfig",
     "ShardingStrategy",
+    "SourceConfig",
     "SweepConfig",
     "Tracker",
     "TrackingConfig",

@@ -8,8 +8,11 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from sft.config.schema.bounds import each, number, random_seed, setting, tree
-from sft.config.schema.texts import COLUMN, FREE, LINE, PATH, PATH_OR_EMPTY
+from sft.config.schema.bounds import each, groups, number, random_seed, setting, tree
+from sft.config.schema.rules import Text
+from sft.config.schema.texts import COLUMN, FREE, LINE, PATH, PATH_OR_EMPTY, matches
+
+_SOURCE_NAME = Text(matches("[a-z][a-z0-9_]{0,63}", "must be a name of at most 64 small letters, digits and _"))
 
 
 class DatasetFormat(Enum):
@@ -38,6 +41,21 @@ class OnUnrendered(Enum):
     drop_row = "drop_row"
 
 
+class Mixing(Enum):
+    """How many samples of each of `dataset.sources` train."""
+
+    concatenate = "concatenate"
+    proportional = "proportional"
+    temperature = "temperature"
+
+
+class MixingStop(Enum):
+    """Where a mix by shares ends."""
+
+    first_exhausted = "first_exhausted"
+    all_exhausted = "all_exhausted"
+
+
 @dataclass(kw_only=True)
 class ColumnsConfig:
     """Names of the source's columns."""
@@ -51,12 +69,45 @@ class ColumnsConfig:
 
 
 @dataclass(kw_only=True)
+class SourceConfig:
+    """Where the rows of a named source are. What `dataset` says of rows is true of them too."""
+
+    uri: str = setting(MISSING, PATH)
+    """As `dataset.uri`."""
+    split: str | None = setting(None, LINE)
+    """As `dataset.split`."""
+    revision: str | None = setting(None, LINE)
+    """Branch, tag or commit of a dataset of the hub, as `@revision` in its uri; null = the newest."""
+    format: DatasetFormat = DatasetFormat.auto
+    """As `dataset.format`."""
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    max_samples: int | None = number(None, at_least=1)
+    """Seeded subset of the source's valid samples, before the split; null = all."""
+    weight: float | None = number(None, above=0, at_most=1_000_000)
+    """Its share, relative to the others' (`dataset.mixing=proportional` or `temperature`); null = 1."""
+    epochs: float | None = number(None, above=0, at_most=1_000)
+    """How often each of its samples is in an epoch of the training (`dataset.mixing=concatenate`): 2 = twice, 0.5 = a
+    seeded half of them; null = once."""
+
+
+@dataclass(kw_only=True)
 class DatasetConfig:
     """Where the data is, what it looks like and how it is split."""
 
     uri: str = setting(MISSING, PATH_OR_EMPTY)
     """Source: a file, folder or glob; `hf://org/name[:config][@revision]`; `s3://`, `http(s)://` or whatever
     fsspec knows; `synthetic://spell-numbers?rows=3000` for data that needs no download."""
+    sources: dict[str, SourceConfig] = groups(_SOURCE_NAME)
+    """Several sources by name, in the place of `uri`; a row that two of them have counts once, as the first one's."""
+    mixing: Mixing = Mixing.concatenate
+    """How many samples of each of `sources` train: `concatenate` = all of them, times `epochs`; `proportional` = in
+    shares of `weight`; `temperature` = in shares of `weight` times the source's size to the power of
+    1 / `mixing_temperature`. Held-out samples are all there once."""
+    mixing_temperature: float = number(1.0, at_least=1, at_most=1_000_000)
+    """1 = by size (arXiv:1910.10683, section 3.5.2); the higher, the more equal the sources' shares are."""
+    stop: MixingStop = MixingStop.first_exhausted
+    """Where a mix by shares ends: `first_exhausted` = at the first source that is used up, so that no sample is there
+    twice; `all_exhausted` = at the last one, so that no sample is left out, and smaller sources are repeated."""
     split: str | None = setting(None, LINE)
     """Split of a hub dataset, or of a folder whose files are named for splits (`train.jsonl`, `test.jsonl`); null =
     `train`, or the only one unless that holds test or validation data; `all` = every file of a folder."""

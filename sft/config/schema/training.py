@@ -139,6 +139,15 @@ class TrainOn(Enum):
     everything = "everything"
 
 
+class OnTooLong(Enum):
+    """What becomes of a conversation that is too long."""
+
+    error = "error"
+    drop = "drop"
+    truncate = "truncate"
+    split_turns = "split_turns"
+
+
 @dataclass(kw_only=True)
 class TrainingConfig:
     """Supervised fine-tuning with instructlab-training on PyTorch FSDP."""
@@ -159,7 +168,12 @@ class TrainingConfig:
     """Ranks that share the tokens of a row, so that a sample may be so many times longer than `max_tokens_per_gpu`. It
     divides the ranks and the model's attention heads; the batch is shared by ranks / `context_parallel`."""
     max_seq_len: int = number(8192, at_least=1, at_most=LARGEST_INT32)
-    """A sample of this many tokens or more does not fit: it is refused before training."""
+    """A sample of this many tokens or more does not fit; `on_too_long` says what becomes of it."""
+    on_too_long: OnTooLong | None = None
+    """A conversation that does not fit is an `error`; or left out (`drop`); or cut after the last turn that fits whole
+    (`truncate`); or divided where users' turns begin, each part with the conversation's instruction (`split_turns`).
+    What then still doesn't fit is left out and counted; a held-out one always is, unless it is an error. null = as
+    `dataset.on_invalid` says."""
     train_on: TrainOn = TrainOn.all_turns
     """`all_turns` = each assistant's turn with its terminator; `last_turn` = only the last of them; `everything` =
     every token of the conversation but the first, which nothing precedes."""

@@ -19,7 +19,15 @@ def told(*overrides: str) -> list[str]:
 
 @pytest.mark.parametrize("name", [recipe.name for recipe in recipes()])
 def test_a_shipped_recipe_sets_nothing_in_vain(name: str) -> None:
-    assert list(unread_settings(composed("dataset.uri=data.jsonl", recipe=name))) == []
+    data = [] if name == "mix" else ["dataset.uri=data.jsonl"]
+    assert list(unread_settings(composed(*data, recipe=name))) == []
+
+
+def test_settings_of_a_mix_that_do_nothing_are_told() -> None:
+    sources = ["dataset.uri=", "dataset.sources.a.uri=a.jsonl", "dataset.stop=all_exhausted"]
+    assert told(*sources) == ["dataset.stop=all_exhausted: not read with dataset.mixing=concatenate"]
+    by_shares = [*sources, "dataset.mixing=proportional", "dataset.mixing_temperature=2"]
+    assert told(*by_shares) == ["dataset.mixing_temperature=2.0: read only with dataset.mixing=temperature"]
 
 
 @pytest.mark.parametrize(

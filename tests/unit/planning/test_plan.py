@@ -119,6 +119,40 @@ def test_a_change_runs_again_only_what_depends_on_it(override: str, again: list[
     assert changed(override) == again
 
 
+SOURCES = ("dataset.uri=", "dataset.sources.maths.uri=a.csv", "dataset.sources.chat.uri=b.jsonl")
+
+
+def test_a_mix_makes_tokens_again_and_rows_only_where_a_source_is_another() -> None:
+    before = keys(plan(*SOURCES))
+    for override in ("dataset.sources.chat.epochs=2", "dataset.mixing=proportional", "dataset.mixing=temperature"):
+        after = keys(plan(*SOURCES, override))
+        assert [after[name] == before[name] for name in ("dataset", "model", "tokenize")] == [True, True, False]
+    for override in ("dataset.sources.chat.max_samples=9", "dataset.sources.chat.split=train"):
+        assert keys(plan(*SOURCES, override))["dataset"] != before["dataset"]
+
+
+def test_a_dataset_of_one_uri_knows_nothing_of_mixes() -> None:
+    settings = {step.name: step.settings for step in plan().steps}
+    assert not {"sources", "mixing", "mixing_temperature", "stop"} & settings["dataset"].keys()
+    assert not [name for name in settings["tokenize"] if name.startswith("dataset.")]
+
+
+def test_what_becomes_of_long_conversations_is_the_tokens_business() -> None:
+    before, after = plan(), plan("training.on_too_long=truncate")
+    assert "on_too_long" not in {name for step in before.steps if step.stage == "tokenize" for name in step.settings}
+    digests = {"dataset": "d", "model": "m", "tokenize": "t"}
+    same = [
+        one.key(digests) == other.key(digests) for one, other in zip(before.steps[:5], after.steps[:5], strict=True)
+    ]
+    assert [step.name for step, is_same in zip(before.steps, same, strict=False) if not is_same] == ["tokenize"]
+
+
+def test_a_held_out_set_is_not_checked_again_for_another_mix() -> None:
+    support = "eval.holdouts.support.uri=x.jsonl"
+    one, other = (plan(*SOURCES, support, f"dataset.sources.chat.epochs={epochs}") for epochs in (1, 2))
+    assert keys(one)["tokenize:support"] == keys(other)["tokenize:support"]
+
+
 def test_a_program_that_the_recipe_names_is_told() -> None:
     assert plan("eval.backend=vllm", "eval.vllm.python=a/python").notes == (
         "eval.vllm.python=a/python: a program that the recipe names was run, as vLLM's Python",

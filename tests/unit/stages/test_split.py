@@ -161,3 +161,21 @@ def test_of_equal_samples_in_two_groups_any_order_keeps_the_same(tmp_path: Path)
         split.finish()
         halves.append([set(half) for half in read(out)])
     assert halves[0] == halves[1]
+
+
+def test_each_source_has_a_limit_of_its_own_and_counts_of_its_own(tmp_path: Path) -> None:
+    lines = numbered(300)
+    tmp_path.joinpath("out").mkdir()
+    split = Split(tmp_path / "out", seed=SEED, train_split=0.9, max_samples=None, has_eval_source=False)
+    for begin, limit in ((0, None), (50, 30), (200, 100)):  # 50 to 100 are there twice
+        split.begin_source(limit)
+        part = lines[begin : begin + 100]
+        split.add(part, part)
+    counts = split.finish()
+    parts = split.by_source()
+    assert [part.num_duplicates for part in parts] == [0, 50, 0]
+    assert [part.num_train + part.num_eval for part in parts] == [100, 30, 100]
+    assert parts[1].num_unused == 20
+    assert counts.num_train == sum(part.num_train for part in parts) == 207
+    used = {line for half in read(tmp_path / "out") for line in half}
+    assert used >= {*lines[:100], *lines[200:]}
