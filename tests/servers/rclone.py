@@ -42,7 +42,17 @@ def _serving(protocol: str, folder: Path, options: list[str]) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     rclone = Path(sysconfig.get_path("scripts")) / "rclone"
-    command: list[str | Path] = [rclone, "serve", protocol, "--addr", address, "--vfs-cache-mode", "off", *options, folder]
+    command: list[str | Path] = [
+        rclone,
+        "serve",
+        protocol,
+        "--addr",
+        address,
+        "--vfs-cache-mode",
+        "off",
+        *options,
+        folder,
+    ]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             _wait(address, process)
