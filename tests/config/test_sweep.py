@@ -117,7 +117,7 @@ def test_the_ends_of_an_interval_are_checked() -> None:
     assert sorted(found) == [
         "training.effective_batch_size=1: must be at least the 2 processes "
         "(num_workers, procs_per_worker, gpus_per_worker), or some rank has nothing to do; try 2",
-        "training.learning_rate=-0.001: must be at least 0 and at most 1000",
+        "training.learning_rate=-0.001: must be at least 0 and at most 1000, or null",
     ]
 
 
