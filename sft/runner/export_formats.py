@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -11,8 +11,9 @@ from typing import Any, assert_never
 import yaml
 
 from sft import record
+from sft.adapters import sbom, signing
 from sft.adapters.checkpoint_files import CONFIG, read_json
-from sft.adapters.export import gguf
+from sft.adapters.export import compressed, gguf
 from sft.adapters.os.process import run_module
 from sft.artifacts import DatasetArtifact, GateReport, ModelArtifact, RegisteredModel, UploadedModel
 from sft.config.schema import HOLDOUT, RunConfig
@@ -22,6 +23,8 @@ from sft.runner.dispatch import pick
 from sft.runner.export_scores import TUNED
 from sft.runner.finished_run import FinishedRun
 from sft.stages.export_card import ExportFormat
+from sft.stages.model_card import CARD
+from sft.stages.package import FACTS
 
 _NOT_SCORED = "nothing was scored, as the run scored nothing (eval)"
 _UNCHANGED = "the run's own files are served, unchanged, and these are the run's scores"
@@ -80,11 +83,11 @@ def check_request(request: ExportRequest) -> None:
     """
     match request.format:
         case ExportFormat.gguf | ExportFormat.ollama:
-            if request.serving:
-                rule = f"describe a server in a cluster, and --to {request.format.value} makes files"
-                options = "--namespace, --runtime, --secret, --service-account, --storage-key, --gpus, --cpu, --memory"
-                raise ConfigError([Problem(key=options, rule=rule, suggestion="leave them out")])
+            _refuse_server(request)
             gguf.check(request.kind)
+        case ExportFormat.fp8 | ExportFormat.int8:
+            _refuse_server(request)
+            compressed.check(request.format.value, request.kind)
         case ExportFormat.kserve:
             if request.kind != "auto" or request.keep:
                 key = "--keep" if request.keep else "--type"
@@ -93,6 +96,13 @@ def check_request(request: ExportRequest) -> None:
             kserve.check(request.serving or kserve.Serving())
         case never:
             assert_never(never)
+
+
+def _refuse_server(request: ExportRequest) -> None:
+    if request.serving:
+        rule = f"describe a server in a cluster, and --to {request.format.value} makes files"
+        options = "--namespace, --runtime, --secret, --service-account, --storage-key, --gpus, --cpu, --memory"
+        raise ConfigError([Problem(key=options, rule=rule, suggestion="leave them out")])
 
 
 def make(cfg: RunConfig, run: FinishedRun, request: ExportRequest, files: Path, work: Path) -> Exported:
@@ -113,6 +123,8 @@ def make(cfg: RunConfig, run: FinishedRun, request: ExportRequest, files: Path, 
             return _gguf(cfg, run, request, files, work)
         case ExportFormat.ollama:
             return _ollama(cfg, run, request, files, work)
+        case ExportFormat.fp8 | ExportFormat.int8:
+            return _compressed(run, request, files, work)
         case ExportFormat.kserve:
             return _kserve(run, request.serving or kserve.Serving(), files)
         case never:
@@ -130,20 +142,51 @@ def _gguf(cfg: RunConfig, run: FinishedRun, request: ExportRequest, files: Path,
         kind=request.kind,
         held_out=list(_held_out(run)),
     )
-    prompts = made.details["prompts"]
-    count = sum(prompts["held_out"].values()) + prompts["edge_cases"]
-    same = f"the same tokens in {count:,} prompts: {prompts['edge_cases']} edge cases, the rest held out"
-    versions = record.versions()
     return Exported(
         model_dir=made.model_dir,
         kind=made.kind,
         details=made.details | {"file": made.file.name},
         notes=made.notes,
-        lines=[f"{made.file.name}, {made.file.stat().st_size / 1e6:,.1f} MB", same],
+        lines=[f"{made.file.name}, {made.file.stat().st_size / 1e6:,.1f} MB", _same(made.details["prompts"])],
         use=f"llama-cli -m {made.file.name}",
         scored_as=gguf.SCORED_AS if TUNED in run.artifacts else _NOT_SCORED,
-        versions={"gguf": metadata.version("gguf"), **{name: versions[name] for name in ("torch", "transformers")}},
+        versions=_versions("gguf"),
     )
+
+
+def _compressed(run: FinishedRun, request: ExportRequest, files: Path, work: Path) -> Exported:
+    made = compressed.export(
+        run.package.model_dir,
+        files,
+        work,
+        kind=request.format.value,
+        trust_remote_code=pick(run.artifacts, "model", ModelArtifact).trust_remote_code,
+        leave_out=[CARD, FACTS, sbom.NAME, signing.SIGNATURE],
+        held_out=list(_held_out(run)),
+    )
+    return Exported(
+        model_dir=files,
+        kind=request.format.value,
+        details=made,
+        notes=made["prompts"].pop("notes"),
+        lines=[
+            f"{made['num_layers']} linear layers in 8 bits, {made['num_bytes'] / 1e6:,.1f} MB",
+            _same(made["prompts"]),
+        ],
+        use="vllm serve .",
+        scored_as=compressed.SCORED_AS if TUNED in run.artifacts else _NOT_SCORED,
+        versions=_versions("compressed-tensors"),
+    )
+
+
+def _same(prompts: Mapping[str, Any]) -> str:
+    count = sum(prompts["held_out"].values()) + prompts["edge_cases"]
+    return f"the same tokens in {count:,} prompts: {prompts['edge_cases']} edge cases, the rest held out"
+
+
+def _versions(package: str) -> dict[str, str]:
+    versions = record.versions()
+    return {package: metadata.version(package), **{name: versions[name] for name in ("torch", "transformers")}}
 
 
 def _ollama(cfg: RunConfig, run: FinishedRun, request: ExportRequest, files: Path, work: Path) -> Exported:

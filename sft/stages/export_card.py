@@ -25,6 +25,8 @@ class ExportFormat(Enum):
 
     gguf = "gguf"
     ollama = "ollama"
+    fp8 = "fp8"
+    int8 = "int8"
     kserve = "kserve"
 
 
@@ -143,7 +145,8 @@ def _card(facts: ExportFacts, scores: ExportScores) -> str:
     tags = ["sft", facts.format.value]
     front = {"license": facts.license_name, "pipeline_tag": "text-generation", "tags": tags}
     kept = yaml.safe_dump({key: value for key, value in front.items() if value}, sort_keys=False, allow_unicode=True)
-    title = f"{facts.title}: {facts.format.value}" + (f", {facts.kind}" if facts.kind else "")
+    kind = "" if facts.kind in ("", facts.format.value) else f", {facts.kind}"
+    title = f"{facts.title}: {facts.format.value}{kind}"
     came = "\n".join(f"- {name}: `{value}`" for name, value in facts.source.items())
     made = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
     sections = [f"# {title}", *_failed(scores), f"```sh\n{facts.use}\n```", *_scores(facts, scores)]

@@ -188,6 +188,7 @@ COVERED_BY: dict[str, tuple[str, str]] = {
         "what is found in a template is rendered there, and compared",
     ),
     "sft.runner.export_formats": ("e2e/test_export.py", "makes files of a run's model, which the test makes"),
+    "sft.adapters.export.compressed_writer": ("unit/adapters/export/test_compressed.py", _IN_A_CHILD),
     "sft.cli.export_model": ("e2e/test_export.py", _TYPED),
     "sft.runner.export_model": ("e2e/test_export.py", "acts on a run that has ended, which the test makes"),
     "sft.runner.export_scores": ("e2e/test_export.py", "scores what was exported of a run, which the test makes"),

@@ -124,6 +124,17 @@ def test_an_ollama_export_has_a_modelfile_beside_the_weights(root: Path, gated: 
     assert record["scores"]["differences"]["holdout.exact_match"]["difference"] == 0.0
 
 
+@pytest.mark.parametrize("kind", ["fp8", "int8"])
+def test_eight_bits_are_scored_as_they_are_loaded(root: Path, gated: str, kind: str) -> None:
+    answer = sft("export", gated, "--to", kind, "--output", f"made/{kind}", cwd=root)
+    assert answer.status == 0, answer.err
+    record = self_hashed_json.load_checked((root / "made" / kind / "export.json").read_bytes())
+    assert record["outcome"] == "passed"
+    assert record["scores"]["export"]["holdout.loss"] != record["scores"]["run"]["holdout.loss"]
+    assert "sft.json" not in record["files"]
+    assert {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"} <= record["files"].keys()
+
+
 def test_a_registered_model_is_served_from_where_it_lies(root: Path, gated: str, done: tuple[Path, Answer]) -> None:
     [unreachable] = {path.name for path in done[0].glob("runs/quickstart-*")}
     there = ("--to", "kserve", "--output", "made/kserve")
