@@ -119,9 +119,14 @@ def serving(resources: dict[str, Resource], certificate: tuple[Path, Path] | Non
                 time.sleep(resource.stall_seconds)
                 self.close_connection = True
                 return
-            self.wfile.write(content[begin:stop])
-            resource.sent.append((begin, stop))
+            part = (begin, stop)
+            resource.sent.append(part)  # before it is: who has read it all may look at once
             self.close_connection = stop < end or resource.claimed_length is not None
+            try:
+                self.wfile.write(content[begin:stop])
+            except ConnectionError:  # what isn't wanted is not read to its end
+                resource.sent.remove(part)
+                self.close_connection = True
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     if certificate is not None:
