@@ -30,8 +30,8 @@ from tests.support.training import ranks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-SMALL = ["training.num_epochs=3", "dataset.max_samples=800", "registry=none", "eval=none"]
-STEPS = 36
+SMALL = ["training.num_epochs=10", "dataset.max_samples=800", "registry=none", "eval=none"]
+STEPS = 120
 
 
 def weights(root: Path) -> str:

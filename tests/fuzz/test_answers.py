@@ -15,6 +15,7 @@ from sft.adapters import chat_completions, http
 from sft.adapters.evaluation.judge import verdict
 from sft.adapters.retry import RetryPolicy, TemporaryError, retry_after_seconds
 from sft.adapters.upload import oci_client
+from sft.adapters.upload.oci_answer import Answer
 from sft.errors import SftError
 from sft.gate_rules import parse_gates
 from sft.report.comparison.rows import Row, _measure
@@ -77,7 +78,7 @@ def test_a_registrys_errors_and_challenges_are_read(tmp_path: Path) -> None:
     challenge = b'Bearer realm="https://auth.example/token",service="registry",scope="repository:org/model:pull"'
 
     def parse(content: bytes) -> None:
-        assert oci_client._Answer(403, {}, content).why
+        assert Answer(403, {}, content).why
         found = dict(oci_client._CHALLENGE.findall(content.decode("latin-1")))
         assert all(isinstance(value, str) for value in found.values())
 

@@ -25,7 +25,7 @@ def save(logs: Path, num_nodes: int) -> None:
     """Write what the pods read."""
     logs.mkdir(parents=True, exist_ok=True)
     (logs / METRICS).touch()
-    options = {"on_gpu": False, "stall_timeout_seconds": 600.0}
+    options = {"on_gpu": False, "stall_timeout_seconds": 600.0, "compile_layers": False}
     main = {"num_epochs": 1, "output_dir": str(logs)}
     versions = pod_entrypoint._versions()
     env = {"NUM_NODES": str(num_nodes)}

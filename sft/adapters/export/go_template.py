@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-_ACTION = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 _EQUAL = re.compile(r"(?:else )?if eq \.Role (\".*\")")
 
 
@@ -58,8 +57,12 @@ def render(template: str, messages: Sequence[Mapping[str, str]]) -> str:
 
 def _pieces(template: str) -> list[tuple[bool, str]]:
     """Return texts, and actions without their braces: whether it is an action, and its content."""
-    parts = _ACTION.split(template)
-    return [(place % 2 == 1, part.strip() if place % 2 else part) for place, part in enumerate(parts)]
+    first, *rest = template.split("{{")
+    pieces = [(False, first)]
+    for part in rest:
+        action, _, after = part.partition("}}")
+        pieces += [(True, action.strip()), (False, after)]
+    return pieces
 
 
 @dataclass(frozen=True)
