@@ -30,8 +30,8 @@ from tests.support.training import ranks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-SMALL = ["training.num_epochs=10", "dataset.max_samples=800", "registry=none", "eval=none"]
-STEPS = 120
+SMALL = ["training.num_epochs=25", "dataset.max_samples=800", "registry=none", "eval=none"]
+STEPS = 300
 
 
 def weights(root: Path) -> str:
@@ -208,7 +208,7 @@ def prepared(story: Story) -> Iterator[Site]:
 
 @pytest.mark.exhaustive
 def test_a_job_that_somebody_else_applied_is_the_runs_own(prepared: Site) -> None:
-    settings = [*command(prepared)[1:], "training.seed=7", "training.num_epochs=1"]
+    settings = [*command(prepared)[1:], "training.seed=7", "training.num_epochs=8"]
     exported = sft("export", "trainjob", *settings, cwd=prepared.root, **prepared.environment)
     assert exported.status == 0, exported.err
     prepared.apply(exported.out)
@@ -241,7 +241,7 @@ def test_ctrl_c_asks_once_and_then_takes_the_job_away(prepared: Site) -> None:
 @pytest.mark.exhaustive
 def test_a_run_that_is_told_to_stop_ends_with_75_and_the_next_one_goes_on(prepared: Site) -> None:
     before = set(prepared.jobs())
-    settings = [*command(prepared), "training.seed=11", "training.num_epochs=1"]
+    settings = [*command(prepared), "training.seed=11", "training.num_epochs=8"]
     watcher = run(prepared, *settings)
     wait_until(lambda: rows(prepared.root), 300)
     watcher.send_signal(signal.SIGTERM)

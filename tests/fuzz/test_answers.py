@@ -75,6 +75,7 @@ def test_no_header_makes_a_pause_that_is_longer_than_the_longest() -> None:
 
 def test_a_registrys_errors_and_challenges_are_read(tmp_path: Path) -> None:
     refusal = b'{"errors": [{"code": "DENIED", "message": "no", "detail": {}}]}'
+    unnamed = b'{"errors": [{"code":"", "essage": "no", "detail": {}}]}'  # found: no reason was shown at all
     challenge = b'Bearer realm="https://auth.example/token",service="registry",scope="repository:org/model:pull"'
 
     def parse(content: bytes) -> None:
@@ -82,7 +83,11 @@ def test_a_registrys_errors_and_challenges_are_read(tmp_path: Path) -> None:
         found = dict(oci_client._CHALLENGE.findall(content.decode("latin-1")))
         assert all(isinstance(value, str) for value in found.values())
 
-    search(parse, [refusal, challenge], [*JSON, b'realm="', b'"', b"=", b",", b'"code"', b'"message"', b'"errors"'])
+    search(
+        parse,
+        [refusal, unnamed, challenge],
+        [*JSON, b'realm="', b'"', b"=", b",", b'"code"', b'"message"', b'"errors"'],
+    )
 
 
 def test_a_judges_answer_is_a_completion_or_asked_for_again() -> None:

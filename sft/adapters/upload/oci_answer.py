@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -42,9 +43,8 @@ class Answer:
     @property
     def why(self) -> str:
         """The first of its errors, as the specification spells them."""
-        try:
+        why = ""
+        with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
             first = json.loads(self.content)["errors"][0]
             why = f"{first['code']}: {first['message']}" if first.get("message") else str(first["code"])
-            return shortened(why, _SHOWN_CHARACTERS)
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            return responses.get(self.status, "no reason given")
+        return shortened(why, _SHOWN_CHARACTERS) or responses.get(self.status) or "no reason given"
