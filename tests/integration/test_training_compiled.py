@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -88,7 +89,8 @@ def test_a_state_saved_with_compiled_layers_continues_without_and_the_reverse(
     with running(changed(checkpoint_every_steps=1, compile=first), train_inputs, out) as parent:
         assert wait_for(lambda: steps_done(out) >= 9 or parent.poll() is not None, 600)
         for rank in ranks(out):
-            os.kill(rank, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # the first one's end is the others'
+                os.kill(rank, signal.SIGKILL)
         assert parent.wait(60) != 0
     said: list[str] = []
     made(out, train_inputs, said, checkpoint_every_steps=1, compile=then)
