@@ -60,7 +60,7 @@ def _killed(folder: Path, asked: list[str]) -> int:
         try:
             while command.poll() is None:
                 rows = [file.read_bytes().count(b"\n") for file in folder.glob(f"{_STAGING}/logs/metrics.jsonl")]
-                if any(folder.glob(f"{_STAGING}/work/full_state/step_*")) and max(rows, default=0) >= KILLED_AFTER:
+                if any(folder.glob(f"{_STAGING}/*/full_state/step_*")) and max(rows, default=0) >= KILLED_AFTER:
                     return rows[0]
                 time.sleep(0.01)
         finally:
