@@ -41,6 +41,8 @@ _TITLE = "org.opencontainers.image.title"
 _PLATFORM = ("linux", "amd64")
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 """In a layer: what an earlier one had is gone (https://github.com/opencontainers/image-spec, layer.md, Whiteouts)."""
+_LEAST_ROOM, _MOST_UNFOLDED = 1 << 30, 10
+"""Bytes that any layer may unfold to, and how many times its own size."""
 _MOST_FILES = 10_000
 _GIB = 1 << 30
 
@@ -185,8 +187,9 @@ def _for_this_machine(manifests: Sequence[Mapping[str, Any]]) -> str:
 def _unpack(archive: Path, folder: Path, uri: str) -> None:
     """Write the files under ``models/`` of a layer into a folder."""
     try:
+        room = max(_LEAST_ROOM, _MOST_UNFOLDED * archive.stat().st_size)
         with tarfile.open(archive, "r:*") as members:
-            for number, (member, path) in enumerate(_of_model(members)):
+            for number, (member, path) in enumerate(_of_model(members, room, uri)):
                 if number >= _MOST_FILES:
                     raise StageError(f"{uri}: more than {_MOST_FILES:,} files under /{_FOLDER}")
                 _put(members, member, path, folder, uri)
@@ -196,9 +199,13 @@ def _unpack(archive: Path, folder: Path, uri: str) -> None:
         raise StageError(f"{uri}: a layer has a file where another has a folder") from error
 
 
-def _of_model(members: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, PurePosixPath]]:
-    """Yield what lies under ``models/``, with its path there."""
+def _of_model(members: tarfile.TarFile, room: int, uri: str) -> Iterator[tuple[tarfile.TarInfo, PurePosixPath]]:
+    """Yield what lies under ``models/``, with its path there, while all members together have at most `room` bytes."""
     for member in members:
+        room -= member.size
+        if room < 0:
+            rule = f"a layer unfolds to more than {_MOST_UNFOLDED} times its size, as weights never do"
+            raise StageError(f"{uri}: {rule}", fix="make the image with layers that are not compressed")
         parts = [part for part in PurePosixPath(member.name.lstrip("/")).parts if part != "."]
         if len(parts) > 1 and parts[0] == _FOLDER:
             yield member, PurePosixPath(*parts[1:])
@@ -210,7 +217,7 @@ def _put(members: tarfile.TarFile, member: tarfile.TarInfo, path: PurePosixPath,
         shutil.rmtree(target.parent, ignore_errors=True)
         target.parent.mkdir(parents=True)
     elif path.name.startswith(_WHITEOUT):
-        gone = target.with_name(path.name.removeprefix(_WHITEOUT))
+        gone = _inside(folder, path.with_name(path.name.removeprefix(_WHITEOUT)), uri)
         if gone.is_dir():
             shutil.rmtree(gone)
         else:

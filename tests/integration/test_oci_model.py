@@ -152,6 +152,24 @@ def test_a_name_that_leads_out_of_the_model_is_refused(name: str, host: str, tmp
     assert everything(cache) == {f"hub/oci/tags/{host.replace(':', '-')}--us--hostile--latest.json"}
 
 
+def test_a_deletion_outside_of_the_model_is_refused(host: str, tmp_path: Path) -> None:
+    push(host, "us/deleting", [(TAR, layer({"models/config.json": b"{}", "models/.wh...": b""}))], tmp_path)
+    with pytest.raises(StageError, match="would lie outside of the model"):
+        fetch(f"oci://{host}/us/deleting")
+
+
+@pytest.mark.parametrize("name", ["models/weights", "usr/weights"])
+def test_a_layer_that_unfolds_without_end_is_refused(
+    name: str, host: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oci_model, "_LEAST_ROOM", 1_000_000)
+    bomb = gzip.compress(layer({"models/config.json": b"{}", name: bytes(2_000_000)}))
+    push(host, "us/bomb", [(f"{TAR}+gzip", bomb)], tmp_path)
+    with pytest.raises(StageError, match="unfolds to more than 10 times its size"):
+        fetch(f"oci://{host}/us/bomb")
+    assert everything(cache) == {f"hub/oci/tags/{host.replace(':', '-')}--us--bomb--latest.json"}
+
+
 def test_a_title_that_leads_out_of_the_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="would lie outside of the model"):
         scripted({"../../out": b"x", "config.json": b"{}"})
