@@ -55,6 +55,25 @@ def frozen_names(
     }
 
 
+def missing_layers(
+    freeze: Collection[str], groups: Mapping[str, Mapping[str, object]], names: Collection[str]
+) -> str | None:
+    """Return which layers a recipe names that the model has not; None if it has them all.
+
+    Args:
+        freeze: `training.freeze`.
+        groups: `training.parameter_groups`, as plain data.
+        names: Of all its parameters.
+    """
+    last = max((int(found[1]) for name in names if (found := _LAYER.search(name))), default=-1)
+    patterns = [("training.freeze", pattern) for pattern in freeze]
+    patterns += [(f"training.parameter_groups.{name}.match", str(group["match"])) for name, group in groups.items()]
+    for setting, pattern in patterns:
+        if (layers := _LAYERS.fullmatch(pattern)) and 0 <= last < int(layers[2] or layers[1]):
+            return f"{setting}: {pattern} goes past the model's last layer, layers.{last}"
+    return None
+
+
 def choice_problem(
     freeze: Collection[str], groups: Mapping[str, Mapping[str, object]], names: Collection[str]
 ) -> str | None:

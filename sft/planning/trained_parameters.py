@@ -11,7 +11,7 @@ from sft.adapters import hub
 from sft.adapters.checkpoint_files import INDEX, WEIGHTS, read_tensors
 from sft.artifacts import Artifact, ModelArtifact
 from sft.config.schema import ModelSource, Optimizer, RunConfig, TrainingConfig
-from sft.parameter_choice import HEAD, choice_problem, frozen_names, matching
+from sft.parameter_choice import HEAD, choice_problem, frozen_names, matching, missing_layers
 from sft.planning.model_config import read_config
 from sft.planning.model_shape import Shape
 
@@ -69,6 +69,9 @@ def trained_lines(cfg: RunConfig, have: Mapping[str, Artifact]) -> Iterator[str]
         yield "trains     known once the model is here: training.freeze, training.parameter_groups"
         return
     groups = msgspec.to_builtins(training.parameter_groups)
+    if problem := missing_layers(training.freeze, groups, sizes):
+        yield f"warning    {problem}"
+        return
     if not training.lora.rank:
         if problem := choice_problem(training.freeze, groups, sizes):
             yield f"warning    {problem}"

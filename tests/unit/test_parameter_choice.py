@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sft.parameter_choice import matching, pattern_problem
+from sft.parameter_choice import matching, missing_layers, pattern_problem
 
 NAMES = [
     "model.embed_tokens.weight",
@@ -45,3 +45,11 @@ def test_a_pattern_that_can_mean_nothing_is_told() -> None:
     assert pattern_problem("model.norm.weight") is None
     assert pattern_problem("layers.2-1") == "must name the lower layer first"
     assert "must be embeddings" in (pattern_problem("norms") or "")
+
+
+def test_layers_that_the_model_has_not_are_told() -> None:
+    assert missing_layers(["layers.0-11", "embeddings"], {"a": {"match": "layers.2"}}, NAMES) is None
+    last = "goes past the model's last layer, layers.11"
+    assert missing_layers(["layers.10-12"], {}, NAMES) == f"training.freeze: layers.10-12 {last}"
+    of_group = missing_layers([], {"a": {"match": "layers.12"}}, NAMES)
+    assert of_group == f"training.parameter_groups.a.match: layers.12 {last}"

@@ -37,7 +37,7 @@ def test_a_plan_says_how_many_parameters_train_and_that_a_tied_head_is_the_embed
     assert rest[0] == f"           training.freeze: lm_head: {ends:,} frozen"
     assert "the head is the embeddings" in rest[1]
     [warning] = lines(tied, freeze=["layers.90-95"])
-    assert warning.startswith("warning    training.freeze: layers.90-95 matches no parameter")
+    assert warning.startswith("warning    training.freeze: layers.90-95 goes past")
     groups = {"a": ParameterGroupConfig(match="embeddings", learning_rate=1e-5)}
     assert lines(tied, parameter_groups=groups)[-1].endswith(f"{ends:,} with learning_rate=1e-05")
     assert lines(tied) == []

@@ -13,7 +13,7 @@ from typing import Any
 from sft.adapters.instructlab.settings import WorkerOptions
 from sft.adapters.patched import patched
 from sft.errors import StageError
-from sft.parameter_choice import choice_problem, frozen_names, matching
+from sft.parameter_choice import choice_problem, frozen_names, matching, missing_layers
 
 _WRAPPERS = ("_fsdp_wrapped_module.", "_orig_mod.", "_checkpoint_wrapped_module.")
 
@@ -62,9 +62,11 @@ def choose_trained(network: Any, options: WorkerOptions) -> None:
     Raises:
         StageError: A pattern matches no parameter, two groups match the same one, or none is trained.
     """
+    parameters = parameters_by_name(network)
+    if problem := missing_layers(options.freeze, options.parameter_groups, parameters):
+        raise StageError(problem, fix="name the layers that it has")
     if not options.freeze and not any(group["freeze"] for group in options.parameter_groups.values()):
         return  # groups of adapters are checked once those are there
-    parameters = parameters_by_name(network)
     aliases = _aliases(network, parameters)
     if problem := choice_problem(options.freeze, options.parameter_groups, {*parameters, *aliases}):
         raise StageError(problem, fix="name parameters as model.safetensors has them, with * for any text")

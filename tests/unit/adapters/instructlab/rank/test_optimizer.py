@@ -133,7 +133,9 @@ def test_a_head_that_is_the_embeddings_is_frozen_by_either_name() -> None:
 @pytest.mark.parametrize(
     ("freeze", "rule"),
     [
-        (("layers.7-9",), "training.freeze: layers.7-9 matches no parameter of the model, such as lm_head.weight"),
+        (("layers.7-9",), "training.freeze: layers.7-9 goes past the model's last layer, layers.1"),
+        (("layers.0-2",), "training.freeze: layers.0-2 goes past the model's last layer, layers.1"),
+        (("a.b",), "training.freeze: a.b matches no parameter of the model, such as lm_head.weight"),
         (("*",), "leave no parameter to train"),
     ],
 )
