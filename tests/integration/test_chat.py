@@ -147,8 +147,7 @@ def test_at_the_prompt_a_key_ends_it_cleanly(key: str, talkative: Path, tmp_path
     with at_terminal("chat", str(talkative), cwd=tmp_path) as terminal:
         terminal.wait_for("/quit ends; Ctrl-C stops an answer")
         terminal.wait_for("\n> ")
-        terminal.type(key)
-        assert terminal.end() == 0
+        assert terminal.type_until_end(key) == 0
     assert "Traceback" not in terminal.shown
     assert "error" not in terminal.shown
 

@@ -42,7 +42,6 @@ def test_ctrl_c_at_a_question_writes_nothing(tmp_path: Path) -> None:
     chats(tmp_path / "chats.jsonl")
     with at_terminal("init", "chats.jsonl", cwd=tmp_path) as terminal:
         terminal.wait_for("model: one of these")
-        terminal.type(INTERRUPT)
-        assert terminal.end() == 130
+        assert terminal.type_until_end(INTERRUPT) == 130
     assert "Traceback" not in terminal.shown
     assert not (tmp_path / "recipe.yaml").exists()

@@ -31,6 +31,19 @@ class Terminal:
     def type(self, keys: str) -> None:
         os.write(self._descriptor, keys.encode())
 
+    def type_until_end(self, key: str) -> int:
+        """Press a key until the command has ended, and return its status.
+
+        Python can miss a Ctrl-C that comes after a prompt is shown and before it waits for the answer; people press it
+        again, too.
+        """
+        for _ in range(12):
+            with suppress(OSError):  # it has ended
+                self.type(key)
+            with suppress(subprocess.TimeoutExpired):
+                return self.end(seconds=5.0)
+        raise AssertionError(f"{key!r} doesn't end it:\n{self.shown}")
+
     def wait_for(self, text: str, seconds: float = 120.0) -> str:
         """Return what is shown between what was waited for last and this text."""
         deadline = time.monotonic() + seconds
