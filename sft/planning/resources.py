@@ -7,25 +7,20 @@ key can't stand for different work on another machine. Imports nothing heavy.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sft.adapters.instructlab.settings import Nodes
-from sft.adapters.os import machine
-from sft.config.launcher_checks import undivided_ranks
 from sft.config.schema import (
     Attention,
     Compile,
     GradientCheckpointing,
-    LauncherConfig,
     Precision,
     RunConfig,
     ShardingStrategy,
     TrainingConfig,
 )
-from sft.errors import ConfigError, Problem
 from sft.planning.choices import Choices
 from sft.planning.context_parallel import check_model
 from sft.planning.copied_states import too_large_copies
@@ -33,6 +28,7 @@ from sft.planning.devices import num_gpus
 from sft.planning.kernels import note_deterministic, resolve_attention, resolve_compile, resolve_liger
 from sft.planning.model_config import fetch_model_config
 from sft.planning.precision import CPU_TOKENS, CpuPrecision, choose_cpu_precision, resolve_precision
+from sft.planning.ranks import check_shared_rows, device_of, nodes_of, ranks_here, strategy_of
 from sft.planning.recomputation import choose_recomputation
 
 _GPU_TOKENS = 10_000
@@ -182,20 +178,20 @@ def resolve_resources(cfg: TrainingConfig, on_cpu: CpuPrecision | None = None) -
     launcher, choices = cfg.launcher, Choices()
     remote = launcher.is_remote
     gpus = num_gpus(launcher)
-    nodes = Nodes(num=launcher.num_workers) if remote else _nodes(launcher)
-    ranks = launcher.num_processes if remote else _ranks_here(launcher, gpus, choices)
-    _check_shared_rows(cfg.context_parallel, nodes.num, ranks, choices)
+    nodes = Nodes(num=launcher.num_workers) if remote else nodes_of(launcher)
+    ranks = launcher.num_processes if remote else ranks_here(launcher, gpus, choices)
+    check_shared_rows(cfg.context_parallel, nodes.num, ranks, choices)
     precision = resolve_precision(cfg, on_cpu, choices, on_gpu=bool(gpus))
     attention = resolve_attention(cfg, precision, choices, on_gpu=bool(gpus))
     note_deterministic(cfg, attention, choices, on_gpu=bool(gpus))
     return Resources(
-        device=_device(launcher, gpus, choices),
+        device=device_of(launcher, gpus, choices),
         num_gpus=gpus,
         num_processes=ranks,
         nodes=nodes,
         context_parallel=cfg.context_parallel,
         fsdp_version=cfg.fsdp.version,
-        strategy=_strategy(cfg, nodes.num, ranks, choices, on_gpu=bool(gpus)),
+        strategy=strategy_of(cfg, nodes.num, ranks, choices, on_gpu=bool(gpus)),
         cpu_offload_params=_offload(cfg, choices, on_gpu=bool(gpus)),
         precision=precision,
         base_token_budget=_token_budget(cfg, choices, on_gpu=bool(gpus)),
@@ -210,80 +206,6 @@ def resolve_resources(cfg: TrainingConfig, on_cpu: CpuPrecision | None = None) -
         reasons=choices.reasons,
         notes=tuple(choices.notes),
     )
-
-
-def _device(launcher: LauncherConfig, gpus: int, choices: Choices) -> str:
-    if launcher.is_remote:
-        choices.because("device", f"training.launcher.gpus_per_worker={gpus} of the cluster")
-        return "kubeflow-gpu" if gpus else "cpu"
-    if gpus:
-        choices.because("device", "this machine's first GPU")
-        return machine.device()
-    trouble = "" if launcher.gpus_per_worker == 0 else machine.gpu_trouble()
-    why = "training.launcher.gpus_per_worker=0" if launcher.gpus_per_worker == 0 else "this machine has no GPU"
-    if trouble:
-        why = "nvidia-smi fails here"
-        choices.notes.append(f"{why}, so this machine is taken to have no GPU: {trouble}")
-    choices.because("device", why)
-    return "cpu"
-
-
-def _ranks_here(cfg: LauncherConfig, gpus: int, choices: Choices) -> int:
-    wanted = cfg.gpus_per_worker
-    if wanted is not None and wanted > gpus:
-        instead = f"trains on {gpus}" if gpus else "trains on the CPU"
-        choices.notes.append(f"training.launcher.gpus_per_worker={wanted}: {gpus} are here; {instead}")
-    asked = cfg.procs_per_worker
-    if asked and gpus and asked > gpus:
-        here = "1 GPU trains" if gpus == 1 else f"{gpus} GPUs train"
-        setting = f"training.launcher.procs_per_worker={asked}"
-        choices.instead("num_processes", setting, f"NCCL takes one rank per GPU, and {here}", f"ranks: {gpus}")
-        return gpus
-    if asked:
-        return asked
-    choices.because("num_processes", "one per GPU" if gpus else "one on a machine without a GPU")
-    return max(1, gpus)
-
-
-def _check_shared_rows(size: int, num_nodes: int, num_ranks: int, choices: Choices) -> None:
-    """Refuse a number of ranks for a row that does not divide all of them; note where they are of several nodes.
-
-    Raises:
-        ConfigError: It doesn't.
-    """
-    if problem := undivided_ranks(size, num_nodes * num_ranks):
-        raise ConfigError([problem])
-    if size > 1 and num_ranks % size:
-        what = "what its layers exchange around attention crosses the network between them"
-        choices.notes.append(f"training.context_parallel={size}: ranks of several nodes share a row; {what}")
-
-
-def _strategy(
-    cfg: TrainingConfig, num_nodes: int, num_ranks: int, choices: Choices, *, on_gpu: bool
-) -> ShardingStrategy:
-    """Return the sharding strategy that does what the recipe's name promises.
-
-    FSDP1 finds a node's size by counting CUDA devices (torch/distributed/fsdp/_init_utils.py). With one or none per
-    node, HYBRID_SHARD makes shard groups of one rank, switches to NO_SHARD inside them, and never reduces a gradient
-    over the ranks: each trains a model of its own. So HYBRID_SHARD reaches torch only where it can do more. FSDP2 is
-    told which ranks are on a node, and needs no GPUs for it.
-    """
-    wanted = cfg.fsdp.sharding_strategy
-    if num_nodes * num_ranks == 1:
-        strategy, why = ShardingStrategy.NO_SHARD, "one rank has nothing to shard over"
-    elif wanted is not ShardingStrategy.HYBRID_SHARD:
-        return wanted
-    elif num_nodes == 1:
-        strategy, why = ShardingStrategy.FULL_SHARD, "on one node it is the same as FULL_SHARD"
-    elif num_ranks == 1:
-        strategy, why = ShardingStrategy.NO_SHARD, "with one rank on each node it is the same as NO_SHARD"
-    elif cfg.fsdp.version == 1 and not on_gpu:
-        strategy, why = ShardingStrategy.FULL_SHARD, "FSDP1 shards inside a node only on GPUs"
-    else:
-        return wanted
-    if strategy is not wanted:
-        choices.instead("strategy", f"training.fsdp.sharding_strategy={wanted.value}", why, strategy.value)
-    return strategy
 
 
 def _offload(cfg: TrainingConfig, choices: Choices, *, on_gpu: bool) -> bool:
@@ -328,22 +250,3 @@ def _async_states(cfg: TrainingConfig, choices: Choices) -> bool:
         return True
     choices.because("async_states", why)
     return False
-
-
-def _nodes(cfg: LauncherConfig) -> Nodes:
-    if cfg.num_workers == 1:
-        return Nodes()
-    address, port = os.environ.get("PET_MASTER_ADDR"), os.environ.get("PET_MASTER_PORT")
-    rendezvous = cfg.rendezvous or (f"{address}:{port}" if address and port else None)
-    rank = cfg.node_rank if cfg.node_rank is not None else os.environ.get("PET_NODE_RANK")
-    rule = f"is needed with training.launcher.num_workers={cfg.num_workers}"
-    problems = []
-    if rendezvous is None:
-        suggestion = "host:port of node 0, or PET_MASTER_ADDR and PET_MASTER_PORT in the environment"
-        problems.append(Problem(key="training.launcher.rendezvous", rule=rule, suggestion=suggestion))
-    if rank is None:
-        suggestion = "0 on the first node, 1 on the second; or PET_NODE_RANK in the environment"
-        problems.append(Problem(key="training.launcher.node_rank", rule=rule, suggestion=suggestion))
-    if rendezvous is None or rank is None:
-        raise ConfigError(problems)
-    return Nodes(num=cfg.num_workers, rank=int(rank), rendezvous=rendezvous)

@@ -168,6 +168,7 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.config.schema.sweep": ("config/test_recipes.py", _SCHEMA),
     "sft.config.schema.training": ("config/test_recipes.py", _SCHEMA),
     "sft.planning.choices": ("unit/planning/test_resources.py", "the reasons and notes of resources, read there"),
+    "sft.planning.ranks": ("unit/planning/test_resources.py", "ranks are resources, decided like the others"),
     "sft.planning.kernels": ("unit/planning/test_resources.py", "two of the resources, decided like the others"),
     "sft.planning.model_shape": ("unit/planning/test_memory.py", "memory is counted from the shapes, model by model"),
     "sft.planning.stage_spec": ("unit/planning/test_plan.py", "the table that plans are built from"),

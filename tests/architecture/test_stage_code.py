@@ -81,7 +81,7 @@ WITHOUT_INFLUENCE = {
     # The judge's stage takes the name of a file from it; what is in the file is hashed.
     "sft.adapters.evaluation.holdout",
     # What they decide is in the key itself; how many processes share an evaluation changes no score.
-    *("sft.planning.resources", "sft.adapters.os.machine", "sft.adapters.os.cgroup"),
+    *("sft.planning.resources", "sft.planning.ranks", "sft.adapters.os.machine", "sft.adapters.os.cgroup"),
     # They read what a file or the driver says; what a stage makes of it is the stage's.
     *("sft.planning.model_config", "sft.adapters.os.driver", "sft.adapters.os.gpus"),
     # The upload stage takes the names of files from it.

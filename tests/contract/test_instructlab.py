@@ -188,7 +188,7 @@ def test_torch_forms_the_groups_of_hybrid_sharding_by_counting_devices_and_drops
     source = inspect.getsource(import_module("torch.distributed.fsdp._init_utils"))
     assert "new_subgroups(num_devices_per_node)" in source
     assert "if state.world_size == 1:" in source, (
-        "torch takes shard groups of one rank otherwise now: see planning/resources.py"
+        "torch takes shard groups of one rank otherwise now: see planning/ranks.py"
     )
 
 
