@@ -31,6 +31,8 @@ examples:
   sft eval org/model eval.tasks=[gsm8k]              score a model alone
   sft chat runs/quickstart-1a2b3c4d --base           talk to its model, and to the one it began with
   sft serve runs/quickstart-1a2b3c4d --port 8000     its model behind OpenAI's API
+  sft report runs/quickstart-1a2b3c4d --open         its page: scores, curves, data, where it comes from
+  sft watch runs/quickstart-1a2b3c4d                 the same, live, while the run is at work
   sft verify runs/quickstart-1a2b3c4d                is everything still what the record says?
   sft debug runs/quickstart-1a2b3c4d                 an archive for an issue, free of data and secrets
   sft register runs/my-1a2b3c4d registry=mlflow      its model, registered now
@@ -118,6 +120,14 @@ def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
             from sft.cli.debug import execute as debug
 
             return debug(options.run, options.output)
+        case "report":
+            from sft.cli.report import execute as report
+
+            return report(options.runs, opens=options.open)
+        case "watch":
+            from sft.cli.report import watch
+
+            return watch(options.run, port=options.port, opens=options.open)
         case "init":
             from sft.cli import init
 
@@ -227,6 +237,8 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--html", metavar="FILE", help="also write a page")
     text = "write a run's model in another format, or print a recipe as what another system runs"
     export_arguments.add_arguments(commands.add_parser("export", help=text))
+    parsers.add_report(commands.add_parser("report", help="make or renew the page of a run, finished or not"))
+    parsers.add_watch(commands.add_parser("watch", help="serve the page of a run live while it is at work"))
     parsers.add_debug(
         commands.add_parser("debug", help="write an archive of a run for an issue, without data or secrets")
     )

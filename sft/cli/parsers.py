@@ -30,6 +30,20 @@ def add_init(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=text)
 
 
+def add_report(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``sft report``."""
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="the run's folder")
+    parser.add_argument("--open", action="store_true", help="show the page in a browser")
+
+
+def add_watch(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``sft watch``."""
+    parser.add_argument("run", metavar="RUN", help="the run's folder")
+    text = "port of 127.0.0.1, which only this machine reaches (default: 8765; 0: any that is free)"
+    parser.add_argument("--port", type=int, default=8765, metavar="N", help=text)
+    parser.add_argument("--open", action="store_true", help="show the page in a browser")
+
+
 def add_debug(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``sft debug``."""
     parser.add_argument("run", metavar="RUN", help="the run's folder")

@@ -32,8 +32,8 @@ from sft.planning.plan import build_plan
 from sft.progress import Progress
 from sft.redaction import redact
 from sft.report import data as data_report
-from sft.report import run as scores_report
 from sft.report import training as training_report
+from sft.report import verdicts as scores_report
 from sft.report.run import summary
 from sft.runner import RunResult
 from sft.runner.dispatch import pick

@@ -16,7 +16,9 @@ from sft.chat.rejected import Rejections, read_rejected
 from sft.chat.sample import LEFT_OUT_BY_CHOICE, RULES
 from sft.files import json_text
 from sft.report import preview
-from sft.report.page import PAGE
+from sft.report.page import as_page, bars
+from sft.report.page import section as page_section
+from sft.report.page import table as page_table
 from sft.stages.dataset import source_lines
 from sft.stages.decontaminate import Contamination
 from sft.stages.preview import TokenizedSample
@@ -205,18 +207,18 @@ def as_json(report: DataReport) -> str:
 
 def as_html(report: DataReport) -> str:
     """Return the report as one page that needs nothing else."""
-    sections = [_table("Rows", report.rows), _table("Turns by role", report.roles)]
-    sections.append(_bars("Conversations by turns", report.turns))
+    parts = [_table("Rows", report.rows)]
     if report.sources:
-        sections[1:1] = [_list("Rows by source", [*source_lines(report.sources), *_mix_lines(report.mix)])]
+        parts.append(_list("Rows by source", [*source_lines(report.sources), *_mix_lines(report.mix)]))
     if report.rules:
         rules = {f"{rule}: {RULES[rule]}": count for rule, count in report.rules.items()}
-        sections[1:1] = [_table("Rejected by rule", rules), _list("The first of them", report.rejected)]
-    if report.shared:
-        sections.append(_table("Training samples that share text with what a model is scored on", report.shared))
-        sections.append(_list("Examples of shared text", report.shared_examples))
+        parts += [_table("Rejected by rule", rules), _list("The first of them", report.rejected)]
     if report.notes:
-        sections.insert(1, _list("Notes", report.notes))
+        parts.append(_list("Notes", report.notes))
+    parts += [_table("Turns by role", report.roles), _bars("Conversations by turns", report.turns)]
+    if report.shared:
+        parts.append(_table("Training samples that share text with what a model is scored on", report.shared))
+        parts.append(_list("Examples of shared text", report.shared_examples))
     if tokens := report.tokens:
         facts = {
             "tokens": f"{tokens.num_tokens:,}",
@@ -224,32 +226,27 @@ def as_html(report: DataReport) -> str:
             "longest sample": f"{tokens.longest:,}",
             "padding": f"{tokens.padding_share:.1%}",
         }
-        sections += [_table("Tokens", facts), _bars("Samples by tokens, up to", tokens.histogram)]
+        parts += [_table("Tokens", facts), _bars("Samples by tokens, up to", tokens.histogram)]
     if report.first_samples:
-        sections.append(preview.section(report.first_samples))
-    title = html.escape(f"{report.source}: {report.rows['all']:,} rows, format {report.format}")
-    return PAGE.format(title=title, body="\n".join(sections))
+        text = "The first samples as the model sees them; what counts for the loss is coloured."
+        parts.append(page_section("Samples", preview.section(report.first_samples), text))
+    title = f"{report.source}: {report.rows['all']:,} rows, format {report.format}"
+    return as_page(title, "\n".join(parts))
 
 
 def _table(title: str, rows: Mapping[str, Any]) -> str:
-    cells = "".join(
-        f"<tr><th>{html.escape(name)}</th><td>{value:,}</td></tr>"
-        if isinstance(value, int)
-        else f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>"
-        for name, value in rows.items()
-    )
-    return f"<h2>{html.escape(title)}</h2><table>{cells}</table>"
+    cells = ((name, f"{value:,}" if isinstance(value, int) else str(value)) for name, value in rows.items())
+    return page_section(title, page_table((), cells))
 
 
 def _list(title: str, lines: Sequence[str]) -> str:
     items = "".join(f"<li><code>{html.escape(line)}</code></li>" for line in lines)
-    return f"<h2>{html.escape(title)}</h2><ol>{items}</ol>"
+    return page_section(title, f"<ol>{items}</ol>")
 
 
 def _bars(title: str, counts: Mapping[int, int]) -> str:
     most = max(counts.values(), default=1)
-    cells = "".join(
-        f'<tr><th>{bound:,}</th><td><meter min="0" max="{most}" value="{count}"></meter> {count:,}</td></tr>'
-        for bound, count in counts.items()
+    rows = (
+        (f"{n:,}", f'<i style="left:0;width:{100 * num / most:.2f}%"></i>', f"{num:,}") for n, num in counts.items()
     )
-    return f"<h2>{html.escape(title)}</h2><table>{cells}</table>"
+    return page_section(title, bars(rows))

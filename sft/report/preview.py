@@ -9,17 +9,12 @@ from collections.abc import Sequence
 import msgspec
 
 from sft.files import json_text
-from sft.report.page import PAGE
+from sft.report.page import as_page
 from sft.stages.preview import Piece, TokenizedSample
 
 _LOSS, _CONTEXT, _SPECIAL, _PLAIN = "\x1b[32m", "\x1b[2m", "\x1b[7m", "\x1b[0m"
 _BEGIN, _END = "⟦", "⟧"
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-_STYLE = """<style>
-pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f6f6f6; padding: 1rem; }
-.context { color: #777; } .loss { background: #b7ebc0; color: #000; } .special { outline: 1px solid #999; }
-</style>
-"""
 
 
 def as_text(samples: Sequence[TokenizedSample], *, in_color: bool) -> str:
@@ -68,16 +63,16 @@ def as_json(samples: Sequence[TokenizedSample]) -> str:
 
 def as_html(title: str, samples: Sequence[TokenizedSample]) -> str:
     """Return one page that needs nothing else."""
-    return PAGE.format(title=html.escape(title), body=section(samples))
+    return as_page(title, section(samples))
 
 
 def section(samples: Sequence[TokenizedSample]) -> str:
     """Return samples as a part of a page."""
     blocks = (
-        f"<h2>{_title(number, sample)}</h2><pre>{''.join(map(_marked, sample.pieces))}</pre>"
+        f'<h3>{_title(number, sample)}</h3><pre class="block">{"".join(map(_marked, sample.pieces))}</pre>'
         for number, sample in _numbered(samples)
     )
-    return _STYLE + "\n".join(blocks)
+    return "\n".join(blocks)
 
 
 def _marked(piece: Piece) -> str:

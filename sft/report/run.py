@@ -1,33 +1,19 @@
-"""What a run ends with: where everything is, and each score before and after; as lines, and the scores as a page."""
+"""What a run ends with: where everything is, and each score before and after, as lines; and its page beside it."""
 
 from __future__ import annotations
 
-import html
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sft.artifacts import (
-    DatasetArtifact,
-    EvalReport,
-    JudgeReport,
-    ModelComparison,
-    ModelPackage,
-    RegisteredModel,
-    TokenizedArtifact,
-    UploadedModel,
-)
+from sft.artifacts import EvalReport, ModelComparison, ModelPackage, RegisteredModel, UploadedModel
 from sft.config.schema import HOLDOUT
-from sft.config.ways_out import value_of
 from sft.errors import SftError
-from sft.files import path_from_here
-from sft.redaction import redact
-from sft.report import changed_samples
-from sft.report.page import PAGE
+from sft.files import path_from_here, write_atomically
+from sft.report import run_page
+from sft.report.next_steps import next_steps
+from sft.report.run_view import RunView, of_result
 from sft.runner import RunResult
-from sft.runner.result_links import MODEL_LINK
-from sft.scores import TELLS_OVER, Verdict, format_score, score_row
-from sft.stages.dataset import source_lines
+from sft.scores import Verdict, format_score, score_row
 from sft.stages.epoch_scores import epoch_table, epochs_of
 from sft.stages.judge import judges_of
 
@@ -35,86 +21,28 @@ PAGE_NAME = "run.html"
 _WIDTH = 80
 
 
-def as_html(
-    title: str,
-    tuned: EvalReport,
-    base: EvalReport | None,
-    comparison: ModelComparison | None,
-    judges: Sequence[JudgeReport] = (),
-    epochs: Mapping[int, EvalReport] | None = None,
-    error: SftError | None = None,
-    data: Sequence[str] = (),
-) -> str:
-    """Return the scores, and the samples that changed most, as one page that needs nothing else.
-
-    Args:
-        title: The run's name.
-        tuned: Scores of the tuned model.
-        base: Scores of the base model; None where it wasn't scored.
-        comparison: How they differ; None where it wasn't.
-        judges: How a judge compares the two, for each held-out set that was judged.
-        epochs: Scores of the models of epochs before the last, by epoch.
-        error: That the run ended with; None if it did not fail.
-        data: A line for each named source of the data: where its rows went, its part of the mix.
-    """
-    rows = []
-    for score in tuned.scores:
-        change = comparison.change(score.name) if comparison else None
-        row = score_row(score, base.score(score.name) if base else None, change)
-        cells = (row.before, row.after, row.difference, row.samples, row.detectable)
-        rows.append(f"<tr><th>{html.escape(row.name)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
-    names = ("score", "before", "after", "difference", "samples", "tells over")
-    head = f"<tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>"
-    parts = [f"<pre>{html.escape(str(error))}</pre>"] if error else []
-    parts.append(f"<table>{head}{''.join(rows)}</table>")
-    if table := epoch_table(epochs or {}, tuned):
-        parts.append(_html_table(table))
-    parts += [f"<p>{html.escape(str(judge))}</p>" for judge in judges]
-    if comparison:
-        parts.append(f"<p>Differences: {comparison.explained}. {TELLS_OVER}</p>")
-        parts.append(changed_samples.section(comparison.samples_file))
-    if data:
-        parts.append(
-            "<h2>Data by source</h2><ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in data) + "</ul>"
-        )
-    return PAGE.format(title=html.escape(title), body="\n".join(parts))
-
-
-def _html_table(rows: Sequence[Sequence[str]]) -> str:
-    """Return a table, its first row and first column as heads."""
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in rows[0])
-    body = (
-        f"<tr><th>{html.escape(name)}</th>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
-        for name, *cells in rows[1:]
-    )
-    return f"<table><tr>{head}</tr>{''.join(body)}</table>"
-
-
-def write_page(result: RunResult, error: SftError | None = None) -> Path | None:
-    """Write ``run.html`` into a run's folder, and return where it is; None if the run scored nothing.
+def write_page(result: RunResult, error: SftError | None = None) -> Path:
+    """Write ``run.html`` into a run's folder, and return where it is.
 
     Args:
         result: What was made.
         error: That the run ended with.
     """
-    tuned, base, comparison = _scores(result)
-    if tuned is None:
-        return None
     page = result.folder / PAGE_NAME
-    if result.nothing_to_do and page.is_file():
-        return page
-    epochs = epochs_of(result.artifacts)
-    judges, data = judges_of(result.artifacts), _data_lines(result)
-    text = as_html(result.record.run_id, tuned, base, comparison, judges, epochs, error, data)
-    page.write_text(redact(text), encoding="utf-8")
+    if not (result.nothing_to_do and page.is_file()):
+        renew_page(of_result(result, str(error) if error else None))
     return page
 
 
-def _data_lines(result: RunResult) -> list[str]:
-    """Return where the rows of each named source went, then its part of the mix."""
-    rows, tokens = result.artifacts.get("dataset"), result.artifacts.get("tokenize")
-    of_rows = source_lines(rows.sources) if isinstance(rows, DatasetArtifact) else ()
-    return [*of_rows, *(tokens.mix_lines if isinstance(tokens, TokenizedArtifact) else ())]
+def renew_page(view: RunView) -> Path:
+    """Write a run's page into its folder, and return where it is.
+
+    Args:
+        view: The run.
+    """
+    page = view.folder / PAGE_NAME
+    write_atomically(page, run_page.as_html(view).encode("utf-8", errors="replace"))
+    return page
 
 
 def _scores(result: RunResult) -> tuple[EvalReport | None, EvalReport | None, ModelComparison | None]:
@@ -150,20 +78,8 @@ def summary(result: RunResult) -> Iterator[str]:
         yield f"uploaded    {uploaded.uri}"
     if isinstance(registered, RegisteredModel):
         yield f"registered  {registered.name} version {registered.version} in {registered.address}"
-    if isinstance(package, ModelPackage):
-        yield from _next_steps(result)
-
-
-def _next_steps(result: RunResult) -> Iterator[str]:
-    """Yield how the model is loaded, talked to, served and trained further."""
-    run, model = path_from_here(result.folder), path_from_here(result.folder / MODEL_LINK)
-    if not (result.folder / MODEL_LINK).exists():  # a file system without links
-        return
-    way = " model.trust_remote_code=true" if value_of(result.record.config, "model.trust_remote_code") is True else ""
-    yield f"load        AutoModelForCausalLM.from_pretrained({str(model)!r})"
-    yield f"chat        sft chat {shlex.quote(str(run))}{way}"
-    yield f"serve       sft serve {shlex.quote(str(run))}{way}"
-    yield f"continue    sft run RECIPE model.name_or_path={shlex.quote(str(model))}{way}"
+    for what, line in next_steps(result.folder, result.record, made).items():
+        yield f"{what:<12}{line}"
 
 
 def score_lines(after: EvalReport, before: EvalReport | None, comparison: ModelComparison | None) -> Iterator[str]:

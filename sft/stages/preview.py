@@ -7,7 +7,10 @@ from pathlib import Path
 import msgspec
 
 from sft.adapters.os.process import run_module
-from sft.artifacts import ModelArtifact, TokenizedArtifact
+from sft.artifacts import LOGS_NAME, ModelArtifact, TokenizedArtifact
+
+SHOWN = "samples.json"
+"""The texts of the first samples among the logs of what the tokenize stage made."""
 
 
 class Piece(msgspec.Struct, frozen=True):
@@ -37,6 +40,22 @@ class TokenizedSample(msgspec.Struct, frozen=True):
     @property
     def num_loss_tokens(self) -> int:
         return sum(len(piece.token_ids) for piece in self.pieces if piece.is_loss)
+
+
+class _Shown(msgspec.Struct):
+    samples: list[TokenizedSample]
+
+
+def shown_samples(tokens: TokenizedArtifact) -> list[TokenizedSample]:
+    """Return the first samples, as the tokenize stage wrote them down; none where it did not.
+
+    Args:
+        tokens: What the tokenize stage made.
+    """
+    try:
+        return msgspec.json.decode((tokens.root / LOGS_NAME / SHOWN).read_bytes(), type=_Shown).samples
+    except (FileNotFoundError, msgspec.DecodeError):  # of an earlier version of sft
+        return []
 
 
 def first_samples(tokens: TokenizedArtifact, base: ModelArtifact, num: int, folder: Path) -> list[TokenizedSample]:

@@ -14,6 +14,7 @@ from sft.config.schema import OnInvalid, OnTooLong, OnUnrendered, TrainingConfig
 from sft.planning.mixing import Mix
 from sft.progress import Progress
 from sft.stages import mixing
+from sft.stages.preview import SHOWN
 
 _UNRENDERED, _TOO_LONG = "unrendered", "too-long"
 _SHORTENED = (OnTooLong.truncate, OnTooLong.split_turns)
@@ -61,6 +62,7 @@ def tokenize(cfg: TrainingConfig, inputs: TokenizeInputs, out: Path, progress: P
             "eval_file": str(data.eval_file) if data.num_eval else None,
             "target": str(out / "data.jsonl"),
             "rejected": str(out / "rejected.jsonl"),
+            "shown": str(out / LOGS_NAME / SHOWN),
             "settings": {
                 "model_dir": str(inputs.model.model_dir),
                 "max_seq_len": cfg.max_seq_len,

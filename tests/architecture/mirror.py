@@ -6,6 +6,7 @@ _IN_A_RANK = "runs inside a rank of torchrun, so a real training is the test"
 _IN_A_CHILD = "runs in a process of its own, which the test starts"
 _TYPED = "a command: the test types it and reads what comes back"
 _REAL_SERVER = "speaks to a server, and the test runs a real one"
+_OF_THE_PAGE = "a section of a run's page: the test makes the page and looks at what is in it"
 _SCHEMA = "fields and defaults without logic: the goldens hold every one of them"
 
 COVERED_BY: dict[str, tuple[str, str]] = {
@@ -180,6 +181,14 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.report.comparison.table": ("unit/report/comparison/test_rows.py", "what rows are made of"),
     "sft.report.comparison.text": ("unit/report/comparison/test_page.py", "the same comparison, as text and as a page"),
     "sft.report.data": ("integration/test_data_check.py", "reads what the stages made, which the test makes"),
+    "sft.report.learning": ("unit/report/test_run_page.py", _OF_THE_PAGE),
+    "sft.report.next_steps": ("unit/report/test_run.py", "what a summary ends with"),
+    "sft.report.provenance": ("unit/report/test_run_page.py", _OF_THE_PAGE),
+    "sft.report.run_data": ("unit/report/test_run_page.py", _OF_THE_PAGE),
+    "sft.report.run_view": ("unit/report/test_run_page.py", _OF_THE_PAGE),
+    "sft.report.timeline": ("unit/report/test_run_page.py", _OF_THE_PAGE),
+    "sft.report.verdicts": ("unit/report/test_run_page.py", _OF_THE_PAGE),
+    "sft.cli.report": ("integration/test_run_page.py", _TYPED),
     "sft.report.page": ("unit/report/test_run.py", "a frame of HTML around what the test looks at"),
     "sft.runner.dispatch": ("e2e/test_quickstart.py", "hands artifacts from stage to stage of a whole run"),
     "sft.adapters.export.gguf_writer": ("unit/adapters/export/test_gguf.py", _IN_A_CHILD),

@@ -24,6 +24,8 @@ WITHOUT_INFLUENCE = {
     *(
         "sft",
         "sft.errors",
+        "sft.adapters.instructlab.token_texts",  # what of the samples is shown, among the logs
+        "sft.stages.preview",
         "sft.known_secrets",
         "sft.redaction",
         "sft.logs",

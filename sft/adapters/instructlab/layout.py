@@ -8,6 +8,8 @@ from __future__ import annotations
 SETTINGS = "settings.json"
 """Settings of the ranks."""
 METRICS, RESUMED, STOP, STOPPED, FINISHED = "metrics.jsonl", "resumed.json", "stop", "stopped.json", "finished.json"
+RESUMES = "resumes.jsonl"
+"""The step after which each continuation of the training began, a row for each."""
 PROFILE = "profile.json.gz"
 """Trace of some steps of rank 0, in Chrome's format."""
 COMPILED = "compiled.json"

@@ -21,10 +21,15 @@ from typing import Any, BinaryIO
 import msgspec
 
 from sft.adapters.instructlab.sample_tokens import Counts, Refused, Settings, Tokenizing
+from sft.adapters.instructlab.token_texts import pieces_of
 from sft.adapters.os import child
 from sft.adapters.os.cgroup import num_cpus
+from sft.chat.loss import Row
+from sft.files import write_json
 
 _SHOWN_CHARACTERS = 50
+_NUM_SHOWN, _SHOWN_TOKENS = 3, 4096
+"""How many samples a run's page shows, and at most how many tokens of each."""
 _PART_BYTES = 4 << 20
 """A file is shared among processes in parts of at least this size; a smaller one isn't worth another process."""
 
@@ -38,6 +43,8 @@ class _Part:
     end: int
     target: Path
     settings: Settings
+    shown: Path | None = None
+    """Where the texts of its first samples go."""
 
     @property
     def rejected(self) -> Path:
@@ -45,7 +52,8 @@ class _Part:
 
 
 def _tokenize(request: dict[str, Any]) -> Mapping[str, Any]:
-    """Child. Request: ``train_file``, ``eval_file`` (None = no such split), ``target``, ``rejected``, ``settings``.
+    """Child. Request: ``train_file``, ``eval_file`` (None = no such split), ``target``, ``rejected``, ``shown``,
+    ``settings``.
 
     Return the counts of both splits. ``rejected`` gets a line per rejected row, those of the training split first. The
     tokens of the held-out split are not kept: each of its turns is scored, whatever is trained.
@@ -53,7 +61,7 @@ def _tokenize(request: dict[str, Any]) -> Mapping[str, Any]:
     target, settings = Path(request["target"]), Settings(**request["settings"])
     scored = replace(settings, train_on="all_turns", train_on_reasoning=True, on_too_long="refuse")
     splits = {
-        "train": _parts(request["train_file"], target, settings),
+        "train": _parts(request["train_file"], target, settings, Path(request["shown"])),
         "eval": _parts(request["eval_file"], target.with_name(f"{target.name}.eval"), scored),
     }
     counts = iter(_tokenize_parts([part for parts in splits.values() for part in parts]))
@@ -65,12 +73,12 @@ def _tokenize(request: dict[str, Any]) -> Mapping[str, Any]:
     return result
 
 
-def _parts(name: str | None, target: Path, settings: Settings) -> list[_Part]:
+def _parts(name: str | None, target: Path, settings: Settings, shown: Path | None = None) -> list[_Part]:
     if name is None:
         return []
     file = Path(name)
     return [
-        _Part(file, begin, end, target.with_name(f"{target.name}.{begin}"), settings)
+        _Part(file, begin, end, target.with_name(f"{target.name}.{begin}"), settings, None if begin else shown)
         for begin, end in _ranges(file, num_cpus())
     ]
 
@@ -125,6 +133,7 @@ def _ranges(file: Path, num_processes: int) -> list[tuple[int, int]]:
 def _tokenize_part(part: _Part) -> Counts:
     tokenizing = Tokenizing(part.settings)
     counts = tokenizing.counts
+    first: list[Row] = []
     with part.file.open("rb") as lines, part.target.open("wb") as target, part.rejected.open("wb") as rejected:
         lines.seek(part.begin)
         while lines.tell() < part.end:
@@ -143,8 +152,17 @@ def _tokenize_part(part: _Part) -> Counts:
                 rejected.write(msgspec.json.encode({**facts, **own}) + b"\n")
                 continue
             tokenizing.count(sample, sequences)
+            first += sequences[: _NUM_SHOWN - len(first)]
             target.writelines(msgspec.json.encode(row | _source(sample)) + b"\n" for row in sequences)
+    if part.shown is not None:
+        _show(first, tokenizing.tokenizer, part.shown)
     return counts
+
+
+def _show(rows: Sequence[Row], tokenizer: Any, file: Path) -> None:
+    """Write the texts of the first samples, those that count for the loss apart, as `sft.stages.preview` reads them."""
+    cut = [(row["input_ids"][:_SHOWN_TOKENS], row["labels"][:_SHOWN_TOKENS]) for row in rows]
+    write_json(file, {"samples": [{"pieces": pieces_of(ids, labels, tokenizer)} for ids, labels in cut]})
 
 
 def _source(sample: Mapping[str, Any]) -> dict[str, str]:

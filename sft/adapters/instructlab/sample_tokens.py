@@ -116,6 +116,10 @@ class Tokenizing:
         self._special = special_tokens(self._renderer.tokenizer, self._renderer.stops)
         self.counts = Counts()
 
+    @property
+    def tokenizer(self) -> Any:
+        return self._renderer.tokenizer
+
     def rows(self, sample: Mapping[str, Any]) -> list[Row]:
         """Return tokens and labels of a sample.
 

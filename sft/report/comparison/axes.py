@@ -48,10 +48,10 @@ class Axis:
         return math.log10(value) if self.is_log else value
 
 
-def of_numbers(values: Sequence[float], *, margin: float = 0.06) -> Axis:
-    """Return an axis that holds all of these numbers, with some room; logarithmic if they differ by much."""
+def of_numbers(values: Sequence[float], *, margin: float = 0.06, may_be_log: bool = True) -> Axis:
+    """Return an axis that holds all of these numbers, with some room; logarithmic if they differ by much and may be."""
     low, high = min(values), max(values)
-    if low > 0 and high / low >= _LOG_RATIO:
+    if may_be_log and low > 0 and high / low >= _LOG_RATIO:
         room = (high / low) ** margin
         return Axis(low / room, high * room, is_log=True)
     room = max((high - low) * margin, abs(high) * _LEAST_ROOM if high - low < abs(high) * _LEAST_ROOM else 0.0)

@@ -13,8 +13,9 @@ from sft.report.comparison.table import Comparison, Row
 from sft.report.comparison.text import memory_text, short_keys, time_text, value_text
 from sft.scores import format_score
 
-_RAMP = ((29, 78, 216), (118, 134, 168), (217, 119, 6))
-"""From the best run to the worst: blue, grey, amber; told apart also by the colour-blind."""
+_RAMP = ((29, 78, 216), (100, 116, 139), (180, 83, 9))
+"""From the best run to the worst: blue, grey, amber; told apart also by the colour-blind. White text on each of them,
+and on what lies between, has a contrast of 4.5 and more."""
 _WIDTH, _HEIGHT = 920, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 76, 24, 18, 52
 _MOST_CELLS = 12
@@ -52,25 +53,6 @@ def curves(found: Comparison) -> str:
         line = " ".join(f"{_x(steps.place(step)):.1f},{_y(losses.place(loss)):.1f}" for step, loss in row.curve)
         marks.append(_mark(found, row, f'<polyline class="line" points="{line}"/>'))
     return _chart(_axes(steps, losses, "step", "training loss"), marks, "Training loss of every run over its steps")
-
-
-def loss_chart(training: Sequence[tuple[int, float]], validation: Sequence[tuple[int, float]] = ()) -> str:
-    """Draw the loss of one training over steps, and over it the validation's.
-
-    Args:
-        training: Step and loss, at least one.
-        validation: The same of the validation, where there is one.
-    """
-    curves = {"line": training, "line validation": validation}
-    points = [point for curve in curves.values() for point in curve]
-    steps = Axis(min(step for step, _ in points), max(step for step, _ in points))
-    losses = of_numbers([loss for _, loss in points], margin=0.03)
-    marks = []
-    for kind, curve in curves.items():
-        line = " ".join(f"{_x(steps.place(step)):.1f},{_y(losses.place(loss)):.1f}" for step, loss in curve)
-        marks += [f'<polyline class="{kind}" points="{line}"/>'] if curve else []
-    what = "training loss, and validation loss" if validation else "training loss"
-    return _chart(_axes(steps, losses, "step", what), marks, f"{what} over the steps".capitalize())
 
 
 def pareto(found: Comparison, *, by_memory: bool) -> str:

@@ -12,7 +12,9 @@ import pytest
 from sft.artifacts import EvalReport, ModelComparison, ModelPackage, RegisteredModel, UploadedModel
 from sft.errors import GateError
 from sft.record import RunRecord, begin
-from sft.report.run import as_html, score_lines, summary, write_page
+from sft.report.run import score_lines, summary, write_page
+from sft.report.run_page import as_html
+from sft.report.run_view import of_result
 from sft.runner import RunResult
 from sft.scores import Change, Score, Verdict
 from sft.stages.changed_samples import ChangedSample
@@ -88,21 +90,25 @@ def test_scores_on_other_data_are_a_warning(tmp_path: Path) -> None:
     assert warning.startswith("warning: the data of arc changed since the base model was scored")
 
 
-def test_a_page_escapes_names_and_shows_each_score_and_the_samples_that_changed(tmp_path: Path) -> None:
+def test_a_page_escapes_names_and_shows_each_score_and_the_samples_that_changed(
+    record: RunRecord, tmp_path: Path
+) -> None:
     sample = ChangedSample(
         task="holdout", sample=7, turn=1, change=2.0, prompt="Is 1 < 2?", reference="Yes.", base=None, tuned="<b>No",
         scores={"loss": (1.0, 0.5)},
     )  # fmt: skip
     found = compared(tmp_path, change("a<b.acc", 0.2, 0.3, Verdict.better), samples=msgspec.json.encode(sample))
-    page = as_html("<run>", report(score("a<b", 0.5, 0.01)), report(score("a<b", 0.25)), found)
+    record.run_id = "<run>"
+    made = {"evaluate:tuned": report(score("a<b", 0.5, 0.01)), "evaluate:base": report(score("a<b", 0.25))}
+    page = as_html(of_result(RunResult(tmp_path, record, {**made, "compare": found}, nothing_to_do=False), None))
     assert "<h1>&lt;run&gt;</h1>" in page
     assert (
-        "<th>a&lt;b.acc</th><td>0.2500</td><td>0.5000 ± 0.0100</td><td>+0.2500, better (+0.2000 to +0.3000)</td>"
+        "a&lt;b.acc</th><td>0.2500</td><td>0.5000 ± 0.0100</td><td>+0.2500, better (+0.2000 to +0.3000)</td>"
         "<td>1,500 samples</td><td>0.0400</td>"
     ) in page
     assert "<summary>holdout, sample 7, turn 2: loss 1.0000 → 0.5000 (-0.5000)</summary>" in page
     for part in ("Is 1 &lt; 2?", "Yes.", "(nothing was written)", "&lt;b&gt;No"):
-        assert f"<pre>{part}</pre>" in page
+        assert f'<pre class="block">{part}</pre>' in page
 
 
 def test_the_page_lies_beside_the_record_and_is_left_alone_where_nothing_was_done(
@@ -114,7 +120,8 @@ def test_the_page_lies_beside_the_record_and_is_left_alone_where_nothing_was_don
     page.write_text("as it was")
     write_page(replace(result, nothing_to_do=True))
     assert page.read_text() == "as it was"
-    assert write_page(replace(result, artifacts={})) is None
+    write_page(replace(result, artifacts={}))
+    assert "arc.acc" not in page.read_text()
     write_page(result, GateError(["arc.acc is 0.5, not > 0.6"]))
     assert "not registered\n  - arc.acc is 0.5, not &gt; 0.6" in page.read_text()
 
@@ -161,5 +168,6 @@ def test_a_run_that_was_done_before_says_when(record: RunRecord, tmp_path: Path)
     assert first == "nothing to do: this run was done at 2026-01-01T00:00:00Z"
 
 
-def test_a_score_that_is_not_a_number_is_shown_as_such() -> None:
-    assert "nan" in as_html("run", report(score("arc", math.nan)), None, None)
+def test_a_score_that_is_not_a_number_is_shown_as_such(record: RunRecord, tmp_path: Path) -> None:
+    result = RunResult(tmp_path, record, {"evaluate:tuned": report(score("arc", math.nan))}, nothing_to_do=False)
+    assert "<td>nan</td>" in as_html(of_result(result, None))

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.adapters import checkpoint_writer
-from sft.adapters.instructlab.layout import FINISHED, METRICS, RESUMED, STATES, STOP, STOPPED, UNTRACKED
+from sft.adapters.instructlab.layout import FINISHED, METRICS, RESUMED, RESUMES, STATES, STOP, STOPPED, UNTRACKED
 from sft.adapters.instructlab.rank import batch as processing
 from sft.adapters.instructlab.rank import compilation, loader, throughput, varlen
 from sft.adapters.instructlab.rank.full_states import FullStates, Position
@@ -127,6 +127,8 @@ class Loop:
             note = {**length, "damaged": resumed.damaged}
             note |= {"attention": varlen.in_use(self._options), "slower": varlen.slower(self._options)}
             write_json(self._folder / RESUMED, {**asdict(self._position), **note})
+            with (self._folder / RESUMES).open("a" if self._position.step else "w", encoding="utf-8") as file:
+                file.write(f'{{"step": {self._position.step}}}\n' if self._position.step else "")
 
     def _with_trackers(self, train: Callable[..., None]) -> Callable[..., None]:
         def train_with_trackers(args: argparse.Namespace, model: Any, accelerator: Any, **rest: Any) -> None:

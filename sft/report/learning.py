@@ -1,0 +1,136 @@
+"""How a model learned: loss, learning rate, speed, MFU and memory of each optimizer step, from ``metrics.jsonl``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from sft.adapters.instructlab.layout import METRICS, RESUMES
+from sft.artifacts import LOGS_NAME
+from sft.report.comparison.axes import number
+from sft.report.lines import Line, line_chart
+from sft.report.page import details, table
+
+_GIB = 2**30
+_MOST_ROWS = 200
+"""Of the table behind the charts."""
+_READ_BYTES = 256 << 20
+_Row = TypeVar("_Row", bound=msgspec.Struct)
+
+
+class Step(msgspec.Struct):
+    """What is read of a row of ``metrics.jsonl``; None where the training did not measure it."""
+
+    step: int
+    loss: float | None = None
+    validation_loss: float | None = None
+    learning_rate: float | None = None
+    gradient_norm: float | None = None
+    tokens_per_second: float | None = None
+    mfu: float | None = None
+    memory_bytes: int | None = None
+
+
+class _Resume(msgspec.Struct):
+    step: int
+
+
+def read_steps(logs: Path) -> list[Step]:
+    """Return the steps of a training so far: a row that is being written is left out, as is what is no row.
+
+    Args:
+        logs: Folder in which the ranks write.
+    """
+    return _rows(logs / METRICS, Step)
+
+
+def read_resumes(logs: Path) -> list[int]:
+    """Return after which steps a training was resumed.
+
+    Args:
+        logs: Folder in which the ranks write.
+    """
+    return sorted({row.step for row in _rows(logs / RESUMES, _Resume)})
+
+
+def _rows(file: Path, kind: type[_Row]) -> list[_Row]:
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(_READ_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    rows = []
+    for line in content[: content.rfind(b"\n") + 1].splitlines():
+        try:
+            rows.append(msgspec.json.decode(line, type=kind))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            continue
+    return rows
+
+
+_CHARTS: tuple[tuple[str, str, tuple[tuple[str, str], ...], float, str], ...] = (
+    ("loss", "Loss", (("loss", "training"), ("validation_loss", "validation")), 1.0, ""),
+    ("rate", "Learning rate", (("learning_rate", "learning rate"),), 1.0, ""),
+    ("speed", "Throughput", (("tokens_per_second", "speed"),), 1.0, "tokens/s"),
+    ("mfu", "Model FLOPs utilisation", (("mfu", "MFU"),), 0.01, "%"),
+    ("memory", "Peak memory of a rank", (("memory_bytes", "memory"),), _GIB, "GiB"),
+    ("norm", "Norm of the gradient, before it is clipped", (("gradient_norm", "norm"),), 1.0, ""),
+)
+"""Of each chart: id, title, the fields of `Step` with their names, what they are divided by, unit."""
+_MAY_BE_LOG = ("loss", "norm")
+
+
+def charts(steps: Sequence[Step], resumes: Sequence[int] = ()) -> str:
+    """Return the charts of a training, and the table behind them; nothing before its first step.
+
+    Args:
+        steps: Of a training.
+        resumes: After which of them it was resumed.
+    """
+    drawn = []
+    for name, title, fields, unit_size, unit in _CHARTS:
+        lines = [Line(name=what, points=_points(steps, field, unit_size)) for field, what in fields]
+        head = f"{title}, {unit}" if unit else title
+        drawn.append(line_chart(name, head, lines, unit=unit, marks=resumes, may_be_log=name in _MAY_BE_LOG))
+    if not any(drawn):
+        return ""
+    grid = f'<div class="charts">{"".join(drawn)}</div>'
+    return grid + details("steps", "The steps as a table", _table(steps), is_long=True)
+
+
+def _points(steps: Sequence[Step], field: str, unit_size: float) -> list[tuple[int, float]]:
+    values = ((step.step, getattr(step, field)) for step in steps)
+    return [(step, value / unit_size) for step, value in values if value is not None]
+
+
+def _table(steps: Sequence[Step]) -> str:
+    every = -(-len(steps) // _MOST_ROWS) or 1
+    told = [*steps[:-1:every], steps[-1]]
+    columns = [
+        (what if field != "loss" else "loss", field, size, unit)
+        for _, _, fields, size, unit in _CHARTS
+        for field, what in fields
+        if any(getattr(step, field) is not None for step in told)
+    ]
+    head = ["step", *(f"{what}, {unit}" if unit else what for what, _, _, unit in columns)]
+    rows = ([f"{step.step:,}", *_cells(step, columns)] for step in told)
+    text = f"<p>Every {every}th of {len(steps):,} steps; <code>{METRICS}</code> has all.</p>" if every > 1 else ""
+    return text + table(head, rows)
+
+
+def _cells(step: Step, columns: Sequence[tuple[str, str, float, str]]) -> Iterator[str]:
+    for _, field, size, _ in columns:
+        value = getattr(step, field)
+        yield "" if value is None else number(value / size)
+
+
+def logs_of(training: Path) -> Path:
+    """Return the folder in which the ranks of a training write.
+
+    Args:
+        training: Folder of a checkpoint, or the one in which it is being made.
+    """
+    return training / LOGS_NAME

@@ -1,0 +1,33 @@
+"""What can be done with the model of a run: load it, talk to it, serve it, train it further."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from sft.artifacts import Artifact, ModelPackage
+from sft.config.ways_out import value_of
+from sft.files import path_from_here
+from sft.record import RunRecord
+from sft.runner.result_links import MODEL_LINK
+
+
+def next_steps(folder: Path, record: RunRecord, made: Mapping[str, Artifact]) -> dict[str, str]:
+    """Return how a run's model is used, by what for; nothing where it has none.
+
+    Args:
+        folder: The run's.
+        record: Its record.
+        made: What its steps made, by their names.
+    """
+    run, model = path_from_here(folder), path_from_here(folder / MODEL_LINK)
+    if not isinstance(made.get("package"), ModelPackage) or not (folder / MODEL_LINK).exists():
+        return {}  # not packaged, or a file system without links
+    way = " model.trust_remote_code=true" if value_of(record.config, "model.trust_remote_code") is True else ""
+    return {
+        "load": f"AutoModelForCausalLM.from_pretrained({str(model)!r})",
+        "chat": f"sft chat {shlex.quote(str(run))}{way}",
+        "serve": f"sft serve {shlex.quote(str(run))}{way}",
+        "continue": f"sft run RECIPE model.name_or_path={shlex.quote(str(model))}{way}",
+    }
