@@ -20,6 +20,7 @@ from sft.config.schema import LauncherConfig
 from sft.errors import Preempted, StageError
 from sft.planning.resources import resolve_resources
 from sft.progress import Progress
+from sft.report.learning import read_resumes
 from sft.stages.earlier_states import take_over
 from sft.stages.train import TrainInputs
 from tests.support.training import (
@@ -66,6 +67,7 @@ def test_a_killed_parent_takes_all_ranks_along_and_the_run_continues_to_the_same
     said: list[str] = []
     continued = train(CONFIG, train_inputs, out, listening(said))
     assert f"  resumes after step {newest}, in epoch {newest // STEPS_PER_EPOCH + 1}" in said
+    assert read_resumes(out / "logs") == [newest]
     assert weights(continued) == weights(trained)
     assert curve(out) == curve(trained.root)
 
