@@ -164,6 +164,30 @@ def on_ranks(stretch: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChosenStep:
+    """Which step's weights a training ended with, and why. Its text is what a person is told.
+
+    Attributes:
+        metric: Field of ``metrics.jsonl`` by which it was chosen.
+        value: Of that, there.
+        num_steps: Steps that were made.
+        num_planned: Steps that the training would have had.
+        stopped_early: Whether it ended before them, because the metric no longer improved.
+    """
+
+    step: int
+    metric: str
+    value: float
+    num_steps: int
+    num_planned: int
+    stopped_early: bool = False
+
+    def __str__(self) -> str:
+        ended = f"; stopped early, of {self.num_planned} planned" if self.stopped_early else ""
+        return f"chose step {self.step} of {self.num_steps} by {self.metric} {self.value:.4g}{ended}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckpointArtifact(Artifact):
     """A fine-tuned model in Hugging Face layout under ``model/``, and ``logs/metrics.jsonl``, a row per step.
 
@@ -179,6 +203,7 @@ class CheckpointArtifact(Artifact):
             ``device``; ``context_parallel`` if ranks share rows), each ``from_step`` on: several where the training was
             stopped and continued on another number of ranks.
         unmirrored: A line for each full state that could not be brought to `training.state_uri`.
+        choice: Which step was chosen; None = the last one is the model.
     """
 
     num_steps: int
@@ -188,6 +213,7 @@ class CheckpointArtifact(Artifact):
     effective_batch_size: int = 0
     stretches: tuple[dict[str, Any], ...] = ()
     unmirrored: tuple[str, ...] = ()
+    choice: ChosenStep | None = None
 
     @property
     def model_dir(self) -> Path:

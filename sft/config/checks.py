@@ -33,6 +33,7 @@ from sft.config.schema import (
     TrainOn,
 )
 from sft.config.schema.bounds import out_of_bounds, within_bounds
+from sft.config.selection_checks import check_selection
 from sft.config.state_checks import check_states
 from sft.config.vllm_checks import check_vllm
 from sft.errors import Problem
@@ -79,6 +80,7 @@ def _between(cfg: RunConfig, told: set[str]) -> Iterator[Problem]:
     yield from _eval(cfg.eval)
     yield from check_epochs(cfg)
     yield from check_states(cfg)
+    yield from check_selection(cfg)
     yield from check_judge(cfg)
     yield from check_registry(cfg.registry)
     yield from _secrets(cfg)

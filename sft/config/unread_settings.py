@@ -28,6 +28,7 @@ from sft.config.schema import (
     TrackingConfig,
     TrainingConfig,
 )
+from sft.config.selection_checks import unread_selection
 from sft.redaction import redact
 
 _READ_WITHOUT_OPTIONS = re.compile(r"(file|pvc|hf|https?|synthetic)://.*|(?!.*://).*", re.IGNORECASE | re.DOTALL)
@@ -87,6 +88,7 @@ def _training(cfg: TrainingConfig) -> Iterator[str]:
         yield from (f"{told}: not read with training.max_steps={cfg.max_steps}" for told in epochs)
     yield from unread_schedule(cfg)
     yield from unread_optimization(cfg)
+    yield from unread_selection(cfg)
     if not cfg.async_states and cfg.fsdp.version == 1:
         yield "training.async_states=false: not read with training.fsdp.version=1, whose ranks wait for each full state"
     elif not cfg.async_states and not cfg.saves_states_on_the_way():

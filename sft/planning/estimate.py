@@ -12,6 +12,7 @@ from sft.config.k8s_quantity import amount
 from sft.config.schema import GradientCheckpointing, RunConfig, SaveDtype, ShardingStrategy, TrainingConfig
 from sft.planning import memory
 from sft.planning.devices import num_gpus
+from sft.planning.kept_models import kept_models
 from sft.planning.memory import Setup
 from sft.planning.mixing import Mix
 from sft.planning.model_config import read_config, read_model_config
@@ -102,6 +103,22 @@ def memory_per_rank(cfg: RunConfig, have: Mapping[str, Artifact]) -> Iterator[st
     copied = memory.copied_bytes(shape, resources.strategy, setup)
     where = f", of which a rank copies {_size(copied)} to host memory" if copied else ""
     yield f"saves      {model} a model, {state} a full state{where}"
+    yield from _kept(cfg, have, shape)
+
+
+def _kept(cfg: RunConfig, have: Mapping[str, Artifact], shape: Shape) -> Iterator[str]:
+    """Yield how many models on the way stay, and what they take."""
+    data, training = have.get("dataset"), cfg.training
+    num_trained = None
+    if isinstance(data, DatasetArtifact):
+        num_samples = _num_samples(cfg, data, _tokenized(have))
+        num_trained = num_samples - num_validation_samples(training, num_samples)
+    number = kept_models(training, num_trained)
+    if number:
+        each = memory.model_bytes(shape, _SAVED_BYTES.get(training.save_dtype))
+        models = "1 model" if number == 1 else f"{number} models"
+        chosen = "the newest" if training.checkpoint_limit is not None else "training.checkpoint_limit=null"
+        yield f"keeps      up to {models} on the way besides the last, {_size(number * each)} ({chosen})"
 
 
 def _where(cfg: TrainingConfig, resources: Resources, available: int | None) -> str:
@@ -170,13 +187,13 @@ def disk_bytes(cfg: RunConfig, resources: Resources) -> int | None:
     """Return the most bytes of full states and models that lie in the run root at a time; None if not known.
 
     Without the models of `training.save_samples` and of the epochs of `training.max_steps`, whose number is known once
-    the data is.
+    the data is, unless `training.checkpoint_limit` is.
     """
     shape, training = _shape(cfg, {}), cfg.training
     if isinstance(shape, str):
         return None
-    num_epochs = math.ceil(training.num_epochs) if training.max_steps is None else 1
-    num_models = num_epochs if training.checkpoint_at_epoch else 1
+    is_limited = training.checkpoint_limit is not None  # the next is whole before the oldest goes
+    num_models = (kept_models(training) or 0) + 1 + is_limited
     models = num_models * memory.model_bytes(shape, _SAVED_BYTES.get(training.save_dtype))
     num_states = (
         training.keep_full_states + 1 if training.saves_states_on_the_way() else 0

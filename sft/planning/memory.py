@@ -39,6 +39,7 @@ class Setup:
         on_gpu: Whether ranks compute on GPUs.
         fsdp_version: Of PyTorch's FSDP, 1 or 2.
         copies_states: Whether a rank keeps a copy of its part of the full state in host memory while it is written.
+        keeps_best: Whether a rank keeps its part of the best step's weights in host memory, and each full state them.
     """
 
     ranks: int
@@ -55,6 +56,7 @@ class Setup:
     on_gpu: bool = False
     fsdp_version: int = 2
     copies_states: bool = False
+    keeps_best: bool = False
     context_parallel: int = 1
 
 
@@ -150,13 +152,18 @@ def model_bytes(shape: Shape, weight_bytes: int | None = None) -> int:
 
 
 def state_bytes(shape: Shape, setup: Setup) -> int:
-    """Return the bytes of a full state: of each weight that is trained its fp32 value and the optimizer's state."""
-    return int((4 + setup.moment_bytes) * _num_trained(shape, setup))
+    """Return the bytes of a full state: of each weight that is trained its fp32 value and the optimizer's state, and
+    its value at the best step.
+    """
+    return int((4 + setup.moment_bytes + 4 * setup.keeps_best) * _num_trained(shape, setup))
 
 
 def copied_bytes(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> int:
-    """Return the bytes of host memory in which a rank keeps its part of the full state that is being written."""
-    return state_bytes(shape, setup) // _shards(sharding, setup) if setup.copies_states else 0
+    """Return the bytes of host memory in which a rank keeps its part of the full state that is being written, and of
+    the best step's weights.
+    """
+    of_state = (4 + setup.moment_bytes) * setup.copies_states + 4 * setup.keeps_best
+    return int(of_state * _num_trained(shape, setup)) // _shards(sharding, setup)
 
 
 def _num_recomputed(shape: Shape, mode: GradientCheckpointing) -> int:

@@ -117,7 +117,10 @@ def train(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
     return {**own, "resources": {k: v for k, v in resources.items() if k not in unsaid}}
 
 
-_NEWER = {"loss", "label_smoothing", "z_loss", "optimizer", "freeze", "parameter_groups"}
+_NEWER = {
+    *("loss", "label_smoothing", "z_loss", "optimizer", "freeze", "parameter_groups"),
+    *("data_seed", "select", "early_stopping", "checkpoint_limit"),
+}
 """Training settings that do at their default what was done before there were any."""
 
 

@@ -49,4 +49,5 @@ def setup_of(
         adapter_dropout=training.lora.dropout > 0,
         on_gpu=bool(resources.num_gpus),
         copies_states=resources.async_states,
+        keeps_best=training.select.metric is not None,
     )

@@ -18,7 +18,7 @@ _GIB = 2**30
 _MOST_ROWS = 200
 """Of the table behind the charts."""
 _READ_BYTES = 256 << 20
-_Row = TypeVar("_Row", bound=msgspec.Struct)
+_Row = TypeVar("_Row")
 
 
 class Step(msgspec.Struct):
@@ -44,7 +44,7 @@ def read_steps(logs: Path) -> list[Step]:
     Args:
         logs: Folder in which the ranks write.
     """
-    return _rows(logs / METRICS, Step)
+    return rows_of(logs / METRICS, Step)
 
 
 def read_resumes(logs: Path) -> list[int]:
@@ -53,10 +53,16 @@ def read_resumes(logs: Path) -> list[int]:
     Args:
         logs: Folder in which the ranks write.
     """
-    return sorted({row.step for row in _rows(logs / RESUMES, _Resume)})
+    return sorted({row.step for row in rows_of(logs / RESUMES, _Resume)})
 
 
-def _rows(file: Path, kind: type[_Row]) -> list[_Row]:
+def rows_of(file: Path, kind: type[_Row]) -> list[_Row]:
+    """Return the rows of a file, as far as they are whole and of that kind.
+
+    Args:
+        file: JSON Lines that may be growing.
+        kind: What a row is.
+    """
     try:
         with file.open("rb") as stream:
             content = stream.read(_READ_BYTES)

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sft.artifacts import EvalReport, ModelComparison, ModelPackage, RegisteredModel, UploadedModel
+from sft.artifacts import (
+    CheckpointArtifact,
+    ChosenStep,
+    EvalReport,
+    ModelComparison,
+    ModelPackage,
+    RegisteredModel,
+    UploadedModel,
+)
 from sft.config.schema import HOLDOUT
 from sft.errors import SftError
 from sft.files import path_from_here, write_atomically
@@ -45,6 +53,11 @@ def renew_page(view: RunView) -> Path:
     return page
 
 
+def _choice(result: RunResult) -> ChosenStep | None:
+    trained = result.artifacts.get("train")
+    return trained.choice if isinstance(trained, CheckpointArtifact) else None
+
+
 def _scores(result: RunResult) -> tuple[EvalReport | None, EvalReport | None, ModelComparison | None]:
     """Return the tuned model's scores, the base model's, and how they differ, as far as the run has them."""
     tuned, base = result.artifacts.get("evaluate:tuned"), result.artifacts.get("evaluate:base")
@@ -65,8 +78,10 @@ def summary(result: RunResult) -> Iterator[str]:
     if tuned is not None:
         yield ""
         yield from score_lines(tuned, base, comparison)
-        for row in epoch_table(epochs_of(made), tuned):
+        for row in epoch_table(epochs_of(made), tuned, _choice(result)):
             yield "  ".join(f"{cell:<19}" for cell in [f"{row[0]:<31}", *row[1:]]).rstrip()
+    if choice := _choice(result):
+        yield f"training {choice}"
     yield from map(str, judges_of(made))
     package, uploaded, registered = made.get("package"), made.get("upload"), made.get("register")
     yield f"\nrecord      {path_from_here(result.folder / 'run.json')}"

@@ -25,6 +25,7 @@ from sft.report.comparison.text import time_text
 from sft.report.next_steps import next_steps
 from sft.report.page import as_page, pairs, section, tiles
 from sft.report.run_view import RunView
+from sft.report.source_losses import by_source
 from sft.report.timeline import time_line
 from sft.scores import Verdict
 from sft.stages.epoch_scores import epochs_of
@@ -115,7 +116,8 @@ def _results(view: RunView) -> Iterator[str]:
     if tuned is not None:
         base, comparison = view.made("evaluate:base", EvalReport), view.made("compare", ModelComparison)
         judges, epochs = judges_of(view.artifacts), epochs_of(view.artifacts)
-        yield from verdicts.sections(tuned, base, comparison, judges, epochs)
+        trained = view.made("train", CheckpointArtifact)
+        yield from verdicts.sections(tuned, base, comparison, judges, epochs, trained.choice if trained else None)
     elif (base := view.made("evaluate:base", EvalReport)) is not None:
         yield from verdicts.of_base(base)
     if gates := view.made("gates", GateReport):
@@ -127,8 +129,11 @@ def _learned(view: RunView) -> str:
     logs = view.training_logs
     if logs is None:
         return ""
-    content = learning.charts(learning.read_steps(logs), learning.read_resumes(logs))
-    return section("How it learned", content, "Point at a chart to read a step; drag to zoom, double-click for all.")
+    trained = view.made("train", CheckpointArtifact)
+    choice = f"<p>The training {html.escape(str(trained.choice))}.</p>" if trained and trained.choice else ""
+    content = learning.charts(learning.read_steps(logs), learning.read_resumes(logs)) + by_source(logs)
+    text = "Point at a chart to read a step; drag to zoom, double-click for all."
+    return section("How it learned", choice + content, text)
 
 
 def _where(view: RunView) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sft.artifacts import CheckpointArtifact
 from sft.report.learning import charts, logs_of, read_resumes, read_steps
 from sft.report.page import as_page, pairs, section
+from sft.report.source_losses import by_source
 
 
 def as_html(model: CheckpointArtifact) -> str:
@@ -24,7 +25,9 @@ def as_html(model: CheckpointArtifact) -> str:
         "loss at the last step": f"{model.final_loss:.4f}",
         "trained on": model.ran_on,
     }
+    if model.choice:
+        facts["the model"] = str(model.choice)
     if validation:
         facts["validation loss at the last step that has one"] = f"{validation[-1]:.4f}"
     body = section("Training", charts(steps, read_resumes(logs))) + section("In figures", pairs(facts))
-    return as_page("Training loss", body)
+    return as_page("Training loss", body + section("By source", by_source(logs)))

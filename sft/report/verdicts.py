@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Mapping, Sequence
 
-from sft.artifacts import EvalReport, JudgeReport, ModelComparison
+from sft.artifacts import ChosenStep, EvalReport, JudgeReport, ModelComparison
 from sft.report import changed_samples
 from sft.report.page import as_page, bars, details, section, table
 from sft.scores import TELLS_OVER, Change, Score, Verdict, format_score, score_row
@@ -43,6 +43,7 @@ def sections(
     comparison: ModelComparison | None,
     judges: Sequence[JudgeReport] = (),
     epochs: Mapping[int, EvalReport] | None = None,
+    choice: ChosenStep | None = None,
 ) -> Iterator[str]:
     """Yield the sections on a model's scores.
 
@@ -52,6 +53,7 @@ def sections(
         comparison: How they differ; None where it wasn't.
         judges: How a judge compares the two, for each held-out set that was judged.
         epochs: Scores of the models of epochs before the last, by epoch.
+        choice: Which step's model the tuned one is; None = the last one's.
     """
     changes = {score.name: comparison.change(score.name) if comparison else None for score in tuned.scores}
     tabled = table(_HEAD, (_cells(score, base, changes[score.name]) for score in tuned.scores))
@@ -62,7 +64,7 @@ def sections(
         content = drawn + details("scores", "The scores as a table", tabled + _explained(comparison))
         text = "The difference to the base model, and where the true one lies; to the right of the line is better."
         yield section("Is it better?", content, text)
-    if rows := epoch_table(epochs or {}, tuned):
+    if rows := epoch_table(epochs or {}, tuned, choice):
         yield section("After each epoch", table(rows[0], rows[1:]))
     if judges:
         yield section("What a judge says", "".join(f"<p>{html.escape(str(judge))}</p>" for judge in judges))

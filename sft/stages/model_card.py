@@ -34,6 +34,7 @@ _HYPERPARAMETERS = (
 )
 _IF_CHANGED = (
     *("max_steps", "loss", "label_smoothing", "z_loss", "optimizer", "weight_decay_on", "freeze", "parameter_groups"),
+    *("data_seed", "select", "early_stopping"),
 )
 """Of the training's settings, those that the card names where they are not at their default."""
 _LIBRARIES = (DISTRIBUTION, "instructlab-training", "torch", "transformers", "lm-eval")
@@ -143,7 +144,7 @@ def _scores(inputs: PackageInputs) -> Iterator[str]:
         yield f"Differences: {inputs.comparison.explained}. {TELLS_OVER}"
     if sample := inputs.report.holdout_sample:
         yield f"Held-out samples that were scored: {sample}."
-    if table := epoch_table(inputs.epochs, inputs.report):
+    if table := epoch_table(inputs.epochs, inputs.report, inputs.checkpoint.choice):
         lines = [f"| {' | '.join(row)} |" for row in table]
         yield "\n".join([lines[0], "|" + "---|" * len(table[0]), *lines[1:]])
     for judge in inputs.judges:
@@ -175,6 +176,7 @@ def _making(inputs: PackageInputs) -> str:
     steps = f"{checkpoint.num_steps} optimizer steps on {checkpoint.ran_on}"
     facts = [
         f"{steps}, final loss {checkpoint.final_loss:.4f}",
+        *([str(checkpoint.choice)] if checkpoint.choice else []),
         _speed(checkpoint),
         ", ".join(f"{key} {value}" for key, value in settings.items()),
         ", ".join(f"{key} {resource['value']}" for key, resource in record["resources"].items()),

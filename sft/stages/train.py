@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,11 @@ from typing import Any
 import msgspec
 
 from sft.adapters.instructlab import torchrun
-from sft.adapters.instructlab.layout import ADAPTER, FINISHED, METRICS
+from sft.adapters.instructlab.layout import CHOSEN, FINISHED, METRICS, MODELS
 from sft.adapters.instructlab.monitor import RankLost, TrainingProgress
 from sft.adapters.instructlab.settings import MainArgs, TrainingTask, WorkerOptions
 from sft.adapters.kubeflow.job import JobDisplay
-from sft.artifacts import LOGS_NAME, CheckpointArtifact, ModelArtifact, TokenizedArtifact
+from sft.artifacts import LOGS_NAME, CheckpointArtifact, ChosenStep, ModelArtifact, TokenizedArtifact
 from sft.config.schema import Attention, Compile, TrainingConfig, WeightDecayOn
 from sft.errors import StageError
 from sft.planning import row_packing
@@ -37,13 +38,7 @@ from sft.stages import trainjob
 from sft.stages.earlier_states import WORK
 from sft.stages.launcher import launcher_of
 from sft.stages.state_mirror import StateMirror
-
-_AS_IN_BASE = (
-    *("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json"),
-    *("special_tokens_map.json", "added_tokens.json", "chat_template*", "additional_chat_templates/*"),
-    *("generation_config.json", "*.py"),
-)
-"""Files of a base model that a model trained from it has too."""
+from sft.stages.trained_models import publish
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +88,7 @@ def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progres
         rows = finished["num_rows"] + finished["num_validation_rows"]
         if rows != inputs.tokenized.num_samples:
             raise StageError(f"the trainer saw {rows} rows, but the training split has {inputs.tokenized.num_samples}")
-        _publish(torchrun.checkpoint(work, finished["samples_seen"]), inputs.model.model_dir, out)
+        publish(_final(work, finished), work / MODELS, inputs.model.model_dir, out)
     if work.exists():
         if mirror:
             mirror.remove()
@@ -110,9 +105,32 @@ def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progres
         world_size=inputs.resources.world_size,
         unmirrored=tuple(mirror.failures) if mirror else (),
         stretches=tuple(finished["stretches"]),
+        choice=_choice(cfg, finished),
     )
     progress.say(f"  {len(metrics)} steps on {checkpoint.ran_on}, loss {losses[0]:.4f} → {losses[-1]:.4f}")
+    if checkpoint.choice:
+        progress.say(f"  {checkpoint.choice}")
     return checkpoint
+
+
+def _final(work: Path, finished: Mapping[str, Any]) -> Path:
+    """Return the model that the training ends with: that of the last step, or of the chosen one."""
+    chosen = finished.get("chosen", finished)
+    folder = work if chosen["samples_seen"] == finished["samples_seen"] else work / CHOSEN
+    return torchrun.checkpoint(folder, chosen["samples_seen"])
+
+
+def _choice(cfg: TrainingConfig, finished: Mapping[str, Any]) -> ChosenStep | None:
+    if "chosen" not in finished or cfg.select.metric is None:
+        return None
+    return ChosenStep(
+        step=finished["chosen"]["step"],
+        metric=cfg.select.metric,
+        value=finished["chosen"]["value"],
+        num_steps=finished["step"],
+        num_planned=finished["num_planned"],
+        stopped_early=finished["stopped_early"],
+    )
 
 
 def join(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progress) -> None:
@@ -194,44 +212,6 @@ def _line(live: TrainingProgress) -> str:
     )
 
 
-def _publish(final: Path, base: Path, out: Path) -> None:
-    """Move what is to stay out of the library's folder; ``model/`` comes last."""
-    for model in final.parent.glob("samples_*"):
-        _take_from_base(model, base)
-        _let_others_read(model)
-        if model != final:
-            (out / "checkpoints").mkdir(exist_ok=True)
-            model.rename(out / "checkpoints" / model.name)
-    if (final / ADAPTER).is_dir():
-        (final / ADAPTER).rename(out / ADAPTER)
-    final.rename(out / "model")
-
-
-def _take_from_base(model: Path, base: Path) -> None:
-    """Give a trained model the base model's files that training doesn't change, byte for byte.
-
-    Its tokenizer: saved again it gains settings that the base model's has not. And what the library leaves behind
-    (utils.py:700@0.16.2): ``generation_config.json``, which says at which tokens the model stops, and its own code.
-    """
-    for pattern in _AS_IN_BASE:
-        for file in model.glob(pattern):
-            file.unlink()
-        for file in base.glob(pattern):
-            (model / file.relative_to(base)).parent.mkdir(exist_ok=True)
-            shutil.copyfile(file, model / file.relative_to(base))
-
-
-def _let_others_read(model: Path) -> None:
-    """Give weights the mode of the folder's other files: safetensors makes them for their owner alone.
-
-    A pod that serves the model may run as another user.
-    """
-    for weights in model.rglob("*.safetensors"):
-        others = next((file for file in weights.parent.iterdir() if file.suffix == ".json"), None)
-        if others is not None:
-            weights.chmod(others.stat().st_mode)
-
-
 def main_args(cfg: TrainingConfig, inputs: TrainInputs, work: Path) -> MainArgs:
     """Return our settings as the library's."""
     resources = inputs.resources
@@ -301,7 +281,14 @@ def worker_options(cfg: TrainingConfig, inputs: TrainInputs) -> WorkerOptions:
         parameter_groups=msgspec.to_builtins(cfg.parameter_groups),
         num_loader_workers=inputs.resources.num_loader_workers,
         max_grad_norm=cfg.max_grad_norm,
+        sources=tuple(inputs.tokenized.sources),
+        data_seed=cfg.data_seed,
+        select_metric=cfg.select.metric or "",
+        select_mode=cfg.select.mode.value,
+        patience=cfg.early_stopping.patience,
+        min_delta=cfg.early_stopping.min_delta,
         checkpoint_at_epoch=cfg.checkpoint_at_epoch,
+        checkpoint_limit=cfg.checkpoint_limit,
         save_samples=cfg.save_samples,
         full_state_at_epoch=cfg.full_state_at_epoch,
         checkpoint_every_steps=cfg.checkpoint_every_steps,

@@ -50,7 +50,7 @@ COVERED_BY: dict[str, tuple[str, str]] = {
         "a copy to a CPU, for which nothing waits; test_training_gpu.py copies to GPUs",
     ),
     "sft.adapters.instructlab.rank.cpu": ("integration/test_training.py", _IN_A_RANK),
-    "sft.adapters.instructlab.rank.loop": ("integration/test_training_faults.py", _IN_A_RANK),
+    "sft.adapters.instructlab.rank.step_row": ("integration/test_training.py", _IN_A_RANK),
     "sft.adapters.instructlab.rank.fsdp2": ("contract/test_sharding.py", "two ranks of FSDP2, against FSDP1"),
     "sft.adapters.instructlab.rank.lora": ("integration/test_training_settings.py", _IN_A_RANK),
     "sft.adapters.instructlab.rank.optimizers": (
@@ -166,6 +166,8 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.config.schema.optimization": ("config/test_recipes.py", _SCHEMA),
     "sft.config.schema.registry": ("config/test_recipes.py", _SCHEMA),
     "sft.config.schema.schedule": ("config/test_recipes.py", _SCHEMA),
+    "sft.config.schema.selection": ("config/test_recipes.py", _SCHEMA),
+    "sft.report.source_losses": ("unit/report/test_training.py", "a section of the training's page"),
     "sft.config.schema.sweep": ("config/test_recipes.py", _SCHEMA),
     "sft.config.schema.training": ("config/test_recipes.py", _SCHEMA),
     "sft.planning.choices": ("unit/planning/test_resources.py", "the reasons and notes of resources, read there"),

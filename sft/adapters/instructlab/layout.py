@@ -20,6 +20,8 @@ ERRORS, STACKS = "errors", "stacks"
 """Folders with a file per rank: its error, and its Python stack if it makes no step for too long."""
 MODELS, STATES = "hf_format", "full_state"
 """Folders in which the ranks save models and full states. The first is the library's name (utils.py:700@0.16.2)."""
+CHOSEN = "chosen"
+"""Folder of the model of a step that was chosen, if that is not the last one; it holds `MODELS` in its turn."""
 STATE_PREFIX, STATE_FACTS, STATE_FORMAT = "step_", "state.json", 2
 """Of a full state: what its folder's name begins with, the file that says what it is, and that file's format."""
 ADAPTER = "adapter"

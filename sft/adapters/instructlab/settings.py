@@ -110,7 +110,15 @@ class WorkerOptions:
         parameter_groups: By name: ``match``, ``freeze``, and what differs: ``learning_rate``, ``weight_decay``.
         num_loader_workers: Data loader processes (upstream: 8).
         max_grad_norm: Largest norm of the gradient (upstream: 1.0).
+        sources: Names of the sources whose losses are told apart; empty = there is one.
+        data_seed: Of the order of the samples, and of which are validated on; None = the library's seed.
+        select_metric: Field of ``metrics.jsonl`` by which the step is chosen that the training ends with; empty = the
+            last one is, and
+        select_mode: whether ``min`` or ``max`` is best.
+        patience: Validations without an improvement after which the training stops; None = it goes on, and
+        min_delta: what is no improvement yet.
         checkpoint_at_epoch: Keep the model of each epoch; the last one is always saved.
+        checkpoint_limit: Number of the newest models on the way to keep; None = all.
         save_samples: Samples after which the model is kept, again and again; 0 = never.
         full_state_at_epoch: Save the full state at the end of each epoch except the last.
         checkpoint_every_steps: Optimizer steps after which the full state is saved, too; None = only at epochs.
@@ -158,7 +166,14 @@ class WorkerOptions:
     parameter_groups: dict[str, dict[str, Any]] = field(default_factory=dict)
     num_loader_workers: int = 0
     max_grad_norm: float = 1.0
+    sources: tuple[str, ...] = ()
+    data_seed: int | None = None
+    select_metric: str = ""
+    select_mode: str = "min"
+    patience: int | None = None
+    min_delta: float = 0.0
     checkpoint_at_epoch: bool = False
+    checkpoint_limit: int | None = None
     save_samples: int = 0
     full_state_at_epoch: bool = True
     checkpoint_every_steps: int | None = None

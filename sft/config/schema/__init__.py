@@ -38,6 +38,7 @@ from sft.config.schema.model import AddTokensConfig, ModelConfig, ModelSource, S
 from sft.config.schema.optimization import Loss, Optimizer, ParameterGroupConfig, WeightDecayOn
 from sft.config.schema.registry import OnConflict, RegistryConfig, RegistryKind
 from sft.config.schema.schedule import LrScheduler, ScheduleConfig
+from sft.config.schema.selection import EarlyStoppingConfig, SelectConfig, SelectMode
 from sft.config.schema.sweep import SweepConfig
 from sft.config.schema.texts import FOLDER_NAME, PATH
 from sft.config.schema.training import (
@@ -65,6 +66,7 @@ __all__ = [
     "Compile",
     "DatasetConfig",
     "DatasetFormat",
+    "EarlyStoppingConfig",
     "EvalBackend",
     "EvalConfig",
     "FsdpConfig",
@@ -98,6 +100,8 @@ __all__ = [
     "SaveDtype",
     "ScheduleConfig",
     "ScratchConfig",
+    "SelectConfig",
+    "SelectMode",
     "ShardingStrategy",
     "SourceConfig",
     "SweepConfig",

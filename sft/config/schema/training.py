@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from sft.config.schema.bounds import LARGEST_INT32, each, groups, number, pairs, random_seed, setting
+from sft.config.schema.bounds import LARGEST_INT32, LARGEST_SEED, each, groups, number, pairs, random_seed, setting
 from sft.config.schema.launcher import LauncherConfig
 from sft.config.schema.optimization import (
     GROUP_NAME,
@@ -17,6 +17,7 @@ from sft.config.schema.optimization import (
 )
 from sft.config.schema.rules import Each, Text
 from sft.config.schema.schedule import LrScheduler, ScheduleConfig
+from sft.config.schema.selection import EarlyStoppingConfig, SelectConfig
 from sft.config.schema.texts import FREE, LINE, PATH, matches, not_empty, one_line
 
 _VARIABLE = Text(not_empty, one_line, matches("[^=]+", "must be a variable's name, without ="))
@@ -215,6 +216,9 @@ class TrainingConfig:
     neftune_alpha: float | None = number(None, at_least=0, at_most=1_000_000)
     """Noise on the embeddings while training (arXiv:2310.05914), 5 to 15 where it is used; null = none."""
     seed: int = random_seed(42)
+    """Of dropout, noise and new weights; and, without `data_seed`, of the order of the samples."""
+    data_seed: int | None = number(None, at_least=0, at_most=LARGEST_SEED)
+    """Seed of the order of the samples in each epoch, and of which are validated on; null = `seed`."""
     precision: Precision = Precision.auto
     """`auto` = bf16 where the machine is faster with it (a GPU by its compute capability, a CPU by a timing that the
     run root keeps), else fp32."""
@@ -245,10 +249,14 @@ class TrainingConfig:
     touched by training."""
     validation_frequency: int | None = number(None, at_least=1)
     """Optimizer steps from one validation to the next; null = at the end of each epoch."""
+    select: SelectConfig = field(default_factory=SelectConfig)
+    early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
     checkpoint_at_epoch: bool = True
     """Keep the model of each epoch under `checkpoints/`; the last one is always kept as `model/`."""
     save_samples: int = number(0, at_least=0)
     """Also keep the model each time that so many samples more have been seen; 0 = no."""
+    checkpoint_limit: int | None = number(None, at_least=1, at_most=LARGEST_INT32)
+    """How many of the newest models on the way stay under `checkpoints/`, besides `model/`; null = all."""
     full_state_at_epoch: bool = True
     """Save optimizer and scheduler at the end of each epoch, so that a stopped run continues from there."""
     checkpoint_every_steps: int | None = number(None, at_least=1)

@@ -65,6 +65,19 @@ def test_a_budget_that_fits_comes_with_the_length_that_fits_into_it(monkeypatch:
     assert warning.endswith(f"try training.max_tokens_per_gpu={budget} training.max_seq_len={budget}")
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("cache")
+def test_a_plan_says_how_many_models_stay_and_what_they_take() -> None:
+    saves, keeps = lines(num_epochs=20, checkpoint_limit=3)[-2:]
+    each = float(saves.removeprefix("saves").split()[0])
+    assert keeps.startswith("keeps      up to 3 models on the way besides the last, ")
+    assert keeps.endswith(" GiB (the newest)")
+    assert float(keeps.split(", ")[1].split()[0]) == pytest.approx(3 * each, abs=0.2)
+    assert "up to 19 models" in lines(num_epochs=20)[-1]
+    assert "training.checkpoint_limit=null" in lines(num_epochs=20)[-1]
+    assert lines(num_epochs=1)[-1].startswith("saves")
+
+
 def in_pods(**launcher: object) -> list[str]:
     pods = LauncherConfig(kind=LauncherKind.kubeflow, num_workers=4, **launcher)  # type: ignore[arg-type]
     cfg = RunConfig(model=ModelConfig(name_or_path="org/name"), training=TrainingConfig(launcher=pods))

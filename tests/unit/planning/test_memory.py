@@ -317,3 +317,11 @@ def test_checkpoints_are_fp32_weights_and_the_moments_of_what_is_trained() -> No
     assert model_bytes(replace(qwen(), stored_bytes=2), 4) == 4 * COUNT
     assert state_bytes(qwen(), EIGHT) == 12 * COUNT
     assert state_bytes(qwen(), replace(EIGHT, num_trained=1000)) == 12_000
+    assert state_bytes(qwen(), replace(EIGHT, keeps_best=True)) == 16 * COUNT
+
+
+def test_the_best_weights_stay_in_host_memory_whether_or_not_states_are_copied_there() -> None:
+    keeping = replace(EIGHT, keeps_best=True)
+    assert copied_bytes(qwen(), ShardingStrategy.FULL_SHARD, keeping) == 4 * COUNT // 8
+    copying = replace(keeping, copies_states=True)
+    assert copied_bytes(qwen(), ShardingStrategy.FULL_SHARD, copying) == 16 * COUNT // 8

@@ -9,7 +9,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sft.artifacts import EvalReport, ModelComparison, ModelPackage, RegisteredModel, UploadedModel
+from sft.artifacts import (
+    CheckpointArtifact,
+    ChosenStep,
+    EvalReport,
+    ModelComparison,
+    ModelPackage,
+    RegisteredModel,
+    UploadedModel,
+)
 from sft.errors import GateError
 from sft.record import RunRecord, begin
 from sft.report.run import score_lines, summary, write_page
@@ -109,6 +117,21 @@ def test_a_page_escapes_names_and_shows_each_score_and_the_samples_that_changed(
     assert "<summary>holdout, sample 7, turn 2: loss 1.0000 → 0.5000 (-0.5000)</summary>" in page
     for part in ("Is 1 &lt; 2?", "Yes.", "(nothing was written)", "&lt;b&gt;No"):
         assert f'<pre class="block">{part}</pre>' in page
+
+
+def test_page_and_summary_say_which_step_was_chosen(record: RunRecord, tmp_path: Path) -> None:
+    choice = ChosenStep(
+        step=40, metric="validation_loss", value=1.2345, num_steps=60, num_planned=100, stopped_early=True
+    )
+    trained = CheckpointArtifact(root=tmp_path, num_steps=60, num_epochs=1, final_loss=1.0, world_size=1, choice=choice)
+    result = RunResult(
+        tmp_path, record, {"train": trained, "evaluate:tuned": report(score("arc", 0.5))}, nothing_to_do=False
+    )
+    said = "training chose step 40 of 60 by validation_loss 1.234; stopped early, of 100 planned"
+    assert said in [*summary(result)]
+    page = write_page(result)
+    assert page
+    assert f"<p>The {said}.</p>" in page.read_text()
 
 
 def test_the_page_lies_beside_the_record_and_is_left_alone_where_nothing_was_done(

@@ -28,3 +28,16 @@ def test_it_has_a_chart_of_each_thing_that_was_measured_and_the_losses_in_figure
 def test_what_a_cpu_does_not_measure_has_no_chart(tmp_path: Path) -> None:
     text = page(tmp_path, [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}])
     assert re.findall('<figure id="([a-z]+)"', text) == ["loss"]
+
+
+def test_the_mean_of_each_source_is_by_its_tokens_in_the_first_and_the_last_tenth(tmp_path: Path) -> None:
+    rows: list[dict[str, float]] = [{"step": step, "loss": 1.0} for step in range(1, 21)]
+    assert "By source" not in page(tmp_path, rows)
+    rows[0] |= {"loss.math": 4.0, "num_loss_tokens.math": 30}
+    rows[1] |= {"loss.math": 2.0, "num_loss_tokens.math": 10, "validation_loss.math": 3.0}
+    rows[10] |= {"loss.math": 9.0, "num_loss_tokens.math": 50}
+    rows[19] |= {"loss.math": 1.0, "num_loss_tokens.math": 7, "validation_loss.math": 1.5}
+    (other := tmp_path / "other").mkdir()
+    text = page(other, rows)
+    cells = "".join(f"<td>{cell}</td>" for cell in ("3.5000", "1.0000", "3.0000", "1.5000"))
+    assert f'<th scope="row">math</th>{cells}' in text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from sft.artifacts import CheckpointArtifact, EvalReport
+from sft.artifacts import CheckpointArtifact, ChosenStep, EvalReport
 from sft.scores import Score
 from sft.stages.epoch_scores import epoch_table, epochs_of
 
@@ -40,3 +40,5 @@ def test_the_table_has_the_epochs_in_order_and_only_what_they_were_scored_for(tm
         ["holdout.loss", "2.5000 ± 0.1000", "2.0000 ± 0.1000", "1.0000 ± 0.1000"],
     ]
     assert epoch_table({}, made["evaluate:tuned"]) == []
+    choice = ChosenStep(step=7, metric="validation_loss", value=1.0, num_steps=9, num_planned=9)
+    assert epoch_table(epochs, made["evaluate:tuned"], choice)[0] == ["score", "epoch 9", "epoch 10", "chosen step 7"]

@@ -16,7 +16,7 @@ import yaml
 
 from sft import self_hashed_json
 from sft.adapters.signing import Signer, Trusted, check_file, sign_file
-from sft.artifacts import ModelPackage, hash_files
+from sft.artifacts import ChosenStep, ModelPackage, hash_files
 from sft.config.schema import RegistryConfig
 from sft.errors import StageError
 from sft.progress import Progress
@@ -139,6 +139,13 @@ def test_the_card_says_scores_before_and_after_and_how_to_make_it_again(inputs: 
     assert "was allowed to run" not in text
     assert 'AutoModelForCausalLM.from_pretrained("FOLDER", dtype="auto")' in text
     assert "\nsft chat FOLDER  " in text
+
+
+def test_the_card_says_which_step_was_chosen_and_by_what(inputs: PackageInputs, tmp_path: Path) -> None:
+    choice = ChosenStep(step=4, metric="validation_loss", value=1.25, num_steps=10, num_planned=10)
+    chosen = replace(inputs, checkpoint=replace(inputs.checkpoint, choice=choice))
+    text = (make(CONFIG, chosen, tmp_path / "out").model_dir / "README.md").read_text()
+    assert "\n- chose step 4 of 10 by validation_loss 1.25\n" in text
 
 
 def test_the_card_of_an_unscored_local_model_names_nothing_the_hub_has_not(

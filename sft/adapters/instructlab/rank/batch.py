@@ -9,9 +9,11 @@ weights.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from sft.adapters.instructlab.rank import by_source
+from sft.adapters.instructlab.rank.by_source import BY_SOURCE
 from sft.adapters.instructlab.rank.context_parallel import SHARE
 from sft.adapters.instructlab.rank.copies import to_device
 
@@ -30,6 +32,7 @@ class BatchFacts:
         memory_bytes: The largest peak of any rank so far.
         num_ranks: That have computed it.
         stop: Whether any rank was asked to stop.
+        by_source: The loss of each source that has a token, and their number, as fields of ``metrics.jsonl``.
     """
 
     loss: float
@@ -42,6 +45,7 @@ class BatchFacts:
     memory_bytes: int
     num_ranks: int
     stop: bool
+    by_source: dict[str, float] = field(default_factory=dict)
 
 
 def process(manager: Any, batch: list[Any], *, max_grad_norm: float, asked_to_stop: bool) -> BatchFacts:
@@ -58,6 +62,7 @@ def process(manager: Any, batch: list[Any], *, max_grad_norm: float, asked_to_st
 
     accelerator, num_loss_tokens = manager.accelerator, int(batch[0]["batch_num_loss_counted_tokens"])
     losses = torch.zeros(2, dtype=torch.float64, device=accelerator.device)  # of tokens, of routers
+    BY_SOURCE.begin(accelerator.device)
     for minibatch in batch:
         arguments = manager._prepare_model_inputs(minibatch)
         scaled, raw = manager.model.compute_loss(arguments, manager.world_size, num_loss_tokens)
@@ -74,10 +79,12 @@ def process(manager: Any, batch: list[Any], *, max_grad_norm: float, asked_to_st
         asked_to_stop,
     )
     of_host = torch.tensor([float(count) for count in counts], dtype=torch.float64)
-    own = torch.cat([losses, norm.double().reshape(1).to(accelerator.device), to_device(of_host, accelerator.device)])
+    device = accelerator.device
+    own = torch.cat([losses, norm.double().reshape(1).to(device), to_device(of_host, device), BY_SOURCE.sums])
     every = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(every, own)
-    of_tokens, of_routers, norms, samples, tokens, padded, squares, peaks, stops = torch.stack(every).T.tolist()
+    rows = torch.stack(every).T.tolist()
+    of_tokens, of_routers, norms, samples, tokens, padded, squares, peaks, stops, *of_sources = rows
     return BatchFacts(
         loss=sum(of_tokens) / num_loss_tokens + sum(of_routers) / len(every),
         gradient_norm=norms[0],
@@ -89,6 +96,22 @@ def process(manager: Any, batch: list[Any], *, max_grad_norm: float, asked_to_st
         memory_bytes=int(max(peaks)),
         num_ranks=len(every),
         stop=any(stops),
+        by_source=by_source.means([sum(row) for row in of_sources], BY_SOURCE.names, "loss"),
+    )
+
+
+def library_metrics(facts: BatchFacts, num_minibatches: int) -> Any:
+    """Return what the library's loop reads of a batch."""
+    from instructlab.training.batch_loss_manager import BatchMetrics
+
+    return BatchMetrics(
+        total_samples=facts.num_samples,
+        total_length=facts.num_padded_tokens,
+        num_loss_counted_tokens=facts.num_loss_tokens,
+        accumulated_loss=None,  # upstream's loop doesn't read it
+        accumulated_aux_loss=None,
+        grad_accum_steps=num_minibatches,
+        num_minibatches=num_minibatches,
     )
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from sft.adapters.instructlab.layout import METRICS, STATE_FACTS, STATE_FORMAT, STATE_PREFIX
 from sft.adapters.instructlab.rank import state_files
 from sft.adapters.instructlab.rank.background import Background
+from sft.adapters.instructlab.rank.selection import Selection
 from sft.adapters.instructlab.rank.state_lookup import facts_of, gather, newest_first, newest_undamaged
 from sft.adapters.instructlab.rank.state_tensors import (
     StateTensors,
@@ -30,6 +31,7 @@ from sft.adapters.instructlab.rank.state_tensors import (
     restore_random_states,
     seed_new_rank,
 )
+from sft.adapters.instructlab.settings import WorkerOptions
 from sft.adapters.os.process import is_no_space
 from sft.errors import StageError
 from sft.files import list_files, sha256_file, sync, write_json
@@ -85,6 +87,7 @@ class FullStates:
         seed: Of the run, from which a rank that has no random states in a state gets some.
         metrics: The run's ``metrics.jsonl``, which a state holds a copy of.
         in_background: Whether a state is written while the training goes on.
+        selection: The choice among the steps, of which a state holds what there is so far.
     """
 
     def __init__(
@@ -97,8 +100,10 @@ class FullStates:
         seed: int,
         metrics: Path,
         in_background: bool = False,
+        selection: Selection | None = None,
     ) -> None:
         self._root = root
+        self._selection = selection or Selection(WorkerOptions())
         self._keep = keep
         self._state_id = state_id
         self._layout = dict(layout)
@@ -127,6 +132,7 @@ class FullStates:
         rank = dist.get_rank()
         content = StateTensors(accelerator.model.model, accelerator.optimizer.optimizer)
         tensors = {**content.tensors, **random_states(rank)}
+        best, own_best = self._selection.tensors(content)
         facts = {
             "format": STATE_FORMAT,
             "state_id": self._state_id,
@@ -134,18 +140,19 @@ class FullStates:
             "stretches": self.stretches,
             "num_ranks": dist.get_world_size(),
             "scheduler": accelerator.lr_scheduler.state_dict(),
+            **self._selection.facts(),
         }
         metrics = self._metrics.read_bytes() if rank == 0 and self._metrics.exists() else None
         if self._background is None or wait:
-            self._write(tensors, None, facts, metrics, None)
+            self._write({**tensors, **best}, own_best, facts, metrics, None)
         else:
-            copies, then = self._background.copy(tensors), copy.deepcopy(facts)
-            self._background.start(lambda group: self._write(tensors, copies, then, metrics, group))
+            copies, then = {**self._background.copy(tensors), **own_best}, copy.deepcopy(facts)
+            self._background.start(lambda group: self._write({**tensors, **best}, copies, then, metrics, group))
 
     def _write(
         self,
         tensors: Mapping[str, Any],
-        copies: Mapping[str, Any] | None,
+        copies: Mapping[str, Any],
         facts: dict[str, Any],
         metrics: bytes | None,
         group: Any,
@@ -237,8 +244,10 @@ class FullStates:
         shared_alike = facts["stretches"][-1].get("context_parallel", 1) == ranks_of_row
         has_random_states = shared_alike and rank < facts["num_ranks"]
         own = torch.empty(saved[random_name(rank)].size if has_random_states else 0, dtype=torch.uint8)
-        state_files.read({**content.tensors, **({random_name(rank): own} if has_random_states else {})}, state)
+        best = self._selection.empty(facts, content)
+        state_files.read({**content.tensors, **best, **({random_name(rank): own} if has_random_states else {})}, state)
         content.restore()
+        self._selection.resume(facts, best)
         if has_random_states:
             restore_random_states(own)
         else:

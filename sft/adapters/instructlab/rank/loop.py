@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,12 +18,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sft.adapters import checkpoint_writer
 from sft.adapters.instructlab.layout import FINISHED, METRICS, RESUMED, RESUMES, STATES, STOP, STOPPED, UNTRACKED
 from sft.adapters.instructlab.rank import batch as processing
-from sft.adapters.instructlab.rank import compilation, loader, throughput, varlen
+from sft.adapters.instructlab.rank import by_source, compilation, loader, varlen
 from sft.adapters.instructlab.rank.full_states import FullStates, Position
 from sft.adapters.instructlab.rank.profiler import tracing
+from sft.adapters.instructlab.rank.saved_models import SavedModels
+from sft.adapters.instructlab.rank.selection import Selection
+from sft.adapters.instructlab.rank.step_row import run_layout, step_row
 from sft.adapters.instructlab.settings import WorkerOptions
 from sft.adapters.instructlab.tracking import Trackers
 from sft.adapters.instructlab.training_length import training_length
@@ -35,6 +36,10 @@ from sft.files import write_atomically, write_json
 
 class StopRequested(Exception):
     """The run was asked to stop; its state is saved."""
+
+
+class EndedEarly(Exception):
+    """Nothing has improved for long enough; the model is saved."""
 
 
 class Loop:
@@ -56,17 +61,18 @@ class Loop:
         self._folder = folder
         self._notify = after_step
         self._output = Path(args.output_dir)
+        self._selection = Selection(options)
         self._states = FullStates(
             self._output / STATES,
             keep=options.keep_full_states,
             state_id=options.state_id,
-            layout=_layout(args, options),
+            layout=run_layout(args, options),
             seed=args.seed,
             metrics=folder / METRICS,
             in_background=options.async_states,
+            selection=self._selection,
         )
         self._position = Position()
-        self._saved_step = -1
         self._saving: dict[str, float] = {}
         self._compiled = compilation.Notes(folder if options.compile_layers else None)
 
@@ -75,7 +81,8 @@ class Loop:
         """Replace steps of the library's loop until the block ends."""
         from instructlab.training import accelerator, main_ds, sampler
 
-        manager, self._save_model = main_ds.BatchLossManager, main_ds.save_checkpoint
+        manager = main_ds.BatchLossManager
+        self._models = SavedModels(self._args, self._options, main_ds.save_checkpoint)
         loop, batch_size = self, self._args.effective_batch_size
         sampler_class = loader.resuming_sampler(
             sampler.EpochSampler, lambda: loop._position.steps_in_epoch * batch_size, self._rows_of
@@ -88,12 +95,16 @@ class Loop:
             (manager, "process_batch", lambda self, batch, interrupt_check=None: loop._process(self, batch)),  # noqa: ARG005
             (accelerator.Accelerator, "take_optimizer_step", lambda self: loop._optimizer_step(self)),
             (main_ds, "save_checkpoint", self._end_epoch),
+            *by_source.patches(self._options.sources),
         ):
             yield
 
     def _hooked_loaders(self, make: Callable[..., Any]) -> Callable[..., Any]:
         def get_data_loader(*args: Any, **kwargs: Any) -> Any:
+            if self._options.data_seed is not None:
+                kwargs["seed"] = self._options.data_seed
             training, self._validation = make(*args, **kwargs)
+            self._selection.check(self._validation)
             self._steps_per_epoch, self._num_rows = len(training), len(training.dataset)
             self._measure_length()
             return loader.BatchHook(training, self._after_step), None
@@ -122,6 +133,7 @@ class Loop:
         args.current_epoch, args.samples_seen = self._position.epoch, self._position.samples_seen
         self._is_main = dist.get_rank() == 0
         if self._is_main:
+            self._models.forget_later(self._position.samples_seen)
             write_atomically(self._folder / METRICS, resumed.metrics)
             length = {"num_steps": self._length.num_steps, "num_epochs": self._length.num_epochs}
             note = {**length, "damaged": resumed.damaged}
@@ -154,8 +166,6 @@ class Loop:
 
     def _process(self, manager: Any, batch: list[Any]) -> Any:
         """Run forward and backward of a batch; refuse a loss that is not finite before it reaches the weights."""
-        from instructlab.training.batch_loss_manager import BatchMetrics
-
         self._batch = facts = processing.process(
             manager,
             batch,
@@ -165,16 +175,7 @@ class Loop:
         for what, value in (("loss", facts.loss), ("gradient norm", facts.gradient_norm)):
             if not math.isfinite(value):
                 raise self._not_finite(what, value)
-        metrics = BatchMetrics(
-            total_samples=facts.num_samples,
-            total_length=facts.num_padded_tokens,
-            num_loss_counted_tokens=facts.num_loss_tokens,
-            accumulated_loss=None,  # upstream's loop doesn't read it
-            accumulated_aux_loss=None,
-            grad_accum_steps=len(batch),
-            num_minibatches=len(batch),
-        )
-        return metrics, facts.loss
+        return processing.library_metrics(facts, len(batch)), facts.loss
 
     def _optimizer_step(self, accelerator: Any) -> None:
         """Replace upstream's step (accelerator.py:289@0.16.2): gradients are clipped already, to the recipe's norm."""
@@ -199,12 +200,24 @@ class Loop:
             steps_in_epoch=before.steps_in_epoch + 1,
             samples_seen=before.samples_seen + batch.num_samples,
         )
-        row = self._measured(batch, time.perf_counter() - self._began) | self._saving
+        row = step_row(
+            self._position,
+            batch,
+            seconds=time.perf_counter() - self._began,
+            learning_rate=self._accelerator.lr_scheduler.get_last_lr()[0],
+            options=options,
+        )
+        row |= self._saving
         self._saving = {}
         if (written := self._states.written_seconds()) is not None:
             row["state_written_seconds"] = written
-        if self._validation is not None and self._is_due(options.validation_frequency):
+        is_last = self._position.step == self._length.num_steps
+        if self._validation is not None and (
+            self._is_due(options.validation_frequency) or (is_last and self._selection.is_on)
+        ):
             row |= self._validate()
+            if self._selection.is_on:
+                self._selection.judge(row, self._accelerator)
         row |= self._compiled.of_step(is_main=self._is_main)
         if self._is_main:
             with (self._folder / METRICS).open("a", encoding="utf-8") as file:
@@ -212,8 +225,12 @@ class Loop:
             if lost := self._trackers.log(row):
                 write_json(self._folder / UNTRACKED, lost)
         every = options.save_samples
-        if every and self._position.samples_seen // every > before.samples_seen // every:
-            self._save_checkpoint()
+        is_kept = bool(every) and self._position.samples_seen // every > before.samples_seen // every
+        if is_kept and (self._selection.is_on or not is_last):
+            self._models.save(self._accelerator, self._model, self._position.samples_seen, may_be_final=is_last)
+        if self._selection.is_over and not is_last:
+            self._finish(stopped_early=True)
+            raise EndedEarly
         if batch.stop or (options.checkpoint_every_steps and self._is_due(options.checkpoint_every_steps)):
             self._save_state(wait=batch.stop)
         if batch.stop:
@@ -222,25 +239,6 @@ class Loop:
             raise StopRequested
         self._profiler.reached(self._position.step)
         self._began = time.perf_counter()
-
-    def _measured(self, batch: processing.BatchFacts, seconds: float) -> dict[str, Any]:
-        """Return the row of ``metrics.jsonl`` of the step that has just been made."""
-        speed = throughput.of_batch(batch, seconds, flops=self._options.flops, peak_flops=self._options.peak_flops)
-        return {
-            "step": self._position.step,
-            "epoch": self._position.epoch,
-            "samples_seen": self._position.samples_seen,
-            "loss": batch.loss,
-            "num_padded_tokens": batch.num_padded_tokens,
-            "num_loss_tokens": batch.num_loss_tokens,
-            "gradient_norm": batch.gradient_norm,
-            "learning_rate": self._accelerator.lr_scheduler.get_last_lr()[0],
-            "num_tokens": batch.num_tokens,
-            "seconds": seconds,
-            **speed,
-            "padding": 1 - batch.num_tokens / batch.num_padded_tokens,
-            "memory_bytes": batch.memory_bytes,
-        }
 
     def _is_due(self, every_steps: int | None) -> bool:
         """Return whether a number of steps has passed since the last time; None = whether the epoch has ended."""
@@ -253,7 +251,8 @@ class Loop:
         from instructlab.training import main_ds
 
         losses = main_ds.compute_validation_loss(self._model, self._validation, self._accelerator.device)
-        return {"validation_loss": losses["val_loss"], "num_validation_tokens": losses["val_num_tokens"]}
+        loss, num_tokens = losses.pop("val_loss"), losses.pop("val_num_tokens")
+        return {"validation_loss": loss, "num_validation_tokens": num_tokens, **losses}
 
     def _end_epoch(self, *, epoch: int, samples_seen: int, **_rest: Any) -> None:
         """Replace the library's `save_checkpoint`, which is called at the end of each epoch.
@@ -266,65 +265,36 @@ class Loop:
             seen = self._position.samples_seen - before
             raise StageError(f"epoch {epoch} saw {seen} samples, but the training takes {wanted} of it")
         is_last = epoch + 1 == self._args.num_epochs
-        if is_last or self._options.checkpoint_at_epoch:
-            self._save_checkpoint()
+        if not is_last and self._options.checkpoint_at_epoch:
+            self._models.save(self._accelerator, self._model, samples_seen)
         self._position = replace(self._position, epoch=epoch + 1, steps_in_epoch=0)
         if is_last:
-            self._states.finish()
-            if self._is_main:
-                validation = 0 if self._validation is None else len(self._validation.dataset)
-                rows = {"num_rows": self._num_rows, "num_validation_rows": validation}
-                stretches = {"stretches": self._states.stretches}
-                write_json(self._folder / FINISHED, {**asdict(self._position), **rows, **stretches})
+            self._finish(stopped_early=False)
         elif self._options.full_state_at_epoch:
             self._save_state()
         self._began = time.perf_counter()
+
+    def _finish(self, *, stopped_early: bool) -> None:
+        """Save the model that the training ends with, and say so to the process that watches."""
+        position, best = self._position, self._selection.standing
+        chooses_earlier = self._selection.is_on and best.step < position.step
+        if not chooses_earlier:
+            self._models.save(self._accelerator, self._model, position.samples_seen, may_be_final=True)
+        else:
+            if self._options.checkpoint_at_epoch:
+                self._models.save(self._accelerator, self._model, position.samples_seen)
+            self._models.trim(self._accelerator)
+            self._selection.restore(self._accelerator)
+            self._models.save_chosen(self._accelerator, self._model, best.samples_seen)
+        self._states.finish()
+        if self._is_main:
+            validation = 0 if self._validation is None else len(self._validation.dataset)
+            facts = {"num_rows": self._num_rows, "num_validation_rows": validation, "stretches": self._states.stretches}
+            chosen = self._selection.result(self._length.num_steps, stopped_early=stopped_early)
+            write_json(self._folder / FINISHED, {**asdict(position), **facts, **chosen})
 
     def _save_state(self, *, wait: bool = False) -> None:
         """Save the full state; the next row of the metrics says how long the ranks waited for it."""
         began = time.perf_counter()
         self._states.save(self._accelerator, self._position, wait=wait)
         self._saving["state_seconds"] = time.perf_counter() - began
-
-    def _save_checkpoint(self) -> None:
-        """Save the model as it is now, in Hugging Face layout, under ``hf_format/samples_<N>``."""
-        if self._saved_step == self._position.step:
-            return
-        self._saved_step = self._position.step
-        with patched((self._accelerator, "save_model", self._save_weights(self._accelerator.save_model))):
-            self._save_model(
-                args=self._args,
-                accelerator=self._accelerator,
-                model=self._model,
-                tokenizer=self._model.tokenizer,
-                samples_seen=self._position.samples_seen,
-                is_lora=bool(self._args.lora_r),
-            )
-
-    def _save_weights(self, upstream: Callable[..., None]) -> Callable[..., None]:
-        """Return what replaces accelerate's `save_model`, which the library calls last (utils.py:810@0.16.2)."""
-
-        def save_model(model: Any, save_directory: Path, **rest: Any) -> None:
-            if isinstance(model, dict):  # converted by the library to a type of its own: gpt-oss, FP8
-                upstream(model, save_directory=save_directory, **rest)
-                return
-            state = self._accelerator.get_state_dict(model.model)
-            if self._is_main:
-                base, folder, save_dtype = self._args.model_name_or_path, Path(save_directory), self._options.save_dtype
-                checkpoint_writer.save_weights(model.module, state, folder, base=Path(base), save_dtype=save_dtype)
-
-        return save_model
-
-
-def _layout(args: argparse.Namespace, options: WorkerOptions) -> dict[str, Any]:
-    """Return what a training runs on: a state that was saved on another layout begins another stretch of the run."""
-    num_ranks, on_this_node = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    return {
-        "num_nodes": num_ranks // on_this_node,
-        "num_ranks": num_ranks,
-        "fsdp_version": options.fsdp_version,
-        "strategy": args.fsdp_sharding_strategy,
-        "compiles_layers": options.compile_layers,
-        "device": options.device,
-        **({"context_parallel": options.context_parallel} if options.context_parallel > 1 else {}),
-    }

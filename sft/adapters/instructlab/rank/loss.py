@@ -19,7 +19,8 @@ from contextlib import contextmanager
 from functools import cache, partialmethod
 from typing import Any
 
-from sft.adapters.instructlab.rank import chunked_head, noise, varlen
+from sft.adapters.instructlab.rank import by_source, chunked_head, noise, varlen
+from sft.adapters.instructlab.rank.by_source import BY_SOURCE
 from sft.adapters.instructlab.rank.context_parallel import SHARE
 from sft.adapters.instructlab.rank.copies import to_device
 from sft.adapters.instructlab.rank.minibatches import NO_TARGET, Minibatch
@@ -79,6 +80,7 @@ def inputs(minibatch: Minibatch, model: Any, device: Any) -> Minibatch:
         "targets": torch.nn.functional.pad(targets[places], (0, num_padding), value=NO_TARGET),
     }
     noise.LENGTHS.note(minibatch, device)
+    BY_SOURCE.note(minibatch, places, num_padding, device)
     longest: dict[str, int] = {}
     if "sample_lengths" in minibatch:
         lengths = minibatch["sample_lengths"]
@@ -155,7 +157,9 @@ def loss_over_logits(logits: Any, targets: Any) -> Any:
         part -= part.amax(1, keepdim=True)
         of_wanted = part.gather(1, wanted)
         over_all = part.exp_().sum(1, keepdim=True)
-        summed += ((over_all.log() - of_wanted) * counts).sum()
+        of_tokens = (over_all.log() - of_wanted) * counts
+        summed += of_tokens.sum()
+        BY_SOURCE.add(of_tokens)
         part.mul_(counts / over_all).scatter_add_(1, wanted, -counts)
     return summed
 
@@ -196,12 +200,14 @@ def validation_loss(model: Any, loader: Any, device: Any) -> dict[str, Any]:
         device: Device of the model.
 
     Returns:
-        ``val_loss``, the mean over the loss tokens of all ranks, and ``val_num_tokens``, their number.
+        ``val_loss``, the mean over the loss tokens of all ranks, and ``val_num_tokens``, their number; and the same by
+        source, as `by_source.means` names it.
     """
     import torch
     import torch.distributed as dist
 
     totals = torch.zeros(2, dtype=torch.float64, device=device)
+    BY_SOURCE.begin(device)
     model.eval()
     with torch.no_grad():
         for batch in loader:
@@ -209,6 +215,8 @@ def validation_loss(model: Any, loader: Any, device: Any) -> dict[str, Any]:
                 _, losses = compute_loss(model, inputs(minibatch, model, device), 1, 1)
                 totals[0] += losses.main_loss
                 totals[1] += minibatch["num_loss_counted_tokens"] if SHARE.counts else 0
+    totals = torch.cat([totals, BY_SOURCE.sums])
     dist.all_reduce(totals)
     model.train()
-    return {"val_loss": (totals[0] / totals[1]).item(), "val_num_tokens": int(totals[1])}
+    of_sources = by_source.means(totals[2:].tolist(), BY_SOURCE.names, "validation_loss")
+    return {"val_loss": (totals[0] / totals[1]).item(), "val_num_tokens": int(totals[1]), **of_sources}

@@ -17,6 +17,7 @@ from typing import Any
 
 from sft.adapters.instructlab.packed_rows import pack_rows, row_length
 from sft.adapters.instructlab.packing import pack, padded_length
+from sft.adapters.instructlab.rank.by_source import of_samples
 from sft.adapters.patched import patched
 
 NO_TARGET = -100
@@ -81,6 +82,7 @@ def collate_row(
         "cu_seq_lens_q": bounds,
         "cu_seq_lens_k": bounds,
         **_counts(samples),
+        **of_samples(samples),
         "num_loss_counted_tokens": sum(sample["num_loss_counted_tokens"] for sample in samples),
         "num_samples": sum(sample["num_loss_counted_tokens"] > 0 for sample in samples),
         "batch_num_loss_counted_tokens": num_counted,
@@ -99,7 +101,12 @@ def collate_to_padded_length(token_budget: int, collate: Callable[..., Minibatch
         num_padding = padded_length(length, token_budget) - length
         for name, value in (("input_ids", pad_token_id), ("labels", NO_TARGET), ("attention_mask", 0)):
             minibatch[name] = pad(minibatch[name], (0, num_padding), value=value)
-        return {**minibatch, **_counts(samples), "total_length": num_rows * (length + num_padding)}
+        return {
+            **minibatch,
+            **_counts(samples),
+            **of_samples(samples),
+            "total_length": num_rows * (length + num_padding),
+        }
 
     return collate_padded
 

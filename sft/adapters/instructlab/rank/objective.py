@@ -62,7 +62,9 @@ class Objective:
             weights = (of_wanted - normaliser).exp() * counts if self.is_dynamic else counts
             entropies = normaliser - (1 - smoothing) * of_wanted - smoothing * mean
             log_z = normaliser + largest
-            summed += (weights * entropies + counts * self.z_loss * log_z.square()).sum()
+            of_tokens = weights * entropies + counts * self.z_loss * log_z.square()
+            summed += of_tokens.sum()
+            loss.BY_SOURCE.add(of_tokens)
             part.mul_((weights + counts * 2 * self.z_loss * log_z) / over_all)
             if smoothing:
                 part.sub_(weights * (smoothing / vocabulary))

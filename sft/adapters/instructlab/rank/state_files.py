@@ -48,7 +48,8 @@ def write(
     Args:
         tensors: What there is, each rank's own part of it where it is sharded.
         folder: Where it goes.
-        copies: By name, this rank's parts as they are to be written; None = as they are now.
+        copies: By name, this rank's parts as they are to be written; those that are not there are written as they are
+            now.
         group: Ranks agree over it; None = over the default one.
 
     Raises:
@@ -65,7 +66,7 @@ def write(
 
     class Planner(DefaultSavePlanner):  # type: ignore[misc]
         def lookup_object(self, index: Any) -> Any:
-            return super().lookup_object(index) if copies is None else copies[index.fqn]
+            return copies[index.fqn] if copies and index.fqn in copies else super().lookup_object(index)
 
     writer = Writer(folder, sync_files=True)
     planner = Planner(flatten_state_dict=False, flatten_sharded_tensors=False)

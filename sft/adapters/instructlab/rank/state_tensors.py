@@ -27,6 +27,7 @@ class StateTensors:
 
     Attributes:
         tensors: Tensor by name, each rank's own part of it where it is sharded.
+        weights: Those of them that are weights, by the model's names.
     """
 
     def __init__(self, model: Any, optimizer: Any) -> None:
@@ -37,8 +38,9 @@ class StateTensors:
         self._options = state_dict.StateDictOptions(full_state_dict=_is_whole(model))
         self._weights, self._state = state_dict.get_state_dict(model, optimizer, options=self._options)
         trained = self._state["state"]
+        self.weights = {name: self._weights[name] for name in _changing(model, self._weights, trained)}
         self.tensors = {
-            **{f"{_WEIGHTS}{name}": self._weights[name] for name in _changing(model, self._weights, trained)},
+            **{f"{_WEIGHTS}{name}": weight for name, weight in self.weights.items()},
             **{f"{_OPTIMIZER}{name}.{kind}": value for name, kinds in trained.items() for kind, value in kinds.items()},
         }
 

@@ -144,7 +144,7 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
         set_random_seed(args.seed)
         try:
             kernels.explained(lambda: main_ds.main(args), deterministic=options.deterministic)
-        except loop.StopRequested:
+        except (loop.StopRequested, loop.EndedEarly):
             dist.barrier()
             dist.destroy_process_group()
     faulthandler.cancel_dump_traceback_later()

@@ -1,0 +1,43 @@
+"""Settings of which step a training ends with, and when it stops early."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from sft.config.schema.bounds import LARGEST_INT32, number, setting
+from sft.config.schema.rules import Text
+from sft.config.schema.texts import matches
+
+METRIC = "validation_loss"
+"""What a step is chosen by: the loss of the validation split, or of those of its samples that one source has."""
+_METRIC_NAME = Text(matches(r"[A-Za-z][A-Za-z0-9_.-]{0,199}", "must be a metric's name, such as validation_loss"))
+
+
+class SelectMode(Enum):
+    """Which value of a metric is best."""
+
+    min = "min"
+    max = "max"
+
+
+@dataclass(kw_only=True)
+class SelectConfig:
+    """Which step's weights the model has that is scored, packaged and registered."""
+
+    metric: str | None = setting(None, _METRIC_NAME)
+    """`validation_loss`, or `validation_loss.NAME` of one of `dataset.sources`, measured each
+    `training.validation_frequency` and after the last step; the best one's weights are the model. It needs
+    `training.validation_split` and FSDP2. null = the last step's."""
+    mode: SelectMode = SelectMode.min
+    """Whether the lowest value is best, or the highest. Of equal ones the first is."""
+
+
+@dataclass(kw_only=True)
+class EarlyStoppingConfig:
+    """When a training stops before its last step, because `training.select.metric` no longer improves."""
+
+    patience: int | None = number(None, at_least=1, at_most=LARGEST_INT32)
+    """Validations in a row without an improvement after which the training stops; null = it goes on to its end."""
+    min_delta: float = number(0.0, at_least=0, at_most=1_000_000)
+    """By how much more than this a value must be better than the last improvement to be one itself."""

@@ -1,0 +1,60 @@
+"""What a training leaves of its models: where they lie, and what of the base model is theirs too."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from sft.adapters.instructlab.layout import ADAPTER
+
+_AS_IN_BASE = (
+    *("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json"),
+    *("special_tokens_map.json", "added_tokens.json", "chat_template*", "additional_chat_templates/*"),
+    *("generation_config.json", "*.py"),
+)
+"""Files of a base model that a model trained from it has too."""
+
+
+def publish(final: Path, models: Path, base: Path, out: Path) -> None:
+    """Move what is to stay out of the ranks' folder; ``model/`` comes last.
+
+    Args:
+        final: The model that the training ends with.
+        models: Folder of those on the way; `final` may lie there, too.
+        base: The base model.
+        out: Where they go.
+    """
+    for model in (final, *(other for other in models.glob("samples_*") if other != final)):
+        _take_from_base(model, base)
+        _let_others_read(model)
+        if model != final:
+            (out / "checkpoints").mkdir(exist_ok=True)
+            model.rename(out / "checkpoints" / model.name)
+    if (final / ADAPTER).is_dir():
+        (final / ADAPTER).rename(out / ADAPTER)
+    final.rename(out / "model")
+
+
+def _take_from_base(model: Path, base: Path) -> None:
+    """Give a trained model the base model's files that training doesn't change, byte for byte.
+
+    Its tokenizer: saved again it gains settings that the base model's has not. And what the library leaves behind
+    (utils.py:700@0.16.2): ``generation_config.json``, which says at which tokens the model stops, and its own code.
+    """
+    for pattern in _AS_IN_BASE:
+        for file in model.glob(pattern):
+            file.unlink()
+        for file in base.glob(pattern):
+            (model / file.relative_to(base)).parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, model / file.relative_to(base))
+
+
+def _let_others_read(model: Path) -> None:
+    """Give weights the mode of the folder's other files: safetensors makes them for their owner alone.
+
+    A pod that serves the model may run as another user.
+    """
+    for weights in model.rglob("*.safetensors"):
+        others = next((file for file in weights.parent.iterdir() if file.suffix == ".json"), None)
+        if others is not None:
+            weights.chmod(others.stat().st_mode)
