@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,11 @@ from typing import Any
 
 import msgspec
 
-from sft.adapters.instructlab import torchrun
-from sft.adapters.instructlab.layout import CHOSEN, FINISHED, METRICS, MODELS
+from sft.adapters.instructlab.layout import FINISHED, METRICS, MODELS
 from sft.adapters.instructlab.monitor import RankLost, TrainingProgress
 from sft.adapters.instructlab.settings import MainArgs, TrainingTask, WorkerOptions
 from sft.adapters.kubeflow.job import JobDisplay
-from sft.artifacts import LOGS_NAME, CheckpointArtifact, ChosenStep, ModelArtifact, TokenizedArtifact
+from sft.artifacts import LOGS_NAME, CheckpointArtifact, ModelArtifact, TokenizedArtifact
 from sft.config.schema import Attention, Compile, TrainingConfig, WeightDecayOn
 from sft.errors import StageError
 from sft.planning import row_packing
@@ -38,7 +36,7 @@ from sft.stages import trainjob
 from sft.stages.earlier_states import WORK
 from sft.stages.launcher import launcher_of
 from sft.stages.state_mirror import StateMirror
-from sft.stages.trained_models import publish
+from sft.stages.trained_models import choice_of, final_model, publish
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +86,7 @@ def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progres
         rows = finished["num_rows"] + finished["num_validation_rows"]
         if rows != inputs.tokenized.num_samples:
             raise StageError(f"the trainer saw {rows} rows, but the training split has {inputs.tokenized.num_samples}")
-        publish(_final(work, finished), work / MODELS, inputs.model.model_dir, out)
+        publish(final_model(work, finished), work / MODELS, inputs.model.model_dir, out)
     if work.exists():
         if mirror:
             mirror.remove()
@@ -105,32 +103,12 @@ def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progres
         world_size=inputs.resources.world_size,
         unmirrored=tuple(mirror.failures) if mirror else (),
         stretches=tuple(finished["stretches"]),
-        choice=_choice(cfg, finished),
+        choice=choice_of(cfg.select, finished),
     )
     progress.say(f"  {len(metrics)} steps on {checkpoint.ran_on}, loss {losses[0]:.4f} → {losses[-1]:.4f}")
     if checkpoint.choice:
         progress.say(f"  {checkpoint.choice}")
     return checkpoint
-
-
-def _final(work: Path, finished: Mapping[str, Any]) -> Path:
-    """Return the model that the training ends with: that of the last step, or of the chosen one."""
-    chosen = finished.get("chosen", finished)
-    folder = work if chosen["samples_seen"] == finished["samples_seen"] else work / CHOSEN
-    return torchrun.checkpoint(folder, chosen["samples_seen"])
-
-
-def _choice(cfg: TrainingConfig, finished: Mapping[str, Any]) -> ChosenStep | None:
-    if "chosen" not in finished or cfg.select.metric is None:
-        return None
-    return ChosenStep(
-        step=finished["chosen"]["step"],
-        metric=cfg.select.metric,
-        value=finished["chosen"]["value"],
-        num_steps=finished["step"],
-        num_planned=finished["num_planned"],
-        stopped_early=finished["stopped_early"],
-    )
 
 
 def join(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progress) -> None:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from sft.adapters.instructlab.layout import ADAPTER
+from sft.adapters.instructlab import torchrun
+from sft.adapters.instructlab.layout import ADAPTER, CHOSEN
+from sft.artifacts import ChosenStep
+from sft.config.schema import SelectConfig
 
 _AS_IN_BASE = (
     *("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json"),
@@ -13,6 +18,27 @@ _AS_IN_BASE = (
     *("generation_config.json", "*.py"),
 )
 """Files of a base model that a model trained from it has too."""
+
+
+def final_model(work: Path, finished: Mapping[str, Any]) -> Path:
+    """Return the model that the training ends with: that of the last step, or of the chosen one."""
+    chosen = finished.get("chosen", finished)
+    folder = work if chosen["samples_seen"] == finished["samples_seen"] else work / CHOSEN
+    return torchrun.checkpoint(folder, chosen["samples_seen"])
+
+
+def choice_of(cfg: SelectConfig, finished: Mapping[str, Any]) -> ChosenStep | None:
+    """Return which step was chosen, as the ranks say; None if the last one is the model."""
+    if "chosen" not in finished or cfg.metric is None:
+        return None
+    return ChosenStep(
+        step=finished["chosen"]["step"],
+        metric=cfg.metric,
+        value=finished["chosen"]["value"],
+        num_steps=finished["step"],
+        num_planned=finished["num_planned"],
+        stopped_early=finished["stopped_early"],
+    )
 
 
 def publish(final: Path, models: Path, base: Path, out: Path) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sft.adapters.instructlab.rank import loss
+from sft.adapters.instructlab.rank.by_source import BY_SOURCE
 from sft.adapters.instructlab.rank.minibatches import NO_TARGET
 from sft.adapters.instructlab.settings import WorkerOptions
 
@@ -64,7 +65,7 @@ class Objective:
             log_z = normaliser + largest
             of_tokens = weights * entropies + counts * self.z_loss * log_z.square()
             summed += of_tokens.sum()
-            loss.BY_SOURCE.add(of_tokens)
+            BY_SOURCE.add(of_tokens)
             part.mul_((weights + counts * 2 * self.z_loss * log_z) / over_all)
             if smoothing:
                 part.sub_(weights * (smoothing / vocabulary))
