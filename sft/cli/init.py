@@ -29,6 +29,7 @@ _GIB = 2**30
 _PAIRS = (("question", "answer"), ("prompt", "response"), ("input", "output"), ("query", "response"))
 """Columns that are asked and answered in, tried where no format is recognised."""
 _FEWEST_TO_HOLD_OUT = 20
+_HELD_OUT_BY_HAND = ("dataset.train_split=", "dataset.eval_uri=")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,9 @@ def execute(wishes: Wishes, overrides: Sequence[str]) -> int:
         said = _ask("lm-eval tasks to score besides your held-out rows, as in arc_easy,gsm8k", "none") if asks else ""
         tasks = () if said in ("", "none") else tuple(said.replace(" ", "").split(","))
     num_ranks = resolve_resources(full.training).world_size
-    batch, epochs = recipe_choice.batch_and_epochs(int(data.num_train * _split_of(data)), num_ranks)
+    is_divided = any(text.startswith(_HELD_OUT_BY_HAND) for text in overrides)
+    share = 1.0 if is_divided else _split_of(data)
+    batch, epochs = recipe_choice.batch_and_epochs(int(data.num_train * share), num_ranks)
     recipe = NewRecipe(
         uri=_uri_in(uri, output),
         data=data,
@@ -97,7 +100,7 @@ def execute(wishes: Wishes, overrides: Sequence[str]) -> int:
         epochs=epochs,
         learning_rate=recipe_choice.learning_rate(fit.shape if fit else None, lora=wants_lora),
         longest=longest,
-        train_split=_split_of(data),
+        train_split=None if is_divided else share,
         output=output,
     )
     cfg = _write(recipe)

@@ -30,6 +30,7 @@ class NewRecipe:
         settings: Overrides of `dataset` with which it is read.
         fit: How the model fits this machine; None = not known.
         longest: Tokens of the longest sample; None = not counted.
+        train_split: Part of `data` that trains; None = `settings` have divided it already.
     """
 
     uri: str
@@ -43,14 +44,19 @@ class NewRecipe:
     epochs: int
     learning_rate: float
     longest: int | None
-    train_split: float
+    train_split: float | None
     output: Path
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether rows are held out."""
+        return self.data.num_eval > 0 if self.train_split is None else self.train_split < 1
 
 
 def text_of(recipe: NewRecipe) -> str:
     """Return the YAML."""
     file, data = shlex.quote(recipe.output.name), recipe.data
-    trained = math.floor(data.num_train * recipe.train_split)
+    trained = math.floor(data.num_train * (recipe.train_split or 1.0))
     steps = num_steps(trained, recipe.batch, recipe.epochs)
     lines = [
         f"# {data.num_train:,} rows of {Path(data.source).name}, on {recipe.model}.",
@@ -118,10 +124,8 @@ def _dataset(recipe: NewRecipe) -> list[str]:
         num = recipe.data.num_rejected
         broken = "1 row breaks" if num == 1 else f"{num:,} rows break"
         lines.append(f"  on_invalid: drop            # {broken} a rule; `sft data check` lists them")
-    if not any(s.startswith("dataset.train_split") for s in recipe.settings):
-        held = (
-            "a tenth is held out, and scored before and after" if recipe.train_split < 1 else "too few to hold some out"
-        )
+    if recipe.train_split is not None:
+        held = "a tenth is held out, and scored before and after" if recipe.holds_out else "too few to hold some out"
         lines.append(f"  train_split: {recipe.train_split}            # {held}")
     return lines
 
@@ -135,7 +139,7 @@ def _length(recipe: NewRecipe) -> list[str]:
 def _eval(recipe: NewRecipe) -> list[str]:
     tasks = f"  tasks: [{', '.join(recipe.tasks)}]"
     lines = ["eval:", tasks + ("" if recipe.tasks else "                   # such as [arc_easy, gsm8k]")]
-    if recipe.train_split == 1:
+    if not recipe.holds_out:
         return [*lines, "  holdout:", "    enabled: false"]
     if recipe.fit is not None and not recipe.fit.on_gpu:
         lines += ["  holdout:", f"    max_new_tokens: {_SLOW_ANSWERS}          # of an answer: a CPU writes slowly"]

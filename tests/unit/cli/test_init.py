@@ -67,6 +67,26 @@ def test_flags_are_in_the_recipe(tmp_path: Path) -> None:
     assert (list(cfg.eval.tasks), cfg.dataset.seed) == (["arc_easy", "gsm8k"], 7)
 
 
+@pytest.mark.parametrize(
+    ("said", "split", "holds_out", "trained"),
+    [
+        ("dataset.train_split=0.5", 0.5, True, 5),
+        ("dataset.eval_uri=exam.jsonl", 0.9, True, 10),
+        ("dataset.train_split=1.0", 1.0, False, 10),
+    ],
+)
+def test_rows_that_are_held_out_by_hand_are_scored(
+    said: str, split: float, holds_out: bool, trained: int, tmp_path: Path
+) -> None:
+    rows(tmp_path / "chats.jsonl", CHATS[:10])
+    rows(tmp_path / "exam.jsonl", CHATS[100:105])
+    answer = sft_in_process("init", "chats.jsonl", "--yes", said, cwd=tmp_path)
+    assert answer.status == 0, answer.err
+    cfg = compose(find_recipe(str(tmp_path / "recipe.yaml")), [])
+    assert (cfg.dataset.train_split, cfg.eval.holdout.enabled) == (split, holds_out)
+    assert f"= {trained} samples / {cfg.training.effective_batch_size} x " in (tmp_path / "recipe.yaml").read_text()
+
+
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     rows(tmp_path / "chats.jsonl", CHATS)
     (tmp_path / "recipe.yaml").write_text("mine")
