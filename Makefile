@@ -6,6 +6,7 @@
 # make test-gpu     those that need a CUDA device
 # make lock         what the image and CI install, with hashes; make audit   what is known against its versions
 # make gpu-report   what is proved on CPUs, looked at on the GPU that is here, in eight minutes
+# make docs         the docs as a site, in build/site
 # make dist         sdist and wheel; make release-check   install and run them as a user would
 # make test-lowest, test-highest   what depends on versions of other packages, with the lowest and the newest of them
 SHELL := bash
@@ -18,7 +19,7 @@ BIN := $(VENV)/bin
 # With its bounds: without constraints, the newest torch may be newer than what we take.
 TORCH := $(shell sed -n 's/^  "\(torch[<>=].*\)",/\1/p' pyproject.toml)
 
-.PHONY: quickstart test test-fast test-exhaustive fuzz test-gpu gpu-report test-lowest test-highest test-versions check format bench
+.PHONY: quickstart test test-fast test-exhaustive fuzz test-gpu gpu-report test-lowest test-highest test-versions check format bench docs
 .PHONY: constraints constraints-lowest lock audit dist release-check clean
 
 quickstart: $(VENV)/.installed
@@ -65,6 +66,10 @@ format: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+# In strict mode: a link that leads nowhere is an error. (The variable: no advertisement of other tools.)
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 # docs/releasing.md
 dist: $(VENV)/.installed-dev
