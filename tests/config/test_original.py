@@ -56,6 +56,13 @@ def test_a_value_means_what_it_means_in_the_original(override: str, key: str, va
     assert setting(key, override) == value
 
 
+def test_on_one_machine_the_recipe_original_has_the_same_values_as_on_a_cluster() -> None:
+    ours, theirs = composed(URI, recipe="original"), composed(URI, recipe="kfp")
+    differ = {p.name for p in PARAMETERS.values() if p.value(ours) != p.value(theirs)}
+    of_a_cluster = ("workers", "gpu", "cpu", "memory", "env_vars", "port")
+    assert {name for name in differ if not name.endswith(of_a_cluster)} == set()
+
+
 def test_pairs_are_added_to_a_mapping() -> None:
     env = setting("training.env", "phase_02_train_opt_env_vars=NCCL_DEBUG=WARN,NCCL_SOCKET_IFNAME=a:b")
     assert env["NCCL_DEBUG"] == "WARN"
