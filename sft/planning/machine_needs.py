@@ -5,14 +5,19 @@ Of a TrainJob's pods nothing is known here: their ranks say themselves what they
 
 from __future__ import annotations
 
+import importlib.util
+import netrc
 import os
 import shutil
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from sft.adapters.instructlab.settings import Nodes
 from sft.adapters.os import driver, gpus, machine
-from sft.config.schema import Compile, RunConfig
+from sft.config.schema import Compile, RunConfig, Tracker, TrainingConfig
 from sft.errors import SftError
 from sft.planning import estimate
 from sft.planning.kernels import missing_for_compiling
@@ -68,6 +73,8 @@ def missing_for(cfg: RunConfig, resources: Resources, kept_bytes: int = 0) -> It
             yield Missing(rule=why, fix=fix)
     if resources.compile is Compile.regional and (lacking := missing_for_compiling(on_gpu=bool(resources.num_gpus))):
         yield Missing(rule=f"training.compile=regional: {lacking}", fix="install it, or set training.compile=none")
+    yield from _trackers(cfg.training)
+    yield from _port(resources.nodes)
     yield from _disk(cfg, resources, kept_bytes)
 
 
@@ -82,6 +89,48 @@ def notes(cfg: RunConfig, resources: Resources) -> Iterator[str]:
         size = _size_of(SHARED_MEMORY)
         if size is not None and LEAST_SHARED_BYTES < size < ADVISED_SHARED_BYTES:
             yield f"{SHARED_MEMORY} has {size >> 20} MiB; NCCL advises 1 GiB (docker run --shm-size=1g)"
+
+
+def _trackers(cfg: TrainingConfig) -> Iterator[Missing]:
+    key = "training.tracking.trackers"
+    for tracker in cfg.tracking.trackers:
+        if importlib.util.find_spec(tracker.value) is None:
+            yield Missing(
+                rule=f"{key}: {tracker.value} is not installed",
+                fix=f"pip install 'sft-runner[{tracker.value}]', or leave it out of {key}",
+            )
+        elif tracker is Tracker.wandb and not _has_wandb_login({**os.environ, **cfg.env}):
+            fix = "export WANDB_API_KEY=…, or wandb login, or WANDB_MODE=offline"
+            yield Missing(rule=f"{key}: wandb has no login, and a training can't be asked for one", fix=fix)
+
+
+def _has_wandb_login(variables: Mapping[str, str]) -> bool:
+    """Return whether W&B finds a key, or needs none (docs.wandb.ai, "Environment variables")."""
+    if variables.get("WANDB_API_KEY") or variables.get("WANDB_MODE", "online") != "online":
+        return True
+    host = urlsplit(variables.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    file = Path(variables.get("NETRC", "~/.netrc")).expanduser()
+    try:
+        return netrc.netrc(file).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _port(nodes: Nodes) -> Iterator[Missing]:
+    """Yield what keeps node 0 from being where the others meet it."""
+    if nodes.num == 1 or nodes.rank != 0:
+        return
+    port = int(nodes.rendezvous.rpartition(":")[2])
+    try:
+        with socket.socket(socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("", port))
+    except OSError as error:
+        place = f"training.launcher.rendezvous={nodes.rendezvous}"
+        yield Missing(
+            rule=f"{place}: port {port} can't be listened on ({error.strerror})",
+            fix="end what uses it, or take another port, the same one on each node",
+        )
 
 
 def _driver() -> Iterator[Missing]:

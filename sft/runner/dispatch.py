@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sft import record
+from sft.adapters.registry.mlflow_database import ARTIFACTS
 from sft.artifacts import (
     Artifact,
     CheckpointArtifact,
@@ -161,6 +162,7 @@ def train_inputs(
         key=key,
         detach=detach,
         state_id=states,
+        run_root=Path(cfg.run_root),
     )
 
 
@@ -287,7 +289,7 @@ def _register_inputs(
         git_commit=run_record.git_commit,
         versions=run_record.versions,
         mlflow_database=embedded_mlflow(root),
-        mlflow_artifacts=root / "mlflow-artifacts",
+        mlflow_artifacts=root / ARTIFACTS,
         volume=cfg.registry.pvc or launcher_of(cfg.training.launcher).volume(cfg.training.launcher),
     )
 

@@ -30,12 +30,13 @@ from sft.planning.stage_spec import STAGES
 from sft.planning.state_id import state_id
 from sft.progress import Progress
 from sft.runner.dispatch import perform
-from sft.runner.registry_access import check_registry, is_lost
+from sft.runner.registry_access import check_registry, check_upload, is_lost
 from sft.runner.result_links import link_results
 from sft.runner.status import find_artifact, find_done, is_registry_gone, read_environment, run_folder
 from sft.stages.earlier_states import take_over
 from sft.stages.judge import check_key
 from sft.stages.launcher import launcher_of
+from sft.stages.model import check_source
 from sft.stages.package import check_publishing
 from sft.store import Entry, Store
 
@@ -115,8 +116,13 @@ def run(
                 for line in machine_needs.notes(cfg, environment.resources):
                     progress.say(f"- {line}")
             launcher_of(cfg.training.launcher).check_access(cfg.training, folder.name, progress)
-        if is_to_train and any(step.name == "register" for step in plan.steps) and "register" not in done:
-            check_registry(cfg, progress)
+            to_do = {step.name for step in plan.steps} - done.keys()
+            if "upload" in to_do:
+                check_upload(cfg, progress)
+            if "register" in to_do:
+                check_registry(cfg, progress)
+        if any(step.name == "model" for step in plan.steps) and "model" not in done:
+            check_source(cfg.model)
         execution = RunExecution(
             cfg, plan, store, folder, progress, previous, environment.resources, detach, on_failure=on_failure
         )

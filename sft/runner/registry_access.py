@@ -9,6 +9,7 @@ from sft.config.schema import RunConfig
 from sft.errors import StageError
 from sft.progress import Progress
 from sft.scratch import scratch
+from sft.stages import upload
 from sft.stages.registries import Registry, embedded_mlflow, registry_of
 from sft.store import Entry
 
@@ -27,6 +28,23 @@ def check_registry(cfg: RunConfig, progress: Progress) -> None:
     except StageError as error:
         fix = "mend it, or registry=none: `sft register` registers the model of a run that has ended"
         raise StageError(f"asked before the training: {error.message}", fix=fix) from error
+    if note:
+        progress.say(f"- {note}")
+
+
+def check_upload(cfg: RunConfig, progress: Progress) -> None:
+    """Ask the place that a recipe uploads to, before anything is downloaded, whether it would take the model.
+
+    Raises:
+        StageError: It can't be reached, or refuses the login or its rights.
+    """
+    if cfg.registry.upload is None:
+        return
+    try:
+        with scratch("upload") as logs:
+            note = upload.check(cfg.registry, logs)
+    except StageError as error:
+        raise StageError(f"asked before the training: {error.message}", fix=error.fix) from error
     if note:
         progress.say(f"- {note}")
 

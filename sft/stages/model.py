@@ -62,6 +62,27 @@ def _check_config(folder: Path, cfg: ModelConfig) -> None:
         model_checks.check_config(read_json(folder / CONFIG), _setting(cfg))
 
 
+def check_source(cfg: ModelConfig) -> None:
+    """Refuse before the first download what the stage would refuse after that of the weights.
+
+    Of a model on the hub its config, its chat template and the names of its files are looked at; of a folder all is.
+
+    Raises:
+        SftError: It is not there, can't be trained, or has no chat template.
+    """
+    if cfg.source is ModelSource.scratch or base_model.is_oci(cfg.name_or_path):
+        return
+    folder = _local_folder(cfg)
+    cached = folder or base_model.cached(cfg.name_or_path, cfg.revision)
+    if folder or model_checks.has_weights(cached):
+        model_checks.check_folder(cached, _setting(cfg))
+    else:
+        cached, names = hub.fetch_facts(cfg.name_or_path, cfg.revision)
+        model_checks.check_names(names, _setting(cfg))
+        _check_config(cached, cfg)
+    chat_template.choose(cached, cfg)
+
+
 def _setting(cfg: ModelConfig) -> str:
     return f"model.name_or_path={cfg.name_or_path}"
 

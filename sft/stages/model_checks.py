@@ -5,7 +5,7 @@ Whether the weights fit the architecture is for `sft.adapters.architecture` to s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +61,38 @@ def check_folder(folder: Path, what: str, *, is_to_be_trained: bool = True) -> N
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         fix = "copy the base model's tokenizer files (tokenizer.json, tokenizer_config.json) into the folder"
         raise StageError(f"{what}: no tokenizer in {folder} (none of {', '.join(_TOKENIZER_FILES)})", fix=fix)
-    if not any((folder / name).is_file() for name in (WEIGHTS, INDEX)):
+    if not has_weights(folder):
         # transformers would take pytorch_model.bin, which can run code; it looks for no other *.safetensors.
         raise StageError(
             f"{what}: no {WEIGHTS} nor {INDEX} in {folder}; pickled weights are not loaded, they can run code",
             fix="convert them: AutoModelForCausalLM.from_pretrained(…).save_pretrained(…)",
         )
+
+
+def check_names(names: Collection[str], what: str) -> None:
+    """Raise unless files of these names can be a base model: `check_folder` before they are downloaded.
+
+    Args:
+        names: Of the files that a repository has.
+        what: The setting that names it, for messages.
+
+    Raises:
+        StageError: Config, tokenizer or safetensors weights are missing.
+    """
+    if CONFIG not in names:
+        raise StageError(f"{what}: it has no {CONFIG}", fix="take a model in Hugging Face layout")
+    if not {*_TOKENIZER_FILES} & {*names}:
+        raise StageError(
+            f"{what}: it has no tokenizer (none of {', '.join(_TOKENIZER_FILES)})", fix="take another model"
+        )
+    if not {WEIGHTS, INDEX} & {*names}:
+        rule = f"it has no {WEIGHTS} nor {INDEX}; pickled weights are not loaded, they can run code"
+        raise StageError(f"{what}: {rule}", fix="take a model with safetensors weights")
+
+
+def has_weights(folder: Path) -> bool:
+    """Return whether a folder has weights that are loaded."""
+    return any((folder / name).is_file() for name in (WEIGHTS, INDEX))
 
 
 def check_config(config: Mapping[str, Any], what: str, *, is_to_be_trained: bool = True) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from sft.adapters.registry import DIGEST_KEY, ListedModel, Registered, Registration, mlflow
 from sft.adapters.registry.kubeflow import Kubeflow
 from sft.adapters.registry.mlflow import TrackingRun
+from sft.adapters.registry.mlflow_database import DATABASE
 from sft.artifacts import RegisteredModel
 from sft.config.schema import OnConflict, RegistryConfig, RegistryKind
 
@@ -54,7 +55,7 @@ def registry_of(cfg: RegistryConfig, *, database: Path) -> Registry | None:
                 register=lambda version, run, logs: mlflow.register(version, run, address=address, folder=logs),
                 # Asking for a database that is not there would make it.
                 models=lambda name, logs: mlflow.models(name, address=address, folder=logs) if is_there else [],
-                check=lambda _: "",
+                check=lambda logs: mlflow.check(address=address, folder=logs) if cfg.address else "",
                 has=lambda model, logs: mlflow.has(
                     model.name, model.version, str(model.metadata[DIGEST_KEY]), address=address, folder=logs
                 ),
@@ -81,4 +82,4 @@ def registry_of(cfg: RegistryConfig, *, database: Path) -> Registry | None:
 
 def embedded_mlflow(run_root: Path) -> Path:
     """Return the database of the registry that needs no server."""
-    return run_root.absolute() / "mlflow.db"
+    return run_root.absolute() / DATABASE

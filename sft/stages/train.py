@@ -50,6 +50,7 @@ class TrainInputs:
         key: of this step in the store: how a TrainJob is found again. They determine nothing.
         detach: Whether a TrainJob is left to itself once it is there.
         state_id: What its full states are known by (`sft.planning.state_id`).
+        run_root: Where experiment trackers write that have no place of their own; None = beside the metrics.
     """
 
     model: ModelArtifact
@@ -60,6 +61,7 @@ class TrainInputs:
     key: str = ""
     detach: bool = False
     state_id: str = ""
+    run_root: Path | None = None
 
 
 def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progress) -> CheckpointArtifact:
@@ -280,6 +282,7 @@ def worker_options(cfg: TrainingConfig, inputs: TrainInputs) -> WorkerOptions:
         trackers=tuple(tracker.value for tracker in cfg.tracking.trackers),
         project=cfg.tracking.project,
         run_name=inputs.run_name,
+        run_root=str(inputs.run_root.absolute()) if inputs.run_root else "",
         flops=_flops(cfg, inputs),
         peak_flops=peak_flops(inputs.resources.device, inputs.resources.precision),
         profile_first_step=cfg.profile.first_step,

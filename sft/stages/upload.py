@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 from sft.adapters.upload import Upload, hub, oci, s3
 from sft.artifacts import ModelPackage, UploadedModel
@@ -34,6 +34,36 @@ class UploadInputs:
 
     package: ModelPackage
     files: Mapping[str, str]
+
+
+def check(cfg: RegistryConfig, logs: Path) -> str:
+    """Ask the destination, before anything is downloaded or trained, whether the model may be uploaded there.
+
+    Args:
+        cfg: Where to; `upload` is set.
+        logs: Private folder.
+
+    Returns:
+        What a person should know; empty if there is nothing.
+
+    Raises:
+        StageError: The destination refuses, or can't be reached.
+    """
+    destination = parse(cfg.upload or "")
+    return str(_module(destination.scheme).check(destination.host, destination.path, folder=logs))
+
+
+def _module(scheme: Scheme) -> Any:
+    """Return the module of a destination, which has `upload` and `check`."""
+    match scheme:
+        case Scheme.s3:
+            return s3
+        case Scheme.oci:
+            return oci
+        case Scheme.hf:
+            return hub
+        case never:
+            assert_never(never)
 
 
 def upload(cfg: RegistryConfig, inputs: UploadInputs, out: Path, progress: Progress) -> UploadedModel:
@@ -63,16 +93,7 @@ def upload(cfg: RegistryConfig, inputs: UploadInputs, out: Path, progress: Progr
         version=cfg.model_version,
     )
     folder = out / "logs" / "upload"
-    match destination.scheme:
-        case Scheme.s3:
-            bring = s3.upload
-        case Scheme.oci:
-            bring = oci.upload
-        case Scheme.hf:
-            bring = hub.upload
-        case never:
-            assert_never(never)
-    done = bring(model, folder=folder, update=progress.update)
+    done = _module(destination.scheme).upload(model, folder=folder, update=progress.update)
     progress.say(f"  {done.note}")
     told = {"uri": done.uri, "files": model.files}
     (out / UPLOAD).write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -31,6 +31,7 @@ _REFERENCE = re.compile(
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 _URL_QUERY = re.compile(r"(?<=[^\s?])\?[^\s=]+=\S+")  # a content network's address is signed there
 _MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py"]
+_FACTS = ["config.json", "tokenizer_config.json", "chat_template.jinja"]
 _OTHER_LAYOUTS = ["*/*", "consolidated*"]  # onnx/, original/, Mistral's own layout
 _TIMEOUT_SECONDS = 10.0
 _ANSWER_BYTES = 400 << 20
@@ -115,6 +116,42 @@ def fetch_config(repo: str, revision: str | None) -> Path:
     commit_of(repo, revision, kind="model")  # gives up at once where the hub is away; the client's download doesn't
     with translate_errors("model", repo, revision):
         return Path(ask(lambda: hf_hub_download(repo, "config.json", revision=revision)))
+
+
+def fetch_facts(repo: str, revision: str | None) -> tuple[Path, list[str]]:
+    """Download what says how a model is used, some kilobytes: its config, its tokenizer's settings, its chat template.
+
+    Returns:
+        The snapshot's folder, and the names of all files that the hub has of it.
+
+    Raises:
+        DataError: The hub refused or can't be reached.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    with translate_errors("model", repo, revision):
+        names = ask(lambda: HfApi().list_repo_files(repo, revision=revision))
+        with _no_bars():
+            return Path(ask(lambda: snapshot_download(repo, revision=revision, allow_patterns=_FACTS))), names
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Show no bars for files of some kilobytes."""
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 def fetch_model(repo: str, revision: str | None) -> Path:

@@ -132,6 +132,7 @@ class WorkerOptions:
         trackers: ``tensorboard``, ``mlflow``, ``wandb``.
         project: MLflow's experiment, W&B's project.
         run_name: Name of the run in the trackers.
+        run_root: Folder of what is shared by runs, where MLflow's tracker writes without an address.
         flops: Of forward and backward pass, per token, per loss token and per squared length of a sample
             (`sft.planning.flops`); None = not known of this architecture.
         peak_flops: The most operations a second of one rank; None = not known of this device.
@@ -187,6 +188,7 @@ class WorkerOptions:
     trackers: tuple[str, ...] = ()
     project: str = ""
     run_name: str = ""
+    run_root: str = ""
     flops: tuple[float, float, float] | None = None
     peak_flops: float | None = None
     profile_first_step: int | None = None

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from sft.adapters.registry.mlflow_database import ARTIFACTS, DATABASE, locked
 from sft.files import write_json
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,8 @@ class Trackers:
 
     Args:
         names: ``tensorboard``, ``mlflow``, ``wandb``.
-        folder: Folder in which ``tensorboard`` holds TensorBoard's files.
+        folder: Folder in which ``tensorboard`` holds TensorBoard's files, and ``wandb`` W&B's unless WANDB_DIR is set.
+        root: Folder of MLflow's database where MLFLOW_TRACKING_URI names no other: nothing is written elsewhere.
         work: Folder that outlives a stopped run; holds the ids of the trackers' runs.
         project: MLflow's experiment, W&B's project.
         run_name: Name of the run in MLflow and W&B.
@@ -46,7 +48,9 @@ class Trackers:
         run_name: str,
         settings: Mapping[str, Any],
         step: int,
+        root: Path | None = None,
     ) -> None:
+        self._folder, self._root = folder, root or folder
         self._ids_file = work / _IDS
         self._ids: dict[str, str] = json.loads(self._ids_file.read_text()) if step and self._ids_file.exists() else {}
         self._project, self._run_name = project, run_name
@@ -101,12 +105,24 @@ class Trackers:
         os.environ["MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER"] = "false"
         import mlflow
 
+        if not os.environ.get("MLFLOW_TRACKING_URI"):
+            self._use_database(mlflow.MlflowClient)
         mlflow.set_experiment(self._project)
         run = self._closing.enter_context(mlflow.start_run(run_id=self._ids.get("mlflow"), run_name=self._run_name))
         if "mlflow" not in self._ids:
             mlflow.log_params(self._settings)
         self._ids["mlflow"] = run.info.run_id
         return lambda values, step: mlflow.log_metrics(values, step=step)
+
+    def _use_database(self, client_of: Callable[..., Any]) -> None:
+        """Use the database that the embedded registry has, too; MLflow's own default is in the working folder."""
+        database = self._root.absolute() / DATABASE
+        os.environ["MLFLOW_TRACKING_URI"] = address = f"sqlite:///{database}"
+        with locked(database):
+            client = client_of(address, address)
+            if client.get_experiment_by_name(self._project) is None:
+                place = database.with_name(ARTIFACTS) / self._project.replace("/", "_")
+                client.create_experiment(self._project, artifact_location=place.as_uri())
 
     def _wandb(self) -> Callable[[dict[str, float], int], None]:
         import wandb
@@ -118,6 +134,7 @@ class Trackers:
                 id=self._ids.get("wandb"),
                 resume="allow",
                 config=self._settings,
+                dir=os.environ.get("WANDB_DIR") or str(self._folder),
             )
         )
         self._ids["wandb"] = run.id

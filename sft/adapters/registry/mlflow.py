@@ -109,6 +109,24 @@ def models(name: str | None, *, address: str, folder: Path) -> list[ListedModel]
     return [ListedModel(**model) for model in result["models"]]
 
 
+def check(*, address: str, folder: Path) -> str:
+    """Ask whether a tracking server answers, with these credentials, about registered models.
+
+    Args:
+        address: Tracking URI.
+        folder: Holds the child's request, result and log.
+
+    Returns:
+        What a person should know; empty, as there is nothing.
+
+    Raises:
+        StageError: MLflow refused or can't be reached.
+    """
+    env = {**_ENVIRONMENT, _ADDRESS: address}
+    run_module(__name__, {"is_check": True}, folder=folder, what="asking MLflow", env=env)
+    return ""
+
+
 def has(name: str, version: str, digest: str, *, address: str, folder: Path) -> bool:
     """Return whether a checkpoint is registered as a version still.
 
@@ -123,6 +141,7 @@ def has(name: str, version: str, digest: str, *, address: str, folder: Path) -> 
 
 
 def _handle(request: dict[str, Any]) -> dict[str, Any]:
+    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     address = os.environ[_ADDRESS]
@@ -131,6 +150,11 @@ def _handle(request: dict[str, Any]) -> dict[str, Any]:
         with locked(database) if database else contextlib.nullcontext():
             if "list" in request:
                 return {"models": list(_listed(request["list"], address))}
+            if "is_check" in request:
+                client = MlflowClient(tracking_uri=address, registry_uri=address)
+                client.search_experiments(max_results=1)
+                client.search_registered_models(max_results=1)
+                return {}
             if "has" in request:
                 return {"has": _has(*request["has"], address=address)}
             registration, run = Registration(**request["registration"]), TrackingRun(**request["run"])

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from sft.errors import StageError
 
+DATABASE, ARTIFACTS = "mlflow.db", "mlflow-artifacts"
+"""Of the registry without a server, in the run root."""
 _SCHEME = "sqlite:///"
 _DELETED = "Deleted_Internal"
 """Stage of a version that somebody has deleted (mlflow/entities/model_registry/model_version_stages.py:9@3.17.2)."""

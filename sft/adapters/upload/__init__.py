@@ -1,4 +1,7 @@
-"""What an upload takes and returns, for every destination. ``s3``, ``oci`` and ``hub`` each have a function ``upload``.
+"""What an upload takes and returns, for every destination.
+
+``s3``, ``oci`` and ``hub`` each have the functions ``upload``, and ``check``, which asks before a training whether that
+would be allowed.
 
 Each works in a child process, which an interrupt ends at once. Each may be repeated: files that have arrived are not
 sent again, and all are compared with the record before a uri is returned.
@@ -125,6 +128,31 @@ def run_child(module: str, upload: Upload, *, uri: str, folder: Path, update: Up
         poll=poll,
     )
     return Uploaded(**result)
+
+
+def check_child(module: str, host: str, path: str, *, uri: str, folder: Path) -> str:
+    """Ask a destination in a child process whether a model may be uploaded there; leave nothing there.
+
+    Args:
+        module: Name of the destination's module.
+        host: As in `Upload`.
+        path: As in `Upload`.
+        uri: The destination, for messages.
+        folder: Holds the child's request, result and log.
+
+    Returns:
+        What a person should know; empty if there is nothing.
+
+    Raises:
+        StageError: The destination refuses, or can't be reached.
+    """
+    nothing = Upload(host=host, path=path, tag=None, folder="", files={}, digest="", name="", version="")
+    request = {"upload": asdict(nothing), "folder": str(folder), "is_check": True}
+    try:
+        return str(run_module(module, request, folder=folder, what=f"asking {uri}")["note"])
+    except StageError as error:
+        fix = (error.fix or "").removesuffix(RETRY_HINT).removesuffix("; ") or "check registry.upload"
+        raise StageError(f"registry.upload={uri}: {error.message}", fix=fix) from error
 
 
 def digest_mismatch(upload: Upload, name: str, digest: str) -> StageError:

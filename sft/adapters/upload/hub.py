@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sft.adapters import hub
 from sft.adapters.os import child
 from sft.adapters.retry import RetryPolicy, retry
-from sft.adapters.upload import RETRY_HINT, Update, Upload, Uploaded, digest_mismatch, run_child
+from sft.adapters.upload import RETRY_HINT, Update, Upload, Uploaded, check_child, digest_mismatch, run_child
 from sft.errors import StageError
 from sft.files import sha256_file
 
@@ -42,6 +42,39 @@ def upload(upload: Upload, *, folder: Path, update: Update) -> Uploaded:
     return run_child(__name__, upload, uri=f"hf://{upload.host}/{upload.path}", folder=folder, update=update)
 
 
+def check(host: str, path: str, *, folder: Path) -> str:
+    """Ask whether the token may write to a repository; none is created.
+
+    Args:
+        host: The organization or user.
+        path: The repository.
+        folder: Private folder for the child process.
+
+    Returns:
+        What a person should know; empty if there is nothing.
+
+    Raises:
+        StageError: The token is not there, not known, for reading alone, or of nobody of that organization.
+    """
+    return check_child(__name__, host, path, uri=f"hf://{host}/{path}", folder=folder)
+
+
+def _check_token(api: HfApi, model: Upload) -> str:
+    """Ask whose token it is and what it may do (https://huggingface.co/docs/hub/security-tokens)."""
+    repo, fix = f"{model.host}/{model.path}", "set HF_TOKEN to a token that may write there"
+    with _translate_errors(repo):
+        facts = hub.ask(api.whoami)
+    role = facts.get("auth", {}).get("accessToken", {}).get("role")
+    if role == "read":
+        raise StageError("HF_TOKEN may read, and not write", fix=fix)
+    if role == "fineGrained":
+        return f"hf://{repo}: what a fine-grained token may write is known once it is tried"
+    names = {facts.get("name"), *(each.get("name") for each in facts.get("orgs", []))}
+    if model.host not in names:
+        raise StageError(f"HF_TOKEN is of {facts.get('name')}, who is not in {model.host}", fix=fix)
+    return ""
+
+
 def _handle(request: dict[str, Any]) -> Mapping[str, Any]:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
@@ -50,6 +83,8 @@ def _handle(request: dict[str, Any]) -> Mapping[str, Any]:
     disable_progress_bars()
     model = Upload(**request["upload"])
     repo, api = f"{model.host}/{model.path}", HfApi(library_name="sft")
+    if request.get("is_check"):
+        return {"note": _check_token(api, model)}
     with _translate_errors(repo):
         hub.ask(lambda: api.create_repo(repo, private=True, exist_ok=True))
         # Somebody else may change the repository after we have read it and before we commit.

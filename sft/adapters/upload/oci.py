@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from sft.adapters.os import child
-from sft.adapters.upload import ByteCounter, Update, Upload, Uploaded, digest_mismatch, run_child
+from sft.adapters.upload import ByteCounter, Update, Upload, Uploaded, check_child, digest_mismatch, run_child
 from sft.errors import StageError
 
 if TYPE_CHECKING:
@@ -50,6 +50,23 @@ def upload(upload: Upload, *, folder: Path, update: Update) -> Uploaded:
         StageError: The registry refuses, can't be reached, or lacks what was sent.
     """
     return run_child(__name__, upload, uri=f"oci://{upload.host}/{upload.path}", folder=folder, update=update)
+
+
+def check(host: str, path: str, *, folder: Path) -> str:
+    """Ask whether a model may be uploaded: a blob is begun and given up.
+
+    Args:
+        host: The registry.
+        path: The repository.
+        folder: Private folder for the child process.
+
+    Returns:
+        What a person should know; empty if there is nothing.
+
+    Raises:
+        StageError: The registry refuses, or can't be reached.
+    """
+    return check_child(__name__, host, path, uri=f"oci://{host}/{path}", folder=folder)
 
 
 def config_of(upload: Upload) -> bytes:
@@ -110,6 +127,9 @@ def _handle(request: dict[str, Any]) -> Mapping[str, Any]:
 
     model, folder = Upload(**request["upload"]), Path(request["folder"])
     repository, counter = oci_client.Repository(model.host, model.path), ByteCounter(folder)
+    if request.get("is_check"):
+        repository.check_push()
+        return {"note": ""}
     new = [name for name in model.files if not repository.has(f"sha256:{model.files[name]}", model.size(name))]
     for name in new:
         _push(repository, model, name, counter)

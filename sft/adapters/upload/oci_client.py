@@ -80,6 +80,10 @@ class Repository:
         """Return whether the registry has a blob."""
         return self._retry(lambda: self._has(digest, size))
 
+    def check_push(self) -> None:
+        """Ask whether blobs may be sent: an upload is begun and given up."""
+        self._retry(self._begin_and_give_up)
+
     def push(self, file: Path, digest: str, on_read: Callable[[int], None]) -> None:
         """Send a blob; the registry accepts it only if it has this digest.
 
@@ -156,6 +160,11 @@ class Repository:
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(file.stat().st_size)}
         with file.open("rb") as stream:
             self._ask("PUT", location, {201}, headers, CountingReader(stream, on_read))
+
+    def _begin_and_give_up(self) -> None:
+        answer = self._ask("POST", self._at("blobs/uploads/"), {202})
+        place = self._upload_place(answer.headers.get("Location", ""))
+        self._send("DELETE", place, {}, None)  # one that can't be given up ends by itself, in an hour or so
 
     def _at(self, path: str) -> str:
         return f"{self._root}/v2/{self.name}/{path}"

@@ -22,7 +22,16 @@ from typing import Any
 
 from sft.adapters.os import child
 from sft.adapters.retry import RetryPolicy, retry
-from sft.adapters.upload import RETRY_HINT, ByteCounter, Update, Upload, Uploaded, digest_mismatch, run_child
+from sft.adapters.upload import (
+    RETRY_HINT,
+    ByteCounter,
+    Update,
+    Upload,
+    Uploaded,
+    check_child,
+    digest_mismatch,
+    run_child,
+)
 from sft.errors import StageError
 from sft.files import write_json
 
@@ -32,6 +41,7 @@ _MAX_PARTS = 10_000  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfa
 _THREADS = 4
 _READ_RETRY = RetryPolicy(max_attempts=3, first_wait_seconds=0.5)
 _STATE = "state.json"
+_PROBE = ".sft-may-write"
 _NO_OBJECT = {"403", "404"}
 """Answers to HEAD for no such object; 403 if the key may not list the bucket."""
 _WRONG_KEY = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "AuthFailure"}
@@ -54,6 +64,23 @@ def upload(upload: Upload, *, folder: Path, update: Update) -> Uploaded:
     return run_child(
         __name__, upload, uri=f"s3://{upload.host}/{upload.path}".rstrip("/"), folder=folder, update=update
     )
+
+
+def check(host: str, path: str, *, folder: Path) -> str:
+    """Ask whether a model may be uploaded: an upload is begun and given up, which leaves no object.
+
+    Args:
+        host: The bucket.
+        path: The prefix.
+        folder: Private folder for the child process.
+
+    Returns:
+        What a person should know; empty if there is nothing.
+
+    Raises:
+        StageError: The server refuses, or can't be reached.
+    """
+    return check_child(__name__, host, path, uri=f"s3://{host}/{path}".rstrip("/"), folder=folder)
 
 
 def part_bytes(size: int) -> int:
@@ -96,6 +123,9 @@ class _Bucket:
 
 def _handle(request: dict[str, Any]) -> Mapping[str, Any]:
     model, folder = Upload(**request["upload"]), Path(request["folder"])
+    if request.get("is_check"):
+        with _translate_errors(model):
+            return {"note": _begin_and_give_up(_client(), model)}
     with _translate_errors(model):
         bucket = _Bucket(_client(), model, folder / _STATE, ByteCounter(folder))
         sent = [name for name in model.files if _upload_file(bucket, name)]
@@ -103,6 +133,22 @@ def _handle(request: dict[str, Any]) -> Mapping[str, Any]:
     uri = f"s3://{model.host}/{bucket.folder}"
     note = f"uploaded {len(sent)} of {len(model.files)} files to {uri}" if sent else f"{uri} has the same files already"
     return asdict(Uploaded(uri=uri, note=note))
+
+
+def _begin_and_give_up(client: Any, model: Upload) -> str:
+    """Begin an upload in parts, which needs the right to write, and give it up."""
+    from botocore.exceptions import ClientError
+
+    place = {"Bucket": model.host, "Key": "/".join(part for part in (model.path, _PROBE) if part)}
+    upload_id = client.create_multipart_upload(**place)["UploadId"]
+    try:
+        client.abort_multipart_upload(**place, UploadId=upload_id)
+    except ClientError as error:
+        code = error.response["Error"].get("Code", "")
+        return (
+            f"s3://{model.host}/{place['Key']}: an upload was begun to see whether that is allowed, and stays ({code})"
+        )
+    return ""
 
 
 def _client() -> Any:

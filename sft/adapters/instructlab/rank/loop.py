@@ -153,6 +153,7 @@ class Loop:
                     work=self._output,
                     project=options.project,
                     run_name=options.run_name,
+                    root=Path(options.run_root) if options.run_root else self._folder,
                     settings=vars(args),
                     step=self._position.step,
                 ) as self._trackers,

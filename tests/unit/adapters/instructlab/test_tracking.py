@@ -50,3 +50,23 @@ def test_a_tracker_that_fails_is_named_and_left_out_from_then_on(tmp_path: Path)
         working._logs["mlflow"] = away
         assert working.log(row(1)) == {"mlflow": "ConnectionError: away"}
         assert working.log(row(2)) == {}
+
+
+def test_mlflow_without_an_address_writes_into_the_run_root_and_nothing_into_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    here, root = tmp_path / "here", tmp_path / "runs"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    settings = {"project": "p", "run_name": "r", "settings": {"rate": 1.0}, "step": 0}
+    with Trackers(("mlflow",), folder=tmp_path, work=tmp_path, root=root, **settings) as tracker:
+        tracker.log(row(1))
+    assert list(here.iterdir()) == []
+    client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
+    experiment = client.get_experiment_by_name("p")
+    assert experiment.artifact_location == (root / "mlflow-artifacts" / "p").as_uri()
+    [run] = client.search_runs([experiment.experiment_id])
+    assert run.data.metrics["loss"] == 1.0
