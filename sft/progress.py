@@ -1,22 +1,27 @@
-"""Owns what a person watches while a run works: one line when a stage starts, one when it ends, and a live
-count between them on a terminal. In a log file or a pipe the same facts come as plain lines."""
+"""Owns what a person watches while a run works: one line when a stage starts, one when it ends, and between them on a
+terminal a live display with a bar, the rate and the time left. In a log file or a pipe the same facts come as plain
+lines."""
 
 from __future__ import annotations
 
 import logging
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from sft.logs import TOLD
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-    from rich.status import Status
+    from rich.console import Console, ConsoleOptions, RenderableType
 
 _log = logging.getLogger(TOLD)
 _PLAIN_EVERY_SECONDS = 10.0
+_SHORTEST_SECONDS = 1.0
+"""Over which a rate is told."""
+_BAR = 20
+_COUNT = re.compile(r"(?<![\d,.])(\d[\d,]*)/(\d[\d,]*)(?![\d.])")
 
 
 def _reader_has_gone() -> None:
@@ -24,11 +29,76 @@ def _reader_has_gone() -> None:
     raise BrokenPipeError
 
 
-def _live(title: str, text: str = "") -> RenderableType:
-    """Return what a live display shows, in which nothing is markup or the name of an emoji."""
-    from rich.text import Text
+class Pace:
+    """How far a stage is, how fast, and how long it will take, from texts that say ``12/300`` somewhere."""
 
-    return Text.assemble((title, "bold"), text)
+    def __init__(self) -> None:
+        self.share: float | None = None
+        self._what, self._first, self._rate, self._left = "", (0.0, 0), 0.0, 0
+
+    def read(self, text: str) -> None:
+        """Take in what the stage says now."""
+        found = _COUNT.search(text)
+        if found is None:
+            self.share = None
+            return
+        done, total = (int(number.replace(",", "")) for number in found.groups())
+        what, now = f"{text[: found.start()]} of {total}", time.monotonic()
+        if what != self._what or done < self._first[1]:  # another part of the stage, which goes at another pace
+            self._what, self._first = what, (now, done)
+        seconds, more = now - self._first[0], done - self._first[1]
+        self._rate = more / seconds if seconds >= _SHORTEST_SECONDS else 0.0
+        self._left = total - done
+        self.share = done / total if total else None
+
+    def told(self, text: str) -> str:
+        """Return rate and time left in words, as far as they are known and `text` does not say them itself."""
+        if self.share is None or not self._rate or text.endswith(" left"):
+            return ""
+        left = round(self._left / self._rate)
+        return f"{self._rate:.3g}/s, {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+
+
+class _Stage:
+    """What a live display shows of the stage at work: a bar, and what it says, wrapped between figures."""
+
+    def __init__(self, title: str, pace: Pace) -> None:
+        from rich.spinner import Spinner
+
+        self.title, self.text, self.pace = title, "", pace
+        self._spinner = Spinner("dots")
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        from rich.text import Text
+
+        width = options.max_width
+        head = Text.assemble(self._spinner.render(console.get_time()), " ", (self.title, "bold"))
+        if self.pace.share is not None and width - len(head.plain) >= _BAR + 8:
+            filled = round(_BAR * self.pace.share)
+            bar = (("━" * filled, "green"), ("━" * (_BAR - filled), "dim"))
+            head = Text.assemble(head, "  ", *bar, f" {self.pace.share:4.0%}")
+        lines = wrapped([self.text, self.pace.told(self.text)], width - len(head.plain) - 2, width - 4)
+        if lines and len(lines[0]) <= width - len(head.plain) - 2:
+            head = Text.assemble(head, "  ", lines.pop(0))
+        yield head
+        yield from (Text(f"    {line}", overflow="fold") for line in lines)
+
+
+def wrapped(texts: Sequence[str], first_width: int, width: int) -> list[str]:
+    """Return texts as lines that are broken between their parts, never inside of a figure.
+
+    Args:
+        texts: Each a list of parts with commas between them.
+        first_width: Characters of the first line.
+        width: Of the others.
+    """
+    lines: list[str] = []
+    for part in ", ".join(filter(None, texts)).split(", "):
+        if lines and len(lines[-1]) + 2 + len(part) <= (first_width if len(lines) == 1 else width):
+            lines[-1] += f", {part}"
+        elif part:
+            lines.append(part)
+    return lines
 
 
 class Progress:
@@ -46,19 +116,23 @@ class Progress:
         self.console: Console = Console(quiet=quiet, highlight=False, soft_wrap=True, emoji=False)
         self.console.on_broken_pipe = _reader_has_gone  # type: ignore[method-assign]
         self._label = label
-        self._status: Status | None = None
-        self._title = ""
+        self._stage: _Stage | None = None
+        self._title, self._pace = "", Pace()
         self._last_plain, self._last_plain_at = "", 0.0
         self.notes: list[str] = []
 
     @contextmanager
     def stage(self, title: str) -> Iterator[None]:
         """Show that `title` is at work until the block ends."""
+        from rich.live import Live
+
         self._title, self._last_plain, self._last_plain_at = title, "", time.monotonic()
-        if self.console.is_terminal and not self._label:
-            with self.console.status(_live(title)) as self._status:
+        self._pace = Pace()
+        if self.console.is_terminal and not self.console.is_dumb_terminal and not self._label:
+            self._stage = _Stage(title, self._pace)
+            with Live(self._stage, console=self.console, refresh_per_second=8, transient=True):
                 yield
-            self._status = None
+            self._stage = None
         else:
             self.say(f"{title} …")
             yield
@@ -68,14 +142,16 @@ class Progress:
 
         Where lines are printed, there is at most one in ten seconds, and none that says what the last one said.
         """
-        if self._status is not None:
-            self._status.update(_live(self._title, f"  {text}"))
+        if self._stage is not None:
+            self._stage.text = text
+        self._pace.read(text)
         if text != self._last_plain and time.monotonic() - self._last_plain_at >= _PLAIN_EVERY_SECONDS:
             self._last_plain, self._last_plain_at = text, time.monotonic()
-            if self._status is None:
-                self.say(f"  {self._title}: {text}")
+            told = ", ".join(filter(None, [text, self._pace.told(text)]))
+            if self._stage is None:
+                self.say(f"  {self._title}: {told}")
             else:
-                _log.info("%s: %s", self._title, text)
+                _log.info("%s: %s", self._title, told)
 
     def note(self, text: str) -> None:
         """Say what a person should know of the data; ``sft data check`` shows `notes` in the same words."""

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from sft import progress
-from sft.progress import Progress
+from sft.progress import Pace, Progress
 
 
 def test_a_stage_is_a_line_and_updates_come_now_and_then(
@@ -65,6 +65,87 @@ def test_a_live_display_shows_names_as_they_are() -> None:
     assert "[bold] :two:" in captured.get()
 
 
+TRAINING = (
+    "step 1,118/12,172, epoch 13/14, loss 0.0137, validation loss 1.2345, lr 1.24e-03, 1239210 tokens/s "
+    "(604605 for the loss), 41% MFU, 140.7 GiB, 10:00:09 left"
+)
+
+
+def shown(display: Progress) -> list[str]:
+    """What the live display shows now, line by line."""
+    console = Console(file=io.StringIO(), width=display.console.width)
+    with console.capture() as captured:
+        console.print(display._stage)
+    return captured.get().splitlines()
+
+
+@pytest.mark.parametrize("width", [80, 60, 40])
+def test_a_live_display_cuts_no_figure_however_narrow(width: int) -> None:
+    display = Progress()
+    display.console = Console(file=io.StringIO(), force_terminal=True, width=width, soft_wrap=True)
+    with display.stage("train"):
+        display.update(TRAINING)
+        lines = shown(display)
+    assert max(map(len, lines)) <= width
+    for part in TRAINING.split(", "):
+        if len(part) <= width - 4:
+            assert any(part in line for line in lines), part
+    assert "".join("".join(lines).replace(",", "").split()).endswith("".join(TRAINING.replace(",", "").split()))
+
+
+def test_a_live_display_has_a_bar_the_rate_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    display = Progress()
+    display.console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    with display.stage("evaluate:base"):
+        display.update("holdout 0/300, 0 tokens")
+        now += 10.0
+        display.update("holdout 75/300, 900 tokens")
+        told = "\n".join(shown(display))
+    assert f"evaluate:base  {'━' * 20}  25%" in told
+    assert "7.5/s" in told
+    assert "0:00:30 left" in told
+
+
+def test_another_part_of_a_stage_goes_at_a_pace_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    pace = Pace()
+    for text in ("arc 0/10", "arc 10/10", "piqa 0/10"):
+        pace.read(text)
+        now += 100.0
+    assert pace.told("piqa 0/10") == ""
+    pace.read("piqa 5/10")
+    assert pace.told("piqa 5/10") == "0.05/s, 0:01:40 left"
+    pace.read("writing the report")
+    assert pace.share is None
+
+
+def test_plain_lines_say_the_time_left_and_hold_no_colour(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    display = Progress()
+    with display.stage("evaluate:base"):
+        for count in (0, 10, 20):
+            display.update(f"holdout {count}/100")
+            now += 10.0
+    out = capsys.readouterr().out
+    assert "holdout 20/100, 1/s, 0:01:20 left" in out
+    assert "\x1b" not in out
+
+
+def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    display, file = Progress(), io.StringIO()
+    display.console = Console(file=file, force_terminal=True)
+    with display.stage("train"):
+        pass
+    assert file.getvalue() == "train …\n"
+
+
 def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     display = Progress(quiet=True)
     with display.stage("train"):
@@ -73,7 +154,7 @@ def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_reader_that_has_gone_ends_a_command_quietly() -> None:
-    code = "from sft.adapters.os.command import run_command\nfrom sft.progress import Progress\n"
+    code = "from sft.adapters.os.command import run_command\nfrom sft.progress import Pace, Progress\n"
     code += "def say():\n    for _ in range(100_000):\n        Progress().say('a line')\n    return 0\n"
     code += "raise SystemExit(run_command(say, debug=False))\n"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
