@@ -15,6 +15,7 @@ from sft.config.hydra_app import SWEEPS, split_flags
 from sft.config.image import unpinned
 from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Problem
+from sft.files import path_from_here
 from sft.planning import estimate, machine_needs, row_packing
 from sft.planning.detectable import detectable_differences
 from sft.planning.model_config import read_model_config
@@ -24,6 +25,7 @@ from sft.planning.stage_spec import STAGES
 from sft.planning.trained_parameters import trained_lines
 from sft.progress import Progress
 from sft.redaction import redact, redacted
+from sft.runner.measured import time_line
 from sft.stages import held_out_set, model, sources
 from sft.store import Entry, Store
 from sft.sweep import spec as sweeps
@@ -58,12 +60,16 @@ def execute(name_or_path: str, arguments: Sequence[str], *, config: bool = False
     width = max(16, 2 + max(len(step.name) for step in plan.steps))
     for step in plan.steps:
         entry = have.get(step.name)
-        status = f"done      {entry.path}" if entry else f"will run  {_why(step.name, plan, have, store)}"
+        status = (
+            f"done      {path_from_here(entry.path)}" if entry else f"will run  {_why(step.name, plan, have, store)}"
+        )
         progress.say(f"{step.name:<{width}}{status}")
     for line in plan.left_out:
         stage, _, why = line.partition(": ")
         progress.say(f"{stage:<{width}}left out  {why}")
     progress.say("")
+    if told := time_line(cfg.training, plan, have, store):
+        progress.say(told)
     for line in _facts(cfg, have, plan.notes):
         progress.say(line)
     for line in preview_sweep(found, points) if found else ():
@@ -127,6 +133,8 @@ def _facts(cfg: RunConfig, have: Mapping[str, Entry], notes: Sequence[str]) -> l
     facts += trained_lines(cfg, artifacts)
     facts += estimate.memory_per_rank(cfg, artifacts)
     facts += detectable_differences(cfg.eval, artifacts)
+    if "train" not in have:
+        facts += estimate.disk(cfg)
     facts.append(f"run        {runner.run_folder(cfg)}")
     resources = resources_of(cfg)
     for name, why in resources.explained().items():

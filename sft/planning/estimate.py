@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from sft.adapters.os import machine
 from sft.artifacts import Artifact, DatasetArtifact, ModelArtifact, TokenizedArtifact
@@ -181,6 +183,21 @@ def missing_gpu_memory(cfg: RunConfig, resources: Resources) -> str | None:
     least = "at least " if tokens_unknown else ""
     free = f"{available / _GIB:.1f} GiB are free of the GPU's {machine.gpu_total_bytes() / _GIB:.1f}"
     return f"a rank needs {least}{needed / _GIB:.1f} GiB by the estimate, and {free}"
+
+
+def disk(cfg: RunConfig) -> Iterator[str]:
+    """Yield how much a training writes into the run root, beside what is free there."""
+    needed = None if cfg.training.launcher.is_remote else disk_bytes(cfg, resources_of(cfg))
+    if needed is not None:
+        yield f"disk       up to {_size(needed)} of full states and models; {_size(free_bytes(cfg.run_root))} are free"
+
+
+def free_bytes(run_root: str) -> int:
+    """Return how many bytes a run root may grow by, whether it is there already or not."""
+    root = Path(run_root).absolute()
+    while not root.exists():
+        root = root.parent
+    return shutil.disk_usage(root).free
 
 
 def disk_bytes(cfg: RunConfig, resources: Resources) -> int | None:

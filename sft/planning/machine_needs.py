@@ -165,10 +165,7 @@ def _size_of(folder: Path) -> int | None:
 
 def _disk(cfg: RunConfig, resources: Resources, kept_bytes: int) -> Iterator[Missing]:
     needed = estimate.disk_bytes(cfg, resources)
-    root = Path(cfg.run_root).absolute()
-    while not root.exists():
-        root = root.parent
-    free = shutil.disk_usage(root).free + kept_bytes
+    free = estimate.free_bytes(cfg.run_root) + kept_bytes
     if needed is not None and needed > free:
         yield Missing(
             rule=f"run_root={cfg.run_root}: {free / _GIB:.1f} GiB are free, and training writes up to "

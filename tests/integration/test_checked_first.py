@@ -232,10 +232,10 @@ def test_a_task_that_lm_eval_does_not_have(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sft.planning import machine_needs
+    from sft.planning import estimate
 
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(machine_needs.shutil, "disk_usage", lambda _: usage._replace(free=1 << 20))
+    monkeypatch.setattr(estimate.shutil, "disk_usage", lambda _: usage._replace(free=1 << 20))
     assert "GiB are free, and training writes up to" in run(tmp_path).err
 
 

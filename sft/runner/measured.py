@@ -1,0 +1,108 @@
+"""How long a run will take, from what this run root has measured: trainings of the same model, evaluations alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sft.adapters.instructlab.layout import METRICS
+from sft.artifacts import LOGS_NAME, TokenizedArtifact
+from sft.config.schema import TrainingConfig
+from sft.planning.plan import Plan, Step
+from sft.planning.step_count import batch_size_of, length_of, num_validation_samples
+from sft.redaction import redacted
+from sft.store import Entry, Store
+
+_ALIKE = ("device", "num_nodes", "num_processes", "strategy", "precision", "attention")
+"""Of what a training runs on and with: what its speed depends on most."""
+
+
+class _Row(msgspec.Struct):
+    """What is read of a row of ``metrics.jsonl``."""
+
+    num_tokens: int
+    seconds: float
+
+
+def time_line(cfg: TrainingConfig, plan: Plan, have: Mapping[str, Entry], store: Store) -> str | None:
+    """Return the line of a plan that says how long its training and evaluations will take; None if none is to be done.
+
+    Args:
+        cfg: The training settings.
+        plan: Of the run.
+        have: What of it is in the store.
+        store: With what was measured.
+    """
+    to_do = [step for step in plan.steps if step.name not in have and step.stage in ("train", "evaluate")]
+    if not to_do:
+        return None
+    known = dict(_measured(cfg, to_do, have, store))
+    if not known:
+        return "time       not known before something like it was done in this run root"
+    told = ", ".join(f"{name} {_shown(seconds)}{f' ({how})' if how else ''}" for name, (seconds, how) in known.items())
+    unknown = [step.name for step in to_do if step.name not in known]
+    rest = f"; not known of {', '.join(unknown)}" if unknown else ""
+    return f"time       about {_shown(sum(seconds for seconds, _ in known.values()))}: {told}{rest}"
+
+
+def _measured(
+    cfg: TrainingConfig, to_do: list[Step], have: Mapping[str, Entry], store: Store
+) -> Iterator[tuple[str, tuple[float, str]]]:
+    """Yield of each step whose time is known its seconds, and what they rest on."""
+    entries = [entry for entry in reversed(store.entries()) if entry.manifest.stage in ("train", "evaluate")]
+    for step in to_do:
+        settings = redacted(msgspec.to_builtins(step.settings))
+        if step.stage == "evaluate":
+            seconds = next((e.manifest.seconds for e in entries if e.manifest.settings == settings), None)
+            if seconds is not None:
+                yield step.name, (seconds, "")
+            continue
+        tokens = _tokens(cfg, have)
+        for entry in entries if tokens else ():
+            if _is_alike(entry, settings, have) and (measured := _speed(entry)):
+                speed, overhead = measured
+                yield step.name, ((tokens or 0.0) / speed + overhead, f"at {speed:,.0f} tokens/s, as measured here")
+                break
+
+
+def _tokens(cfg: TrainingConfig, have: Mapping[str, Entry]) -> float | None:
+    """Return how many tokens a training computes; None before the data is tokenised."""
+    artifact = have["tokenize"].artifact if "tokenize" in have else None
+    if not isinstance(artifact, TokenizedArtifact) or not artifact.num_samples:
+        return None
+    trained = artifact.num_samples - num_validation_samples(cfg, artifact.num_samples)
+    num_samples = length_of(cfg, trained).num_steps * batch_size_of(cfg, trained)
+    return artifact.num_tokens / artifact.num_samples * num_samples
+
+
+def _is_alike(entry: Entry, settings: Mapping[str, Any], have: Mapping[str, Entry]) -> bool:
+    """Return whether a training was of the same base model, on as much of the same."""
+    if entry.manifest.stage != "train" or "model" not in have:
+        return False
+    then, now = entry.manifest.settings.get("resources", {}), settings.get("resources", {})
+    same_model = entry.manifest.inputs.get("model") == have["model"].manifest.digest
+    same_adapters = entry.manifest.settings.get("lora") == settings.get("lora")
+    return same_model and same_adapters and all(then.get(name) == now.get(name) for name in _ALIKE)
+
+
+def _speed(entry: Entry) -> tuple[float, float] | None:
+    """Return tokens a second, and the seconds of a training in which no step was made; None if it doesn't say."""
+    file = Path(entry.path, LOGS_NAME, METRICS)
+    try:
+        rows = [msgspec.json.decode(line, type=_Row) for line in file.read_bytes().splitlines()]
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    seconds = sum(row.seconds for row in rows)
+    if not seconds:
+        return None
+    return sum(row.num_tokens for row in rows) / seconds, max(0.0, entry.manifest.seconds - seconds)
+
+
+def _shown(seconds: float) -> str:
+    """Return a time with no more digits than it deserves: ``40 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
