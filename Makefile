@@ -85,6 +85,7 @@ release-check: $(VENV)/.installed-dev
 HASHED ?=
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS) $(HASHED)
 	$(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): some minutes without a word, most of them for torch"
 	$(PIP) '$(TORCH)'
 ifneq ($(HASHED),)
 	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r build.lock

@@ -85,8 +85,8 @@ def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
                 overrides = [options.recipe] if options.recipe else []
                 return repeat(options.again, [*overrides, *options.overrides], ["sft", *arguments], options.until)
             if not options.recipe:
-                rule = "needs a recipe"
-                raise ConfigError([Problem(key="sft run", rule=rule, suggestion="`sft recipes` lists what there is")])
+                fix = "type `sft run quickstart`, or `sft init FILE` for your own data; `sft recipes` lists more"
+                raise ConfigError([Problem(key="sft run", rule="needs a recipe", suggestion=fix)])
             return run(options.recipe, options.overrides, ["sft", *arguments], options.until, detach=options.detach)
         case "attach":
             from sft.cli.run import attach
@@ -179,6 +179,12 @@ def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
             from sft.cli.store import execute as store
 
             return store(options.action, options.run_root, yes=options.yes, now=options.now)
+
+
+def commands() -> list[str]:
+    """Return the name of every command."""
+    [choices] = [action.choices for action in _parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    return list(choices)
 
 
 def _parser() -> argparse.ArgumentParser:

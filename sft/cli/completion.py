@@ -1,4 +1,4 @@
-"""`sft -sc install=bash`: shell completion, Hydra's own once a recipe is named."""
+"""`sft -sc install=bash`: shell completion, Hydra's own once a recipe is named, and the values of a choice by us."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import os
 from collections.abc import Sequence
 
 from sft.config.compose import find_recipe, recipes, search_path_override
+from sft.config.diagnose import choices_of
 from sft.config.hydra_app import call_through_hydra
 from sft.progress import Progress
 
-_COMMANDS = (
-    *("run", "plan", "preview", "eval", "attach", "export", "recipes", "schema", "data", "compare"),
-    *("verify", "register", "models", "store"),
-)
+_OF_RECIPES = {"run", "plan", "preview"}
 
 
 def execute(arguments: Sequence[str]) -> int:
@@ -21,12 +19,18 @@ def execute(arguments: Sequence[str]) -> int:
     recipe = recipes()[0]
     if "query" in arguments[-1]:
         if len(words) <= 2:
-            Progress().say(" ".join(_COMMANDS))
+            from sft.cli import commands
+
+            Progress().say(" ".join(commands()))
             return 0
-        if words[1] not in {"run", "plan", "preview"} or (len(words) > 3 and words[2].startswith("-")):
+        if words[1] not in _OF_RECIPES or (len(words) > 3 and words[2].startswith("-")):
             return 0
         if len(words) == 3:
             Progress().say(" ".join(recipe.name for recipe in recipes()))
+            return 0
+        key, is_value, _ = words[-1].partition("=")
+        if is_value and (choices := choices_of(key)):
+            Progress().say(" ".join(f"{key}={choice}" for choice in choices))
             return 0
         recipe = find_recipe(words[2])
         os.environ["COMP_LINE"] = " ".join([words[0], search_path_override(recipe), *words[3:]])

@@ -253,19 +253,26 @@ def _write(recipe: NewRecipe) -> RunConfig:
         ConfigError: What was chosen breaks a rule; then nothing is left.
     """
     target = recipe.output
+    made = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("x", encoding="utf-8") as file:
             file.write(text_of(recipe))
-        if not (schema := target.parent / SCHEMA_FILE).exists():
-            schema.write_text(schema_text(), encoding="utf-8")
     except OSError as error:
         raise SftError(f"{target} can't be written: {error.strerror}", fix="--output OTHER.yaml") from error
     try:
-        return compose.compose(compose.find_recipe(str(target)), [])
+        cfg = compose.compose(compose.find_recipe(str(target)), [])
     except ConfigError:
         target.unlink()
+        for folder in made:
+            folder.rmdir()
         raise
+    try:
+        if not (schema := target.parent / SCHEMA_FILE).exists():
+            schema.write_text(schema_text(), encoding="utf-8")
+    except OSError as error:
+        raise SftError(f"{schema} can't be written: {error.strerror}", fix="--output FOLDER/OTHER.yaml") from error
+    return cfg
 
 
 def wishes_of(options: Any) -> Wishes:

@@ -39,6 +39,30 @@ _UNSET = re.compile(r"Environment variable '([^']+)' not found")
 """What OmegaConf says of `${oc.env:NAME}` where there is no such variable."""
 _LONGEST_BITS = 10_000
 _KIND = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_CLOSE = 0.7
+"""How alike two words are, of 1, if one may be meant by the other (difflib)."""
+_MOST_NAMED = 4
+_OTHER_NAMES = {
+    "lr": "training.learning_rate",
+    "epochs": "training.num_epochs",
+    "num_train_epochs": "training.num_epochs",
+    "training.batch_size": "training.effective_batch_size",
+    "per_device_train_batch_size": "training.effective_batch_size",
+    "gradient_accumulation_steps": "training.effective_batch_size",
+    "max_length": "training.max_seq_len",
+    "max_seq_length": "training.max_seq_len",
+    "cutoff_len": "training.max_seq_len",
+    "model.name": "model.name_or_path",
+    "model.path": "model.name_or_path",
+    "model_name_or_path": "model.name_or_path",
+    "registry.name": "registry.model_name",
+    "dataset.path": "dataset.uri",
+    "r": "training.lora.rank",
+    "lora_r": "training.lora.rank",
+    "lora_alpha": "training.lora.alpha",
+    "lora_dropout": "training.lora.dropout",
+}
+"""What other tools and habits call a setting."""
 _HOW_TO_SET = {
     "dataset.uri": "say where the data is: dataset.uri=data.jsonl, dataset.uri=hf://org/name or dataset.uri=s3://bucket/key"
 }
@@ -144,12 +168,34 @@ def _interpolation_problem(key: str, value: Any, error: Exception) -> Problem:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return ``did you mean …?`` for the closest known word; None if nothing is close."""
+    """Return ``did you mean …?`` for the closest known word; None if none is close, or which one is in doubt."""
+    folded = {name.casefold(): name for name in known}
+    begun = [name for low, name in folded.items() if low.startswith(word.casefold())]
+    if len(begun) == 1:
+        return f"did you mean {begun[0]}?"
+    close = difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=_CLOSE)
+    return f"did you mean {folded[close[0]]}?" if close else None
+
+
+def nearest_key(key: str, known: Iterable[str]) -> str | None:
+    """Return ``did you mean …?`` for a setting of another name; None if none is close.
+
+    In a group that there is, another group's setting of that name is another thing, and is not proposed.
+    """
     names = list(known)
-    by_last_part = [name for name in names if name.rpartition(".")[2] == word.rpartition(".")[2]]
-    folded = {name.casefold(): name for name in names}
-    close = by_last_part or [folded[c] for c in difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=0.5)]
-    return f"did you mean {close[0]}?" if close else None
+    group, _, last = key.rpartition(".")
+    for name in (key, last):
+        if (meant := _OTHER_NAMES.get(name)) in names:
+            return f"did you mean {meant}?"
+    if group in names:
+        names = [name for name in names if name.startswith(f"{group}.")]
+    same = [name for name in names if name.rpartition(".")[2] == last]
+    if same:
+        return f"did you mean {' or '.join(same[:_MOST_NAMED])}?"
+    lasts = {name.rpartition(".")[2]: name for name in names} if group in {n.rpartition(".")[0] for n in names} else {}
+    if close := difflib.get_close_matches(last.casefold(), lasts, n=1, cutoff=0.6):
+        return f"did you mean {lasts[close[0]]}?"
+    return None if lasts else nearest(key, names)
 
 
 def schema_keys(cls: type = RunConfig, prefix: str = "") -> Iterator[str]:
@@ -172,6 +218,14 @@ def _parsed(text: str) -> Override | None:
     except (HydraException, ValueError, RecursionError):  # a number of more than 4,300 digits, deep nesting
         return None
     return override if override.key_or_group else None
+
+
+def choices_of(key: str) -> list[str]:
+    """Return the values of a setting that has a few; none of any other setting."""
+    hint = _hint(key)
+    if hint is bool:
+        return ["true", "false"]
+    return list(hint.__members__) if isinstance(hint, type) and issubclass(hint, Enum) else []
 
 
 def is_whole_number(key: str) -> bool:
@@ -268,7 +322,7 @@ def _leaf_problem(key: str, value: Any) -> Problem | None:
             rule = "names code to run, and a recipe is data"
             return Problem(key=key, value=_shown(value), rule=rule, suggestion="leave it out")
         known = PARAMETERS | SIBLINGS if key.startswith("phase_") else schema_keys()
-        return Problem(key=key, value=_shown(value), rule="no such setting", suggestion=nearest(key, known))
+        return Problem(key=key, value=_shown(value), rule="no such setting", suggestion=nearest_key(key, known))
     where, content = key, value
     if inside := inside_named_group(key):
         where, names = inside

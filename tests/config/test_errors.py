@@ -57,6 +57,34 @@ def test_a_key_brought_in_with_a_plus_is_still_checked() -> None:
     assert problems("+training.warmup=3") == ["training.warmup=3: no such setting; did you mean training.warmup_steps?"]
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("training.lr=1", "training.learning_rate"),
+        ("lr=1", "training.learning_rate"),
+        ("training.batch_size=8", "training.effective_batch_size"),
+        ("training.epochs=3", "training.num_epochs"),
+        ("training.lora.r=8", "training.lora.rank"),
+        ("model.name=x", "model.name_or_path"),
+        ("registry.name=x", "registry.model_name"),
+        ("data.uri=x", "dataset.uri"),
+        ("eval.task=[a]", "eval.tasks"),
+        ("learning_rate=1", "training.learning_rate"),
+    ],
+)
+def test_what_other_tools_call_a_setting_is_known(typed: str, meant: str) -> None:
+    [problem] = problems(typed)
+    assert problem.endswith(f"no such setting; did you mean {meant}?")
+
+
+@pytest.mark.parametrize(
+    "typed", ["training.precision=fp8", "training/fsdp=shrd", "training.temperature=1", "model.tasks=[a]"]
+)
+def test_nothing_is_proposed_that_would_be_another_thing(typed: str) -> None:
+    [problem] = problems(typed)
+    assert "did you mean" not in problem
+
+
 def test_a_typo_in_a_recipe_is_named(tmp_path: Path) -> None:
     text = "defaults: [config, _self_]\ndataset: {uri: x.jsonl}\ntraining: {learningrate: 1, num_epochs: a}\n"
     assert problems(recipe=write(tmp_path, text)) == [

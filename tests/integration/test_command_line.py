@@ -287,6 +287,26 @@ def test_the_shell_completes(line: str, offered: str, tmp_path: Path) -> None:
     assert offered in sft_in_process("-sc", "query=bash", cwd=tmp_path, COMP_LINE=line).out
 
 
+@pytest.mark.parametrize(
+    ("line", "proposed"),
+    [
+        ("sft run quickstart training.lr_scheduler=", "training.lr_scheduler=cosine"),
+        ("sft run quickstart dataset.on_invalid=d", "dataset.on_invalid=drop"),
+        ("sft plan quickstart training.deterministic=", "training.deterministic=true"),
+        ("sft ", "watch"),
+        ("sft run ", "quickstart"),
+    ],
+)
+def test_completion_proposes_commands_recipes_and_values(line: str, proposed: str, tmp_path: Path) -> None:
+    answer = sft_in_process("-sc", "query=bash", cwd=tmp_path, COMP_LINE=line, COMP_POINT=str(len(line)))
+    assert proposed in answer.out.split()
+
+
+def test_run_without_a_recipe_says_what_to_type(tmp_path: Path) -> None:
+    answer = sft_in_process("run", cwd=tmp_path)
+    assert (answer.status, "type `sft run quickstart`, or `sft init FILE`" in answer.err) == (2, True)
+
+
 def test_completion_installs(tmp_path: Path) -> None:
     assert "complete -o nospace" in sft("-sc", "install=bash", cwd=tmp_path).out
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sft.cli import init
 from sft.config.compose import compose, find_recipe
 from sft.config.schema import DatasetFormat, OnInvalid
 from tests.support.command import sft_in_process
@@ -115,6 +116,24 @@ def test_a_file_of_any_name_is_read_by_the_recipe(name: str, tmp_path: Path) -> 
         (["chats.jsonl", "--model", "./nowhere"], 2, "no such folder"),
     ],
 )
+def test_a_recipe_that_would_be_refused_leaves_nothing_at_all(tmp_path: Path) -> None:
+    rows(tmp_path / "chats.jsonl", CHATS)
+    setting = "dataset.max_samples=-1"
+    answer = sft_in_process("init", "chats.jsonl", setting, "--output", "new/folder/mine.yaml", "--yes", cwd=tmp_path)
+    assert answer.status == 2, answer
+    assert [path.name for path in tmp_path.iterdir()] == ["chats.jsonl"]
+
+
+def test_a_recipe_that_breaks_a_rule_once_it_is_written_leaves_nothing_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows(tmp_path / "chats.jsonl", CHATS)
+    monkeypatch.setattr(init, "text_of", lambda _: "defaults: [config, _self_]\ntraining: {num_epochs: -1}\n")
+    answer = sft_in_process("init", "chats.jsonl", "--output", "new/folder/mine.yaml", "--yes", cwd=tmp_path)
+    assert answer.status == 2, answer
+    assert [path.name for path in tmp_path.iterdir()] == ["chats.jsonl"]
+
+
 def test_what_can_not_be_is_refused_and_leaves_no_recipe(
     arguments: list[str], status: int, message: str, tmp_path: Path
 ) -> None:
