@@ -105,17 +105,6 @@ def test_a_file_of_any_name_is_read_by_the_recipe(name: str, tmp_path: Path) -> 
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["defaults"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "status", "message"),
-    [
-        ([], 2, "needs the data"),
-        (["nowhere.jsonl"], 1, "nowhere.jsonl"),
-        (["bad.jsonl"], 1, "no known format has the columns odd"),
-        (["chats.jsonl", "training.seed=1"], 2, "is not for `sft init`"),
-        (["chats.jsonl", "--output", "config.yaml"], 2, "is not config.yaml"),
-        (["chats.jsonl", "--model", "./nowhere"], 2, "no such folder"),
-    ],
-)
 def test_a_recipe_that_would_be_refused_leaves_nothing_at_all(tmp_path: Path) -> None:
     rows(tmp_path / "chats.jsonl", CHATS)
     setting = "dataset.max_samples=-1"
@@ -134,6 +123,17 @@ def test_a_recipe_that_breaks_a_rule_once_it_is_written_leaves_nothing_at_all(
     assert [path.name for path in tmp_path.iterdir()] == ["chats.jsonl"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ([], 2, "needs the data"),
+        (["nowhere.jsonl"], 1, "nowhere.jsonl"),
+        (["bad.jsonl"], 1, "no known format has the columns odd"),
+        (["chats.jsonl", "training.seed=1"], 2, "is not for `sft init`"),
+        (["chats.jsonl", "--output", "config.yaml"], 2, "is not config.yaml"),
+        (["chats.jsonl", "--model", "./nowhere"], 2, "no such folder"),
+    ],
+)
 def test_what_can_not_be_is_refused_and_leaves_no_recipe(
     arguments: list[str], status: int, message: str, tmp_path: Path
 ) -> None:
