@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from sft.logs import TOLD
 
@@ -72,7 +72,8 @@ class _Stage:
         from rich.text import Text
 
         width = options.max_width
-        head = Text.assemble(self._spinner.render(console.get_time()), " ", (self.title, "bold"))
+        spinner = cast(Text, self._spinner.render(console.get_time()))
+        head = Text.assemble(spinner, " ", (self.title, "bold"))
         if self.pace.share is not None and width - len(head.plain) >= _BAR + 8:
             filled = round(_BAR * self.pace.share)
             bar = (("━" * filled, "green"), ("━" * (_BAR - filled), "dim"))

@@ -267,8 +267,9 @@ def _write(recipe: NewRecipe) -> RunConfig:
         for folder in made:
             folder.rmdir()
         raise
+    schema = target.parent / SCHEMA_FILE
     try:
-        if not (schema := target.parent / SCHEMA_FILE).exists():
+        if not schema.exists():
             schema.write_text(schema_text(), encoding="utf-8")
     except OSError as error:
         raise SftError(f"{schema} can't be written: {error.strerror}", fix="--output FOLDER/OTHER.yaml") from error

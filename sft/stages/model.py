@@ -73,6 +73,8 @@ def check_source(cfg: ModelConfig) -> None:
     if cfg.source is ModelSource.scratch or base_model.is_oci(cfg.name_or_path):
         return
     folder = _local_folder(cfg)
+    if folder and not (folder / CONFIG).is_file():
+        return  # no model at all, which the stage says: there is nothing to download of it
     cached = folder or base_model.cached(cfg.name_or_path, cfg.revision)
     if folder or model_checks.has_weights(cached):
         model_checks.check_folder(cached, _setting(cfg))

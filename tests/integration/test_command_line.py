@@ -211,7 +211,7 @@ def test_weights_that_are_not_those_of_the_architecture_are_refused_before_train
 def test_a_run_needs_a_recipe_or_a_record(tmp_path: Path) -> None:
     answer = sft_in_process("run", cwd=tmp_path)
     assert answer.status == 2
-    assert "sft run: needs a recipe; `sft recipes` lists what there is" in answer.err
+    assert "sft run: needs a recipe; type `sft run quickstart`, or `sft init FILE` for your own data" in answer.err
     assert "no run.json and no sft.json there" in sft_in_process("run", "--from", ".", cwd=tmp_path).err
 
 
