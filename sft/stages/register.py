@@ -31,7 +31,7 @@ from sft.config.schema import RegistryConfig
 from sft.errors import StageError
 from sft.progress import Progress
 from sft.redaction import redact
-from sft.scores import Change, Score
+from sft.scores import Change, Score, Verdict
 from sft.stages.registries import registry_of
 
 _LIBRARY = "transformers"
@@ -179,6 +179,7 @@ def describe(cfg: RegistryConfig, inputs: RegisterInputs) -> Registration:
         run_id=inputs.run_id,
         origin=_origin(cfg, inputs.run_id),
         labels=tuple(cfg.labels),
+        worse=tuple(change.score for change in _changes(inputs) if change.verdict is Verdict.worse),
     )
 
 

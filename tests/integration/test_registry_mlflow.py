@@ -17,6 +17,7 @@ from sft.adapters.registry import DIGEST_KEY
 from sft.artifacts import RegisteredModel, UploadedModel
 from sft.config.schema import RegistryConfig, RegistryKind
 from sft.errors import StageError
+from sft.scores import Verdict
 from sft.scratch import scratch
 from sft.stages.register import RegisterInputs
 from sft.stages.registries import registry_of
@@ -138,6 +139,19 @@ def test_mlflows_store_is_whole_wherever_its_creation_was_killed(speller: Spelle
     ]
 
 
+def test_the_alias_never_moves_to_a_model_that_is_worse_than_its_base(tmp_path: Path) -> None:
+    good = register_inputs(tmp_path / "runs")
+    run_stage(mlflow(), good, tmp_path / "good")
+    assert good.comparison is not None
+    arc, holdout = good.comparison.changes
+    worse = replace(good.comparison, changes=(replace(arc, verdict=Verdict.worse), holdout))
+    bad = replace(register_inputs(tmp_path / "runs", weights="others"), comparison=worse)
+    made, note = run_stage(mlflow(), bad, tmp_path / "bad")
+    assert made.version == "2"
+    assert "the alias candidate does not move to it: worse than its base model on arc.acc" in note
+    assert str(client(good).get_model_version_by_alias("speller", "candidate").version) == "1"
+
+
 def test_mlflow_registration_that_was_killed_before_its_alias_is_completed(speller: Speller) -> None:
     inputs, _, root = speller
     store = client(inputs)
@@ -145,7 +159,8 @@ def test_mlflow_registration_that_was_killed_before_its_alias_is_completed(spell
     store.delete_registered_model_alias("speller", "candidate")
     store.update_run(version.run_id, status="RUNNING")
     _, note = run_stage(mlflow(), inputs, root / "completed")
-    assert "it has the alias candidate now" in note
+    assert "version 1 is the same checkpoint already" in note
+    assert note.endswith(", alias candidate")
     assert str(store.get_model_version_by_alias("speller", "candidate").version) == "1"
     assert store.get_run(version.run_id).info.status == "FINISHED"
 

@@ -30,6 +30,7 @@ class Registration:
         run_id: The run that trained the model.
         origin: Kubeflow's `model_source_*` and `storage_*`, by those names.
         labels: Words by which people find it on a Kubeflow registry's page.
+        worse: Scores on which it is worse than its base model: a registry's alias does not move to it.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Registration:
     run_id: str
     origin: dict[str, str]
     labels: tuple[str, ...] = ()
+    worse: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:

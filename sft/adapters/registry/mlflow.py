@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 ALIAS = "candidate"
-"""Points at the version registered last: ``models:/<name>@candidate``. ("latest" is reserved by MLflow.)"""
+"""Points at the version registered last that is not worse than its base model: ``models:/<name>@candidate``. ("latest"
+is reserved by MLflow.)"""
 
 _ADDRESS = "MLFLOW_TRACKING_URI"
 _RUN_TAG = "sft.run_id"
@@ -186,9 +187,8 @@ def _register(registration: Registration, run: TrackingRun, address: str) -> Reg
         if "run_id" in outdated:
             note += f"; its tags were of {before.get('run_id')} and are of this run now"
         if _was_killed(client, version):
-            client.set_registered_model_alias(version.name, ALIAS, version.version)
+            note += _point_at(client, registration, version.version)
             client.set_terminated(version.run_id)
-            note += f"; it has the alias {ALIAS} now"
     else:
         try:
             client.create_registered_model(registration.name)
@@ -203,11 +203,19 @@ def _register(registration: Registration, run: TrackingRun, address: str) -> Reg
                 tags=tags,
                 description=registration.description or None,
             )
-            client.set_registered_model_alias(registration.name, ALIAS, version.version)
-        note = f"registered {version.name} version {version.version}, alias {ALIAS}"
+            alias = _point_at(client, registration, version.version)
+        note = f"registered {version.name} version {version.version}{alias}"
     typed = {_key(name): value for name, value in (known | registration.scores).items()}
     facts = {name: typed[name] if str(typed.get(name)) == value else value for name, value in sorted(tags.items())}
     return Registered(version=str(version.version), note=note, uri=registration.uri, facts=facts)
+
+
+def _point_at(client: MlflowClient, registration: Registration, version: str) -> str:
+    """Let the alias point at a version, unless that is worse than its base model; return what was done, in words."""
+    if registration.worse:
+        return f"; the alias {ALIAS} does not move to it: worse than its base model on {', '.join(registration.worse)}"
+    client.set_registered_model_alias(registration.name, ALIAS, version)
+    return f", alias {ALIAS}"
 
 
 def _has(name: str, version: str, digest: str, *, address: str) -> bool:
