@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from sft.adapters.os import machine
-from sft.config.schema import GradientCheckpointing, Precision, ShardingStrategy
+from sft.config.schema import GradientCheckpointing, LoraConfig, Precision, ShardingStrategy
 from sft.planning import memory
-from sft.planning.model_shape import num_adapter_parameters, shape_of
+from sft.planning.adapters import num_adapter_parameters
+from sft.planning.model_shape import shape_of
 
 WARM_UP_STEPS, LORA_RANK = 2, 16
 _BF16_NOISE = 0.05
@@ -94,7 +95,7 @@ def train_shape(name: str) -> dict[str, Any]:
         loss_share=sum(row["num_loss_tokens"] for row in rows) / sum(row["num_tokens"] for row in rows),
         value_bytes=2 if resources["precision"] == Precision.bf16.value else 4,
         gradient_checkpointing=GradientCheckpointing(resources["gradient_checkpointing"]),
-        num_trained=num_adapter_parameters(shape, LORA_RANK) if how.lora else None,
+        num_trained=num_adapter_parameters(LoraConfig(rank=LORA_RANK), shape) if how.lora else None,
         adapter_dropout=True,
         on_gpu=on_gpu,
         fsdp_version=resources["fsdp_version"],

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sft.adapters.instructlab.packed_rows import head_repeats
-from sft.config.schema import GradientCheckpointing, ShardingStrategy
+from sft.config.schema import GradientCheckpointing, LoraConfig, ShardingStrategy
+from sft.planning.adapters import num_adapter_parameters
 from sft.planning.memory import Setup, largest_budget, peak_bytes
-from sft.planning.model_shape import Shape, num_adapter_parameters, shape_of
+from sft.planning.model_shape import Shape, shape_of
 
 PEAK = 989e12
 """FLOP/s of an H100 SXM in dense bf16 (NVIDIA, "H100 Tensor Core GPU", data sheet)."""
@@ -156,7 +157,7 @@ def scaling_rows(model: Config) -> Iterator[list[str]]:
     """Yield a row per number of GPUs and strategy: memory, bytes, and times of a minibatch."""
     of = shape(model)
     for gpus in (8, 64, 512):
-        for num_trained in (None, num_adapter_parameters(of, RANK)):
+        for num_trained in (None, num_adapter_parameters(LoraConfig(rank=RANK), of)):
             for sharding in ShardingStrategy:
                 if sharding is not ShardingStrategy.HYBRID_SHARD or gpus > PER_NODE:
                     yield [

@@ -18,7 +18,7 @@ import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
@@ -30,11 +30,14 @@ from torch.utils._pytree import tree_leaves
 from utilisation import SHAPE
 
 from sft.adapters.instructlab.rank import cpu, fixes, fsdp2, lora, loss, recomputation, sharding
-from sft.config.schema import GradientCheckpointing, ShardingStrategy
+from sft.adapters.instructlab.settings import WorkerOptions
+from sft.config.schema import GradientCheckpointing, LoraConfig, ShardingStrategy
 from sft.planning import memory
-from sft.planning.model_shape import num_adapter_parameters, shape_of
+from sft.planning.adapters import kept_by, num_adapter_parameters, num_saved_whole, plain
+from sft.planning.model_shape import shape_of
 
 SAMPLE_TOKENS, LORA_RANK = 256, 16
+EXPERTS = {"mixtral": {"intermediate_size": 2240, "num_local_experts": 4, "num_experts_per_tok": 2}}
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,19 @@ class Case:
     num_tokens: int = 10_240
     loss_share: float = 0.5
     adapters: bool = False
+    lora: Mapping[str, Any] = field(default_factory=dict)
+    family: str = "qwen2"
+    tied: bool = True
     stored: str = "bfloat16"
     version: int = 2
+
+    @property
+    def trains(self) -> str:
+        """What is trained, in a word or two."""
+        if not self.adapters:
+            return "all"
+        what = ["experts"] if self.family == "mixtral" else [key for key in self.lora if key != "dropout"]
+        return "adapters" if not what else f"{what[0]}"
 
     @property
     def num_places(self) -> int:
@@ -79,6 +93,13 @@ CASES = (
     Case("NO_SHARD", 8),
     Case("NO_SHARD", 1, precision="fp32", adapters=True),
     Case("NO_SHARD", 1, precision="fp32", version=1),
+    Case("NO_SHARD", 1, adapters=True, lora={"use_dora": True}),
+    Case("FULL_SHARD", 8, adapters=True, recomputes="none", lora={"use_dora": True, "dropout": 0.0}),
+    Case("FULL_SHARD", 8, adapters=True, recomputes="none", lora={"target_modules": ["q_proj", "v_proj"]}),
+    Case("FULL_SHARD", 8, adapters=True, lora={"modules_to_save": ["embed_tokens", "lm_head"]}, tied=False),
+    Case("NO_SHARD", 1, adapters=True, lora={"modules_to_save": ["embed_tokens", "lm_head"]}, tied=False),
+    Case("FULL_SHARD", 8, adapters=True, lora={"dropout": 0.0}, family="mixtral"),
+    Case("NO_SHARD", 1, adapters=True, recomputes="none", lora={"dropout": 0.0}, family="mixtral"),
     Case("NO_SHARD", 1, adapters=True, version=1),
     Case("FULL_SHARD", 8, version=1),
     Case("FULL_SHARD", 8, adapters=True, recomputes="none", version=1),
@@ -149,9 +170,9 @@ def pretended_ranks(num_ranks: int) -> Iterator[None]:
 
 def on_the_meta_device(config: Mapping[str, Any], case: Case) -> Any:
     """Return the library's model, as it makes it of a checkpoint."""
+    import peft
     from instructlab.training.config import DistributedBackend
     from instructlab.training.model import CausalLMModel
-    from peft import LoraConfig
     from transformers import AutoConfig, AutoModelForCausalLM
 
     model = CausalLMModel.__new__(CausalLMModel)
@@ -159,7 +180,7 @@ def on_the_meta_device(config: Mapping[str, Any], case: Case) -> Any:
     model.is_gpt_oss = model.is_granitemoehybrid = False
     model.reconcile_tokenizer = lambda: None
     if case.adapters:
-        model.lora_config = LoraConfig(r=LORA_RANK, lora_alpha=32, lora_dropout=0.1, task_type="CAUSAL_LM")
+        model.lora_config = peft.LoraConfig()  # that there is one; `rank.lora` makes its own
     with torch.device("meta"):
         loaded = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=getattr(torch, case.stored))
         model.model = loaded
@@ -217,7 +238,7 @@ def counted_peak(config: Mapping[str, Any], case: Case) -> int:
         with_reentry = case.adapters and case.version == 1
         stack.enter_context(recomputation.patched_recomputation(case.recomputes, with_reentry=with_reentry))
         if case.adapters:
-            stack.enter_context(lora.lora_training(adapted_model="", save_dtype="bf16"))
+            stack.enter_context(lora.lora_training(WorkerOptions(lora=plain(lora_of(case))), None))
         model = on_the_meta_device(config, case)
         ranks = fsdp2.mesh(case.strategy, "cpu")  # reads tensors of its own, which fake ones can't be
         stack.enter_context(mock.patch.object(fsdp2, "mesh", return_value=ranks))
@@ -250,11 +271,18 @@ def counted_peak(config: Mapping[str, Any], case: Case) -> int:
         return seen.peak
 
 
+def lora_of(case: Case) -> LoraConfig:
+    """Return the settings of a case's adapters."""
+    return LoraConfig(**{"rank": LORA_RANK, **case.lora}) if case.adapters else LoraConfig()
+
+
 def estimated_peak(config: Mapping[str, Any], case: Case) -> int:
     """Return what `sft.planning.memory` says of the same, without its allowance for CUDA's context."""
     shape = shape_of({**config, "dtype": case.stored})
     if shape is None:
         raise SystemExit("sft.planning.model_shape does not know this architecture")
+    adapters = lora_of(case)
+    whole = num_saved_whole(adapters, shape, None)
     setup = memory.Setup(
         ranks=case.ranks,
         ranks_per_node=case.ranks,
@@ -262,8 +290,11 @@ def estimated_peak(config: Mapping[str, Any], case: Case) -> int:
         loss_share=case.num_places / case.num_tokens,
         value_bytes=2 if case.precision == "bf16" else 4,
         gradient_checkpointing=GradientCheckpointing(case.recomputes),
-        num_trained=num_adapter_parameters(shape, LORA_RANK) if case.adapters else None,
-        adapter_dropout=True,
+        num_trained=num_adapter_parameters(adapters, shape) + whole if case.adapters else None,
+        num_whole=whole,
+        trains_head="lm_head" in adapters.modules_to_save,
+        adapters=kept_by(adapters, shape) if case.adapters else None,
+        adapter_dropout=adapters.dropout > 0,
         on_gpu=True,
         fsdp_version=case.version,
     )
@@ -278,14 +309,15 @@ def main() -> None:
     config = {**SHAPE, "model_type": "qwen2", "num_hidden_layers": num_layers}
     print(f"python benchmarks/simulated_memory.py --layers {num_layers}")
     print(
-        f"FSDP {'strategy':<14}{'ranks':>5} {'precision':<10}{'checkpoint':<11}{'trains':<9}{'recomputes':<11}"
+        f"FSDP {'strategy':<14}{'ranks':>5} {'precision':<10}{'checkpoint':<11}{'trains':<16}{'recomputes':<11}"
         f"{'tokens':>7}{'for the loss':>13}{'counted':>12}{'estimated':>12}{'ratio':>7}"
     )
     for case in CASES:
-        peak, estimate = counted_peak(config, case), estimated_peak(config, case)
+        of = {**config, **EXPERTS.get(case.family, {}), "model_type": case.family, "tie_word_embeddings": case.tied}
+        peak, estimate = counted_peak(of, case), estimated_peak(of, case)
         print(
             f"{case.version:<5}{case.strategy:<14}{case.ranks:>5} {case.precision:<10}{case.stored:<11}"
-            f"{'adapters' if case.adapters else 'all':<9}{case.recomputes:<11}"
+            f"{case.trains:<16}{case.recomputes:<11}"
             f"{case.num_tokens:>7}{case.loss_share:>13.0%}{peak / 2**30:>8.2f} GiB{estimate / 2**30:>8.2f} GiB"
             f"{estimate / peak:>7.2f}",
             flush=True,

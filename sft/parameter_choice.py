@@ -13,6 +13,12 @@ _EMBEDDING_NAMES = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "wor
 _HEAD_NAMES = ("lm_head.weight", "embed_out.weight", "lm_head.bias")
 
 
+def layer_of(name: str) -> int | None:
+    """Return the number of the layer that a parameter or a module is in; None if it is outside of them."""
+    found = _LAYER.search(f"{name}.")
+    return int(found[1]) if found else None
+
+
 def pattern_problem(pattern: str) -> str | None:
     """Return what is wrong with a pattern on its own; None if nothing is."""
     if (layers := _LAYERS.fullmatch(pattern)) and layers[2] is not None and int(layers[2]) < int(layers[1]):

@@ -163,6 +163,6 @@ def _padding(cfg: RunConfig, base: ModelArtifact, tokens: TokenizedArtifact) -> 
         num_ranks=resources.num_sharing_batch,
         seed=cfg.training.seed,
         packs_rows=why_padded(config, resources.attention) is None,
-        attention_cost=attention_cost(config, cfg.training.lora.rank),
+        attention_cost=attention_cost(config, cfg.training.lora),
         context_parallel=resources.context_parallel,
     )

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from sft.config.adapter_checks import check_adapters, trains_embeddings
 from sft.config.compile_checks import check_compile
 from sft.config.dataset_checks import check_dataset
 from sft.config.epoch_checks import check_epochs
@@ -115,13 +116,7 @@ def _training(cfg: TrainingConfig) -> Iterator[Problem]:
             rule="needs samples to validate on",
             suggestion="try training.validation_split=0.05",
         )
-    if cfg.lora.target_modules is not None and not cfg.lora.target_modules:
-        yield Problem(
-            key="training.lora.target_modules",
-            value="[]",
-            rule="must name a layer; null takes every projection",
-            suggestion="try null",
-        )
+    yield from check_adapters(cfg)
     yield from check_schedule(cfg)
     yield from check_compile(cfg)
     yield from check_optimization(cfg)
@@ -179,7 +174,7 @@ def _add_tokens(cfg: RunConfig) -> Iterator[Problem]:
         if tokens and cfg.model.source is ModelSource.scratch:
             rule = "is for a pretrained model; one from scratch gets a tokenizer of its own"
             yield Problem(key=key, rule=rule, suggestion="leave it out, or set model.scratch.vocab_size")
-        if tokens and cfg.training.lora.rank:
+        if tokens and cfg.training.lora.rank and not trains_embeddings(cfg.training.lora):
             rule = "needs the embedding to be trained, which adapters leave as it is"
             yield Problem(key=key, rule=rule, suggestion="try training.lora.rank=0")
 

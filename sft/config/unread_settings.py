@@ -81,7 +81,9 @@ def _model(cfg: ModelConfig) -> Iterator[str]:
 
 def _training(cfg: TrainingConfig) -> Iterator[str]:
     if cfg.lora.rank == 0:
-        settings = _changed("training.lora", cfg.lora, LoraConfig(), {"alpha", "dropout", "target_modules"})
+        settings = _changed(
+            "training.lora", cfg.lora, LoraConfig(), {field.name for field in dataclasses.fields(LoraConfig)} - {"rank"}
+        )
         yield from (f"{told}: not read with training.lora.rank=0, which trains every weight" for told in settings)
     if cfg.max_steps is not None:
         epochs = _changed("training", cfg, TrainingConfig(), {"num_epochs"})

@@ -15,7 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sft.planning.model_shape import Shape, num_adapter_parameters, shape_of
+from sft.config.schema import LoraConfig
+from sft.planning.adapters import num_active_parameters
+from sft.planning.model_shape import Shape, shape_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,26 +45,31 @@ class ModelFlops:
         return self.per_token * num_tokens + self.per_loss_token * num_loss_tokens + self.per_square * num_squares
 
 
-def model_flops(shape: Shape, lora_rank: int = 0) -> ModelFlops:
+def model_flops(shape: Shape, lora: LoraConfig | None = None) -> ModelFlops:
     """Return what a model takes.
 
     Args:
         shape: The model's.
-        lora_rank: Of adapters on every projection; 0 = every weight is trained.
+        lora: Of its adapters; None, or of rank 0 = every weight is trained.
     """
-    per_weight = 4 if lora_rank else 6
+    adapted = bool(lora and lora.rank)
+    per_weight, of_head = (4, 6 if lora and _trains_head(lora) else 4) if adapted else (6, 6)
     projections = 2 * (shape.query_width + shape.key_width) + (3 if shape.family.gated else 2) * shape.ffn_width
     router = shape.num_experts * shape.hidden_size if shape.family.experts else 0
     per_layer = shape.hidden_size * projections + router
-    adapters = num_adapter_parameters(shape, lora_rank)
+    adapters = num_active_parameters(lora, shape) if lora and adapted else 0
     return ModelFlops(
         per_token=per_weight * shape.num_layers * per_layer + 6 * adapters,
-        per_loss_token=per_weight * shape.vocab_size * shape.hidden_size,
+        per_loss_token=of_head * shape.vocab_size * shape.hidden_size,
         per_square=12 * shape.num_layers * shape.query_width / 2,
     )
 
 
-def attention_cost(config: Mapping[str, Any], lora_rank: int = 0) -> float:
+def _trains_head(lora: LoraConfig) -> bool:
+    return any(name.endswith("lm_head") for name in lora.modules_to_save)
+
+
+def attention_cost(config: Mapping[str, Any], lora: LoraConfig | None = None) -> float:
     """Return what attention takes for a squared length, by what a layer's matrices take for a token.
 
     Where the shape is not known, ``1 / (12 * hidden_size)``, for a layer of ``12 * hidden_size ** 2`` weights
@@ -70,10 +77,10 @@ def attention_cost(config: Mapping[str, Any], lora_rank: int = 0) -> float:
 
     Args:
         config: The model's ``config.json``; empty if it is not known.
-        lora_rank: Of adapters on every projection; 0 = every weight is trained.
+        lora: Of its adapters; None, or of rank 0 = every weight is trained.
     """
     if shape := shape_of(config):
-        flops = model_flops(shape, lora_rank)
+        flops = model_flops(shape, lora)
         return flops.per_square / flops.per_token
     hidden = config.get("hidden_size")
     return 1 / (12 * hidden) if isinstance(hidden, int) and hidden > 0 else 0.0

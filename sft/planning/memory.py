@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from sft.adapters.instructlab.packed_rows import head_repeats
-from sft.config.schema import GradientCheckpointing, ShardingStrategy
+from sft.config.schema import GradientCheckpointing, LoraConfig, ShardingStrategy
+from sft.planning.adapters import Kept, kept_by
 from sft.planning.model_shape import Shape, activations
 
 GPU_OVERHEAD = 1_500_000_000
@@ -36,6 +37,9 @@ class Setup:
         num_frozen: Parameters that are not trained although there are no adapters.
         moment_bytes: Of the optimizer's state for each weight that is trained: AdamW's two moments are 8.
         adapter_dropout: Whether the adapters have dropout.
+        num_whole: Parameters of modules that are trained whole beside adapters, of which the base's are there too.
+        trains_head: Whether the head is one of them.
+        adapters: What they keep for their backward pass; None = what those of every linear layer keep.
         on_gpu: Whether ranks compute on GPUs.
         fsdp_version: Of PyTorch's FSDP, 1 or 2.
         copies_states: Whether a rank keeps a copy of its part of the full state in host memory while it is written.
@@ -53,6 +57,9 @@ class Setup:
     num_frozen: int = 0
     moment_bytes: float = 8.0
     adapter_dropout: bool = False
+    num_whole: int = 0
+    trains_head: bool = False
+    adapters: Kept | None = None
     on_gpu: bool = False
     fsdp_version: int = 2
     copies_states: bool = False
@@ -86,15 +93,17 @@ def moments(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> dict[str,
     value, layer = setup.value_bytes, _activations(shape, setup)
     num_recomputed = _num_recomputed(shape, setup.gradient_checkpointing)
     kept = value * shape.hidden_size * num_recomputed + (shape.num_layers - num_recomputed) * layer
+    trains_head = setup.num_trained is None or setup.trains_head
     chunked, at_loss, at_head, of_chunk, of_weight = _is_chunked(shape, setup), float(kept), float(kept), 0, 0
     if chunked:
         of_chunk = _LOSS_CHUNK * _logit_bytes(shape, setup)
-        of_weight = 4 * shape.vocab_size * shape.hidden_size if setup.num_trained is None else 0
+        of_weight = 4 * shape.vocab_size * shape.hidden_size if trains_head else 0
         at_loss += setup.loss_share * 2 * value * shape.hidden_size  # what the head is given, and its gradient
         at_head += setup.loss_share * value * shape.hidden_size
     else:
         at_loss += setup.loss_share * _logit_bytes(shape, setup)
         at_head += setup.loss_share * value * shape.vocab_size
+    made, made_at_layer = _adapted_weights(shape, setup, num_recomputed)
     # Every second layer is recomputed from the first on: of an even number, the last one keeps its own.
     recomputes_last = num_recomputed * 2 > shape.num_layers
     gradients = 2 * value * shape.ffn_width  # of the feed-forward part
@@ -104,20 +113,22 @@ def moments(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> dict[str,
         # hardly lowers the peak; measured by benchmarks/memory.py.
         copies = (1 if _shards(sharding, setup) == 1 else 2) * _weight_bytes(shape, setup) * shape.num_parameters
         fixed = _state_bytes(shape, ShardingStrategy.NO_SHARD, setup) + copies + _CPU_OVERHEAD
-        fixed += copied_bytes(shape, sharding, setup)
-        return {"loss": Moment(fixed + of_chunk + of_weight, at_loss), "layer": Moment(fixed, at_layer)}
-    fixed, gathered = _state_bytes(shape, sharding, setup) + GPU_OVERHEAD, _gathered(shape, sharding, setup)
+        fixed += copied_bytes(shape, sharding, setup) + made
+        return {"loss": Moment(fixed + of_chunk + of_weight, at_loss), "layer": Moment(fixed + made_at_layer, at_layer)}
+    fixed, gathered = _state_bytes(shape, sharding, setup) + GPU_OVERHEAD + made, _gathered(shape, sharding, setup)
     of_head = of_layer = 0  # gradients before they are reduced
+    if trains_head:
+        of_head = value * shape.vocab_size * shape.hidden_size
     if setup.num_trained is None:
-        of_head, of_layer = value * shape.vocab_size * shape.hidden_size, value * shape.per_layer
-    root = min(gathered, value * shape.num_root)
+        of_layer = value * shape.per_layer
+    root = min(gathered, value * (shape.num_root + setup.num_whole))
     at_embedding = (3 if shape.tied else 4) * of_head + of_layer
     if of_head and value < 4 and _shards(sharding, setup) > 1:  # the root's gradient, and its copy in fp32 for the sum
         at_embedding = max(at_embedding, (value + 4) * shape.num_root)
     return {
         "loss": Moment(fixed + gathered + of_chunk + of_weight, at_loss),
         "head": Moment(fixed + gathered + of_head + of_weight, at_head),
-        "layer": Moment(fixed + gathered + of_head + of_layer, at_layer),
+        "layer": Moment(fixed + gathered + of_head + of_layer + made_at_layer, at_layer),
         "embedding": Moment(fixed + root + at_embedding, 0),
     }
 
@@ -203,14 +214,15 @@ def _state_bytes(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> int:
     """Return bytes of weights, and of what is trained gradients 4 and the optimizer's (ZeRO, arXiv:1910.02054)."""
     if setup.cpu_offload_params and setup.on_gpu:
         return 0
-    weights = _weight_bytes(shape, setup) * shape.num_parameters - (4 - shape.stored_bytes) * setup.num_frozen
+    own = 0 if setup.num_trained is None else 4 * setup.num_trained
+    weights = own + _weight_bytes(shape, setup) * shape.num_parameters - (4 - shape.stored_bytes) * setup.num_frozen
     state = int((4 + setup.moment_bytes) * _num_trained(shape, setup))
     return (weights + state) // _shards(sharding, setup)
 
 
 def _gathered(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> int:
     """Return weights that a rank computes with besides its own: one unit while the next is fetched, and the root."""
-    value, unit, root = setup.value_bytes, shape.per_layer, shape.num_root
+    value, unit, root = setup.value_bytes, shape.per_layer, shape.num_root + setup.num_whole
     if _shards(sharding, setup) == 1:
         has_no_copy = setup.fsdp_version == 1 and value == _weight_bytes(shape, setup)
         return 0 if has_no_copy else value * (unit + root)
@@ -229,12 +241,31 @@ def _activations(shape: Shape, setup: Setup) -> int:
         exchanged = setup.value_bytes * (shape.query_width + 2 * repeated * shape.key_width)
     if setup.num_trained is None:
         return activations(shape, setup.value_bytes) + exchanged
-    inputs = 5 * shape.hidden_size + shape.query_width + shape.ffn_width
+    adapters = _adapters(shape, setup)
     if setup.adapter_dropout:
-        kept = (setup.value_bytes + 1) * inputs
+        kept = (setup.value_bytes + 1) * adapters.inputs
     else:  # projections share theirs; experts have it counted already
-        kept = 0 if shape.family.experts else setup.value_bytes * (2 * shape.hidden_size + shape.ffn_width)
+        kept = 0 if shape.family.experts else setup.value_bytes * adapters.shared
+    kept = (kept + 2 * setup.value_bytes * adapters.outputs) // shape.num_layers
     return activations(shape, setup.value_bytes, is_frozen=True) + kept + exchanged
+
+
+def _adapters(shape: Shape, setup: Setup) -> Kept:
+    """Return what the adapters keep; nothing where there are none."""
+    if setup.num_trained is None:
+        return Kept()
+    return setup.adapters or kept_by(LoraConfig(rank=1), shape)
+
+
+def _adapted_weights(shape: Shape, setup: Setup, num_recomputed: int) -> tuple[int, int]:
+    """Return bytes of weights that adapters make in a pass: those kept after the forward pass, and those at a layer.
+
+    Experts with their adapters are a tensor of their own, kept for the backward pass where a layer isn't recomputed;
+    the layer that is at work has it, and its gradient. DoRA takes the norm of a sum of matrices of the layer's size.
+    """
+    adapters, value = _adapters(shape, setup), setup.value_bytes
+    of_a_layer = value * adapters.expert_weights // shape.num_layers
+    return of_a_layer * (shape.num_layers - num_recomputed), 2 * of_a_layer + 3 * value * adapters.largest
 
 
 def _logit_bytes(shape: Shape, setup: Setup) -> int:

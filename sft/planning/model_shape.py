@@ -20,6 +20,7 @@ class Family:
         norms_in_fp32: Whether a norm multiplies in fp32 before it returns to the precision of its input.
         head_norms: Whether queries and keys are normalised, one head's width each.
         qkv_bias: Whether queries, keys and values have a bias; None = ``attention_bias`` says it, of the output too.
+        fused: Whether queries, keys and values are one matrix, and the feed-forward part's first two another.
         gated: Whether the feed-forward part has a gate (three matrices) or not (two, with biases).
         tied: Head and embedding are one matrix, unless ``tie_word_embeddings`` says otherwise.
         scaled: Logits are divided by a setting.
@@ -33,6 +34,7 @@ class Family:
     norms_in_fp32: bool = False
     head_norms: bool = False
     qkv_bias: bool | None = None
+    fused: bool = False
     gated: bool = True
     tied: bool = False
     capped: bool = False
@@ -51,7 +53,7 @@ FAMILIES = {
     "gemma": Family(tied=True, norms_in_fp32=True, head_dim=256),
     "gemma2": Family(tied=True, capped=True, norms_in_fp32=True, head_dim=256, num_norms=4),
     "gemma3_text": Family(tied=True, norms_in_fp32=True, head_dim=256, num_norms=4, head_norms=True),
-    "phi3": Family(qkv_bias=False),
+    "phi3": Family(qkv_bias=False, fused=True),
     "granite": Family(scaled=True),
     "smollm3": Family(tied=True),
     "gpt_neox": Family(gated=False, norm_bias=True),
@@ -94,6 +96,11 @@ class Shape:
     tied: bool
     capped: bool
     stored_bytes: int
+
+    @property
+    def expert_width(self) -> int:
+        """Feed-forward features of one expert, or of the layer where there are none."""
+        return self.ffn_width // self.num_active
 
     @property
     def per_layer(self) -> int:
@@ -165,13 +172,6 @@ def shape_of(config: Mapping[str, Any]) -> Shape | None:
 
 def _is_size(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LARGEST_SIZE
-
-
-def num_adapter_parameters(shape: Shape, rank: int) -> int:
-    """Return the parameters of LoRA (arXiv:2106.09685) on every projection: `rank` rows and columns each."""
-    widths = 2 * (shape.query_width + shape.key_width) + (3 if shape.family.gated else 2) * shape.ffn_width
-    num_projections = 7 if shape.family.gated else 6
-    return rank * shape.num_layers * (widths + num_projections * shape.hidden_size)
 
 
 def activations(shape: Shape, value_bytes: int, *, is_frozen: bool = False) -> int:

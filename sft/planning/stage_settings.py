@@ -12,6 +12,7 @@ import msgspec
 from sft.config.schema import (
     Compile,
     EvalBackend,
+    LoraConfig,
     LrScheduler,
     ModelSource,
     RunConfig,
@@ -131,7 +132,22 @@ def _without_untouched(own: dict[str, Any], cfg: TrainingConfig) -> dict[str, An
     decays = cfg.weight_decay or any(group.weight_decay for group in cfg.parameter_groups.values())
     if not decays or cfg.weight_decay_on is WeightDecayOn.all:
         without |= {"weight_decay_on"}
+    if cfg.lora.rank:
+        own["lora"] = _lora(own["lora"])
+    else:
+        own["lora"] = {name: value for name, value in own["lora"].items() if name in _FIRST_OF_LORA}
     return {name: value for name, value in own.items() if name not in without}
+
+
+_FIRST_OF_LORA = ("rank", "alpha", "dropout", "target_modules")
+
+
+def _lora(own: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of adapters, less newer ones at their default; what all layers are has changed."""
+    untouched = _plain(LoraConfig())
+    newer = {name: value for name, value in own.items() if name not in _FIRST_OF_LORA and value != untouched[name]}
+    targets = "all-linear" if own["target_modules"] is None else own["target_modules"]
+    return {name: own[name] for name in _FIRST_OF_LORA} | newer | {"target_modules": targets}
 
 
 def _length(cfg: TrainingConfig) -> dict[str, Any]:

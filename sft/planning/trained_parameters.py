@@ -7,13 +7,23 @@ from pathlib import Path
 
 import msgspec
 
+from sft import adapter_choice
 from sft.adapters import hub
 from sft.adapters.checkpoint_files import INDEX, WEIGHTS, read_tensors
 from sft.artifacts import Artifact, ModelArtifact
-from sft.config.schema import ModelSource, Optimizer, RunConfig, TrainingConfig
-from sft.parameter_choice import HEAD, choice_problem, frozen_names, matching, missing_layers
-from sft.planning.model_config import read_config
-from sft.planning.model_shape import Shape
+from sft.config.schema import Compile, ModelSource, Optimizer, RunConfig, TrainingConfig
+from sft.parameter_choice import (
+    EMBEDDINGS,
+    HEAD,
+    choice_problem,
+    frozen_names,
+    layer_of,
+    matching,
+    missing_layers,
+)
+from sft.planning import adapters
+from sft.planning.model_config import read_config, read_model_config
+from sft.planning.model_shape import Shape, shape_of
 
 _ADAMW_BYTES, _MOMENTUM_BYTES = 8.0, 4.0
 
@@ -43,7 +53,7 @@ def _folder(cfg: RunConfig, have: Mapping[str, Artifact]) -> Path | None:
 
 def chooses(cfg: TrainingConfig) -> bool:
     """Return whether some parameters are not trained as the others are."""
-    return bool(cfg.freeze or cfg.parameter_groups)
+    return bool(cfg.freeze or cfg.parameter_groups or (cfg.lora.rank and cfg.lora.modules_to_save))
 
 
 def num_frozen(cfg: TrainingConfig, sizes: Mapping[str, int]) -> int:
@@ -62,7 +72,9 @@ def _frozen(cfg: TrainingConfig, sizes: Mapping[str, int]) -> dict[str, set[str]
 def trained_lines(cfg: RunConfig, have: Mapping[str, Artifact]) -> Iterator[str]:
     """Yield how many parameters train and what is chosen, where a recipe chooses some."""
     training = cfg.training
-    if not chooses(training):
+    if training.lora.rank:
+        yield from _adapter_lines(cfg, have)
+    if not (training.freeze or training.parameter_groups):
         return
     sizes = parameter_sizes(cfg, have)
     if sizes is None:
@@ -91,6 +103,50 @@ def trained_lines(cfg: RunConfig, have: Mapping[str, Artifact]) -> Iterator[str]
                 f"{key}={group[key]}" for key in ("learning_rate", "weight_decay") if group[key] is not None
             )
             yield f"           training.parameter_groups.{name}: {sum(sizes[each] for each in chosen):,} with {how}"
+
+
+def _adapter_lines(cfg: RunConfig, have: Mapping[str, Artifact]) -> Iterator[str]:
+    """Yield how many parameters adapters train, in which layers, and which have none."""
+    lora, made = cfg.training.lora, have.get("model")
+    config = read_config(made.model_dir) if isinstance(made, ModelArtifact) else read_model_config(cfg.model)
+    shape = shape_of(config) if config else None
+    if shape is None:
+        known = "model is here" if config is None else "ranks have made the adapters, of an architecture not known here"
+        yield f"trains     known once the {known}: training.lora"
+        return
+    sizes = parameter_sizes(cfg, have)
+    matrices = adapters.matrices_of(shape)
+    modules = {name.rpartition(".")[0] for name in sizes} if sizes and not shape.family.experts else None
+    tied = {name.rpartition(".")[0] for name in sizes or () if shape.tied and matching_ends(name)}
+    if problem := adapter_choice.problem(
+        adapters.plain(lora),
+        matrices,
+        modules,
+        tied,
+        fsdp_version=cfg.training.fsdp.version,
+        compiles=cfg.training.compile is Compile.regional,
+    ):
+        yield f"warning    {problem[0]}; try {problem[1]}"
+        return
+    adapted = adapters.adapted_by(lora, shape)
+    whole = adapters.num_saved_whole(lora, shape, sizes)
+    trained = adapters.num_adapter_parameters(lora, shape) + whole
+    kinds = sorted({name.rpartition(".")[2] for name in adapted})
+    total, of = shape.num_parameters + trained, f"adapters of {len(adapted)} matrices"
+    yield f"trains     {trained:,} of {total:,} parameters, in {of} ({', '.join(kinds)})"
+    if whole:
+        yield f"           {whole:,} of them are {', '.join(lora.modules_to_save)}, trained whole"
+    left = sorted({name.rpartition(".")[2] for name in matrices} - {*kinds})
+    layers = {layer for name in matrices if (layer := layer_of(name)) is not None}
+    without = len(layers - {layer_of(name) for name in adapted})
+    some = f"; {without} of {len(layers)} layers" if without else ""
+    ends = ["embeddings", "head", "norms", *(["router"] if shape.family.experts else [])]
+    yield f"           not adapted: {', '.join([*left, *ends])}{some}"
+
+
+def matching_ends(name: str) -> bool:
+    """Return whether a tensor is the embeddings' or the head's."""
+    return bool(matching(EMBEDDINGS, [name]) or matching(HEAD, [name]))
 
 
 def moment_bytes(cfg: TrainingConfig, shape: Shape) -> float:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from sft.artifacts import TokenizedArtifact
 from sft.config.schema import Precision, RunConfig
+from sft.planning.adapters import kept_by, num_adapter_parameters, num_saved_whole
 from sft.planning.memory import Setup
-from sft.planning.model_shape import Shape, num_adapter_parameters
+from sft.planning.model_shape import Shape
 from sft.planning.trained_parameters import moment_bytes, num_frozen
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def setup_of(
         sizes: Of the model's tensors by name; None = not known, and nothing is taken to be frozen.
     """
     training = cfg.training
-    adapters = num_adapter_parameters(shape, training.lora.rank)
+    whole = num_saved_whole(training.lora, shape, sizes)
+    trained = num_adapter_parameters(training.lora, shape) + whole
     return Setup(
         ranks=resources.world_size,
         context_parallel=resources.context_parallel,
@@ -43,10 +45,13 @@ def setup_of(
         gradient_checkpointing=resources.gradient_checkpointing,
         cpu_offload_params=resources.cpu_offload_params,
         fsdp_version=resources.fsdp_version,
-        num_trained=adapters if training.lora.rank else None,
+        num_trained=trained if training.lora.rank else None,
         num_frozen=num_frozen(training, sizes) if sizes and not training.lora.rank else 0,
         moment_bytes=moment_bytes(training, shape),
         adapter_dropout=training.lora.dropout > 0,
+        num_whole=whole,
+        trains_head=any(name.endswith("lm_head") for name in training.lora.modules_to_save),
+        adapters=kept_by(training.lora, shape) if training.lora.rank else None,
         on_gpu=bool(resources.num_gpus),
         copies_states=resources.async_states,
         keeps_best=training.select.metric is not None,

@@ -195,7 +195,6 @@ def _line(live: TrainingProgress) -> str:
 def main_args(cfg: TrainingConfig, inputs: TrainInputs, work: Path) -> MainArgs:
     """Return our settings as the library's."""
     resources = inputs.resources
-    modules = cfg.lora.target_modules
     return MainArgs(
         model_name_or_path=str(inputs.model.model_dir),
         model_class="Liger" if resources.use_liger else "CausalLM",
@@ -218,7 +217,6 @@ def main_args(cfg: TrainingConfig, inputs: TrainInputs, work: Path) -> MainArgs:
         lora_r=cfg.lora.rank,
         lora_alpha=cfg.lora.alpha,
         lora_dropout=cfg.lora.dropout,
-        lora_target_modules=tuple(modules) if modules else None,
         fsdp_sharding_strategy=resources.strategy.value,
         cpu_offload_params_fsdp=resources.cpu_offload_params,
         trust_remote_code=inputs.model.trust_remote_code,
@@ -240,7 +238,7 @@ def worker_options(cfg: TrainingConfig, inputs: TrainInputs) -> WorkerOptions:
         deterministic=cfg.deterministic,
         attention=attention.value,
         packs_rows=row_packing.why_padded(config, attention) is None,
-        attention_cost=attention_cost(config, cfg.lora.rank),
+        attention_cost=attention_cost(config, cfg.lora),
         context_parallel=inputs.resources.context_parallel,
         save_dtype=cfg.save_dtype.value,
         gradient_checkpointing=inputs.resources.gradient_checkpointing.value,
@@ -278,6 +276,7 @@ def worker_options(cfg: TrainingConfig, inputs: TrainInputs) -> WorkerOptions:
         stall_timeout_seconds=cfg.stall_timeout_seconds,
         state_id=inputs.state_id,
         device=inputs.resources.device,
+        lora=msgspec.to_builtins(cfg.lora) if cfg.lora.rank else {},
         adapted_model=inputs.model.source,
         trackers=tuple(tracker.value for tracker in cfg.tracking.trackers),
         project=cfg.tracking.project,
@@ -295,5 +294,5 @@ def _flops(cfg: TrainingConfig, inputs: TrainInputs) -> tuple[float, float, floa
     shape = shape_of(read_config(inputs.model.model_dir) or {})
     if shape is None or cfg.freeze or any(group.freeze for group in cfg.parameter_groups.values()):
         return None  # the gradients of frozen weights are not computed, and which are known inside the ranks
-    flops = model_flops(shape, cfg.lora.rank)
+    flops = model_flops(shape, cfg.lora)
     return flops.per_token, flops.per_loss_token, flops.per_square

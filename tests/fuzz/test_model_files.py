@@ -10,7 +10,9 @@ from typing import Any
 
 from sft.adapters.checkpoint_files import config_dtype, read_json
 from sft.chat.special_tokens import special_tokens, stops
-from sft.planning.model_shape import activations, num_adapter_parameters, shape_of
+from sft.config.schema import LoraConfig
+from sft.planning.adapters import num_adapter_parameters
+from sft.planning.model_shape import activations, shape_of
 from sft.stages.chat_template import named_templates
 from sft.stages.model_checks import check_config
 from tests.fuzz.search import search
@@ -69,7 +71,7 @@ def test_a_config_is_taken_or_refused_and_its_memory_is_a_number(tmp_path: Path)
         assert config_dtype(config) is None or config_dtype(config)
         if shape := shape_of(config):
             assert all(math.isfinite(float(n)) and n > 0 for n in (shape.num_parameters, activations(shape, 2)))
-            assert num_adapter_parameters(shape, 8) > 0
+            assert num_adapter_parameters(LoraConfig(rank=8), shape) > 0
         check_config(config, "model.name_or_path")
 
     seeds = [json.dumps(config).encode() for config in (QWEN, MIXTURE, OWN_CODE, ODD)]

@@ -18,6 +18,7 @@ from sft.config.schema import (
     GradientCheckpointing,
     LauncherConfig,
     LoraConfig,
+    LoraInit,
     Optimizer,
     ParameterGroupConfig,
     Precision,
@@ -51,6 +52,7 @@ pytestmark = [
 ]
 
 LORA = LoraConfig(rank=4, alpha=8, dropout=0.1)
+PISSA = LoraConfig(rank=4, alpha=8, dropout=0.1, init=LoraInit.pissa, use_rslora=True, use_dora=True)
 
 
 def made(folder: Path, inputs: TrainInputs, **settings: Any) -> CheckpointArtifact:
@@ -129,6 +131,8 @@ def test_lora_keeps_its_adapter_beside_a_merged_model_that_answers_the_same(
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
+    note = json.loads((checkpoint.root / "logs" / "adapters.json").read_text())
+    assert note["adapted"] == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
     adapter = checkpoint.root / "adapter"
     facts = json.loads((adapter / "adapter_config.json").read_text())
     assert (facts["r"], facts["lora_alpha"], facts["base_model_name_or_path"]) == (4, 8, "scratch")
@@ -147,11 +151,14 @@ def test_lora_keeps_its_adapter_beside_a_merged_model_that_answers_the_same(
 
 
 @pytest.mark.exhaustive
-def test_a_preempted_lora_run_goes_on_to_the_same_weights(train_inputs: TrainInputs, tmp_path: Path) -> None:
-    undisturbed = made(tmp_path / "lora", train_inputs, lora=LORA)
+@pytest.mark.parametrize("lora", [LORA, PISSA])
+def test_a_preempted_lora_run_goes_on_to_the_same_weights(
+    lora: LoraConfig, train_inputs: TrainInputs, tmp_path: Path
+) -> None:
+    undisturbed = made(tmp_path / "lora", train_inputs, lora=lora)
     out = tmp_path / "out"
     out.mkdir()
-    cfg = changed(lora=LORA)
+    cfg = changed(lora=lora)
     with running(cfg, train_inputs, out) as parent:
         assert wait_for(lambda: steps_done(out) >= STEPS_PER_EPOCH + 2, 120)
         parent.terminate()

@@ -26,3 +26,5 @@ STATE_PREFIX, STATE_FACTS, STATE_FORMAT = "step_", "state.json", 2
 """Of a full state: what its folder's name begins with, the file that says what it is, and that file's format."""
 ADAPTER = "adapter"
 """Folder of a LoRA adapter, beside the merged model's files."""
+ADAPTERS = "adapters.json"
+"""How much the adapters train, and which modules have none."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sft.adapters.instructlab.layout import COMPILED, METRICS, RESUMED, STACKS, UNTRACKED
+from sft.adapters.instructlab.layout import ADAPTERS, COMPILED, METRICS, RESUMED, STACKS, UNTRACKED
 from sft.errors import StageError
 
 _STACK_SECONDS = 5.0
@@ -84,6 +84,8 @@ class TrainingMonitor:
                 self._say(f"  {line}; it is not used")
             for line in self._start["slower"]:
                 self._say(f"  {line}")
+            if (self._logs / ADAPTERS).exists():
+                self._say_what_is_adapted(json.loads((self._logs / ADAPTERS).read_text(encoding="utf-8")))
             if self._start["step"]:
                 self._say(f"  resumes after step {self._start['step']}, in epoch {self._start['epoch'] + 1}")
             self._offset = (self._logs / METRICS).stat().st_size if self._start["step"] else 0
@@ -97,6 +99,13 @@ class TrainingMonitor:
             self._say_what_was_compiled(json.loads((self._logs / COMPILED).read_text(encoding="utf-8")))
         if time.monotonic() >= self._next_check:
             self._check_stall()
+
+    def _say_what_is_adapted(self, facts: dict[str, Any]) -> None:
+        whole = f", and all of {', '.join(facts['saved_whole'])}" if facts["saved_whole"] else ""
+        in_layers = f"{facts['num_adapters']} adapters ({', '.join(facts['adapted'])})"
+        self._say(f"  trains {facts['num_trained']:,} parameters: {in_layers}{whole}")
+        if facts["not_adapted"]:
+            self._say(f"  not adapted: {', '.join(facts['not_adapted'])}")
 
     def _say_what_was_compiled(self, report: dict[str, Any]) -> None:
         """Say once that layers were compiled, and each reason for which torch has left a part of a layer out."""

@@ -128,6 +128,7 @@ class WorkerOptions:
         stall_timeout_seconds: Time without a step after which a rank writes its Python stack.
         state_id: Digest of what determines the order of the data and the model, by which a full state is known.
         device: What the ranks train on, as the plan names it.
+        lora: `training.lora` as plain data; empty = no adapters.
         adapted_model: Name of the base model in the adapter's configuration.
         trackers: ``tensorboard``, ``mlflow``, ``wandb``.
         project: MLflow's experiment, W&B's project.
@@ -184,6 +185,7 @@ class WorkerOptions:
     stall_timeout_seconds: float = 1800.0
     state_id: str = ""
     device: str = "cpu"
+    lora: dict[str, Any] = field(default_factory=dict)
     adapted_model: str = ""
     trackers: tuple[str, ...] = ()
     project: str = ""

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sft.config.schema import LoraConfig
 from sft.planning.flops import ModelFlops, attention_cost, model_flops
 from sft.planning.model_shape import Shape, shape_of
 
@@ -43,7 +44,7 @@ def test_the_parts_of_a_real_shape() -> None:
         per_token=6 * 28 * per_layer, per_loss_token=6 * 151_936 * 1536, per_square=6 * 28 * 1536
     )
     adapters = 18_464_768  # peft's print_trainable_parameters(), all linear layers
-    with_lora = model_flops(shape(QWEN), lora_rank=16)
+    with_lora = model_flops(shape(QWEN), LoraConfig(rank=16))
     assert with_lora.per_token == 4 * 28 * per_layer + 6 * adapters
     assert with_lora.per_loss_token == 4 * 151_936 * 1536
 
@@ -59,8 +60,8 @@ def test_of_experts_those_count_that_a_token_is_sent_to() -> None:
 @pytest.mark.parametrize("lora_rank", [0, 8])
 @pytest.mark.parametrize("architecture", ["qwen2", "llama", "gpt_neox", "gemma2", "phi3"])
 def test_torch_counts_as_many(architecture: str, lora_rank: int) -> None:
+    import peft
     import torch
-    from peft import LoraConfig, get_peft_model
     from torch.utils.flop_counter import FlopCounterMode
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -73,12 +74,12 @@ def test_torch_counts_as_many(architecture: str, lora_rank: int) -> None:
     if rank:
         model.enable_input_require_grads()
         names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-        model = get_peft_model(model, LoraConfig(r=rank, target_modules=names))
+        model = peft.get_peft_model(model, peft.LoraConfig(r=rank, target_modules=names))
     ids = torch.randint(3, 128, (2, 48))
     with FlopCounterMode(display=False) as counter:
         model(input_ids=ids, use_cache=False).logits.sum().backward()
     whole_matrices = 2 * 2 * 48**2  # eager attention computes what no token sees, too
-    ours = model_flops(shape(config.to_dict()), rank).of(2 * 48, 2 * 48, whole_matrices)
+    ours = model_flops(shape(config.to_dict()), LoraConfig(rank=rank)).of(2 * 48, 2 * 48, whole_matrices)
     assert ours == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
@@ -86,6 +87,6 @@ def test_attention_costs_as_much_as_the_matrices_at_the_length_where_their_opera
     length = round(1 / attention_cost(QWEN))
     flops = model_flops(shape(QWEN))
     assert flops.per_square * length**2 == pytest.approx(flops.per_token * length, rel=1e-3)
-    assert attention_cost(QWEN, lora_rank=8) != attention_cost(QWEN)
+    assert attention_cost(QWEN, LoraConfig(rank=8)) != attention_cost(QWEN)
     assert attention_cost({"model_type": "olmo2", "hidden_size": 1000}) == 1 / 12_000
     assert attention_cost({}) == 0

@@ -29,7 +29,7 @@ def divides(model: Any, num_places: int) -> bool:
     import torch
 
     changed = any(getattr(model.config, name, None) is not None for name in _CHANGES_LOGITS)
-    return num_places > CHUNK and not changed and type(model.get_output_embeddings()) is torch.nn.Linear
+    return num_places > CHUNK and not changed and type(head_of(model)) is torch.nn.Linear
 
 
 def forward(model: Any, inputs: dict[str, Any], places: Any, targets: Any, losses: Callable[..., Any]) -> Any:
@@ -61,7 +61,7 @@ def forward(model: Any, inputs: dict[str, Any], places: Any, targets: Any, losse
         chosen.append(summed.reshape(1, 1, 1))
         return chosen[0]
 
-    head = model.get_output_embeddings()
+    head = head_of(model)
     with head.register_forward_pre_hook(choose), head.register_forward_hook(replace):
         output = model(**inputs, use_cache=False)
     if output.logits is not chosen[0]:
@@ -69,6 +69,13 @@ def forward(model: Any, inputs: dict[str, Any], places: Any, targets: Any, losse
         rule = f"{architecture} changes the logits of its output layer, so that its loss can't be taken in chunks"
         raise StageError(rule, fix=f"set training.max_tokens_per_gpu to at most {CHUNK}")
     return output
+
+
+def head_of(model: Any) -> Any:
+    """Return the output layer that computes, which is a copy of the model's where it is trained beside adapters."""
+    head = model.get_output_embeddings()
+    copies = getattr(head, "modules_to_save", None)
+    return next(iter(copies.values())) if copies else head
 
 
 @cache

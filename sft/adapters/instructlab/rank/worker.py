@@ -134,12 +134,7 @@ def _train(args: argparse.Namespace, options: WorkerOptions, folder: Path, stack
         training = loop.Loop(args, options, folder, after_step=restart_stall_timer)
         patches.enter_context(schedule.patched_schedule(options, training.num_steps))
         if args.lora_r:
-            patches.enter_context(
-                lora.lora_training(
-                    adapted_model=options.adapted_model,
-                    save_dtype=options.save_dtype,
-                )
-            )
+            patches.enter_context(lora.lora_training(options, folder))
         patches.enter_context(training.patched_library())
         set_random_seed(args.seed)
         try:

@@ -1,0 +1,35 @@
+"""Rules between the settings of adapters, as far as no model has to be known. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sft.config.schema import Compile, LoraConfig, LoraInit, TrainingConfig
+from sft.errors import Problem
+
+
+def check_adapters(cfg: TrainingConfig) -> Iterator[Problem]:
+    """Yield what is wrong between the settings of `training.lora`, and between them and others."""
+    lora = cfg.lora
+    if lora.target_modules is not None and not lora.target_modules:
+        rule = "must name a layer; null takes every linear layer but the head"
+        yield _problem("target_modules", "[]", rule, "null")
+    if lora.layers is not None and not lora.layers:
+        yield _problem("layers", "[]", "must name a layer; null takes all of them", "null")
+    if not lora.rank:
+        return
+    if lora.init is LoraInit.orthogonal and lora.rank % 2:
+        yield _problem("init", "orthogonal", f"needs an even rank, not {lora.rank}", "training.lora.rank=16")
+    if lora.use_dora and cfg.compile is Compile.regional:
+        rule = "is not compiled: peft computes its weights anew in each layer's pass"
+        yield _problem("use_dora", "true", rule, "training.compile=none")
+
+
+def trains_embeddings(cfg: LoraConfig) -> bool:
+    """Return whether embeddings and head are trained beside adapters."""
+    ends = {name.rpartition(".")[2] for name in cfg.modules_to_save}
+    return {"embed_tokens", "lm_head"} <= ends or {"embed_in", "lm_head"} <= ends
+
+
+def _problem(key: str, value: object, rule: str, suggestion: str) -> Problem:
+    return Problem(key=f"training.lora.{key}", value=str(value), rule=rule, suggestion=f"try {suggestion}")
