@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import pytest
 
 from sft.artifacts import ModelArtifact
-from sft.config.schema import Optimizer, ParameterGroupConfig, RunConfig, ShardingStrategy, TrainingConfig
+from sft.config.schema import LoraConfig, Optimizer, ParameterGroupConfig, RunConfig, ShardingStrategy, TrainingConfig
+from sft.planning import stage_settings
+from sft.planning.environment import Environment
 from sft.planning.memory import moments, peak_bytes, state_bytes
 from sft.planning.model_shape import shape_of
 from sft.planning.trained_parameters import moment_bytes, num_frozen, parameter_sizes, trained_lines
@@ -41,6 +44,57 @@ def test_a_plan_says_how_many_parameters_train_and_that_a_tied_head_is_the_embed
     groups = {"a": ParameterGroupConfig(match="embeddings", learning_rate=1e-5)}
     assert lines(tied, parameter_groups=groups)[-1].endswith(f"{ends:,} with learning_rate=1e-05")
     assert lines(tied) == []
+
+
+@pytest.mark.slow
+def test_a_plan_says_what_adapters_train_and_what_has_none(tied: dict[str, Any]) -> None:
+    config = json.loads((tied["model"].model_dir / "config.json").read_text())
+    shape = shape_of(config)
+    assert shape is not None
+    lora = LoraConfig(rank=4, target_modules=["q_proj", "down_proj"], layers=[0])
+    trained = 4 * (2 * shape.hidden_size + shape.query_width - shape.hidden_size + shape.ffn_width + shape.hidden_size)
+    assert lines(tied, lora=lora) == [
+        f"trains     {trained:,} of {shape.num_parameters + trained:,} parameters, in adapters of 2 matrices "
+        "(down_proj, q_proj)",
+        "           not adapted: gate_proj, k_proj, o_proj, up_proj, v_proj, embeddings, head, norms; "
+        f"{shape.num_layers - 1} of {shape.num_layers} layers",
+    ]
+    whole = lines(tied, lora=LoraConfig(rank=4, modules_to_save=["norm"]))
+    assert whole[1] == f"           {shape.hidden_size} of them are norm, trained whole"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("lora", "said"),
+    [
+        ({"target_modules": ["wrong"]}, "target_modules: the model has no wrong to adapt; try choose from down_proj"),
+        ({"layers": [99]}, "layers: the model has no layer 99"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save: lm_head shares its weights"),
+        ({"modules_to_save": ["embed_tokens"]}, "modules_to_save: model.embed_tokens shares its weights"),
+    ],
+)
+def test_a_plan_warns_of_adapters_that_the_ranks_will_refuse(
+    lora: dict[str, Any], said: str, tied: dict[str, Any]
+) -> None:
+    [warning] = lines(tied, lora=LoraConfig(rank=4, **lora))
+    assert warning.startswith(f"warning    training.lora.{said}")
+
+
+def test_adapters_of_an_architecture_that_is_not_known_are_said_by_the_ranks(tmp_path: Path) -> None:
+    cfg = RunConfig(training=TrainingConfig(lora=LoraConfig(rank=4)))
+    cfg.model.name_or_path = str(tmp_path)
+    assert list(trained_lines(cfg, {})) == ["trains     known once the model is here: training.lora"]
+    (tmp_path / "config.json").write_text('{"model_type": "olmo2"}')
+    [line] = trained_lines(cfg, {})
+    assert line.startswith("trains     known once the ranks have made the adapters")
+
+
+def test_the_key_of_a_full_training_has_none_of_the_newer_settings_of_adapters() -> None:
+    full, adapters = RunConfig(), RunConfig(training=TrainingConfig(lora=LoraConfig(rank=4, use_dora=True)))
+    own = stage_settings.train(full, Environment(versions={}))["lora"]
+    assert own == {"rank": 0, "alpha": 32, "dropout": 0.1, "target_modules": None}
+    of_adapters = stage_settings.train(adapters, Environment(versions={}))["lora"]
+    assert of_adapters == own | {"rank": 4, "target_modules": "all-linear", "use_dora": True}
 
 
 def test_a_model_that_is_not_here_is_not_guessed(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sft.adapters.instructlab.layout import COMPILED, METRICS, RESUMED, STACKS, UNTRACKED
+from sft.adapters.instructlab.layout import ADAPTERS, COMPILED, METRICS, RESUMED, STACKS, UNTRACKED
 from sft.adapters.instructlab.monitor import RankLost, TrainingMonitor, TrainingProgress
 from sft.files import write_json
 
@@ -49,6 +49,21 @@ def test_a_run_that_goes_on_says_from_where_and_shows_no_old_step(tmp_path: Path
     looking.poll()
     assert said == ["  full state step_3 is damaged: x; it is not used", "  resumes after step 2, in epoch 1"]
     assert seen == []
+
+
+def test_what_is_adapted_and_what_is_not_is_said_at_the_start(tmp_path: Path) -> None:
+    said: list[str] = []
+    facts = {"num_trained": 4096, "num_adapters": 14, "adapted": ["q_proj"], "saved_whole": ["norm"]}
+    write_json(tmp_path / ADAPTERS, {**facts, "not_adapted": ["lm_head", "up_proj"]})
+    write_json(tmp_path / RESUMED, {"step": 0, "epoch": 0, "damaged": [], "slower": []})
+    looking = view(tmp_path, [], said)
+    (tmp_path / METRICS).touch()
+    looking.poll()
+    looking.poll()
+    assert said == [
+        "  trains 4,096 parameters: 14 adapters (q_proj), and all of norm",
+        "  not adapted: lm_head, up_proj",
+    ]
 
 
 def test_what_was_compiled_is_said_once_and_each_reason_for_what_was_not(tmp_path: Path) -> None:
