@@ -33,6 +33,7 @@ examples:
   sft serve runs/quickstart-1a2b3c4d --port 8000     its model behind OpenAI's API
   sft report runs/quickstart-1a2b3c4d --open         its page: scores, curves, data, where it comes from
   sft watch runs/quickstart-1a2b3c4d                 the same, live, while the run is at work
+  sft merge BASE runs/a/adapter=0.7 runs/b/adapter=0.3 --output both   adapters as one model
   sft verify runs/quickstart-1a2b3c4d                is everything still what the record says?
   sft debug runs/quickstart-1a2b3c4d                 an archive for an issue, free of data and secrets
   sft register runs/my-1a2b3c4d registry=mlflow      its model, registered now
@@ -111,6 +112,10 @@ def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
 
             systems = {"model": export.model, "job": export.job, "kfp": export.kfp, "trainjob": export.trainjob}
             return systems[options.system](options)
+        case "merge":
+            from sft.cli.merge import execute as merge
+
+            return merge(options)
         case "chat":
             from sft.cli.chat import execute as chat
 
@@ -243,6 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--html", metavar="FILE", help="also write a page")
     text = "write a run's model in another format, or print a recipe as what another system runs"
     export_arguments.add_arguments(commands.add_parser("export", help=text))
+    parsers.add_merge(commands.add_parser("merge", help="put adapters of a model, each by a weight, into its weights"))
     parsers.add_report(commands.add_parser("report", help="make or renew the page of a run, finished or not"))
     parsers.add_watch(commands.add_parser("watch", help="serve the page of a run live while it is at work"))
     parsers.add_debug(

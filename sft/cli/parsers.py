@@ -58,3 +58,13 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="default: 8000")
     text = "eval.vllm.python=PYTHON serves with vLLM's environment; model.trust_remote_code=true"
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=text)
+
+
+def add_merge(parser: argparse.ArgumentParser) -> None:
+    """Add what `sft merge` takes."""
+    parser.add_argument("base", metavar="MODEL", help="the model that they are adapters of: a folder, or a hub id")
+    text = "an adapter's folder or its run's, by a weight; 1 if none is given"
+    parser.add_argument("adapters", metavar="ADAPTER[=WEIGHT]", nargs="+", help=text)
+    parser.add_argument("--output", metavar="FOLDER", required=True, help="the merged model, a folder that isn't there")
+    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a model on the hub")
+    parser.add_argument("--trust-remote-code", action="store_true", help="let code that comes with the model run")

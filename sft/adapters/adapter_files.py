@@ -1,0 +1,94 @@
+"""Owns what an adapter's folder says of itself: PEFT's ``adapter_config.json`` beside safetensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sft.adapters.checkpoint_files import read_header, read_json
+from sft.errors import StageError
+from sft.files import sha256_file
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+UNKNOWN_BASE = "scratch"
+"""The base that an adapter names whose model was made by its run."""
+_TAKES_PART = ("use_dora", "modules_to_save", "lora_bias")
+"""What makes an adapter more than a sum of products, of which there is no weighted sum."""
+_OTHER = ("layer_replication", "megatron_config", "alora_invocation_tokens", "use_qalora", "use_bdlora", "kasa_config")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterFiles:
+    """A LoRA adapter on a disk.
+
+    Attributes:
+        folder: With both files.
+        config: Its settings, as PEFT wrote them.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+
+    @property
+    def base(self) -> str:
+        """Name of the model that it is of."""
+        return str(self.config.get("base_model_name_or_path") or "")
+
+    @property
+    def more_than_products(self) -> list[str]:
+        """Settings of it that change more than a sum of B A can, or the other way than one."""
+        return [name for name in _TAKES_PART if self.config.get(name)]
+
+    def digests(self) -> dict[str, str]:
+        """Return the sha256 of its files by name."""
+        return {name: sha256_file(self.folder / name) for name in (CONFIG, WEIGHTS)}
+
+
+def read(folder: Path, what: str) -> AdapterFiles:
+    """Return the adapter in a folder.
+
+    Args:
+        folder: Of PEFT's, or a run's ``adapter``.
+        what: The setting or argument that names it, for messages.
+
+    Raises:
+        StageError: There is none, it is of another kind than LoRA, or its files are malformed.
+    """
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            fix = "give a folder with both, such as runs/NAME/adapter; PEFT saves safetensors by default"
+            raise StageError(f"{what}: no {name} in {folder}", fix=fix)
+    config = read_json(folder / CONFIG)
+    if config.get("peft_type") != "LORA":
+        raise StageError(f"{what}: is an adapter of the kind {config.get('peft_type')}", fix="give a LoRA adapter")
+    if others := [name for name in _OTHER if config.get(name)]:
+        raise StageError(f"{what}: has {others[0]}, which is more than can be merged here", fix="merge it with PEFT")
+    read_header(folder / WEIGHTS)
+    return AdapterFiles(folder=folder, config=config)
+
+
+def check_base(adapter: AdapterFiles, base: str, what: str) -> str | None:
+    """Compare the model that an adapter names with a base model, and return a note where it names none.
+
+    Args:
+        adapter: Which.
+        base: Hub id, or folder, of the model.
+        what: The setting or argument that names the adapter.
+
+    Raises:
+        StageError: It is of another model.
+    """
+    if adapter.base in ("", UNKNOWN_BASE):
+        return f"{what} does not say which model it is of; its names and shapes are compared alone"
+    if adapter.base == base or _same_folder(adapter.base, base):
+        return None
+    raise StageError(
+        f"{what}: is an adapter of {adapter.base}, not of {base}",
+        fix=f"take {adapter.base} as the model; if that is the same one, say so in base_model_name_or_path of {CONFIG}",
+    )
+
+
+def _same_folder(one: str, other: str) -> bool:
+    paths = [Path(name).expanduser() for name in (one, other)]
+    return all(path.is_dir() for path in paths) and paths[0].samefile(paths[1])
