@@ -86,6 +86,7 @@ class ModelArtifact(Artifact):
         trust_remote_code: Whether the recipe lets code that comes with the model run.
         chat_template_changes: What the recipe makes of the model's own chat template, a line each. Where it makes
             something, ``root`` holds the model itself: links to its files, and the template.
+        adapter: sha256 of each file of the adapter that was merged into it, by its path; ``root`` then holds the model.
     """
 
     source: str
@@ -94,6 +95,7 @@ class ModelArtifact(Artifact):
     num_parameters: int | None
     trust_remote_code: bool = False
     chat_template_changes: tuple[str, ...] = ()
+    adapter: dict[str, str] = field(default_factory=dict)
 
     @property
     def model_dir(self) -> Path:

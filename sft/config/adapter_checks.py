@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sft.config.schema import Compile, LoraConfig, LoraInit, TrainingConfig
+from sft.config.schema import Compile, LoraConfig, LoraInit, ModelConfig, ModelSource, TrainingConfig
 from sft.errors import Problem
 
 
@@ -23,6 +23,20 @@ def check_adapters(cfg: TrainingConfig) -> Iterator[Problem]:
     if lora.use_dora and cfg.compile is Compile.regional:
         rule = "is not compiled: peft computes its weights anew in each layer's pass"
         yield _problem("use_dora", "true", rule, "training.compile=none")
+
+
+def check_merged_adapter(model: ModelConfig, training: TrainingConfig) -> Iterator[Problem]:
+    """Yield why `model.adapter` can't be, where it is set."""
+    if model.adapter is None:
+        return
+    key = "model.adapter"
+    if model.source is ModelSource.scratch:
+        rule = "is for a pretrained model; one from scratch has no adapter yet"
+        yield Problem(key=key, value=model.adapter, rule=rule, suggestion="try null")
+    if training.lora.rank:
+        rule = "is merged into the weights and not continued as an adapter (training.lora.rank)"
+        fix = "sft merge MODEL ADAPTER --output FOLDER, and model.name_or_path=FOLDER for a new adapter of that"
+        yield Problem(key=key, value=model.adapter, rule=rule, suggestion=fix)
 
 
 def trains_embeddings(cfg: LoraConfig) -> bool:

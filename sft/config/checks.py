@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sft.config.adapter_checks import check_adapters, trains_embeddings
+from sft.config.adapter_checks import check_adapters, check_merged_adapter, trains_embeddings
 from sft.config.compile_checks import check_compile
 from sft.config.dataset_checks import check_dataset
 from sft.config.epoch_checks import check_epochs
@@ -76,6 +76,7 @@ def _between(cfg: RunConfig, told: set[str]) -> Iterator[Problem]:
     yield from _training(cfg.training)
     yield from _chat_template(cfg.model)
     yield from _add_tokens(cfg)
+    yield from check_merged_adapter(cfg.model, cfg.training)
     if cfg.model.source is ModelSource.scratch and not any(key.startswith(_SCRATCH) for key in told):
         yield from _scratch(cfg.model.scratch)
     yield from _eval(cfg.eval)
@@ -174,6 +175,9 @@ def _add_tokens(cfg: RunConfig) -> Iterator[Problem]:
         if tokens and cfg.model.source is ModelSource.scratch:
             rule = "is for a pretrained model; one from scratch gets a tokenizer of its own"
             yield Problem(key=key, rule=rule, suggestion="leave it out, or set model.scratch.vocab_size")
+        if tokens and cfg.model.adapter is not None:
+            rule = "is not done to a model with model.adapter, whose adapter knows its own tokens"
+            yield Problem(key=key, rule=rule, suggestion="merge it first: sft merge MODEL ADAPTER --output FOLDER")
         if tokens and cfg.training.lora.rank and not trains_embeddings(cfg.training.lora):
             rule = "needs the embedding to be trained, which adapters leave as it is"
             yield Problem(key=key, rule=rule, suggestion="try training.lora.rank=0")

@@ -51,7 +51,10 @@ def dataset(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
 def model(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
     """Return what determines the model stage."""
     unused = "scratch" if cfg.model.source is ModelSource.pretrained else "name_or_path"
-    return {**_plain(cfg.model), unused: None, "source_version": environment.model_version}
+    own = _plain(cfg.model)
+    if cfg.model.adapter is None:  # as before there were any
+        del own["adapter"]
+    return {**own, unused: None, "source_version": environment.model_version}
 
 
 def tokenize(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sft.adapters import base_model, hub, local_files
+from sft.adapters import adapter_files, base_model, hub, local_files
 from sft.adapters.checkpoint_files import CONFIG, files_of, listed, read_json, read_tensors
 from sft.adapters.os.process import run_module
 from sft.artifacts import LOGS_NAME, DatasetArtifact, ModelArtifact
@@ -20,7 +20,7 @@ from sft.config.schema import ModelConfig, ModelSource
 from sft.errors import ConfigError, Problem, StageError
 from sft.files import sha256_file, write_json
 from sft.progress import Progress
-from sft.stages import chat_template, model_checks
+from sft.stages import chat_template, merge, model_checks
 
 FILES_NAME = "files.json"
 _RECORD = "run.json"
@@ -53,7 +53,24 @@ def source_version(cfg: ModelConfig) -> str:
         version = ";".join(f"{f.relative_to(folder)}={local_files.stat_version(f)}" for f in files_of(folder))
     else:
         version = base_model.version(cfg.name_or_path, cfg.revision)
+    if adapter := _adapter(cfg):
+        files = (adapter.folder / name for name in (adapter_files.CONFIG, adapter_files.WEIGHTS))
+        version += "".join(f";{file.name}={local_files.stat_version(file)}" for file in files)
     return f"{version};{chat_template.file_version(cfg)}" if cfg.chat_template else version
+
+
+def _adapter(cfg: ModelConfig) -> adapter_files.AdapterFiles | None:
+    """Return the adapter that is merged first; None = none is.
+
+    Raises:
+        StageError: It can't be, or is of another model.
+    """
+    if cfg.adapter is None:
+        return None
+    what = f"model.adapter={cfg.adapter}"
+    found = merge.find(local_files.local_path(cfg.adapter), what)
+    adapter_files.check_base(found, cfg.name_or_path, what)
+    return found
 
 
 def _check_config(folder: Path, cfg: ModelConfig) -> None:
@@ -127,6 +144,10 @@ def model(cfg: ModelConfig, inputs: ModelInputs, out: Path, progress: Progress) 
     extended = out if cfg.add_tokens.special or cfg.add_tokens.plain else None
     if extended:
         _extend(cfg, folder, out, progress)
+    adapter = _adapter(cfg)
+    if adapter:
+        extended = out
+        _merge(cfg, folder, adapter, out, progress)
     if template:
         chat_template.folder_with(template, extended or folder, out)
         _say_changes(template, progress)
@@ -138,6 +159,7 @@ def model(cfg: ModelConfig, inputs: ModelInputs, out: Path, progress: Progress) 
         num_parameters=sum(tensor.size for tensor in read_tensors(extended or folder).values()),
         trust_remote_code=cfg.trust_remote_code,
         chat_template_changes=template.changes if template else (),
+        adapter={str(adapter.folder / name): digest for name, digest in adapter.digests().items()} if adapter else {},
     )
     progress.say(f"  {artifact.source}: {_millions(artifact.num_parameters)} parameters")
     return artifact
@@ -168,6 +190,15 @@ def _extend(cfg: ModelConfig, folder: Path, out: Path, progress: Progress) -> No
     counts = run_module("sft.adapters.vocabulary", request, folder=logs, what="adding tokens to the model")
     tokens = f"{counts['num_added']} new tokens, {counts['num_tokens']} in all"
     progress.say(f"  {tokens}; the embedding has {counts['num_rows']} rows")
+
+
+def _merge(cfg: ModelConfig, folder: Path, adapter: adapter_files.AdapterFiles, out: Path, progress: Progress) -> None:
+    progress.update("merging the adapter")
+    base = merge.Base(name=cfg.name_or_path, revision="", folder=folder, trust_remote_code=cfg.trust_remote_code)
+    if note := adapter_files.check_base(adapter, cfg.name_or_path, f"model.adapter={cfg.adapter}"):
+        progress.say(f"  {note}")
+    merge.into(base, [merge.Weighted(files=adapter)], out, logs=out / LOGS_NAME / "adapter")
+    progress.say(f"  merged into it: {adapter.folder}")
 
 
 def _scratch(cfg: ModelConfig, data: DatasetArtifact, out: Path, progress: Progress) -> ModelArtifact:

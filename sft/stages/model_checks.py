@@ -50,7 +50,7 @@ def check_folder(folder: Path, what: str, *, is_to_be_trained: bool = True) -> N
         StageError: Config, tokenizer or safetensors weights are missing, or `check_config` refuses.
     """
     if (folder / _ADAPTER).is_file():  # transformers would load the base model that it names, from wherever that is
-        fix = "merge it first: PeftModel.from_pretrained(base, …).merge_and_unload().save_pretrained(…)"
+        fix = "name its base model there, and this folder as model.adapter; or `sft merge` it first"
         raise StageError(f"{what}: holds an adapter ({_ADAPTER}), which is not a whole model", fix=fix)
     if not (folder / CONFIG).is_file():
         raise StageError(f"{what}: no {CONFIG} in {folder}", fix="give a folder in Hugging Face layout")

@@ -24,10 +24,15 @@ pytestmark = [
 
 
 def run(
-    base: Path, out: Path, *, add_tokens: AddTokensConfig | None = None, chat_template: str | None = None
+    base: Path,
+    out: Path,
+    *,
+    add_tokens: AddTokensConfig | None = None,
+    chat_template: str | None = None,
+    adapter: str | None = None,
 ) -> ModelArtifact:
     out.mkdir()
-    settings = ModelConfig(name_or_path=str(base), chat_template=chat_template)
+    settings = ModelConfig(name_or_path=str(base), chat_template=chat_template, adapter=adapter)
     if add_tokens:
         settings.add_tokens = add_tokens
     return model(settings, ModelInputs(dataset=None), out, Progress(quiet=True))
@@ -150,3 +155,49 @@ def test_no_code_that_comes_with_a_model_runs(
     else:
         run(tmp_path / "model", tmp_path / "out")
     assert not ran.exists()
+
+
+def lora_of(base: Path, folder: Path, name: str) -> Path:
+    """An adapter of `base` with random matrices, which says that its base is called `name`."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = LoraConfig(r=2, lora_alpha=3, target_modules=["up_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    made = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+    made.peft_config["default"].base_model_name_or_path = name
+    made.save_pretrained(folder, save_embedding_layers=False)
+    return folder
+
+
+def test_an_adapter_is_merged_into_the_model_first_and_kept_in_the_record(
+    tiny_model: ModelArtifact, tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    adapter = lora_of(tiny_model.model_dir, tmp_path / "adapter", str(tiny_model.model_dir))
+    made = run(tiny_model.model_dir, tmp_path / "out", adapter=str(adapter))
+    assert made.model_dir == tmp_path / "out"
+    assert made.adapter.keys() == {str(adapter / name) for name in ("adapter_config.json", "adapter_model.safetensors")}
+    before, parts = (
+        load_file(tiny_model.model_dir / "model.safetensors"),
+        load_file(adapter / "adapter_model.safetensors"),
+    )
+    after, name = load_file(tmp_path / "out" / "model.safetensors"), "model.layers.0.mlp.up_proj"
+    lora_a, lora_b = (parts[f"base_model.model.{name}.lora_{which}.weight"] for which in "AB")
+    expected = before[f"{name}.weight"] + 3 / 2 * lora_b @ lora_a
+    assert torch.allclose(after[f"{name}.weight"], expected, atol=1e-6)
+    assert torch.equal(after["model.embed_tokens.weight"], before["model.embed_tokens.weight"])
+    config = ModelConfig(name_or_path=str(tiny_model.model_dir), adapter=str(adapter))
+    before_it_changed = source_version(config)
+    (adapter / "adapter_config.json").write_text((adapter / "adapter_config.json").read_text() + "\n")
+    assert source_version(config) != before_it_changed
+
+
+def test_an_adapter_of_another_model_is_refused_by_the_plan(tiny_model: ModelArtifact, tmp_path: Path) -> None:
+    adapter = lora_of(tiny_model.model_dir, tmp_path / "adapter", "org/other")
+    config = ModelConfig(name_or_path=str(tiny_model.model_dir), adapter=str(adapter))
+    with pytest.raises(StageError, match="is an adapter of org/other, not of"):
+        source_version(config)

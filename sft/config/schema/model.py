@@ -56,6 +56,9 @@ class ModelConfig:
     (`source=pretrained`). transformers: `pretrained_model_name_or_path`."""
     revision: str | None = setting(None, LINE)
     """Branch, tag or commit on the hub; null = the default branch."""
+    adapter: str | None = setting(None, PATH)
+    """Folder of a LoRA adapter of this model, or of the run that made it: it is merged into the weights first, and what
+    is trained and compared is the merged model. `training.lora` does not continue it. null = none."""
     trust_remote_code: bool = False
     """Whether code that comes with the model may run. Recorded when true."""
     chat_template: str | None = setting(None, PATH)

@@ -69,7 +69,7 @@ def test_an_adapter_is_refused_even_beside_a_config(tiny_model: ModelArtifact, t
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "../elsewhere"}')
     with pytest.raises(StageError, match="holds an adapter") as caught:
         check_folder(folder, "x")
-    assert "merge_and_unload" in str(caught.value.fix)
+    assert "sft merge" in str(caught.value.fix)
 
 
 def test_a_config_that_says_another_type_than_the_weights_have_is_noted(
