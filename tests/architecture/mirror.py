@@ -10,6 +10,13 @@ _OF_THE_PAGE = "a section of a run's page: the test makes the page and looks at 
 _SCHEMA = "fields and defaults without logic: the goldens hold every one of them"
 
 COVERED_BY: dict[str, tuple[str, str]] = {
+    "sft.adapters.adapter_files": (
+        "integration/test_merge.py",
+        "reads what PEFT has saved there, and refuses the rest",
+    ),
+    "sft.adapters.merged_adapters": ("integration/test_merge.py", _IN_A_CHILD),
+    "sft.stages.merge": ("integration/test_merge.py", _IN_A_CHILD),
+    "sft.cli.merge": ("integration/test_merge.py", _TYPED),
     "sft.adapters.arrow_rows": ("integration/test_hub.py", "rows of Parquet files as a hub's client gives them"),
     "sft.adapters.csv_rows": ("unit/adapters/test_readers.py", "each kind of file gives the same rows there"),
     "sft.adapters.row_batches": ("unit/adapters/test_readers.py", "how rows are numbered and how long they may be"),
