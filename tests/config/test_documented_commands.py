@@ -33,7 +33,7 @@ def parsed(command: Command) -> object:
 
 
 def overrides(command: Command) -> list[str]:
-    if command.arguments[0] == "-sc":
+    if command.arguments[0] in ("-sc", "merge"):  # an adapter's folder has a weight
         return []
     return [word for word in command.arguments if re.match(r"[+~]*[a-z_][\w./-]*=", word)]
 
