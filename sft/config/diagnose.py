@@ -190,6 +190,8 @@ def nearest_key(key: str, known: Iterable[str]) -> str | None:
     if group in names:
         names = [name for name in names if name.startswith(f"{group}.")]
     same = [name for name in names if name.rpartition(".")[2] == last]
+    if group and same:
+        same = difflib.get_close_matches(key, same, n=1, cutoff=0.0)
     if same:
         return f"did you mean {' or '.join(same[:_MOST_NAMED])}?"
     lasts = {name.rpartition(".")[2]: name for name in names} if group in {n.rpartition(".")[0] for n in names} else {}
