@@ -1,4 +1,4 @@
-"""How sources spell a row: ``messages``, ``conversations``, ``alpaca``, ``prompt_completion``, ``preference``.
+"""How sources spell a row: ``messages``, ``conversations``, ``alpaca``, ``prompt_completion``, ``preference``, text.
 
 Owns which columns a format reads. A turn is `sft.chat.turns`'; what isn't read is `sft.chat.unread`'s.
 """
@@ -15,10 +15,10 @@ from msgspec import UNSET
 
 from sft.chat.plain_rows import ParsedLines, PlainRows
 from sft.chat.row_reader import CHOSEN, READ_BY_SOME, REJECTED, Columns, RowReader, checked_utf8, decoded, raw_columns
-from sft.chat.sample import InvalidRow, Message, Sample, check, check_trains, encode
+from sft.chat.sample import TEXT, InvalidRow, Message, Sample, check, check_trains, encode
 from sft.chat.tool_calls import kind_of
 
-Format = Literal["messages", "conversations", "alpaca", "prompt_completion", "preference"]
+Format = Literal["messages", "conversations", "alpaca", "prompt_completion", "preference", "text"]
 
 _OTHER_MESSAGES = ("conversations", "conversation")
 """ShareGPT's names of the column that holds the turns."""
@@ -101,7 +101,8 @@ class Parser:
         system_prompt: str | None = None,
         takes_preferences: bool = False,
     ) -> None:
-        self._build = _BUILDERS[row_format]
+        self._is_text = row_format == "text"
+        self._build = _text if self._is_text else _BUILDERS[row_format]
         self._columns = columns
         self._takes_preferences = takes_preferences
         self._system = [Message("system", system_prompt)] if system_prompt is not None else []
@@ -125,16 +126,18 @@ class Parser:
         for name in ignored:
             del raw[name]
         reader = RowReader(raw, self._columns)
-        has_more = not READ_BY_SOME.isdisjoint(raw)  # than the columns of its format
+        # More than the columns of its format; a raw text has neither tools nor an instruction.
+        has_more = not self._is_text and not READ_BY_SOME.isdisjoint(raw)
         if has_more:
             self._check_preference(reader)
         tools = reader.tools() if has_more else []
         messages = self._build(reader)
         if has_more:
             messages = reader.with_system(messages)
-        if self._system and messages and messages[0].role not in ("system", "developer"):
-            messages = self._system + messages
-        check(messages)
+        if not self._is_text:
+            if self._system and messages and messages[0].role not in ("system", "developer"):
+                messages = self._system + messages
+            check(messages)
         if any(message.weight == 0 for message in messages):
             check_trains(messages)
         unread = reader.unread(kept)
@@ -165,6 +168,13 @@ def _alpaca(row: RowReader) -> list[Message]:
     messages = _history(row)
     question = "\n\n".join(text for text in (row.text("instruction"), row.optional_text("input", "context")) if text)
     return [*messages, Message("user", question), Message("assistant", row.text("output", "response"))]
+
+
+def _text(row: RowReader) -> list[Message]:
+    text = row.text(row.columns.text)
+    if not text or text.isspace():
+        raise InvalidRow("empty-text", f"{row.columns.text} has no text")
+    return [Message(TEXT, text)]
 
 
 def _history(row: RowReader) -> list[Message]:
@@ -234,7 +244,7 @@ def _num_shared(chosen: Any, rejected: Any) -> int:
     return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
-_BUILDERS: Mapping[Format, Callable[[RowReader], list[Message]]] = {
+_BUILDERS: Mapping[str, Callable[[RowReader], list[Message]]] = {
     "messages": _messages,
     "conversations": _messages,
     "alpaca": _alpaca,

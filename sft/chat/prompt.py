@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 _ANSWER = b'{"role":"assistant"'
 """How the first assistant turn begins in a sample's JSON. No text can hold it: its quotes would be escaped."""
+_TEXT = b'{"messages":[{"role":"text"'
+"""How a raw text begins, which is its own prompt."""
 _END = b'"},'
 """How the turn before it ends."""
 _SPACES = (b" ", b"\\n", b"\\t", b"\\r")
@@ -14,7 +16,7 @@ _SPACE_ENDS = tuple(space + _END for space in _SPACES)
 
 
 def prompts(lines: Sequence[bytes]) -> list[bytes]:
-    """Return each sample's turns before the first assistant turn, normalised.
+    """Return each sample's turns before the first assistant turn, or its raw text, normalised.
 
     Case, white space at the end and how Unicode composes its characters don't count. White space between words does:
     to look at each takes as long as all the rest of reading a row.
@@ -25,7 +27,7 @@ def prompts(lines: Sequence[bytes]) -> list[bytes]:
     Raises:
         ValueError: A sample has no assistant turn.
     """
-    texts = [line[: line.index(_ANSWER)] for line in lines]
+    texts = [line if line.startswith(_TEXT) else line[: line.index(_ANSWER)] for line in lines]
     return [
         text.lower() if text.isascii() and not text.endswith(_SPACE_ENDS) else _normalised(text.decode())
         for text in texts

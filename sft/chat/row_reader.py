@@ -35,6 +35,7 @@ class Columns:
     messages: str = "messages"
     prompt: str = "prompt"
     completion: str = "completion"
+    text: str = "text"
     keep: Sequence[str] = ()
     ignore: frozenset[str] = frozenset()
     used: frozenset[str] = frozenset()

@@ -10,6 +10,8 @@ from msgspec import UNSET, UnsetType
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 ROLES: tuple[str, ...] = ("system", "developer", "user", "assistant", "tool", "function")
+TEXT: Literal["text"] = "text"
+"""The role of the one turn of a raw text (`sft.chat.raw_text`)."""
 _INSTRUCTIONS = ("system", "developer")
 _RESULTS = ("tool", "function")
 
@@ -18,12 +20,13 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     """One turn, with OpenAI's field names.
 
     Attributes:
+        role: Of a conversation's turn, or `TEXT`.
         content: The turn's text; empty for an assistant that only calls tools.
         tool_calls: OpenAI's form, each call's ``arguments`` an object whatever the source spelled.
         weight: 0 for an assistant's turn that is context and carries no loss; absent for one that trains.
     """
 
-    role: Role
+    role: Role | Literal["text"]
     content: str
     name: str | UnsetType = UNSET
     tool_calls: list[Any] | UnsetType = UNSET
@@ -78,6 +81,7 @@ RULES: Mapping[str, str] = {
     "unread-field": "to train without it, name it in dataset.ignore_fields",
     "preference": "dataset.format=preference trains the chosen answers and leaves the others out",
     "not-chosen": "left out, because dataset.format=preference trains the chosen answers only",
+    "empty-text": "leave the row out: there is nothing to learn",
     "unknown-role": f"a role is one of {', '.join(ROLES)}",
     "empty-messages": "a conversation needs at least a user and an assistant turn",
     "system-not-first": "a system or developer turn may only come first",

@@ -16,14 +16,15 @@ from sft.config.schema import (
 )
 from sft.errors import Problem
 
-_COLUMNS = {"messages", "prompt", "completion"}
+_COLUMNS = {"messages", "prompt", "completion", "text"}
 _READ = {
-    DatasetFormat.auto: _COLUMNS,
+    DatasetFormat.auto: _COLUMNS - {"text"},
     DatasetFormat.messages: {"messages"},
     DatasetFormat.conversations: {"messages"},
     DatasetFormat.alpaca: set[str](),
     DatasetFormat.prompt_completion: {"prompt", "completion"},
-    DatasetFormat.preference: _COLUMNS,
+    DatasetFormat.preference: _COLUMNS - {"text"},
+    DatasetFormat.text: {"text"},
 }
 """Settings of `dataset.columns` that a format reads."""
 _MOST_SOURCES = 255
@@ -36,12 +37,30 @@ def check_dataset(run: RunConfig) -> Iterator[Problem]:
         rule, suggestion = "needs dataset.eval_uri, of which it is a split", f"try dataset.eval_uri={cfg.uri}"
         yield Problem(key="dataset.eval_split", value=cfg.eval_split, rule=rule, suggestion=suggestion)
     yield from check_columns(cfg, "dataset")
+    yield from _raw_text(run)
     if cfg.sources:
         yield from _sources(cfg)
         yield from _repeats(run)
     elif cfg.mixing is not Mixing.concatenate:
         rule = "mixes dataset.sources, and there are none"
         yield Problem(key="dataset.mixing", value=cfg.mixing.value, rule=rule)
+
+
+def _raw_text(run: RunConfig) -> Iterator[Problem]:
+    """Refuse raw text that would be held out: what scores held-out rows renders conversations."""
+    cfg, rule = run.dataset, "is for training: a held-out text is not scored"
+    formats = {} if cfg.sources else {"dataset.format": cfg.format}
+    formats |= {f"dataset.sources.{name}.format": source.format for name, source in cfg.sources.items()}
+    texts = [key for key, wanted in formats.items() if wanted is DatasetFormat.text]
+    if texts and cfg.eval_uri is None and cfg.train_split < 1:
+        suggestion = "try dataset.train_split=1.0, and training.validation_split for a loss on texts that don't train"
+        yield Problem(key=texts[0], value="text", rule=rule, suggestion=suggestion)
+    if cfg.format is DatasetFormat.text and cfg.eval_uri is not None:
+        suggestion = "give conversations as eval.holdouts, and leave dataset.eval_uri out"
+        yield Problem(key="dataset.format", value="text", rule=rule, suggestion=suggestion)
+    for name, held_out in run.eval.holdouts.items():
+        if held_out.format is DatasetFormat.text:
+            yield Problem(key=f"eval.holdouts.{name}.format", value="text", rule=rule, suggestion="leave the set out")
 
 
 def _sources(cfg: DatasetConfig) -> Iterator[Problem]:

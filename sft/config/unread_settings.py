@@ -15,6 +15,7 @@ from sft.config.optimization_checks import unread_optimization
 from sft.config.schedule_checks import unread_schedule
 from sft.config.schema import (
     DatasetConfig,
+    DatasetFormat,
     EvalConfig,
     HoldoutConfig,
     LauncherConfig,
@@ -59,6 +60,13 @@ def _dataset(run: RunConfig) -> Iterator[str]:
     if cfg.eval_uri is not None:
         share = _changed("dataset", cfg, DatasetConfig(), {"train_split"})
         yield from (f"{told}: not read, since dataset.eval_uri brings the held-out samples" for told in share)
+    formats = [source.format for source in cfg.sources.values()] or [cfg.format]
+    if all(wanted is DatasetFormat.text for wanted in formats):
+        names = {"train_on", "train_on_reasoning", "on_too_long"}
+        of_turns = [*_changed("dataset", cfg, DatasetConfig(), {"system_prompt"})]
+        of_turns += _changed("training", run.training, TrainingConfig(), names)
+        why = "not read with raw text, which has no turns and is divided where it is long"
+        yield from (f"{told}: {why}" for told in of_turns)
     if cfg.sources and cfg.mixing is Mixing.concatenate:
         told_of_mix = _changed("dataset", cfg, DatasetConfig(), {"stop"})
         yield from (f"{told}: not read with dataset.mixing=concatenate" for told in told_of_mix)

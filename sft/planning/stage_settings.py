@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from sft.config.schema import (
+    ColumnsConfig,
     Compile,
     EvalBackend,
     LoraConfig,
@@ -31,9 +32,11 @@ def dataset(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
     """Return what determines the dataset stage, also of a held-out set."""
     own = {k: v for k, v in _plain(cfg.dataset).items() if k not in _NOT_IN_THE_ROWS}
     own["source_version"] = environment.dataset_version
+    own["columns"] = _columns(cfg.dataset.columns)
     if cfg.dataset.sources:  # how often each is trained is the tokenize stage's
         own["sources"] = {
             name: {key: value for key, value in _plain(source).items() if key not in ("weight", "epochs")}
+            | {"columns": _columns(source.columns)}
             for name, source in cfg.dataset.sources.items()
         }
     if cfg.dataset.decontaminate:
@@ -46,6 +49,12 @@ def dataset(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
             "lm-eval": lm_eval,
         }
     return own
+
+
+def _columns(cfg: ColumnsConfig) -> dict[str, str]:
+    """Return the names of columns, without that of raw text where it has its default, as before there was one."""
+    columns: dict[str, str] = _plain(cfg)
+    return {name: column for name, column in columns.items() if name != "text" or column != ColumnsConfig().text}
 
 
 def model(cfg: RunConfig, environment: Environment) -> dict[str, Any]:

@@ -138,6 +138,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.instructlab.sample_tokens",
                 "sft.chat.rejected",
                 "sft.chat.loss",
+                "sft.chat.raw_text",
                 "sft.chat.sample",
                 "sft.chat.source_name",
                 "sft.chat.special_tokens",

@@ -292,6 +292,7 @@ class _Checked:
             messages=names.messages,
             prompt=names.prompt,
             completion=names.completion,
+            text=names.text,
             keep=tuple(self.cfg.keep_columns),
             ignore=frozenset(self.cfg.ignore_fields),
             used=frozenset(filter(None, [self.grouping.column])),

@@ -131,7 +131,7 @@ def _say_how_rendered(
         of = f"{result.num_truncated:,} of {result.num_rows:,} conversations"
         progress.say(f"  too long: {of} end after the last turn that fits, {result.num_cut_tokens:,} tokens less")
     if result.num_divided:
-        of = f"{result.num_divided:,} of {result.num_rows:,} conversations are {result.num_parts:,} parts"
+        of = f"{result.num_divided:,} of {result.num_rows:,} rows are {result.num_parts:,} parts"
         lost = f", and {result.num_lost_parts:,} parts that don't fit or don't train are left out"
         progress.say(f"  too long: {of}{lost if result.num_lost_parts else ''}")
     num_conversations = result.num_rows - result.num_divided + result.num_parts

@@ -460,3 +460,35 @@ def test_too_long_rows_are_dropped_or_an_error_whatever_becomes_of_other_rows(
     told = {"on_invalid": OnInvalid.drop, "on_too_long": OnTooLong.error, "max_seq_len": LONG}
     with pytest.raises(DataError, match="too-long"):
         run(tmp_path / "error", tiny_model, rows, **told)
+
+
+@pytest.mark.slow
+def test_every_token_of_a_raw_text_counts_and_long_ones_are_divided_beside_conversations(
+    tmp_path: Path, tiny_model: ModelArtifact, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import transformers
+
+    texts = ["one two three", "\n".join(str(number) for number in range(100))]
+    rows = [{"messages": [{"role": "text", "content": text}]} for text in texts]
+    made = run(tmp_path, tiny_model, [rows[0], conversation("1", "one"), rows[1]], max_seq_len=64, quiet=False)
+    short, answered, *parts = [json.loads(line) for line in made.data_file.read_text(encoding="utf-8").splitlines()]
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model.model_dir)
+    whole = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in texts]
+    assert short == {"input_ids": whole[0], "labels": [-100, *whole[0][1:]], "len": len(whole[0])}
+    assert -100 in answered["labels"][1:]
+    assert len(parts) > 2
+    assert max(part["len"] for part in parts) == 63
+    assert [label for part in parts for label in part["labels"] if label != -100] == whole[1][1:]
+    assert (made.num_rows, made.num_samples) == (3, 2 + len(parts))
+    assert (made.num_divided, made.num_parts, made.num_rejected) == (1, len(parts), 0)
+    assert f"1 of 3 rows are {len(parts)} parts" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_raw_text_that_holds_a_special_token_is_refused(tmp_path: Path, tiny_model: ModelArtifact) -> None:
+    import transformers
+
+    eos = transformers.AutoTokenizer.from_pretrained(tiny_model.model_dir).eos_token
+    with pytest.raises(DataError, match="special-token"):
+        run(tmp_path, tiny_model, [{"messages": [{"role": "text", "content": f"the end{eos} and more"}]}])

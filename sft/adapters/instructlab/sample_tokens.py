@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.chat.loss import NO_LOSS, Row, TrainOn, rows, trained
+from sft.chat.raw_text import is_text, pieces
 from sft.chat.special_tokens import find_special_token, special_tokens, stops
 from sft.chat.template import SYSTEM_ROLES, Message, Renderer, TemplateError
 from sft.chat.too_long import OnTooLong, divided
@@ -130,6 +131,8 @@ class Tokenizing:
         messages, tools, settings = sample["messages"], sample.get("tools"), self._settings
         if found := find_special_token(sample, self._special):
             raise Refused("special-token", found)
+        if is_text(sample):
+            return self._text_rows(messages[0]["content"])
         try:
             whole = self._renderer.text(messages, tools)
             self._check_unrendered(messages, whole, tools)
@@ -141,6 +144,23 @@ class Tokenizing:
             raise Refused("template-error", str(error)) from error
         if _num_loss_tokens(made) == 0:
             raise Refused("nothing-for-the-loss", self._why_nothing(messages), longest)
+        return made
+
+    def _text_rows(self, text: str) -> list[Row]:
+        """Return a raw text's pieces, with the tokenizer's own first token, if it has one, and a last one that ends it.
+
+        Raises:
+            DataError: The tokenizer has no token that ends a text.
+        """
+        tokenizer, longest = self._renderer.tokenizer, self._settings.max_seq_len - 1
+        if tokenizer.eos_token_id is None:
+            raise DataError("dataset.format=text: the tokenizer has no eos_token, with which a document ends")
+        token_ids = list(tokenizer(text)["input_ids"])
+        if token_ids[-1:] != [tokenizer.eos_token_id]:
+            token_ids.append(tokenizer.eos_token_id)
+        made = pieces(token_ids, longest)
+        self.counts.num_divided += len(made) > 1
+        self.counts.num_parts += len(made) if len(made) > 1 else 0
         return made
 
     def _made(self, messages: Sequence[Message], whole: str, tools: Any, longest: int | None = None) -> list[Row]:

@@ -24,6 +24,7 @@ class DatasetFormat(Enum):
     alpaca = "alpaca"
     prompt_completion = "prompt_completion"
     preference = "preference"
+    text = "text"
 
 
 class OnInvalid(Enum):
@@ -66,6 +67,8 @@ class ColumnsConfig:
     """Column that becomes the user's turn (`format=prompt_completion`)."""
     completion: str = setting("completion", COLUMN)
     """Column that becomes the assistant's turn (`format=prompt_completion`)."""
+    text: str = setting("text", COLUMN)
+    """Column that holds a document (`format=text`)."""
 
 
 @dataclass(kw_only=True)
@@ -118,8 +121,8 @@ class DatasetConfig:
     """The same of `eval_uri`; null = its only test or validation split, or the only one."""
     format: DatasetFormat = DatasetFormat.auto
     """`auto` looks at the first row and says what it found; `messages` (OpenAI), `conversations` (ShareGPT), `alpaca`,
-    two columns by name (`prompt_completion`), or the chosen answers of preference data (`preference`), which `auto`
-    refuses."""
+    two columns by name (`prompt_completion`), the chosen answers of preference data (`preference`), or raw text
+    for continued pre-training (`text`); the last two are never taken by `auto`."""
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     keep_columns: list[str] = each(COLUMN)
     """Further columns that stay with each sample, as its `metadata`; they don't take part in finding duplicates."""
@@ -127,7 +130,7 @@ class DatasetConfig:
     """Columns and fields of turns (`images`, `reasoning_content`) that are left out although a row may mean something
     else without them."""
     system_prompt: str | None = setting(None, FREE)
-    """System turn put before every conversation that has none; null = none."""
+    """System turn put before every conversation that has none, raw text left as it is; null = none."""
     train_split: float = number(0.9, above=0, at_most=1)
     """Share of the samples to train on, in (0, 1]; the rest is held out. 1.0 = no evaluation split."""
     split_by: str = setting("prompt", COLUMN)

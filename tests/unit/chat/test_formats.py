@@ -80,7 +80,7 @@ def test_a_broken_row_among_good_ones_names_its_rule(rule: str) -> None:
 
 
 def test_every_rule_has_a_row_that_breaks_it() -> None:
-    assert set(BROKEN) | NEED_A_TOKENIZER | LEFT_OUT_BY_CHOICE == set(RULES)
+    assert set(BROKEN) | {"empty-text"} | NEED_A_TOKENIZER | LEFT_OUT_BY_CHOICE == set(RULES)
 
 
 def test_every_rule_has_its_line_in_the_docs() -> None:
@@ -199,3 +199,32 @@ def test_a_column_may_have_any_name(name: str) -> None:
     assert parser.many(other + b"\n") is None
     assert parser.one(other).unread == {name}
     assert parser.many(other + b"\n") is None  # each such row gets a closer look
+
+
+def test_raw_text_is_one_turn_of_its_own_role_without_a_system_prompt() -> None:
+    sample = {"messages": [{"role": "text", "content": "Once upon a time.\n"}]}
+    assert parse({"text": "Once upon a time.\n"}, "text", system_prompt="be brief") == sample
+    assert parse({"body": "Once upon a time.\n", "system": "x"}, "text", text="body", keep=("system",)) == {
+        **sample,
+        "metadata": {"system": "x"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [({"text": " \n"}, "empty-text"), ({"text": ["a"]}, "wrong-type"), ({"content": "a"}, "missing-column")],
+)
+def test_a_row_without_text_is_refused(content: dict[str, Any], rule: str) -> None:
+    with pytest.raises(InvalidRow) as caught:
+        parse(content, "text")
+    assert caught.value.rule == rule
+
+
+def test_raw_text_is_never_guessed_and_no_conversation_may_pretend_to_be_one() -> None:
+    with pytest.raises(InvalidRow):
+        parse({"text": "hello"})
+    for turns in ([{"role": "text", "content": "hello"}], [USER, {"role": "text", "content": "hello"}]):
+        with pytest.raises(InvalidRow) as caught:
+            parse(row(*turns), "messages")
+        assert caught.value.rule == "unknown-role"
+        assert Parser("messages", Columns()).many(row(*turns) + b"\n") is None

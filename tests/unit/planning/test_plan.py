@@ -436,3 +436,32 @@ def test_adapters_have_a_rate_of_their_own_unless_somebody_says_another() -> Non
 
     assert (rate(), rate("training.lora.rank=8")) == (5e-6, 2e-4)
     assert rate("training.lora.rank=8", "training.learning_rate=1e-3") == 1e-3
+
+
+def test_the_choice_of_a_step_counts_and_without_one_a_training_has_the_key_that_it_had() -> None:
+    [before] = [step.settings for step in plan().steps if step.name == "train"]
+    assert not {"select", "early_stopping", "checkpoint_limit", "data_seed"} & before.keys()
+    validates = "training.validation_split=0.1"
+    chooses = [validates, "training.select.metric=validation_loss"]
+    keys = {
+        tuple(repr(step.settings) for step in plan(*overrides).steps if step.name == "train")
+        for overrides in (
+            [validates],
+            chooses,
+            [*chooses, "training.select.mode=max"],
+            [*chooses, "training.early_stopping.patience=2"],
+            [*chooses, "training.early_stopping.patience=2", "training.early_stopping.min_delta=0.1"],
+            [*chooses, "training.data_seed=1"],
+            [*chooses, "training.checkpoint_limit=1"],
+        )
+    }
+    assert len(keys) == 7
+
+
+def test_the_column_of_raw_text_counts_and_without_one_a_dataset_has_the_key_that_it_had() -> None:
+    def columns(*overrides: str) -> dict[str, str]:
+        return next(step.settings["columns"] for step in plan(*overrides).steps if step.name == "dataset")
+
+    assert set(columns()) == {"messages", "prompt", "completion"}
+    text = ["dataset.format=text", "dataset.train_split=1.0", "eval=none"]
+    assert columns(*text, "dataset.columns.text=body")["text"] == "body"

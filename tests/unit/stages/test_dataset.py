@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sft.artifacts import DatasetArtifact
-from sft.config.schema import DatasetConfig, OnInvalid
+from sft.config.schema import ColumnsConfig, DatasetConfig, DatasetFormat, OnInvalid
 from sft.errors import DataError
 from sft.files import sha256_file
 from sft.progress import Progress
@@ -233,3 +233,13 @@ def test_prompts_of_the_evaluation_set_do_not_train(tmp_path: Path) -> None:
     data = make(tmp_path, rows, eval_uri=str(tmp_path / "test.jsonl"))
     assert (data.num_train, data.num_eval, data.num_overlap) == (9, 1, 1)
     assert "q 3" not in prompts_of(data.train_file)
+
+
+def test_raw_texts_are_kept_apart_from_conversations_once_each(tmp_path: Path) -> None:
+    rows = [json.dumps({"body": text}) for text in ("a b", "c", "a b", ' "role":"assistant" ')]
+    columns = ColumnsConfig(text="body")
+    data = make(tmp_path, rows, format=DatasetFormat.text, columns=columns, train_split=1.0, system_prompt="be brief")
+    assert [json.loads(line) for line in sorted(lines(data.train_file))] == [
+        {"messages": [{"role": "text", "content": text}]} for text in (' "role":"assistant" ', "a b", "c")
+    ]
+    assert (data.num_duplicates, data.num_train, data.row_format) == (1, 3, "text")
