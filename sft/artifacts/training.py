@@ -206,6 +206,7 @@ class CheckpointArtifact(Artifact):
             stopped and continued on another number of ranks.
         unmirrored: A line for each full state that could not be brought to `training.state_uri`.
         choice: Which step was chosen; None = the last one is the model.
+        callbacks: Which callbacks were told of it, with package and version.
     """
 
     num_steps: int
@@ -216,6 +217,7 @@ class CheckpointArtifact(Artifact):
     stretches: tuple[dict[str, Any], ...] = ()
     unmirrored: tuple[str, ...] = ()
     choice: ChosenStep | None = None
+    callbacks: tuple[str, ...] = ()
 
     @property
     def model_dir(self) -> Path:

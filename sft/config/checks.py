@@ -122,6 +122,7 @@ def _training(cfg: TrainingConfig) -> Iterator[Problem]:
     yield from check_compile(cfg)
     yield from check_optimization(cfg)
     yield from _tracking(cfg.tracking)
+    yield from _repeated("training.callbacks", cfg.callbacks)
     yield from check_launcher(cfg)
 
 

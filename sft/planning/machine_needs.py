@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from sft.adapters import callbacks
 from sft.adapters.instructlab.settings import Nodes
 from sft.adapters.os import driver, gpus, machine
 from sft.config.schema import Compile, RunConfig, Tracker, TrainingConfig
@@ -63,6 +64,8 @@ def check(cfg: RunConfig, resources: Resources, kept_bytes: int = 0) -> None:
 
 def missing_for(cfg: RunConfig, resources: Resources, kept_bytes: int = 0) -> Iterator[Missing]:
     """Yield what this machine lacks for a training. Arguments as of `check`."""
+    for name, fix in callbacks.missing(cfg.training.callbacks):
+        yield Missing(rule=f"training.callbacks: {name}: no installed package offers it", fix=fix)
     if cfg.training.launcher.is_remote:
         return
     if resources.num_gpus:

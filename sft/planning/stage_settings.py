@@ -96,6 +96,7 @@ _NOT_IN_A_CHECKPOINT = {
     "stall_timeout_seconds",
     "max_restarts",
     "tracking",
+    "callbacks",
     "launcher",
 }
 """Training settings that say how a result is got, not what it is; or that the tokens' digest tells of."""

@@ -17,9 +17,11 @@ from typing import Any
 
 import msgspec
 
+from sft.adapters import callbacks
 from sft.adapters.instructlab.layout import FINISHED, METRICS, MODELS
 from sft.adapters.instructlab.monitor import RankLost, TrainingProgress
 from sft.adapters.instructlab.settings import MainArgs, TrainingTask, WorkerOptions
+from sft.adapters.instructlab.training_callbacks import TrainingCallbacks
 from sft.adapters.kubeflow.job import JobDisplay
 from sft.artifacts import LOGS_NAME, CheckpointArtifact, ModelArtifact, TokenizedArtifact
 from sft.config.schema import Attention, Compile, TrainingConfig, WeightDecayOn
@@ -79,11 +81,14 @@ def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progres
     """
     logs, work, model_dir = out / LOGS_NAME, out / WORK, out / "model"
     mirror = _mirror(cfg, inputs, out, progress)
+    told = callbacks.load(cfg.callbacks)
+    if told and inputs.detach:
+        progress.say("  training.callbacks: nobody is told of a training that is left to itself")
     if not model_dir.is_dir():  # it is the last thing to appear: an earlier try may have been stopped right after
         if not (logs / FINISHED).exists():
             if mirror:
                 mirror.fetch(inputs.resources, keeps_models=cfg.checkpoint_at_epoch or bool(cfg.save_samples))
-            _train(cfg, inputs, out, work, progress, mirror)
+            _train(cfg, inputs, out, work, progress, mirror, TrainingCallbacks(told, logs))
         finished = json.loads((logs / FINISHED).read_text(encoding="utf-8"))
         rows = finished["num_rows"] + finished["num_validation_rows"]
         if rows != inputs.tokenized.num_samples:
@@ -106,6 +111,7 @@ def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progres
         unmirrored=tuple(mirror.failures) if mirror else (),
         stretches=tuple(finished["stretches"]),
         choice=choice_of(cfg.select, finished),
+        callbacks=tuple(callback.name for callback in told),
     )
     progress.say(f"  {len(metrics)} steps on {checkpoint.ran_on}, loss {losses[0]:.4f} → {losses[-1]:.4f}")
     if checkpoint.choice:
@@ -126,22 +132,34 @@ def join(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progress
         Preempted: A node was asked to stop; the state is saved.
         StageError: A rank failed, or node 0 never came.
     """
-    _train(cfg, inputs, out, out / WORK, progress, None)
+    _train(cfg, inputs, out, out / WORK, progress, None, TrainingCallbacks((), out / LOGS_NAME))  # node 0 tells
 
 
 def _train(
-    cfg: TrainingConfig, inputs: TrainInputs, out: Path, work: Path, progress: Progress, mirror: StateMirror | None
+    cfg: TrainingConfig,
+    inputs: TrainInputs,
+    out: Path,
+    work: Path,
+    progress: Progress,
+    mirror: StateMirror | None,
+    told: TrainingCallbacks,
 ) -> None:
     """Train, and resume after the loss of a rank as often as the recipe says."""
     packing = row_packing.packing_notes(read_config(inputs.model.model_dir), inputs.resources.attention)
     steps = length_notes(cfg, inputs.tokenized.num_samples, inputs.resources.num_sharing_batch)
     for note in (*inputs.resources.notes, *packing, *steps):
         progress.say(f"  {note}")
-    display = JobDisplay(watch=lambda live: progress.update(_line(live)), update=progress.update, say=progress.say)
+
+    def watch(live: TrainingProgress) -> None:
+        progress.update(live.line)
+        told.poll()
+
+    display = JobDisplay(watch=watch, update=progress.update, say=progress.say)
     logs = out / LOGS_NAME
     logs.mkdir(parents=True, exist_ok=True)  # another node may be here before node 0
     train_ranks = launcher_of(cfg.launcher).train
     for restart in range(cfg.max_restarts + 1):
+        told.begin()
         try:
             with mirror.at_work() if mirror else nullcontext():
                 train_ranks(cfg, task(cfg, inputs, logs, work), inputs.resources, display, detach=inputs.detach)
@@ -150,6 +168,7 @@ def _train(
                 raise
             progress.say(f"  {lost.message}\n  restart {restart + 1} of {cfg.max_restarts}")
         else:
+            told.end()
             return
 
 
@@ -178,18 +197,6 @@ def manifest(cfg: TrainingConfig, inputs: TrainInputs, out: Path) -> dict[str, A
 def _mirror(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progress) -> StateMirror | None:
     uri = cfg.state_uri
     return StateMirror(uri, inputs.state_id, inputs.key, out, progress.say) if uri is not None else None
-
-
-def _line(live: TrainingProgress) -> str:
-    row, left = live.row, round(live.seconds_left)
-    validation = f", validation loss {row['validation_loss']:.4f}" if "validation_loss" in row else ""
-    utilisation = f", {row['mfu']:.0%} MFU" if "mfu" in row else ""
-    return (
-        f"step {row['step']}/{live.num_steps}, epoch {row['epoch'] + 1}/{live.num_epochs}, loss {row['loss']:.4f}"
-        f"{validation}, lr {row['learning_rate']:.2e}, {row['tokens_per_second']:.0f} tokens/s "
-        f"({row['loss_tokens_per_second']:.0f} for the loss){utilisation}, "
-        f"{row['memory_bytes'] / 2**30:.1f} GiB, {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
-    )
 
 
 def main_args(cfg: TrainingConfig, inputs: TrainInputs, work: Path) -> MainArgs:

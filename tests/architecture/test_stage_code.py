@@ -66,6 +66,8 @@ WITHOUT_INFLUENCE = {
     "sft.planning.model_shape",
     *("sft.adapters.instructlab.layout", "sft.adapters.instructlab.settings", "sft.adapters.instructlab.monitor"),
     "sft.adapters.instructlab.failure",
+    # They are told of a training, and change nothing of it.
+    *("sft.adapters.callbacks", "sft.adapters.instructlab.training_callbacks"),
     *("sft.adapters.instructlab.tracking", "sft.stages.launcher", "sft.stages.trainjob", "sft.adapters.kubeflow.job"),
     *("sft.adapters.evaluation.progress_file", "sft.adapters.evaluation.task_index"),
     *("sft.adapters.evaluation.task_files", "sft.adapters.evaluation.task_scores"),

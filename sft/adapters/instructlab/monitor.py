@@ -41,6 +41,19 @@ class TrainingProgress:
     num_epochs: int
     seconds_left: float
 
+    @property
+    def line(self) -> str:
+        """The newest step, in words."""
+        row, left = self.row, round(self.seconds_left)
+        validation = f", validation loss {row['validation_loss']:.4f}" if "validation_loss" in row else ""
+        utilisation = f", {row['mfu']:.0%} MFU" if "mfu" in row else ""
+        return (
+            f"step {row['step']}/{self.num_steps}, epoch {row['epoch'] + 1}/{self.num_epochs}, loss {row['loss']:.4f}"
+            f"{validation}, lr {row['learning_rate']:.2e}, {row['tokens_per_second']:.0f} tokens/s "
+            f"({row['loss_tokens_per_second']:.0f} for the loss){utilisation}, "
+            f"{row['memory_bytes'] / 2**30:.1f} GiB, {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+        )
+
 
 class TrainingMonitor:
     """Reads what the ranks write.

@@ -24,6 +24,7 @@ MODULE = Text(
     not_empty,
     matches(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", "must be the end of a layer's name, such as q_proj or mlp.up_proj"),
 )
+_CALLBACK = Text(matches(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", "must be a name: letters, digits, _, . and -"))
 _VARIABLE = Text(not_empty, one_line, matches("[^=]+", "must be a variable's name, without ="))
 
 
@@ -321,6 +322,9 @@ class TrainingConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    callbacks: list[str] = each(_CALLBACK)
+    """Names under which installed packages offer to be told of each step, epoch and the end (entry point group
+    `sft.callbacks`, docs/extending.md). One that fails ends the run."""
     profile: ProfileConfig = field(default_factory=ProfileConfig)
 
     def saves_states_on_the_way(self) -> bool:
