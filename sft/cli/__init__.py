@@ -19,6 +19,7 @@ from sft.logs import mask_streams
 _EPILOG = """\
 examples:
   sft init chats.jsonl                               a recipe for your data and this machine
+  sft import axolotl.yaml                            a recipe of what another project trains
   sft recipes                                        what there is to start from
   sft recipes copy quickstart mine                   one of them, with its tasks and data, to edit
   sft plan quickstart                                what would be done, and why
@@ -137,6 +138,11 @@ def _execute(options: argparse.Namespace, arguments: list[str]) -> int:
             from sft.cli import init
 
             return init.execute(init.wishes_of(options), options.overrides)
+        case "import":
+            from sft.cli.import_ import execute as import_
+
+            flags = {"project": options.project, "output": options.output, "devices": options.devices}
+            return import_(options.file, **flags)
         case "serve":
             from sft.cli.serve import execute as serve
 
@@ -229,6 +235,8 @@ def _parser() -> argparse.ArgumentParser:
     what = "settings of eval, model and dataset; with dataset.uri, its held-out split is scored"
     evaluate.add_argument("overrides", nargs=argparse.REMAINDER, metavar="OVERRIDE", help=what)
     parsers.add_init(commands.add_parser("init", help="write a recipe that fits your data and this machine"))
+    text = "write a recipe of a configuration of axolotl, LLaMA-Factory, torchtune or TRL"
+    parsers.add_import(commands.add_parser("import", help=text))
     _add_recipes(commands.add_parser("recipes", help="list the shipped recipes, or copy one to edit"))
     commands.add_parser("schema", help="print what a recipe may hold, as JSON Schema for editors")
     data = commands.add_parser("data", help="check a dataset, without training anything")

@@ -11,6 +11,7 @@ from typing import Any
 from sft import runner
 from sft.adapters.os import machine
 from sft.artifacts import DatasetArtifact
+from sft.cli import new_recipe
 from sft.cli.data import data_and_longest
 from sft.cli.init_recipe import NewRecipe, text_of
 from sft.config import compose
@@ -62,7 +63,7 @@ def execute(wishes: Wishes, overrides: Sequence[str]) -> int:
         SftError: The file can't be written.
     """
     asks = wishes.asks and sys.stdin.isatty() and sys.stdout.isatty()
-    output, progress = _output(wishes.output), Progress()
+    output, progress = new_recipe.free_place(wishes.output), Progress()
     if others := [text for text in overrides if not text.startswith("dataset.")]:
         rule, suggestion = "is not for `sft init`", "settings of dataset only; edit the recipe for others"
         raise ConfigError([Problem(key=text, rule=rule, suggestion=suggestion) for text in others])
@@ -110,17 +111,6 @@ def execute(wishes: Wishes, overrides: Sequence[str]) -> int:
     progress.say(f"      sft run {output}")
     progress.say(f"      sft chat {runner.run_folder(cfg)}")
     return 0
-
-
-def _output(name: str) -> Path:
-    path = Path(name)
-    if path.suffix != ".yaml" or path.stem == "config":
-        rule = "a recipe's name ends in .yaml, and is not config.yaml"
-        raise ConfigError([Problem(key=f"--output {name}", rule=rule)])
-    if path.exists():
-        rule, suggestion = "is there already and is not overwritten", "--output OTHER.yaml, or remove it"
-        raise ConfigError([Problem(key=str(path), rule=rule, suggestion=suggestion)])
-    return path
 
 
 def _ask(question: str, default: str | None, choices: Sequence[str] = ()) -> str:

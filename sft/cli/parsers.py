@@ -30,6 +30,23 @@ def add_init(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=text)
 
 
+def add_import(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``sft import``."""
+    parser.add_argument("file", metavar="FILE", help="YAML, JSON, or the flags of `trl sft` in a text file")
+    text = "whose it is (default: as its keys say)"
+    parser.add_argument("--from", dest="project", choices=["axolotl", "llama-factory", "torchtune", "trl"], help=text)
+    parser.add_argument("--output", metavar="FILE.yaml", default="recipe.yaml", help="default: recipe.yaml")
+    text = "devices that it was written for: batch sizes there are of one of them (default: 1)"
+    parser.add_argument("--devices", type=_positive, default=1, metavar="N", help=text)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 1_000_000:
+        raise argparse.ArgumentTypeError("must be at least 1 and at most 1,000,000")
+    return number
+
+
 def add_report(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``sft report``."""
     parser.add_argument("runs", nargs="+", metavar="RUN", help="the run's folder")

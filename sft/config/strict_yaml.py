@@ -65,7 +65,7 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
 def _unfolded(node: yaml.Node, known: dict[int, int], above: set[int]) -> int:
     """Return how many values a node stands for once every alias is written out."""
     if id(node) in above:
-        raise ValueError("holds itself, through an anchor")
+        raise ValueError(f"holds itself, through an anchor ({_line(node)})")
     if len(above) > _DEEPEST:
         raise ValueError(_TOO_DEEP)
     if id(node) not in known:
@@ -73,8 +73,12 @@ def _unfolded(node: yaml.Node, known: dict[int, int], above: set[int]) -> int:
         known[id(node)] = 1 + sum(_unfolded(child, known, above) for child in _children(node))
         above.remove(id(node))
     if known[id(node)] > _MOST_NODES:
-        raise ValueError(f"unfolds to more than {_MOST_NODES:,} values, through anchors")
+        raise ValueError(f"unfolds to more than {_MOST_NODES:,} values, through anchors ({_line(node)})")
     return known[id(node)]
+
+
+def _line(node: yaml.Node) -> str:
+    return f"line {node.start_mark.line + 1}"
 
 
 def _repeated(root: yaml.Node) -> Iterator[str]:

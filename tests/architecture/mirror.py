@@ -7,6 +7,7 @@ _IN_A_CHILD = "runs in a process of its own, which the test starts"
 _TYPED = "a command: the test types it and reads what comes back"
 _REAL_SERVER = "speaks to a server, and the test runs a real one"
 _OF_THE_PAGE = "a section of a run's page: the test makes the page and looks at what is in it"
+_A_TABLE = "a table of settings: the examples and single values are read by it"
 _SCHEMA = "fields and defaults without logic: the goldens hold every one of them"
 
 COVERED_BY: dict[str, tuple[str, str]] = {
@@ -135,6 +136,20 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     ),
     "sft.cli.chat": ("integration/test_chat.py", _TYPED),
     "sft.cli.debug": ("unit/runner/test_debug_archive.py", _TYPED),
+    "sft.cli.new_recipe": ("unit/cli/test_import_.py", "where a recipe goes, and what is not overwritten"),
+    "sft.importing.axolotl": ("unit/importing/test_convert.py", _A_TABLE),
+    "sft.importing.axolotl_absent": ("unit/importing/test_parity.py", _A_TABLE),
+    "sft.importing.axolotl_data": ("unit/importing/test_convert.py", _A_TABLE),
+    "sft.importing.hugging_face": ("unit/importing/test_convert.py", _A_TABLE),
+    "sft.importing.llama_factory": ("unit/importing/test_convert.py", _A_TABLE),
+    "sft.importing.llama_factory_data": ("unit/importing/test_convert.py", _A_TABLE),
+    "sft.importing.torchtune": ("unit/importing/test_convert.py", _A_TABLE),
+    "sft.importing.torchtune_data": ("unit/importing/test_convert.py", _A_TABLE),
+    "sft.importing.trl": ("unit/importing/test_convert.py", _A_TABLE),
+    "sft.importing.readers": ("unit/importing/test_convert.py", "what values become, seen in the settings"),
+    "sft.importing.rows": ("unit/importing/test_convert.py", "what values become, seen in the settings"),
+    "sft.importing.values": ("unit/importing/test_reading.py", "bounds in test_convert.py; what is shown there"),
+    "sft.importing.recipe_text": ("unit/cli/test_import_.py", "the text that a command writes: the test composes it"),
     "sft.cli.init_recipe": ("unit/cli/test_init.py", "the text that a command writes: the test composes it"),
     "sft.runner.run_models": ("e2e/test_chat.py", "needs a finished run, which that test changes"),
     "sft.cli.compare": ("e2e/test_sweep.py", _TYPED),
@@ -238,6 +253,7 @@ COVERED_BY: dict[str, tuple[str, str]] = {
 
 TOPICS: dict[str, str] = {
     "chat/test_columns.py": "sft.chat.row_reader",
+    "importing/test_examples.py": "sft.importing.convert",
     "stages/test_dataset_notes.py": "sft.stages.dataset",
 }
 """By unit file that is not named after its module: the module. For a module whose tests are too many for one file."""

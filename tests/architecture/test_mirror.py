@@ -19,7 +19,7 @@ from tests.architecture.mirror import COVERED_BY, TOPICS
 ROOT = Path(__file__).parents[2]
 UNIT = Path("tests/unit")
 NAME = re.compile(r"\b(sft|tests)(\.\w+)+")
-COMMANDS = {"eval": "evaluate", "attach": "run", "-sc": "completion"}
+COMMANDS = {"eval": "evaluate", "attach": "run", "import": "import_", "-sc": "completion"}
 """Modules of `sft.cli` whose command has another name."""
 
 

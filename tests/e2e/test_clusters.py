@@ -15,6 +15,7 @@ pytest.importorskip("kubernetes")
 from sft.adapters.kubeflow import job, watch
 from sft.adapters.kubeflow.access import connect
 from sft.errors import StageError
+from tests.servers.kubernetes.jobs import JobRun
 from tests.servers.kubernetes.server import wait_until
 from tests.support.cluster import ON_EVERY_CLUSTER, Site, site
 from tests.support.trainjobs import SLEEP, Seen, begin, stay
@@ -121,6 +122,23 @@ def test_an_image_that_is_not_there_ends_the_job_with_its_name(
     with pytest.raises(StageError, match="nosuch") as caught:
         stay(there.asked(SLEEP, image=image), there.root, seen, access=there.access)
     assert "training.launcher.image" in str(caught.value.fix)
+
+
+@pytest.mark.exhaustive
+def test_a_deleted_pod_of_a_job_counts_as_no_failure_and_the_next_one_goes_on(there: Site) -> None:
+    """Point 17: SIGTERM ends a stage that isn't the training with 75, which the Job's failure policy ignores."""
+    small = ["dataset.uri=synthetic://spell-numbers?rows=300&seed=3", "training.num_epochs=1", "eval.tasks=[]"]
+    small.append("eval.holdout.generate=false")
+    with there.job("quickstart", *small, f"run_root={there.on_a_jobs_volume}/runs", "registry=none") as job:
+        wait_until(lambda: job.look() or "evaluate:base" in job.log(), 300)
+        assert job.look() == "", job.log()
+        job.delete_pod()
+        wait_until(job.look, 600)
+        assert job.look() == "Complete", job.log()
+        assert job.num_failed == 0
+        if isinstance(job, JobRun):
+            assert job.statuses == [75, 0]
+        assert "tokenize: done before" in job.log(), job.log()
 
 
 def test_the_manifests_service_account_gives_the_pods_no_token(there: Site, seen: Seen) -> None:

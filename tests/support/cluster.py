@@ -25,7 +25,11 @@ import yaml
 
 from sft.adapters.kubeflow.access import Access
 from sft.adapters.kubeflow.manifest import TrainJob
+from sft.config.compose import find_recipe
+from sft.runner import Pod, export_job
+from sft.runner.export_job import VOLUME
 from tests.servers.kubernetes import KubernetesServer
+from tests.servers.kubernetes.jobs import JobRun
 from tests.support.trainjobs import asked
 
 ROLE = Path(__file__).parents[2] / "deploy" / "base" / "rbac.yaml"
@@ -159,6 +163,28 @@ class Site:
             return
         subprocess.run(["kubectl", "apply", "-f", "-"], input=manifest, text=True, check=True, env=self._env())
 
+    @property
+    def on_a_jobs_volume(self) -> str:
+        """The folder, as a Job of `sft export job` has it."""
+        return VOLUME if self.server is not None else f"{VOLUME}/{self.root.name}"
+
+    @contextmanager
+    def job(self, recipe: str, *overrides: str) -> Iterator[JobRun | RealJob]:
+        """Yield the Job of a shipped recipe at work, as `sft export job` prints it; it goes with the block."""
+        said = dict(setting.partition("=")[::2] for setting in self.settings)
+        image, claim = (said.get(f"training.launcher.{name}") for name in ("image", "pvc"))
+        small = Pod(image=image, claim=claim, gpus=0, cpu="1", memory="4Gi", memory_limit="8Gi")
+        *_, manifest = export_job(find_recipe(recipe), overrides, small)
+        if self.server is not None:
+            one: JobRun | RealJob = JobRun(manifest, {"sft-workspace": self.root}, self.root)
+        else:
+            self._kubectl("apply", "-f", "-", text=json.dumps(manifest))
+            one = RealJob(manifest["metadata"]["name"], self)
+        try:
+            yield one
+        finally:
+            one.close()
+
     def _pod(self, job: str, node: int) -> str:
         selector = f"jobset.sigs.k8s.io/jobset-name={job},batch.kubernetes.io/job-completion-index={node}"
         return self._kubectl("get", "pod", "-l", selector, "-o", "name").split()[0]
@@ -169,6 +195,37 @@ class Site:
 
     def _env(self) -> dict[str, str]:
         return {**os.environ, **self.environment}
+
+
+@dataclass(frozen=True)
+class RealJob:
+    """A Job of a real cluster, with what `tests.servers.kubernetes.jobs.JobRun` says of one of the stand-in."""
+
+    name: str
+    site: Site
+
+    def look(self) -> str:
+        return next((one["type"] for one in self._status().get("conditions", []) if one["status"] == "True"), "")
+
+    @property
+    def num_failed(self) -> int:
+        return int(self._status().get("failed", 0))
+
+    def delete_pod(self) -> None:
+        self.site._kubectl("delete", "pod", "--wait=false", "-l", f"job-name={self.name}")
+
+    def log(self) -> str:
+        pods = json.loads(self.site._kubectl("get", "pods", "-l", f"job-name={self.name}", "-o", "json"))["items"]
+        newest = max(pods, key=lambda pod: pod["metadata"]["creationTimestamp"], default=None)
+        if newest is None or newest["status"]["phase"] == "Pending":
+            return ""
+        return self.site._kubectl("logs", newest["metadata"]["name"])
+
+    def close(self) -> None:
+        self.site._kubectl("delete", "job", self.name, "--ignore-not-found")
+
+    def _status(self) -> dict[str, Any]:
+        return dict(json.loads(self.site._kubectl("get", "job", self.name, "-o", "json"))["status"])
 
 
 @contextmanager

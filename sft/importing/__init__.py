@@ -1,0 +1,1 @@
+"""Configurations of axolotl, LLaMA-Factory, torchtune and TRL, as recipes."""

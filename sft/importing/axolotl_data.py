@@ -1,0 +1,129 @@
+"""Entries of axolotl's `datasets`: where rows are, and how they become conversations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sft.importing import readers
+from sft.importing.hugging_face import METHOD
+from sft.importing.rows import Found, Kind, Source, Table, absent, by, differs, each, missing, other, taken
+
+_OWN_TEMPLATE = "rows become turns of a chat, which the model's own chat template writes; no text of Alpaca's is added"
+_GENERIC = {"json", "csv", "parquet", "text", "arrow"}
+_ROLES = {"role": "from", "content": "value"}
+
+
+def _path(value: Any, source: Source) -> Found:
+    path, ours = value, f"{source.prefix}uri"
+    files = source.item.get("data_files")
+    if value in _GENERIC:
+        names = [files] if isinstance(files, str) else files
+        if not isinstance(names, list) or len(names) != 1:
+            return missing(f"{ours} is a file, a folder or a glob: name the files")
+        return taken({ours: names[0]})
+    uri = readers.data_uri(path, source.item.get("name"), source.item.get("revision"))
+    if uri is None:
+        return missing(f"{ours} is a text")
+    if files and uri.startswith("hf://"):
+        return other({ours: uri}, "the whole dataset: single files of it are not chosen here")
+    return taken({ours: uri})
+
+
+def _type(value: Any, source: Source) -> Found:
+    ours = f"{source.prefix}format"
+    if isinstance(value, dict):
+        return missing(f"{ours}=prompt_completion takes two columns by name; a format of text is not filled in")
+    name = str(value).partition(".")[0].partition(":")[0]
+    if name == "chat_template":
+        field = source.item.get("field_messages", "messages")
+        mapping = source.item.get("message_property_mappings")
+        names = (
+            mapping
+            if isinstance(mapping, dict)
+            else {
+                "role": source.item.get("message_field_role", "role"),
+                "content": source.item.get("message_field_content", "content"),
+            }
+        )
+        sharegpt = names.get("role") == "from"
+        settings = {ours: "conversations" if sharegpt else "messages"}
+        if (isinstance(field, str) and field not in ("messages", "conversations")) or (
+            isinstance(field, str) and (field == "conversations") != sharegpt
+        ):
+            settings[f"{source.prefix}columns.messages"] = field
+        return taken(settings)
+    if name == "sharegpt":
+        return taken({ours: "conversations"})
+    if name == "alpaca" and str(value) in ("alpaca", "alpaca:chat", "alpaca:chatml"):
+        return other({ours: "alpaca"}, _OWN_TEMPLATE)
+    if name in ("completion", "pretrain"):
+        return _raw(ours)
+    return missing(f"{ours} has messages, conversations, alpaca and prompt_completion; auto looks at the first row")
+
+
+def _raw(ours: str) -> Found:
+    return taken({ours: "text"})
+
+
+def _property(value: Any, _: Source) -> Found:
+    if value in ("role", "content", "from", "value"):
+        return taken({}, "says which format it is")
+    return missing("fields of a turn are role and content, or from and value: rename them")
+
+
+def _roles_to_train(value: Any, _: Source) -> Found:
+    if value in (["assistant"], ["gpt"], ["assistant", "gpt"], ["gpt", "assistant"], "assistant"):
+        return taken({"training.train_on": "all_turns"})
+    if value == [] or value == "all":
+        return other({"training.train_on": "everything"}, "every token but the first")
+    return missing("training.train_on is all_turns of the assistant, the last_turn, or everything")
+
+
+def _on_eos(value: Any, _: Source) -> Found:
+    if value == "last":
+        return missing("each turn's terminator counts; training.train_on=last_turn is the last turn alone")
+    if value in ("turn", "all"):
+        return taken({}, "a turn that counts does so with its terminator")
+    return missing("a turn's terminator always counts with it")
+
+
+ENTRY: Table = {
+    "path": by("dataset.uri", _path),
+    "name": differs("in the dataset's uri, after the colon", "dataset.uri"),
+    "data_files": differs("the dataset's uri", "dataset.uri"),
+    "revision": differs("in the dataset's uri, after @", "dataset.uri"),
+    "ds_type": differs("the kind of a file is seen by its ending"),
+    "split": by("dataset.split", readers.split_name),
+    "type": by("dataset.format", _type, _OWN_TEMPLATE, Kind.DIFFERS),
+    **each("field_messages", differs("column of the conversation", "dataset.columns.messages")),
+    **each(
+        "message_property_mappings.role message_property_mappings.content message_field_role message_field_content",
+        by("dataset.format", _property),
+    ),
+    **each("roles_to_train", by("training.train_on", _roles_to_train)),
+    **each("train_on_eos train_on_eot", by("training.train_on", _on_eos)),
+    **each("conversation chat_template", differs("the model's own chat template; model.chat_template=FILE is another")),
+    "chat_template_jinja": absent("model.chat_template is a file, of all data"),
+    "field_thinking": differs("reasoning_content, reasoning, or thinking of a turn: what auto knows"),
+    "template_thinking_key": differs("what the model's template calls it"),
+    "field_tools": differs("tools"),
+    "split_thinking": differs("reasoning between <think> and </think> is known; training.train_on_reasoning"),
+    **each(
+        "roles roles.user roles.assistant roles.system roles.tool", differs("the names that ShareGPT has are known")
+    ),
+    "drop_system_message": absent("a system turn stays; dataset.ignore_fields leaves out columns"),
+    "trust_remote_code": absent("code that comes with a dataset never runs"),
+    **each("shards shards_idx preprocess_shards", absent("dataset.max_samples takes a seeded part of the rows")),
+    **each(
+        "message_field_training message_field_training_detail",
+        absent("a turn with weight: 0 does not count for the loss"),
+    ),
+    **each("message_property_mappings", differs("role and content, or from and value")),
+    **each("field_chosen field_rejected", absent(METHOD)),
+    **each(
+        "input_format input_transform field field_human field_model logprobs_field temperature text_column skip "
+        "step_separator max_completion_length train_on_last_step_only",
+        absent("dataset.format has messages, conversations, alpaca and prompt_completion"),
+    ),
+    **each("length sequence_length min_input_id max_input_id seed", absent("random tokens are no conversation")),
+}

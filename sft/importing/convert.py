@@ -1,0 +1,168 @@
+"""A configuration of another project in; our settings, and what became of each of its own, out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from sft.errors import ConfigError, Problem
+from sft.importing import reading
+from sft.importing.axolotl import AXOLOTL
+from sft.importing.llama_factory import LLAMA_FACTORY
+from sft.importing.rows import Found, Kind, Project, Source, missing, taken
+from sft.importing.torchtune import TORCHTUNE
+from sft.importing.trl import TRL
+from sft.importing.values import MISSING, fitted
+
+PROJECTS = (AXOLOTL, LLAMA_FACTORY, TORCHTUNE, TRL)
+_NAMED = re.compile(r"[^a-z0-9_]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What became of one setting of the file, or of a default of its project.
+
+    Attributes:
+        key: As the file has it.
+        value: What it says, or the default.
+        found: What it is here.
+        by_default: Whether the file says nothing of it.
+    """
+
+    key: str
+    value: Any
+    found: Found
+    by_default: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """A configuration as settings of ours.
+
+    Attributes:
+        project: What it was of.
+        told: Its settings, each once, and the defaults that were written.
+        settings: Our keys and values.
+        whence: Our keys and the settings that they are of.
+    """
+
+    project: Project
+    told: tuple[Told, ...]
+    settings: Mapping[str, Any]
+    whence: Mapping[str, tuple[str, ...]]
+
+    def of(self, kind: Kind) -> list[Told]:
+        """Return one of the three lists."""
+        return [one for one in self.told if one.found.kind is kind and not one.by_default]
+
+    @property
+    def to_fill_in(self) -> list[str]:
+        """Our keys that need a value of a person."""
+        return [key for key, value in self.settings.items() if value == MISSING]
+
+
+def convert(path: Path, project: str | None = None, devices: int = 1) -> Imported:
+    """Return a file of another project as settings of ours.
+
+    Args:
+        path: The file.
+        project: Whose it is; None = as its keys say.
+        devices: How many ranks it was written for.
+
+    Raises:
+        ConfigError: It can't be read, is of no known project, or not of supervised fine-tuning.
+    """
+    content = reading.read(path)
+    known = next((one for one in PROJECTS if one.name == project), None)
+    known = known or reading.recognised(content, PROJECTS, path)
+    said = list(reading.leaves(content, known))
+    source = Source(
+        values={key: value for key, _, value in said}, defaults=known.defaults, devices=devices, folder=path.parent
+    )
+    source = known.prepare(source)
+    if key := known.refuses(source):
+        value = source.get(key)
+        rule = "sft does supervised fine-tuning, and this is another training" if value is not None else "is not there"
+        raise ConfigError([Problem(key=f"{path}: {key}", value=None if value is None else str(value), rule=rule)])
+    try:
+        return _collected(known, source, said, content)
+    except ValueError as error:
+        raise ConfigError([Problem(key=str(path), rule=str(error))]) from error
+
+
+def _collected(project: Project, source: Source, said: list[tuple[str, str, Any]], content: Any) -> Imported:
+    settings: dict[str, Any] = {}
+    whence: dict[str, tuple[str, ...]] = {}
+    told = []
+    for key, row, by_default in [*((k, r, False) for k, r, _ in said), *((k, k, True) for k in _unsaid(source, said))]:
+        value = source.get(key)
+        place = _place(key, project, content)
+        here = source.at(*place) if place else source
+        found = _bounded(_read(project, row, value, here))
+        clash = [ours for ours, new in found.settings.items() if settings.get(ours, new) != new]
+        if clash and by_default:
+            continue
+        if clash:
+            found = missing(f"contradicts {', '.join(whence[clash[0]])}, by which {clash[0]} is set")
+        for ours, new in found.settings.items():
+            settings[ours] = new
+            whence[ours] = (*whence.get(ours, ()), key)
+        told.append(Told(key=key, value=value, found=found, by_default=by_default))
+    for needed in ("model.name_or_path", "dataset.uri"):
+        if needed not in settings and not (
+            needed == "dataset.uri" and any(k.startswith("dataset.sources.") for k in settings)
+        ):
+            settings[needed] = MISSING
+    return Imported(project=project, told=tuple(told), settings=settings, whence=whence)
+
+
+def _unsaid(source: Source, said: list[tuple[str, str, Any]]) -> Iterator[str]:
+    keys = {key for key, _, value in said if value is not None}
+    yield from (key for key in source.defaults if key not in keys)
+
+
+def _place(key: str, project: Project, content: Any) -> tuple[Mapping[str, Any], str] | None:
+    """Return the entry of a list of datasets that a key is in, and what our keys of it begin with."""
+    if not project.datasets or not re.match(rf"{project.datasets}[.\[]", key):
+        return None
+    entries = content[project.datasets]
+    if isinstance(entries, dict):
+        return _flat(entries), "dataset."
+    number = int(key[len(project.datasets) + 1 :].partition("]")[0])
+    return _flat(entries[number]), "dataset." if len(entries) == 1 else f"dataset.sources.{_name(entries, number)}."
+
+
+def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if value is not None}
+
+
+def _name(entries: list[Mapping[str, Any]], number: int) -> str:
+    """Return a name for an entry, by what it names as its place; with its number where another has the same."""
+    names = []
+    for entry in entries:
+        where = str(entry.get("path") or entry.get("source") or "data").rstrip("/").rpartition("/")[2]
+        short = _NAMED.sub("_", where.lower())[:50].strip("_")
+        names.append(short if re.match("[a-z]", short) else f"data_{short}".rstrip("_"))
+    return names[number] if names.count(names[number]) == 1 else f"{names[number]}_{number + 1}"
+
+
+def _read(project: Project, row: str, value: Any, source: Source) -> Found:
+    if row not in project.rows and not (value is None and any(one.startswith(f"{row}.") for one in project.rows)):
+        near = get_close_matches(row, list(project.rows), n=1, cutoff=0.8)
+        meant = f"; is {near[0].replace('[]', '')} meant?" if near else ""
+        return missing(f"not a setting of {project.title} that sft knows{meant}")
+    if value is None:
+        return taken({}, "null")
+    return project.rows[row].read(value, source)
+
+
+def _bounded(found: Found) -> Found:
+    """Return what was found with values of our types; what does not fit stands in the list of what is not there."""
+    try:
+        return replace(found, settings={key: fitted(key, value) for key, value in found.settings.items()})
+    except ValueError as error:
+        return missing(f"not taken: {error}")

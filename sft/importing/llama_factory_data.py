@@ -1,0 +1,122 @@
+"""LLaMA-Factory's names of datasets, which stand in a `dataset_info.json` of its own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from sft.config import strict_yaml
+from sft.files import read_document
+from sft.importing import readers
+from sft.importing.rows import Found, Source, missing, other, taken
+
+_INFO = "dataset_info.json"
+
+
+def names(value: Any, source: Source) -> Found:
+    """Read the datasets' names, and what `dataset_info.json` beside the file or in `dataset_dir` says of them."""
+    wanted = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(wanted, list) or not wanted or not all(isinstance(one, str) and one for one in wanted):
+        return missing("dataset.uri, or dataset.sources for several")
+    folder = _folder(source)
+    info = _info(folder)
+    settings: dict[str, Any] = {}
+    notes = []
+    taken_names: set[str] = set()
+    for name in wanted:
+        own = re.sub(r"[^a-z0-9_]", "_", name.lower())[:60]
+        own = own if re.match("[a-z]", own) else f"d_{own}"
+        while own in taken_names:
+            own += "_"
+        taken_names.add(own)
+        prefix = "dataset." if len(wanted) == 1 else f"dataset.sources.{own}."
+        found, note = _entry(info.get(name), name, folder, prefix)
+        settings |= found
+        notes.append(note)
+    return other(settings, "; ".join(notes))
+
+
+def _folder(source: Source) -> Path:
+    said = source.get("dataset_dir")
+    folder = Path(said) if isinstance(said, str) and "\0" not in said else Path("data")
+    places = [folder, source.folder / folder, source.folder]
+    return next((place for place in places if (place / _INFO).is_file()), folder)
+
+
+def _info(folder: Path) -> dict[str, Any]:
+    file = folder / _INFO
+    if not file.is_file():
+        return {}
+    try:
+        content = strict_yaml.load(read_document(file, strict_yaml.LARGEST_BYTES).decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _entry(entry: Any, name: str, folder: Path, prefix: str) -> tuple[dict[str, Any], str]:
+    uri = f"{prefix}uri"
+    if not isinstance(entry, dict):
+        return {uri: "???"}, f"{name} is a name in {_INFO}, which is not there: fill in {uri}"
+    where = entry.get("hf_hub_url") or entry.get("file_name")
+    if not isinstance(where, str):
+        return {uri: "???"}, f"{name} is neither a file nor a dataset of the hub: fill in {uri}"
+    if "hf_hub_url" in entry:
+        place: Any = readers.data_uri(where, entry.get("subset"))
+    else:
+        place = where if "://" in where else str(folder / where)
+    settings: dict[str, Any] = {uri: place}
+    if isinstance(entry.get("split"), str):
+        settings[f"{prefix}split"] = entry["split"]
+    if entry.get("num_samples"):
+        settings[f"{prefix}max_samples"] = entry["num_samples"]
+    columns = _mapping(entry.get("columns"))
+    left = sorted(
+        set(entry)
+        - {"hf_hub_url", "ms_hub_url", "file_name", "split", "subset", "num_samples", "formatting", "columns", "tags"}
+    )
+    if entry.get("formatting") == "sharegpt":
+        tags = _mapping(entry.get("tags"))
+        openai = tags.get("role_tag") == "role" and tags.get("content_tag") == "content"
+        settings[f"{prefix}format"] = "messages" if openai else "conversations"
+        column = columns.pop("messages", "conversations")
+        if column != ("messages" if openai else "conversations"):
+            settings[f"{prefix}columns.messages"] = column
+    else:
+        plain = {"prompt": "instruction", "query": "input", "response": "output"}
+        if all(columns.get(key, own) == own for key, own in plain.items()):
+            settings[f"{prefix}format"] = "alpaca"
+        elif isinstance(columns.get("prompt"), str) and isinstance(columns.get("response"), str):
+            settings[f"{prefix}format"] = "prompt_completion"
+            settings[f"{prefix}columns.prompt"] = columns["prompt"]
+            settings[f"{prefix}columns.completion"] = columns["response"]
+            left += [f"columns.{key}" for key in sorted({*columns} & {"query", "history"})]
+        for key in plain:
+            columns.pop(key, None)
+    left += [f"columns.{key}" for key in sorted(columns)]
+    note = f"{name} by {_INFO}" + (f", but for {', '.join(left)}" if left else "")
+    return settings, note
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, dict) else {}
+
+
+def parts(value: Any, source: Source) -> Found:
+    """Read the shares of the datasets, which have the order of their names."""
+    texts = value.split(",") if isinstance(value, str) else []
+    asked = source.get("dataset")
+    wanted = [part.strip() for part in asked.split(",")] if isinstance(asked, str) else []
+    try:
+        weights = [float(text) for text in texts]
+    except ValueError:
+        return missing("dataset.sources.NAME.weight")
+    if len(weights) != len(wanted) or len(wanted) < 2:
+        return missing("dataset.sources.NAME.weight, one for each dataset")
+    own = list(
+        dict.fromkeys(key.split(".")[2] for key in names(asked, source).settings if key.startswith("dataset.sources."))
+    )
+    return taken({f"dataset.sources.{name}.weight": weight for name, weight in zip(own, weights, strict=True)})

@@ -1,0 +1,83 @@
+"""Entries of torchtune's `dataset`: where rows are, and how they become conversations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sft.importing import readers
+from sft.importing.hugging_face import PICTURES
+from sft.importing.rows import Found, Kind, Source, Table, absent, by, differs, each, missing, other, same, taken
+
+_SOURCES = {
+    "alpaca_dataset": ("hf://tatsu-lab/alpaca", "alpaca"),
+    "alpaca_cleaned_dataset": ("hf://yahma/alpaca-cleaned", "alpaca"),
+    "slimorca_dataset": ("hf://Open-Orca/SlimOrca-Dedup", "conversations"),
+    "chat_dataset": (None, None),
+    "instruct_dataset": (None, "prompt_completion"),
+}
+"""Where the rows of torchtune's own datasets are, and how they spell a conversation."""
+
+
+def _rows(value: Any, source: Source) -> Found:
+    name = str(value).rpartition(".")[2]
+    if name not in _SOURCES:
+        return missing(f"{source.prefix}uri and format: no dataset of this name is known")
+    uri, form = _SOURCES[name]
+    settings: dict[str, Any] = {}
+    if uri and not source.item.get("source"):
+        settings[f"{source.prefix}uri"] = uri
+    if form:
+        settings[f"{source.prefix}format"] = form
+    note = "rows become turns of a chat, which the model's own chat template writes"
+    if name.startswith("alpaca") and source.item.get("train_on_input") is None:
+        settings["training.train_on"] = "everything"
+        note += "; its prompts count for the loss there by default"
+    return other(settings, note)
+
+
+def _source(value: Any, source: Source) -> Found:
+    files = source.item.get("data_files")
+    if value in ("json", "csv", "parquet", "text"):
+        return taken({f"{source.prefix}uri": files}) if isinstance(files, str) else missing(f"{source.prefix}uri")
+    uri = readers.data_uri(value, source.item.get("subset") or source.item.get("name"))
+    return taken({f"{source.prefix}uri": uri}) if uri else missing(f"{source.prefix}uri")
+
+
+def _style(value: Any, source: Source) -> Found:
+    known = {"sharegpt": "conversations", "openai": "messages"}
+    return taken({f"{source.prefix}format": known[value]}) if value in known else missing(f"{source.prefix}format")
+
+
+def _column(value: Any, source: Source) -> Found:
+    return taken({f"{source.prefix}columns.messages": value})
+
+
+def _columns(value: Any, source: Source) -> Found:
+    if not isinstance(value, dict) or set(value) - {"input", "output"}:
+        return missing(f"{source.prefix}columns")
+    names = {"input": "prompt", "output": "completion"}
+    return taken({f"{source.prefix}columns.{names[key]}": column for key, column in value.items()})
+
+
+def _input(value: Any, _: Source) -> Found:
+    return taken({"training.train_on": "everything" if value is True else "all_turns"})
+
+
+ENTRY: Table = {
+    "_component_": by("dataset.uri, dataset.format", _rows, "torchtune's own datasets by name", Kind.DIFFERS),
+    "source": by("dataset.uri", _source),
+    "split": by("dataset.split", readers.split_name),
+    **each("subset name data_files", differs("in the dataset's uri", "dataset.uri")),
+    "conversation_column": by("dataset.columns.messages", _column),
+    "conversation_style": by("dataset.format", _style),
+    "column_map": by("dataset.columns", _columns),
+    "train_on_input": by("training.train_on", _input),
+    "new_system_prompt": same("dataset.system_prompt"),
+    "packed": differs("always: samples share a row and never see each other"),
+    **each("weight", differs("all rows of each source train; dataset.mixing=proportional takes weights")),
+    **each("transform transform._component_ image_tag image_dir", absent(PICTURES)),
+    **each(
+        "column add_eos split_across_pack filter_fn max_seq_len partition",
+        absent("raw text is dataset.format=text; rows are not filtered"),
+    ),
+}

@@ -1,0 +1,206 @@
+"""What single values become: batch, lengths, rates, data, adapters; bounds, contradictions and what is unknown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sft.errors import ConfigError
+from sft.importing.convert import Imported, Told, convert
+from sft.importing.rows import Kind
+
+AXOLOTL: dict[str, Any] = {"base_model": "org/base", "datasets": [{"path": "org/data", "type": "chat_template"}]}
+FACTORY: dict[str, Any] = {"model_name_or_path": "org/base", "stage": "sft", "dataset": "mine", "template": "qwen"}
+TRL: dict[str, Any] = {"model_name_or_path": "org/base", "dataset_name": "org/data"}
+TUNE: dict[str, Any] = {
+    "model": {"_component_": "torchtune.models.llama3.lora_llama3_8b", "lora_rank": 4},
+    "checkpointer": {"_component_": "torchtune.training.FullModelHFCheckpointer", "checkpoint_dir": "${where}/base"},
+    "where": "/models",
+    "dataset": {"_component_": "torchtune.datasets.chat_dataset", "source": "org/data"},
+    "optimizer": {"_component_": "torch.optim.AdamW", "lr": "2e-5"},
+}
+
+
+def read(folder: Path, base: dict[str, Any], devices: int = 1, **more: Any) -> Imported:
+    file = folder / "theirs.yaml"
+    file.write_text(json.dumps({**base, **more}), encoding="utf-8")
+    return convert(file, devices=devices)
+
+
+def told(found: Imported, key: str) -> Told:
+    [one] = [one for one in found.told if one.key == key]
+    return one
+
+
+@pytest.mark.parametrize(
+    ("base", "more", "key"),
+    [
+        (AXOLOTL, {"micro_batch_size": 3, "gradient_accumulation_steps": 5}, "micro_batch_size"),
+        (FACTORY, {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 5}, "per_device_train_batch_size"),
+        (TRL, {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 5}, "per_device_train_batch_size"),
+        (TUNE, {"batch_size": 3, "gradient_accumulation_steps": 5}, "batch_size"),
+    ],
+)
+def test_a_batch_is_of_all_devices(base: dict[str, Any], more: dict[str, int], key: str, tmp_path: Path) -> None:
+    found = read(tmp_path, base, devices=8, **more)
+    assert found.settings["training.effective_batch_size"] == 3 * 5 * 8
+    assert told(found, key).found.kind is Kind.DIFFERS
+    assert "x 8 devices" in told(found, key).found.note
+
+
+@pytest.mark.parametrize(
+    ("base", "more", "wanted"),
+    [
+        (AXOLOTL, {"sequence_len": 100}, {"training.max_seq_len": 101, "training.on_too_long": "drop"}),
+        (AXOLOTL, {"sequence_len": 9, "excess_length_strategy": "truncate"}, {"training.on_too_long": "truncate"}),
+        (AXOLOTL, {"sequence_len": 9, "excess_length_strategy": "raise"}, {"training.on_too_long": "error"}),
+        (FACTORY, {"cutoff_len": 100}, {"training.max_seq_len": 101, "training.on_too_long": "truncate"}),
+        (AXOLOTL, {"warmup_steps": 0.25}, {"training.schedule.warmup_ratio": 0.25}),
+        (AXOLOTL, {"warmup_steps": 20}, {"training.warmup_steps": 20}),
+        (AXOLOTL, {}, {"training.schedule.warmup_ratio": 0.03, "training.max_seq_len": 513}),
+        (
+            AXOLOTL,
+            {"cosine_min_lr_ratio": 0.1, "learning_rate": "1e-4", "lr_scheduler": "cosine"},
+            {"training.lr_scheduler": "cosine_with_min_lr", "training.schedule.min_learning_rate": pytest.approx(1e-5)},
+        ),
+        (AXOLOTL, {"train_on_inputs": True}, {"training.train_on": "everything"}),
+        (AXOLOTL, {"max_grad_norm": 0}, {"training.max_grad_norm": 1e30}),
+        (AXOLOTL, {"deepspeed": "x/zero2_offload.json"}, {"training.fsdp.sharding_strategy": "SHARD_GRAD_OP"}),
+        (AXOLOTL, {"adapter": "lora", "lora_r": 4, "lora_target_modules": ["q_proj"]}, {"training.lora.rank": 4}),
+        (
+            AXOLOTL,
+            {"val_set_size": 0.1, "early_stopping_patience": 3},
+            {"training.select.metric": "validation_loss", "training.early_stopping.patience": 3},
+        ),
+        (FACTORY, {"use_muon": True, "mask_history": True}, {"training.optimizer": "muon"}),
+        (
+            FACTORY,
+            {"pissa_init": True, "use_dora": True, "additional_target": "embed_tokens,lm_head"},
+            {
+                "training.lora.init": "pissa_niter_16",
+                "training.lora.use_dora": True,
+                "training.lora.modules_to_save": ["embed_tokens", "lm_head"],
+            },
+        ),
+        (AXOLOTL, {"lora_model_dir": "old"}, {"model.adapter": "old"}),
+        (FACTORY, {"lora_rank": 6}, {"training.lora.rank": 6, "training.lora.alpha": 12}),
+        (FACTORY, {"val_size": 0.2, "eval_steps": 7}, {"training.validation_frequency": 7}),
+        (
+            TRL,
+            {"lr_scheduler_kwargs": {"num_cycles": 3}, "lr_scheduler_type": "cosine_with_restarts"},
+            {"training.schedule.cycles": 3},
+        ),
+        (TRL, {"dataset_config": "main"}, {"dataset.uri": "hf://org/data:main", "dataset.split": "train"}),
+        (TRL, {"eval_strategy": "epoch", "dataset_test_split": "test"}, {"dataset.eval_split": "test"}),
+        (TUNE, {"max_steps_per_epoch": 10, "epochs": 3}, {"training.max_steps": 30}),
+        (TUNE, {}, {"model.name_or_path": "/models/base", "training.beta2": 0.999, "training.learning_rate": 2e-5}),
+    ],
+)
+def test_a_value_becomes(base: dict[str, Any], more: dict[str, Any], wanted: dict[str, Any], tmp_path: Path) -> None:
+    settings = read(tmp_path, base, **more).settings
+    assert {key: settings.get(key) for key in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("entry", "wanted"),
+    [
+        ({"path": "org/a", "type": "alpaca"}, {"uri": "hf://org/a", "format": "alpaca"}),
+        ({"path": "org/a", "name": "en", "revision": "v1", "type": "sharegpt"}, {"uri": "hf://org/a:en@v1"}),
+        ({"path": "./rows.jsonl", "type": "chat_template"}, {"uri": "./rows.jsonl", "format": "messages"}),
+        ({"path": "json", "data_files": "x/rows.jsonl", "type": "alpaca"}, {"uri": "x/rows.jsonl"}),
+        ({"path": "s3://bucket/a.parquet", "type": "alpaca"}, {"uri": "s3://bucket/a.parquet"}),
+        (
+            {
+                "path": "org/a",
+                "type": "chat_template",
+                "field_messages": "turns",
+                "message_property_mappings": {"role": "from", "content": "value"},
+            },
+            {"format": "conversations", "columns.messages": "turns"},
+        ),
+        ({"path": "org/a", "type": "alpaca", "split": "train[:20%]"}, {"split": "train"}),
+    ],
+)
+def test_an_entry_of_axolotls_datasets(entry: dict[str, Any], wanted: dict[str, str], tmp_path: Path) -> None:
+    alone = read(tmp_path, AXOLOTL, datasets=[entry]).settings
+    assert {key: alone.get(f"dataset.{key}") for key in wanted} == wanted
+    two = read(tmp_path, AXOLOTL, datasets=[{"path": "org/other", "type": "alpaca"}, entry]).settings
+    names = [key.split(".")[2] for key in two if key.startswith("dataset.sources.") and key.endswith(".uri")]
+    assert {key: two.get(f"dataset.sources.{names[1]}.{key}") for key in wanted} == wanted
+
+
+def test_dataset_info_says_where_names_are(tmp_path: Path) -> None:
+    info = {
+        "mine": {"file_name": "mine.json", "columns": {"prompt": "ask", "response": "say"}, "num_samples": 5},
+        "chats": {
+            "hf_hub_url": "org/chats",
+            "formatting": "sharegpt",
+            "columns": {"messages": "messages", "images": "pictures"},
+            "tags": {"role_tag": "role", "content_tag": "content"},
+        },
+    }
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    found = read(tmp_path, FACTORY, dataset="mine,chats,unknown", interleave_probs="0.5,0.3,0.2")
+    wanted = {
+        "mine.uri": str(tmp_path / "mine.json"),
+        "mine.format": "prompt_completion",
+        "mine.columns.prompt": "ask",
+        "mine.columns.completion": "say",
+        "mine.max_samples": 5,
+        "mine.weight": 0.5,
+        "chats.uri": "hf://org/chats",
+        "chats.format": "messages",
+        "unknown.uri": "???",
+    }
+    assert {key: found.settings.get(f"dataset.sources.{key}") for key in wanted} == wanted
+    assert "columns.images" in told(found, "dataset").found.note
+    assert found.to_fill_in == ["dataset.sources.unknown.uri"]
+
+
+@pytest.mark.parametrize(
+    ("more", "key", "says"),
+    [
+        ({"weight_decay": -1}, "weight_decay", "training.weight_decay=-1.0: must be at least 0 and at most 1000"),
+        ({"learning_rate": "quick"}, "learning_rate", "training.learning_rate: "),
+        ({"seed": 2**40}, "seed", "must be at least 0 and at most 4294967295"),
+        ({"num_epochs": 1e9}, "num_epochs", "at most 1000000"),
+        ({"base_model": "${oc.env:HOME}"}, "base_model", "write the value itself"),
+        ({"adam_beta1": 0.8, "adam_beta2": 1.0}, "adam_beta2", "below 1"),
+        ({"optimizer": "shampoo"}, "optimizer", "adafactor, lion and muon"),
+        ({"lr_scheduler": "rex"}, "lr_scheduler", "no such schedule"),
+        ({"micro_batch_sise": 4}, "micro_batch_sise", "is micro_batch_size meant?"),
+        ({"lora_target_modules": "model.layers.[\\d]+.q", "adapter": "lora"}, "lora_target_modules", "not patterns"),
+        ({"fp16": True}, "fp16", "bf16 or fp32"),
+        ({"val_set_size": 100}, "val_set_size", "a share of the rows"),
+        ({"bf16": True, "float32": True}, "float32", "contradicts bf16"),
+        ({"load_in_4bit": True}, "load_in_4bit", "4 bits"),
+    ],
+)
+def test_what_does_not_fit_is_named_and_not_taken(more: dict[str, Any], key: str, says: str, tmp_path: Path) -> None:
+    found = read(tmp_path, AXOLOTL, **more)
+    assert told(found, key).found.kind is Kind.ABSENT
+    assert says in told(found, key).found.note
+    assert key not in [one for keys in found.whence.values() for one in keys]
+
+
+@pytest.mark.parametrize(
+    ("base", "more"),
+    [
+        (AXOLOTL, {"rl": "dpo"}),
+        (AXOLOTL, {"reward_model": True}),
+        (FACTORY, {"stage": "rm"}),
+        (TUNE, {"loss": {"_component_": "torchtune.rlhf.loss.DPOLoss"}}),
+        (TUNE, {"teacher_model": {"_component_": "x"}}),
+    ],
+)
+def test_another_training_is_refused(base: dict[str, Any], more: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="supervised fine-tuning"):
+        read(tmp_path, base, **more)
+
+
+def test_what_is_off_there_is_not_missing_here(tmp_path: Path) -> None:
+    found = read(tmp_path, AXOLOTL, load_in_8bit=False, fp8=None, qat={})
+    assert {told(found, key).found.kind for key in ("load_in_8bit", "fp8", "qat")} == {Kind.TAKEN}
