@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -111,7 +112,8 @@ class Change:
         if self.corrected is None:
             return f"{self.verdict.value} ({self.reason})"
         low, high = self.corrected
-        if self.verdict is not Verdict.no_difference:
+        is_symmetric = math.isclose(high - self.difference, self.difference - low, rel_tol=0.01)  # no perplexity's is
+        if self.verdict is not Verdict.no_difference or not is_symmetric:
             return f"{self.verdict.value} ({format_difference(low)} to {format_difference(high)})"
         width = "no sample differs" if low == high == 0 else f"±{(high - low) / 2:.4f}"
         return f"{self.verdict.value} ({width})"

@@ -27,6 +27,11 @@ def change(low: float, high: float, verdict: Verdict, **changes: Any) -> Change:
         (change(0.05, 0.15, Verdict.better), "+0.1000, better (+0.0500 to +0.1500)"),
         (change(-0.15, -0.05, Verdict.worse), "-0.1000, worse (-0.1500 to -0.0500)"),
         (change(-0.02, 0.04, Verdict.no_difference), "+0.0100, no difference seen (±0.0300)"),
+        # A perplexity's interval reaches further above than below.
+        (
+            change(-90.0, 5.0, Verdict.no_difference, difference=-57.0),
+            "-57.0000, no difference seen (-90.0000 to +5.0000)",
+        ),
         (change(0.0, 0.0, Verdict.no_difference), "+0.0000, no difference seen (no sample differs)"),
         (
             change(0.1, 0.1, Verdict.none, corrected=None, reason="one sample has no error"),
