@@ -13,7 +13,7 @@ from sft.config.schema import EarlyStoppingConfig, SelectConfig, SelectMode
 from sft.files import sha256_file
 from sft.progress import Progress
 from sft.stages.train import TrainInputs
-from tests.support.training import BATCH, changed, curve, metrics, running, steps_done, train, wait_for, weights
+from tests.support.training import BATCH, changed, curve, metrics, ranks, running, steps_done, train, wait_for, weights
 
 pytestmark = [
     pytest.mark.slow,
@@ -51,6 +51,7 @@ def test_the_chosen_steps_weights_are_the_model_and_a_kill_after_it_changes_noth
     with running(SELECTS, train_inputs, out) as parent:
         assert wait_for(lambda: steps_done(out) >= best + 2 or parent.poll() is not None, 240)
         parent.kill()
+        assert wait_for(lambda: not ranks(out), 60), "the ranks end once their parent is gone"
     said: list[str] = []
     progress = Progress(quiet=True)
     progress.say = said.append  # type: ignore[method-assign]
