@@ -277,8 +277,8 @@ def test_hydra_prints_the_defaults_tree(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("sft r", "run plan preview attach eval init recipes schema data compare export report watch debug chat serve"),
-        ("sft run q", "fsdp_sweep gsm8k kfp-pod kfp mix quickstart quickstart_fsdp_sweep"),
+        ("sft r", "init import recipes schema data compare export merge report watch debug chat serve"),
+        ("sft run q", "long_context lora_24gb mix moe nodes optuna original quickstart quickstart_fsdp_sweep"),
         ("sft run quickstart training.le", "training.learning_rate="),
         ("sft run quickstart training/fsdp=n", "training/fsdp=no_shard"),
     ],
