@@ -78,8 +78,10 @@ def _add_model(systems: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     model.add_argument("run", metavar="RUN", help="the run's folder")
     model.add_argument("--to", dest="format", required=True, choices=_FORMATS, help="the format")
     model.add_argument("--output", metavar="DIR", required=True, help="folder to make; nothing is overwritten")
-    text = "of a GGUF file's numbers: auto (as the weights are saved; the default), f32, f16, bf16, q8_0"
+    text = "of a GGUF file's numbers: auto (as the weights are saved; the default), f32, f16, bf16, q8_0; q4_k_m …"
     model.add_argument("--type", dest="kind", metavar="TYPE", default="auto", help=text)
+    text = "llama.cpp's program, which makes q4_k_m and the like (default: the one in PATH)"
+    model.add_argument("--llama-quantize", metavar="PATH", help=text)
     model.add_argument("--keep", action="store_true", help="keep an export that misses a gate, marked as failed")
     server = model.add_argument_group("of a server (--to kserve)", argument_default=argparse.SUPPRESS)
     server.add_argument("--namespace", help="of the InferenceService")

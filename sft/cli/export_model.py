@@ -46,6 +46,7 @@ def execute(options: argparse.Namespace) -> int:
         output=Path(options.output).absolute(),
         kind=options.kind,
         keep=options.keep,
+        llama_quantize=_from_here(options.llama_quantize),
         serving=Serving(**given) if given else None,
     )
     shown = path_from_here(request.output)
@@ -61,3 +62,8 @@ def execute(options: argparse.Namespace) -> int:
     progress.say(f"outcome     {scores.outcome.value}")
     progress.say(f"export      {shown}")
     return 0
+
+
+def _from_here(program: str | None) -> str | None:
+    """Return a program's path so that it stays the same in another working folder."""
+    return None if program is None else str(Path(program).expanduser().absolute())

@@ -13,11 +13,12 @@ import yaml
 from sft import record
 from sft.adapters import sbom, signing
 from sft.adapters.checkpoint_files import CONFIG, read_json
-from sft.adapters.export import compressed, gguf
+from sft.adapters.export import compressed, gguf, llama_quantize
 from sft.adapters.os.process import run_module
 from sft.artifacts import DatasetArtifact, GateReport, ModelArtifact, RegisteredModel, UploadedModel
 from sft.config.schema import HOLDOUT, RunConfig
 from sft.errors import ConfigError, DataError, Problem, StageError
+from sft.progress import Progress
 from sft.runner import export_kserve as kserve
 from sft.runner.dispatch import pick
 from sft.runner.export_scores import TUNED
@@ -39,6 +40,7 @@ class ExportRequest:
         output: Folder that is made.
         kind: Type of the numbers; ``auto`` = as the weights are saved.
         keep: Whether an export that misses a gate is kept, marked as failed.
+        llama_quantize: Path of llama.cpp's program that makes some types; None = the one in PATH.
         serving: What the cluster gives the server; None = nothing was said.
     """
 
@@ -46,6 +48,7 @@ class ExportRequest:
     output: Path
     kind: str = "auto"
     keep: bool = False
+    llama_quantize: str | None = None
     serving: kserve.Serving | None = None
 
 
@@ -84,15 +87,17 @@ def check_request(request: ExportRequest) -> None:
     match request.format:
         case ExportFormat.gguf | ExportFormat.ollama:
             _refuse_server(request)
-            gguf.check(request.kind)
+            gguf.check(request.kind, request.llama_quantize)
         case ExportFormat.fp8 | ExportFormat.int8:
             _refuse_server(request)
+            _refuse_program(request)
             compressed.check(request.format.value, request.kind)
         case ExportFormat.kserve:
             if request.kind != "auto" or request.keep:
                 key = "--keep" if request.keep else "--type"
                 rule = "does nothing: the run's own files are served, which passed its gates"
                 raise ConfigError([Problem(key=key, rule=rule, suggestion="leave it out")])
+            _refuse_program(request)
             kserve.check(request.serving or kserve.Serving())
         case never:
             assert_never(never)
@@ -105,7 +110,17 @@ def _refuse_server(request: ExportRequest) -> None:
         raise ConfigError([Problem(key=options, rule=rule, suggestion="leave them out")])
 
 
-def make(cfg: RunConfig, run: FinishedRun, request: ExportRequest, files: Path, work: Path) -> Exported:
+def _refuse_program(request: ExportRequest) -> None:
+    if request.llama_quantize is not None:
+        rule = f"does nothing: --to {request.format.value} writes no GGUF file"
+        raise ConfigError(
+            [Problem(key="--llama-quantize", value=request.llama_quantize, rule=rule, suggestion="leave it out")]
+        )
+
+
+def make(
+    cfg: RunConfig, run: FinishedRun, request: ExportRequest, files: Path, work: Path, progress: Progress
+) -> Exported:
     """Write an export's files, and read them back.
 
     Args:
@@ -114,15 +129,16 @@ def make(cfg: RunConfig, run: FinishedRun, request: ExportRequest, files: Path, 
         request: What is asked for.
         files: Folder that gets what is to be kept.
         work: Private folder.
+        progress: Told of what takes long.
 
     Raises:
         SftError: It can't be written so, or is not read back as it was.
     """
     match request.format:
         case ExportFormat.gguf:
-            return _gguf(cfg, run, request, files, work)
+            return _gguf(cfg, run, request, files, work, progress)
         case ExportFormat.ollama:
-            return _ollama(cfg, run, request, files, work)
+            return _ollama(cfg, run, request, files, work, progress)
         case ExportFormat.fp8 | ExportFormat.int8:
             return _compressed(run, request, files, work)
         case ExportFormat.kserve:
@@ -131,7 +147,9 @@ def make(cfg: RunConfig, run: FinishedRun, request: ExportRequest, files: Path, 
             assert_never(never)
 
 
-def _gguf(cfg: RunConfig, run: FinishedRun, request: ExportRequest, files: Path, work: Path) -> Exported:
+def _gguf(
+    cfg: RunConfig, run: FinishedRun, request: ExportRequest, files: Path, work: Path, progress: Progress
+) -> Exported:
     if pick(run.artifacts, "model", ModelArtifact).trust_remote_code:
         raise StageError(f"--to {request.format.value}: the model runs code of its own, which no such file carries")
     made = gguf.export(
@@ -141,13 +159,19 @@ def _gguf(cfg: RunConfig, run: FinishedRun, request: ExportRequest, files: Path,
         name=cfg.registry.model_name,
         kind=request.kind,
         held_out=list(_held_out(run)),
+        program=request.llama_quantize,
+        tell=progress.update,
     )
     return Exported(
         model_dir=made.model_dir,
         kind=made.kind,
         details=made.details | {"file": made.file.name},
         notes=made.notes,
-        lines=[f"{made.file.name}, {made.file.stat().st_size / 1e6:,.1f} MB", _same(made.details["prompts"])],
+        lines=[
+            f"{made.file.name}, {made.file.stat().st_size / 1e6:,.1f} MB",
+            f"matrices: {llama_quantize.type_line(made.details['types'])}",
+            _same(made.details["prompts"]),
+        ],
         use=f"llama-cli -m {made.file.name}",
         scored_as=gguf.SCORED_AS if TUNED in run.artifacts else _NOT_SCORED,
         versions=_versions("gguf"),
@@ -189,8 +213,10 @@ def _versions(package: str) -> dict[str, str]:
     return {package: metadata.version(package), **{name: versions[name] for name in ("torch", "transformers")}}
 
 
-def _ollama(cfg: RunConfig, run: FinishedRun, request: ExportRequest, files: Path, work: Path) -> Exported:
-    made = _gguf(cfg, run, request, files, work)
+def _ollama(
+    cfg: RunConfig, run: FinishedRun, request: ExportRequest, files: Path, work: Path, progress: Progress
+) -> Exported:
+    made = _gguf(cfg, run, request, files, work, progress)
     asked = {
         "model_dir": str(run.package.model_dir),
         "file": str(files / "Modelfile"),

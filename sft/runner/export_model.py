@@ -47,7 +47,7 @@ def export_model(cfg: RunConfig, *, folder: Path, request: ExportRequest, progre
         check_scorable(cfg, run)
         files, work = partial / _FILES, partial / _WORK
         with progress.stage(f"export: {request.format.value}"):
-            made = make(cfg, run, request, files, work)
+            made = make(cfg, run, request, files, work, progress)
             for line in (*made.lines, *made.notes):
                 progress.say(f"  {line}")
         if made.model_dir is None:

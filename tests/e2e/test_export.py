@@ -98,7 +98,8 @@ def test_with_keep_it_is_kept_and_marked(root: Path, gated: str, ruined: None) -
 def test_what_can_be_known_is_said_before_anything_is_written(root: Path, gated: str) -> None:
     asked = [
         (("runs/none", "--to", "gguf"), "no run.json"),
-        ((gated, "--to", "gguf", "--type", "q4_k_m"), "fewer bits are made by llama.cpp alone"),
+        ((gated, "--to", "gguf", "--type", "q4_k_m", "--llama-quantize", "none"), "/none: is not there"),
+        ((gated, "--to", "fp8", "--llama-quantize", "none"), "does nothing: --to fp8 writes no GGUF file"),
         ((gated, "--to", "gguf", "eval.limit=3"), "an export is scored with the run's own settings"),
         ((gated, "--to", "gguf", "--gpus", "2"), "describe a server in a cluster, and --to gguf makes files"),
         ((gated, "--to", "kserve", "--keep"), "does nothing: the run's own files are served"),

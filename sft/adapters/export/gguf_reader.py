@@ -31,7 +31,7 @@ def _read(request: Mapping[str, Any]) -> Mapping[str, Any]:
     tokenizer, ends = _tokenizer(file, out)
     original = AutoTokenizer.from_pretrained(source)
     renderers = Renderer(original, stops(original, source)), Renderer(tokenizer, frozenset(ends.values()))
-    result: dict[str, Any] = {"prompts": compare_prompts(*renderers, request["held_out"])}
+    result: dict[str, Any] = {"prompts": compare_prompts(*renderers, request["held_out"]), **_matrices(file, request)}
     model = AutoModelForCausalLM.from_pretrained(
         file.parent, gguf_file=file.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
     )
@@ -43,6 +43,23 @@ def _read(request: Mapping[str, Any]) -> Mapping[str, Any]:
     model.generation_config = GenerationConfig(eos_token_id=list(ends), pad_token_id=tokenizer.pad_token_id)
     model.save_pretrained(out)
     return {**result, "largest_weight_difference": difference}
+
+
+def _matrices(file: Path, request: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return GGML's type of each matrix by its name, and the length of its rows.
+
+    Raises:
+        StageError: The file says that it holds another type than was asked for.
+    """
+    import gguf
+
+    reader = gguf.GGUFReader(file)
+    said = gguf.LlamaFileType(reader.fields["general.file_type"].contents()).name
+    if said.removeprefix("ALL_").removeprefix("MOSTLY_").lower() != request["type"]:
+        raise StageError(f"the file says that it is {said}, and {request['type']} was asked for")
+    matrices = [tensor for tensor in reader.tensors if len(tensor.shape) > 1]
+    types = {tensor.name: tensor.tensor_type.name for tensor in matrices}
+    return {"types": types, "widths": {tensor.name: int(tensor.shape[0]) for tensor in matrices}}
 
 
 def read_fields(file: Path) -> dict[str, Any]:

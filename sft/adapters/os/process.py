@@ -177,6 +177,11 @@ def run_module(
     raise module_failure(folder, status, what=what)
 
 
+def guarded(argv: Sequence[str]) -> list[str]:
+    """Return what runs a program that is not ours so that nothing of it is left (`sft.adapters.os.guard`)."""
+    return [sys.executable, "-P", "-m", "sft.adapters.os.guard", *argv]
+
+
 def module_command(module: str, folder: Path) -> list[str]:
     """Return what runs a child module on the request in its folder."""
     return [sys.executable, "-P", "-m", module, str(folder)]
