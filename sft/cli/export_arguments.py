@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 _ACCESS_MODES = ("ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod")
-_FORMATS = ("gguf", "ollama", "fp8", "int8", "kserve")
+_FORMATS = ("gguf", "ollama", "fp8", "int8", "int4", "kserve")
 _SYSTEMS = ("model", "trainjob", "job", "kfp")
 
 
@@ -82,6 +82,10 @@ def _add_model(systems: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     model.add_argument("--type", dest="kind", metavar="TYPE", default="auto", help=text)
     text = "llama.cpp's program, which makes q4_k_m and the like (default: the one in PATH)"
     model.add_argument("--llama-quantize", metavar="PATH", help=text)
+    text = "of --to int4: interpreter of an environment with llm-compressor"
+    model.add_argument("--python", metavar="PATH", help=text)
+    text = "of --to int4: training samples that rounding is fitted to (default: 128)"
+    model.add_argument("--calibration-samples", type=int, metavar="N", help=text)
     model.add_argument("--keep", action="store_true", help="keep an export that misses a gate, marked as failed")
     server = model.add_argument_group("of a server (--to kserve)", argument_default=argparse.SUPPRESS)
     server.add_argument("--namespace", help="of the InferenceService")

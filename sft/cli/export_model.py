@@ -47,6 +47,8 @@ def execute(options: argparse.Namespace) -> int:
         kind=options.kind,
         keep=options.keep,
         llama_quantize=_from_here(options.llama_quantize),
+        python=_from_here(options.python),
+        calibration_samples=options.calibration_samples,
         serving=Serving(**given) if given else None,
     )
     shown = path_from_here(request.output)

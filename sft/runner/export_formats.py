@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, assert_never
@@ -13,14 +13,22 @@ import yaml
 from sft import record
 from sft.adapters import sbom, signing
 from sft.adapters.checkpoint_files import CONFIG, read_json
-from sft.adapters.export import compressed, gguf, llama_quantize
+from sft.adapters.export import compressed, gguf, int4, llama_quantize
 from sft.adapters.os.process import run_module
-from sft.artifacts import DatasetArtifact, GateReport, ModelArtifact, RegisteredModel, UploadedModel
+from sft.artifacts import (
+    DatasetArtifact,
+    GateReport,
+    ModelArtifact,
+    RegisteredModel,
+    TokenizedArtifact,
+    UploadedModel,
+)
 from sft.config.schema import HOLDOUT, RunConfig
-from sft.errors import ConfigError, DataError, Problem, StageError
+from sft.errors import DataError, StageError
 from sft.progress import Progress
 from sft.runner import export_kserve as kserve
 from sft.runner.dispatch import pick
+from sft.runner.export_request import ExportRequest
 from sft.runner.export_scores import TUNED
 from sft.runner.finished_run import FinishedRun
 from sft.stages.export_card import ExportFormat
@@ -30,26 +38,8 @@ from sft.stages.package import FACTS
 _NOT_SCORED = "nothing was scored, as the run scored nothing (eval)"
 _UNCHANGED = "the run's own files are served, unchanged, and these are the run's scores"
 MANIFEST = "inferenceservice.yaml"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportRequest:
-    """What is asked for.
-
-    Attributes:
-        output: Folder that is made.
-        kind: Type of the numbers; ``auto`` = as the weights are saved.
-        keep: Whether an export that misses a gate is kept, marked as failed.
-        llama_quantize: Path of llama.cpp's program that makes some types; None = the one in PATH.
-        serving: What the cluster gives the server; None = nothing was said.
-    """
-
-    format: ExportFormat
-    output: Path
-    kind: str = "auto"
-    keep: bool = False
-    llama_quantize: str | None = None
-    serving: kserve.Serving | None = None
+_OF_THE_ORIGINAL = (CARD, FACTS, sbom.NAME, signing.SIGNATURE)
+"""Files of a model's folder that tell of it alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,47 +67,6 @@ class Exported:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-def check_request(request: ExportRequest) -> None:
-    """Check what can be known before the run is looked at.
-
-    Raises:
-        ConfigError: An option is wrong, or is of another format.
-        StageError: An extra is not installed.
-    """
-    match request.format:
-        case ExportFormat.gguf | ExportFormat.ollama:
-            _refuse_server(request)
-            gguf.check(request.kind, request.llama_quantize)
-        case ExportFormat.fp8 | ExportFormat.int8:
-            _refuse_server(request)
-            _refuse_program(request)
-            compressed.check(request.format.value, request.kind)
-        case ExportFormat.kserve:
-            if request.kind != "auto" or request.keep:
-                key = "--keep" if request.keep else "--type"
-                rule = "does nothing: the run's own files are served, which passed its gates"
-                raise ConfigError([Problem(key=key, rule=rule, suggestion="leave it out")])
-            _refuse_program(request)
-            kserve.check(request.serving or kserve.Serving())
-        case never:
-            assert_never(never)
-
-
-def _refuse_server(request: ExportRequest) -> None:
-    if request.serving:
-        rule = f"describe a server in a cluster, and --to {request.format.value} makes files"
-        options = "--namespace, --runtime, --secret, --service-account, --storage-key, --gpus, --cpu, --memory"
-        raise ConfigError([Problem(key=options, rule=rule, suggestion="leave them out")])
-
-
-def _refuse_program(request: ExportRequest) -> None:
-    if request.llama_quantize is not None:
-        rule = f"does nothing: --to {request.format.value} writes no GGUF file"
-        raise ConfigError(
-            [Problem(key="--llama-quantize", value=request.llama_quantize, rule=rule, suggestion="leave it out")]
-        )
-
-
 def make(
     cfg: RunConfig, run: FinishedRun, request: ExportRequest, files: Path, work: Path, progress: Progress
 ) -> Exported:
@@ -141,6 +90,8 @@ def make(
             return _ollama(cfg, run, request, files, work, progress)
         case ExportFormat.fp8 | ExportFormat.int8:
             return _compressed(run, request, files, work)
+        case ExportFormat.int4:
+            return _int4(cfg, run, request, files, work, progress)
         case ExportFormat.kserve:
             return _kserve(run, request.serving or kserve.Serving(), files)
         case never:
@@ -185,20 +136,49 @@ def _compressed(run: FinishedRun, request: ExportRequest, files: Path, work: Pat
         work,
         kind=request.format.value,
         trust_remote_code=pick(run.artifacts, "model", ModelArtifact).trust_remote_code,
-        leave_out=[CARD, FACTS, sbom.NAME, signing.SIGNATURE],
+        leave_out=_OF_THE_ORIGINAL,
         held_out=list(_held_out(run)),
     )
+    return _in_few_bits(run, request, files, made, bits=8, scored_as=compressed.SCORED_AS)
+
+
+def _int4(
+    cfg: RunConfig, run: FinishedRun, request: ExportRequest, files: Path, work: Path, progress: Progress
+) -> Exported:
+    tokenized = pick(run.artifacts, "tokenize", TokenizedArtifact)
+    made = int4.export(
+        run.package.model_dir,
+        files,
+        work,
+        python=str(request.python),
+        calibration=int4.Calibration(file=tokenized.data_file, num_samples=request.num_samples, seed=cfg.training.seed),
+        trust_remote_code=pick(run.artifacts, "model", ModelArtifact).trust_remote_code,
+        leave_out=_OF_THE_ORIGINAL,
+        held_out=list(_held_out(run)),
+        tell=progress.update,
+    )
+    versions, known = made.pop("versions"), made["calibration"]
+    exported = _in_few_bits(run, request, files, made, bits=4, scored_as=int4.SCORED_AS)
+    shown = f"GPTQ in groups of {made['group_size']}, on {known['num_samples']} of {known['of']} training samples"
+    there = {f"{name} (of GPTQ's environment)": version for name, version in versions.items()}
+    return replace(exported, lines=[shown, *exported.lines], versions={**exported.versions, **there})
+
+
+def _in_few_bits(
+    run: FinishedRun, request: ExportRequest, files: Path, made: dict[str, Any], *, bits: int, scored_as: str
+) -> Exported:
+    """Return what was made in compressed-tensors' format."""
     return Exported(
         model_dir=files,
         kind=request.format.value,
         details=made,
         notes=made["prompts"].pop("notes"),
         lines=[
-            f"{made['num_layers']} linear layers in 8 bits, {made['num_bytes'] / 1e6:,.1f} MB",
+            f"{made['num_layers']} linear layers in {bits} bits, {made['num_bytes'] / 1e6:,.1f} MB",
             _same(made["prompts"]),
         ],
         use="vllm serve .",
-        scored_as=compressed.SCORED_AS if TUNED in run.artifacts else _NOT_SCORED,
+        scored_as=scored_as if TUNED in run.artifacts else _NOT_SCORED,
         versions=_versions("compressed-tensors"),
     )
 

@@ -18,7 +18,8 @@ from sft.errors import ConfigError, GateError, Problem
 from sft.files import sync
 from sft.progress import Progress
 from sft.runner.dispatch import pick
-from sft.runner.export_formats import Exported, ExportRequest, check_request, gates_passed, make
+from sft.runner.export_formats import Exported, gates_passed, make
+from sft.runner.export_request import ExportRequest, check_request
 from sft.runner.export_scores import TUNED, check_scorable, score_export
 from sft.runner.finished_run import FinishedRun, finished_run
 from sft.stages.export_card import ExportFacts, ExportScores, Outcome, write

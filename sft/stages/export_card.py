@@ -27,6 +27,7 @@ class ExportFormat(Enum):
     ollama = "ollama"
     fp8 = "fp8"
     int8 = "int8"
+    int4 = "int4"
     kserve = "kserve"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from sft.adapters.evaluation import vllm_server
 from sft.adapters.evaluation.as_saved import weights_dtype
+from sft.adapters.os.interpreter import why_not
 from sft.adapters.os.process import run_module
 from sft.config.schema import EvalBackend, EvalConfig
 from sft.errors import ConfigError, Problem, StageError
@@ -30,12 +31,8 @@ def vllm_version(cfg: EvalConfig) -> str:
         if version := vllm_server.installed(python):
             return version
         rule, fix = "its environment has no vLLM", f"{python} -m pip install vllm"
-    except OSError as error:
-        rule = f"can't be run ({error.strerror}; relative paths start at {Path.cwd()})"
-    except subprocess.TimeoutExpired:
-        rule = "does not say in time which vLLM it has"
-    except StageError as error:
-        rule = f"is no interpreter of Python 3 ({error.message})"
+    except (OSError, subprocess.TimeoutExpired, StageError) as error:
+        rule = why_not(error, "vLLM")
     raise ConfigError([Problem(key="eval.vllm.python", value=str(python), rule=rule, suggestion=fix)])
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ import yaml
 from sft import self_hashed_json
 from sft.adapters.export import gguf
 from tests.servers.model_registry import ModelRegistryServer
+from tests.support import llama_quantize, llmcompressor
 from tests.support.command import Answer, sft, sft_in_process
 
 pytestmark = pytest.mark.slow
@@ -103,6 +106,9 @@ def test_what_can_be_known_is_said_before_anything_is_written(root: Path, gated:
         ((gated, "--to", "gguf", "eval.limit=3"), "an export is scored with the run's own settings"),
         ((gated, "--to", "gguf", "--gpus", "2"), "describe a server in a cluster, and --to gguf makes files"),
         ((gated, "--to", "kserve", "--keep"), "does nothing: the run's own files are served"),
+        ((gated, "--to", "int4"), "--python: is needed"),
+        ((gated, "--to", "int4", "--python", "none"), "/none: can't be run (No such file or directory"),
+        ((gated, "--to", "int8", "--calibration-samples", "9"), "does nothing: --to int8 asks no llm-compressor"),
         ((gated, "--to", "onnx"), "invalid choice: 'onnx'"),
         ((str(next(root.glob("runs/store/package/*/model"))), "--to", "gguf"), "needs a run's folder, not a model's"),
     ]
@@ -134,6 +140,35 @@ def test_eight_bits_are_scored_as_they_are_loaded(root: Path, gated: str, kind: 
     assert record["scores"]["export"]["holdout.loss"] != record["scores"]["run"]["holdout.loss"]
     assert "sft.json" not in record["files"]
     assert {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"} <= record["files"].keys()
+
+
+def test_four_bits_by_another_environment_are_scored(root: Path, gated: str, tmp_path: Path) -> None:
+    python = os.environ.get("SFT_TEST_LLMCOMPRESSOR_PYTHON") or llmcompressor.environment(tmp_path / "llmc")
+    how = ("--to", "int4", "--python", str(python), "--calibration-samples", "16")
+    answer = sft("export", gated, *how, "--output", "made/int4", cwd=root)
+    assert answer.status == 0, answer.err
+    assert "GPTQ in groups of 32, on 16 of " in answer.out
+    record = self_hashed_json.load_checked((root / "made" / "int4" / "export.json").read_bytes())
+    assert record["outcome"] == "passed"
+    assert record["scores"]["export"]["holdout.loss"] != record["scores"]["run"]["holdout.loss"]
+    assert record["scores"]["differences"]["holdout.loss"]["verdict"]
+    [tokenize] = (step for step in records_of(root / gated) if step["name"] == "tokenize")
+    digest = hashlib.sha256((Path(tokenize["path"]) / "data.jsonl").read_bytes()).hexdigest()
+    assert record["details"]["calibration"]["training_samples"] == f"sha256:{digest}"
+    assert record["details"]["calibration"]["seed"] == 42
+    assert "llmcompressor (of GPTQ's environment)" in record["versions"]
+
+
+def test_k_quants_by_a_persons_program_are_scored(root: Path, gated: str, tmp_path: Path) -> None:
+    program = shutil.which("llama-quantize") or str(llama_quantize.program(tmp_path))
+    how = ("--to", "gguf", "--type", "q4_k_m", "--llama-quantize", program)
+    answer = sft("export", gated, *how, "--output", "made/q4", cwd=root)
+    assert answer.status == 0, answer.err
+    assert "  matrices: " in answer.out
+    record = self_hashed_json.load_checked((root / "made" / "q4" / "export.json").read_bytes())
+    assert (record["outcome"], record["type"]) == ("passed", "q4_k_m")
+    assert record["details"]["types"]["blk.0.ffn_up.weight"] == "Q5_0"
+    assert record["scores"]["export"]["holdout.loss"] != record["scores"]["run"]["holdout.loss"]
 
 
 def test_a_registered_model_is_served_from_where_it_lies(root: Path, gated: str, done: tuple[Path, Answer]) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from sft.adapters.evaluation import vllm_server
 from sft.adapters.evaluation.vllm_server import VllmSettings, serving
+from sft.adapters.os import interpreter
 from sft.artifacts import DatasetArtifact, EvalReport, ModelArtifact
 from sft.config.compose import shipped
 from sft.config.schema import EvalBackend, EvalConfig, HoldoutConfig, VllmConfig
@@ -230,7 +231,7 @@ def test_an_environment_without_vllm_is_refused_at_plan_time(
     (tmp_path / "no-python").chmod(0o755)
     (tmp_path / "slow").write_text("#!/bin/sh\nsleep 9\n")
     (tmp_path / "slow").chmod(0o755)
-    monkeypatch.setattr(vllm_server, "_ASK_SECONDS", 2)
+    monkeypatch.setattr(interpreter, "_ASK_SECONDS", 2)
     for path, message in {
         tmp_path / "slow": "does not say in time which vLLM it has",
         python: rf"eval\.vllm\.python={python}: its environment has no vLLM; {python} -m pip install vllm",

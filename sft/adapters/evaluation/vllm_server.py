@@ -20,6 +20,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+from sft.adapters.os.interpreter import answer
 from sft.adapters.os.process import describe_exit, started, tail, wait_for_last_lines
 from sft.errors import StageError
 
@@ -28,7 +29,6 @@ import importlib.metadata as m, importlib.util as u
 names = m.packages_distributions().get("vllm", []) if u.find_spec("vllm") else []
 print(*(f"{name} {m.version(name)}" for name in sorted(set(names))), sep=", ")
 """
-_ASK_SECONDS = 60
 _POLL_SECONDS = 0.5
 _REFUSALS = {400, 401, 403, 404, 410}
 _MOST_REFUSALS = 20
@@ -115,11 +115,7 @@ def installed(python: Path) -> str:
         StageError: It is no interpreter of Python.
         subprocess.TimeoutExpired: It does not answer.
     """
-    command = [str(python), "-I", "-c", _VERSION]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_ASK_SECONDS, check=False)
-    if done.returncode:
-        raise StageError((done.stderr.strip().splitlines() or [describe_exit(done.returncode)])[-1])
-    return done.stdout.strip()
+    return answer(python, _VERSION)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,10 @@ _HEAD = "lm_head"
 
 
 def _write(request: Mapping[str, Any]) -> Mapping[str, Any]:
-    from transformers import AutoTokenizer
-
     source, out, kind = Path(request["model_dir"]), Path(request["out"]), request["type"]
     trust = {"trust_remote_code": request["trust_remote_code"]}
-    layers = _linear_layers(source, trust)
-    shards = sorted({*read_json(source / INDEX)["weight_map"].values()}) if (source / INDEX).is_file() else [WEIGHTS]
+    layers = linear_layers(source, trust)
+    shards = _shards(source)
     places: dict[str, str] = {}
     largest, num_bytes = 0.0, 0
     for shard in shards:
@@ -41,16 +39,8 @@ def _write(request: Mapping[str, Any]) -> Mapping[str, Any]:
     if (source / INDEX).is_file():
         index = {"metadata": {"total_size": num_bytes}, "weight_map": places}
         (out / INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
-    config = {**read_json(source / CONFIG), "quantization_config": quantization_config(kind)}
-    (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    for file in files_of(source):
-        name = file.relative_to(source)
-        if name.as_posix() not in {CONFIG, INDEX, *shards, *request["leave_out"]}:
-            (out / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(file, out / name)
-    both = [AutoTokenizer.from_pretrained(folder, **trust) for folder in (source, out)]
-    renderers = [Renderer(own, stops(own, folder)) for own, folder in zip(both, (source, out), strict=True)]
-    prompts = compare_prompts(renderers[0], renderers[1], request["held_out"])
+    copy_rest(source, out, quantization_config(kind), request["leave_out"])
+    prompts = compare_folders(source, out, trust, request["held_out"])
     return {"num_layers": len(layers), "largest_weight_difference": largest, "prompts": prompts, "num_bytes": num_bytes}
 
 
@@ -74,7 +64,40 @@ def quantization_config(kind: str) -> dict[str, Any]:
     }
 
 
-def _linear_layers(source: Path, trust: Mapping[str, bool]) -> set[str]:
+def copy_rest(source: Path, out: Path, told: Mapping[str, Any], leave_out: Sequence[str]) -> None:
+    """Copy all of a model but its weights, and say in its config how those are written.
+
+    Args:
+        source: The original's folder.
+        out: Folder that has the weights.
+        told: The config's ``quantization_config``.
+        leave_out: Names of files that tell of the original.
+    """
+    config = {**read_json(source / CONFIG), "quantization_config": told}
+    (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    for file in files_of(source):
+        name = file.relative_to(source)
+        if name.as_posix() not in {CONFIG, INDEX, *_shards(source), *leave_out}:
+            (out / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, out / name)
+
+
+def compare_folders(
+    source: Path, out: Path, trust: Mapping[str, bool], held_out: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return how many prompts of two folders' tokenizers were compared; see `compare_prompts`."""
+    from transformers import AutoTokenizer
+
+    both = [AutoTokenizer.from_pretrained(folder, **trust) for folder in (source, out)]
+    renderers = [Renderer(own, stops(own, folder)) for own, folder in zip(both, (source, out), strict=True)]
+    return compare_prompts(renderers[0], renderers[1], held_out)
+
+
+def _shards(source: Path) -> list[str]:
+    return sorted({*read_json(source / INDEX)["weight_map"].values()}) if (source / INDEX).is_file() else [WEIGHTS]
+
+
+def linear_layers(source: Path, trust: Mapping[str, bool]) -> set[str]:
     """Return the names of the weights that are quantised."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
