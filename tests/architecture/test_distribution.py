@@ -80,6 +80,10 @@ def test_no_hint_installs_the_other_project() -> None:
     assert hints == []
 
 
+OF_ANOTHER_ENVIRONMENT = {"sft/adapters/export/gptq_worker.py": {"llmcompressor"}}
+"""What a file imports that an interpreter runs which a person names; it can't be installed beside ours."""
+
+
 def imports(folder: str) -> dict[str, set[str]]:
     """Modules of other people's that a folder's files import, with the files."""
     found: dict[str, set[str]] = {}
@@ -92,9 +96,11 @@ def imports(folder: str) -> dict[str, set[str]]:
                     names = [module]
                 case _:
                     names = []
+            file = str(path.relative_to(ROOT))
+            known = {*sys.stdlib_module_names, "sft", "tests", *OF_ANOTHER_ENVIRONMENT.get(file, ())}
             for name in names:
-                if name.partition(".")[0] not in {*sys.stdlib_module_names, "sft", "tests"}:
-                    found.setdefault(name, set()).add(str(path.relative_to(ROOT)))
+                if name.partition(".")[0] not in known:
+                    found.setdefault(name, set()).add(file)
     return found
 
 

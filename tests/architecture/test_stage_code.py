@@ -44,6 +44,7 @@ WITHOUT_INFLUENCE = {
     *(
         "sft.adapters.os.child",
         "sft.adapters.os.guard",
+        "sft.adapters.os.interpreter",
         "sft.adapters.os.process",
         "sft.adapters.os.command",
         "sft.adapters.http",
