@@ -159,9 +159,9 @@ def _int4(
     )
     versions, known = made.pop("versions"), made["calibration"]
     exported = _in_few_bits(run, request, files, made, bits=4, scored_as=int4.SCORED_AS)
-    shown = f"GPTQ in groups of {made['group_size']}, on {known['num_samples']} of {known['of']} training samples"
+    fitted = f"GPTQ in groups of {made['group_size']}, on {known['num_samples']} of {known['of']} training samples"
     there = {f"{name} (of GPTQ's environment)": version for name, version in versions.items()}
-    return replace(exported, lines=[shown, *exported.lines], versions={**exported.versions, **there})
+    return replace(exported, notes=[fitted, *exported.notes], versions={**exported.versions, **there})
 
 
 def _in_few_bits(

@@ -147,7 +147,7 @@ def test_four_bits_by_another_environment_are_scored(root: Path, gated: str, tmp
     how = ("--to", "int4", "--python", str(python), "--calibration-samples", "16")
     answer = sft("export", gated, *how, "--output", "made/int4", cwd=root)
     assert answer.status == 0, answer.err
-    assert "GPTQ in groups of 32, on 16 of " in answer.out
+    assert "GPTQ in groups of 64, on 16 of " in answer.out
     record = self_hashed_json.load_checked((root / "made" / "int4" / "export.json").read_bytes())
     assert record["outcome"] == "passed"
     assert record["scores"]["export"]["holdout.loss"] != record["scores"]["run"]["holdout.loss"]
