@@ -113,6 +113,7 @@ def _gguf(
         program=request.llama_quantize,
         tell=progress.update,
     )
+    is_mixture = made.kind in llama_quantize.TYPES
     return Exported(
         model_dir=made.model_dir,
         kind=made.kind,
@@ -120,7 +121,7 @@ def _gguf(
         notes=made.notes,
         lines=[
             f"{made.file.name}, {made.file.stat().st_size / 1e6:,.1f} MB",
-            f"matrices: {llama_quantize.type_line(made.details['types'])}",
+            *([f"matrices: {llama_quantize.type_line(made.details['types'])}"] if is_mixture else []),
             _same(made.details["prompts"]),
         ],
         use=f"llama-cli -m {made.file.name}",
