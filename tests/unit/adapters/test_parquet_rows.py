@@ -64,6 +64,24 @@ def test_a_row_may_be_no_longer_than_a_conversation(monkeypatch: pytest.MonkeyPa
         list(parquet("x.parquet", written(pa.array(["short", "x" * 200])), ()))
 
 
+def test_what_is_written_of_a_row_needs_no_memory_that_reading_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """msgspec, which writes it, ends the process where the limit of reading refuses it memory."""
+    monkeypatch.setattr(parquet_rows, "_MAX_BYTES", 40 << 20)
+    texts = pa.array(["\0" * (12 << 20)])  # six times as long as JSON
+    monkeypatch.setattr(row_batches, "MAX_ROW_BYTES", 100 << 20)
+    [(_, line)] = parquet("x.parquet", written(texts), ())
+    assert json.loads(line) == {"a": texts[0].as_py()}
+
+
+def test_an_empty_row_group_ends_nothing() -> None:
+    buffer, rows = io.BytesIO(), pa.table({"a": ["one"]})
+    with pyarrow.parquet.ParquetWriter(buffer, rows.schema) as file:
+        for table in (rows, rows.slice(0, 0), rows):
+            file.write_table(table)
+    buffer.seek(0)
+    assert [content for _, content in parquet("x.parquet", buffer, ())] == [b'{"a":"one"}\n' * 2]
+
+
 def test_all_row_groups_are_read_in_order() -> None:
     texts = [f"{number}{'x' * (number % 7)}" for number in range(3000)]
     batches = list(parquet("x.parquet", written(pa.array(texts), row_group_size=700), ()))
