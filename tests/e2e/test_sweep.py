@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -205,4 +204,4 @@ def test_nothing_outlives_a_sweep(launcher: str, number: signal.Signals, tmp_pat
 def test_the_page_of_a_sweep_shows_its_runs(joblib: tuple[Path, Answer]) -> None:
     [page] = joblib[0].glob("runs/sweeps/quickstart_joblib-*/report.html")
     assert page.read_text().count('<g class="p') >= 4
-    assert subprocess.run(["grep", "-q", "http", str(page)], check=False).returncode == 1
+    assert "://" not in page.read_text()  # nothing comes from elsewhere

@@ -100,7 +100,7 @@ def process(manager: Any, batch: list[Any], *, max_grad_norm: float, asked_to_st
     )
 
 
-def library_metrics(facts: BatchFacts, num_minibatches: int) -> Any:
+def upstream_metrics(facts: BatchFacts, num_minibatches: int) -> Any:
     """Return what the library's loop reads of a batch."""
     from instructlab.training.batch_loss_manager import BatchMetrics
 

@@ -176,7 +176,7 @@ class Loop:
         for what, value in (("loss", facts.loss), ("gradient norm", facts.gradient_norm)):
             if not math.isfinite(value):
                 raise self._not_finite(what, value)
-        return processing.library_metrics(facts, len(batch)), facts.loss
+        return processing.upstream_metrics(facts, len(batch)), facts.loss
 
     def _optimizer_step(self, accelerator: Any) -> None:
         """Replace upstream's step (accelerator.py:289@0.16.2): gradients are clipped already, to the recipe's norm."""
