@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock
-from urllib.parse import urlsplit
 
 from sft.errors import SftError, StageError
 
@@ -66,10 +65,9 @@ class _Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "sft", ""
 
     def do_GET(self) -> None:
-        host = urlsplit(f"//{self.headers.get('Host', '')}").hostname
-        if host not in _NAMES:
+        if self.headers.get("Host", "").partition(":")[0] not in _NAMES:
             self.send_error(HTTPStatus.MISDIRECTED_REQUEST)
-        elif urlsplit(self.path).path != "/":
+        elif self.path.partition("?")[0] != "/":
             self.send_error(HTTPStatus.NOT_FOUND)
         else:
             self._send_page()

@@ -46,7 +46,7 @@ def test_the_page_is_given_once_and_again_only_when_it_is_another(monkeypatch: p
         assert ask(server, method="HEAD")[1] == b""
 
 
-@pytest.mark.parametrize("path", ["/run.json", "/../run.json", "//etc/passwd", "/%2e%2e/run.json", "/index.html"])
+@pytest.mark.parametrize("path", ["/run.json", "/../run.json", "//etc/passwd", "/%2e%2e/run.json", "/index.html", "http://[/"])
 def test_no_other_path_is_served(path: str) -> None:
     with serving(lambda: "page") as server:
         answer, content = ask(server, path)
@@ -54,7 +54,7 @@ def test_no_other_path_is_served(path: str) -> None:
         assert b"page" not in content.partition(b"<h1>")[0]
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", ""])
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "", "["])
 def test_a_page_elsewhere_that_calls_it_by_its_own_name_gets_nothing(host: str) -> None:
     with serving(lambda: "secret page") as server:
         answer, content = ask(server, Host=host)
