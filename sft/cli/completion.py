@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 
 from sft.config.compose import find_recipe, recipes, search_path_override
-from sft.config.diagnose import choices_of
 from sft.config.hydra_app import call_through_hydra
+from sft.config.setting_names import choices_of
 from sft.progress import Progress
 
 _OF_RECIPES = {"run", "plan", "preview"}

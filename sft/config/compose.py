@@ -25,12 +25,8 @@ from omegaconf.errors import OmegaConfBaseException
 from sft.config.checks import check
 from sft.config.diagnose import (
     diagnose,
-    dotted_name,
-    free_mapping,
-    inside_named_group,
     is_override,
     missing,
-    nearest,
     override_problems,
     recipe_problems,
     required,
@@ -39,8 +35,10 @@ from sft.config.diagnose import (
 )
 from sft.config.hydra_settings import QUIET, SEARCH_PATH, check_hydra, check_override, check_search_path
 from sft.config.kfp_parameters import hydra_text, quoted, translated
+from sft.config.nearest import nearest
 from sft.config.recipe_files import FileConfigSource, read_recipe
 from sft.config.schema import RunConfig
+from sft.config.setting_names import dotted_name, free_mapping, inside_named_group
 from sft.errors import ConfigError, Problem
 from sft.logs import learn
 

@@ -6,15 +6,12 @@ schema, without composing anything. What none of them explains is passed on in H
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
-import types
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import is_dataclass
 from enum import Enum
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +23,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sft.config.kfp_parameters import PARAMETERS, SIBLINGS
+from sft.config.nearest import nearest, nearest_key
 from sft.config.schema import RunConfig
+from sft.config.setting_names import group_by_name, hint_of, inside_named_group, is_setting, schema_keys
 from sft.errors import Problem
 
 _EXTRAS = {
@@ -39,30 +38,6 @@ _UNSET = re.compile(r"Environment variable '([^']+)' not found")
 """What OmegaConf says of `${oc.env:NAME}` where there is no such variable."""
 _LONGEST_BITS = 10_000
 _KIND = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-_CLOSE = 0.7
-"""How alike two words are, of 1, if one may be meant by the other (difflib)."""
-_MOST_NAMED = 4
-_OTHER_NAMES = {
-    "lr": "training.learning_rate",
-    "epochs": "training.num_epochs",
-    "num_train_epochs": "training.num_epochs",
-    "training.batch_size": "training.effective_batch_size",
-    "per_device_train_batch_size": "training.effective_batch_size",
-    "gradient_accumulation_steps": "training.effective_batch_size",
-    "max_length": "training.max_seq_len",
-    "max_seq_length": "training.max_seq_len",
-    "cutoff_len": "training.max_seq_len",
-    "model.name": "model.name_or_path",
-    "model.path": "model.name_or_path",
-    "model_name_or_path": "model.name_or_path",
-    "registry.name": "registry.model_name",
-    "dataset.path": "dataset.uri",
-    "r": "training.lora.rank",
-    "lora_r": "training.lora.rank",
-    "lora_alpha": "training.lora.alpha",
-    "lora_dropout": "training.lora.dropout",
-}
-"""What other tools and habits call a setting."""
 _HOW_TO_SET = {
     "dataset.uri": "say where the data is: dataset.uri=data.jsonl, dataset.uri=hf://org/name or dataset.uri=s3://bucket/key"
 }
@@ -167,47 +142,6 @@ def _interpolation_problem(key: str, value: Any, error: Exception) -> Problem:
     return Problem(key=key, value=_shown(value), rule=str(error).splitlines()[0])
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return ``did you mean …?`` for the closest known word; None if none is close, or which one is in doubt."""
-    folded = {name.casefold(): name for name in known}
-    begun = [name for low, name in folded.items() if low.startswith(word.casefold())]
-    if len(begun) == 1:
-        return f"did you mean {begun[0]}?"
-    close = difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=_CLOSE)
-    return f"did you mean {folded[close[0]]}?" if close else None
-
-
-def nearest_key(key: str, known: Iterable[str]) -> str | None:
-    """Return ``did you mean …?`` for a setting of another name; None if none is close.
-
-    In a group that there is, another group's setting of that name is another thing, and is not proposed.
-    """
-    names = list(known)
-    group, _, last = key.rpartition(".")
-    for name in (key, last):
-        if (meant := _OTHER_NAMES.get(name)) in names:
-            return f"did you mean {meant}?"
-    if group in names:
-        names = [name for name in names if name.startswith(f"{group}.")]
-    same = [name for name in names if name.rpartition(".")[2] == last]
-    if group and same:
-        same = difflib.get_close_matches(key, same, n=1, cutoff=0.0)
-    if same:
-        return f"did you mean {' or '.join(same[:_MOST_NAMED])}?"
-    lasts = {name.rpartition(".")[2]: name for name in names} if group in {n.rpartition(".")[0] for n in names} else {}
-    if close := difflib.get_close_matches(last.casefold(), lasts, n=1, cutoff=0.6):
-        return f"did you mean {lasts[close[0]]}?"
-    return None if lasts else nearest(key, names)
-
-
-def schema_keys(cls: type = RunConfig, prefix: str = "") -> Iterator[str]:
-    """Return the dotted names of all settings, groups included."""
-    for name, hint in typing.get_type_hints(cls).items():
-        yield prefix + name
-        if is_dataclass(hint):
-            yield from schema_keys(typing.cast(type, hint), f"{prefix}{name}.")
-
-
 def is_override(text: str) -> bool:
     """Return whether Hydra's grammar takes a text as the override of some key."""
     return _parsed(text) is not None
@@ -222,50 +156,6 @@ def _parsed(text: str) -> Override | None:
     return override if override.key_or_group else None
 
 
-def choices_of(key: str) -> list[str]:
-    """Return the values of a setting that has a few; none of any other setting."""
-    hint = _hint(key)
-    if hint is bool:
-        return ["true", "false"]
-    return list(hint.__members__) if isinstance(hint, type) and issubclass(hint, Enum) else []
-
-
-def is_whole_number(key: str) -> bool:
-    """Return whether a setting takes nothing but whole numbers."""
-    return _hint(key) is int
-
-
-def is_setting(key: str) -> bool:
-    """Return whether the schema has a dotted key, or holds it in a free mapping (`training.env.NCCL_DEBUG`)."""
-    mapping = free_mapping(key)
-    return _hint(key) is not None or (mapping is not None and _group_by_name(_hint(mapping)) is None)
-
-
-def free_mapping(key: str) -> str | None:
-    """Return the setting that is a mapping with keys of its own and is or holds `key`; None if there is none."""
-    parts = key.split(".")
-    heads = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
-    return next((head for head in heads if typing.get_origin(_hint(head)) is dict), None)
-
-
-def dotted_name(key: str) -> str | None:
-    """Return `holdout.loss` of `eval.gates.holdout.loss`: a name with dots in a mapping to texts; None without."""
-    mapping = free_mapping(key)
-    name = key.removeprefix(f"{mapping}.")
-    return name if mapping and name != key and "." in name and typing.get_args(_hint(mapping))[1] is str else None
-
-
-def inside_named_group(key: str) -> tuple[str, list[str]] | None:
-    """Return `eval.holdouts` and [`support`, `uri`] of `eval.holdouts.support.uri`; None of any other setting.
-
-    OmegaConf makes no new group of a mapping from a dotted key, but it does from a mapping.
-    """
-    mapping = free_mapping(key)
-    if mapping is None or mapping == key or _group_by_name(_hint(mapping)) is None:
-        return None
-    return mapping, key.removeprefix(f"{mapping}.").split(".")
-
-
 def unknown(composed: DictConfig) -> list[Problem]:
     """Yield a problem for every key that ``+key=value`` or a group's file brought in past the schema."""
     content = OmegaConf.to_container(composed, resolve=False)
@@ -278,36 +168,10 @@ def _leaves(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
         if not prefix and key in _NOT_SETTINGS:
             continue
         dotted = f"{prefix}{key}"
-        if isinstance(value, dict) and value and (is_dataclass(_hint(dotted)) or _group_by_name(_hint(dotted))):
+        if isinstance(value, dict) and value and (is_dataclass(hint_of(dotted)) or group_by_name(hint_of(dotted))):
             yield from _leaves(value, f"{dotted}.")
         else:
             yield dotted, value
-
-
-@cache
-def _hint(key: str) -> Any:
-    """Return the declared type of a dotted key without its None; None where the schema has no such key."""
-    hint: Any = RunConfig
-    for part in key.split("."):
-        if group := _group_by_name(hint):
-            hint = group
-        elif is_dataclass(hint):
-            hint = _hints(typing.cast(type, hint)).get(part)
-        else:
-            return None
-    options = [o for o in typing.get_args(hint) if o is not type(None)]
-    return options[0] if isinstance(hint, types.UnionType) and len(options) == 1 else hint
-
-
-def _group_by_name(hint: Any) -> Any:
-    """Return the group of settings that a mapping holds by names of its own; None of any other type."""
-    values = typing.get_args(hint)[1:] if typing.get_origin(hint) is dict else ()
-    return values[0] if values and is_dataclass(values[0]) else None
-
-
-@functools.cache
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
 
 
 @functools.cache
@@ -347,7 +211,7 @@ def _choice_problem(key: str, value: Any, choices: list[str]) -> Problem | None:
 
 
 def _rule(key: str, error: Exception) -> str:
-    hint = _hint(key)
+    hint = hint_of(key)
     if isinstance(hint, type) and issubclass(hint, Enum):
         return f"must be one of {', '.join(hint.__members__)}"
     if is_dataclass(hint):
@@ -356,7 +220,7 @@ def _rule(key: str, error: Exception) -> str:
 
 
 def _enum_suggestion(key: str, value: Any) -> str | None:
-    hint = _hint(key)
+    hint = hint_of(key)
     return nearest(str(value), hint.__members__) if isinstance(hint, type) and issubclass(hint, Enum) else None
 
 

@@ -21,10 +21,11 @@ from omegaconf import DictConfig, OmegaConf
 from sft.config import compose
 from sft.config.checks import held_out_metrics
 from sft.config.compose import Recipe
-from sft.config.diagnose import is_override, is_whole_number, missing_extra
+from sft.config.diagnose import is_override, missing_extra
 from sft.config.hydra_settings import check_hydra
 from sft.config.judge_checks import win_rate
 from sft.config.schema import HOLDOUT, RunConfig
+from sft.config.setting_names import is_whole_number
 from sft.errors import ConfigError, Problem
 from sft.planning.plan import steps_up_to
 from sft.scores import JUDGE, WIN_RATE

@@ -174,6 +174,8 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.config.hydra_settings": ("config/test_code.py", "every attack is one of a composed configuration"),
     "sft.config.ways_out": ("config/test_code.py", "every way out is taken by a composed configuration"),
     "sft.config.diagnose": ("config/test_errors.py", "every fault is one of a composed configuration"),
+    "sft.config.nearest": ("config/test_errors.py", "an error names what was meant"),
+    "sft.config.setting_names": ("config/test_errors.py", "a name is looked up for each setting that is tried"),
     "sft.config.epoch_checks": ("config/test_errors.py", "every rule is broken by a composed configuration"),
     "sft.config.hydra_app": ("integration/test_command_line.py", "Hydra's flags: the test types them"),
     "sft.config.judge_checks": ("config/test_errors.py", "every rule is broken by a composed configuration"),

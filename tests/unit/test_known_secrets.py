@@ -13,7 +13,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 import yaml
 
-from sft.config.diagnose import schema_keys
+from sft.config.setting_names import schema_keys
 from sft.known_secrets import is_secret_name, unmasked
 from sft.logs import configure, learn, remember
 from sft.planning.stage_spec import STAGES

@@ -46,7 +46,7 @@ def test_the_page_is_given_once_and_again_only_when_it_is_another(monkeypatch: p
         assert ask(server, method="HEAD")[1] == b""
 
 
-@pytest.mark.parametrize("path", ["/run.json", "/../run.json", "//etc/passwd", "/%2e%2e/run.json", "/index.html", "http://[/"])
+@pytest.mark.parametrize("path", ["/run.json", "/../run.json", "//etc/passwd", "/%2e%2e/run.json", "/index.html"])
 def test_no_other_path_is_served(path: str) -> None:
     with serving(lambda: "page") as server:
         answer, content = ask(server, path)
