@@ -193,6 +193,7 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.config.schema.selection": ("config/test_recipes.py", _SCHEMA),
     "sft.report.source_losses": ("unit/report/test_training.py", "a section of the training's page"),
     "sft.config.schema.sweep": ("config/test_recipes.py", _SCHEMA),
+    "sft.config.schema.adapters": ("config/test_recipes.py", _SCHEMA),
     "sft.config.schema.training": ("config/test_recipes.py", _SCHEMA),
     "sft.planning.choices": ("unit/planning/test_resources.py", "the reasons and notes of resources, read there"),
     "sft.planning.ranks": ("unit/planning/test_resources.py", "ranks are resources, decided like the others"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
+from sft.config.schema.adapters import LoraConfig, LoraInit
 from sft.config.schema.bounds import setting
 from sft.config.schema.dataset import (
     ColumnsConfig,
@@ -46,8 +47,6 @@ from sft.config.schema.training import (
     Compile,
     FsdpConfig,
     GradientCheckpointing,
-    LoraConfig,
-    LoraInit,
     OnTooLong,
     Precision,
     ProfileConfig,
