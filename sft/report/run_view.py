@@ -94,7 +94,11 @@ def look(folder: Path) -> RunView:
     except StoreError:  # damaged: the record still says what it was, and `sft verify` what is wrong
         in_store = {}
     recorded = {step.name: artifact for step in run_record.steps if (artifact := _recorded(step)) is not None}
-    is_at_work = run_record.status == "running" and is_running(folder)
+    try:
+        is_at_work = run_record.status == "running" and is_running(folder)
+    except OSError as error:
+        message = f"{folder}: not known whether it is at work ({error.strerror})"
+        raise DataError(message, fix="read it as whoever runs it") from error
     return RunView(folder=folder, record=run_record, artifacts={**recorded, **in_store}, is_at_work=is_at_work)
 
 

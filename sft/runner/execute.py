@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import platform
 import shlex
@@ -41,6 +42,8 @@ from sft.stages.package import check_publishing
 from sft.store import Entry, Store
 
 log = logging.getLogger(__name__)
+_LOCK = ".lock"
+"""In a run's folder, held while a process works on it."""
 
 
 @dataclass(frozen=True)
@@ -270,7 +273,7 @@ def sign_record(folder: Path, cfg: RunConfig, progress: Progress) -> None:
 @contextmanager
 def run_lock(folder: Path, progress: Progress) -> Iterator[None]:
     """Let one process at a time write a run's record; another one with the same settings waits, then finds it done."""
-    lock = filelock.FileLock(folder / ".lock")
+    lock = filelock.FileLock(folder / _LOCK)
     has_said = False
     while True:
         try:
@@ -287,11 +290,20 @@ def run_lock(folder: Path, progress: Progress) -> Iterator[None]:
 
 
 def is_running(folder: Path) -> bool:
-    """Return whether a process works on the run of a folder: a record that says so may be of one that was killed."""
+    """Return whether a process works on the run of a folder: a record that says so may be of one that was killed.
+
+    Nothing is written, so that the run may be somebody else's.
+
+    Raises:
+        OSError: Its lock can't be read.
+    """
     try:
-        with filelock.FileLock(folder / ".lock").acquire(timeout=0.0):
+        with (folder / _LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return False
-    except filelock.Timeout:
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
         return True
 
 

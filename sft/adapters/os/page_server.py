@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock
 
 from sft.errors import SftError, StageError
+from sft.redaction import redact
 
+_log = logging.getLogger(__name__)
 HOST = "127.0.0.1"
 _NAMES = {HOST, "localhost"}
 """What a browser of this machine calls it: another name in a request is of a page elsewhere that wants to read ours."""
@@ -41,6 +45,11 @@ class PageServer(ThreadingHTTPServer):
         super().__init__((HOST, port), _Handler)
         self._page, self._lock = page, Lock()
         self._made_at, self._content = 0.0, b""
+
+    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - socketserver's interface
+        """Say nothing of a browser that has gone, and log the rest: the terminal is the person's."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            _log.warning("the page could not be sent", exc_info=True)
 
     @property
     def url(self) -> str:
@@ -77,8 +86,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_page(self) -> None:
         try:
             content = self.server.content()
-        except SftError as error:
-            self.send_error(HTTPStatus.SERVICE_UNAVAILABLE, explain=error.message)
+        except (SftError, OSError) as error:
+            self.send_error(HTTPStatus.SERVICE_UNAVAILABLE, explain=redact(str(error)))
             return
         tag = f'"{hashlib.sha256(content).hexdigest()[:20]}"'
         is_known = self.headers.get("If-None-Match") == tag

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.client import HTTPConnection, HTTPResponse
+from http.client import HTTPConnection, HTTPResponse, RemoteDisconnected
 
 import pytest
 
@@ -69,7 +71,7 @@ def test_it_changes_nothing() -> None:
 
 
 def test_a_page_that_cannot_be_made_is_told_and_the_next_one_is_given() -> None:
-    answers: list[Exception | str] = [DataError("no run.json there"), "page"]
+    answers: list[Exception | str] = [DataError("no run.json there"), FileNotFoundError("no run.json there"), "page"]
 
     def page() -> str:
         answer = answers.pop(0)
@@ -78,9 +80,25 @@ def test_a_page_that_cannot_be_made_is_told_and_the_next_one_is_given() -> None:
         return answer
 
     with serving(page) as server:
-        answer, content = ask(server)
-        assert (answer.status, b"no run.json there" in content) == (503, True)
+        for _ in range(2):
+            answer, content = ask(server)
+            assert (answer.status, b"no run.json there" in content) == (503, True)
         assert ask(server)[1] == b"page"
+
+
+def test_a_browser_that_has_gone_and_a_fault_of_ours_print_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    def fails() -> str:
+        raise RuntimeError("a fault")
+
+    with serving(lambda: "x" * (64 << 20)) as server, socket.create_connection(server.server_address[:2]) as browser:
+        browser.sendall(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        browser.recv(100)
+        browser.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # leaves at once
+        browser.close()
+        assert ask(server)[0].status == 200
+    with serving(fails) as server, pytest.raises(RemoteDisconnected):
+        ask(server)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_it_listens_on_this_machine_alone_and_a_taken_port_is_named() -> None:
