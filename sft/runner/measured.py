@@ -53,12 +53,14 @@ def _measured(
 ) -> Iterator[tuple[str, tuple[float, str]]]:
     """Yield of each step whose time is known its seconds, and what they rest on."""
     entries = [entry for entry in reversed(store.entries()) if entry.manifest.stage in ("train", "evaluate")]
+    models = {e.manifest.digest: e.manifest.inputs.get("model") for e in entries if e.manifest.stage == "train"}
     for step in to_do:
         settings = redacted(msgspec.to_builtins(step.settings))
         if step.stage == "evaluate":
-            seconds = next((e.manifest.seconds for e in entries if e.manifest.settings == settings), None)
-            if seconds is not None:
-                yield step.name, (seconds, "")
+            for entry in entries:
+                if entry.manifest.settings == settings and _scores_alike(entry, models, have):
+                    yield step.name, (entry.manifest.seconds, "")
+                    break
             continue
         tokens = _tokens(cfg, have)
         for entry in entries if tokens else ():
@@ -86,6 +88,22 @@ def _is_alike(entry: Entry, settings: Mapping[str, Any], have: Mapping[str, Entr
     same_model = entry.manifest.inputs.get("model") == have["model"].manifest.digest
     same_adapters = entry.manifest.settings.get("lora") == settings.get("lora")
     return same_model and same_adapters and all(then.get(name) == now.get(name) for name in _ALIKE)
+
+
+def _scores_alike(entry: Entry, models: Mapping[str, str | None], have: Mapping[str, Entry]) -> bool:
+    """Return whether an evaluation was of the same base model, or one trained of it, and of the same rows.
+
+    Args:
+        entry: Of any stage with the settings of an evaluation.
+        models: Digest of the base model by that of a training.
+        have: What of the run is in the store.
+    """
+    inputs = entry.manifest.inputs
+    base = inputs.get("model") or models.get(inputs.get("train", ""))
+    if "model" not in have or base != have["model"].manifest.digest:
+        return False
+    rows = {name: digest for name, digest in inputs.items() if name in have and name not in ("model", "train")}
+    return all(have[name].manifest.digest == digest for name, digest in rows.items())
 
 
 def _speed(entry: Entry) -> tuple[float, float] | None:

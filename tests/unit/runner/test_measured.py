@@ -73,10 +73,18 @@ def test_before_the_data_is_tokenised_nothing_is_said_of_the_training(store: Sto
 def test_an_evaluation_alike_says_how_long_this_one_takes(store: Store, have: dict[str, Entry]) -> None:
     out = store.staging("evaluate", "e", resume=False)
     report = EvalReport(root=out, model_digest="", scores=())
-    store.publish("e", "evaluate", report, settings={"limit": 3}, inputs={}, seconds=3000.0)
+    model = have["model"].manifest.digest
+    store.publish("e", "evaluate", report, settings={"limit": 3}, inputs={"model": model}, seconds=3000.0)
     assert (
         line(have, store, "train", "evaluate") == "time       about 50 min: evaluate:tuned 50 min; not known of train"
     )
+
+
+def test_an_evaluation_of_another_model_says_nothing(store: Store, have: dict[str, Entry]) -> None:
+    out = store.staging("evaluate", "e", resume=False)
+    report = EvalReport(root=out, model_digest="", scores=())
+    store.publish("e", "evaluate", report, settings={"limit": 3}, inputs={"model": "another"}, seconds=3000.0)
+    assert "not known" in str(line(have, store, "evaluate"))
 
 
 def test_where_nothing_is_to_be_done_there_is_no_line(store: Store, have: dict[str, Entry]) -> None:
