@@ -65,6 +65,8 @@ def oneshot(*, model, tokenizer, dataset, recipe, num_calibration_samples, max_s
             continue
         values = tensors.pop(f"{name}.weight")
         groups = values.reshape(values.shape[0], -1, size)
+        if FAULT == "reverses":
+            groups = values.flip(1).reshape(groups.shape)
         scale = (groups.abs().amax(-1) / 7.5).clamp(min=1e-9)
         numbers = (groups / scale[..., None]).round().clamp(-8, 7).to(torch.int8).reshape(values.shape)
         tensors[f"{name}.weight_packed"] = pack_to_int32(numbers, 4)

@@ -15,7 +15,7 @@ from typing import Any
 from sft.adapters.checkpoint_files import CONFIG, read_json
 from sft.adapters.export import compressed, gptq_worker
 from sft.adapters.os.interpreter import answer, why_not
-from sft.adapters.os.process import LOG, describe_exit, guarded, run_module, supervise, tail
+from sft.adapters.os.process import LOG, describe_exit, guarded, run_module, status_of_guarded, supervise, tail
 from sft.errors import ConfigError, Problem, StageError
 from sft.files import sha256_file, write_json
 from sft.redaction import redact
@@ -176,8 +176,7 @@ def _run_worker(python: str, asked: Mapping[str, Any], folder: Path, tell: Calla
         return result
     if (folder / "error.json").is_file():
         raise _failure(json.loads((folder / "error.json").read_text(encoding="utf-8")))
-    if status > 128:
-        status = 128 - status  # as a shell, the guard says so that a signal ended the program
+    status = status_of_guarded(status)
     fix = _LESS if status == -signal.SIGKILL else None
     raise StageError(f"llm-compressor {describe_exit(status)}; its last lines:\n{tail(log)}", fix=fix)
 

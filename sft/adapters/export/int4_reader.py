@@ -23,7 +23,7 @@ def _read(request: Mapping[str, Any]) -> Mapping[str, Any]:
     source, written, out = (Path(request[name]) for name in ("model_dir", "written", "out"))
     trust = {"trust_remote_code": request["trust_remote_code"]}
     layers = compressed_writer.linear_layers(source, trust)
-    largest = _check(source, written, layers, request["group_size"])
+    largest = _check(source, written, layers, request["group_size"], is_tied=_is_tied(source, trust))
     shards = [file for file in sorted(written.iterdir()) if file.suffix == ".safetensors" or file.name == INDEX]
     num_bytes = sum(file.stat().st_size for file in shards)
     for file in shards:
@@ -34,11 +34,19 @@ def _read(request: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"num_layers": len(layers), "largest_weight_difference": largest, "num_bytes": num_bytes, "prompts": prompts}
 
 
-def _check(source: Path, written: Path, layers: set[str], group: int) -> float:
+def _is_tied(source: Path, trust: Mapping[str, bool]) -> bool:
+    """Return whether the head is the embedding, which is written once."""
+    from transformers import AutoConfig
+
+    return bool(AutoConfig.from_pretrained(source, **trust).get_text_config().tie_word_embeddings)
+
+
+def _check(source: Path, written: Path, layers: set[str], group: int, *, is_tied: bool) -> float:
     """Return the largest difference of a layer: root of the squares, of those of its own.
 
     Raises:
-        StageError: A tensor is missing, is not packed or not the original's, or a scale is not a number.
+        StageError: A tensor is missing, is not packed or not the original's, a scale is not a number, or zeros would be
+            as near to a layer as what was written.
     """
     import torch
 
@@ -54,11 +62,15 @@ def _check(source: Path, written: Path, layers: set[str], group: int) -> float:
             gap = torch.linalg.vector_norm(read - values.float())
             if not torch.isfinite(gap):
                 raise StageError(f"{name} holds a value that is not a number")
-            largest = max(largest, float(gap / torch.linalg.vector_norm(values.float()).clamp(min=1e-12)))
+            share = float(gap / torch.linalg.vector_norm(values.float()).clamp(min=1e-12))
+            if share >= 1:
+                message = f"{name} is not what was quantised: it differs by {share:.2g} of itself"
+                raise StageError(message, fix="another format: --to int8")
+            largest = max(largest, share)
         elif name in names:
             if not torch.equal(_tensor(written, name), values):
                 raise StageError(f"{name} was changed by llm-compressor, which was not asked to")
-        elif name != "lm_head.weight":  # tied to the embedding, it is written once
+        elif name != "lm_head.weight" or not is_tied:
             raise StageError(f"{name} is missing in what llm-compressor wrote", fix="another format: --to int8")
     if packed != layers:
         odd = ", ".join(sorted(packed ^ layers)[:3])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.adapters.os import cgroup
-from sft.adapters.os.process import describe_exit, guarded, supervise, tail
+from sft.adapters.os.process import describe_exit, guarded, status_of_guarded, supervise, tail
 from sft.errors import ConfigError, Problem, StageError
 from sft.files import sha256_file
 
@@ -84,7 +84,9 @@ def quantise(
     """
     began = time.monotonic()
     argv = guarded([str(program.file), str(source), str(target), kind.upper(), str(cgroup.num_cpus())])
-    status = supervise(argv, log=log, poll=lambda: tell(f"{PROGRAM} {kind}, {time.monotonic() - began:.0f} s"))
+    status = status_of_guarded(
+        supervise(argv, log=log, poll=lambda: tell(f"{PROGRAM} {kind}, {time.monotonic() - began:.0f} s"))
+    )
     if status or not target.is_file():
         how = describe_exit(status) if status else "has written no file"
         fix = f"see what it says, or try another version of {PROGRAM}; --type q8_0 is written without it"

@@ -213,6 +213,11 @@ def is_no_space(message: str) -> bool:
     return any(words in message for words in _NO_SPACE)
 
 
+def status_of_guarded(status: int) -> int:
+    """Return a guarded program's exit status as subprocess has it: the guard, as a shell, says 128 + n of signal n."""
+    return 128 - status if status > 128 else status
+
+
 def describe_exit(status: int) -> str:
     """Return an exit status in words."""
     if status >= 0:

@@ -108,6 +108,7 @@ def test_llm_compressor_itself_does_the_same(tiny_model: ModelArtifact, tokenize
     [
         ("raises", "llm-compressor failed: OutOfMemoryError: no room"),
         ("changes", "model.norm.weight was changed by llm-compressor, which was not asked to"),
+        ("reverses", r"model.layers.0.mlp.down_proj.weight is not what was quantised: it differs by 1\.\d"),
         ("skips", "llm-compressor packed other layers than the linear ones: model.layers.0.mlp.up_proj"),
         ("dies", r"llm-compressor was killed by SIGKILL \(perhaps out of memory\); its last lines"),
     ],
