@@ -109,13 +109,14 @@ def _trackers(cfg: TrainingConfig) -> Iterator[Missing]:
 
 def _has_wandb_login(variables: Mapping[str, str]) -> bool:
     """Return whether W&B finds a key, or needs none (docs.wandb.ai, "Environment variables")."""
-    if variables.get("WANDB_API_KEY") or variables.get("WANDB_MODE", "online") != "online":
+    keys = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
+    if any(variables.get(key) for key in keys) or variables.get("WANDB_MODE", "online") != "online":
         return True
-    host = urlsplit(variables.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
     file = Path(variables.get("NETRC", "~/.netrc")).expanduser()
     try:
+        host = urlsplit(variables.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
         return netrc.netrc(file).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
+    except (OSError, ValueError, netrc.NetrcParseError):  # ValueError: no address, or no UTF-8
         return False
 
 

@@ -109,6 +109,11 @@ def test_a_hub_token_of_somebody_who_is_not_in_the_organization(tmp_path: Path, 
 
 
 def test_no_hub_token(tmp_path: Path, hub_of_tokens: str) -> None:
+    said = run(tmp_path, "registry.upload=hf://org/speller", HF_ENDPOINT=hub_of_tokens, HF_HOME=str(tmp_path)).err
+    assert "there is no HF_TOKEN\n  try: set HF_TOKEN to a token that may write there" in said
+
+
+def test_a_hub_token_of_nobody(tmp_path: Path, hub_of_tokens: str) -> None:
     environment = {"HF_ENDPOINT": hub_of_tokens, "HF_TOKEN": "hf_unknown"}
     said = run(tmp_path, "registry.upload=hf://org/speller", **environment).err
     assert "does not allow writing to org/speller (401" in said
@@ -176,8 +181,11 @@ def test_a_tracker_without_a_login(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     tracker = "training.tracking.trackers=[wandb]"
     netrc = tmp_path / "netrc"
     assert "wandb has no login" in run(tmp_path, tracker, NETRC=str(netrc)).err
+    netrc.write_bytes(b"machine \xff")
+    assert "wandb has no login" in run(tmp_path, tracker, NETRC=str(netrc)).err
     netrc.write_text("machine api.wandb.ai login user password none-of-yours\n")
-    for login in ({"NETRC": str(netrc)}, {"WANDB_API_KEY": "none-of-yours"}, {"WANDB_MODE": "offline"}):
+    names = {"NETRC": str(netrc), "WANDB_API_KEY": "none-of-yours", "WANDB_MODE": "offline"}
+    for login in ({name: value} for name, value in {**names, "WANDB_IDENTITY_TOKEN_FILE": "token"}.items()):
         assert "refused" not in sft_in_process("plan", "quickstart", tracker, cwd=tmp_path, **login).out
 
 

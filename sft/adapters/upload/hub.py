@@ -61,7 +61,11 @@ def check(host: str, path: str, *, folder: Path) -> str:
 
 def _check_token(api: HfApi, model: Upload) -> str:
     """Ask whose token it is and what it may do (https://huggingface.co/docs/hub/security-tokens)."""
+    from huggingface_hub import get_token
+
     repo, fix = f"{model.host}/{model.path}", "set HF_TOKEN to a token that may write there"
+    if get_token() is None:
+        raise StageError("there is no HF_TOKEN", fix=fix)
     with _translate_errors(repo):
         facts = hub.ask(api.whoami)
     role = facts.get("auth", {}).get("accessToken", {}).get("role")

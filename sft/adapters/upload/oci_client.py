@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlencode, urljoin, urlsplit
@@ -164,7 +164,8 @@ class Repository:
     def _begin_and_give_up(self) -> None:
         answer = self._ask("POST", self._at("blobs/uploads/"), {202})
         place = self._upload_place(answer.headers.get("Location", ""))
-        self._send("DELETE", place, {}, None)  # one that can't be given up ends by itself, in an hour or so
+        with suppress(TemporaryError):  # one that can't be given up ends by itself, in an hour or so
+            self._send("DELETE", place, {}, None)
 
     def _at(self, path: str) -> str:
         return f"{self._root}/v2/{self.name}/{path}"

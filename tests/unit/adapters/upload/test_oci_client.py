@@ -71,6 +71,13 @@ def test_what_can_only_come_again_is_asked_once(answer: Answer, said: str, blob:
     assert len(server.requests) == 1
 
 
+def test_an_upload_that_can_not_be_given_up_is_begun_once() -> None:
+    begun = Answer(202, headers={"Location": "/v2/org/model/blobs/uploads/1"})
+    with serving(lambda request: begun if request.method == "POST" else Answer(503)) as server:
+        Repository(server.host, "org/model").check_push()
+    assert [request.method for request in server.requests].count("POST") == 1
+
+
 @pytest.mark.parametrize("busy", [429, 503])
 def test_a_busy_registry_says_when_but_not_in_a_hundred_years(
     busy: int, blob: Path, monkeypatch: pytest.MonkeyPatch
