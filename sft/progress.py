@@ -56,7 +56,8 @@ class Pace:
         if self.share is None or not self._rate or text.endswith(" left"):
             return ""
         left = round(self._left / self._rate)
-        return f"{self._rate:.3g}/s, {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+        rate = f"{self._rate:,.0f}" if self._rate >= 100 else f"{self._rate:.3g}"
+        return f"{rate}/s, {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
 
 
 class _Stage:
@@ -131,9 +132,11 @@ class Progress:
         self._pace = Pace()
         if self.console.is_terminal and not self.console.is_dumb_terminal and not self._label:
             self._stage = _Stage(title, self._pace)
-            with Live(self._stage, console=self.console, refresh_per_second=8, transient=True):
-                yield
-            self._stage = None
+            try:
+                with Live(self._stage, console=self.console, refresh_per_second=8, transient=True):
+                    yield
+            finally:
+                self._stage = None
         else:
             self.say(f"{title} …")
             yield

@@ -118,6 +118,10 @@ def test_another_part_of_a_stage_goes_at_a_pace_of_its_own(monkeypatch: pytest.M
     assert pace.told("piqa 0/10") == ""
     pace.read("piqa 5/10")
     assert pace.told("piqa 5/10") == "0.05/s, 0:01:40 left"
+    pace.read("rows 0/9,000,000")
+    now += 100.0
+    pace.read("rows 400,000/9,000,000")
+    assert pace.told("rows 400,000/9,000,000") == "4,000/s, 0:35:50 left"
     pace.read("writing the report")
     assert pace.share is None
 
