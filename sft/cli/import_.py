@@ -32,6 +32,7 @@ def execute(file: str, *, project: str | None, output: str, devices: int) -> int
     imported = convert(Path(file), project, devices)
     _tell(imported, progress)
     new_recipe.write(target, text_of(imported, Path(file).name))
+    new_recipe.write_schema(target)
     progress.say("")
     try:
         new_recipe.composed(target)

@@ -16,7 +16,6 @@ from sft.cli.data import data_and_longest
 from sft.cli.init_recipe import NewRecipe, text_of
 from sft.config import compose
 from sft.config.compose import Recipe
-from sft.config.json_schema import SCHEMA_FILE, schema_text
 from sft.config.kfp_parameters import hydra_text
 from sft.config.schema import RunConfig
 from sft.errors import ConfigError, DataError, Problem, SftError
@@ -244,25 +243,15 @@ def _write(recipe: NewRecipe) -> RunConfig:
     """
     target = recipe.output
     made = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
+    new_recipe.write(target, text_of(recipe))
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("x", encoding="utf-8") as file:
-            file.write(text_of(recipe))
-    except OSError as error:
-        raise SftError(f"{target} can't be written: {error.strerror}", fix="--output OTHER.yaml") from error
-    try:
-        cfg = compose.compose(compose.find_recipe(str(target)), [])
+        cfg = new_recipe.composed(target)
     except ConfigError:
         target.unlink()
         for folder in made:
             folder.rmdir()
         raise
-    schema = target.parent / SCHEMA_FILE
-    try:
-        if not schema.exists():
-            schema.write_text(schema_text(), encoding="utf-8")
-    except OSError as error:
-        raise SftError(f"{schema} can't be written: {error.strerror}", fix="--output FOLDER/OTHER.yaml") from error
+    new_recipe.write_schema(target)
     return cfg
 
 

@@ -27,7 +27,7 @@ def free_place(name: str) -> Path:
 
 
 def write(target: Path, text: str) -> None:
-    """Write a recipe, and the schema beside it where there is none.
+    """Write a recipe.
 
     Raises:
         SftError: It can't be written.
@@ -36,10 +36,22 @@ def write(target: Path, text: str) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("x", encoding="utf-8") as file:
             file.write(text)
-        if not (schema := target.parent / SCHEMA_FILE).exists():
-            schema.write_text(schema_text(), encoding="utf-8")
     except OSError as error:
         raise SftError(f"{target} can't be written: {error.strerror}", fix="--output OTHER.yaml") from error
+
+
+def write_schema(target: Path) -> None:
+    """Write the schema by which an editor completes a recipe beside it, where there is none.
+
+    Raises:
+        SftError: It can't be written.
+    """
+    schema = target.parent / SCHEMA_FILE
+    try:
+        if not schema.exists():
+            schema.write_text(schema_text(), encoding="utf-8")
+    except OSError as error:
+        raise SftError(f"{schema} can't be written: {error.strerror}", fix="--output FOLDER/OTHER.yaml") from error
 
 
 def composed(target: Path) -> RunConfig:
