@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ UNKNOWN_BASE = "scratch"
 """The base that an adapter names whose model was made by its run."""
 _TAKES_PART = ("use_dora", "modules_to_save", "lora_bias")
 """What makes an adapter more than a sum of products, of which there is no weighted sum."""
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Beginnings of what `init_lora_weights` says of an adapter that belongs to a base changed at its start."""
+_FACTOR = re.compile(r"\.lora_(embedding_)?[AB](\.weight)?$")
 _OTHER = ("layer_replication", "megatron_config", "alora_invocation_tokens", "use_qalora", "use_bdlora", "kasa_config")
 
 
@@ -37,8 +41,9 @@ class AdapterFiles:
 
     @property
     def more_than_products(self) -> list[str]:
-        """Settings of it that change more than a sum of B A can, or the other way than one."""
-        return [name for name in _TAKES_PART if self.config.get(name)]
+        """Settings and tensors of it that change more than a sum of B A can, or the other way than one."""
+        tensors = sorted(name for name in read_header(self.folder / WEIGHTS) if not _FACTOR.search(name))
+        return [name for name in _TAKES_PART if self.config.get(name)] + tensors
 
     def digests(self) -> dict[str, str]:
         """Return the sha256 of its files by name."""
@@ -64,6 +69,12 @@ def read(folder: Path, what: str) -> AdapterFiles:
         raise StageError(f"{what}: is an adapter of the kind {config.get('peft_type')}", fix="give a LoRA adapter")
     if others := [name for name in _OTHER if config.get(name)]:
         raise StageError(f"{what}: has {others[0]}, which is more than can be merged here", fix="merge it with PEFT")
+    begins = config.get("init_lora_weights")
+    if isinstance(begins, str) and begins.lower().startswith(_CHANGES_BASE):
+        raise StageError(
+            f"{what}: began with init_lora_weights={begins}, which changes the base: it is no adapter of that itself",
+            fix="let PEFT convert it: save_pretrained(FOLDER, path_initial_model_for_weight_conversion=START)",
+        )
     read_header(folder / WEIGHTS)
     return AdapterFiles(folder=folder, config=config)
 

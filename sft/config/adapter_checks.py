@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import permutations
 
+from sft.adapter_choice import matches
 from sft.config.schema import Compile, LoraConfig, LoraInit, ModelConfig, ModelSource, TrainingConfig
 from sft.errors import Problem
 
@@ -18,6 +20,11 @@ def check_adapters(cfg: TrainingConfig) -> Iterator[Problem]:
         yield _problem("layers", "[]", "must name a layer; null takes all of them", "null")
     if not lora.rank:
         return
+    for setting, patterns in (("rank_pattern", lora.rank_pattern), ("alpha_pattern", lora.alpha_pattern)):
+        for shorter, longer in permutations(patterns, 2):
+            if matches(longer, shorter):
+                rule = f"{longer} is named by {shorter} too, so that one layer would have two values"
+                yield _problem(f"{setting}.{shorter}", patterns[shorter], rule, "names of which none ends with another")
     if lora.init is LoraInit.orthogonal and lora.rank % 2:
         yield _problem("init", "orthogonal", f"needs an even rank, not {lora.rank}", "training.lora.rank=16")
     if lora.use_dora and cfg.compile is Compile.regional:

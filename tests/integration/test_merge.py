@@ -43,6 +43,7 @@ def made(tiny_model: ModelArtifact, tmp_path_factory: pytest.TempPathFactory) ->
         "other": adapter(
             base, folder / "other", 2, r=2, lora_alpha=3, use_rslora=True, target_modules=["up_proj", "down_proj"]
         ),
+        "biased": adapter(base, folder / "biased", 4, r=2, lora_alpha=3, bias="all", target_modules=["q_proj"]),
         "dora": adapter(base, folder / "dora", 3, r=2, lora_alpha=3, use_dora=True, target_modules=["v_proj"]),
     }
 
@@ -105,6 +106,7 @@ def test_what_can_not_be_merged_is_refused_and_leaves_nothing(made: dict[str, Pa
 
     assert "use_dora, which is no product of matrices" in refused(str(made["dora"]), str(made["one"]))
     assert "use_dora, which is no product of matrices" in refused(f"{made['dora']}=0.5")
+    assert "bias, which is no product of matrices" in refused(f"{made['biased']}=0.5")
     assert "no adapter_config.json" in refused(base)
     assert "must be FOLDER or FOLDER=WEIGHT" in refused(f"{made['one']}=half")
     other = tmp_path / "other"
@@ -116,6 +118,7 @@ def test_what_can_not_be_merged_is_refused_and_leaves_nothing(made: dict[str, Pa
         ({"base_model_name_or_path": "org/model"}, "is an adapter of org/model"),
         ({"target_modules": ["q_proj"]}, "matrices, for"),
         ({"r": 8}, "is not an adapter of this model"),
+        ({"init_lora_weights": "pissa_niter_4"}, "which changes the base: it is no adapter of that itself"),
         ({"peft_type": "LOHA"}, "is an adapter of the kind LOHA"),
     ):
         (other / "adapter_config.json").write_text(json.dumps({**config, **changes}))

@@ -34,9 +34,9 @@ def test_null_adapts_every_matrix() -> None:
     assert adapters_of(lora(), MATRICES) == dict.fromkeys(MATRICES, Adapter(4, 8.0))
 
 
-def test_names_and_layers_choose_and_the_first_pattern_that_matches_holds() -> None:
+def test_names_layers_and_patterns_choose() -> None:
     chosen = lora(
-        target_modules=["q_proj", "up_proj"], layers=[1], rank_pattern={"layers.1.mlp.up_proj": 2, "up_proj": 16}
+        target_modules=["q_proj", "up_proj"], layers=[1], rank_pattern={"layers.1.mlp.up_proj": 2, "v_proj": 16}
     )
     assert adapters_of(chosen, MATRICES) == {
         "model.layers.1.self_attn.q_proj": Adapter(4, 8.0),

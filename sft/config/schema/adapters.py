@@ -46,7 +46,7 @@ class LoraConfig:
     modules_to_save: list[str] = each(_MODULE)
     """Ends of the names of modules that are trained whole beside the adapters (`embed_tokens`, `lm_head`, `norm`)."""
     rank_pattern: dict[str, int] = pairs(_MODULE, Number(at_least=1, at_most=65_536))
-    """Ranks that differ, by the end of a name: `{mlp.down_proj: 32}`. The first that matches holds."""
+    """Ranks that differ, by the end of a name: `{mlp.down_proj: 32}`. No layer may match two."""
     alpha_pattern: dict[str, int] = pairs(_MODULE, Number(at_least=1, at_most=1_000_000))
     """Alphas that differ, in the same way."""
     use_rslora: bool = False

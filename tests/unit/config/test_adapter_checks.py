@@ -16,6 +16,11 @@ from sft.config.schema import Compile, LoraConfig, LoraInit, TrainingConfig
         ({"target_modules": []}, {}, "training.lora.target_modules=[]: must name a layer"),
         ({"layers": []}, {}, "training.lora.layers=[]: must name a layer"),
         ({"rank": 3, "init": LoraInit.orthogonal}, {}, "training.lora.init=orthogonal: needs an even rank, not 3"),
+        (
+            {"rank": 4, "alpha_pattern": {"mlp.down_proj": 64, "down_proj": 16, "q_proj": 8}},
+            {},
+            "training.lora.alpha_pattern.down_proj=16: mlp.down_proj is named by down_proj too",
+        ),
         ({"rank": 4, "use_dora": True}, {"compile": Compile.regional}, "training.lora.use_dora=true: is not compiled"),
     ],
 )

@@ -28,7 +28,7 @@ def matrices_of(model: Any) -> dict[str, Matrix]:
         if end in closed or module is head:
             continue
         match type(module).__name__:  # a router may be made of a Linear, and give something else than a product
-            case "Linear" | "Linear4bit":
+            case "Linear":
                 found[name] = Matrix(inputs=module.in_features, outputs=module.out_features)
             case "Conv1D":  # GPT-2's, whose weight lies the other way round
                 found[name] = Matrix(inputs=module.nx, outputs=module.nf)
@@ -220,7 +220,9 @@ def _begin_with_directions(adapted: Any, init: str) -> None:
     import torch
     import torch.distributed as dist
 
-    for layer in adapter_layers(adapted).values():
+    for name, layer in adapter_layers(adapted).items():
+        if init == "olora" and layer.fan_in_fan_out:
+            raise StageError(f"training.lora.init=olora: peft's can't begin with {name}, a Conv1D", fix="try pissa")
         weight = layer.get_base_layer().weight
         whole, stored = weight.data, weight.dtype
         weight.data = whole.to(torch.float32, copy=True)  # PEFT subtracts in place
