@@ -54,9 +54,10 @@ def _limit(cfg: RunConfig) -> Iterator[Problem]:
     if not training.checkpoint_at_epoch and not training.save_samples:
         rule = "keeps nothing: no model is saved on the way"
         yield Problem(key=key, value=value, rule=rule, suggestion="try training.checkpoint_at_epoch=true")
-    num_before = math.ceil(training.num_epochs) - 1
-    if cfg.eval.every_epochs is not None and (training.save_samples or limit < num_before):
-        rule = f"leaves not all of the models of {num_before} epochs before the last, some of which are to be scored"
+    # With a choice the last epoch's model is one on the way, too.
+    num_epochs = math.ceil(training.num_epochs) - (training.select.metric is None)
+    if cfg.eval.every_epochs is not None and (training.save_samples or limit < num_epochs):
+        rule = f"leaves not all of the models of {num_epochs} epochs on the way, some of which are to be scored"
         yield Problem(key=key, value=value, rule=rule, suggestion="try null")
 
 

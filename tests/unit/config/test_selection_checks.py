@@ -71,7 +71,12 @@ def test_a_choice_that_can_be_made_is_taken(overrides: list[str]) -> None:
         ),
         (
             ["training.checkpoint_limit=2", "eval.every_epochs=1", "training.num_epochs=4"],
-            "training.checkpoint_limit=2: leaves not all of the models of 3 epochs before the last, some of which are "
+            "training.checkpoint_limit=2: leaves not all of the models of 3 epochs on the way, some of which are "
+            "to be scored; try null",
+        ),
+        (
+            [*CHOOSES, "training.checkpoint_limit=3", "eval.every_epochs=1", "training.num_epochs=4"],
+            "training.checkpoint_limit=3: leaves not all of the models of 4 epochs on the way, some of which are "
             "to be scored; try null",
         ),
     ],

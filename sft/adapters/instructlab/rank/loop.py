@@ -228,7 +228,8 @@ class Loop:
         every = options.save_samples
         is_kept = bool(every) and self._position.samples_seen // every > before.samples_seen // every
         if is_kept and (self._selection.is_on or not is_last):
-            self._models.save(self._accelerator, self._model, self._position.samples_seen, may_be_final=is_last)
+            may_be_final = is_last or self._selection.is_over
+            self._models.save(self._accelerator, self._model, self._position.samples_seen, may_be_final=may_be_final)
         if self._selection.is_over and not is_last:
             self._finish(stopped_early=True)
             raise EndedEarly
