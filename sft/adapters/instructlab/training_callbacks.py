@@ -73,3 +73,5 @@ class TrainingCallbacks:
             row = json.loads(line)
             if row["step"] > self._step:
                 yield row
+            elif row["step"] == self._step and self._last is None:
+                self._last = row  # its step was told by who watched then; that its epoch has ended perhaps not

@@ -62,6 +62,14 @@ def test_steps_that_were_made_before_a_resume_are_told_to_nobody(tmp_path: Path)
     assert told == [5]
 
 
+def test_an_epoch_that_was_over_before_a_resume_is_told_all_the_same(tmp_path: Path) -> None:
+    resumed(tmp_path, 3)
+    callbacks, told = listening(tmp_path)
+    rows(tmp_path, 1, 2, 3, 4)
+    callbacks.poll()
+    assert told == ["epoch 0 at 3", 4]
+
+
 def test_steps_that_are_made_again_after_a_rank_was_lost_are_told_once(tmp_path: Path) -> None:
     resumed(tmp_path, 0)
     callbacks, told = listening(tmp_path)
