@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sft.chat.loss import NO_LOSS
 from sft.chat.sample import TEXT
-
-NO_LOSS = -100
 
 
 def is_text(sample: Mapping[str, Any]) -> bool:

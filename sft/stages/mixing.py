@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import xxhash
 
+from sft.chat.loss import NO_LOSS
 from sft.chat.source_name import source_of
 from sft.planning.mixing import Mix
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_NO_LOSS = -100
 _BUFFER_BYTES = 1 << 20
 
 
@@ -104,4 +104,4 @@ def _count(source: MixedSource, count: int, tokens: _Tokens | None) -> None:
     source.used += count
     source.repeated += count - 1
     source.tokens += count * tokens.len
-    source.loss_tokens += count * (tokens.len - tokens.labels.count(_NO_LOSS))
+    source.loss_tokens += count * (tokens.len - tokens.labels.count(NO_LOSS))

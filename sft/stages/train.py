@@ -84,6 +84,8 @@ def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progres
     told = callbacks.load(cfg.callbacks)
     if told and inputs.detach:
         progress.say("  training.callbacks: nobody is told of a training that is left to itself")
+    if inputs.tokenized.num_divided and cfg.validation_split:
+        progress.say("  training.validation_split takes parts: of a divided row some may train and others validate")
     if not model_dir.is_dir():  # it is the last thing to appear: an earlier try may have been stopped right after
         if not (logs / FINISHED).exists():
             if mirror:

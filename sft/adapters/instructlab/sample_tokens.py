@@ -150,14 +150,20 @@ class Tokenizing:
         """Return a raw text's pieces, with the tokenizer's own first token, if it has one, and a last one that ends it.
 
         Raises:
-            DataError: The tokenizer has no token that ends a text.
+            DataError: The tokenizer has no token that ends a text, or a piece would hold none to predict.
+            Refused: The text has no token to predict.
         """
         tokenizer, longest = self._renderer.tokenizer, self._settings.max_seq_len - 1
         if tokenizer.eos_token_id is None:
             raise DataError("dataset.format=text: the tokenizer has no eos_token, with which a document ends")
+        if longest < 2:
+            message = "dataset.format=text: of a piece's tokens the first is context, so that one more is needed"
+            raise DataError(message, fix="training.max_seq_len=3 or more")
         token_ids = list(tokenizer(text)["input_ids"])
         if token_ids[-1:] != [tokenizer.eos_token_id]:
             token_ids.append(tokenizer.eos_token_id)
+        if len(token_ids) < 2:
+            raise Refused("nothing-for-the-loss", "the text has no token but the one that ends it", len(token_ids))
         made = pieces(token_ids, longest)
         self.counts.num_divided += len(made) > 1
         self.counts.num_parts += len(made) if len(made) > 1 else 0
