@@ -1,4 +1,4 @@
-"""A checkpoint's safetensors files, read from their headers alone: names, types and shapes of the tensors.
+"""A checkpoint's files: names, types and shapes of the tensors, read from headers alone, and what lies beside them.
 
 Standard library only, and no weight is read. Format: https://github.com/huggingface/safetensors#format (8 bytes of
 length, little-endian; a JSON header; the tensors one after the other).
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,12 @@ INDEX = f"{WEIGHTS}.index.json"
 CONFIG = "config.json"
 _LARGEST_HEADER = DOCUMENT_BYTES
 """Less than the safetensors library takes, and the names of 100,000 tensors."""
+_AS_IN_BASE = (
+    *("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json"),
+    *("special_tokens_map.json", "added_tokens.json", "chat_template*", "additional_chat_templates/*"),
+    *("generation_config.json", "*.py"),
+)
+"""Files of a base model that a model trained from it has too."""
 _BITS = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 8),
     **dict.fromkeys(("I16", "U16", "F16", "BF16"), 16),
@@ -83,6 +90,24 @@ def _weight_map(index: Path) -> dict[str, str]:
     if missing := [shard for shard in sorted(set(weight_map.values())) if not (index.parent / shard).is_file()]:
         raise StageError(f"{index.parent}: {listed(missing)} is missing, which {index.name} names", fix=_FETCH)
     return weight_map
+
+
+def copy_as_in_base(base: Path, model: Path) -> None:
+    """Give a model made of another one the files that this doesn't change, byte for byte.
+
+    Its tokenizer: saved again it gains settings that the base model's has not. And what the library leaves behind
+    (utils.py:700@0.16.2): ``generation_config.json``, which says at which tokens the model stops, and its own code.
+
+    Args:
+        base: Folder of the model that it was made of.
+        model: Its own folder.
+    """
+    for pattern in _AS_IN_BASE:
+        for file in model.glob(pattern):
+            file.unlink()
+        for file in base.glob(pattern):
+            (model / file.relative_to(base)).parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, model / file.relative_to(base))
 
 
 def read_header(file: Path) -> dict[str, Tensor]:

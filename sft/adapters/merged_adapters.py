@@ -6,20 +6,15 @@ rounded once, to the types that the base has.
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sft.adapters import checkpoint_writer
+from sft.adapters.checkpoint_files import copy_as_in_base
 from sft.adapters.os import child
 from sft.errors import StageError
-
-_AS_IN_BASE = (
-    *("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json", "generation_config.json", "*.py"),
-    *("special_tokens_map.json", "added_tokens.json", "chat_template*", "additional_chat_templates/*"),
-)
 
 
 def _merge(request: dict[str, Any]) -> Mapping[str, Any]:
@@ -38,10 +33,7 @@ def _merge(request: dict[str, Any]) -> Mapping[str, Any]:
         model, number = merged(model, Path(adapter["folder"]), adapter["weight"])
         changed.append(number)
     checkpoint_writer.save_weights(model, model.state_dict(), target, base=folder, save_dtype="auto")
-    for pattern in _AS_IN_BASE:
-        for file in folder.glob(pattern):
-            (target / file.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target / file.relative_to(folder))
+    copy_as_in_base(folder, target)
     return {"changed": changed}
 
 

@@ -155,14 +155,15 @@ def _tokens(
 
 
 def _padding(cfg: RunConfig, base: ModelArtifact, tokens: TokenizedArtifact) -> float:
-    resources, config = resolve_resources(cfg.training), read_config(base.model_dir) or {}
+    training = cfg.training
+    resources, config = resolve_resources(training), read_config(base.model_dir) or {}
     return padding_share(
         tokens.data_file,
-        batch_size=batch_size_of(cfg.training, tokens.num_samples),
+        batch_size=batch_size_of(training, tokens.num_samples),
         token_budget=resources.row_budget(tokens.longest_tokens),
         num_ranks=resources.num_sharing_batch,
-        seed=cfg.training.seed,
+        seed=training.seed if training.data_seed is None else training.data_seed,
         packs_rows=why_padded(config, resources.attention) is None,
-        attention_cost=attention_cost(config, cfg.training.lora),
+        attention_cost=attention_cost(config, training.lora),
         context_parallel=resources.context_parallel,
     )

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sft.adapters.checkpoint_files import copy_as_in_base
 from sft.adapters.instructlab import torchrun
 from sft.adapters.instructlab.layout import ADAPTER, CHOSEN
 from sft.artifacts import ChosenStep
 from sft.config.schema import SelectConfig
-
-_AS_IN_BASE = (
-    *("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json"),
-    *("special_tokens_map.json", "added_tokens.json", "chat_template*", "additional_chat_templates/*"),
-    *("generation_config.json", "*.py"),
-)
-"""Files of a base model that a model trained from it has too."""
 
 
 def final_model(work: Path, finished: Mapping[str, Any]) -> Path:
@@ -51,7 +44,7 @@ def publish(final: Path, models: Path, base: Path, out: Path) -> None:
         out: Where they go.
     """
     for model in (final, *(other for other in models.glob("samples_*") if other != final)):
-        _take_from_base(model, base)
+        copy_as_in_base(base, model)
         _let_others_read(model)
         if model != final:
             (out / "checkpoints").mkdir(exist_ok=True)
@@ -59,20 +52,6 @@ def publish(final: Path, models: Path, base: Path, out: Path) -> None:
     if (final / ADAPTER).is_dir():
         (final / ADAPTER).rename(out / ADAPTER)
     final.rename(out / "model")
-
-
-def _take_from_base(model: Path, base: Path) -> None:
-    """Give a trained model the base model's files that training doesn't change, byte for byte.
-
-    Its tokenizer: saved again it gains settings that the base model's has not. And what the library leaves behind
-    (utils.py:700@0.16.2): ``generation_config.json``, which says at which tokens the model stops, and its own code.
-    """
-    for pattern in _AS_IN_BASE:
-        for file in model.glob(pattern):
-            file.unlink()
-        for file in base.glob(pattern):
-            (model / file.relative_to(base)).parent.mkdir(exist_ok=True)
-            shutil.copyfile(file, model / file.relative_to(base))
 
 
 def _let_others_read(model: Path) -> None:

@@ -116,6 +116,8 @@ def patches(names: Sequence[str]) -> list[tuple[object, str, object]]:
     indices, upstream = {name: index for index, name in enumerate(names)}, sampler.TokenDataset.__getitem__
 
     def with_source(self: Any, index: int) -> dict[str, Any]:
-        return {**upstream(self, index), "source": indices[self.dataset[int(index)]["source"]]}
+        if not hasattr(self, "sft_sources"):  # one column, read once: a row would be read whole for a word of it
+            self.sft_sources = self.dataset["source"]
+        return {**upstream(self, index), "source": indices[self.sft_sources[int(index)]]}
 
     return [(sampler.TokenDataset, "__getitem__", with_source), (BY_SOURCE, "names", tuple(names))]
