@@ -496,5 +496,5 @@ def test_a_raw_text_that_holds_a_special_token_is_refused(tmp_path: Path, tiny_m
 
 @pytest.mark.slow
 def test_a_raw_text_in_pieces_of_one_token_is_refused(tmp_path: Path, tiny_model: ModelArtifact) -> None:
-    with pytest.raises(DataError, match="of a piece's tokens the first is context, so that one more is needed"):
+    with pytest.raises(StageError, match="of a piece's tokens the first is context, so that one more is needed"):
         run(tmp_path, tiny_model, [{"messages": [{"role": "text", "content": "one two"}]}], max_seq_len=2)
