@@ -46,6 +46,7 @@ def stage(folder: Path, out: Path) -> None:
         "eval_file": None,
         "target": str(out / "data.jsonl"),
         "rejected": str(out / "rejected.jsonl"),
+        "shown": str(out / "shown.jsonl"),
     }
     run_module("sft.adapters.instructlab.loss_masks", request, folder=out / "logs", what="tokenizing")
 
@@ -72,7 +73,7 @@ def measured(side: str, folder: Path) -> float:
         command = [sys.executable, __file__, "--side", side, str(folder), out]
         environment = {**os.environ, "HF_DATASETS_CACHE": f"{out}/cache"}
         began = time.monotonic()
-        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
         return time.monotonic() - began
 
 

@@ -6,6 +6,7 @@ The ranks only count here (`tests.support.counting_pod`); `tests/e2e/test_trainj
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -131,7 +132,7 @@ def test_all_pods_of_a_jobset_that_is_deleted_save_and_go_on_in_the_next(
     old: list[Pod] = []
 
     def delete() -> None:
-        old.extend(server.jobs()[wanted.name].pods)
+        old.extend(sorted(server.jobs()[wanted.name].pods, key=lambda pod: pod.node))
         server.controller.delete_jobset(wanted.name)
 
     ending = when(lambda: step(tmp_path) >= 3, delete)
@@ -140,7 +141,9 @@ def test_all_pods_of_a_jobset_that_is_deleted_save_and_go_on_in_the_next(
     assert step(tmp_path) == STEPS
     said = [pod.log(previous=False, since=None, tail=None) or "" for pod in old]
     assert [pod.ended() for pod in old] == [75, 75], said
-    assert all("full state is saved" in text for text in said), said
+    assert "full state is saved" in said[0]
+    # A next node 0 may have begun, and removed the note, before a slow node 1 has read it.
+    assert re.search("full state is saved|known whether the state is saved", said[1]), said
 
 
 def test_a_rank_that_is_killed_in_a_pod_ends_that_pod_alone(

@@ -143,8 +143,8 @@ def supervise_node(
             if not signal_name():
                 raise
             if not (logs / STOPPED).exists():  # else the others were only quicker to end
-                unsaved = f"{signal_name()}: ended before the state was saved ({lost.message})"
-                raise Preempted(f"{unsaved}; the same command continues from the last one") from lost
+                unsure = f"{signal_name()}: ended before it was known whether the state is saved ({lost.message})"
+                raise Preempted(f"{unsure}; the same command continues from the last one") from lost
     asked = signal_name()
     stopped = Preempted if asked or nodes.num == 1 else StoppedElsewhere
     why = asked or ("a request" if nodes.num == 1 else "another node was asked to stop")
