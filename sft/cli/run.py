@@ -126,7 +126,15 @@ def _run(
     if found and detach:
         raise ConfigError([Problem(key="--detach", rule="is for one run: a sweep waits for each of its points")])
     if found and not flags:
-        return run_sweep(found, source=source, command=command, until=until, earlier=earlier, on_end=print_comparison)
+        return run_sweep(
+            found,
+            source=source,
+            command=command,
+            until=until,
+            earlier=earlier,
+            write_page=write_page,
+            on_end=print_comparison,
+        )
     if not found:
         compose.compose(recipe, overrides)
     failed: list[SftError | OSError] = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from sft.planning import estimate
 from sft.planning.plan import steps_up_to
 from sft.planning.resources import resources_of
 from sft.progress import Progress
+from sft.runner import RunResult
 from sft.runner.rerun import RecordedRun
 from sft.stages.judge import judges_of
 from sft.sweep import records
@@ -73,6 +74,7 @@ class Job:
         objective: The score that is returned.
         higher_is_better: Its direction, as the sampler was told.
         points: As they were judged beforehand, in order; empty where each is judged when its turn comes.
+        write_page: Called with what a run has made, and with the error that ended it, if one did.
         samples: Whether a sampler waits for the score, also of a point whose work another one does.
         slots: Parts of this machine, where several points share it.
         origin: The process that sweeps.
@@ -87,6 +89,7 @@ class Job:
     varied: tuple[str, ...]
     objective: str
     higher_is_better: bool
+    write_page: Callable[[RunResult, SftError | None], object]
     points: tuple[Point, ...] = ()
     samples: bool = False
     slots: GpuSlots | None = None
@@ -139,7 +142,15 @@ class Job:
         point.save(self.folder)
         try:
             refuse_server_backend(cfg)
-            result = runner.run(cfg, recipe=self.source, command=self.command, progress=progress, goal=self.until)
+            result = runner.run(
+                cfg,
+                recipe=self.source,
+                command=self.command,
+                progress=progress,
+                goal=self.until,
+                on_failure=lambda made, error: self._page(made, error, progress),
+            )
+            self._page(result, None, progress)
             if "train" in result.artifacts:
                 direction = self.higher_is_better if self.samples else None
                 point.objective = score(result.artifacts, self.objective, direction)
@@ -161,6 +172,12 @@ class Job:
         if point.objective is not None:
             progress.say(f"{self.objective} {point.objective:.4f}")
         return point.objective
+
+    def _page(self, made: RunResult, error: SftError | None, progress: Progress) -> None:
+        try:
+            self.write_page(made, error)
+        except OSError as fault:
+            progress.say(f"{made.folder}: its page can't be written: {fault.strerror}")
 
     def _left_out(self, point: Point, progress: Progress) -> float | None:
         progress.say(f"- {point.reason}")

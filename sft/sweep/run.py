@@ -21,6 +21,7 @@ from sft.errors import ConfigError, Preempted, Problem, SftError
 from sft.planning.plan import steps_up_to
 from sft.planning.resources import resolve_resources
 from sft.progress import Progress
+from sft.runner import RunResult
 from sft.runner.rerun import RecordedRun
 from sft.scores import is_better_when_higher
 from sft.scratch import scratch
@@ -40,6 +41,7 @@ def run_sweep(
     command: Sequence[str],
     until: str | None,
     earlier: RecordedRun | None = None,
+    write_page: Callable[[RunResult, SftError | None], object],
     on_end: Callable[[Path, Progress], None],
 ) -> int:
     """Run a sweep; continue after a point that fails.
@@ -50,6 +52,8 @@ def run_sweep(
         command: What was typed.
         until: The step or stage that is the last; None = all.
         earlier: The run that is repeated, if one is.
+        write_page: Called with what each point's run has made, and with the error that ended it, if one did; in
+            whatever process runs the point.
         on_end: Called with the sweep's folder, however it ended.
 
     Raises:
@@ -77,6 +81,7 @@ def run_sweep(
         varied=tuple(sweep.varied),
         objective=name,
         higher_is_better=sweep.direction != "minimize",
+        write_page=write_page,
         points=tuple(points),
         samples=sweep.samples,
         slots=slots_of_machine,

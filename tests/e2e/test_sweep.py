@@ -74,6 +74,7 @@ def test_points_at_once_share_what_they_share_and_are_compared(joblib: tuple[Pat
     cwd, answer = joblib
     assert answer.status == 0, answer.err
     assert statuses(cwd, "quickstart_joblib-*") == ["done", "done"]
+    assert len(list(cwd.glob("runs/quickstart_joblib-*/run.html"))) == 2
     first, second = points(cwd, "quickstart_joblib-*")
     assert max(first["started_at"], second["started_at"]) < min(first["ended_at"], second["ended_at"])
     assert "1| = dataset: done before" in answer.out

@@ -40,6 +40,7 @@ def test_a_sweep_tells_of_its_points_and_ends_with_a_table_and_a_page(done: tupl
     assert "[2/2: dataset.seed=2]" in answer.out
     assert len(records(cwd / "runs")) == 2
     assert statuses(cwd) == ["done", "done"]
+    assert len(list(cwd.glob("runs/quickstart-*/run.html"))) == 2
     [page] = cwd.glob("runs/sweeps/*/report.html")
     assert answer.out.splitlines()[-1] == f"page  {page.relative_to(cwd)}"
 
