@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +18,8 @@ from sft.report.page import details, table
 _GIB = 2**30
 _MOST_ROWS = 200
 """Of the table behind the charts."""
-_READ_BYTES = 256 << 20
+_ROW_BYTES = 1 << 20
+"""A row is shorter; what has no end is no row."""
 _Row = TypeVar("_Row")
 
 
@@ -63,17 +65,16 @@ def rows_of(file: Path, kind: type[_Row]) -> list[_Row]:
         file: JSON Lines that may be growing.
         kind: What a row is.
     """
+    rows = []
     try:
         with file.open("rb") as stream:
-            content = stream.read(_READ_BYTES)
+            while line := stream.readline(_ROW_BYTES):
+                if not line.endswith(b"\n"):
+                    continue
+                with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+                    rows.append(msgspec.json.decode(line, type=kind))
     except (FileNotFoundError, NotADirectoryError):
         return []
-    rows = []
-    for line in content[: content.rfind(b"\n") + 1].splitlines():
-        try:
-            rows.append(msgspec.json.decode(line, type=kind))
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            continue
     return rows
 
 
