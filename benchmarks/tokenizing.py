@@ -9,14 +9,15 @@ own, seconds include its imports. `process_data` gets one process per core, as t
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 REPEATS = 2
+INPUTS = "inputs.pickle"
 
 
 def prepare(folder: Path, num_rows: int) -> None:
@@ -33,22 +34,18 @@ def prepare(folder: Path, num_rows: int) -> None:
     (folder / "model").mkdir()
     quiet = Progress(quiet=True)
     data = dataset(DatasetConfig(uri=str(folder / "rows.jsonl"), train_split=1.0), folder / "data", quiet)
-    model(ModelConfig(source=ModelSource.scratch), ModelInputs(dataset=data), folder / "model", quiet)
+    made = model(ModelConfig(source=ModelSource.scratch), ModelInputs(dataset=data), folder / "model", quiet)
+    (folder / INPUTS).write_bytes(pickle.dumps((data, made)))
 
 
 def stage(folder: Path, out: Path) -> None:
     """Run this project's stage."""
-    from sft.adapters.os.process import run_module
+    from sft.config.schema import TrainingConfig
+    from sft.progress import Progress
+    from sft.stages.tokenize import TokenizeInputs, tokenize
 
-    request: dict[str, Any] = {
-        "settings": {"model_dir": str(folder / "model"), "max_seq_len": 4096},
-        "train_file": str(folder / "data" / "train.jsonl"),
-        "eval_file": None,
-        "target": str(out / "data.jsonl"),
-        "rejected": str(out / "rejected.jsonl"),
-        "shown": str(out / "shown.jsonl"),
-    }
-    run_module("sft.adapters.instructlab.loss_masks", request, folder=out / "logs", what="tokenizing")
+    data, model = pickle.loads((folder / INPUTS).read_bytes())
+    tokenize(TrainingConfig(max_seq_len=4096), TokenizeInputs(dataset=data, model=model), out, Progress(quiet=True))
 
 
 def plain(folder: Path, out: Path) -> None:
