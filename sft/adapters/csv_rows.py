@@ -13,12 +13,16 @@ import msgspec
 from sft.adapters import row_batches
 from sft.adapters.row_batches import Batch, DamagedFileError, numbered, too_long
 
+_OTHER_MARKS = (";", "\t", "|")
+"""What spreadsheets write between fields in place of a comma."""
+
 
 def rows(file: IO[bytes]) -> Iterator[Batch]:
     """Yield the rows of a ``.csv`` with a header.
 
     Raises:
-        DamagedFileError: A line is not CSV, has more or fewer fields than the header, or a row is too long.
+        DamagedFileError: A line is not CSV, has more or fewer fields than the header, or a row is too long; or
+            something else than commas parts the fields.
         UnicodeDecodeError: It is not UTF-8.
     """
     return numbered(_lines(file))
@@ -36,6 +40,9 @@ def _lines(file: IO[bytes]) -> Iterator[bytes]:
         if twice := sorted(name for name, count in Counter(header).items() if count > 1):
             names = ", ".join(map(repr, twice))
             raise DamagedFileError(f"line 1: {names} names two columns; each needs a name of its own")
+        if len(header) == 1 and (mark := next((mark for mark in _OTHER_MARKS if mark in header[0]), None)):
+            rule = "save it with commas between the fields"
+            raise DamagedFileError(f"line 1: {header[0]!r} is one field; {mark!r} does not part fields here: {rule}")
         yield b"\n" * reader.line_num
         line = reader.line_num
         for row in reader:

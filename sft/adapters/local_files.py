@@ -5,6 +5,7 @@ Does not own what is in the files (`sft.adapters.readers`).
 
 from __future__ import annotations
 
+import difflib
 import glob
 import re
 import stat
@@ -98,8 +99,16 @@ def find(uri: str, *, follow_links: bool = False) -> list[SourceFile]:
                 _check_link(file)
         return [SourceFile.of(file) for file in sorted(files)]
     except OSError as error:
-        fix = f"relative paths start at {Path.cwd()}" if not path.is_absolute() else None
+        fix = _near(path) or (f"relative paths start at {Path.cwd()}" if not path.is_absolute() else None)
         raise DataError(f"dataset.uri={path}: {error.strerror or error}", fix=fix) from error
+
+
+def _near(path: Path) -> str | None:
+    """Return ``did you mean …?`` for the file beside it whose name is nearest; None if it is there, or none is near."""
+    if path.exists() or not path.parent.is_dir():
+        return None
+    close = difflib.get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=1, cutoff=0.7)
+    return f"did you mean {path.parent / close[0]}?" if close else None
 
 
 def _check_name(name: str) -> None:

@@ -73,7 +73,10 @@ def dataset(
                 versions.append(source.version(origin.source))
                 files = source.files(origin.source, versions[-1], fetched / str(number), progress.update, facts)
                 if not checked.read(files, origin):
-                    raise DataError(f"{origin.key}={origin.source.name}: no row", fix="check the uri")
+                    raise DataError(
+                        f"{origin.key}={origin.source.name}: no row",
+                        fix="is the file empty, or the wrong one? it needs a row at least",
+                    )
     if not split.num_samples or (checked.rejections.num_errors and cfg.on_invalid is OnInvalid.error):
         fix = "mend the rows, or leave them out: dataset.on_invalid=drop"
         raise checked.rejections.error(checked.num_rows, fix)

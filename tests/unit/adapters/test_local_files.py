@@ -43,6 +43,15 @@ def test_a_missing_file_says_where_relative_paths_start() -> None:
     assert str(Path.cwd()) in str(caught.value)
 
 
+def test_a_missing_file_is_asked_for_by_the_nearest_name(folder: Path) -> None:
+    (folder / "chats.jsonl").touch()
+    with pytest.raises(DataError, match=rf"did you mean {folder}/chats\.jsonl\?"):
+        storage.find(f"{folder}/chat.jsonl", {})
+    with pytest.raises(DataError) as caught:
+        storage.find(f"{folder}/zebra.parquet", {})
+    assert "did you mean" not in str(caught.value)
+
+
 def test_a_folder_without_data_says_what_is_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"\.jsonl, \.json, \.csv or \.parquet"):
         storage.find(str(tmp_path), {})

@@ -114,9 +114,11 @@ def values(name: str, content: bytes) -> list[object]:
         (b"a,b\n1,2\n3\n", r"line 3: 1 of the header's 2 fields"),
         (b'a,b\n"x\ny",2\n1,2,3\n', r"line 4: 3 of the header's 2 fields"),
         (b"a,b,a\n1,2,3\n", r"line 1: 'a' names two columns"),
+        (b"a;b\n1;2\n", r"line 1: 'a;b' is one field; ';' does not part fields here: save it with commas"),
+        (b"a\tb\n1\t2\n", r"line 1: 'a\\tb' is one field"),
         (b'a,b\n1,2\n"x\ny\n', r"line 3: not a valid \.csv file"),
     ],
-    ids=["too few", "too many", "a name twice", "an open quote"],
+    ids=["too few", "too many", "a name twice", "semicolons", "tabs", "an open quote"],
 )
 def test_a_crooked_csv_is_an_error_with_its_line(content: bytes, message: str) -> None:
     with pytest.raises(DataError, match=rf"x\.csv: {message}"):
