@@ -19,6 +19,8 @@ _SECONDS = 2.0
 _MIN_ROUNDS = 3
 _ROUND_FLOPS = 2e10
 """Floating-point operations of a round in one precision; a core does from 1e10 to 1e11 a second."""
+_PLAIN = 5.0
+"""How often slower is slower in any round: some CPUs take twenty times as long in bf16, a minute for three rounds."""
 _MIN_ROWS, _MAX_COLUMNS = 64, 8192
 """Fewer rows would time how fast weights are read; more columns only take longer: a vocabulary is scaled."""
 
@@ -44,6 +46,8 @@ def time_matmuls(request: Mapping[str, Any]) -> dict[str, Any]:
     best: dict[tuple[str, int, str], float] = {}
     began, num_rounds = time.monotonic(), 0
     while num_rounds < _MIN_ROUNDS or time.monotonic() - began < _SECONDS:
+        if num_rounds and _is_plain(best):
+            break
         num_rounds += 1
         for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
             for place, (wide, out, _) in enumerate(matmuls):
@@ -61,6 +65,12 @@ def time_matmuls(request: Mapping[str, Any]) -> dict[str, Any]:
         )
 
     return {"rows": rows, "training": {name: total(name) for name in ("fp32", "bf16")}}
+
+
+def _is_plain(best: Mapping[tuple[str, int, str], float]) -> bool:
+    """Return whether one precision is so far behind that more rounds would not change which is the faster one."""
+    sums = [math.fsum(seconds for (name, *_), seconds in best.items() if name == which) for which in ("fp32", "bf16")]
+    return max(sums) > _PLAIN * min(sums)
 
 
 def _seconds(rows: int, wide: int, out: int, dtype: Any) -> dict[str, float]:

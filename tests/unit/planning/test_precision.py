@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from sft.adapters.os import machine
+from sft.adapters.os import machine, matmul_timing
 from sft.config.schema import Precision, RunConfig
 from sft.errors import StageError
 from sft.planning import precision
@@ -205,6 +206,23 @@ def test_this_machine_is_timed_in_a_child_and_the_answer_is_kept(tmp_path: Path)
     assert set(timing.training) == {"fp32", "bf16"}
     assert all(value > 0 for value in timing.training.values())
     assert 64 <= timing.rows <= precision.CPU_TOKENS
+
+
+@pytest.mark.parametrize(("bf16", "rounds"), [(0.1, 1), (1.2, 3), (20.0, 1)])
+def test_rounds_that_would_change_nothing_are_not_timed(
+    bf16: float, rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = []
+
+    def seconds(_rows: int, _wide: int, _out: int, dtype: torch.dtype) -> dict[str, float]:
+        timed.append(dtype)
+        return {"forward": 1.0 if dtype == torch.float32 else bf16, "backward": 0.0, "casts": 0.0}
+
+    monkeypatch.setattr(matmul_timing, "_seconds", seconds)
+    monkeypatch.setattr(matmul_timing, "_SECONDS", 0.0)
+    answer = matmul_timing.time_matmuls({"matmuls": [(64, 64, 2.0)], "tokens": 64})
+    assert timed == [torch.float32, torch.bfloat16] * rounds
+    assert answer["training"] == {"fp32": 2.0, "bf16": 2 * bf16}
 
 
 @pytest.mark.slow
