@@ -21,6 +21,7 @@ import msgspec
 
 from sft import DISTRIBUTION, __version__, self_hashed_json
 from sft.adapters.os.cgroup import num_cpus
+from sft.config.nearest import nearest_word
 from sft.errors import StageError
 from sft.files import NO_SPACE, read_document, write_atomically
 from sft.redaction import redacted
@@ -220,6 +221,21 @@ def load(folder: Path) -> RunRecord | None:
         return msgspec.json.decode(read_document(folder / NAME), type=RunRecord)
     except (FileNotFoundError, NotADirectoryError, *self_hashed_json.NOT_JSON):
         return None
+
+
+def nearest_run(path: Path, otherwise: str) -> str:
+    """Return what to try where `path` holds no run: the run beside it whose name is nearest, else `otherwise`."""
+    meant = None if path.is_dir() else nearest_word(path.name, (run.name for run in _runs_in(path.parent)))
+    return f"did you mean {path.parent / meant}?" if meant else otherwise
+
+
+def is_beside_runs(path: Path) -> bool:
+    """Return whether the folder that `path` would lie in holds runs."""
+    return any(_runs_in(path.parent))
+
+
+def _runs_in(folder: Path) -> Iterator[Path]:
+    return (file.parent for file in folder.glob(f"*/{NAME}"))
 
 
 def now() -> str:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from sft import __version__
 from sft.adapters.os.command import run_command
 from sft.cli import export_arguments, parsers
+from sft.config.nearest import nearest
 from sft.errors import ConfigError, Problem
 from sft.logs import mask_streams
 
@@ -57,10 +59,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     mask_streams()  # argparse's errors quote what was typed
     if arguments[:1] in (["-sc"], ["--shell-completion"]):
         options = argparse.Namespace(command="completion", debug=False)
+    elif unknown := next((text for text in arguments[:1] if not text.startswith("-") and text not in commands()), None):
+        return run_command(lambda: _refuse(unknown), debug=False)
     else:
         options = _parsed(arguments)
     _take_flags(options)
     return run_command(lambda: _execute(options, arguments), debug=options.debug)
+
+
+def _refuse(command: str) -> NoReturn:
+    fix = nearest(command, commands()) or "`sft --help` lists them"
+    raise ConfigError([Problem(key=f"sft {command}", rule="no such command", suggestion=fix)])
 
 
 def _parsed(arguments: list[str]) -> argparse.Namespace:

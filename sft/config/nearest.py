@@ -33,12 +33,18 @@ _OTHER_NAMES = {
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """Return ``did you mean …?`` for the closest known word; None if none is close, or which one is in doubt."""
+    meant = nearest_word(word, known)
+    return f"did you mean {meant}?" if meant else None
+
+
+def nearest_word(word: str, known: Iterable[str]) -> str | None:
+    """Return the closest known word; None if none is close, or which one is in doubt."""
     folded = {name.casefold(): name for name in known}
     begun = [name for low, name in folded.items() if low.startswith(word.casefold())]
     if len(begun) == 1:
-        return f"did you mean {begun[0]}?"
+        return begun[0]
     close = difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=_CLOSE)
-    return f"did you mean {folded[close[0]]}?" if close else None
+    return folded[close[0]] if close else None
 
 
 def nearest_key(key: str, known: Iterable[str]) -> str | None:

@@ -88,7 +88,10 @@ def look(folder: Path) -> RunView:
     if run_record is None:
         if (folder / sweeps.NAME).is_file() or any(folder.glob(f"*/{record.NAME}")):
             raise DataError(f"{folder}: holds several runs", fix=f"one of them, or sft compare {folder} --html FILE")
-        raise DataError(f"{folder}: no {record.NAME} that this version of sft reads", fix="a run's folder")
+        raise DataError(
+            f"{folder}: no {record.NAME} that this version of sft reads",
+            fix=record.nearest_run(folder, "a run's folder"),
+        )
     try:
         in_store = artifacts_of(folder, run_record)
     except StoreError:  # damaged: the record still says what it was, and `sft verify` what is wrong

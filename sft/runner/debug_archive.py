@@ -78,7 +78,9 @@ def debug_archive(run: Path, target: Path) -> DebugArchive:
     """
     run_record = record.load(run)
     if run_record is None:
-        raise DataError(f"{run}: no {record.NAME} that this version of sft reads", fix="a run's folder")
+        raise DataError(
+            f"{run}: no {record.NAME} that this version of sft reads", fix=record.nearest_run(run, "a run's folder")
+        )
     facts: dict[str, Any] = msgspec.to_builtins(run_record)
     log = _last_bytes(run / "run.log", _LOG_BYTES)
     texts = DataTexts([*texts_of(facts), log])

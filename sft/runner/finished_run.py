@@ -44,7 +44,7 @@ def finished_run(folder: Path) -> Iterator[FinishedRun]:
     """
     run_record = record.load(folder)
     if run_record is None:
-        raise DataError(f"{folder}: no {record.NAME} there", fix="a run's folder")
+        raise DataError(f"{folder}: no {record.NAME} there", fix=record.nearest_run(folder, "a run's folder"))
     store = Store(folder.parent / "store")
     store.open()
     with store.in_use():

@@ -40,7 +40,7 @@ def reregister(cfg: RunConfig, *, folder: Path, progress: Progress) -> RunResult
     with run_lock(folder, progress), store.in_use():
         run_record = record.load(folder)
         if run_record is None:
-            raise DataError(f"{folder}: no {record.NAME} there", fix="a run's folder")
+            raise DataError(f"{folder}: no {record.NAME} there", fix=record.nearest_run(folder, "a run's folder"))
         entries = {
             s.name: store.find(s.name.partition(":")[0], s.key)
             for s in run_record.steps

@@ -71,7 +71,8 @@ def find(path: Path) -> RecordedRun:
             except ValueError as error:
                 raise DataError(f"{file}: {error}", fix="repeat the run from its recipe") from error
             return RecordedRun(file.absolute(), facts.get("record", facts))
-    raise DataError(f"--from {path}: no {record.NAME} and no {FACTS} there", fix="a run's folder, or a model's folder")
+    fix = record.nearest_run(path, "a run's folder, or a model's folder")
+    raise DataError(f"--from {path}: no {record.NAME} and no {FACTS} there", fix=fix)
 
 
 @contextmanager

@@ -51,18 +51,24 @@ def find_model(name: str, *, needs_base: bool = False) -> FoundModel:
         found = _of_run(path, needs_base=needs_base)
         model_checks.check_folder(found.folder, str(path))
         return found
-    if needs_base:
+    if needs_base and not _is_missing_run(path):
         fix = "give the run's folder, such as runs/my-1a2b3c4d"
         raise DataError(f"{name}: only a run has a base model to compare with", fix=fix)
-    is_path = path.is_dir() or name.startswith((".", "/", "~")) or name.count("/") > 1
+    is_path = path.is_dir() or name.startswith((".", "/", "~")) or name.count("/") > 1 or _is_missing_run(path)
     if path.is_dir():
         folder = path / "model" if not (path / "config.json").is_file() and (path / "model").is_dir() else path
     elif is_path or hub.parse(name) is None:
-        raise DataError(f"{name}: no such folder", fix="a run's folder, a model's folder, or a hub id: org/name")
+        fix = record.nearest_run(path, "a run's folder, a model's folder, or a hub id: org/name")
+        raise DataError(f"{name}: no such folder", fix=fix)
     else:
         folder = hub.fetch_model(name, None)
     model_checks.check_folder(folder, name, is_to_be_trained=False)
     return FoundModel(folder=folder)
+
+
+def _is_missing_run(path: Path) -> bool:
+    """Return whether nothing is there and runs lie beside it, so that no model of the hub was meant."""
+    return not path.exists() and path.name != str(path) and record.is_beside_runs(path)
 
 
 def artifacts_of(folder: Path, run_record: record.RunRecord) -> dict[str, Artifact]:

@@ -73,7 +73,8 @@ def verify(path: Path, *, trusted: signing.Trusted | None = None) -> Verificatio
             verification = Verification(f"model {model}")
             check_model(verification, model, trusted)
             return verification
-    raise DataError(f"{path}: neither {record.NAME} nor {FACTS} is there", fix="a run's folder, or a model's folder")
+    fix = record.nearest_run(path, "a run's folder, or a model's folder")
+    raise DataError(f"{path}: neither {record.NAME} nor {FACTS} is there", fix=fix)
 
 
 def _run(folder: Path, trusted: signing.Trusted | None) -> Verification:

@@ -215,6 +215,28 @@ def test_a_run_needs_a_recipe_or_a_record(tmp_path: Path) -> None:
     assert "no run.json and no sft.json there" in sft_in_process("run", "--from", ".", cwd=tmp_path).err
 
 
+def test_a_command_that_is_not_there_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    answer = sft("comprae", "runs", cwd=tmp_path)
+    assert (answer.status, answer.err.splitlines()[1:]) == (
+        2,
+        ["  - sft comprae: no such command; did you mean compare?"],
+    )
+    assert "sft zzz: no such command; `sft --help` lists them" in sft("zzz", cwd=tmp_path).err
+
+
+def test_a_run_that_is_not_there_is_not_looked_for_on_the_hub(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "lamps-1a2b3c4d").mkdir(parents=True)
+    (tmp_path / "runs" / "lamps-1a2b3c4d" / "run.json").touch()
+    for arguments in (
+        ("chat", "runs/lamps-1a2b"),
+        ("chat", "runs/lamps-1a2b", "--base"),
+        ("verify", "runs/lamps-1a2b"),
+    ):
+        answer = sft_in_process(*arguments, cwd=tmp_path)
+        assert (answer.status, "did you mean runs/lamps-1a2b3c4d?" in answer.err) == (1, True), answer.err
+        assert "hub" not in answer.err
+
+
 def test_a_record_is_repeated_with_its_settings_and_says_which_versions_differ(tmp_path: Path) -> None:
     broken = ["model=hub", f"model.name_or_path={tmp_path}", "dataset.seed=7"]
     assert sft_in_process("run", "quickstart", *broken, cwd=tmp_path).status == 1

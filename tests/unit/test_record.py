@@ -116,3 +116,15 @@ def test_without_room_for_its_record_a_run_does_not_begin(tmp_path: Path, monkey
     with pytest.raises(StageError, match="no room for the record of a run"), record.reserved(tmp_path):
         pytest.fail("begun")
     assert not list(tmp_path.iterdir())
+
+
+def test_where_no_run_is_the_nearest_beside_it_is_named(tmp_path: Path) -> None:
+    for name in ("tickets-1a2b3c4d", "lamps-5e6f7a8b"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "run.json").touch()
+    (tmp_path / "runs" / "lamps").mkdir()
+    meant = f"did you mean {tmp_path / 'runs' / 'tickets-1a2b3c4d'}?"
+    assert record.nearest_run(tmp_path / "runs" / "tickets-1a2b", "a run") == meant
+    assert record.nearest_run(tmp_path / "runs" / "zebra", "a run") == "a run"
+    assert record.nearest_run(tmp_path / "runs" / "lamps", "a run") == "a run"  # it is there, and is none
+    assert record.nearest_run(tmp_path / "none" / "tickets-1a2b3c4d", "a run") == "a run"

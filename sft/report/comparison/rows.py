@@ -53,7 +53,7 @@ def compare(folders: Sequence[Path], by: str | None = None) -> Comparison:
             rows.append(row)
             configs.append(config)
     if skipped and not rows:
-        fix = "a run's folder, a sweep's folder, or a run root"
+        fix = record.nearest_run(Path(skipped[0]), "a run's folder, a sweep's folder, or a run root")
         raise DataError(f"{', '.join(skipped)}: no {record.NAME}, no {kept.NAME} and no runs there", fix=fix)
     is_sweep = len(sweeps) == 1 and len(folders) == 1
     if is_sweep:
