@@ -63,7 +63,7 @@ def text_of(recipe: NewRecipe) -> str:
         "#",
         f"#   sft plan {file}      what it will do, whether it fits, and why",
         f"#   sft run {file}       do it; the same command again continues",
-        "#   sft chat runs/NAME   talk to the model; `sft run` prints the folder",
+        f"#   {'sft chat runs/NAME':{len(file) + 9}}      talk to the model; `sft run` prints the folder",
         "#",
         *_memory(recipe),
         f"# Steps:    about {steps} = {trained:,} samples / {recipe.batch} x {recipe.epochs} epochs.",
@@ -103,7 +103,7 @@ def _memory(recipe: NewRecipe) -> list[str]:
         return ["# Memory:   not known before the model is here; `sft plan` says it then."]
     needed = recipe.fit.lora_bytes if recipe.lora else recipe.fit.full_bytes
     have = f", {recipe.fit.available_bytes / _GIB:.1f} GiB were free" if recipe.fit.available_bytes else ""
-    return [f"# Memory:   {needed / _GIB:.1f} GiB for each process by the estimate{have}."]
+    return [f"# Memory:   {needed / _GIB:.1f} GiB or more for each process by the estimate{have}."]
 
 
 def _rate(recipe: NewRecipe) -> str:
