@@ -142,5 +142,6 @@ def _eval(recipe: NewRecipe) -> list[str]:
     if not recipe.holds_out:
         return [*lines, "  holdout:", "    enabled: false"]
     if recipe.fit is not None and not recipe.fit.on_gpu:
+        lines.append("  # model_args: {dtype: float32}   # scores bf16 weights in fp32: many CPUs are slow in bf16")
         lines += ["  holdout:", f"    max_new_tokens: {_SLOW_ANSWERS}          # of an answer: a CPU writes slowly"]
     return lines

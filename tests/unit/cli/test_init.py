@@ -39,6 +39,15 @@ def test_the_recipe_composes_and_names_schema_and_the_commands_to_go_on(tmp_path
     assert "sft chat runs/recipe-" in answer.out
 
 
+def test_on_a_cpu_the_recipe_names_the_setting_that_scores_in_fp32(tmp_path: Path) -> None:
+    rows(tmp_path / "chats.jsonl", CHATS)
+    assert sft_in_process("init", "chats.jsonl", "--yes", cwd=tmp_path).status == 0
+    recipe = tmp_path / "recipe.yaml"
+    assert not compose(find_recipe(str(recipe)), []).eval.model_args
+    recipe.write_text(recipe.read_text().replace("  # model_args", "  model_args"))
+    assert compose(find_recipe(str(recipe)), []).eval.model_args == {"dtype": "float32"}
+
+
 def test_rows_that_break_a_rule_are_named_and_left_out(tmp_path: Path) -> None:
     rows(tmp_path / "chats.jsonl", [*CHATS, {"messages": [{"role": "user", "content": "x"}]}])
     answer = sft_in_process("init", "chats.jsonl", "--yes", cwd=tmp_path)
