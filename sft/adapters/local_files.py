@@ -105,9 +105,11 @@ def find(uri: str, *, follow_links: bool = False) -> list[SourceFile]:
 
 def _near(path: Path) -> str | None:
     """Return ``did you mean …?`` for the file beside it whose name is nearest; None if it is there, or none is near."""
-    if path.exists() or not path.parent.is_dir():
+    try:
+        names = [] if path.exists() else [other.name for other in path.parent.iterdir()]
+    except OSError:  # what keeps the file from being read keeps its neighbours, too
         return None
-    close = difflib.get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=1, cutoff=0.7)
+    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.7)
     return f"did you mean {path.parent / close[0]}?" if close else None
 
 
