@@ -208,7 +208,6 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.report.comparison.table": ("unit/report/comparison/test_rows.py", "what rows are made of"),
     "sft.report.comparison.text": ("unit/report/comparison/test_page.py", "the same comparison, as text and as a page"),
     "sft.report.data": ("integration/test_data_check.py", "reads what the stages made, which the test makes"),
-    "sft.report.learning": ("unit/report/test_run_page.py", _OF_THE_PAGE),
     "sft.report.next_steps": ("unit/report/test_run.py", "what a summary ends with"),
     "sft.report.provenance": ("unit/report/test_run_page.py", _OF_THE_PAGE),
     "sft.report.run_data": ("unit/report/test_run_page.py", _OF_THE_PAGE),
