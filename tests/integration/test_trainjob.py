@@ -144,6 +144,20 @@ def test_a_job_that_can_never_have_pods_is_ended_at_once(server: KubernetesServe
     assert server.jobs() == {}
 
 
+def test_what_the_job_before_could_not_do_does_not_end_the_next_one(
+    server: KubernetesServer, tmp_path: Path, seen: Seen
+) -> None:
+    """Both have one name, and the events of the first are still there."""
+    server.faults.invalid_jobs = 'spec.template.spec.priorityClassName: Invalid value: "nosuch"'
+    with pytest.raises(StageError, match="can't run, and was deleted"):
+        stay(asked(tmp_path, DONE), tmp_path, seen)
+    server.faults.invalid_jobs = ""
+    time.sleep(1)  # times have whole seconds
+    again = Seen()
+    assert stay(asked(tmp_path, DONE), tmp_path, again) in server.jobs()
+    assert "JobCreationFailed" not in again.text
+
+
 def test_what_nobody_mends_ends_the_job_without_any_timeout(
     server: KubernetesServer, tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -384,10 +398,13 @@ def test_without_the_rights_that_serve_people_the_training_runs_and_says_what_it
     "message",
     [
         'admission webhook "v.example" denied the request: no such runtime',
-        'pods "a" is forbidden: exceeded quota: team, requested: cpu=4',
+        'trainjobs.trainer.kubeflow.org "a" is forbidden: exceeded quota: team, requested: count/trainjobs=1',
+        'trainjobs.trainer.kubeflow.org "a" is forbidden: ValidatingAdmissionPolicy "p" with binding "b" denied request: no',
+        'trainjobs.trainer.kubeflow.org "a" is forbidden: unable to create new content in namespace sft because it is '
+        "being terminated",
     ],
 )
-def test_what_a_webhook_or_a_quota_refuses_is_no_missing_right(
+def test_what_admission_refuses_is_no_missing_right(
     message: str, server: KubernetesServer, tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refusal = {"kind": "Status", "status": "Failure", "reason": "Forbidden", "message": message, "code": 403}

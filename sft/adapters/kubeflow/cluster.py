@@ -33,8 +33,9 @@ SERVER, TOKEN = "KUBERNETES_SERVER_URL", "KUBERNETES_AUTH_TOKEN"
 _TIMEOUT_SECONDS = (5, 30)
 _TRAINER = "Kubeflow Trainer 2.2 or later"
 _JOBSETS = ("jobset.x-k8s.io", "v1alpha2")
-_ADMISSION = re.compile(r"admission webhook .* denied the request|exceeded quota|violates PodSecurity")
-"""HTTP 403 says these, too, and no right mends them."""
+_NO_RIGHT = re.compile(r'User "[^"]*" cannot \w+ (resource|path) ')
+"""How every authorizer's refusal is told. Admission refuses by HTTP 403, too, in the words of a webhook, a policy, a quota
+or a namespace that is about to go, and no right mends that; it is asked about changes alone."""
 _UNKNOWN_FIELD = re.compile(r'unknown field \\?"(?P<field>spec\.[\w.\[\]]+)')
 
 Right = tuple[str, str, str]
@@ -277,7 +278,7 @@ class Cluster:
         if status == 401:
             fix = f"put a new token into {TOKEN} or the kubeconfig, then repeat the command"
             return TokenRefused(f"the API server {self.url} refuses the token (HTTP 401); it may have expired", fix=fix)
-        if status == 403 and (_ADMISSION.search(message)):
+        if status == 403 and verb in {"create", "delete"} and not _NO_RIGHT.search(message):
             return StageError(f"the cluster refuses the TrainJob (HTTP 403): {message}")
         if status == 403:
             message = f"not allowed to {verb} {resource} in namespace {self.namespace}: {message}"

@@ -86,11 +86,19 @@ class Pod:
 
 
 def pods(objects: Iterable[Mapping[str, Any]]) -> list[Pod]:
-    """Return the pods of the training, by node; of two with one index the newer one, because the other is ending."""
+    """Return the pods of the training, by node; of two with one index the newer one, because the other is ending.
+
+    Times have whole seconds: of two pods of one second, the one that is being deleted is the older one.
+    """
     newest: dict[int, Mapping[str, Any]] = {}
-    for pod in sorted(objects, key=lambda pod: str(pod["metadata"].get("creationTimestamp", ""))):
+    for pod in sorted(objects, key=_age):
         newest[int(pod["metadata"].get("labels", {}).get(INDEX_LABEL, 0))] = pod
     return [_pod(node, newest[node]) for node in sorted(newest)]
+
+
+def _age(pod: Mapping[str, Any]) -> tuple[str, bool]:
+    metadata = pod["metadata"]
+    return str(metadata.get("creationTimestamp", "")), "deletionTimestamp" not in metadata
 
 
 def _pod(node: int, pod: Mapping[str, Any]) -> Pod:

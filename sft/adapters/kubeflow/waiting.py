@@ -15,6 +15,8 @@ from sft.adapters.kubeflow.status import Condition, Pod, State, plural
 _NOISE = {"FailedToUpdateEndpointSlices", "FailedToUpdateEndpoint", "FailedToCreateEndpoint"}
 _NOISE_WORDS = ("already exists", "the object has been modified", "StorageError: invalid object")
 """Controllers meet these and try again; they need nobody."""
+_SECONDS = len("2026-01-01T00:00:00")
+"""Of a time, those characters that every object's time has."""
 _INVALID = re.compile(r"\bis invalid:|Invalid value|Unsupported value|Required value|field is immutable")
 _UNMENDED = {
     r"ErrImagePull|ImagePullBackOff|InvalidImageName|ErrImageNeverPull": (
@@ -43,13 +45,19 @@ class Event:
         return f"{self.reason}: {self.message}"
 
 
-def events(objects: Iterable[Mapping[str, Any]], job: str) -> list[Event]:
+def events(objects: Iterable[Mapping[str, Any]], job: str, *, since: str = "") -> list[Event]:
     """Return a job's own events, the oldest first. What belongs to a job has a name that begins with the job's.
 
     Those that controllers mend by trying again are left out.
+
+    Args:
+        objects: The events of the namespace.
+        job: Name of the job.
+        since: When the job was created, as RFC 3339: events stay for an hour, and an earlier job had the same name.
     """
     own = [event for event in objects if _is_of(event["involvedObject"].get("name", ""), job)]
-    own.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
+    own = [event for event in own if _last_seen(event)[:_SECONDS] >= since[:_SECONDS]]
+    own.sort(key=_last_seen)
     read = [
         Event(
             about=event["involvedObject"]["name"],
@@ -60,6 +68,12 @@ def events(objects: Iterable[Mapping[str, Any]], job: str) -> list[Event]:
         for event in own
     ]
     return [event for event in read if not _is_noise(event)]
+
+
+def _last_seen(event: Mapping[str, Any]) -> str:
+    """Return when an event happened the last time; newer recorders count repetitions in a series."""
+    series = event.get("series") or {}
+    return str(series.get("lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime") or "")
 
 
 def _is_of(name: str, job: str) -> bool:

@@ -65,6 +65,7 @@ class JobWatcher:
         self._cluster, self._job, self._name, self._logs = cluster, job, name, logs
         self._display = display
         self._start_timeout_seconds = start_timeout_seconds
+        self._created_at = ""
         self._start_by = time.monotonic() + (start_timeout_seconds or float("inf"))
         self._obstacle_since: float | None = None
         self._events_at = float("-inf")
@@ -131,6 +132,7 @@ class JobWatcher:
                 f"TrainJob {self._name} was deleted by somebody else",
                 fix="repeat the command to create another one, which resumes from the last full state",
             )
+        self._created_at = str(existing["metadata"]["creationTimestamp"])
         state = status.condition(existing)
         pods = status.pods(ask(lambda: self._cluster.pods(self._name), update))
         is_over = state.state in {State.complete, State.failed}
@@ -194,7 +196,7 @@ class JobWatcher:
     def _warnings(self) -> list[waiting.Event]:
         """Return what the cluster warns of; nothing without the right to read it, which was said at the start."""
         try:
-            return waiting.events(ask(self._cluster.events, self._display.update), self._name)
+            return waiting.events(ask(self._cluster.events, self._display.update), self._name, since=self._created_at)
         except NotAllowed:
             return []
 

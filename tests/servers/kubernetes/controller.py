@@ -24,6 +24,8 @@ from tests.servers.kubernetes.pods import Pod, expanded, now
 
 _TICK_SECONDS = 0.05
 _RESTART_SECONDS = 0.3
+_PODS_SECONDS = 0.3
+"""From a TrainJob to its JobSet, to the Job, to the pods."""
 _TERMINATE_SECONDS = 20.0
 _DEPLOY = Path(__file__).parents[3] / "deploy"
 _TOKEN = {"name": "kube-api-access", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": True}
@@ -211,7 +213,7 @@ class Controller(threading.Thread):
         if job.conditions:
             job.conditions.clear()
         if not job.pods and not job.num_ends:
-            if self._makes_no_pods(name, job):
+            if time.monotonic() - job.made_at < _PODS_SECONDS or self._makes_no_pods(name, job):
                 return
             job.pods = [self._new_pod(job, node) for node in range(job.object["spec"]["trainer"].get("numNodes", 1))]
         for pod in job.pods:
@@ -319,8 +321,11 @@ class Controller(threading.Thread):
     def _event(self, kind: str, name: str, reason: str, message: str) -> None:
         about = {"kind": kind, "name": name}
         event = {"type": "Warning", "reason": reason, "message": message, "involvedObject": about}
-        if not any(all(known[key] == value for key, value in event.items()) for known in self.events):
-            self.events.append({**event, "lastTimestamp": now(), "count": 1})
+        for known in self.events:  # they outlive what they are about, by an hour
+            if all(known[key] == value for key, value in event.items()):
+                known |= {"lastTimestamp": now(), "count": known["count"] + 1}
+                return
+        self.events.append({**event, "lastTimestamp": now(), "count": 1})
 
 
 def _pet(job: Job, node: int) -> list[Object]:

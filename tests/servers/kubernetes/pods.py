@@ -52,7 +52,7 @@ class Pod:
             "metadata": {
                 "name": name,
                 "namespace": namespace,
-                "creationTimestamp": datetime.now(UTC).isoformat(),
+                "creationTimestamp": now(),  # in whole seconds, as everywhere
                 "labels": labels,
                 "annotations": template["metadata"].get("annotations", {}),
             },

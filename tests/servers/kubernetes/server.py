@@ -134,7 +134,8 @@ class KubernetesServer(ThreadingHTTPServer):
         if found["namespace"] != self.namespace or not self._grants(group, resource, verb):
             what = f'User "sft" cannot {verb} resource "{resource}" in API group "{group}"'
             where_to = f'in the namespace "{found["namespace"]}"'
-            return _status(403, "Forbidden", f"{resource} is forbidden: {what} {where_to}")
+            whole = f"{resource}.{group}" if group else resource
+            return _status(403, "Forbidden", f"{whole} is forbidden: {what} {where_to}")
         self.used.add((verb, resource))
         given = self._do(verb, resource, name, query, body or {})
         return (DROP, "") if fault == LOSE else given
@@ -178,10 +179,10 @@ class KubernetesServer(ThreadingHTTPServer):
             return _status(422, "Invalid", f'TrainJob.{GROUP} "{name}" is invalid: {"; ".join(errors)}')
         if refused := webhook(job, self._runtimes):
             lead = 'admission webhook "validator.trainjob.trainer.kubeflow.org" denied the request: '
-            return _status(422, "Invalid", lead + "; ".join(refused))
+            return _status(403, "Forbidden", lead + "; ".join(refused))
         if job["metadata"].get("namespace", self.namespace) != self.namespace:
             return _status(400, "BadRequest", "the namespace of the provided object does not match the request's")
-        if name in self.controller.jobs and "dryRun" not in query:
+        if name in self.controller.jobs:  # of a dry run, too
             return _status(409, "AlreadyExists", f'trainjobs.{GROUP} "{name}" already exists')
         made = {**job, "metadata": {**job["metadata"], "namespace": self.namespace, "creationTimestamp": _now()}}
         if "dryRun" not in query:

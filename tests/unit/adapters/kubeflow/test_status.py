@@ -43,6 +43,13 @@ def test_of_two_pods_of_a_node_the_newer_counts() -> None:
     assert [one.name for one in status.pods(objects)] == ["new"]
 
 
+def test_of_two_pods_of_one_second_the_one_counts_that_stays() -> None:
+    stays, goes = pod(0, {"phase": "Pending"}, name="a"), pod(0, {"phase": "Running"}, name="b")
+    goes["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:30Z"
+    for objects in ([stays, goes], [goes, stays]):
+        assert [one.name for one in status.pods(objects)] == ["a"]
+
+
 def test_a_pod_that_is_only_slow_to_begin_waits_for_nothing() -> None:
     creating = {"name": "node", "state": {"waiting": {"reason": "ContainerCreating"}}}
     [one] = status.pods([pod(0, {"phase": "Pending", "containerStatuses": [creating]})])

@@ -24,6 +24,19 @@ def test_events_of_other_jobs_are_not_this_ones() -> None:
     assert str(waiting.events(objects, "run-1")[0]) == "R: a b"
 
 
+def test_events_of_an_earlier_job_of_that_name_are_not_this_ones() -> None:
+    created = "2026-01-01T00:10:00Z"
+    times: list[dict[str, Any]] = [
+        {"lastTimestamp": "2026-01-01T00:09:59Z"},
+        {"lastTimestamp": created},
+        {"lastTimestamp": None, "eventTime": "2026-01-01T00:09:59.999999Z"},
+        {"lastTimestamp": None, "eventTime": "2026-01-01T00:10:00.000001Z"},
+        {"eventTime": "2026-01-01T00:09:00.0Z", "series": {"lastObservedTime": "2026-01-01T00:11:00.5Z"}},
+    ]
+    objects = [{"involvedObject": {"name": "run"}, "reason": str(number), **time} for number, time in enumerate(times)]
+    assert [event.reason for event in waiting.events(objects, "run", since=created)] == ["3", "1", "4"]
+
+
 def test_a_waiting_job_is_summed_up_in_a_line() -> None:
     unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no GPU"}
     have = status.pods([pod(0, {"phase": "Running"}), pod(1, {"phase": "Pending", "conditions": [unscheduled]})])
