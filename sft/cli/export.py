@@ -80,8 +80,6 @@ def job(options: argparse.Namespace) -> int:
     recipe = find_recipe(options.recipe)
     refuse_sweep(recipe, options.overrides, "a Job")
     given: dict[str, Any] = {f.name: getattr(options, f.name) for f in fields(runner.Pod) if hasattr(options, f.name)}
-    if given.get("fs_group") == 0:
-        given["fs_group"] = None
     manifests = runner.export_job(recipe, options.overrides, runner.Pod(**given))
     if note := unpinned(manifests[-1]["spec"]["template"]["spec"]["containers"][0]["image"]):
         _note(note)

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     job.add_argument("--cpu", help="asked for (default: 4)")
     job.add_argument("--memory", metavar="SIZE", help="asked for (default: 16Gi)")
     job.add_argument("--memory-limit", metavar="SIZE", help="default: 64Gi")
-    text = "group that gets the volume (default: 1001); 0 = none, as on OpenShift"
+    text = "group that gets the volume (default: training.launcher.fs_group, else 1001); 0 = none, as on OpenShift"
     job.add_argument("--fs-group", type=int, metavar="ID", help=text)
     text = "a pipeline for Kubeflow Pipelines, with the recipe's values as defaults, printed as YAML"
     kfp = systems.add_parser("kfp", help=text, description=f"{text}.", argument_default=argparse.SUPPRESS)
@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "of every task's pod, once for each"
     kfp.add_argument("--label", dest="labels", metavar="LABEL=VALUE", action="append", help=text)
     kfp.add_argument("--caching", action="store_true", help="let KFP skip a task whose inputs it knows")
-    for secret in ("minio", "s3", "hf", "oci", "kubernetes"):
+    for secret in ("minio", "s3", "hf", "oci", "registry", "kubernetes"):
         kfp.add_argument(f"--{secret}-secret", metavar="NAME", help="name of that secret")
 
 

@@ -53,6 +53,8 @@ class Cluster:
         s3_secret: The same by another name, for where that one is absent.
         hf_secret: Secret with ``HF_TOKEN``; may be absent.
         oci_secret: Secret with a Docker ``config.json`` for a base model in an OCI registry; may be absent.
+        registry_secret: Secret with ``MODEL_REGISTRY_TOKEN``, or with MLflow's ``MLFLOW_TRACKING_TOKEN``, or
+            ``MLFLOW_TRACKING_USERNAME`` and ``MLFLOW_TRACKING_PASSWORD``; may be absent.
         kubernetes_secret: Secret with ``server_url`` and ``auth_token``, or ``KUBERNETES_SERVER_URL`` and
             ``KUBERNETES_AUTH_TOKEN``, for a recipe that trains in a TrainJob; absent = the task's service account.
     """
@@ -76,6 +78,7 @@ class Cluster:
     s3_secret: str = "s3-secret"
     hf_secret: str = "hf-token"
     oci_secret: str = "oci-pull-secret-model-download"
+    registry_secret: str = "registry-login"
     kubernetes_secret: str = "kubernetes-credentials"
 
 
@@ -104,7 +107,7 @@ def equip(task: dsl.PipelineTask, name: str, cluster: Cluster, *, waits: bool) -
         kubernetes.add_pod_label(task, label, value)
     keys: dict[str, dict[str, str]] = {}
     secrets = {"hf": cluster.hf_secret, "minio": cluster.minio_secret, "s3": cluster.s3_secret}
-    for found in pod_secrets(**secrets, oci=cluster.oci_secret):
+    for found in pod_secrets(**secrets, oci=cluster.oci_secret, registry=cluster.registry_secret):
         keys.setdefault(found.secret, {})[found.key] = found.variable
     for secret, variables in keys.items():
         kubernetes.use_secret_as_env(task, secret, variables, optional=True)

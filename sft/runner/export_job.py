@@ -26,6 +26,7 @@ from sft.errors import ConfigError, Problem
 from sft.runner.status import run_folder
 
 VOLUME, RECIPES = "/workspace", "/etc/sft"
+_IMAGE_USER = 1001
 _LONGEST_NAME = 52
 """A Job's pods and labels carry its name with a suffix, in 63 characters."""
 
@@ -42,8 +43,8 @@ class Pod:
         cpu: Asked for, as in ``4``.
         memory: Asked for, as in ``16Gi``.
         memory_limit: The most that it gets.
-        fs_group: Group that the volume is given to, for a TrainJob too unless the recipe says another; None where the
-            cluster does it, as OpenShift.
+        fs_group: Group that the volume is given to, of a TrainJob too; 0 = the cluster does it, as OpenShift; None =
+            `training.launcher.fs_group`, else that of the image's user.
     """
 
     image: str | None = None
@@ -53,7 +54,7 @@ class Pod:
     cpu: str = "4"
     memory: str = "16Gi"
     memory_limit: str = "64Gi"
-    fs_group: int | None = 1001
+    fs_group: int | None = None
 
 
 def export_job(recipe: Recipe, overrides: Sequence[str], pod: Pod) -> list[dict[str, Any]]:
@@ -65,6 +66,9 @@ def export_job(recipe: Recipe, overrides: Sequence[str], pod: Pod) -> list[dict[
         ConfigError: The recipe is wrong, needs what its pod would not have, or keeps its run off the volume.
     """
     cfg = compose(recipe, overrides)
+    if pod.fs_group is None:
+        own = cfg.training.launcher.fs_group
+        pod = replace(pod, fs_group=_IMAGE_USER if own is None else own)
     if cfg.training.launcher.is_remote:
         overrides = [*_for_trainjob(cfg.training.launcher, pod), *overrides]
         cfg = compose(recipe, overrides)
@@ -119,7 +123,7 @@ def job_spec(args: list[str], pod: Pod, *, needs_api: bool) -> dict[str, Any]:
         "volumeMounts": [],
     }
     context: dict[str, Any] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
-    if pod.fs_group is not None:
+    if pod.fs_group:
         context["fsGroup"] = pod.fs_group
     spec: dict[str, Any] = {
         "serviceAccountName": pod.service_account,
@@ -151,7 +155,7 @@ def _for_trainjob(launcher: LauncherConfig, pod: Pod) -> list[str]:
     common = {
         "image": pod.image or launcher.image,
         "pvc": pod.claim or launcher.pvc,
-        "fs_group": pod.fs_group if launcher.fs_group is None else launcher.fs_group,
+        "fs_group": pod.fs_group or None,
     }
     return [
         f"training.launcher.{name}={hydra_text(value)}"

@@ -49,7 +49,7 @@ def refused(recipe: Path, *overrides: str, **pod: Any) -> str:
 def test_it_is_the_job_of_the_manifests_but_for_its_name(mine: Path) -> None:
     """One truth: `deploy/base/job.yaml` and what is exported can't drift apart."""
     expected = yaml.safe_load((ROOT / "deploy/base/job.yaml").read_text(encoding="utf-8"))
-    config_map, job = exported(mine.rename(mine.with_name("recipe.yaml")), fs_group=None, image="sft")
+    config_map, job = exported(mine.rename(mine.with_name("recipe.yaml")), fs_group=0, image="sft")
     name = job["metadata"]["name"]
     assert config_map["metadata"]["name"] == name
     pods = [manifest["spec"]["template"]["spec"] for manifest in (expected, job)]
@@ -128,6 +128,17 @@ def test_what_the_recipe_says_of_its_trainjob_is_the_jobs_too(mine: Path) -> Non
     assert pod["containers"][0]["image"] == "quay.io/us/sft:2"
     assert pod["containers"][0]["args"] == ["run", "/etc/sft/mine.yaml", *overrides]
     assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == "theirs"
+    assert pod["securityContext"]["fsGroup"] == 7
+
+
+def test_on_openshift_neither_its_pod_nor_those_of_its_trainjob_have_a_group() -> None:
+    """There a group of one's own is refused, and the shipped recipe has one."""
+    [*_, job] = exported(ROOT / "deploy" / "trainjob" / "recipe.yaml", image="sft:2", fs_group=0)
+    pod = job["spec"]["template"]["spec"]
+    assert "fsGroup" not in pod["securityContext"]
+    [_, _, *overrides] = pod["containers"][0]["args"]
+    recipe = find_recipe(str(ROOT / "deploy" / "trainjob" / "recipe.yaml"))
+    assert compose(recipe, overrides).training.launcher.fs_group is None
 
 
 @pytest.mark.parametrize(

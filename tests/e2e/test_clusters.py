@@ -142,12 +142,12 @@ def test_a_deleted_pod_of_a_job_counts_as_no_failure_and_the_next_one_goes_on(th
 
 
 def test_the_manifests_service_account_gives_the_pods_no_token(there: Site, seen: Seen) -> None:
-    there.give_service_account(RANKS)
     cluster = connect(there.access, seen.lines.append)
     tokens = {}
-    for key, account in (("1" * 20, "sft-ranks"), ("2" * 20, None)):
-        _, name = begin(there.asked(SLEEP, service_account=account, key=key), there.root, seen, there.access)
-        wait_until(lambda name=name: len(cluster.pods(name)) == 2, 300)
-        [container] = cluster.pods(name)[0]["spec"]["containers"]
-        tokens[account] = any("serviceaccount" in mount["mountPath"] for mount in container["volumeMounts"])
+    with there.service_account(RANKS) as ranks:
+        for key, account in (("1" * 20, ranks), ("2" * 20, None)):
+            _, name = begin(there.asked(SLEEP, service_account=account, key=key), there.root, seen, there.access)
+            wait_until(lambda name=name: len(cluster.pods(name)) == 2, 300)
+            [container] = cluster.pods(name)[0]["spec"]["containers"]
+            tokens[account] = any("serviceaccount" in mount["mountPath"] for mount in container["volumeMounts"])
     assert tokens == {"sft-ranks": False, None: True}

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +199,7 @@ def prepared(story: Story) -> Iterator[Site]:
     with_data = story.there.root / "again"
     for stage in ("dataset", "model", "tokenize"):
         shutil.copytree(story.there.root / "runs" / "store" / stage, with_data / "runs" / "store" / stage)
-    yield Site(with_data, story.there.environment, story.there.settings, story.there.server)
+    yield replace(story.there, root=with_data)
     for name in set(story.there.jobs()) - set(story.jobs[-1]):
         story.there.delete(name)
     wait_until(lambda: set(story.there.jobs()) == set(story.jobs[-1]))

@@ -167,10 +167,10 @@ def test_what_is_settled_at_compile_time_is_on_volume_and_tasks() -> None:
 
 
 def test_secrets_are_named_never_held_and_may_be_absent() -> None:
-    _, tasks = compiled(minio_secret="s3-secret", oci_secret="pull")
+    _, tasks = compiled(minio_secret="s3-secret", oci_secret="pull", registry_secret="login")
     for name in TASKS:
         found = {secret["secretName"]: secret["optional"] for secret in tasks[name]["secretAsEnv"]}
-        assert found == {"s3-secret": True, "hf-token": True, "pull": True}
+        assert found == {"s3-secret": True, "hf-token": True, "pull": True, "login": True}
 
 
 @pytest.mark.parametrize("recipe", ["kfp", "kfp-pod"])

@@ -399,7 +399,8 @@ def test_without_the_rights_that_serve_people_the_training_runs_and_says_what_it
     [
         'admission webhook "v.example" denied the request: no such runtime',
         'trainjobs.trainer.kubeflow.org "a" is forbidden: exceeded quota: team, requested: count/trainjobs=1',
-        'trainjobs.trainer.kubeflow.org "a" is forbidden: ValidatingAdmissionPolicy "p" with binding "b" denied request: no',
+        'trainjobs.trainer.kubeflow.org "a" is forbidden: ValidatingAdmissionPolicy "p" with binding "b" denied '
+        "request: no",
         'trainjobs.trainer.kubeflow.org "a" is forbidden: unable to create new content in namespace sft because it is '
         "being terminated",
     ],

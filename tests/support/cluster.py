@@ -4,7 +4,8 @@ The stand-in (`tests.servers.kubernetes`) starts a TrainJob's pods as processes 
 against the official contract. `site` yields either kind as a `Site`, and the same tests run on both.
 
 A real one also needs ``SFT_TEST_IMAGE`` (with this sft in it) and ``SFT_TEST_VOLUME`` as ``CLAIM:PATH``: a claim in the
-context's namespace, and where that volume is mounted here and in the pods.
+context's namespace, and where that volume is mounted here and in the pods. Everything that is made there has a name of
+its own, or a value of the label ``sft-test``, by which it goes at the end; what others have there isn't touched.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import secrets
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -33,6 +35,7 @@ from tests.servers.kubernetes.jobs import JobRun
 from tests.support.trainjobs import asked
 
 ROLE = Path(__file__).parents[2] / "deploy" / "base" / "rbac.yaml"
+_TAG = "sft-test"
 _KILL_RANKS = """
 import os, signal
 for process in filter(str.isdigit, os.listdir("/proc")):
@@ -58,18 +61,21 @@ class Site:
         environment: How the cluster is reached.
         settings: What a recipe needs to train there.
         server: The stand-in; None for a real cluster.
+        tag: Value of the label of everything that is made there.
     """
 
     root: Path
     environment: dict[str, str]
     settings: tuple[str, ...]
     server: KubernetesServer | None
+    tag: str
 
     def jobs(self) -> dict[str, dict[str, Any]]:
-        """Return sft's TrainJobs by name."""
+        """Return these tests' TrainJobs by name."""
         if self.server is not None:
             return {name: job.object for name, job in self.server.jobs().items()}
-        found = json.loads(self._kubectl("get", "trainjobs", "-l", "app.kubernetes.io/managed-by=sft", "-o", "json"))
+        selector = f"app.kubernetes.io/managed-by=sft,{_TAG}={self.tag}"
+        found = json.loads(self._kubectl("get", "trainjobs", "-l", selector, "-o", "json"))
         return {job["metadata"]["name"]: job for job in found["items"]}
 
     def preempt(self, job: str, node: int) -> None:
@@ -97,7 +103,9 @@ class Site:
     def asked(self, script: str, **changes: Any) -> TrainJob:
         """Return a job of two pods that run a script, to be created here."""
         said = dict(setting.partition("=")[::2] for setting in self.settings)
-        own = {field: said.get(f"training.launcher.{field}") for field in ("image", "pvc", "mount_path")}
+        places = ("image", "pvc", "mount_path")
+        own: dict[str, Any] = {field: said.get(f"training.launcher.{field}") for field in places}
+        own["labels"] = {_TAG: self.tag}
         return asked(self.root, script, **{**{name: value for name, value in own.items() if value}, **changes})
 
     @property
@@ -124,27 +132,36 @@ class Site:
             finally:
                 self.server.rules = before_rules
             return
-        account = "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: sft-test}\n---\n"
-        text = account + text.replace("name: sft-trainjobs", "name: sft-test").replace(
-            "name: sft\n", "name: sft-test\n"
-        )
+        name = f"sft-test-{self.tag}"
+        account = f"apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {name}}}\n---\n"
+        text = account + text.replace("name: sft-trainjobs", f"name: {name}").replace("name: sft\n", f"name: {name}\n")
         self._kubectl("apply", "-f", "-", text=text)
         try:
             config = json.loads(self._kubectl("config", "view", "--minify", "--flatten", "--raw", "-o", "json"))
             cluster = config["clusters"][0]["cluster"]
             ca = self.root / "ca.pem"
             ca.write_bytes(base64.b64decode(cluster.get("certificate-authority-data", "")))
-            token = self._kubectl("create", "token", "sft-test").strip()
+            token = self._kubectl("create", "token", name).strip()
             namespace = config["contexts"][0]["context"].get("namespace", "default")
             environment = {"KUBERNETES_SERVER_URL": cluster["server"], "KUBERNETES_AUTH_TOKEN": token}
-            yield environment, Access(namespace=namespace, verify_tls=True, ca=str(ca))
+            trusted = None if cluster.get("insecure-skip-tls-verify") or not ca.stat().st_size else str(ca)
+            verify = not cluster.get("insecure-skip-tls-verify", False)
+            yield environment, Access(namespace=namespace, verify_tls=verify, ca=trusted)
         finally:
             self._kubectl("delete", "-f", "-", text=text)
 
-    def give_service_account(self, file: Path) -> None:
-        """Create a service account of the manifests; the stand-in has it."""
-        if self.server is None:
+    @contextmanager
+    def service_account(self, file: Path) -> Iterator[str]:
+        """Yield the name of a service account of the manifests, which is there for the block; the stand-in has it."""
+        name = str(yaml.safe_load(file.read_text(encoding="utf-8"))["metadata"]["name"])
+        is_there = self.server is not None or self._kubectl("get", "serviceaccount", name, "--ignore-not-found")
+        if not is_there:
             self._kubectl("apply", "-f", str(file))
+        try:
+            yield name
+        finally:
+            if not is_there:
+                self._kubectl("delete", "serviceaccount", name, "--ignore-not-found")
 
     def delete(self, job: str) -> None:
         """Delete a job."""
@@ -173,7 +190,7 @@ class Site:
         """Yield the Job of a shipped recipe at work, as `sft export job` prints it; it goes with the block."""
         said = dict(setting.partition("=")[::2] for setting in self.settings)
         image, claim = (said.get(f"training.launcher.{name}") for name in ("image", "pvc"))
-        small = Pod(image=image, claim=claim, gpus=0, cpu="1", memory="4Gi", memory_limit="8Gi")
+        small = Pod(image=image, claim=claim, gpus=0, cpu="1", memory="4Gi", memory_limit="8Gi", fs_group=0)
         *_, manifest = export_job(find_recipe(recipe), overrides, small)
         if self.server is not None:
             one: JobRun | RealJob = JobRun(manifest, {"sft-workspace": self.root}, self.root)
@@ -236,17 +253,24 @@ def site(kind: str, folder: Path) -> Iterator[Site]:
         kind: ``stand-in`` or ``real``.
         folder: The volume of the stand-in.
     """
+    tag = secrets.token_hex(5)
     cpu = ["training/launcher=kubeflow", "training.launcher.gpus_per_worker=0", "training.launcher.num_workers=2"]
     cpu += ["training.launcher.procs_per_worker=1", "training.launcher.cpu='1'", "training.launcher.memory=4Gi"]
+    cpu.append(f"training.launcher.labels={{{_TAG}: {tag}}}")
     if kind == "stand-in":
         settings = [f"training.launcher.mount_path={folder}", "training.launcher.namespace=sft"]
         with KubernetesServer(contracts(), ROLE, volumes={"sft-workspace": folder}, home=folder) as server:
-            yield Site(folder, server.environment, (*cpu, *settings), server)
+            yield Site(folder, server.environment, (*cpu, *settings), server, tag)
         return
     if "SFT_TEST_KUBECONFIG" not in os.environ:
         pytest.skip("SFT_TEST_KUBECONFIG is not set: no cluster to train on")
     claim, _, path = os.environ["SFT_TEST_VOLUME"].partition(":")
     settings = [f"training.launcher.pvc={claim}", f"training.launcher.mount_path={path}"]
     settings.append(f"training.launcher.image={os.environ['SFT_TEST_IMAGE']}")
-    with tempfile.TemporaryDirectory(dir=path) as root:
-        yield Site(Path(root), {"KUBECONFIG": os.environ["SFT_TEST_KUBECONFIG"]}, (*cpu, *settings), None)
+    with tempfile.TemporaryDirectory(dir=path, prefix="sft-test-", ignore_cleanup_errors=True) as root:
+        environment = {"KUBECONFIG": os.environ["SFT_TEST_KUBECONFIG"]}
+        one = Site(Path(root), environment, (*cpu, *settings), None, tag)
+        try:
+            yield one
+        finally:
+            one._kubectl("delete", "trainjobs", "-l", f"{_TAG}={tag}", "--ignore-not-found")

@@ -34,8 +34,8 @@ _TIMEOUT_SECONDS = (5, 30)
 _TRAINER = "Kubeflow Trainer 2.2 or later"
 _JOBSETS = ("jobset.x-k8s.io", "v1alpha2")
 _NO_RIGHT = re.compile(r'User "[^"]*" cannot \w+ (resource|path) ')
-"""How every authorizer's refusal is told. Admission refuses by HTTP 403, too, in the words of a webhook, a policy, a quota
-or a namespace that is about to go, and no right mends that; it is asked about changes alone."""
+"""How every authorizer refuses. Admission refuses changes by HTTP 403, too, in other words (of a webhook, a policy, a
+quota, a namespace that is about to go), and no right mends that."""
 _UNKNOWN_FIELD = re.compile(r'unknown field \\?"(?P<field>spec\.[\w.\[\]]+)')
 
 Right = tuple[str, str, str]

@@ -14,6 +14,8 @@ OCI_PULL_SECRET = "OCI_PULL_SECRET_MODEL_DOWNLOAD"
 """Variable with the text of a Docker ``config.json``, for a base model in an OCI registry."""
 
 AWS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL")
+REGISTRY = ("MODEL_REGISTRY_TOKEN", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+"""What a registry behind a login asks for: Kubeflow's the first, MLflow one of the others."""
 KUBERNETES = {"KUBERNETES_SERVER_URL": "server_url", "KUBERNETES_AUTH_TOKEN": "auth_token"}
 """Variable -> key of the secret ``kubernetes-credentials``, whose second spelling is the variable's name."""
 
@@ -44,6 +46,7 @@ def pod_secrets(
     minio: str = "minio-secret",
     s3: str = "s3-secret",
     oci: str = "oci-pull-secret-model-download",
+    registry: str = "registry-login",
 ) -> tuple[SecretKey, ...]:
     """Return what every pod of a run gets.
 
@@ -53,6 +56,7 @@ def pod_secrets(
         s3: The same by the name that the original has now; counts where `minio` has none.
         oci: Secret with a Docker ``config.json``, under a key of its own or as ``kubectl create secret
             docker-registry`` has it.
+        registry: Secret with what the registry asks for.
     """
     other = [SecretKey(second(name), s3, name) for name in AWS] if s3 != minio else []
     return (
@@ -61,6 +65,7 @@ def pod_secrets(
         *other,
         SecretKey(OCI_PULL_SECRET, oci, OCI_PULL_SECRET),
         SecretKey(second(OCI_PULL_SECRET), oci, ".dockerconfigjson"),
+        *(SecretKey(name, registry, name) for name in REGISTRY),
     )
 
 

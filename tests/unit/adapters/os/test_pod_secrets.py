@@ -9,7 +9,7 @@ def test_no_variable_comes_from_two_secrets() -> None:
     variables = [found.variable for found in pod_secrets()]
     assert len(variables) == len(set(variables))
     assert {found.secret for found in pod_secrets()} == {
-        *("hf-token", "minio-secret", "s3-secret", "oci-pull-secret-model-download")
+        *("hf-token", "minio-secret", "s3-secret", "oci-pull-secret-model-download", "registry-login")
     }
     assert "s3-secret" not in {found.secret for found in pod_secrets(s3="minio-secret")}
 
