@@ -62,18 +62,28 @@ def _lines(model: ListedModel) -> Iterator[str]:
     made = time.strftime("%Y-%m-%d %H:%M", time.localtime(model.registered_at / 1000))
     aliases = "".join(f" @{alias}" for alias in model.aliases)
     run = f"  run {model.facts['run_id']}" if "run_id" in model.facts else ""
-    yield f"{model.name} {model.version}{aliases}  {made}{run}"
+    state = "  archived" if model.is_archived else ""
+    yield f"{model.name} {model.version}{aliases}  {made}{run}{state}"
     if model.uri:
         yield f"  {model.uri}"
     for key in model.facts:
         if key.startswith(_TUNED) and not key.endswith(_STDERR):
             score = key.removeprefix(_TUNED)
             before, error = model.facts.get(f"base.{score}"), model.facts.get(key + _STDERR)
-            was = f"{format_score(_number(before))} → " if before is not None else ""
+            was = f"{_score(before)} → " if before is not None else ""
             verdict = f"  {model.facts[told]}" if (told := f"verdict.{score}") in model.facts else ""
-            yield f"  {score:<30} {was}{format_score(_number(model.facts[key]), _number(error))}{verdict}"
+            yield f"  {score:<30} {was}{_score(model.facts[key], error)}{verdict}"
+
+
+def _score(value: Fact, error: Fact | None = None) -> str:
+    """Return a score as it is shown; what somebody else has put there instead of a number, as it is."""
+    number = _number(value)
+    return str(value) if number is None else format_score(number, _number(error))
 
 
 def _number(value: Fact | None) -> float | None:
-    """Return a fact as a number: MLflow keeps numbers as text."""
-    return None if value is None else float(value)
+    """Return a fact as a number, for MLflow keeps numbers as text; None if it is none."""
+    try:
+        return None if value is None else float(value)
+    except ValueError:
+        return None

@@ -158,7 +158,6 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.cli.evaluate": ("e2e/test_quickstart.py", _TYPED),
     "sft.cli.export": ("integration/test_kfp_pipeline.py", _TYPED),
     "sft.cli.kfp_options": ("integration/test_kfp_pipeline.py", _TYPED),
-    "sft.cli.models": ("e2e/test_register.py", _TYPED),
     "sft.cli.plan": ("integration/test_command_line.py", _TYPED),
     "sft.cli.preview": ("integration/test_preview.py", _TYPED),
     "sft.cli.register": ("e2e/test_register.py", _TYPED),

@@ -162,7 +162,16 @@ def test_every_pod_reaches_the_flows_that_it_has_by_name_and_no_other() -> None:
             if selects(spec["podSelector"], labels):
                 reached[pod].add(name.removeprefix("sft-egress-").removesuffix(f"-{pod}"))
     common = {"dns", "hub", "object-store"}
-    assert reached == {"run": {*common, "api-server", "registry"}, "ranks": {*common, "among"}}
+    assert reached == {"run": {*common, "api-server", "registry"}, "ranks": {*common, "among", "trainer"}}
+
+
+def test_names_are_found_on_openshift_too() -> None:
+    """A policy is applied to what the service's address stands for: there the DNS pods' own port."""
+    for pod in ("run", "ranks"):
+        [rule] = policies("egress/networkpolicy.yaml")[f"sft-egress-dns-{pod}"]["egress"]
+        assert {(port["protocol"], port["port"]) for port in rule["ports"]} == {
+            (protocol, port) for protocol in ("UDP", "TCP") for port in (53, 5353)
+        }
 
 
 def test_no_flow_of_the_internet_reaches_a_private_network() -> None:

@@ -271,6 +271,23 @@ def test_a_name_that_is_like_anothers_is_a_model_of_its_own(stand_in: ModelRegis
         assert "registered likeXtest" in run_stage(cfg, inputs, tmp_path / f"out {label}")[1]
 
 
+def test_a_name_that_a_database_takes_for_anothers_is_refused_at_once(
+    stand_in: ModelRegistryServer, tmp_path: Path
+) -> None:
+    stand_in.ignores_case = True
+    first = kubeflow(stand_in.url, model_name="Speller", model_version="1.0-RC")
+    run_stage(first, register_inputs(tmp_path), tmp_path / "first")
+    registry = Kubeflow(stand_in.url, port=None, ca=None)
+    assert "Speller is: on MySQL it takes both for one" in registry.check("speller", "1", folder=tmp_path / "check")
+    inputs = register_inputs(tmp_path, weights="other")
+    for name, label, said in [("speller", "2", "speller for Speller"), ("Speller", "1.0-rc", "1.0-rc for 1.0-RC")]:
+        stand_in.requests.clear()
+        with pytest.raises(StageError, match=f"takes {said}, which it has") as refused:
+            run_stage(kubeflow(stand_in.url, model_name=name, model_version=label), inputs, tmp_path / said)
+        assert "registers later" not in str(refused.value)
+        assert [status for method, _, status in stand_in.requests if method == "POST"] == [409]
+
+
 def test_a_later_registration_keeps_the_types_and_what_others_have_said(
     stand_in: ModelRegistryServer, tmp_path: Path
 ) -> None:
@@ -382,6 +399,10 @@ def test_many_models_are_listed_by_pages(stand_in: ModelRegistryServer, tmp_path
     assert (words.count("model_versions"), words.count("artifacts")) == (3, 250)  # ours say where they are
     [only] = Kubeflow(stand_in.url, port=None, ca=None).models("speller", folder=tmp_path / "one")
     assert only == listed[0]
+    assert not only.is_archived
+    next(iter(stand_in.rows["registered_models"].values()))["state"] = "ARCHIVED"
+    [hidden] = Kubeflow(stand_in.url, port=None, ca=None).models("speller", folder=tmp_path / "hidden")
+    assert hidden.is_archived
 
 
 def test_what_a_registry_has_lost_is_known(stand_in: ModelRegistryServer, tmp_path: Path) -> None:

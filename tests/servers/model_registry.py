@@ -56,6 +56,7 @@ class ModelRegistryServer(ThreadingHTTPServer):
         requests: (method, last word of the path, status) of every request, in order.
         rows: Collection -> id -> row.
         page_size: At most so many rows in a page.
+        ignores_case: Whether names that differ in case are one, as on MySQL.
     """
 
     daemon_threads = True
@@ -75,7 +76,7 @@ class ModelRegistryServer(ThreadingHTTPServer):
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(*certificate)
             self.socket = context.wrap_socket(self.socket, server_side=True)
-        self.prefix, self.page_size = prefix, 1_000
+        self.prefix, self.page_size, self.ignores_case = prefix, 1_000, False
         self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.server_port}{prefix}"
         self.openapi, self.token, self.api = contract(contract_file), token, api
         self.violations: list[str] = []
@@ -130,7 +131,7 @@ class ModelRegistryServer(ThreadingHTTPServer):
         if len(kept) > LONGEST_NAME:
             return error(500, "ERROR: value too long for type character varying(255) (SQLSTATE 22001)")
         for row in self.rows[collection].values():
-            if row["name"] == body["name"] and (parent is None or row[parent] == body[parent]):
+            if self._is_same(row["name"], body["name"]) and (parent is None or row[parent] == body[parent]):
                 return error(409, f"{collection} {body['name']} already exists: conflict")
         row_id = str(next(self._ids))
         times = {"createTimeSinceEpoch": now(), "lastUpdateTimeSinceEpoch": now()}
@@ -145,13 +146,16 @@ class ModelRegistryServer(ThreadingHTTPServer):
                 return 200, row
         return error(404, f"no {collection} named {query['name']}: not found")
 
+    def _is_same(self, one: str, other: str) -> bool:
+        return one == other or (self.ignores_case and one.casefold() == other.casefold())
+
     def _page(self, rows: list[Row], query: dict[str, str]) -> Row:
         if wanted := query.get("filterQuery"):
             quoted = re.fullmatch(r'name="((?:[^"\\]|\\.)*)"', wanted, re.DOTALL)
             if quoted is None:
                 raise NotImplementedError(f"the stand-in reads no filter but a name's: {wanted}")
             name = re.sub(r"\\(.)", r"\1", quoted[1], flags=re.DOTALL)
-            rows = [row for row in rows if row["name"] == name]
+            rows = [row for row in rows if self._is_same(row["name"], name)]
         if query.get("sortOrder") == "DESC":
             rows = rows[::-1]
         start, size = int(query.get("nextPageToken", 0)), min(int(query.get("pageSize", 20)), self.page_size)

@@ -81,6 +81,7 @@ class ListedModel:
         uri: Address of its files; empty if the registry doesn't say.
         registered_at: Milliseconds since the epoch.
         facts: Everything that the registry holds about it, by dotted key; MLflow's are all text.
+        is_archived: Whether the registry's page hides it, or its model.
     """
 
     name: str
@@ -89,3 +90,4 @@ class ListedModel:
     uri: str
     registered_at: int
     facts: dict[str, Fact]
+    is_archived: bool = False

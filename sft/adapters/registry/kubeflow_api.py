@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -48,6 +50,10 @@ class LikelyTemporaryError(StageError):
     def __init__(self, message: str, *, fix: str, retry_after_seconds: float = 0.0) -> None:
         super().__init__(message, fix=fix)
         self.retry_after_seconds = retry_after_seconds
+
+
+class Conflict(LikelyTemporaryError):
+    """There already is a row of that name: somebody has added it since, or the registry takes another for the same."""
 
 
 class RegistryApi:
@@ -102,9 +108,19 @@ class RegistryApi:
         The server reads its query ``name`` as a pattern, in which ``_`` is any letter; its filter is exact. An older
         server that doesn't know the filter answers with every row.
         """
+        return next((row for row in self._named(path, name) if row.get("name") == name), None)
+
+    def find_alike(self, path: str, name: str) -> str | None:
+        """Return another name that the server takes for the same; None if there is none.
+
+        On MySQL, upper and lower case, accents and spaces at the end don't count.
+        """
+        names = (str(row.get("name")) for row in self._named(path, name))
+        return next((other for other in names if other != name and _folded(other) == _folded(name)), None)
+
+    def _named(self, path: str, name: str) -> Iterator[Row]:
         quoted = name.replace("\\", "\\\\").replace('"', '\\"')
-        rows = self.pages(path, {"filterQuery": f'name="{quoted}"'})
-        return next((row for row in rows if row.get("name") == name), None)
+        return self.pages(path, {"filterQuery": f'name="{quoted}"'})
 
     def pages(self, path: str, query: Mapping[str, str] | None = None) -> Iterator[Row]:
         """Yield every row of a listing, page by page."""
@@ -212,7 +228,8 @@ class RegistryApi:
             message = f"{at} answered HTTP {error.status}: {_said(error)}"
             if _may_pass(error):
                 pause = retry_after_seconds((error.headers or {}).get("Retry-After", ""))
-                raise LikelyTemporaryError(message, fix=RETRY_HINT, retry_after_seconds=pause) from error
+                kind = Conflict if error.status == HTTPStatus.CONFLICT else LikelyTemporaryError
+                raise kind(message, fix=RETRY_HINT, retry_after_seconds=pause) from error
             fix = "check registry.model_name, registry.model_version and registry.description"
             raise StageError(message, fix=f"{fix}: the same is answered again; then {_AGAIN}") from error
         except aiohttp.ClientSSLError as error:
@@ -240,6 +257,11 @@ def _with_port(address: str, port: int | None) -> str:
     parts = urlsplit(address)
     host = parts.netloc if parts.port else f"{parts.netloc.rstrip(':')}:{port or _DEFAULT_PORTS[parts.scheme]}"
     return f"{parts.scheme}://{host}{parts.path.rstrip('/')}"
+
+
+def _folded(name: str) -> str:
+    plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
+    return plain.casefold().rstrip(" ")
 
 
 def _said(error: Any) -> str:

@@ -14,11 +14,11 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from sft.adapters.registry import DIGEST_KEY, ListedModel, Registered, Registration
-from sft.adapters.registry.kubeflow_api import RegistryApi, Row
+from sft.adapters.registry.kubeflow_api import Conflict, RegistryApi, Row
 from sft.adapters.registry.kubeflow_facts import facts_of, properties
 from sft.errors import StageError
 
-_ARTIFACT = "model-artifact"
+_ARTIFACT, _ARCHIVED = "model-artifact", "ARCHIVED"
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # as the upload reads them, through botocore
 _SOURCES = {
     **{f"model_source_{part}": f"modelSource{part.title()}" for part in ("kind", "class", "group", "id", "name")},
@@ -50,19 +50,42 @@ def register(api: RegistryApi, registration: Registration, *, next_version: bool
     if version:
         return _complete(api, version, registration, adopt=adopt)
     if model is None:
-        model = api.create("registered_models", {"name": name, "owner": registration.author, "state": "LIVE"})
+        new_model = {"name": name, "owner": registration.author, "state": "LIVE"}
+        model = _create(api, "registered_models", new_model, among="registered_models")
         if model["name"] != name:
             raise StageError(f"the model registry at {api.address} has kept {name} under the name {model['name']}")
-    version = api.create(
-        "model_versions",
-        {
-            **{"name": label, "registeredModelId": model["id"], "author": registration.author, "state": "LIVE"},
-            **({"description": registration.description} if registration.description else {}),
-            "customProperties": properties(facts, registration.labels, {}),
-        },
-    )
+    new_version = {
+        **{"name": label, "registeredModelId": model["id"], "author": registration.author, "state": "LIVE"},
+        **({"description": registration.description} if registration.description else {}),
+        "customProperties": properties(facts, registration.labels, {}),
+    }
+    version = _create(api, "model_versions", new_version, among=f"registered_models/{model['id']}/versions")
     api.create(f"model_versions/{version['id']}/artifacts", _artifact(registration))
     return Registered(version=label, note=f"registered {name} version {label}", uri=registration.uri, facts=facts)
+
+
+def _create(api: RegistryApi, path: str, row: Row, *, among: str) -> Row:
+    """Add a row that was not there.
+
+    Args:
+        api: The registry.
+        path: Where it is added.
+        row: What it says.
+        among: Listing of those whose names it must not have.
+
+    Raises:
+        Conflict: Somebody else has added it since.
+        StageError: The registry takes another name for the same, and would again.
+    """
+    try:
+        return api.create(path, row)
+    except Conflict as error:
+        if alike := api.find_alike(among, row["name"]):
+            raise StageError(
+                f"the model registry at {api.address} takes {row['name']} for {alike}, which it has",
+                fix=f"say {alike}, or a name that differs in more than case and accents",
+            ) from error
+        raise
 
 
 def _complete(api: RegistryApi, version: Row, registration: Registration, *, adopt: bool) -> Registered:
@@ -122,6 +145,10 @@ def check(api: RegistryApi, name: str, label: str | None) -> str:
         StageError: Nobody would see the version: it is archived.
     """
     model = api.find("registered_models", name)
+    if model is None and (alike := api.find_alike("registered_models", name)):
+        return (
+            f"{name} is not in the model registry, and {alike} is: on MySQL it takes both for one, and will refuse this"
+        )
     version = _version(api, model, label) if label else None
     _refuse_archived(api, name, label, model, version)
     if version is None:
@@ -144,7 +171,7 @@ def _version(api: RegistryApi, model: Row | None, label: str) -> Row | None:
 
 def _refuse_archived(api: RegistryApi, name: str, label: str | None, model: Row | None, version: Row | None) -> None:
     for row, what in ((model, name), (version, f"{name} version {label}")):
-        if row and row.get("state") == "ARCHIVED":
+        if row and row.get("state") == _ARCHIVED:
             raise StageError(
                 f"{what} is archived in the model registry at {api.address}: nobody would see what is registered there",
                 fix="restore it on the registry's page, or choose another registry.model_name or model_version",
@@ -161,6 +188,7 @@ def listed(api: RegistryApi, name: str | None) -> Iterator[ListedModel]:
         models = [model] if model else []
         versions = list(api.pages(f"registered_models/{model['id']}/versions")) if model else []
     names = {model["id"]: model.get("name", "") for model in models}
+    archived = {model["id"] for model in models if model.get("state") == _ARCHIVED}
     known = [version for version in versions if version.get("registeredModelId") in names]
     # Where a model is, its artifact says; ours say it in a fact too, which saves a request for each.
     unknown = [version for version in known if "uri" not in facts_of(_kept(version))]
@@ -178,6 +206,7 @@ def listed(api: RegistryApi, name: str | None) -> Iterator[ListedModel]:
             uri=str(facts.get("uri") or places[version["id"]]),
             registered_at=int(version.get("createTimeSinceEpoch") or 0),
             facts=facts,
+            is_archived=version.get("state") == _ARCHIVED or version["registeredModelId"] in archived,
         )
 
 
