@@ -98,6 +98,8 @@ def storage_uri(uri: str) -> str:
     if scheme == "hf":
         repository, _, commit = rest.partition("@")
         return f"hf://{repository}:{commit}" if commit else uri
+    if scheme == "s3":
+        return uri.partition("?")[0]  # a registry's page wants endpoint and region there; KServe has them from the login
     if scheme not in _SCHEMES:
         rule = {
             "file": "is on this machine, where no cluster reaches it",

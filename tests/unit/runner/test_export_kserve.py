@@ -91,6 +91,13 @@ def test_a_commit_on_the_hub_is_spelled_as_kserve_does() -> None:
     assert storage_uri(S3) == S3
 
 
+def test_what_the_registrys_page_reads_of_a_bucket_is_no_part_of_the_models_path() -> None:
+    uri = storage_uri(f"{S3}?endpoint=http%3A%2F%2Fminio%3A9000&defaultRegion=us-east-1")
+    assert uri == S3
+    [service] = made(uri, storage_key="my-connection")
+    assert service["spec"]["predictor"]["model"]["storage"]["path"] == "models/0f3a"
+
+
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
