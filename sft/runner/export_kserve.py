@@ -99,7 +99,7 @@ def storage_uri(uri: str) -> str:
         repository, _, commit = rest.partition("@")
         return f"hf://{repository}:{commit}" if commit else uri
     if scheme == "s3":
-        return uri.partition("?")[0]  # a registry's page wants endpoint and region there; KServe has them from the login
+        return uri.partition("?")[0]  # for the registry's page; KServe has it from the login
     if scheme not in _SCHEMES:
         rule = {
             "file": "is on this machine, where no cluster reaches it",

@@ -5,6 +5,7 @@ More of it, by faults that only the stand-in has, is in `tests/integration/test_
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +19,14 @@ from sft.errors import StageError
 from tests.servers.kubernetes.jobs import JobRun
 from tests.servers.kubernetes.server import wait_until
 from tests.support.cluster import ON_EVERY_CLUSTER, Site, site
+from tests.support.command import sft
 from tests.support.trainjobs import SLEEP, Seen, begin, stay
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-RANKS = Path(__file__).parents[2] / "deploy" / "trainjob" / "serviceaccount.yaml"
+ROOT = Path(__file__).parents[2]
+DOCS = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+RANKS = ROOT / "deploy" / "trainjob" / "serviceaccount.yaml"
 WITHOUT_VIEW = (("[pods, events]", "[pods]"), ("pods/log", "nothing"), ("[jobsets]", "[nothing]"))
 
 
@@ -139,6 +143,21 @@ def test_a_deleted_pod_of_a_job_counts_as_no_failure_and_the_next_one_goes_on(th
         if isinstance(job, JobRun):
             assert job.statuses == [75, 0]
         assert "tokenize: done before" in job.log(), job.log()
+
+
+@pytest.mark.exhaustive
+def test_the_docs_first_job_ends_with_a_registered_model(there: Site) -> None:
+    """`docs/kubernetes.md`, "One run as a Job": its recipe as it is, made small by overrides behind the options."""
+    [(recipe, options)] = re.findall(r"^sft export job (deploy/base/\S+) (.*?) \| kubectl apply", DOCS, re.MULTILINE)
+    assert options == "--image $IMAGE"
+    small = ["dataset.uri=synthetic://spell-numbers?rows=300&seed=4", "training.num_epochs=1"]
+    small += ["eval.holdout.generate=false", f"run_root={there.on_a_jobs_volume}/runs"]
+    with there.job(str(ROOT / recipe), *small) as job:
+        wait_until(job.look, 600)
+        assert job.look() == "Complete", job.log()
+        assert re.search(r"registered +sft-model version 1 in ", job.log()), job.log()
+    models = sft("models", f"run_root={there.root}/runs", cwd=there.root)
+    assert models.out.startswith("sft-model 1 "), models.err
 
 
 def test_the_manifests_service_account_gives_the_pods_no_token(there: Site, seen: Seen) -> None:

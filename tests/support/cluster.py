@@ -187,20 +187,24 @@ class Site:
 
     @contextmanager
     def job(self, recipe: str, *overrides: str) -> Iterator[JobRun | RealJob]:
-        """Yield the Job of a shipped recipe at work, as `sft export job` prints it; it goes with the block."""
+        """Yield the Job of a recipe at work, as `sft export job` prints it; it goes with the block."""
         said = dict(setting.partition("=")[::2] for setting in self.settings)
         image, claim = (said.get(f"training.launcher.{name}") for name in ("image", "pvc"))
         small = Pod(image=image, claim=claim, gpus=0, cpu="1", memory="4Gi", memory_limit="8Gi", fs_group=0)
-        *_, manifest = export_job(find_recipe(recipe), overrides, small)
+        objects = export_job(find_recipe(recipe), overrides, small)
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
         if self.server is not None:
-            one: JobRun | RealJob = JobRun(manifest, {"sft-workspace": self.root}, self.root)
+            maps = [found for found in objects if found["kind"] == "ConfigMap"]
+            one: JobRun | RealJob = JobRun(objects[-1], {"sft-workspace": self.root}, self.root, maps)
         else:
-            self._kubectl("apply", "-f", "-", text=json.dumps(manifest))
-            one = RealJob(manifest["metadata"]["name"], self)
+            self._kubectl("apply", "-f", "-", text=text)
+            one = RealJob(objects[-1]["metadata"]["name"], self)
         try:
             yield one
         finally:
             one.close()
+            if self.server is None:
+                self._kubectl("delete", "--ignore-not-found", "-f", "-", text=text)
 
     def _pod(self, job: str, node: int) -> str:
         selector = f"jobset.sigs.k8s.io/jobset-name={job},batch.kubernetes.io/job-completion-index={node}"

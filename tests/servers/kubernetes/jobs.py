@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ class JobRun:
     Args:
         job: As it is applied.
         volumes: Claim -> folder.
+        config_maps: Those that are applied with it.
         home: Folder in which containers begin, and their home.
 
     Attributes:
@@ -31,12 +33,13 @@ class JobRun:
         condition: ``Complete`` or ``Failed``; empty while it works.
     """
 
-    def __init__(self, job: Object, volumes: dict[str, Path], home: Path) -> None:
+    def __init__(self, job: Object, volumes: dict[str, Path], home: Path, config_maps: Sequence[Object] = ()) -> None:
         self.statuses: list[int] = []
         self.num_failed = 0
         self.condition = ""
         self._spec, self._name, self._home = job["spec"], job["metadata"]["name"], home
         self._volumes = volumes
+        self._config_maps = {found["metadata"]["name"]: found["data"] for found in config_maps}
         self._pods: list[Pod] = []
         self._begin()
 
@@ -79,15 +82,11 @@ class JobRun:
     def _begin(self) -> None:
         template = self._spec["template"]
         [container] = template["spec"]["containers"]
-        claims = {
-            volume["name"]: volume["persistentVolumeClaim"]["claimName"]
-            for volume in template["spec"]["volumes"]
-            if "persistentVolumeClaim" in volume
-        }
+        sources = {volume["name"]: self._source(volume) for volume in template["spec"]["volumes"]}
         folders = {
-            mount["mountPath"]: str(self._volumes[claims[mount["name"]]])
+            mount["mountPath"]: str(folder)
             for mount in container["volumeMounts"]
-            if mount["name"] in claims
+            if (folder := sources[mount["name"]]) is not None
         }
         arguments = [*container["args"]]
         for path, folder in folders.items():
@@ -100,3 +99,16 @@ class JobRun:
         pod = Pod(f"{self._name}-{len(self._pods)}", "sft", 0, self._name, template)
         pod.start([sys.executable, "-m", "sft", *arguments], env, self._home)
         self._pods.append(pod)
+
+    def _source(self, volume: Object) -> Path | None:
+        """Return the folder that is mounted, a ConfigMap's with its files; None for one that is empty."""
+        if "persistentVolumeClaim" in volume:
+            return self._volumes[volume["persistentVolumeClaim"]["claimName"]]
+        if "configMap" not in volume:
+            return None
+        name = volume["configMap"]["name"]
+        folder = self._home / name
+        folder.mkdir(exist_ok=True)
+        for file, text in self._config_maps[name].items():
+            (folder / file).write_text(text, encoding="utf-8")
+        return folder
