@@ -233,6 +233,31 @@ def test_a_server_that_fails_now_and_then_is_asked_again(server: KubernetesServe
     assert len(server.created) == 1
 
 
+def test_a_machine_that_is_lost_with_its_logs_holds_nothing_up(
+    server: KubernetesServer, tmp_path: Path, seen: Seen
+) -> None:
+    server.faults.silent_kubelets = {1}
+    wanted = asked(tmp_path, f"import time; print('at work', flush=True); time.sleep(2); {DONE}")
+    began = time.monotonic()
+    stay(wanted, tmp_path, seen)
+    assert time.monotonic() - began < 60
+    assert "  node 0: at work" in seen.lines
+    [line] = [line for line in seen.lines if "log can't be read" in line]
+    assert line.startswith("  node 1: its log can't be read now: ")
+    assert "10250" in line
+    assert "asking again" not in seen.text
+
+
+def test_what_a_log_could_not_tell_is_told_later(
+    server: KubernetesServer, tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_UNREAD_SECONDS", 0.1)
+    server.faults.silent_kubelets = {1}
+    seen.on_line = lambda line: server.faults.silent_kubelets.clear() if "log can't be read" in line else None
+    stay(asked(tmp_path, f"import time; print('at work', flush=True); time.sleep(2); {DONE}"), tmp_path, seen)
+    assert seen.lines.count("  node 1: at work") == 1
+
+
 def test_a_created_job_whose_answer_was_lost_is_not_made_twice(
     server: KubernetesServer, tmp_path: Path, seen: Seen
 ) -> None:

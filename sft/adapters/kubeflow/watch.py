@@ -30,6 +30,8 @@ from sft.errors import Preempted, StageError
 _EVENTS_SECONDS = 5.0
 _SECOND_CTRL_C_SECONDS = 10.0
 _LOGS_PER_POLL = 4
+_UNREAD_SECONDS = 60.0
+"""How long a log is left alone that could not be read: its machine may be lost, and each attempt waits for it."""
 _OVERLAP_SECONDS = 5
 _MENDED_SECONDS = 600.0
 """How long what nobody mends, such as an image that is not there, is waited for."""
@@ -73,6 +75,7 @@ class JobWatcher:
         self._pods: dict[int, Pod] = {}
         self._last_line: dict[str, str] = {}
         self._read_at: dict[str, float] = {}
+        self._unread_until: dict[str, float] = {}
         self._turn = 0
         self._monitor: TrainingMonitor | None = None
         self._resumed_at = -1
@@ -168,6 +171,8 @@ class JobWatcher:
 
     def _read_logs(self, pods: list[Pod], *, every: bool) -> None:
         """Show new lines of the pods; if there are many pods, of a few at a time."""
+        if every:
+            self._unread_until = dict.fromkeys(self._unread_until, 0.0)
         started = [pod for pod in pods if pod.has_started]
         count = len(started) if every else min(_LOGS_PER_POLL, len(started))
         for place in range(count):
@@ -177,21 +182,32 @@ class JobWatcher:
     def _read_log(self, pod: Pod, *, previous: bool = False) -> None:
         now, before = time.monotonic(), self._read_at.get(pod.name)
         since = None if before is None or previous else int(now - before) + _OVERLAP_SECONDS
-        lines = self._log(pod.name, since_seconds=since, previous=previous)
+        lines = self._log(pod, since_seconds=since, previous=previous)
+        if lines is None:
+            return
         self._read_at[pod.name] = now
         new, self._last_line[pod.name] = status.new_lines(lines, self._last_line.get(pod.name, ""))
         for line in new:
             if line.strip() and not line.startswith(pod_entrypoint.STEP):
                 self._display.say(f"  node {pod.node}: {line}")
 
-    def _log(self, pod: str, *, since_seconds: int | None = None, previous: bool = False) -> list[str]:
-        """Return lines of a pod; none without the right to read them, which was said at the start."""
+    def _log(self, pod: Pod, *, since_seconds: int | None = None, previous: bool = False) -> list[str] | None:
+        """Return lines of a pod; none without the right to read them, which was said at the start.
+
+        None where they can't be read now. They only serve people, and the API server asks the pod's machine for them,
+        which may be lost: so one request is made, and no other for a while.
+        """
+        if time.monotonic() < self._unread_until.get(pod.name, 0.0):
+            return None
         try:
-            return ask(
-                lambda: self._cluster.log(pod, since_seconds=since_seconds, previous=previous), self._display.update
-            )
+            return self._cluster.log(pod.name, since_seconds=since_seconds, previous=previous)
         except NotAllowed:
             return []
+        except Unreachable as error:
+            if pod.name not in self._unread_until:
+                self._display.say(f"  node {pod.node}: its log can't be read now: {error.message}")
+            self._unread_until[pod.name] = time.monotonic() + _UNREAD_SECONDS
+            return None
 
     def _warnings(self) -> list[waiting.Event]:
         """Return what the cluster warns of; nothing without the right to read it, which was said at the start."""
@@ -257,7 +273,7 @@ class JobWatcher:
 
         def last_lines(pod: Pod) -> list[str]:
             for previous in (pod.runs_again, not pod.runs_again):  # it may have begun again since it was looked at
-                if lines := self._log(pod.name, previous=previous):
+                if lines := self._log(pod, previous=previous):
                     return [line.partition(" ")[2] for line in lines]
             return []
 

@@ -54,6 +54,7 @@ class Faults:
         invalid_jobs: Why JobSet can't make the Job; empty = it can.
         service_accounts: Those that there are -> whether their pods get a token.
         backoff_limit: So many ends of containers are borne.
+        silent_kubelets: Nodes whose machine no longer answers the API server, which asks it for logs.
     """
 
     unschedulable: dict[int, str] = field(default_factory=dict)
@@ -63,6 +64,7 @@ class Faults:
     invalid_jobs: str = ""
     service_accounts: dict[str, bool] = field(default_factory=_service_accounts)
     backoff_limit: int = 6
+    silent_kubelets: set[int] = field(default_factory=set)
 
 
 @dataclass

@@ -208,6 +208,9 @@ class KubernetesServer(ThreadingHTTPServer):
         pod = next((pod for pod in self.controller.pods() if pod.name == name), None)
         if pod is None:
             return _status(404, "NotFound", f'pods "{name}" not found')
+        if pod.node in self.faults.silent_kubelets:
+            address = f"https://10.0.0.7:10250/containerLogs/{self.namespace}/{name}/node?timestamps=true"
+            return _status(500, "InternalError", f'Get "{address}": dial tcp 10.0.0.7:10250: i/o timeout')
         seconds, tail = query.get("sinceSeconds"), query.get("tailLines")
         since = datetime.now(UTC) - timedelta(seconds=int(seconds)) if seconds else None
         text = pod.log(previous=query.get("previous") == "true", since=since, tail=int(tail) if tail else None)
