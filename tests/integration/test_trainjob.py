@@ -92,8 +92,9 @@ def test_a_pod_out_of_memory_is_named_with_the_setting_and_may_be_tried_again(
 
 
 def test_a_job_without_a_place_waits_with_the_reason_and_begins_when_there_is_one(
-    server: KubernetesServer, tmp_path: Path, seen: Seen
+    server: KubernetesServer, tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(watch, "_EVENTS_SECONDS", 0.05)
     why = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
     server.faults.unschedulable[1] = why
     waits = f"(1 of 2 pods running; node 1 waits: Unschedulable: {why})"

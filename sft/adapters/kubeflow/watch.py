@@ -272,10 +272,12 @@ class JobWatcher:
         pods = pods or list(self._pods.values())  # a Job that failed deletes its pods
 
         def last_lines(pod: Pod) -> list[str]:
-            for previous in (pod.runs_again, not pod.runs_again):  # it may have begun again since it was looked at
-                if lines := self._log(pod, previous=previous):
-                    return [line.partition(" ")[2] for line in lines]
-            return []
+            lines = self._log(pod, previous=pod.runs_again)
+            now = status.pods(ask(lambda: self._cluster.pods(self._name), self._display.update))
+            has_begun_again = any(one.name == pod.name and one.restarts > pod.restarts for one in now)
+            if not lines or (has_begun_again and not pod.runs_again):  # then the end is in the log before
+                lines = self._log(pod, previous=not pod.runs_again) or lines
+            return [line.partition(" ")[2] for line in lines or ()]
 
         error = explain(
             self._name,
