@@ -10,11 +10,19 @@ from __future__ import annotations
 from sft.artifacts.base import LOGS_NAME, MANIFEST_NAME, Artifact, digest_of, hash_files
 from sft.artifacts.evaluation import EvalReport, GateReport, JudgeReport, ModelComparison
 from sft.artifacts.published import ModelPackage, RegisteredModel, UploadedModel
-from sft.artifacts.training import CheckpointArtifact, ChosenStep, DatasetArtifact, ModelArtifact, TokenizedArtifact
+from sft.artifacts.training import (
+    ROWS_NAME,
+    CheckpointArtifact,
+    ChosenStep,
+    DatasetArtifact,
+    ModelArtifact,
+    TokenizedArtifact,
+)
 
 __all__ = [
     "LOGS_NAME",
     "MANIFEST_NAME",
+    "ROWS_NAME",
     "Artifact",
     "CheckpointArtifact",
     "ChosenStep",

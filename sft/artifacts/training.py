@@ -10,6 +10,9 @@ from typing import Any
 
 from sft.artifacts.base import LOGS_NAME, Artifact
 
+ROWS_NAME = "rows.txt"
+"""Beside the samples of a tokenized artifact in which a row became several."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetArtifact(Artifact):
@@ -144,6 +147,12 @@ class TokenizedArtifact(Artifact):
     @property
     def rejected_file(self) -> Path:
         return self.root / "rejected.jsonl"
+
+    @property
+    def rows_file(self) -> Path | None:
+        """Holds the number of each sample's row, a line each; None where each row is one sample."""
+        file = self.root / ROWS_NAME
+        return file if file.exists() else None
 
     @property
     def mix_lines(self) -> list[str]:

@@ -148,7 +148,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.chat.turn_tokens",
                 "sft.chat.unrendered",
             ),
-            revision=4,
+            revision=5,
         ),
         StageSpec(
             name="train",
@@ -194,6 +194,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.instructlab.rank.optimizer",
                 "sft.adapters.instructlab.rank.optimizers",
                 "sft.adapters.instructlab.rank.recomputation",
+                "sft.adapters.instructlab.rank.row_split",
                 "sft.adapters.instructlab.rank.saved_models",
                 "sft.adapters.instructlab.rank.schedule",
                 "sft.adapters.instructlab.rank.selection",

@@ -49,7 +49,7 @@ class MixedSource:
     loss_tokens: int = 0
 
 
-def mix(file: Path, how: Mix) -> dict[str, MixedSource]:
+def mix(file: Path, how: Mix, rows: Path | None = None) -> dict[str, MixedSource]:
     """Rewrite tokenized samples so that each is there as often as the mix wants it, copies one after the other.
 
     Which samples of a source are there once more than others depends on their content and the seed alone, and those of
@@ -58,6 +58,7 @@ def mix(file: Path, how: Mix) -> dict[str, MixedSource]:
     Args:
         file: A sample a line, whose last field names its source.
         how: The mix.
+        rows: A line for each sample, its row's number, which is rewritten likewise; None = there are none.
 
     Raises:
         DataError: As of `Mix.counts`.
@@ -77,7 +78,18 @@ def mix(file: Path, how: Mix) -> dict[str, MixedSource]:
             _count(sources[names[number]], count, decode(line) if count else None)
             target.write(line * count)
     mixed.replace(file)
+    if rows is not None:
+        _rewrite(rows, times)
     return sources
+
+
+def _rewrite(rows: Path, times: NDArray[np.int64]) -> None:
+    """Repeat or leave out the lines of a file as the samples were."""
+    mixed = rows.with_name(f"{rows.name}.mixed")
+    with rows.open("rb", _BUFFER_BYTES) as lines, mixed.open("wb", _BUFFER_BYTES) as target:
+        for count, line in zip(times.tolist(), lines, strict=True):
+            target.write(line * count)
+    mixed.replace(rows)
 
 
 def _times(of: bytearray, ranks: array[int], names: list[str], how: Mix) -> NDArray[np.int64]:

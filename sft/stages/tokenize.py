@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.adapters.os.process import run_module
-from sft.artifacts import LOGS_NAME, DatasetArtifact, ModelArtifact, TokenizedArtifact
+from sft.artifacts import LOGS_NAME, ROWS_NAME, DatasetArtifact, ModelArtifact, TokenizedArtifact
 from sft.chat.rejected import Rejections, read_rejected
 from sft.config.schema import OnInvalid, OnTooLong, OnUnrendered, TrainingConfig
 from sft.planning.mixing import Mix
@@ -61,6 +61,7 @@ def tokenize(cfg: TrainingConfig, inputs: TokenizeInputs, out: Path, progress: P
             "train_file": str(data.train_file) if data.num_train else None,
             "eval_file": str(data.eval_file) if data.num_eval else None,
             "target": str(out / "data.jsonl"),
+            "rows": str(out / ROWS_NAME),
             "rejected": str(out / "rejected.jsonl"),
             "shown": str(out / LOGS_NAME / SHOWN),
             "settings": {
@@ -97,7 +98,7 @@ def tokenize(cfg: TrainingConfig, inputs: TokenizeInputs, out: Path, progress: P
 def _mixed(result: TokenizedArtifact, how: Mix, progress: Progress) -> TokenizedArtifact:
     """Mix the samples of several sources, and say how often each is there."""
     progress.update("mixing the sources")
-    sources = mixing.mix(result.data_file, how)
+    sources = mixing.mix(result.data_file, how, result.rows_file)
     mixed = replace(
         result,
         num_samples=sum(source.used for source in sources.values()),

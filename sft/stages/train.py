@@ -84,8 +84,6 @@ def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progres
     told = callbacks.load(cfg.callbacks)
     if told and inputs.detach:
         progress.say("  training.callbacks: nobody is told of a training that is left to itself")
-    if inputs.tokenized.num_divided and cfg.validation_split:
-        progress.say("  training.validation_split takes parts: of a divided row some may train and others validate")
     if not model_dir.is_dir():  # it is the last thing to appear: an earlier try may have been stopped right after
         if not (logs / FINISHED).exists():
             if mirror:
@@ -269,6 +267,7 @@ def worker_options(cfg: TrainingConfig, inputs: TrainInputs) -> WorkerOptions:
         num_loader_workers=inputs.resources.num_loader_workers,
         max_grad_norm=cfg.max_grad_norm,
         sources=tuple(inputs.tokenized.sources),
+        rows_file=str(inputs.tokenized.rows_file) if cfg.validation_split and inputs.tokenized.rows_file else "",
         data_seed=cfg.data_seed,
         select_metric=cfg.select.metric or "",
         select_mode=cfg.select.mode.value,

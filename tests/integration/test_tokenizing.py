@@ -436,6 +436,9 @@ def test_what_is_too_long_is_cut_or_divided_into_whole_turns_and_counted(
     assert answers_of(of_hopeless) == answers_of(too_long)[1:]
     assert (parts.num_rows, parts.num_divided, parts.num_parts) == (3, 2, len(pieces))
     assert (parts.num_lost_parts, parts.num_samples, parts.num_rejected) == (1, 1 + len(pieces), 0)
+    assert parts.rows_file
+    assert [int(line) for line in parts.rows_file.read_text().split()] == [0, *[1] * len(of_long), 2]
+    assert whole.rows_file is cut.rows_file is None, "each row is one sample"
 
 
 @pytest.mark.slow

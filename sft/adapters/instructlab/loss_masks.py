@@ -50,13 +50,18 @@ class _Part:
     def rejected(self) -> Path:
         return self.target.with_name(f"{self.target.name}.rejected")
 
+    @property
+    def rows(self) -> Path:
+        return self.target.with_name(f"{self.target.name}.rows")
+
 
 def _tokenize(request: dict[str, Any]) -> Mapping[str, Any]:
-    """Child. Request: ``train_file``, ``eval_file`` (None = no such split), ``target``, ``rejected``, ``shown``,
-    ``settings``.
+    """Child. Request: ``train_file``, ``eval_file`` (None = no such split), ``target``, ``rows``, ``rejected``,
+    ``shown``, ``settings``.
 
     Return the counts of both splits. ``rejected`` gets a line per rejected row, those of the training split first. The
-    tokens of the held-out split are not kept: each of its turns is scored, whatever is trained.
+    tokens of the held-out split are not kept: each of its turns is scored, whatever is trained. ``rows`` gets the
+    number of each sample's row, a line each, if a row became several.
     """
     target, settings = Path(request["target"]), Settings(**request["settings"])
     scored = replace(settings, train_on="all_turns", train_on_reasoning=True, on_too_long="refuse")
@@ -68,8 +73,15 @@ def _tokenize(request: dict[str, Any]) -> Mapping[str, Any]:
     result = {}
     with Path(request["rejected"]).open("wb") as rejected:
         for split, parts in splits.items():
-            with (target if split == "train" else Path(os.devnull)).open("wb") as tokens:
-                result[split] = asdict(_join(list(zip(parts, counts, strict=False)), tokens, rejected))
+            kept = split == "train"
+            with (
+                (target if kept else Path(os.devnull)).open("wb") as tokens,
+                Path(request["rows"] if kept else os.devnull).open("wb") as rows,
+            ):
+                joined = _join(list(zip(parts, counts, strict=False)), tokens, rows, rejected)
+                result[split] = asdict(joined)
+            if kept and joined.num_samples == joined.num_rows:
+                Path(request["rows"]).unlink()
     return result
 
 
@@ -94,11 +106,14 @@ def _tokenize_parts(parts: Sequence[_Part]) -> list[Counts]:
         return list(pool.map(_tokenize_part, parts))
 
 
-def _join(parts: Sequence[tuple[_Part, Counts]], tokens: BinaryIO, rejected: BinaryIO) -> Counts:
+def _join(parts: Sequence[tuple[_Part, Counts]], tokens: BinaryIO, rows: BinaryIO, rejected: BinaryIO) -> Counts:
     """Put the parts of one file together and return the sum of their counts."""
     whole = Counts()
     for part, counts in parts:
         _append(part, tokens, rejected, before=whole.num_rows + whole.num_rejected)
+        with part.rows.open("rb") as numbers:
+            rows.writelines(b"%d\n" % (int(number) + whole.num_rows) for number in numbers)
+        part.rows.unlink()
         whole.add(counts)
     return whole
 
@@ -134,7 +149,12 @@ def _tokenize_part(part: _Part) -> Counts:
     tokenizing = Tokenizing(part.settings)
     counts = tokenizing.counts
     first: list[Row] = []
-    with part.file.open("rb") as lines, part.target.open("wb") as target, part.rejected.open("wb") as rejected:
+    with (
+        part.file.open("rb") as lines,
+        part.target.open("wb") as target,
+        part.rows.open("wb") as rows,
+        part.rejected.open("wb") as rejected,
+    ):
         lines.seek(part.begin)
         while lines.tell() < part.end:
             line = lines.readline()
@@ -151,6 +171,7 @@ def _tokenize_part(part: _Part) -> Counts:
                 own = {"row": line.decode().rstrip("\n"), **_source(sample)}
                 rejected.write(msgspec.json.encode({**facts, **own}) + b"\n")
                 continue
+            rows.write(b"%d\n" % counts.num_rows * len(sequences))
             tokenizing.count(sample, sequences)
             first += sequences[: _NUM_SHOWN - len(first)]
             target.writelines(msgspec.json.encode(row | _source(sample)) + b"\n" for row in sequences)

@@ -233,8 +233,8 @@ class TrainingConfig:
     use_liger: bool = False
     """Liger's fused kernels, where there is a GPU and `liger-kernel` is installed."""
     validation_split: float = number(0.0, at_least=0, below=1)
-    """Part of the training split that is not trained but scored on the way; 0 = none. The evaluation split is never
-    touched by training."""
+    """Part of the training split's samples that is not trained but scored on the way; 0 = none. Those of one row stay
+    together. The evaluation split is never touched by training."""
     validation_frequency: int | None = number(None, at_least=1)
     """Optimizer steps from one validation to the next; null = at the end of each epoch."""
     select: SelectConfig = field(default_factory=SelectConfig)

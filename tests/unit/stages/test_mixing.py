@@ -47,6 +47,15 @@ def test_each_sample_is_there_as_often_as_any_other_of_its_source_or_once_more(t
     assert sum(counts.values()) == 200
 
 
+def test_what_says_the_row_of_each_sample_is_mixed_likewise(tmp_path: Path) -> None:
+    file, rows = tmp_path / "data.jsonl", tmp_path / "rows.txt"
+    lines = write(file)
+    rows.write_text("".join(f"{place // 2}\n" for place in range(len(lines))))
+    mix(file, concatenated(chat=0.5), rows)
+    row_of = {line: str(place // 2) for place, line in enumerate(lines)}
+    assert rows.read_text().split() == [row_of[line] for line in file.read_text().splitlines()]
+
+
 def test_no_sample_is_there_twice_where_the_first_source_ends_the_mix(tmp_path: Path) -> None:
     counts = mixed(tmp_path / "data.jsonl", by_shares(MixingStop.first_exhausted))
     assert set(counts.values()) == {1}

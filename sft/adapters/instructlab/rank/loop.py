@@ -20,7 +20,7 @@ from typing import Any
 
 from sft.adapters.instructlab.layout import FINISHED, METRICS, RESUMED, RESUMES, STATES, STOP, STOPPED, UNTRACKED
 from sft.adapters.instructlab.rank import batch as processing
-from sft.adapters.instructlab.rank import by_source, compilation, loader, varlen
+from sft.adapters.instructlab.rank import by_source, compilation, loader, row_split, varlen
 from sft.adapters.instructlab.rank.full_states import FullStates, Position
 from sft.adapters.instructlab.rank.profiler import tracing
 from sft.adapters.instructlab.rank.saved_models import SavedModels
@@ -96,6 +96,7 @@ class Loop:
             (accelerator.Accelerator, "take_optimizer_step", lambda self: loop._optimizer_step(self)),
             (main_ds, "save_checkpoint", self._end_epoch),
             *by_source.patches(self._options.sources),
+            *row_split.patches(self._options.rows_file),
         ):
             yield
 
