@@ -15,6 +15,7 @@ from sft.artifacts.training import (
     CheckpointArtifact,
     ChosenStep,
     DatasetArtifact,
+    EpochEnd,
     ModelArtifact,
     TokenizedArtifact,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "CheckpointArtifact",
     "ChosenStep",
     "DatasetArtifact",
+    "EpochEnd",
     "EvalReport",
     "GateReport",
     "JudgeReport",

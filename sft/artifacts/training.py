@@ -179,11 +179,13 @@ class ChosenStep:
     """Which step's weights a training ended with, and why. Its text is what a person is told.
 
     Attributes:
-        metric: Field of ``metrics.jsonl`` by which it was chosen.
+        metric: Field of ``metrics.jsonl`` by which it was chosen; or a score, for which the model of `epoch` was.
         value: Of that, there.
         num_steps: Steps that were made.
         num_planned: Steps that the training would have had.
         stopped_early: Whether it ended before them, because the metric no longer improved.
+        epoch: Whose model was chosen by its score, from 1; None = the step by a validation on the way.
+        num_models: How many models were scored for that.
     """
 
     step: int
@@ -192,10 +194,48 @@ class ChosenStep:
     num_steps: int
     num_planned: int
     stopped_early: bool = False
+    epoch: int | None = None
+    num_models: int = 0
 
     def __str__(self) -> str:
         ended = f"; stopped early, of {self.num_planned} planned" if self.stopped_early else ""
-        return f"chose step {self.step} of {self.num_steps} by {self.metric} {self.value:.4g}{ended}"
+        epoch = f", the end of epoch {self.epoch}," if self.epoch else ""
+        return f"chose step {self.step} of {self.num_steps}{epoch} by {self.metric} {self.value:.4g}{ended}"
+
+    @property
+    def optimism(self) -> str:
+        """Which scores the choice makes look better than they are, and how others are got; empty where none do."""
+        if self.epoch is None:
+            return ""
+        return (
+            f"scores on {self.metric.partition('.')[0]} are optimistic: on the same samples the best of "
+            f"{self.num_models} models was chosen; unbiased are those on a set or task that chose nothing"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochEnd:
+    """Where an epoch ended.
+
+    Attributes:
+        step: Its last one.
+        folder: Of its model in the checkpoint, with ``/`` between parts.
+    """
+
+    step: int
+    folder: str
+
+    def files(self, known: Mapping[str, str]) -> dict[str, str]:
+        """Return the files of its model as a checkpoint of that model alone would name them, each with its own name.
+
+        Args:
+            known: All files of the checkpoint.
+        """
+        prefix = f"{self.folder}/"
+        own = {name.removeprefix(prefix): name for name in known if name.startswith(prefix)}
+        if self.folder == "model":
+            own |= {name: name for name in known if name.startswith("adapter/")}
+        return {name if name.startswith("adapter/") else f"model/{name}": file for name, file in own.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,14 +279,14 @@ class CheckpointArtifact(Artifact):
         first, *others = stretches
         return on_ranks(first) + "".join(f", from step {more['from_step'] + 1} on {on_ranks(more)}" for more in others)
 
-    def epoch_model_dir(self, epoch: int) -> Path:
-        """Return the model of an epoch before the last, counted from 1, where the training kept it.
-
-        It is named by the samples that had been seen (instructlab-training, utils.py:save_checkpoint@0.16.2).
-        """
-        rows = map(json.loads, self.metrics_file.read_text(encoding="utf-8").splitlines())
-        samples_seen = max(row["samples_seen"] for row in rows if row["epoch"] < epoch)
-        return self.root / "checkpoints" / f"samples_{samples_seen}"
+    def epoch_end(self, epoch: int) -> EpochEnd:
+        """Return where an epoch ended, counted from 1, and where its model lies."""
+        rows = [json.loads(line) for line in self.metrics_file.read_text(encoding="utf-8").splitlines()]
+        last = max((row for row in rows if row["epoch"] < epoch), key=lambda row: row["step"])
+        is_tuned = last["step"] == rows[-1]["step"] and self.choice is None
+        # It is named by the samples that had been seen (instructlab-training, utils.py:save_checkpoint@0.16.2).
+        folder = "model" if is_tuned else f"checkpoints/samples_{last['samples_seen']}"
+        return EpochEnd(step=last["step"], folder=folder)
 
     @property
     def metrics_file(self) -> Path:

@@ -17,6 +17,12 @@ from sft.progress import Progress
 from sft.report.run import score_lines
 
 _STEP = "evaluate:base"
+_NOT_TRAINED = [
+    *("eval.every_epochs=null", "eval.epoch_tasks=[]", "eval.epoch_holdouts=null"),
+    *("training.select.metric=null", "training.select.mode=null"),
+    *("training.early_stopping.patience=null", "training.early_stopping.min_delta=0"),
+]
+"""What a recipe says of the models on the way is about a training, of which there is none."""
 
 
 def execute(model: str, recipe: str | None, overrides: Sequence[str], command: Sequence[str]) -> int:
@@ -34,6 +40,7 @@ def execute(model: str, recipe: str | None, overrides: Sequence[str], command: S
     """
     base = compose.find_recipe(recipe) if recipe else Recipe(compose.shipped("conf") / "config.yaml")
     settings = ["model=hub", f"model.name_or_path={model}", "registry=none", "eval.baseline=true", "eval.gates={}"]
+    settings += _NOT_TRAINED
     has_data = bool(recipe) or any(text.startswith("dataset") for text in overrides)
     if not has_data:
         settings += ["dataset.uri=", "eval.holdout.enabled=false"]

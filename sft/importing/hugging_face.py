@@ -99,7 +99,10 @@ def _patience(value: Any, source: Source) -> Found:
 
 SELECTION: Table = {
     "load_best_model_at_end": by("training.select.metric", _best),
-    **each("metric_for_best_model greater_is_better", differs("validation_loss, the lowest", "training.select")),
+    **each(
+        "metric_for_best_model greater_is_better",
+        differs("validation_loss, the lowest; scores choose among epochs", "training.select"),
+    ),
     **each(
         "early_stopping_patience early_stopping_steps",
         by("training.early_stopping.patience", _patience, "validations without an improvement"),

@@ -39,6 +39,7 @@ from sft.runner import RunResult
 from sft.runner.dispatch import pick
 from sft.stages.epoch_scores import epochs_of
 from sft.stages.judge import judges_of
+from sft.stages.select import trained_checkpoint
 from sft.sweep.point import refuse_server_backend
 
 
@@ -73,9 +74,12 @@ def dataset(recipe: str, overrides: Sequence[str], workspace: str, made: Output,
 def training(
     recipe: str, overrides: Sequence[str], workspace: str, made: Output, metrics: Output, page: Output
 ) -> None:
-    """Train."""
-    model = pick(_run(_begin(recipe, workspace), overrides, "train"), "train", CheckpointArtifact)
+    """Train. Where scores choose the model, this hands over the last epoch's and says so."""
+    loaded = _begin(recipe, workspace)
+    model = pick(_run(loaded, overrides, "train"), "train", CheckpointArtifact)
     _hand_over(model.model_dir, made, model)
+    if metric := compose.compose(loaded, overrides).training.select.score:
+        made.metadata["chosen_by"] = f"the last epoch's model; the registry task has the one that {metric} chooses"
     metrics.metadata.update(final_loss=model.final_loss, num_steps=model.num_steps, num_epochs=model.num_epochs)
     Path(page.path).write_text(training_report.as_html(model), encoding="utf-8")
 
@@ -109,7 +113,11 @@ def evaluation(recipe: str, overrides: Sequence[str], workspace: str, metrics: O
     for epoch, report in epochs.items():
         metrics.metadata.update({f"epoch-{epoch}.{score.name}": score.value for score in report.scores})
     comparison = pick(artifacts, "compare", ModelComparison) if "compare" in artifacts else None
-    text = redact(scores_report.as_html(cfg.name, tuned, base, comparison, judges, epochs))
+    trained = trained_checkpoint(artifacts)
+    choice = trained.choice if trained else None
+    if choice:
+        metrics.metadata["model"] = str(choice)
+    text = redact(scores_report.as_html(cfg.name, tuned, base, comparison, judges, epochs, choice))
     Path(page.path).write_text(text, encoding="utf-8")
     if failure:
         raise failure

@@ -21,7 +21,7 @@ def kept_models(cfg: TrainingConfig, num_trained: int | None = None) -> int | No
     length = length_of(cfg, num_trained) if num_trained is not None else None
     if cfg.checkpoint_at_epoch:
         num_epochs = length.num_epochs if length else math.ceil(cfg.num_epochs)
-        number += num_epochs - (cfg.select.metric is None)  # the last one's is chosen, or another one is
+        number += num_epochs - (cfg.select.validated is None)  # the last one's is chosen, or another one is
     if cfg.save_samples and length and num_trained:
         number += ((length.num_epochs - 1) * num_trained + length.rows_of_last) // cfg.save_samples
     return number if limit is None else min(number, limit)

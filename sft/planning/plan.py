@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from sft.config.schema import HOLDOUT, ModelSource, RegistryKind, RunConfig
+from sft.config.score_choice_checks import score_choice_notes
 from sft.config.unread_settings import unread_settings
 from sft.config.ways_out import ways_out
 from sft.errors import ConfigError, Problem
@@ -113,6 +114,7 @@ def build_plan(cfg: RunConfig, environment: Environment) -> Plan:
     left_out = []
     scores: tuple[str, ...] = ()
     epochs: list[str] = []
+    trained = "train"
     if not cfg.eval.enabled:
         left_out.append("evaluate: eval.enabled=false")
     elif cfg.eval.tasks or cfg.eval.holdout.enabled or sets:
@@ -120,15 +122,22 @@ def build_plan(cfg: RunConfig, environment: Environment) -> Plan:
         if cfg.eval.baseline:
             steps.insert(-1, step("evaluate:base", "model", *data))
             scores = ("evaluate:base",)
-        steps.append(step("evaluate:tuned", "train", *data))
+        rows = _rows_of(cfg.eval.of_epochs().held_out_names)
+        of_epochs = [
+            step(f"evaluate:epoch-{epoch}", "train", *rows, of=_settings_of_epoch(cfg, environment, epoch))
+            for epoch in cfg.scored_epochs()
+        ]
+        epochs = [scored.name for scored in of_epochs]
+        if cfg.training.select.score:
+            steps += [*of_epochs, step("select", "train", *epochs)]
+            trained = "select"
+        steps.append(step("evaluate:tuned", trained, *data))
         scores = (*scores, "evaluate:tuned")
         if cfg.eval.baseline:
             steps.append(step("compare", *scores))
             scores = (*scores, "compare")
-        epochs = [f"evaluate:epoch-{epoch}" for epoch in cfg.scored_epochs()]
-        for epoch, name in zip(cfg.scored_epochs(), epochs, strict=True):
-            rows = _rows_of(cfg.eval.of_epochs().held_out_names)
-            steps.append(step(name, "train", *rows, of=_settings_of_epoch(cfg, environment, epoch)))
+        if not cfg.training.select.score:
+            steps += of_epochs
         for name in cfg.eval.judged_names:
             suffix = _suffix(name)
             of_set = {**settings["judge"], "holdout": name} if suffix else None
@@ -139,7 +148,7 @@ def build_plan(cfg: RunConfig, environment: Environment) -> Plan:
             scores = (*scores, "gates")
     else:
         left_out.append("evaluate: no eval.tasks, no eval.holdouts, and eval.holdout.enabled=false")
-    steps.append(step("package", "dataset", "model", "tokenize", "train", *scores, *epochs))
+    steps.append(step("package", "dataset", "model", "tokenize", trained, *scores, *epochs))
     uploaded: tuple[str, ...] = ()
     if cfg.registry.upload is not None:
         steps.append(step("upload", "package"))
@@ -149,9 +158,9 @@ def build_plan(cfg: RunConfig, environment: Environment) -> Plan:
     elif cfg.registry.kind is RegistryKind.kubeflow and not cfg.registry.address:
         left_out.append("register: registry.address is empty")
     else:
-        steps.append(step("register", "dataset", "model", "train", *scores, "package", *uploaded))
+        steps.append(step("register", "dataset", "model", trained, *scores, "package", *uploaded))
     opened = (f"{setting}: {meaning}" for setting, meaning in ways_out(msgspec.to_builtins(cfg)).items())
-    return Plan(tuple(steps), tuple(left_out), (*opened, *unread_settings(cfg)))
+    return Plan(tuple(steps), tuple(left_out), (*opened, *unread_settings(cfg), *score_choice_notes(cfg)))
 
 
 def _rows_of(held_out: Iterable[str]) -> list[str]:

@@ -18,6 +18,8 @@ from sft.config.schema import (
     ModelSource,
     RunConfig,
     ScheduleConfig,
+    SelectConfig,
+    SelectMode,
     TrainingConfig,
     WeightDecayOn,
 )
@@ -124,7 +126,7 @@ def train(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
     if cfg.training.schedule == ScheduleConfig() and not ended_elsewhere:
         without |= {"schedule"}
     own = {k: v for k, v in _plain(cfg.training).items() if k not in without}
-    own |= {**_length(cfg.training), "learning_rate": cfg.training.rate()}
+    own |= {**_length(cfg.training), "learning_rate": cfg.training.rate(), "select": _selection(cfg.training)}
     own = _without_untouched(own, cfg.training)
     resources = environment.resources.settings() if environment.resources else {}
     unsaid = NOT_IN_THE_WEIGHTS | ({"compile"} if resources.get("compile") == Compile.none.value else set())
@@ -150,6 +152,13 @@ def _without_untouched(own: dict[str, Any], cfg: TrainingConfig) -> dict[str, An
     else:
         own["lora"] = {name: value for name, value in own["lora"].items() if name in _FIRST_OF_LORA}
     return {name: value for name, value in own.items() if name not in without}
+
+
+def _selection(cfg: TrainingConfig) -> dict[str, Any]:
+    """Return what a training's own choice of a step is determined by: one by scores is made after it."""
+    if cfg.select.validated is None:
+        return _plain(SelectConfig())
+    return {"metric": cfg.select.validated, "mode": (cfg.select.mode or SelectMode.min).value}
 
 
 _FIRST_OF_LORA = ("rank", "alpha", "dropout", "target_modules")
@@ -200,6 +209,11 @@ def judge(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
     how_it_is_asked = {"key_env", "concurrency", "timeout_seconds", "max_attempts", "max_unparsable", "holdouts"}
     own = {k: v for k, v in _plain(cfg.eval.judge).items() if k not in how_it_is_asked}
     return {"judge": own, "seed": cfg.eval.seed}
+
+
+def select(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:
+    """Return what determines the select stage."""
+    return {"select": _plain(cfg.training.select)}
 
 
 def compare(cfg: RunConfig, _environment: Environment) -> dict[str, Any]:

@@ -255,6 +255,13 @@ STAGES: dict[str, StageSpec] = {
             machine_settings=frozenset({"device"}),
         ),
         StageSpec(
+            name="select",
+            artifact=CheckpointArtifact,
+            group="training",
+            settings=stage_settings.select,
+            modules=("sft.stages.select", "sft.stages.placed_files", "sft.scores"),
+        ),
+        StageSpec(
             name="compare",
             artifact=ModelComparison,
             group="eval",
@@ -304,6 +311,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.stages.package",
                 "sft.stages.epoch_scores",
                 "sft.stages.model_card",
+                "sft.stages.placed_files",
                 "sft.adapters.sbom",
                 "sft.adapters.signing",
             ),
@@ -343,7 +351,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.registry.mlflow",
                 "sft.adapters.registry.mlflow_database",
             ),
-            revision=2,
+            revision=3,
             tells_of_its_run=True,
         ),
     )

@@ -54,5 +54,5 @@ def setup_of(
         adapters=kept_by(training.lora, shape) if training.lora.rank else None,
         on_gpu=bool(resources.num_gpus),
         copies_states=resources.async_states,
-        keeps_best=training.select.metric is not None,
+        keeps_best=training.select.validated is not None,
     )

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sft.artifacts import (
-    CheckpointArtifact,
     ChosenStep,
     EvalReport,
     ModelComparison,
@@ -24,6 +23,7 @@ from sft.runner import RunResult
 from sft.scores import Verdict, format_score, score_row
 from sft.stages.epoch_scores import epoch_table, epochs_of
 from sft.stages.judge import judges_of
+from sft.stages.select import trained_checkpoint
 
 PAGE_NAME = "run.html"
 _WIDTH = 80
@@ -54,8 +54,8 @@ def renew_page(view: RunView) -> Path:
 
 
 def _choice(result: RunResult) -> ChosenStep | None:
-    trained = result.artifacts.get("train")
-    return trained.choice if isinstance(trained, CheckpointArtifact) else None
+    trained = trained_checkpoint(result.artifacts)
+    return trained.choice if trained else None
 
 
 def _scores(result: RunResult) -> tuple[EvalReport | None, EvalReport | None, ModelComparison | None]:
@@ -82,6 +82,8 @@ def summary(result: RunResult) -> Iterator[str]:
             yield "  ".join(f"{cell:<19}" for cell in [f"{row[0]:<31}", *row[1:]]).rstrip()
     if choice := _choice(result):
         yield f"training {choice}"
+        if choice.optimism:
+            yield f"note: {choice.optimism}"
     yield from map(str, judges_of(made))
     package, uploaded, registered = made.get("package"), made.get("upload"), made.get("register")
     yield f"\nrecord      {path_from_here(result.folder / 'run.json')}"

@@ -30,6 +30,7 @@ from sft.report.timeline import time_line
 from sft.scores import Verdict
 from sft.stages.epoch_scores import epochs_of
 from sft.stages.judge import judges_of
+from sft.stages.select import trained_checkpoint
 
 _STATES = {
     "done": "done",
@@ -116,7 +117,7 @@ def _results(view: RunView) -> Iterator[str]:
     if tuned is not None:
         base, comparison = view.made("evaluate:base", EvalReport), view.made("compare", ModelComparison)
         judges, epochs = judges_of(view.artifacts), epochs_of(view.artifacts)
-        trained = view.made("train", CheckpointArtifact)
+        trained = trained_checkpoint(view.artifacts)
         yield from verdicts.sections(tuned, base, comparison, judges, epochs, trained.choice if trained else None)
     elif (base := view.made("evaluate:base", EvalReport)) is not None:
         yield from verdicts.of_base(base)
@@ -129,7 +130,7 @@ def _learned(view: RunView) -> str:
     logs = view.training_logs
     if logs is None:
         return ""
-    trained = view.made("train", CheckpointArtifact)
+    trained = trained_checkpoint(view.artifacts)
     choice = f"<p>The training {html.escape(str(trained.choice))}.</p>" if trained and trained.choice else ""
     content = learning.charts(learning.read_steps(logs), learning.read_resumes(logs)) + by_source(logs)
     text = "Point at a chart to read a step; drag to zoom, double-click for all."

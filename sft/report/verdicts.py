@@ -22,6 +22,7 @@ def as_html(
     comparison: ModelComparison | None,
     judges: Sequence[JudgeReport] = (),
     epochs: Mapping[int, EvalReport] | None = None,
+    choice: ChosenStep | None = None,
 ) -> str:
     """Return the scores, and the samples that changed most, as a page of their own.
 
@@ -31,9 +32,10 @@ def as_html(
         base: Of the base model.
         comparison: How they differ.
         judges: How a judge compares the two.
-        epochs: Scores of the models of epochs before the last.
+        epochs: Scores of the models of epochs.
+        choice: Which step's model the tuned one is.
     """
-    parts = [*sections(tuned, base, comparison, judges, epochs), changed_samples.section(comparison)]
+    parts = [*sections(tuned, base, comparison, judges, epochs, choice), changed_samples.section(comparison)]
     return as_page(title, "\n".join(parts))
 
 
@@ -52,7 +54,7 @@ def sections(
         base: Of the base model; None where it wasn't scored.
         comparison: How they differ; None where it wasn't.
         judges: How a judge compares the two, for each held-out set that was judged.
-        epochs: Scores of the models of epochs before the last, by epoch.
+        epochs: Scores of the models of epochs, by epoch.
         choice: Which step's model the tuned one is; None = the last one's.
     """
     changes = {score.name: comparison.change(score.name) if comparison else None for score in tuned.scores}
@@ -65,7 +67,8 @@ def sections(
         text = "The difference to the base model, and where the true one lies; to the right of the line is better."
         yield section("Is it better?", content, text)
     if rows := epoch_table(epochs or {}, tuned, choice):
-        yield section("After each epoch", table(rows[0], rows[1:]))
+        note = f"The model {choice}; {choice.optimism}." if choice and choice.optimism else ""
+        yield section("After each epoch", table(rows[0], rows[1:]), note)
     if judges:
         yield section("What a judge says", "".join(f"<p>{html.escape(str(judge))}</p>" for judge in judges))
 

@@ -34,7 +34,7 @@ from sft.stages.dataset import dataset
 from sft.stages.decontaminate import EvaluationTasks
 from sft.stages.epoch_scores import epochs_of
 from sft.stages.evaluate import EvaluateInputs, HeldOutSet, evaluate
-from sft.stages.gate_checks import check_gates, check_samples
+from sft.stages.gate_checks import check_choice, check_gates, check_samples
 from sft.stages.gates import GatesInputs, gates
 from sft.stages.held_out_set import held_out_set
 from sft.stages.judge import JudgeInputs, judge, judges_of
@@ -43,6 +43,7 @@ from sft.stages.model import ModelInputs, model
 from sft.stages.package import PackageInputs, package
 from sft.stages.register import RegisterInputs, register
 from sft.stages.registries import embedded_mlflow
+from sft.stages.select import SelectInputs, select, trained_step
 from sft.stages.sources import speaking_of
 from sft.stages.tokenize import TokenizeInputs, tokenize
 from sft.stages.train import TrainInputs, train
@@ -92,6 +93,7 @@ def perform(
         case "train":
             if base := _baseline(artifacts):
                 check_gates(cfg.eval, base)
+                check_choice(cfg.training.select, base)
             key = run_record.step(step.name).key or ""
             own = state_id(step, {name: artifacts[name].digest for name in step.needs})
             inputs = train_inputs(
@@ -102,6 +104,8 @@ def perform(
             inputs_of_model = evaluate_inputs(step, cfg, artifacts)
             check_samples(cfg.eval, inputs_of_model.held_out)
             return evaluate(cfg.eval, inputs_of_model, out, progress)
+        case "select":
+            return select(cfg.training.select, _select_inputs(artifacts, run_record), out, progress)
         case "compare":
             reports = CompareInputs(
                 baseline=pick(artifacts, "evaluate:base", EvalReport),
@@ -189,7 +193,7 @@ def judge_inputs(held_out: str, artifacts: Mapping[str, Artifact]) -> JudgeInput
 def evaluate_inputs(step: Step, cfg: RunConfig, artifacts: Mapping[str, Artifact]) -> EvaluateInputs:
     """Return what the evaluation of the base model or of the tuned one takes of the earlier steps."""
     base = pick(artifacts, "model", ModelArtifact)
-    scored = base if step.name == "evaluate:base" else pick(artifacts, "train", CheckpointArtifact)
+    scored = base if step.name == "evaluate:base" else pick(artifacts, trained_step(artifacts), CheckpointArtifact)
     tokenized = [name for name in step.needs if name.partition(":")[0] == "tokenize"]
     return EvaluateInputs(
         model_dir=scored.model_dir,
@@ -205,11 +209,18 @@ def _epoch_inputs(
     epoch: int, step: Step, cfg: RunConfig, artifacts: Mapping[str, Artifact], run_record: record.RunRecord
 ) -> EvaluateInputs:
     trained = pick(artifacts, "train", CheckpointArtifact)
-    model_dir = trained.epoch_model_dir(epoch)
-    prefix = f"{model_dir.relative_to(trained.root).as_posix()}/"
-    known = run_record.step("train").files
-    files = {name.removeprefix(prefix): digest for name, digest in known.items() if name.startswith(prefix)}
-    return replace(evaluate_inputs(step, cfg, artifacts), model_dir=model_dir, model_digest=digest_of(files))
+    end, known = trained.epoch_end(epoch), run_record.step("train").files
+    digest = digest_of({name: known[source] for name, source in end.files(known).items()})
+    inputs = evaluate_inputs(step, cfg, artifacts)
+    return replace(inputs, model_dir=trained.root / end.folder, model_digest=digest)
+
+
+def _select_inputs(artifacts: Mapping[str, Artifact], run_record: record.RunRecord) -> SelectInputs:
+    return SelectInputs(
+        checkpoint=pick(artifacts, "train", CheckpointArtifact),
+        epochs=epochs_of(artifacts),
+        files=run_record.step("train").files,
+    )
 
 
 def check_known_samples(cfg: RunConfig, artifacts: Mapping[str, Artifact]) -> None:
@@ -255,7 +266,7 @@ def _package_inputs(artifacts: Mapping[str, Artifact], run_record: record.RunRec
     return PackageInputs(
         base=pick(artifacts, "model", ModelArtifact),
         dataset=pick(artifacts, "dataset", DatasetArtifact),
-        checkpoint=pick(artifacts, "train", CheckpointArtifact),
+        checkpoint=pick(artifacts, trained_step(artifacts), CheckpointArtifact),
         baseline=_baseline(artifacts),
         report=pick(artifacts, "evaluate:tuned", EvalReport) if "evaluate:tuned" in artifacts else None,
         comparison=_comparison(artifacts),
@@ -263,7 +274,7 @@ def _package_inputs(artifacts: Mapping[str, Artifact], run_record: record.RunRec
         judges=judges_of(artifacts),
         gates=_gates(artifacts),
         record=run_record.until("package"),
-        files=run_record.step("train").files,
+        files=run_record.step(trained_step(artifacts)).files,
         tokenized=pick(artifacts, "tokenize", TokenizedArtifact),
     )
 
@@ -277,7 +288,7 @@ def _register_inputs(
         run_record=folder / record.NAME,
         base=pick(artifacts, "model", ModelArtifact),
         dataset=pick(artifacts, "dataset", DatasetArtifact),
-        checkpoint=pick(artifacts, "train", CheckpointArtifact),
+        checkpoint=pick(artifacts, trained_step(artifacts), CheckpointArtifact),
         package=pick(artifacts, "package", ModelPackage),
         uploaded=pick(artifacts, "upload", UploadedModel) if cfg.registry.upload is not None else None,
         baseline=_baseline(artifacts),

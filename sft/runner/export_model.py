@@ -23,6 +23,7 @@ from sft.runner.export_request import ExportRequest, check_request
 from sft.runner.export_scores import TUNED, check_scorable, score_export
 from sft.runner.finished_run import FinishedRun, finished_run
 from sft.stages.export_card import ExportFacts, ExportScores, Outcome, write
+from sft.stages.select import trained_step
 
 _WORK, _FILES = "work", "files"
 
@@ -112,7 +113,7 @@ def _facts(cfg: RunConfig, run: FinishedRun, request: ExportRequest, made: Expor
             "run": run.record.run_id,
             "record": run.package.record_digest,
             "package": run.package.digest,
-            "checkpoint": pick(run.artifacts, "train", CheckpointArtifact).digest,
+            "checkpoint": pick(run.artifacts, trained_step(run.artifacts), CheckpointArtifact).digest,
         },
         versions={DISTRIBUTION: __version__, **made.versions},
         details=made.details,

@@ -52,8 +52,11 @@ def _measured(
     cfg: TrainingConfig, to_do: list[Step], have: Mapping[str, Entry], store: Store
 ) -> Iterator[tuple[str, tuple[float, str]]]:
     """Yield of each step whose time is known its seconds, and what they rest on."""
-    entries = [entry for entry in reversed(store.entries()) if entry.manifest.stage in ("train", "evaluate")]
+    stages = ("train", "select", "evaluate")
+    entries = [entry for entry in reversed(store.entries()) if entry.manifest.stage in stages]
     models = {e.manifest.digest: e.manifest.inputs.get("model") for e in entries if e.manifest.stage == "train"}
+    chosen = {e.manifest.digest: e.manifest.inputs.get("train", "") for e in entries if e.manifest.stage == "select"}
+    models |= {digest: models.get(trained) for digest, trained in chosen.items()}
     for step in to_do:
         settings = redacted(msgspec.to_builtins(step.settings))
         if step.stage == "evaluate":
@@ -95,14 +98,15 @@ def _scores_alike(entry: Entry, models: Mapping[str, str | None], have: Mapping[
 
     Args:
         entry: Of any stage with the settings of an evaluation.
-        models: Digest of the base model by that of a training.
+        models: Digest of the base model by that of a training, and of a choice among its models.
         have: What of the run is in the store.
     """
     inputs = entry.manifest.inputs
-    base = inputs.get("model") or models.get(inputs.get("train", ""))
+    base = inputs.get("model") or models.get(inputs.get("train", inputs.get("select", "")))
     if "model" not in have or base != have["model"].manifest.digest:
         return False
-    rows = {name: digest for name, digest in inputs.items() if name in have and name not in ("model", "train")}
+    models_of = ("model", "train", "select")
+    rows = {name: digest for name, digest in inputs.items() if name in have and name not in models_of}
     return all(have[name].manifest.digest == digest for name, digest in rows.items())
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from sft.artifacts import LOGS_NAME, Artifact, CheckpointArtifact, ModelPackage
+from sft.stages.select import trained_checkpoint
 
 MODEL_LINK = "model"
 ADAPTER = "adapter"
@@ -44,16 +45,18 @@ def link_results(folder: Path, artifacts: Mapping[str, Artifact]) -> list[str]:
 
 def _targets(artifacts: Mapping[str, Artifact]) -> Iterator[tuple[str, Path]]:
     """Yield the name of each link and where it leads."""
-    package, checkpoint = artifacts.get("package"), artifacts.get("train")
+    package, checkpoint, trained = artifacts.get("package"), trained_checkpoint(artifacts), artifacts.get("train")
     if isinstance(package, ModelPackage):
         model = package.model_dir
-    elif isinstance(checkpoint, CheckpointArtifact):
+    elif checkpoint is not None:
         model = checkpoint.model_dir
     else:
         return
     yield MODEL_LINK, model
     parts = [model / ADAPTER]
-    if isinstance(checkpoint, CheckpointArtifact):
-        parts += [checkpoint.root / ADAPTER, checkpoint.metrics_file, checkpoint.root / LOGS_NAME / "tensorboard"]
+    if checkpoint is not None:
+        parts.append(checkpoint.root / ADAPTER)
+    if isinstance(trained, CheckpointArtifact):
+        parts += [trained.metrics_file, trained.root / LOGS_NAME / "tensorboard"]
     found = {part.name: part for part in reversed(parts) if part.exists()}
     yield from sorted(found.items())

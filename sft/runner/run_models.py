@@ -8,11 +8,12 @@ from pathlib import Path
 
 from sft import record
 from sft.adapters import hub
-from sft.artifacts import Artifact, CheckpointArtifact, ModelArtifact, ModelPackage
+from sft.artifacts import Artifact, ModelArtifact, ModelPackage
 from sft.config.ways_out import value_of
 from sft.errors import DataError
 from sft.runner.execute import is_running
 from sft.stages import model_checks
+from sft.stages.select import trained_checkpoint
 from sft.store import Store
 
 
@@ -87,14 +88,14 @@ def _of_run(path: Path, *, needs_base: bool) -> FoundModel:
     if run_record is None:
         raise DataError(f"{path}: {record.NAME} can't be read by this version of sft", fix="repeat the run")
     artifacts = artifacts_of(path, run_record)
-    package, checkpoint = artifacts.get("package"), artifacts.get("train")
+    package, checkpoint = artifacts.get("package"), trained_checkpoint(artifacts)
     trusts_code = value_of(run_record.config, "model.trust_remote_code") is True
     base = _base(artifacts.get("model"))
     if needs_base and base is None:
         raise DataError(f"{path}: its base model is not there any more", fix="leave --base out, or repeat the run")
     if isinstance(package, ModelPackage):
         return FoundModel(folder=package.model_dir, run=path, base=base, trusts_code=trusts_code)
-    if isinstance(checkpoint, CheckpointArtifact):
+    if checkpoint is not None:
         note = f"{path}: the run is {_state(path, run_record)}; this is the model as it was trained, not packaged"
         return FoundModel(folder=checkpoint.model_dir, run=path, base=base, trusts_code=trusts_code, notes=(note,))
     raise DataError(f"{path}: no model: the run is {_state(path, run_record)}", fix=_fix(path, run_record))

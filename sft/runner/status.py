@@ -21,7 +21,7 @@ from sft.planning.stage_spec import STAGES
 from sft.redaction import redacted
 from sft.stages import held_out_set
 from sft.stages.evaluate import tasks_version
-from sft.stages.gate_checks import check_task_scores
+from sft.stages.gate_checks import check_chosen_score, check_task_scores
 from sft.stages.launcher import launcher_of
 from sft.stages.model import source_version as model_version
 from sft.stages.scoring import vllm_version
@@ -39,6 +39,8 @@ def read_environment(cfg: RunConfig) -> Environment:
     launcher_of(cfg.training.launcher).check_settings(cfg)
     version_of_tasks = tasks_version(cfg.eval)
     check_task_scores(cfg.eval)
+    if cfg.eval.enabled:
+        check_chosen_score(cfg.eval, cfg.training.select)
     return replace(
         _here(cfg),
         dataset_version=dataset_version(cfg.dataset) if cfg.dataset.uri or cfg.dataset.sources else "",

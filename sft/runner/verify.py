@@ -230,7 +230,7 @@ def _numbers(verification: Verification, stage: str, root: Path, facts: Mapping[
             with (root / name).open("rb") as lines:
                 verification.same(f"{root / name}: {key}", sum(1 for _ in lines), facts.get(key))
     metrics = root / LOGS_NAME / METRICS
-    if stage == "train" and metrics.is_file():
+    if stage in {"train", "select"} and metrics.is_file():
         rows = metrics.read_bytes().splitlines()
         try:
             last = msgspec.json.decode(rows[-1], type=dict[str, Any]).get("loss") if rows else None

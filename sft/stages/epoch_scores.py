@@ -1,4 +1,4 @@
-"""The scores of the models of epochs beside those of the tuned model: that of the last one, or of a chosen step."""
+"""The scores of the models of epochs beside those of the tuned model: the last one's, or a chosen one's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sft.scores import format_score
 
 
 def epochs_of(made: Mapping[str, Artifact]) -> dict[int, EvalReport]:
-    """Return the reports of epochs before the last, by epoch.
+    """Return the reports of models of epochs, by epoch.
 
     Args:
         made: What the steps of a run made, by their names.

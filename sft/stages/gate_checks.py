@@ -13,7 +13,7 @@ from pathlib import Path
 from sft import sample_values
 from sft.adapters.evaluation.task_scores import TaskScores, task_scores
 from sft.artifacts import EvalReport
-from sft.config.schema import HOLDOUT, EvalConfig
+from sft.config.schema import HOLDOUT, EvalConfig, SelectConfig
 from sft.errors import ConfigError, Problem, StageError
 from sft.gate_rules import GateKind, parse_gates
 from sft.scores import JUDGE
@@ -33,15 +33,43 @@ def check_task_scores(cfg: EvalConfig) -> None:
             where an error is asked for.
     """
     gated = [*_gated(cfg)]
-    tasks = {gate.score.partition(".")[0] for gate in gated}
-    if not tasks:
+    if problems := [*_impossible(gated, cfg.tasks, "eval.tasks", cfg)]:
+        raise ConfigError(problems)
+
+
+def check_chosen_score(cfg: EvalConfig, select: SelectConfig) -> None:
+    """Refuse a choice of an epoch by a score that the tasks of the epochs don't give, as their YAML files say.
+
+    Args:
+        cfg: The evaluation settings.
+        select: What chooses.
+
+    Raises:
+        ConfigError: No epoch is scored on its task, or none for its metric.
+    """
+    if select.score is None or select.score.partition(".")[0] in {HOLDOUT, *cfg.holdouts}:
+        return
+    wanted = _Gated("training.select.metric", select.score, select.score, is_tested=False)
+    if problems := [*_impossible([wanted], cfg.epoch_tasks, "eval.epoch_tasks", cfg)]:
+        raise ConfigError(problems)
+
+
+def _impossible(wanted: Sequence[_Gated], tasks: Sequence[str], key: str, cfg: EvalConfig) -> Iterator[Problem]:
+    """Yield what is wanted of scores that tasks don't give, as far as their files say.
+
+    Args:
+        wanted: Gates, or the like.
+        tasks: That are scored.
+        key: Of the setting that names them.
+        cfg: The evaluation settings.
+    """
+    named = {one.score.partition(".")[0] for one in wanted}
+    if not named:
         return
     folder = Path(cfg.include_path).expanduser() if cfg.include_path is not None else None
-    scored = task_scores(tasks if tasks <= {*cfg.tasks} else cfg.tasks, folder)
-    if scored is None:
-        return
-    if problems := [problem for gate in gated for problem in _problems(gate, scored)]:
-        raise ConfigError(problems)
+    scored = task_scores(named if named <= {*tasks} else tasks, folder)
+    for one in wanted if scored is not None else ():
+        yield from _problems(one, scored or {}, key)
 
 
 @dataclass(frozen=True)
@@ -75,12 +103,12 @@ def _is_tested(rules: str) -> bool:
     return any(gate.kind is GateKind.improvement for gate in parse_gates(rules))
 
 
-def _problems(gate: _Gated, scored: Mapping[str, TaskScores]) -> Iterator[Problem]:
+def _problems(gate: _Gated, scored: Mapping[str, TaskScores], tasks_key: str) -> Iterator[Problem]:
     task, dot, metric = gate.score.partition(".")
     scores = scored.get(task)
     suggestion = None
     if scores is None:
-        rule = f"eval.tasks does not score {task}"
+        rule = f"{tasks_key} does not score {task}"
         known = [name for name, of in scored.items() if of.means or not of.is_complete]
         close = difflib.get_close_matches(task, known, n=3, cutoff=0.0)
         suggestion = f"add it there, or name {' or '.join(close)}" if close else "add it there"
@@ -140,3 +168,14 @@ def check_gates(cfg: EvalConfig, baseline: EvalReport) -> None:
             raise StageError(f"eval.no_regression: there is no score of {name}", fix=existing(name, baseline.names))
         if not scores & tested:
             raise StageError(f"eval.no_regression: {name} can't be judged: {_NO_ERROR}", fix=NUMBER_ITSELF)
+
+
+def check_choice(select: SelectConfig, baseline: EvalReport) -> None:
+    """Refuse a choice of an epoch by a score that there is not, as the base model's show before anything is trained.
+
+    Raises:
+        StageError: There is no such score.
+    """
+    if select.score is not None and baseline.score(select.score) is None:
+        message = f"training.select.metric: there is no score {select.score}"
+        raise StageError(message, fix=existing(select.score, baseline.names))

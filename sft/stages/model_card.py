@@ -149,6 +149,8 @@ def _scores(inputs: PackageInputs) -> Iterator[str]:
     if table := epoch_table(inputs.epochs, inputs.report, inputs.checkpoint.choice):
         lines = [f"| {' | '.join(row)} |" for row in table]
         yield "\n".join([lines[0], "|" + "---|" * len(table[0]), *lines[1:]])
+    if (choice := inputs.checkpoint.choice) and choice.optimism:
+        yield f"The training {choice}; {choice.optimism}."
     for judge in inputs.judges:
         yield f"A judge compared its answers with the base model's: {judge}."
     if inputs.gates:

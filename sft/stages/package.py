@@ -7,8 +7,6 @@ must be true of them is their digest, which comes from the record.
 
 from __future__ import annotations
 
-import errno
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,15 +27,13 @@ from sft.artifacts import (
     hash_files,
 )
 from sft.config.schema import RegistryConfig
-from sft.errors import StageError
-from sft.files import sha256_file
 from sft.progress import Progress
 from sft.redaction import redact
 from sft.stages.model_card import CARD, card
+from sft.stages.placed_files import place
 
 SCHEMA = 1
 FACTS = "sft.json"
-_NO_LINKS = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS}
 _PARTS = ("model/", "adapter/")
 
 
@@ -49,7 +45,7 @@ class PackageInputs:
         baseline: Scores of the base model; None where it wasn't scored.
         report: Scores of the tuned model; None where nothing was scored.
         comparison: How they differ; None where one of them is.
-        epochs: Scores of the models of epochs before the last, by epoch.
+        epochs: Scores of the models of epochs, by epoch.
         judges: How a judge compares its answers with the base model's, for each held-out set that was judged.
         gates: That it passed them; None where there are none.
         record: The run up to here, without secrets.
@@ -100,7 +96,7 @@ def package(cfg: RegistryConfig, inputs: PackageInputs, out: Path, progress: Pro
     for name, digest in inputs.files.items():
         if name.startswith(_PARTS):
             placed[name.removeprefix("model/")] = digest
-            _place(inputs.checkpoint.root / name, model / name.removeprefix("model/"), digest)
+            place(inputs.checkpoint.root / name, model / name.removeprefix("model/"), digest)
     (model / CARD).write_text(card(cfg.model_name, cfg.description, cfg.license, inputs), encoding="utf-8")
     if cfg.sbom:
         sbom.write(
@@ -122,20 +118,3 @@ def package(cfg: RegistryConfig, inputs: PackageInputs, out: Path, progress: Pro
         signing.sign(model, signer)
         progress.say(f"  signed with {signer}")
     return ModelPackage(root=out, record_digest=record_digest, signed=signer is not None)
-
-
-def _place(source: Path, target: Path, digest: str) -> None:
-    """Link a file, or copy it if links can't be.
-
-    Raises:
-        StageError: The copy is not what was recorded.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        target.hardlink_to(source)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        shutil.copyfile(source, target)
-        if sha256_file(target) != digest:
-            raise StageError(f"{source}: is not the file that was trained; its digest is another") from None

@@ -134,6 +134,7 @@ def describe(cfg: RegistryConfig, inputs: RegisterInputs) -> Registration:
         DIGEST_KEY: checkpoint.digest,
         "checkpoint.num_steps": checkpoint.num_steps,
         "checkpoint.final_loss": checkpoint.final_loss,
+        "checkpoint.choice": str(checkpoint.choice) if checkpoint.choice else None,
         "package.digest": inputs.package.digest,
         "gates": "; ".join(inputs.gates.passed) if inputs.gates else None,
         "git_commit": inputs.git_commit,

@@ -24,7 +24,7 @@ from sft.adapters.instructlab.settings import MainArgs, TrainingTask, WorkerOpti
 from sft.adapters.instructlab.training_callbacks import TrainingCallbacks
 from sft.adapters.kubeflow.job import JobDisplay
 from sft.artifacts import LOGS_NAME, CheckpointArtifact, ModelArtifact, TokenizedArtifact
-from sft.config.schema import Attention, Compile, TrainingConfig, WeightDecayOn
+from sft.config.schema import Attention, Compile, SelectMode, TrainingConfig, WeightDecayOn
 from sft.errors import StageError
 from sft.planning import row_packing
 from sft.planning.flops import attention_cost, model_flops
@@ -269,8 +269,8 @@ def worker_options(cfg: TrainingConfig, inputs: TrainInputs) -> WorkerOptions:
         sources=tuple(inputs.tokenized.sources),
         rows_file=str(inputs.tokenized.rows_file) if cfg.validation_split and inputs.tokenized.rows_file else "",
         data_seed=cfg.data_seed,
-        select_metric=cfg.select.metric or "",
-        select_mode=cfg.select.mode.value,
+        select_metric=cfg.select.validated or "",
+        select_mode=(cfg.select.mode or SelectMode.min).value,  # of a loss
         patience=cfg.early_stopping.patience,
         min_delta=cfg.early_stopping.min_delta,
         checkpoint_at_epoch=cfg.checkpoint_at_epoch,

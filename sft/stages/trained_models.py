@@ -22,11 +22,11 @@ def final_model(work: Path, finished: Mapping[str, Any]) -> Path:
 
 def choice_of(cfg: SelectConfig, finished: Mapping[str, Any]) -> ChosenStep | None:
     """Return which step was chosen, as the ranks say; None if the last one is the model."""
-    if "chosen" not in finished or cfg.metric is None:
+    if "chosen" not in finished or cfg.validated is None:
         return None
     return ChosenStep(
         step=finished["chosen"]["step"],
-        metric=cfg.metric,
+        metric=cfg.validated,
         value=finished["chosen"]["value"],
         num_steps=finished["step"],
         num_planned=finished["num_planned"],

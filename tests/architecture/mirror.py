@@ -246,6 +246,10 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.stages.grouping": ("unit/stages/test_dataset.py", "groups are what the split keeps together"),
     "sft.stages.judge": ("integration/test_judge.py", "asks a real server about two models' answers"),
     "sft.stages.model_card": ("unit/stages/test_package.py", "the card of a whole package, which that test makes"),
+    "sft.stages.placed_files": (
+        "unit/stages/test_package.py",
+        "how a package's files are placed",
+    ),
     "sft.stages.preview": ("integration/test_preview.py", "shows what the stages would make, with a real tokenizer"),
     "sft.stages.registries": ("unit/stages/test_register.py", "the one place that tells registries apart"),
     "sft.stages.scoring": ("integration/test_vllm.py", _IN_A_CHILD),

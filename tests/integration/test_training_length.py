@@ -46,7 +46,7 @@ def test_a_fraction_of_an_epoch_ends_at_its_step_with_its_schedule_and_a_kill_ch
     assert [row["learning_rate"] for row in rows] == pytest.approx(expected)
     assert [row["step"] for row in rows if "validation_loss" in row] == [6, 9]
     assert [model.name for model in (undisturbed / "checkpoints").iterdir()] == [f"samples_{num_rows}"]
-    assert whole.epoch_model_dir(1).is_dir()
+    assert (whole.root / whole.epoch_end(1).folder).is_dir()
 
     (out := tmp_path / "killed").mkdir()
     with running(cfg, train_inputs, out) as parent:

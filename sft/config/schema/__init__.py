@@ -137,9 +137,13 @@ class RunConfig:
         return self.dataset.eval_uri is not None or self.dataset.train_split < 1.0
 
     def scored_epochs(self) -> list[int]:
-        """Return the epochs, from 1, whose models are scored besides the tuned model, which is that of the last one."""
-        every = self.eval.every_epochs if self.eval.enabled else None
-        return list(range(every, math.ceil(self.training.num_epochs), every)) if every else []
+        """Return the epochs, from 1, whose models are scored besides the tuned model.
+
+        That is the last one's, unless their scores choose it: then the last one is among them.
+        """
+        every, last = self.eval.every_epochs if self.eval.enabled else None, math.ceil(self.training.num_epochs)
+        epochs = list(range(every, last, every)) if every else []
+        return [*epochs, last] if epochs and self.training.select.score else epochs
 
     def of_held_out_set(self, name: str) -> RunConfig:
         """Return the configuration whose dataset is a set of `eval.holdouts`: all of its rows are held out."""

@@ -11,7 +11,9 @@ from sft.config.schema.texts import matches
 
 METRIC = "validation_loss"
 """What a step is chosen by: the loss of the validation split, or of those of its samples that one source has."""
-_METRIC_NAME = Text(matches(r"[A-Za-z][A-Za-z0-9_.-]{0,199}", "must be a metric's name, such as validation_loss"))
+_METRIC_NAME = Text(
+    matches(r"[A-Za-z][A-Za-z0-9_.,+-]{0,199}", "must name a metric, such as validation_loss or holdout.loss")
+)
 
 
 class SelectMode(Enum):
@@ -28,9 +30,20 @@ class SelectConfig:
     metric: str | None = setting(None, _METRIC_NAME)
     """`validation_loss`, or `validation_loss.NAME` of one of `dataset.sources`, measured each
     `training.validation_frequency` and after the last step; the best one's weights are the model. It needs
-    `training.validation_split` and FSDP2. null = the last step's."""
-    mode: SelectMode = SelectMode.min
-    """Whether the lowest value is best, or the highest. Of equal ones the first is."""
+    `training.validation_split` and FSDP2. Or a score as gates name it, `holdout.exact_match` or `gsm8k.exact_match`:
+    the model is the best epoch's, of those that `eval.every_epochs` scores and the last. null = the last step's."""
+    mode: SelectMode | None = None
+    """Whether the lowest value is best, or the highest; null = as the metric is better. Of equal ones the first is."""
+
+    @property
+    def validated(self) -> str | None:
+        """The metric, if it is measured while the training goes on."""
+        return self.metric if self.metric is not None and self.metric.partition(".")[0] == METRIC else None
+
+    @property
+    def score(self) -> str | None:
+        """The metric, if it is a score of finished models."""
+        return None if self.validated else self.metric
 
 
 @dataclass(kw_only=True)

@@ -40,11 +40,6 @@ def test_a_choice_that_can_be_made_is_taken(overrides: list[str]) -> None:
             "training.select.metric=validation_loss: needs samples to validate on; try training.validation_split=0.05",
         ),
         (
-            [*CHOOSES, "training.select.metric=holdout.rouge_l"],
-            "training.select.metric=holdout.rouge_l: is not measured while a training goes on: held-out sets, tasks "
-            "and judges score finished models; choose from validation_loss",
-        ),
-        (
             [*CHOOSES, *SOURCES, "training.select.metric=validation_loss.code"],
             "training.select.metric=validation_loss.code: names no source: dataset.sources has math, chat; choose from "
             "validation_loss, validation_loss.math, validation_loss.chat",

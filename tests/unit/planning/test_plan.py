@@ -193,6 +193,34 @@ def test_what_is_scored_of_epochs_changes_nothing_of_the_other_scores() -> None:
     }["evaluate:epoch-2"].needs == ("train",)
 
 
+def test_a_score_chooses_among_the_models_of_epochs_before_anything_is_made_of_one() -> None:
+    made = plan(*EPOCHS, "training.select.metric=holdout.loss")
+    epochs = ["evaluate:epoch-2", "evaluate:epoch-4", "evaluate:epoch-5"]
+    assert names(made)[5:] == [*epochs, "select", "evaluate:tuned", "compare", "package", "register"]
+    needs = {step.name: step.needs for step in made.steps}
+    assert needs["select"] == ("train", *epochs)
+    assert needs["evaluate:tuned"][0] == "select"
+    assert "select" in {*needs["package"]} & {*needs["register"]}
+    assert "train" not in {*needs["package"], *needs["register"], *needs["evaluate:tuned"]}
+    assert any(note.startswith("training.select.metric=holdout.loss: the model is the best") for note in made.notes)
+
+
+def test_a_choice_by_a_score_trains_and_scores_nothing_again() -> None:
+    before = keys(plan(*EPOCHS))
+    after = keys(plan(*EPOCHS, "training.select.metric=holdout.loss"))
+    same = [name for name in before if before[name] == after[name]]
+    assert same == [*names(plan())[:5], "evaluate:epoch-2", "evaluate:epoch-4"]
+
+
+def test_the_key_of_a_training_that_chooses_by_its_own_loss_is_what_it_was() -> None:
+    validated = ["training.select.metric=validation_loss", "training.validation_split=0.1"]
+    train = next(step for step in plan(*validated).steps if step.name == "train")
+    assert train.settings["select"] == {"metric": "validation_loss", "mode": "min"}
+    assert keys(plan(*validated))["train"] == keys(plan(*validated, "training.select.mode=min"))["train"]
+    assert keys(plan(*validated))["train"] != keys(plan(*validated, "training.select.mode=max"))["train"]
+    assert "select" not in next(step for step in plan(*EPOCHS).steps if step.name == "train").settings
+
+
 JUDGE = ["eval.judge.address=http://localhost:8000/v1", "eval.judge.model=m"]
 
 

@@ -9,12 +9,18 @@ from typing import Any
 import pytest
 
 from sft.artifacts import DatasetArtifact, EvalReport
-from sft.config.schema import EvalConfig, HeldOutSetConfig
+from sft.config.schema import EvalConfig, HeldOutSetConfig, SelectConfig
 from sft.errors import ConfigError, StageError
 from sft.sample_values import SampleValues, append
 from sft.scores import Score
 from sft.stages.evaluate import HeldOutSet
-from sft.stages.gate_checks import check_gates, check_samples, check_task_scores
+from sft.stages.gate_checks import (
+    check_choice,
+    check_chosen_score,
+    check_gates,
+    check_samples,
+    check_task_scores,
+)
 
 
 @pytest.mark.parametrize(
@@ -119,3 +125,32 @@ def test_what_the_base_models_scores_show_can_not_be_judged_is_refused_before_th
         return
     with pytest.raises(StageError, match=re.escape(why)):
         check_gates(EvalConfig(**settings), base)
+
+
+@pytest.mark.parametrize(
+    ("score", "problem"),
+    [
+        ("arc_easy.acc", None),
+        ("support.whatever", None),  # the settings alone say that
+        ("arc_easy.accuracy", "arc_easy has no such score; it is scored for acc, acc_norm"),
+        ("gsm8k.exact_match", "eval.epoch_tasks does not score gsm8k; add it there, or name arc_easy"),
+    ],
+)
+def test_a_choice_by_a_score_that_the_tasks_of_epochs_do_not_give_is_refused(score: str, problem: str | None) -> None:
+    sets = {"support": HeldOutSetConfig(uri="a")}
+    cfg = EvalConfig(tasks=["arc_easy", "gsm8k"], epoch_tasks=["arc_easy"], holdouts=sets)
+    if problem is None:
+        check_chosen_score(cfg, SelectConfig(metric=score))
+        return
+    with pytest.raises(ConfigError) as caught:
+        check_chosen_score(cfg, SelectConfig(metric=score))
+    assert f"training.select.metric={score}: {problem}" in str(caught.value)
+
+
+def test_a_choice_by_a_score_that_the_base_model_has_not_is_refused_before_the_training(tmp_path: Path) -> None:
+    score = Score(task="t", metric="acc", value=0.5, stderr=0.1, num_samples=9, higher_is_better=True)
+    base = EvalReport(root=tmp_path, model_digest="m", scores=(score,))
+    check_choice(SelectConfig(metric="t.acc"), base)
+    check_choice(SelectConfig(metric="validation_loss"), base)
+    with pytest.raises(StageError, match=r"training.select.metric: there is no score t.accuracy"):
+        check_choice(SelectConfig(metric="t.accuracy"), base)
