@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 
 from sft.adapters.instructlab.layout import PROFILE
-from sft.artifacts import CheckpointArtifact
+from sft.adapters.instructlab.rank.row_split import validated_samples
+from sft.artifacts import ROWS_NAME, CheckpointArtifact
 from sft.config.schema import (
     FsdpConfig,
     GradientCheckpointing,
@@ -33,6 +35,7 @@ from sft.progress import Progress
 from sft.stages.train import TrainInputs
 from tests.support.training import (
     BATCH,
+    CONFIG,
     STEPS_PER_EPOCH,
     changed,
     curve,
@@ -207,6 +210,24 @@ def test_validation_scores_samples_that_are_not_trained_with_the_same_loss_on_an
     assert sum(row["num_loss_tokens"] for row in rows) + rows[1]["num_validation_tokens"] == (
         train_inputs.tokenized.num_loss_tokens
     )
+
+
+def test_of_a_row_that_became_several_samples_all_are_validated_or_all_train(
+    train_inputs: TrainInputs, tmp_path: Path
+) -> None:
+    shutil.copytree(train_inputs.tokenized.root, tmp_path / "tokens")
+    tokenized = replace(train_inputs.tokenized, root=tmp_path / "tokens")
+    samples = [json.loads(line) for line in tokenized.data_file.read_text().splitlines()]
+    rows = [place // 7 for place in range(len(samples))]
+    (tokenized.root / ROWS_NAME).write_text("".join(f"{row}\n" for row in rows))
+    out = tmp_path / "out"
+    checkpoint = made(out, replace(train_inputs, tokenized=tokenized), num_epochs=1, validation_split=0.1)
+    last = metrics(checkpoint.root)[-1]
+    validated = validated_samples(rows, math.ceil(0.1 * len(rows)), CONFIG.seed)
+    assert 0 < len(validated) <= 0.1 * len(rows)
+    assert last["samples_seen"] == len(rows) - len(validated)
+    counts = [len(sample["labels"]) - sample["labels"].count(-100) for sample in samples]
+    assert last["num_validation_tokens"] == sum(counts[place] for place in validated)
 
 
 @pytest.mark.exhaustive
