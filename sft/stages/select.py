@@ -17,7 +17,6 @@ from sft.config.schema import SelectConfig, SelectMode
 from sft.errors import StageError
 from sft.progress import Progress
 from sft.scores import Score, format_score
-from sft.stages.gates import existing
 from sft.stages.placed_files import place
 
 
@@ -106,7 +105,7 @@ def _score(cfg: SelectConfig, report: EvalReport) -> Score:
     name = cfg.score or ""
     score = report.score(name)
     if score is None:
-        raise StageError(f"training.select.metric: there is no score {name}", fix=existing(name, report.names))
+        raise StageError(f"training.select.metric: there is no score {name}", fix=f"one of {', '.join(report.names)}")
     return score
 
 
