@@ -31,12 +31,13 @@ from utilisation import SHAPE
 
 from sft.adapters.instructlab.rank import cpu, fixes, fsdp2, lora, loss, recomputation, sharding
 from sft.adapters.instructlab.settings import WorkerOptions
-from sft.config.schema import GradientCheckpointing, LoraConfig, ShardingStrategy
+from sft.config.schema import BaseQuantization, GradientCheckpointing, LoraConfig, ShardingStrategy
 from sft.planning import memory
-from sft.planning.adapters import kept_by, num_adapter_parameters, num_saved_whole, plain
+from sft.planning.adapters import kept_by, num_adapter_parameters, num_saved_whole, plain, quantized_by
 from sft.planning.model_shape import shape_of
 
 SAMPLE_TOKENS, LORA_RANK = 256, 16
+NF4 = {"quantize": BaseQuantization.nf4}
 EXPERTS = {"mixtral": {"intermediate_size": 2240, "num_local_experts": 4, "num_experts_per_tok": 2}}
 
 
@@ -100,6 +101,15 @@ CASES = (
     Case("NO_SHARD", 1, adapters=True, lora={"modules_to_save": ["embed_tokens", "lm_head"]}, tied=False),
     Case("FULL_SHARD", 8, adapters=True, lora={"dropout": 0.0}, family="mixtral"),
     Case("NO_SHARD", 1, adapters=True, recomputes="none", lora={"dropout": 0.0}, family="mixtral"),
+    Case("NO_SHARD", 1, adapters=True, lora=NF4),
+    Case("NO_SHARD", 1, adapters=True, lora=NF4, loss_share=0.05),
+    Case("NO_SHARD", 1, adapters=True, lora=NF4, num_tokens=1024, recomputes="none"),
+    Case("FULL_SHARD", 8, adapters=True, lora={"quantize": BaseQuantization.nf4_double_quant, "dropout": 0.0}),
+    Case("FULL_SHARD", 8, adapters=True, lora=NF4, num_tokens=1024),
+    Case("SHARD_GRAD_OP", 8, adapters=True, lora=NF4, num_tokens=1024, tied=False),
+    Case("FULL_SHARD", 8, adapters=True, lora={**NF4, "use_dora": True}, num_tokens=1024),
+    Case("FULL_SHARD", 8, adapters=True, lora={**NF4, "use_dora": True}, recomputes="none", num_tokens=1024),
+    Case("NO_SHARD", 1, adapters=True, precision="fp32", lora=NF4, num_tokens=2048),
     Case("NO_SHARD", 1, adapters=True, version=1),
     Case("FULL_SHARD", 8, version=1),
     Case("FULL_SHARD", 8, adapters=True, recomputes="none", version=1),
@@ -239,6 +249,10 @@ def counted_peak(config: Mapping[str, Any], case: Case) -> int:
         stack.enter_context(recomputation.patched_recomputation(case.recomputes, with_reentry=with_reentry))
         if case.adapters:
             stack.enter_context(lora.lora_training(WorkerOptions(lora=plain(lora_of(case))), None))
+        if "quantize" in case.lora:
+            from bitsandbytes.functional import quantize_blockwise
+
+            quantize_blockwise(torch.ones(256))  # makes what 8 bits mean once, which can't be done on the meta device
         model = on_the_meta_device(config, case)
         ranks = fsdp2.mesh(case.strategy, "cpu")  # reads tensors of its own, which fake ones can't be
         stack.enter_context(mock.patch.object(fsdp2, "mesh", return_value=ranks))
@@ -295,6 +309,7 @@ def estimated_peak(config: Mapping[str, Any], case: Case) -> int:
         trains_head="lm_head" in adapters.modules_to_save,
         adapters=kept_by(adapters, shape) if case.adapters else None,
         adapter_dropout=adapters.dropout > 0,
+        quantized=quantized_by(adapters, shape),
         on_gpu=True,
         fsdp_version=case.version,
     )

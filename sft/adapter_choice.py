@@ -11,6 +11,8 @@ from sft.parameter_choice import layer_of
 SETTING = "training.lora"
 BASE_CHANGING = ("olora", "pissa", "pissa_niter_4", "pissa_niter_16")
 """Ways to begin that take what the adapter begins with out of the base weights."""
+UNQUANTIZED = "none"
+"""`quantize` of a base whose weights are kept as they are stored."""
 _FOR_EXPERTS = ("default", "gaussian")
 
 
@@ -98,6 +100,10 @@ def problem(
         fsdp_version: Of the FSDP that shards them.
         compiles: Whether layers are compiled.
     """
+    fused = sorted({name.rpartition(".")[2] for name, matrix in matrices.items() if matrix.experts})
+    if fused and lora["quantize"] != UNQUANTIZED:
+        rule = f"the model's experts ({', '.join(fused)}) are no linear layers and can't be kept in 4 bits"
+        return f"{SETTING}.quantize={lora['quantize']}: {rule}", f"{SETTING}.quantize={UNQUANTIZED}"
     has_experts = any(matrices[name].experts for name in adapters_of(lora, matrices))
     if has_experts and compiles:
         rule = "the model's experts are one tensor, which peft replaces while a layer runs: that can't be compiled"

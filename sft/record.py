@@ -38,8 +38,8 @@ _LASTING = ("name", "key", "started_at", "seconds", "inputs", "output", "files",
 Status = Literal["pending", "running", "done", "failed", "interrupted"]
 
 _PACKAGES = (
-    "torch", "instructlab-training", "transformers", "tokenizers", "accelerate", "peft", "datasets", "lm-eval",
-    "mlflow", "model-registry", "hydra-core", "omegaconf", "numpy",
+    "torch", "instructlab-training", "transformers", "tokenizers", "accelerate", "peft", "bitsandbytes", "datasets",
+    "lm-eval", "mlflow", "model-registry", "hydra-core", "omegaconf", "numpy",
 )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import permutations
 
 from sft.adapter_choice import matches
-from sft.config.schema import Compile, LoraConfig, LoraInit, ModelConfig, ModelSource, TrainingConfig
+from sft.config.schema import BaseQuantization, Compile, LoraConfig, LoraInit, ModelConfig, ModelSource, TrainingConfig
 from sft.errors import Problem
 
 
@@ -30,6 +30,21 @@ def check_adapters(cfg: TrainingConfig) -> Iterator[Problem]:
     if lora.use_dora and cfg.compile is Compile.regional:
         rule = "is not compiled: peft computes its weights anew in each layer's pass"
         yield _problem("use_dora", "true", rule, "training.compile=none")
+    if lora.quantize is not BaseQuantization.none:
+        yield from _quantization_problems(cfg)
+
+
+def _quantization_problems(cfg: TrainingConfig) -> Iterator[Problem]:
+    """Yield what a base in 4 bits does not go with."""
+    value = cfg.lora.quantize.value
+    if cfg.fsdp.version == 1:
+        rule = "needs FSDP2: FSDP1's autocast and its flat parameters are not tried with it"
+        yield _problem("quantize", value, rule, "training.fsdp.version=2")
+    if cfg.compile is Compile.regional:
+        yield _problem("quantize", value, "is not compiled: not tried", "training.compile=none")
+    if cfg.context_parallel > 1:
+        rule = "with rows that ranks share (training.context_parallel) is not tried"
+        yield _problem("quantize", value, rule, "training.context_parallel=1")
 
 
 def check_merged_adapter(model: ModelConfig, training: TrainingConfig) -> Iterator[Problem]:

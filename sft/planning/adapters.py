@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from sft.adapter_choice import Adapter, Matrix, adapters_of, num_parameters, saved_whole
-from sft.config.schema import LoraConfig
+from sft.config.schema import BaseQuantization, LoraConfig
 from sft.planning.model_shape import Shape
 
 _FROM_ATTENTION, _FROM_FEED_FORWARD = (".o_proj", ".dense"), (".down_proj", ".dense_4h_to_h")
@@ -145,3 +145,48 @@ def kept_by(cfg: LoraConfig, shape: Shape) -> Kept:
 
 def _reads_norm(name: str) -> bool:
     return not name.endswith((*_FROM_FEED_FORWARD, *_FROM_ATTENTION))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """What of the base is kept in 4 bits, whole on each rank.
+
+    Attributes:
+        num_matrices: Linear layers.
+        num_weights: Their weights.
+        num_bytes: Of weights and scales.
+        largest: Weights of the largest one, widened while it computes.
+    """
+
+    num_matrices: int = 0
+    num_weights: int = 0
+    num_bytes: int = 0
+    largest: int = 0
+
+
+def quantized_by(cfg: LoraConfig, shape: Shape) -> Quantized:
+    """Return what `training.lora.quantize` makes of a model (`sft.adapters.instructlab.rank.quantized`)."""
+    if not cfg.rank or cfg.quantize is BaseQuantization.none:
+        return Quantized()
+    matrices = matrices_of(shape)
+    whole = saved_whole(plain(cfg), matrices)
+    sizes = [m.inputs * m.outputs for name, m in matrices.items() if not m.experts and name not in whole]
+    return Quantized(
+        num_matrices=len(sizes),
+        num_weights=sum(sizes),
+        num_bytes=sum(nf4_bytes(size, double_quant=cfg.quantize is not BaseQuantization.nf4) for size in sizes),
+        largest=max(sizes, default=0),
+    )
+
+
+def nf4_bytes(num_weights: int, *, double_quant: bool) -> int:
+    """Return the bytes of a matrix in 4 bits (arXiv:2305.14314): a scale in fp32 for each 64 weights.
+
+    With `double_quant` a scale has 8 bits, and an fp32 one of its own for each 256; besides there are their mean and
+    the 256 values that 8 bits mean.
+    """
+    num_scales = -(-num_weights // 64)
+    packed = -(-num_weights // 2)
+    if not double_quant:
+        return packed + 4 * num_scales
+    return packed + num_scales + 4 * -(-num_scales // 256) + 4 + 4 * 256

@@ -6,7 +6,7 @@ import importlib.util
 
 from sft.adapters.instructlab.settings import VARLEN_CAPABILITY
 from sft.adapters.os import machine
-from sft.config.schema import Attention, Compile, Precision, TrainingConfig
+from sft.config.schema import Attention, BaseQuantization, Compile, Precision, TrainingConfig
 from sft.planning.choices import Choices
 
 _TRITON_CAPABILITY = (7, 0)
@@ -117,6 +117,18 @@ def resolve_compile(cfg: TrainingConfig, choices: Choices, *, on_gpu: bool) -> C
             f"training.compile=regional: training.launcher.image must have {needed}, and Python's headers"
         )
     return cfg.compile
+
+
+def note_quantized(cfg: TrainingConfig, choices: Choices) -> None:
+    """Note what an image must have for a base in 4 bits; what this machine lacks is refused by `machine_needs`."""
+    if quantizes(cfg) and cfg.launcher.is_remote:
+        setting = f"training.lora.quantize={cfg.lora.quantize.value}"
+        choices.notes.append(f"{setting}: training.launcher.image must have bitsandbytes (EXTRAS=qlora)")
+
+
+def quantizes(cfg: TrainingConfig) -> bool:
+    """Return whether the base is kept in 4 bits."""
+    return bool(cfg.lora.rank) and cfg.lora.quantize is not BaseQuantization.none
 
 
 def missing_for_compiling(*, on_gpu: bool) -> str:

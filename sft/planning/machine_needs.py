@@ -21,7 +21,7 @@ from sft.adapters.os import driver, gpus, machine
 from sft.config.schema import Compile, RunConfig, Tracker, TrainingConfig
 from sft.errors import SftError
 from sft.planning import estimate
-from sft.planning.kernels import missing_for_compiling
+from sft.planning.kernels import missing_for_compiling, quantizes
 from sft.planning.resources import Resources
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -76,6 +76,11 @@ def missing_for(cfg: RunConfig, resources: Resources, kept_bytes: int = 0) -> It
             yield Missing(rule=why, fix=fix)
     if resources.compile is Compile.regional and (lacking := missing_for_compiling(on_gpu=bool(resources.num_gpus))):
         yield Missing(rule=f"training.compile=regional: {lacking}", fix="install it, or set training.compile=none")
+    if quantizes(cfg.training) and importlib.util.find_spec("bitsandbytes") is None:
+        yield Missing(
+            rule=f"training.lora.quantize={cfg.training.lora.quantize.value}: bitsandbytes is not installed",
+            fix="pip install 'sft-runner[qlora]', or set training.lora.quantize=none",
+        )
     yield from _trackers(cfg.training)
     yield from _port(resources.nodes)
     yield from _disk(cfg, resources, kept_bytes)

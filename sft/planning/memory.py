@@ -6,12 +6,12 @@ weights, gradients and AdamW moments, forward and backward in bf16 or fp32.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from sft.adapters.instructlab.packed_rows import head_repeats
 from sft.config.schema import GradientCheckpointing, LoraConfig, ShardingStrategy
-from sft.planning.adapters import Kept, kept_by
+from sft.planning.adapters import Kept, Quantized, kept_by
 from sft.planning.model_shape import Shape, activations
 
 GPU_OVERHEAD = 1_500_000_000
@@ -40,6 +40,7 @@ class Setup:
         num_whole: Parameters of modules that are trained whole beside adapters, of which the base's are there too.
         trains_head: Whether the head is one of them.
         adapters: What they keep for their backward pass; None = what those of every linear layer keep.
+        quantized: What of the frozen weights is in 4 bits.
         on_gpu: Whether ranks compute on GPUs.
         fsdp_version: Of PyTorch's FSDP, 1 or 2.
         copies_states: Whether a rank keeps a copy of its part of the full state in host memory while it is written.
@@ -60,6 +61,7 @@ class Setup:
     num_whole: int = 0
     trains_head: bool = False
     adapters: Kept | None = None
+    quantized: Quantized = field(default_factory=Quantized)
     on_gpu: bool = False
     fsdp_version: int = 2
     copies_states: bool = False
@@ -104,6 +106,7 @@ def moments(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> dict[str,
         at_loss += setup.loss_share * _logit_bytes(shape, setup)
         at_head += setup.loss_share * value * shape.vocab_size
     made, made_at_layer = _adapted_weights(shape, setup, num_recomputed)
+    made_at_layer += value * setup.quantized.largest
     # Every second layer is recomputed from the first on: of an even number, the last one keeps its own.
     recomputes_last = num_recomputed * 2 > shape.num_layers
     gradients = 2 * value * shape.ffn_width  # of the feed-forward part
@@ -213,20 +216,27 @@ def _shards(sharding: ShardingStrategy, setup: Setup) -> int:
 def _state_bytes(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> int:
     """Return bytes of weights, and of what is trained gradients 4 and the optimizer's (ZeRO, arXiv:1910.02054)."""
     if setup.cpu_offload_params and setup.on_gpu:
-        return 0
+        return setup.quantized.num_bytes
     own = 0 if setup.num_trained is None else 4 * setup.num_trained
-    weights = own + _weight_bytes(shape, setup) * shape.num_parameters - (4 - shape.stored_bytes) * setup.num_frozen
+    weights = own + _weight_bytes(shape, setup) * _num_whole(shape, setup)
+    weights -= (4 - shape.stored_bytes) * setup.num_frozen
     state = int((4 + setup.moment_bytes) * _num_trained(shape, setup))
-    return (weights + state) // _shards(sharding, setup)
+    return (weights + state) // _shards(sharding, setup) + setup.quantized.num_bytes
+
+
+def _num_whole(shape: Shape, setup: Setup) -> int:
+    """Return the parameters of the base that are not in 4 bits, which FSDP shards and gathers."""
+    return shape.num_parameters - setup.quantized.num_weights
 
 
 def _gathered(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> int:
     """Return weights that a rank computes with besides its own: one unit while the next is fetched, and the root."""
-    value, unit, root = setup.value_bytes, shape.per_layer, shape.num_root + setup.num_whole
+    value, root = setup.value_bytes, shape.num_root + setup.num_whole
+    unit = (_num_whole(shape, setup) - shape.num_root) // shape.num_layers
     if _shards(sharding, setup) == 1:
         has_no_copy = setup.fsdp_version == 1 and value == _weight_bytes(shape, setup)
         return 0 if has_no_copy else value * (unit + root)
-    return value * (shape.num_parameters if sharding is ShardingStrategy.SHARD_GRAD_OP else 2 * unit + root)
+    return value * (_num_whole(shape, setup) if sharding is ShardingStrategy.SHARD_GRAD_OP else 2 * unit + root)
 
 
 def _activations(shape: Shape, setup: Setup) -> int:

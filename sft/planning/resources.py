@@ -25,7 +25,7 @@ from sft.planning.choices import Choices
 from sft.planning.context_parallel import check_model
 from sft.planning.copied_states import too_large_copies
 from sft.planning.devices import num_gpus
-from sft.planning.kernels import note_deterministic, resolve_attention, resolve_compile, resolve_liger
+from sft.planning.kernels import note_deterministic, note_quantized, resolve_attention, resolve_compile, resolve_liger
 from sft.planning.model_config import fetch_model_config
 from sft.planning.precision import CPU_TOKENS, CpuPrecision, choose_cpu_precision, resolve_precision
 from sft.planning.ranks import check_shared_rows, device_of, nodes_of, ranks_here, strategy_of
@@ -184,6 +184,7 @@ def resolve_resources(cfg: TrainingConfig, on_cpu: CpuPrecision | None = None) -
     precision = resolve_precision(cfg, on_cpu, choices, on_gpu=bool(gpus))
     attention = resolve_attention(cfg, precision, choices, on_gpu=bool(gpus))
     note_deterministic(cfg, attention, choices, on_gpu=bool(gpus))
+    note_quantized(cfg, choices)
     return Resources(
         device=device_of(launcher, gpus, choices),
         num_gpus=gpus,

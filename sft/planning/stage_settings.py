@@ -5,11 +5,13 @@ No more, or work is done twice; no less, or a stale result is served.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from sft.config.schema import (
+    BaseQuantization,
     ColumnsConfig,
     Compile,
     EvalBackend,
@@ -127,7 +129,7 @@ def train(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
         without |= {"schedule"}
     own = {k: v for k, v in _plain(cfg.training).items() if k not in without}
     own |= {**_length(cfg.training), "learning_rate": cfg.training.rate(), "select": _selection(cfg.training)}
-    own = _without_untouched(own, cfg.training)
+    own = _without_untouched(own, cfg.training, environment.versions)
     resources = environment.resources.settings() if environment.resources else {}
     unsaid = NOT_IN_THE_WEIGHTS | ({"compile"} if resources.get("compile") == Compile.none.value else set())
     return {**own, "resources": {k: v for k, v in resources.items() if k not in unsaid}}
@@ -140,7 +142,7 @@ _NEWER = {
 """Training settings that do at their default what was done before there were any."""
 
 
-def _without_untouched(own: dict[str, Any], cfg: TrainingConfig) -> dict[str, Any]:
+def _without_untouched(own: dict[str, Any], cfg: TrainingConfig, versions: Mapping[str, str]) -> dict[str, Any]:
     """Return settings less those that leave a training what it was, so that it has the key that it had."""
     untouched = _plain(TrainingConfig())
     without = {name for name in _NEWER if own[name] == untouched[name]}
@@ -149,6 +151,8 @@ def _without_untouched(own: dict[str, Any], cfg: TrainingConfig) -> dict[str, An
         without |= {"weight_decay_on"}
     if cfg.lora.rank:
         own["lora"] = _lora(own["lora"])
+        if cfg.lora.quantize is not BaseQuantization.none:
+            own["lora"]["bitsandbytes"] = versions.get("bitsandbytes", "")
     else:
         own["lora"] = {name: value for name, value in own["lora"].items() if name in _FIRST_OF_LORA}
     return {name: value for name, value in own.items() if name not in without}

@@ -193,6 +193,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.instructlab.rank.objective",
                 "sft.adapters.instructlab.rank.optimizer",
                 "sft.adapters.instructlab.rank.optimizers",
+                "sft.adapters.instructlab.rank.quantized",
                 "sft.adapters.instructlab.rank.recomputation",
                 "sft.adapters.instructlab.rank.row_split",
                 "sft.adapters.instructlab.rank.saved_models",

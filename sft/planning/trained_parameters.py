@@ -142,6 +142,9 @@ def _adapter_lines(cfg: RunConfig, have: Mapping[str, Artifact]) -> Iterator[str
     some = f"; {without} of {len(layers)} layers" if without else ""
     ends = ["embeddings", "head", "norms", *(["router"] if shape.family.experts else [])]
     yield f"           not adapted: {', '.join([*left, *ends])}{some}"
+    if (base := adapters.quantized_by(lora, shape)).num_matrices:
+        kept = f"{base.num_matrices} matrices, {base.num_bytes / 2**30:.2f} GiB, whole on each rank"
+        yield f"base       in 4 bits ({lora.quantize.value}): {kept}; the saved model has the unquantised weights"
 
 
 def matching_ends(name: str) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sft.artifacts import TokenizedArtifact
 from sft.config.schema import Precision, RunConfig
-from sft.planning.adapters import kept_by, num_adapter_parameters, num_saved_whole
+from sft.planning.adapters import kept_by, num_adapter_parameters, num_saved_whole, quantized_by
 from sft.planning.memory import Setup
 from sft.planning.model_shape import Shape
 from sft.planning.trained_parameters import moment_bytes, num_frozen
@@ -52,6 +52,7 @@ def setup_of(
         num_whole=whole,
         trains_head=any(name.endswith("lm_head") for name in training.lora.modules_to_save),
         adapters=kept_by(training.lora, shape) if training.lora.rank else None,
+        quantized=quantized_by(training.lora, shape),
         on_gpu=bool(resources.num_gpus),
         copies_states=resources.async_states,
         keeps_best=training.select.validated is not None,

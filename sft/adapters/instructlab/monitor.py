@@ -119,6 +119,9 @@ class TrainingMonitor:
         self._say(f"  trains {facts['num_trained']:,} parameters: {in_layers}{whole}")
         if facts["not_adapted"]:
             self._say(f"  not adapted: {', '.join(facts['not_adapted'])}")
+        if facts.get("num_quantized"):
+            size = f"{facts['quantized_bytes'] / 2**20:,.1f} MiB on each rank"
+            self._say(f"  the base is in 4 bits: {facts['num_quantized']} matrices, {size}")
 
     def _say_what_was_compiled(self, report: dict[str, Any]) -> None:
         """Say once that layers were compiled, and each reason for which torch has left a part of a layer out."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-from sft.config.schema.adapters import LoraConfig, LoraInit
+from sft.config.schema.adapters import BaseQuantization, LoraConfig, LoraInit
 from sft.config.schema.bounds import setting
 from sft.config.schema.dataset import (
     ColumnsConfig,
@@ -62,6 +62,7 @@ __all__ = [
     "HOLDOUT",
     "AddTokensConfig",
     "Attention",
+    "BaseQuantization",
     "ColumnsConfig",
     "Compile",
     "DatasetConfig",

@@ -27,6 +27,14 @@ class LoraInit(Enum):
     pissa_niter_16 = "pissa_niter_16"
 
 
+class BaseQuantization(Enum):
+    """How the frozen weights beside adapters are kept."""
+
+    none = "none"
+    nf4 = "nf4"
+    nf4_double_quant = "nf4_double_quant"
+
+
 @dataclass(kw_only=True)
 class LoraConfig:
     """Low-rank adapters in the place of full fine-tuning. peft's `LoraConfig`."""
@@ -58,3 +66,7 @@ class LoraConfig:
     random, with a product of 0. `pissa` (arXiv:2404.02948) and `olora` (arXiv:2406.01775) begin with the largest
     directions of the weight and take them out of it: a singular value decomposition or QR of each layer at every start.
     `pissa_niter_4` and `_16` = approximately, far faster."""
+    quantize: BaseQuantization = BaseQuantization.none
+    """QLoRA (arXiv:2305.14314): `nf4` keeps the frozen weights of every linear layer but the head in 4 bits while
+    adapters are trained (NF4, with a scale for each 64 weights: 4.5 bits), whole on each rank; `nf4_double_quant` keeps
+    the scales in 8 bits, too (4.13 bits). The model that is saved has the unquantised weights. Needs bitsandbytes."""

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from sft.adapter_choice import BASE_CHANGING, Matrix, adapters_of, matches, problem, saved_whole
+from sft.adapter_choice import BASE_CHANGING, UNQUANTIZED, Matrix, adapters_of, matches, problem, saved_whole
 from sft.errors import StageError
 
 NAME = "default"
@@ -104,6 +104,10 @@ def with_adapters(
     _check(adapted, lora, matrices)
     if lora["init"] in BASE_CHANGING:
         _begin_with_directions(adapted, lora["init"])
+    if lora["quantize"] != UNQUANTIZED:
+        from sft.adapters.instructlab.rank.quantized import quantize_base
+
+        quantize_base(adapted.get_base_model(), matrices, double_quant=lora["quantize"] == "nf4_double_quant")
     return adapted
 
 
@@ -193,17 +197,23 @@ def facts(adapted: Any) -> dict[str, Any]:
     """Return how much is trained, in how many adapters, and which modules with weights are left as they are."""
     from peft.utils.other import ModulesToSaveWrapper
 
+    from sft.adapters.instructlab.rank.quantized import QuantizedLinear
+
     model = adapted.get_base_model()
     layers = adapter_layers(adapted)
     frozen = {
         name.replace(".base_layer", "").replace(".original_module", "")
         for name, module in model.named_modules()
-        if any(not each.requires_grad for each in module.parameters(recurse=False))
+        if isinstance(module, QuantizedLinear)
+        or any(not each.requires_grad for each in module.parameters(recurse=False))
     }
     covered = {*layers, *(name.rpartition(".")[0] for name in layers)}
     whole = {name for name, module in model.named_modules() if isinstance(module, ModulesToSaveWrapper)}
     left = sorted({name.rpartition(".")[2] for name in frozen - covered - whole})
+    quantized = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
+    of_quantized = {"num_quantized": len(quantized), "quantized_bytes": sum(each.num_bytes for each in quantized)}
     return {
+        **(of_quantized if quantized else {}),
         "num_trained": sum(each.numel() for each in adapted.parameters() if each.requires_grad),
         "num_adapters": len(layers),
         "adapted": sorted({name.rpartition(".")[2] for name in layers}),
