@@ -106,7 +106,6 @@ def moments(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> dict[str,
         at_loss += setup.loss_share * _logit_bytes(shape, setup)
         at_head += setup.loss_share * value * shape.vocab_size
     made, made_at_layer = _adapted_weights(shape, setup, num_recomputed)
-    made_at_layer += value * setup.quantized.largest
     # Every second layer is recomputed from the first on: of an even number, the last one keeps its own.
     recomputes_last = num_recomputed * 2 > shape.num_layers
     gradients = 2 * value * shape.ffn_width  # of the feed-forward part
@@ -272,10 +271,15 @@ def _adapted_weights(shape: Shape, setup: Setup, num_recomputed: int) -> tuple[i
 
     Experts with their adapters are a tensor of their own, kept for the backward pass where a layer isn't recomputed;
     the layer that is at work has it, and its gradient. DoRA takes the norm of a sum of matrices of the layer's size.
+    A matrix in 4 bits is widened while it computes; DoRA with dropout keeps what it was widened to.
     """
     adapters, value = _adapters(shape, setup), setup.value_bytes
     of_a_layer = value * adapters.expert_weights // shape.num_layers
-    return of_a_layer * (shape.num_layers - num_recomputed), 2 * of_a_layer + 3 * value * adapters.largest
+    keeps_widened = setup.adapter_dropout and adapters.outputs > 0
+    widened = value * setup.quantized.num_weights // shape.num_layers if keeps_widened else 0
+    kept = (of_a_layer + widened) * (shape.num_layers - num_recomputed)
+    at_layer = 2 * of_a_layer + widened + 3 * value * adapters.largest + value * setup.quantized.largest
+    return kept, at_layer
 
 
 def _logit_bytes(shape: Shape, setup: Setup) -> int:

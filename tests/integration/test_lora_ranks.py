@@ -38,3 +38,4 @@ def test_weights_are_those_of_one_process_and_of_a_resumed_run_and_merge_into_th
     assert found["resumed"] == 0
     assert found["frozen_in_the_state"] == 0
     assert found["logits"] < 1e-4
+    assert found["packed"] == ([14, 14] if variant.startswith("nf4") else [0, 0])  # whole on each rank, never changed

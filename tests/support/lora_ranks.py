@@ -19,7 +19,7 @@ from sft.adapters.instructlab.rank import fixes
 from sft.adapters.instructlab.rank.adapted import with_adapters
 from sft.adapters.instructlab.rank.lora import on_base
 from sft.adapters.instructlab.rank.state_tensors import StateTensors
-from sft.config.schema import LoraConfig, LoraInit
+from sft.config.schema import BaseQuantization, LoraConfig, LoraInit
 from sft.errors import StageError
 from tests.support.architectures import VOCABULARY, tiny
 from tests.support.sharding_ranks import backend, wrapped
@@ -32,6 +32,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "olora": {"init": LoraInit.olora},
     "whole": {"modules_to_save": ["embed_tokens", "lm_head", "norm"]},
     "experts": {},
+    "nf4": {"quantize": BaseQuantization.nf4},
+    "nf4_double_quant": {"quantize": BaseQuantization.nf4_double_quant, "modules_to_save": ["embed_tokens", "lm_head"]},
+    "nf4_dora": {"quantize": BaseQuantization.nf4, "use_dora": True},
+    "nf4_pissa": {"quantize": BaseQuantization.nf4, "init": LoraInit.pissa},
 }
 NUM_STEPS = 4
 
@@ -100,6 +104,11 @@ def trained(name: str, version: int) -> dict[str, Any]:
         second = accelerator.get_state_dict(model)
     if dist.get_rank():
         return {}
+    buffers = {key.replace("_fsdp_wrapped_module.", ""): value for key, value in network.named_buffers()}
+    packed = {key: value for key, value in buffers.items() if key.endswith(".packed")}
+    alike = [torch.equal(value, packed[key]) for key, value in expected_model.named_buffers() if key in packed]
+    if packed:  # whose merged model is another one: of the unquantised base
+        expected_model = on_base(tiny("llama"), expected_model, expected).merge_and_unload().eval()
     whole = on_base(base, network, second).merge_and_unload().eval()
     ids = torch.arange(3, 30)[None]
     with torch.no_grad():
@@ -111,6 +120,7 @@ def trained(name: str, version: int) -> dict[str, Any]:
         "logits": float((wanted - got).abs().max()),
         "moved": max(float(value.abs().max()) for key, value in second.items() if "lora_B" in key),
         "frozen_in_the_state": len(frozen),
+        "packed": [len(alike), sum(alike)],
     }
 
 
