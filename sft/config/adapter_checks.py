@@ -38,7 +38,7 @@ def _quantization_problems(cfg: TrainingConfig) -> Iterator[Problem]:
     """Yield what a base in 4 bits does not go with."""
     value = cfg.lora.quantize.value
     if cfg.fsdp.version == 1:
-        rule = "needs FSDP2: FSDP1's autocast and its flat parameters are not tried with it"
+        rule = "needs FSDP2: FSDP1 computes under autocast, which is not tried with it"
         yield _problem("quantize", value, rule, "training.fsdp.version=2")
     if cfg.compile is Compile.regional:
         yield _problem("quantize", value, "is not compiled: not tried", "training.compile=none")

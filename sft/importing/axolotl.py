@@ -53,7 +53,7 @@ def _adapter(value: Any, source: Source) -> Found:
         settings = {} if source.number("lora_r") else {"training.lora.rank": 8}
         return taken(settings, "training.lora.rank above 0")
     if value == "qlora":
-        return other({}, "LoRA on the whole weights: the base model is not kept in 4 bits, which takes more memory")
+        return taken({"training.lora.quantize": "nf4_double_quant"}, "training.lora.rank above 0, the base in 4 bits")
     return taken({}, "every weight") if is_off(value) else missing("training.lora is LoRA; there are no other adapters")
 
 
@@ -162,7 +162,7 @@ _ROWS: Table = {
     **each("bfloat16", by("training.precision", readers.precision("bf16"), kind=Kind.DIFFERS)),
     "float16": OPTIMIZER["fp16"],
     "float32": chosen("training.precision", {True: "fp32", False: "auto"}),
-    "adapter": by("training.lora", _adapter, "lora; qlora's base is not kept in 4 bits", Kind.DIFFERS),
+    "adapter": by("training.lora", _adapter, "lora and qlora"),
     "lora_r": _lora("training.lora.rank"),
     "lora_alpha": _lora("training.lora.alpha"),
     "lora_dropout": _lora("training.lora.dropout"),
@@ -176,7 +176,7 @@ _ROWS: Table = {
     "lora_model_dir": MERGED_FIRST,
     "lora_target_modules": _lora("training.lora.target_modules", readers.target_modules),
     "lora_target_linear": _lora("training.lora.target_modules", readers.target_modules),
-    "load_in_4bit": absent("the base model is not kept in 4 bits"),
+    "load_in_4bit": by("training.lora.quantize", readers.quantized(_has_adapters)),
     "load_in_8bit": absent("the base model is not kept in 8 bits"),
     **each(
         "flash_attention sdp_attention xformers_attention eager_attention flex_attention sage_attention "

@@ -44,8 +44,12 @@ def _kind(value: Any, _: Source) -> Found:
     return taken({}, "every weight") if value == "full" else missing("training.lora, every weight, or training.freeze")
 
 
-def _quantized(_: Any, __: Source) -> Found:
-    return missing("the base model is not kept in few bits: LoRA on the whole weights, which takes more memory")
+def _quantization(source: Source) -> str:
+    """Return which `training.lora.quantize` is meant; empty = one that is not here."""
+    is_nf4 = source.get("quantization_method") in (None, "bnb") and source.get("quantization_type") in (None, "nf4")
+    if source.number("quantization_bit") != 4 or not is_nf4:
+        return ""
+    return "nf4" if source.get("double_quantization") is False else "nf4_double_quant"
 
 
 def _pissa(value: Any, source: Source) -> Found:
@@ -158,7 +162,7 @@ _ROWS: Table = {
         "adapter_folder",
         absent(_ADAPTERS),
     ),
-    **each("quantization_bit", by("", _quantized, "the base model is not kept in few bits", Kind.ABSENT)),
+    **each("quantization_bit", by("training.lora.quantize", readers.quantized(_has_adapters, _quantization))),
     **each(
         "quantization_method quantization_type double_quantization quantization_device_map",
         differs("with quantization_bit"),

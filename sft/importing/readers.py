@@ -188,6 +188,25 @@ def of_adapters(is_on: Callable[[Source], bool]) -> Callable[..., Row]:
     return row
 
 
+def quantized(is_on: Callable[[Source], bool], kind: Callable[[Source], str] = lambda _: "nf4_double_quant") -> Reader:
+    """Return what reads that the base model is kept in 4 bits.
+
+    Args:
+        is_on: Whether a file trains adapters.
+        kind: Which `training.lora.quantize` it means; empty = one that is not here.
+    """
+
+    def read(value: Any, source: Source) -> Found:
+        if is_off(value):
+            return taken({}, "off, as here")
+        if not is_on(source):
+            return missing("a base model in 4 bits is for adapters (training.lora.quantize)")
+        name = kind(source)
+        return taken({"training.lora.quantize": name}) if name else missing("training.lora.quantize: nf4 in 4 bits")
+
+    return read
+
+
 def held_out(value: Any, _: Source) -> Found:
     """Read the share of the rows that is validated on."""
     part = as_number(value)

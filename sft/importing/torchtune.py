@@ -54,7 +54,10 @@ _lora = readers.of_adapters(_has_adapters)
 def _model(value: Any, _: Source) -> Found:
     name = _last(value)
     if name.startswith(("qlora_", "qdora_")):
-        return other({}, "LoRA on the whole weights of the checkpointer's folder: no base model in 4 bits")
+        dora = {"training.lora.use_dora": True} if name.startswith("qdora_") else {}
+        return taken(
+            {"training.lora.quantize": "nf4_double_quant", **dora}, "the architecture of the folder, in 4 bits"
+        )
     return taken({}, "the architecture that the checkpointer's folder says")
 
 
@@ -139,7 +142,7 @@ _ROWS: Table = {
     "model.apply_lora_to_mlp": differs("with lora_attn_modules", "training.lora.target_modules"),
     "model.apply_lora_to_output": by("", _head, kind=Kind.ABSENT, note="the model's head gets no adapter"),
     "model.use_dora": _lora("training.lora.use_dora"),
-    "model.quantize_base": absent("training.lora is LoRA on whole weights"),
+    "model.quantize_base": by("training.lora.quantize", readers.quantized(_has_adapters)),
     **each(
         "model.decoder_trainable model.encoder_trainable model.fusion_trainable model.image_size tokenizer.image_size "
         "tokenizer.max_num_tiles collate_fn",

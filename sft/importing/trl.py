@@ -33,6 +33,13 @@ def _has_adapters(source: Source) -> bool:
 _lora = readers.of_adapters(_has_adapters)
 
 
+def _quantization(source: Source) -> str:
+    """Return which `training.lora.quantize` is meant; empty = one that is not here."""
+    if source.get("bnb_4bit_quant_type") not in (None, "nf4"):
+        return ""
+    return "nf4_double_quant" if source.get("use_bnb_nested_quant") is True else "nf4"
+
+
 def _dataset(value: Any, source: Source) -> Found:
     uri = readers.data_uri(value, source.get("dataset_config"))
     if source.has("datasets"):
@@ -112,9 +119,11 @@ _ROWS: Table = {
     "lora_target_parameters": absent("fused experts are adapted where training.lora.target_modules is null"),
     "lora_task_type": chosen("", {"CAUSAL_LM": ""}),
     **each(
-        "load_in_8bit load_in_4bit bnb_4bit_quant_type use_bnb_nested_quant bnb_4bit_quant_storage",
-        absent("the base model is not kept in few bits: LoRA on the whole weights, which takes more memory"),
+        "bnb_4bit_quant_type use_bnb_nested_quant bnb_4bit_quant_storage",
+        differs("with load_in_4bit; packed weights are whole on each rank"),
     ),
+    "load_in_4bit": by("training.lora.quantize", readers.quantized(_has_adapters, _quantization)),
+    "load_in_8bit": absent("the base model is kept in 16 or 4 bits: training.lora.quantize"),
     "dataset_name": by("dataset.uri", _dataset),
     "dataset_config": differs("in the dataset's uri, after the colon", "dataset.uri"),
     "dataset_train_split": by("dataset.split", readers.split_name),

@@ -91,7 +91,7 @@ class Moment(NamedTuple):
 
 
 def moments(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> dict[str, Moment]:
-    """Return when a rank may need most: loss, backward pass of head, layer and embedding."""
+    """Return when a rank may need most: as a pass begins, loss, backward pass of head, layer and embedding."""
     value, layer = setup.value_bytes, _activations(shape, setup)
     num_recomputed = _num_recomputed(shape, setup.gradient_checkpointing)
     kept = value * shape.hidden_size * num_recomputed + (shape.num_layers - num_recomputed) * layer
@@ -128,6 +128,7 @@ def moments(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> dict[str,
     if of_head and value < 4 and _shards(sharding, setup) > 1:  # the root's gradient, and its copy in fp32 for the sum
         at_embedding = max(at_embedding, (value + 4) * shape.num_root)
     return {
+        "gather": Moment(fixed + _at_gather(shape, sharding, setup), 0),
         "loss": Moment(fixed + gathered + of_chunk + of_weight, at_loss),
         "head": Moment(fixed + gathered + of_head + of_weight, at_head),
         "layer": Moment(fixed + gathered + of_head + of_layer + made_at_layer, at_layer),
@@ -236,6 +237,17 @@ def _gathered(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> int:
         has_no_copy = setup.fsdp_version == 1 and value == _weight_bytes(shape, setup)
         return 0 if has_no_copy else value * (unit + root)
     return value * (_num_whole(shape, setup) if sharding is ShardingStrategy.SHARD_GRAD_OP else 2 * unit + root)
+
+
+def _at_gather(shape: Shape, sharding: ShardingStrategy, setup: Setup) -> int:
+    """Return the weights of root and first layer as FSDP2 gathers them, before a pass has kept anything.
+
+    They are there twice, as they come from the ranks and as they are laid out, until the next ones are gathered.
+    """
+    if setup.fsdp_version == 1 or _shards(sharding, setup) == 1:
+        return 0
+    unit = (_num_whole(shape, setup) - shape.num_root) // shape.num_layers
+    return 2 * setup.value_bytes * (shape.num_root + setup.num_whole + unit)
 
 
 def _activations(shape: Shape, setup: Setup) -> int:

@@ -90,6 +90,7 @@ class Machine:
 
 CPU = Machine(0)
 A100 = Machine(1, "NVIDIA A100-PCIE-40GB", "8.0", 40960)
+RTX4080 = Machine(1, "NVIDIA GeForce RTX 4080", "8.9", 16376)
 RTX4090 = Machine(1, "NVIDIA GeForce RTX 4090", "8.9", 24564)
 HARDWARE = {
     "fsdp_sweep": Machine(2, RTX4090.name, "8.9", 24564),
@@ -102,6 +103,7 @@ HARDWARE = {
     "nodes": Machine(8, "NVIDIA H100 80GB HBM3", "9.0", 81559),
     "optuna": RTX4090,
     "original": A100,
+    "qlora_7b": RTX4080,
     "s3": A100,
     "tools": A100,
 }

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from sft.adapter_choice import Adapter, Matrix, adapters_of, matches, num_parameters, problem, saved_whole
-from sft.config.schema import LoraConfig
+from sft.config.schema import BaseQuantization, LoraConfig
 
 MATRICES = {
     f"model.layers.{layer}.{name}": Matrix(inputs=8, outputs=4)
@@ -60,6 +60,7 @@ def test_modules_are_trained_whole_by_the_ends_of_their_names() -> None:
     [
         ({}, {"fsdp_version": 1}, "of which FSDP1 has a view"),
         ({}, {"compiles": True}, "can't be compiled"),
+        ({"quantize": BaseQuantization.nf4, "target_modules": ["q_proj"]}, {}, "experts (down_proj) are no linear"),
         ({"target_modules": ["q_proj"], "layers": [5]}, {}, "no layer 5; its last one is 1"),
         ({"target_modules": ["experts.down_proj"], "layers": [0]}, {}, "no layer is left to adapt"),
         ({"modules_to_save": ["up_proj"]}, {}, "mlp.up_proj is adapted already"),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sft.config.adapter_checks import check_adapters, trains_embeddings
-from sft.config.schema import Compile, LoraConfig, LoraInit, TrainingConfig
+from sft.config.schema import BaseQuantization, Compile, FsdpConfig, LoraConfig, LoraInit, TrainingConfig
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,11 @@ from sft.config.schema import Compile, LoraConfig, LoraInit, TrainingConfig
             "training.lora.alpha_pattern.down_proj=16: mlp.down_proj is named by down_proj too",
         ),
         ({"rank": 4, "use_dora": True}, {"compile": Compile.regional}, "training.lora.use_dora=true: is not compiled"),
+        (
+            {"rank": 4, "quantize": BaseQuantization.nf4},
+            {"fsdp": FsdpConfig(version=1)},
+            "training.lora.quantize=nf4: needs FSDP2",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(lora: dict[str, Any], settings: dict[str, Any], told: str) -> None:

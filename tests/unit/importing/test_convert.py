@@ -176,7 +176,8 @@ def test_dataset_info_says_where_names_are(tmp_path: Path) -> None:
         ({"fp16": True}, "fp16", "bf16 or fp32"),
         ({"val_set_size": 100}, "val_set_size", "a share of the rows"),
         ({"bf16": True, "float32": True}, "float32", "contradicts bf16"),
-        ({"load_in_4bit": True}, "load_in_4bit", "4 bits"),
+        ({"load_in_4bit": True}, "load_in_4bit", "a base model in 4 bits is for adapters"),
+        ({"load_in_8bit": True}, "load_in_8bit", "8 bits"),
     ],
 )
 def test_what_does_not_fit_is_named_and_not_taken(more: dict[str, Any], key: str, says: str, tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ ONE: dict[tuple[str, str], dict[str, Any]] = {
         "training.lora.rank": 32,
         "training.lora.alpha": 16,
         "training.lora.dropout": 0.05,
+        "training.lora.quantize": "nf4_double_quant",
         "training.beta2": 0.999,
     },
     ("axolotl", "llama-3/fft-8b-liger-fsdp.yaml"): {

@@ -6,15 +6,18 @@ from typing import Any
 
 import pytest
 
-from sft.config.schema import LoraConfig
+from sft.config.schema import BaseQuantization, LoraConfig
 from sft.planning.adapters import (
+    Quantized,
     adapted_by,
     kept_by,
     matrices_of,
+    nf4_bytes,
     num_active_parameters,
     num_adapter_parameters,
     num_saved_whole,
     plain,
+    quantized_by,
 )
 from sft.planning.model_shape import FAMILIES, Shape, shape_of
 from tests.support.architectures import ATTENTION_ONLY, tiny
@@ -85,3 +88,27 @@ def test_what_is_kept_follows_what_is_adapted() -> None:
     assert (one.inputs, one.shared, one.outputs, one.largest) == (64, 64, 32, 64 * 32)
     experts = kept_by(LoraConfig(rank=1), shape(MOE))
     assert experts.expert_weights == 3 * 8 * (64 * 2 * 96 + 96 * 64)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [BaseQuantization.nf4, BaseQuantization.nf4_double_quant])
+def test_a_base_in_4_bits_has_the_bytes_that_the_ranks_count(kind: BaseQuantization) -> None:
+    from sft.adapters.instructlab.rank import adapted
+
+    lora = LoraConfig(rank=4, dropout=0, quantize=kind, target_modules=["q_proj"], modules_to_save=["k_proj"])
+    model = tiny("llama")
+    base = quantized_by(lora, shape(model.config.to_dict()))
+    counted = adapted.facts(adapted.with_adapters(model, plain(lora), adapted_model=""))
+    assert (base.num_matrices, base.num_bytes) == (counted["num_quantized"], counted["quantized_bytes"])
+    assert base.num_weights == 2 * (2 * 32 * 32 + 32 * 16 + 3 * 32 * 48)
+    assert base.largest == 32 * 48
+
+
+def test_a_weight_takes_4_bits_and_its_part_of_a_scale() -> None:
+    """4 + 32/64 bits, and with scales in 8 bits 4 + 8/64 + 32/(64 * 256) (arXiv:2305.14314, section 3)."""
+    num = 1 << 26
+    assert nf4_bytes(num, double_quant=False) * 8 / num == 4.5
+    assert nf4_bytes(num, double_quant=True) * 8 / num == pytest.approx(4.127, abs=5e-4)
+    assert quantized_by(LoraConfig(quantize=BaseQuantization.nf4), shape()) == Quantized()  # no adapters
+    assert quantized_by(LoraConfig(rank=1), shape()) == Quantized()
