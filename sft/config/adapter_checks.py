@@ -42,9 +42,6 @@ def _quantization_problems(cfg: TrainingConfig) -> Iterator[Problem]:
         yield _problem("quantize", value, rule, "training.fsdp.version=2")
     if cfg.compile is Compile.regional:
         yield _problem("quantize", value, "is not compiled: not tried", "training.compile=none")
-    if cfg.context_parallel > 1:
-        rule = "with rows that ranks share (training.context_parallel) is not tried"
-        yield _problem("quantize", value, rule, "training.context_parallel=1")
 
 
 def check_merged_adapter(model: ModelConfig, training: TrainingConfig) -> Iterator[Problem]:

@@ -27,6 +27,8 @@ _OTHER_NAMES = {
     "lora_r": "training.lora.rank",
     "lora_alpha": "training.lora.alpha",
     "lora_dropout": "training.lora.dropout",
+    "load_in_4bit": "training.lora.quantize",
+    "quantization_bit": "training.lora.quantize",
 }
 """What other tools and habits call a setting."""
 
