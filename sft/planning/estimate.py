@@ -15,6 +15,7 @@ from sft.config.schema import GradientCheckpointing, RunConfig, SaveDtype, Shard
 from sft.planning import memory
 from sft.planning.devices import num_gpus
 from sft.planning.kept_models import kept_models
+from sft.planning.kernels import quantizes
 from sft.planning.memory import Setup
 from sft.planning.mixing import Mix
 from sft.planning.model_config import read_config, read_model_config
@@ -231,11 +232,18 @@ def _remedy(cfg: TrainingConfig, shape: Shape, sharding: ShardingStrategy, setup
         shared = _or_shared(cfg, shape, sharding, setup, available)
         return f"try training.max_tokens_per_gpu={budget} training.max_seq_len={longest}{shared}"
     if not setup.on_gpu:
-        return "a GPU, training/lora=default, or a smaller model"
+        return f"a GPU, {_adapters(cfg)}or a smaller model"
     full = replace(setup, gradient_checkpointing=GradientCheckpointing.full)
     if memory.largest_budget(shape, ShardingStrategy.FULL_SHARD, full, available):
         return "try training/fsdp=full_shard training.gradient_checkpointing=full"
-    return "more ranks with training/fsdp=full_shard, training/lora=default, or a smaller model"
+    return f"more ranks with training/fsdp=full_shard, {_adapters(cfg)}or a smaller model"
+
+
+def _adapters(cfg: TrainingConfig) -> str:
+    """Return which adapters would take less than what is trained; empty if none would."""
+    if not cfg.lora.rank:
+        return "training/lora=default, "
+    return "" if quantizes(cfg) else "training/lora=qlora, "
 
 
 def _or_shared(cfg: TrainingConfig, shape: Shape, sharding: ShardingStrategy, setup: Setup, available: int) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from sft.adapters.merged_adapters import merged
 from sft.artifacts import CheckpointArtifact
-from sft.config.schema import BaseQuantization, Compile, GradientCheckpointing, LauncherConfig, LoraConfig, Precision
+from sft.config.schema import BaseQuantization, GradientCheckpointing, LauncherConfig, LoraConfig, Precision
 from sft.progress import Progress
 from sft.stages.train import TrainInputs
 from tests.support.training import changed, curve, metrics, ranks, running, steps_done, train, wait_for, weights
@@ -114,10 +114,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(train_inputs: TrainInputs, tmp
             {"context_parallel": 2, "max_tokens_per_gpu": 128, "adam_epsilon": 1e-5},
             {"adam_epsilon": 1e-5, **ONE_RANK},
         ),
-        ({"compile": Compile.regional, **ONE_RANK}, ONE_RANK),
         ({"gradient_checkpointing": GradientCheckpointing.full, **ONE_RANK}, ONE_RANK),
     ],
-    ids=["two ranks", "shared rows", "compiled", "recomputed"],
+    ids=["two ranks", "shared rows", "recomputed"],
 )
 def test_losses_are_those_of_one_rank_with_whole_rows(
     one: dict[str, Any], other: dict[str, Any], train_inputs: TrainInputs, tmp_path: Path

@@ -27,6 +27,11 @@ from sft.config.schema import BaseQuantization, Compile, FsdpConfig, LoraConfig,
             {"fsdp": FsdpConfig(version=1)},
             "training.lora.quantize=nf4: needs FSDP2",
         ),
+        (
+            {"rank": 4, "quantize": BaseQuantization.nf4_double_quant},
+            {"compile": Compile.regional},
+            "training.lora.quantize=nf4_double_quant: is not compiled",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(lora: dict[str, Any], settings: dict[str, Any], told: str) -> None:

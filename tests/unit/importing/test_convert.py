@@ -205,3 +205,27 @@ def test_another_training_is_refused(base: dict[str, Any], more: dict[str, Any],
 def test_what_is_off_there_is_not_missing_here(tmp_path: Path) -> None:
     found = read(tmp_path, AXOLOTL, load_in_8bit=False, fp8=None, qat={})
     assert {told(found, key).found.kind for key in ("load_in_8bit", "fp8", "qat")} == {Kind.TAKEN}
+
+
+@pytest.mark.parametrize(
+    ("base", "more", "kind"),
+    [
+        (AXOLOTL, {"adapter": "qlora", "load_in_4bit": True, "lora_r": 8}, "nf4_double_quant"),
+        (FACTORY, {"finetuning_type": "lora", "quantization_bit": 4}, "nf4_double_quant"),
+        (FACTORY, {"finetuning_type": "lora", "quantization_bit": 4, "double_quantization": False}, "nf4"),
+        (FACTORY, {"finetuning_type": "lora", "quantization_bit": 8}, None),
+        (FACTORY, {"finetuning_type": "lora", "quantization_bit": 4, "quantization_method": "hqq"}, None),
+        (TRL, {"use_peft": True, "load_in_4bit": True}, "nf4"),
+        (TRL, {"use_peft": True, "load_in_4bit": True, "use_bnb_nested_quant": True}, "nf4_double_quant"),
+        (TRL, {"use_peft": True, "load_in_4bit": True, "bnb_4bit_quant_type": "fp4"}, None),
+        (
+            TUNE,
+            {"model": {"_component_": "torchtune.models.llama3.qlora_llama3_8b", "lora_rank": 4}},
+            "nf4_double_quant",
+        ),
+    ],
+)
+def test_a_base_in_4_bits_is_the_same_here(
+    base: dict[str, Any], more: dict[str, Any], kind: str | None, tmp_path: Path
+) -> None:
+    assert read(tmp_path, base, **more).settings.get("training.lora.quantize") == kind

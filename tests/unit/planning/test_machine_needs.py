@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,17 @@ import pytest
 
 from sft.adapters.os import driver, gpus, machine
 from sft.adapters.os.driver import Driver, Torch
-from sft.config.schema import Compile, LauncherConfig, LauncherKind, ModelConfig, ModelSource, RunConfig, TrainingConfig
+from sft.config.schema import (
+    BaseQuantization,
+    Compile,
+    LauncherConfig,
+    LauncherKind,
+    LoraConfig,
+    ModelConfig,
+    ModelSource,
+    RunConfig,
+    TrainingConfig,
+)
 from sft.errors import SftError
 from sft.planning import machine_needs
 from sft.planning.resources import Resources, resolve_resources
@@ -144,3 +155,17 @@ def test_of_an_unknown_model_nothing_is_missed(on_gpus: Any, tmp_path: Path) -> 
     cfg, resources = run(tmp_path)
     unknown = replace(cfg, model=ModelConfig(name_or_path=str(tmp_path)))
     assert list(machine_needs.missing_for(unknown, resources)) == []
+
+
+def test_a_base_in_4_bits_needs_bitsandbytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name))
+    lora = LoraConfig(rank=4, quantize=BaseQuantization.nf4)
+    said = missing(tmp_path, lora=lora)
+    assert said.startswith("training.lora.quantize=nf4: bitsandbytes is not installed; pip install 'sft-runner[qlora]'")
+    for other in (LoraConfig(rank=4), replace(lora, rank=0)):
+        assert "bitsandbytes" not in missing(tmp_path, lora=other)
+    pods = LauncherConfig(kind=LauncherKind.kubeflow, image="here/sft@sha256:0")
+    assert "bitsandbytes" not in missing(tmp_path, lora=lora, launcher=pods)
+    notes = resolve_resources(TrainingConfig(lora=lora, launcher=pods)).notes
+    assert "training.lora.quantize=nf4: training.launcher.image must have bitsandbytes (EXTRAS=qlora)" in notes

@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from sft.artifacts import ModelArtifact
-from sft.config.schema import LoraConfig, Optimizer, ParameterGroupConfig, RunConfig, ShardingStrategy, TrainingConfig
+from sft.config.schema import (
+    BaseQuantization,
+    LoraConfig,
+    Optimizer,
+    ParameterGroupConfig,
+    RunConfig,
+    ShardingStrategy,
+    TrainingConfig,
+)
 from sft.planning import stage_settings
 from sft.planning.environment import Environment
 from sft.planning.memory import moments, peak_bytes, state_bytes
@@ -132,3 +140,17 @@ def test_an_optimizer_takes_its_own_state(optimizer: Optimizer, low: float, high
     assert state_bytes(shape, setup) == int((4 + of_weight) * COUNT)
     saved = peak_bytes(shape, ShardingStrategy.NO_SHARD, EIGHT) - peak_bytes(shape, ShardingStrategy.NO_SHARD, setup)
     assert saved == pytest.approx((8 - of_weight) * COUNT, rel=0.01)
+
+
+def test_a_base_in_4_bits_is_said_and_has_a_key_with_the_version_that_makes_it(tied: dict[str, Any]) -> None:
+    lora = LoraConfig(rank=4, quantize=BaseQuantization.nf4)
+    [said] = [line for line in lines(tied, lora=lora) if line.startswith("base")]
+    assert "in 4 bits (nf4): 14 matrices, " in said
+    assert said.endswith(" GiB, whole on each rank; the saved model has the unquantised weights")
+    assert not [line for line in lines(tied, lora=LoraConfig(rank=4)) if line.startswith("base")]
+    world = Environment(versions={"bitsandbytes": "0.50.2"})
+    own = stage_settings.train(RunConfig(training=TrainingConfig(lora=lora)), world)["lora"]
+    assert (own["quantize"], own["bitsandbytes"]) == ("nf4", "0.50.2")
+    for other in (LoraConfig(rank=4), LoraConfig(quantize=BaseQuantization.nf4)):
+        untouched = stage_settings.train(RunConfig(training=TrainingConfig(lora=other)), world)["lora"]
+        assert not {"quantize", "bitsandbytes"} & untouched.keys()
