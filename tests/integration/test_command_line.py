@@ -300,7 +300,7 @@ def test_hydra_prints_the_defaults_tree(tmp_path: Path) -> None:
     ("line", "offered"),
     [
         ("sft r", "init import recipes schema data compare export merge report watch debug chat serve"),
-        ("sft run q", "long_context lora_24gb mix moe nodes optuna original quickstart quickstart_fsdp_sweep"),
+        ("sft run q", "long_context lora_24gb mix moe nodes optuna original qlora_7b quickstart quickstart_fsdp_sweep"),
         ("sft run quickstart training.le", "training.learning_rate="),
         ("sft run quickstart training/fsdp=n", "training/fsdp=no_shard"),
     ],
