@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from sft.config.schema import GradientCheckpointing, LoraConfig, ShardingStrategy
-from sft.planning.adapters import num_adapter_parameters
+from sft.config.schema import BaseQuantization, GradientCheckpointing, LoraConfig, ShardingStrategy
+from sft.planning.adapters import num_adapter_parameters, quantized_by
 from sft.planning.memory import (
     GPU_OVERHEAD,
     Moment,
@@ -220,7 +220,7 @@ def test_a_token_costs_what_its_moment_holds() -> None:
     assert layer == 2 * 6 * 1536 + 2 * (2 * (1536 + 256) + 2 * 1536 + 4 * 8960)
     per_token = {name: moment.per_token for name, moment in moments(qwen(), ShardingStrategy.FULL_SHARD, EIGHT).items()}
     logits = {"loss": inputs + 6 * 151_936, "head": inputs + 2 * 151_936}
-    assert per_token == {**logits, "layer": inputs + layer + ffn, "embedding": 0}
+    assert per_token == {**logits, "layer": inputs + layer + ffn, "embedding": 0, "gather": 0}
     half = moments(qwen(), ShardingStrategy.FULL_SHARD, replace(EIGHT, loss_share=0.5))
     assert half["loss"].per_token == inputs + 3 * 151_936
     kept = moments(qwen(), ShardingStrategy.FULL_SHARD, replace(EIGHT, gradient_checkpointing=NONE))
@@ -278,6 +278,22 @@ def test_frozen_weights_stay_as_they_are_stored_unless_fsdp1_computes_in_fp32() 
     stored = shape_of({**QWEN, "torch_dtype": "bfloat16"})
     assert stored is not None
     assert stored.stored_bytes == 2
+
+
+def test_a_base_in_4_bits_is_whole_on_each_rank_and_the_rest_is_sharded() -> None:
+    lora = LoraConfig(rank=16, quantize=BaseQuantization.nf4)
+    base, trained = quantized_by(lora, qwen()), 1_000_000
+    assert base.num_weights == 28 * (2 * 1536 * 1536 + 2 * 1536 * 256 + 3 * 1536 * 8960)
+    setup = replace(EIGHT, num_trained=trained, quantized=base)
+    found = moments(qwen(), ShardingStrategy.FULL_SHARD, setup)
+    left, root = COUNT - base.num_weights, qwen().num_root
+    states = (4 * left + 16 * trained) // 8 + base.num_bytes + GPU_OVERHEAD  # stored in fp32
+    unit = (left - root) // 28
+    assert found["loss"].fixed == states + 2 * (2 * unit + root)
+    assert found["layer"].fixed == found["loss"].fixed + 2 * base.largest
+    assert found["gather"].fixed == states + 2 * 2 * (root + unit)  # as it comes, and as it is laid out
+    offloaded = moments(qwen(), ShardingStrategy.FULL_SHARD, replace(setup, cpu_offload_params=True))
+    assert found["loss"].fixed - offloaded["loss"].fixed == states - base.num_bytes - GPU_OVERHEAD
 
 
 def test_adapters_with_dropout_keep_what_they_dropped() -> None:
