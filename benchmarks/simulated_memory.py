@@ -108,8 +108,6 @@ CASES = (
     Case("FULL_SHARD", 8, adapters=True, lora=NF4, num_tokens=1024, tied=False),
     Case("FULL_SHARD", 8, adapters=True, num_tokens=256, tied=False),
     Case("SHARD_GRAD_OP", 8, adapters=True, lora=NF4, num_tokens=1024, tied=False),
-    Case("FULL_SHARD", 8, adapters=True, lora={**NF4, "use_dora": True}, num_tokens=1024),
-    Case("FULL_SHARD", 8, adapters=True, lora={**NF4, "use_dora": True}, recomputes="none", num_tokens=1024),
     Case("NO_SHARD", 1, adapters=True, precision="fp32", lora=NF4, num_tokens=2048),
     Case("NO_SHARD", 1, adapters=True, version=1),
     Case("FULL_SHARD", 8, version=1),
