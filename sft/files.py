@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +16,26 @@ NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """What writing fails with where there is no room: a full disk, a quota, a limit of this process."""
 
 
+_SCHEME = re.compile(r"^([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 DOCUMENT_BYTES = 16 << 20
 """Larger than any record, manifest or config; JSON of that size takes hundreds of megabytes when it is parsed."""
 
 
 class NotADocumentError(ValueError):
     """Something that nobody would have written as a record, a manifest or a config."""
+
+
+def scheme(uri: str) -> str:
+    """Return ``s3`` of ``s3://bucket/key``; empty for a path."""
+    match = _SCHEME.match(uri)
+    return match[1].lower() if match else ""
+
+
+def local_path(uri: str) -> Path:
+    """Return the path of a local uri: ``pvc://claim/data`` is ``/claim/data``, ``~`` the home folder."""
+    if scheme(uri) == "pvc":
+        return Path("/") / uri[len("pvc://") :]
+    return Path(uri[len("file://") :] if scheme(uri) else uri).expanduser()
 
 
 def read_document(path: Path, max_bytes: int = DOCUMENT_BYTES) -> bytes:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sft.adapters.checkpoint_files import read_header, read_json
+from sft.adapters.checkpoint_files import Tensor, read_header, read_json
 from sft.errors import StageError
 from sft.files import sha256_file
 
@@ -18,6 +19,7 @@ _TAKES_PART = ("use_dora", "modules_to_save", "lora_bias")
 """What makes an adapter more than a sum of products, of which there is no weighted sum."""
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Beginnings of what `init_lora_weights` says of an adapter that belongs to a base changed at its start."""
+_PREFIX = "base_model.model."
 _FACTOR = re.compile(r"\.lora_(embedding_)?[AB](\.weight)?$")
 _OTHER = ("layer_replication", "megatron_config", "alora_invocation_tokens", "use_qalora", "use_bdlora", "kasa_config")
 
@@ -98,6 +100,32 @@ def check_base(adapter: AdapterFiles, base: str, what: str) -> str | None:
         f"{what}: is an adapter of {adapter.base}, not of {base}",
         fix=f"take {adapter.base} as the model; if that is the same one, say so in base_model_name_or_path of {CONFIG}",
     )
+
+
+def check_shapes(adapter: AdapterFiles, base: Mapping[str, Tensor], what: str) -> None:
+    """Compare an adapter's matrices with the weights that they are of, as far as both have the same names.
+
+    Args:
+        adapter: Which.
+        base: Tensors of the model's files by name. A name that they lack may be one that loading makes of others.
+        what: The setting or argument that names the adapter.
+
+    Raises:
+        StageError: One is of a weight of another shape.
+    """
+    tensors = read_header(adapter.folder / WEIGHTS)
+    for name, first in sorted(tensors.items()):
+        of, is_first, _ = name.removeprefix(_PREFIX).partition(".lora_A.weight")
+        second, weight = tensors.get(f"{_PREFIX}{of}.lora_B.weight"), base.get(f"{of}.weight")
+        if not is_first or second is None or weight is None or len(weight.shape) != 2:
+            continue
+        shapes = (second.shape[0], first.shape[-1])
+        if sorted(shapes) != sorted(weight.shape):  # GPT-2's lie the other way round
+            its, the_models = (" x ".join(map(str, each)) for each in (shapes, weight.shape))
+            raise StageError(
+                f"{what}: is of a weight {of} of {its}, but the model's has {the_models}",
+                fix="take the model that the adapter was trained on",
+            )
 
 
 def _same_folder(one: str, other: str) -> bool:

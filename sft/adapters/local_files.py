@@ -17,10 +17,11 @@ from typing import IO
 
 from sft.adapters.readers import supported
 from sft.errors import DataError
+from sft.files import local_path as local_path
+from sft.files import scheme as scheme
 from sft.redaction import redact
 
 STILL_WRITTEN = "wait until nothing writes it any more, then repeat the command"
-_SCHEME = re.compile(r"^([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _LOCAL_SCHEMES = {"", "file", "pvc"}
 _GLOB = re.compile(r"[*?\[]")
 _ABOUT_A_DATASET = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
@@ -44,12 +45,6 @@ class SourceFile:
         return cls(str(path), stat_version(path))
 
 
-def scheme(uri: str) -> str:
-    """Return ``s3`` of ``s3://bucket/key``; empty for a path."""
-    match = _SCHEME.match(uri)
-    return match[1].lower() if match else ""
-
-
 def is_local(uri: str) -> bool:
     """Return whether a uri is a path on this machine or on a mounted volume."""
     return scheme(uri) in _LOCAL_SCHEMES
@@ -58,13 +53,6 @@ def is_local(uri: str) -> bool:
 def is_glob(path: str | Path) -> bool:
     """Return whether a path is a pattern of files."""
     return bool(_GLOB.search(str(path)))
-
-
-def local_path(uri: str) -> Path:
-    """Return the path of a local uri: ``pvc://claim/data`` is ``/claim/data``, ``~`` the home folder."""
-    if scheme(uri) == "pvc":
-        return Path("/") / uri[len("pvc://") :]
-    return Path(uri[len("file://") :] if scheme(uri) else uri).expanduser()
 
 
 def stat_version(path: Path) -> str:

@@ -11,6 +11,7 @@ from sft.artifacts.base import LOGS_NAME, MANIFEST_NAME, Artifact, digest_of, ha
 from sft.artifacts.evaluation import EvalReport, GateReport, JudgeReport, ModelComparison
 from sft.artifacts.published import ModelPackage, RegisteredModel, UploadedModel
 from sft.artifacts.training import (
+    ADAPTER_NAME,
     ROWS_NAME,
     CheckpointArtifact,
     ChosenStep,
@@ -21,6 +22,7 @@ from sft.artifacts.training import (
 )
 
 __all__ = [
+    "ADAPTER_NAME",
     "LOGS_NAME",
     "MANIFEST_NAME",
     "ROWS_NAME",

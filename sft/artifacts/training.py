@@ -10,6 +10,7 @@ from typing import Any
 
 from sft.artifacts.base import LOGS_NAME, Artifact
 
+ADAPTER_NAME = "adapter"
 ROWS_NAME = "rows.txt"
 """Beside the samples of a tokenized artifact in which a row became several."""
 
@@ -90,6 +91,8 @@ class ModelArtifact(Artifact):
         chat_template_changes: What the recipe makes of the model's own chat template, a line each. Where it makes
             something, ``root`` holds the model itself: links to its files, and the template.
         adapter: sha256 of each file of the adapter that was merged into it, by its path; ``root`` then holds the model.
+        unmerged_dir: Where that adapter is trained on: the folder of the model without it, which is the frozen base;
+            ``files.json`` is that folder's, and the adapter lies in ``adapter/``. None = no adapter is continued.
     """
 
     source: str
@@ -99,10 +102,22 @@ class ModelArtifact(Artifact):
     trust_remote_code: bool = False
     chat_template_changes: tuple[str, ...] = ()
     adapter: dict[str, str] = field(default_factory=dict)
+    unmerged_dir: Path | None = None
 
     @property
     def model_dir(self) -> Path:
+        """Folder of the model as it is before the training, with which the tuned one is compared."""
         return self.external_dir or self.root
+
+    @property
+    def trained_dir(self) -> Path:
+        """Folder of the weights that the ranks load."""
+        return self.unmerged_dir or self.model_dir
+
+    @property
+    def continued_adapter(self) -> Path | None:
+        """Folder of the adapter that is trained on; None = there is none."""
+        return self.root / ADAPTER_NAME if self.unmerged_dir else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,16 @@ from collections.abc import Iterator
 from itertools import permutations
 
 from sft.adapter_choice import matches
-from sft.config.schema import BaseQuantization, Compile, LoraConfig, LoraInit, ModelConfig, ModelSource, TrainingConfig
+from sft.config.schema import (
+    AdapterUse,
+    BaseQuantization,
+    Compile,
+    LoraConfig,
+    LoraInit,
+    ModelConfig,
+    ModelSource,
+    TrainingConfig,
+)
 from sft.errors import Problem
 
 
@@ -44,17 +53,22 @@ def _quantization_problems(cfg: TrainingConfig) -> Iterator[Problem]:
         yield _problem("quantize", value, "is not compiled: not tried", "training.compile=none")
 
 
-def check_merged_adapter(model: ModelConfig, training: TrainingConfig) -> Iterator[Problem]:
+def check_model_adapter(model: ModelConfig, training: TrainingConfig) -> Iterator[Problem]:
     """Yield why `model.adapter` can't be, where it is set."""
+    is_continued = model.adapter_use is AdapterUse.continued
     if model.adapter is None:
+        if is_continued:
+            key, value = "model.adapter_use", model.adapter_use.name
+            rule, fix = "needs the adapter: model.adapter", "try model.adapter=FOLDER"
+            yield Problem(key=key, value=value, rule=rule, suggestion=fix)
         return
     key = "model.adapter"
     if model.source is ModelSource.scratch:
         rule = "is for a pretrained model; one from scratch has no adapter yet"
         yield Problem(key=key, value=model.adapter, rule=rule, suggestion="try null")
-    if training.lora.rank:
-        rule = "is merged into the weights and not continued as an adapter (training.lora.rank)"
-        fix = "sft merge MODEL ADAPTER --output FOLDER, and model.name_or_path=FOLDER for a new adapter of that"
+    if training.lora.rank and not is_continued:
+        rule = "is merged into the weights, which is not for a training of adapters (training.lora.rank)"
+        fix = "model.adapter_use=continued trains it on; sft merge MODEL ADAPTER --output FOLDER is for a new one"
         yield Problem(key=key, value=model.adapter, rule=rule, suggestion=fix)
 
 

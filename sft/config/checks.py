@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sft.config.adapter_checks import check_adapters, check_merged_adapter, trains_embeddings
+from sft.config.adapter_checks import check_adapters, check_model_adapter, trains_embeddings
 from sft.config.compile_checks import check_compile
 from sft.config.dataset_checks import check_dataset
 from sft.config.epoch_checks import check_epochs
@@ -76,7 +76,7 @@ def _between(cfg: RunConfig, told: set[str]) -> Iterator[Problem]:
     yield from _training(cfg.training)
     yield from _chat_template(cfg.model)
     yield from _add_tokens(cfg)
-    yield from check_merged_adapter(cfg.model, cfg.training)
+    yield from check_model_adapter(cfg.model, cfg.training)
     if cfg.model.source is ModelSource.scratch and not any(key.startswith(_SCRATCH) for key in told):
         yield from _scratch(cfg.model.scratch)
     yield from _eval(cfg.eval)

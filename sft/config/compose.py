@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from sft.config.checks import check
+from sft.config.continued_adapter import take_settings
 from sft.config.diagnose import (
     diagnose,
     is_override,
@@ -240,6 +241,8 @@ def to_run_config(composed: DictConfig, recipe: Recipe, *, needs_data: bool = Tr
     learn(OmegaConf.to_container(composed, resolve=True))
     no_data = [required("dataset.uri")] if needs_data and not (cfg.dataset.uri or cfg.dataset.sources) else []
     if problems := [*no_data, *check(cfg)]:
+        raise ConfigError(problems)
+    if problems := [*take_settings(cfg.model, cfg.training.lora)] or check(cfg):
         raise ConfigError(problems)
     cfg.training.learning_rate = cfg.training.rate()  # so that plan, record and card say the number
     return cfg

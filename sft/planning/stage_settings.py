@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from sft.config.schema import (
+    AdapterUse,
     BaseQuantization,
     ColumnsConfig,
     Compile,
@@ -67,6 +68,8 @@ def model(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
     own = _plain(cfg.model)
     if cfg.model.adapter is None:  # as before there were any
         del own["adapter"]
+    if cfg.model.adapter_use is AdapterUse.merged:
+        del own["adapter_use"]
     return {**own, unused: None, "source_version": environment.model_version}
 
 

@@ -177,6 +177,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.instructlab.rank.chunked_head",
                 "sft.adapters.instructlab.rank.compilation",
                 "sft.adapters.instructlab.rank.context_parallel",
+                "sft.adapters.instructlab.rank.continued",
                 "sft.adapters.instructlab.rank.copies",
                 "sft.adapters.instructlab.rank.cpu",
                 "sft.adapters.instructlab.rank.fixes",

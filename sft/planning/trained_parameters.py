@@ -11,7 +11,7 @@ from sft import adapter_choice
 from sft.adapters import hub
 from sft.adapters.checkpoint_files import INDEX, WEIGHTS, read_tensors
 from sft.artifacts import Artifact, ModelArtifact
-from sft.config.schema import Compile, ModelSource, Optimizer, RunConfig, TrainingConfig
+from sft.config.schema import AdapterUse, Compile, ModelSource, Optimizer, RunConfig, TrainingConfig
 from sft.parameter_choice import (
     EMBEDDINGS,
     HEAD,
@@ -72,6 +72,8 @@ def _frozen(cfg: TrainingConfig, sizes: Mapping[str, int]) -> dict[str, set[str]
 def trained_lines(cfg: RunConfig, have: Mapping[str, Artifact]) -> Iterator[str]:
     """Yield how many parameters train and what is chosen, where a recipe chooses some."""
     training = cfg.training
+    if cfg.model.adapter_use is AdapterUse.continued:
+        yield from _continued_lines(cfg)
     if training.lora.rank:
         yield from _adapter_lines(cfg, have)
     if not (training.freeze or training.parameter_groups):
@@ -103,6 +105,16 @@ def trained_lines(cfg: RunConfig, have: Mapping[str, Artifact]) -> Iterator[str]
                 f"{key}={group[key]}" for key in ("learning_rate", "weight_decay") if group[key] is not None
             )
             yield f"           training.parameter_groups.{name}: {sum(sizes[each] for each in chosen):,} with {how}"
+
+
+def _continued_lines(cfg: RunConfig) -> Iterator[str]:
+    """Yield which adapter is trained on, by which settings, and what the tuned model is compared with."""
+    lora = adapters.plain(cfg.training.lora)
+    told = ", ".join(f"{name} {lora[name]}" for name in ("rank", "alpha", "dropout"))
+    kinds = "".join(f", {name}" for name in ("use_rslora", "use_dora") if lora[name])
+    yield f"continues  {cfg.model.adapter}: {told}{kinds} (training.lora)"
+    if cfg.eval.enabled and cfg.eval.baseline:
+        yield "           before the training is that adapter on its model, and not the model alone"
 
 
 def _adapter_lines(cfg: RunConfig, have: Mapping[str, Artifact]) -> Iterator[str]:

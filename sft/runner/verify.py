@@ -143,7 +143,7 @@ def _artifact(verification: Verification, root: Path, step: Mapping[str, Any]) -
         sizes = manifest.get("sizes")
         if not isinstance(sizes, dict) or sizes.keys() != step["files"].keys() or not found.items() <= sizes.items():
             verification.problems.append(f"{root / MANIFEST_NAME}: its sizes are not those of the files")
-    external = step["facts"].get("external_dir")
+    external = step["facts"].get("external_dir") or step["facts"].get("unmerged_dir")
     if isinstance(external, str) and is_folder(external) and (root / FILES_NAME).is_file():
         recorded = json_object(root / FILES_NAME) or {}
         present = (file.relative_to(external).as_posix() for file in files_of(Path(external)))

@@ -8,6 +8,7 @@ become the artifact. A model from scratch is made here. Nothing of the model is 
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from typing import Any
 from sft.adapters import adapter_files, base_model, hub, local_files
 from sft.adapters.checkpoint_files import CONFIG, files_of, listed, read_json, read_tensors
 from sft.adapters.os.process import run_module
-from sft.artifacts import LOGS_NAME, DatasetArtifact, ModelArtifact
-from sft.config.schema import ModelConfig, ModelSource
+from sft.artifacts import ADAPTER_NAME, LOGS_NAME, DatasetArtifact, ModelArtifact
+from sft.config.schema import AdapterUse, ModelConfig, ModelSource
 from sft.errors import ConfigError, Problem, StageError
 from sft.files import sha256_file, write_json
 from sft.progress import Progress
@@ -60,7 +61,7 @@ def source_version(cfg: ModelConfig) -> str:
 
 
 def _adapter(cfg: ModelConfig) -> adapter_files.AdapterFiles | None:
-    """Return the adapter that is merged first; None = none is.
+    """Return the adapter that is merged or continued; None = there is none.
 
     Raises:
         StageError: It can't be, or is of another model.
@@ -70,6 +71,9 @@ def _adapter(cfg: ModelConfig) -> adapter_files.AdapterFiles | None:
     what = f"model.adapter={cfg.adapter}"
     found = merge.find(local_files.local_path(cfg.adapter), what)
     adapter_files.check_base(found, cfg.name_or_path, what)
+    folder = _local_folder(cfg) or base_model.cached(cfg.name_or_path, cfg.revision)
+    if model_checks.has_weights(folder):
+        adapter_files.check_shapes(found, read_tensors(folder), what)
     return found
 
 
@@ -144,10 +148,13 @@ def model(cfg: ModelConfig, inputs: ModelInputs, out: Path, progress: Progress) 
     extended = out if cfg.add_tokens.special or cfg.add_tokens.plain else None
     if extended:
         _extend(cfg, folder, out, progress)
-    adapter = _adapter(cfg)
+    digests: dict[str, str] = {}
+    adapter, is_continued = _adapter(cfg), cfg.adapter_use is AdapterUse.continued
     if adapter:
         extended = out
-        _merge(cfg, folder, adapter, out, progress)
+        files = _copied(adapter, out / ADAPTER_NAME) if is_continued else adapter
+        _merge(cfg, folder, files, out, progress)
+        digests = {str(adapter.folder / name): digest for name, digest in files.digests().items()}
     if template:
         chat_template.folder_with(template, extended or folder, out)
         _say_changes(template, progress)
@@ -159,7 +166,8 @@ def model(cfg: ModelConfig, inputs: ModelInputs, out: Path, progress: Progress) 
         num_parameters=sum(tensor.size for tensor in read_tensors(extended or folder).values()),
         trust_remote_code=cfg.trust_remote_code,
         chat_template_changes=template.changes if template else (),
-        adapter={str(adapter.folder / name): digest for name, digest in adapter.digests().items()} if adapter else {},
+        adapter=digests,
+        unmerged_dir=folder if adapter and is_continued else None,
     )
     progress.say(f"  {artifact.source}: {_millions(artifact.num_parameters)} parameters")
     return artifact
@@ -192,13 +200,23 @@ def _extend(cfg: ModelConfig, folder: Path, out: Path, progress: Progress) -> No
     progress.say(f"  {tokens}; the embedding has {counts['num_rows']} rows")
 
 
+def _copied(adapter: adapter_files.AdapterFiles, target: Path) -> adapter_files.AdapterFiles:
+    """Copy an adapter into the artifact, whose digest then covers it and which every rank sees."""
+    target.mkdir()
+    for name in (adapter_files.CONFIG, adapter_files.WEIGHTS):
+        shutil.copyfile(adapter.folder / name, target / name)
+    return adapter_files.read(target, f"{adapter.folder}")
+
+
 def _merge(cfg: ModelConfig, folder: Path, adapter: adapter_files.AdapterFiles, out: Path, progress: Progress) -> None:
     progress.update("merging the adapter")
     base = merge.Base(name=cfg.name_or_path, revision="", folder=folder, trust_remote_code=cfg.trust_remote_code)
     if note := adapter_files.check_base(adapter, cfg.name_or_path, f"model.adapter={cfg.adapter}"):
         progress.say(f"  {note}")
     merge.into(base, [merge.Weighted(files=adapter)], out, logs=out / LOGS_NAME / "adapter")
-    progress.say(f"  merged into it: {adapter.folder}")
+    is_continued = cfg.adapter_use is AdapterUse.continued
+    what = "continued, and merged into it to compare with" if is_continued else "merged into it"
+    progress.say(f"  {what}: {cfg.adapter}")
 
 
 def _scratch(cfg: ModelConfig, data: DatasetArtifact, out: Path, progress: Progress) -> ModelArtifact:

@@ -100,7 +100,8 @@ def _origin(inputs: PackageInputs) -> str:
     lines += [f"{meaning[0].upper()}{meaning[1:]} (`{setting}`)." for setting, meaning in opened.items()]
     lines += [f"Chat template: {change}." for change in base.chat_template_changes]
     if base.adapter:
-        lines.append(f"An adapter was merged into the base model first (sha256 {', '.join(base.adapter.values())}).")
+        what = "An adapter of it was trained on" if base.unmerged_dir else "An adapter was merged into it first"
+        lines.append(f"{what} (sha256 {', '.join(base.adapter.values())}).")
     added = inputs.record["config"]["model"]["add_tokens"]
     if tokens := [f"`{token}`" for token in (*added["special"], *added["plain"])]:
         lines.append(f"New tokens, whose embeddings began as the mean of the others: {', '.join(tokens)}.")

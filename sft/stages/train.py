@@ -203,7 +203,7 @@ def main_args(cfg: TrainingConfig, inputs: TrainInputs, work: Path) -> MainArgs:
     """Return our settings as the library's."""
     resources = inputs.resources
     return MainArgs(
-        model_name_or_path=str(inputs.model.model_dir),
+        model_name_or_path=str(inputs.model.trained_dir),
         model_class="Liger" if resources.use_liger else "CausalLM",
         data_path=str(inputs.tokenized.data_file),
         output_dir=str(work),
@@ -286,6 +286,7 @@ def worker_options(cfg: TrainingConfig, inputs: TrainInputs) -> WorkerOptions:
         device=inputs.resources.device,
         lora=msgspec.to_builtins(cfg.lora) if cfg.lora.rank else {},
         adapted_model=inputs.model.source,
+        continued_adapter=str(inputs.model.continued_adapter or ""),
         trackers=tuple(tracker.value for tracker in cfg.tracking.trackers),
         project=cfg.tracking.project,
         run_name=inputs.run_name,

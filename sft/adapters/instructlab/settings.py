@@ -131,6 +131,7 @@ class WorkerOptions:
         device: What the ranks train on, as the plan names it.
         lora: `training.lora` as plain data; empty = no adapters.
         adapted_model: Name of the base model in the adapter's configuration.
+        continued_adapter: Folder of the adapter with whose matrices the training begins; empty = with new ones.
         trackers: ``tensorboard``, ``mlflow``, ``wandb``.
         project: MLflow's experiment, W&B's project.
         run_name: Name of the run in the trackers.
@@ -189,6 +190,7 @@ class WorkerOptions:
     device: str = "cpu"
     lora: dict[str, Any] = field(default_factory=dict)
     adapted_model: str = ""
+    continued_adapter: str = ""
     trackers: tuple[str, ...] = ()
     project: str = ""
     run_name: str = ""

@@ -35,7 +35,7 @@ from sft.config.schema.eval import (
 )
 from sft.config.schema.judge import JudgeConfig
 from sft.config.schema.launcher import LauncherConfig, LauncherKind
-from sft.config.schema.model import AddTokensConfig, ModelConfig, ModelSource, ScratchConfig
+from sft.config.schema.model import AdapterUse, AddTokensConfig, ModelConfig, ModelSource, ScratchConfig
 from sft.config.schema.optimization import Loss, Optimizer, ParameterGroupConfig, WeightDecayOn
 from sft.config.schema.registry import OnConflict, RegistryConfig, RegistryKind
 from sft.config.schema.schedule import LrScheduler, ScheduleConfig
@@ -60,6 +60,7 @@ from sft.config.schema.training import (
 
 __all__ = [
     "HOLDOUT",
+    "AdapterUse",
     "AddTokensConfig",
     "Attention",
     "BaseQuantization",

@@ -17,6 +17,13 @@ class ModelSource(Enum):
     scratch = "scratch"
 
 
+class AdapterUse(Enum):
+    """What becomes of `model.adapter`."""
+
+    merged = "merged"
+    continued = "continued"
+
+
 @dataclass(kw_only=True)
 class ScratchConfig:
     """Shape of a Qwen2-architecture model with random weights, and of the tokenizer trained for it."""
@@ -57,8 +64,12 @@ class ModelConfig:
     revision: str | None = setting(None, LINE)
     """Branch, tag or commit on the hub; null = the default branch."""
     adapter: str | None = setting(None, PATH)
-    """Folder of a LoRA adapter of this model, or of the run that made it: it is merged into the weights first, and what
-    is trained and compared is the merged model. `training.lora` does not continue it. null = none."""
+    """Folder of a LoRA adapter of this model, or of the run that made it; null = none. The tuned model is compared with
+    this model and the adapter."""
+    adapter_use: AdapterUse = AdapterUse.merged
+    """`merged` = the adapter is merged into the weights, and the merged model is trained. `continued` = its matrices
+    are trained on, the model itself stays as it is, and the result is another adapter of it; what `training.lora`
+    leaves at its defaults is then the adapter's own."""
     trust_remote_code: bool = False
     """Whether code that comes with the model may run. Recorded when true."""
     chat_template: str | None = setting(None, PATH)

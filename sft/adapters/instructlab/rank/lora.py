@@ -20,7 +20,7 @@ from typing import Any
 
 from sft.adapters import checkpoint_writer
 from sft.adapters.instructlab.layout import ADAPTER, ADAPTERS
-from sft.adapters.instructlab.rank import adapted
+from sft.adapters.instructlab.rank import adapted, continued
 from sft.adapters.instructlab.settings import WorkerOptions
 from sft.adapters.patched import patched
 from sft.errors import StageError
@@ -48,6 +48,8 @@ def lora_training(options: WorkerOptions, logs: Path | None) -> Iterator[None]:
             fsdp_version=options.fsdp_version,
             compiles=options.compile_layers,
         )
+        if options.continued_adapter:
+            continued.load(made, Path(options.continued_adapter))
         if logs and os.environ.get("RANK", "0") == "0":
             write_json(logs / ADAPTERS, adapted.facts(made))
         return made
