@@ -10,10 +10,10 @@ from sft.importing.axolotl_absent import ABSENT
 from sft.importing.axolotl_data import ENTRY
 from sft.importing.hugging_face import (
     CACHE,
+    CONTINUED,
     FSDP,
     FSDP_CONFIG,
     LOADING,
-    MERGED_FIRST,
     OPTIMIZER,
     SELECTION,
     SHOWN,
@@ -173,7 +173,7 @@ _ROWS: Table = {
     "peft_use_rslora": _lora("training.lora.use_rslora"),
     "peft_use_dora": _lora("training.lora.use_dora"),
     "peft_init_lora_weights": _lora("training.lora.init", readers.lora_init),
-    "lora_model_dir": MERGED_FIRST,
+    "lora_model_dir": CONTINUED,
     "lora_target_modules": _lora("training.lora.target_modules", readers.target_modules),
     "lora_target_linear": _lora("training.lora.target_modules", readers.target_modules),
     "load_in_4bit": by("training.lora.quantize", readers.quantized(_has_adapters)),

@@ -32,11 +32,13 @@ DDP = "PyTorch's FSDP (training.fsdp) is set up by instructlab-training"
 LOADING = "data is tokenized before training, each sample once; training.num_loader_workers reads it"
 CACHE = "the artifact store keeps what is done, by its key"
 CHOSEN = "training.select needs a share of the rows to validate on (training.validation_split)"
-MERGED_FIRST = by(
+CONTINUED = by(
     "model.adapter",
-    lambda value, _: other({"model.adapter": value}, "merged into the model first; new adapters begin anew"),
-    "merged first, not gone on with",
-    Kind.DIFFERS,
+    lambda value, _: taken(
+        {"model.adapter": value, "model.adapter_use": "continued"},
+        "its own rank and layers hold: leave out settings of training.lora that contradict it",
+    ),
+    "with model.adapter_use=continued",
 )
 _TRACKERS = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
 

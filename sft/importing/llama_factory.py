@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from sft.importing import llama_factory_data, readers
-from sft.importing.hugging_face import ARGUMENTS, CACHE, HUB, KERNELS, MERGED_FIRST, METHOD, PICTURES, SHOWN
+from sft.importing.hugging_face import ARGUMENTS, CACHE, CONTINUED, HUB, KERNELS, METHOD, PICTURES, SHOWN
 from sft.importing.rows import (
     Found,
     Kind,
@@ -154,7 +154,7 @@ _ROWS: Table = {
     "use_dora": _lora("training.lora.use_dora"),
     "pissa_init": _lora("training.lora.init", _pissa),
     "additional_target": _lora("training.lora.modules_to_save", _whole),
-    "adapter_name_or_path": MERGED_FIRST,
+    "adapter_name_or_path": CONTINUED,
     "lora_target": _lora("training.lora.target_modules", readers.target_modules),
     **each(
         "loraplus_lr_ratio loraplus_lr_embedding pissa_iter "

@@ -165,7 +165,9 @@ _ROWS: Table = {
         differs("the model's folder says it"),
     ),
     **each("checkpointer.recipe_checkpoint resume_from_checkpoint", differs("the same command goes on by itself")),
-    "checkpointer.adapter_checkpoint": absent("an adapter is not gone on with"),
+    "checkpointer.adapter_checkpoint": absent(
+        "an adapter in PEFT's format is: model.adapter, model.adapter_use=continued"
+    ),
     "batch_size": by(
         "training.effective_batch_size",
         readers.batch("batch_size", "gradient_accumulation_steps"),

@@ -167,6 +167,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.planning.flops",
                 "sft.planning.model_shape",
                 "sft.planning.row_packing",
+                "sft.adapters.adapter_files",
                 "sft.adapters.checkpoint_files",
                 "sft.adapters.checkpoint_writer",
                 "sft.adapters.instructlab.packed_rows",

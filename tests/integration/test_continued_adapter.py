@@ -188,7 +188,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(adapter: Path, train_inputs: Tra
         out.mkdir()
         if name == "stopped":
             with running(cfg, inputs, out) as parent:
-                assert wait_for(lambda: steps_done(out) >= STEPS_PER_EPOCH + 2, 120)
+                assert wait_for(lambda folder=out: steps_done(folder) >= STEPS_PER_EPOCH + 2, 240)
                 parent.terminate()
                 assert parent.wait(60) == 75
             assert steps_done(out) < 2 * STEPS_PER_EPOCH
@@ -216,6 +216,6 @@ def test_a_changed_adapter_is_another_model_and_one_of_other_shapes_is_refused_b
     name = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
     save_file({**weights, name: torch.zeros(4, 48)}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(
-        StageError, match="is of a weight model.layers.0.mlp.up_proj of 64 x 48, but the model's has 64"
+        StageError, match=r"is of a weight model.layers.0.mlp.up_proj of 64 x 48, but the model's has 64"
     ):
         source_version(cfg)

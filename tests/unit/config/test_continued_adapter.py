@@ -133,8 +133,8 @@ def test_a_recipe_gets_them_and_the_rate_of_adapters_and_is_checked_again(tmp_pa
     recipe = find_recipe("gsm8k")
     cfg = compose(recipe, [*choices, "model.adapter_use=continued", "training.learning_rate=null"])
     assert (cfg.training.lora.rank, cfg.training.lora.use_rslora, cfg.training.learning_rate) == (6, True, 2e-4)
+    written(tmp_path, alpha_pattern={"v_proj": 2, "a.v_proj": 3})
     with pytest.raises(ConfigError, match=r"training.lora.alpha_pattern.v_proj=2: a.v_proj is named by v_proj too"):
-        written(tmp_path, alpha_pattern={"v_proj": 2, "a.v_proj": 3})
         compose(recipe, [*choices, "model.adapter_use=continued"])
     with pytest.raises(ConfigError, match=r"model.adapter=.*: is merged into the weights.*adapter_use=continued"):
         compose(recipe, [*choices, "training/lora=default"])

@@ -85,7 +85,7 @@ def test_a_batch_is_of_all_devices(base: dict[str, Any], more: dict[str, int], k
                 "training.lora.modules_to_save": ["embed_tokens", "lm_head"],
             },
         ),
-        (AXOLOTL, {"lora_model_dir": "old"}, {"model.adapter": "old"}),
+        (AXOLOTL, {"lora_model_dir": "old"}, {"model.adapter": "old", "model.adapter_use": "continued"}),
         (FACTORY, {"lora_rank": 6}, {"training.lora.rank": 6, "training.lora.alpha": 12}),
         (FACTORY, {"val_size": 0.2, "eval_steps": 7}, {"training.validation_frequency": 7}),
         (
