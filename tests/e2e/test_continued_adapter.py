@@ -11,12 +11,13 @@ import pytest
 from sft.artifacts import ModelArtifact
 from tests.support.command import Answer, sft, steps
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def run(command: str, base: Path, root: Path, *more: str) -> Answer:
     shape = [
         *("model=hub", f"model.name_or_path={base}", "registry=none", "eval.tasks=[]", "eval.holdout.limit=8"),
+        *("dataset.uri=synthetic://spell-numbers?rows=300&seed=0", "eval.holdout.max_new_tokens=4"),
         *("training.num_epochs=1", "training.launcher.procs_per_worker=1"),
     ]
     return sft(command, "quickstart", *shape, *more, cwd=root)
