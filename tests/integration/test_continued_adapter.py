@@ -124,7 +124,7 @@ def test_it_begins_with_the_loss_of_the_adapter_and_ends_as_one_of_the_same_base
     base = train_inputs.model
     before = loss_of(with_adapter(base, adapter), train_inputs.tokenized.data_file)
     assert rows[0]["loss"] == pytest.approx(before, abs=2e-6)
-    assert rows[1]["loss"] < rows[0]["loss"] - 0.01
+    assert rows[1]["loss"] < rows[0]["loss"] - 0.005
     alone = loss_of(AutoModelForCausalLM.from_pretrained(base.model_dir), train_inputs.tokenized.data_file)
     assert alone > before + 0.1
     old, new = (tensors(folder / "adapter_model.safetensors") for folder in (adapter, checkpoint.root / "adapter"))
