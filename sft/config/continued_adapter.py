@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ _NOT_OF_ITS_WEIGHTS = {
 def take_settings(model: ModelConfig, lora: LoraConfig) -> Iterator[Problem]:
     """Give `lora` the settings of the adapter that is continued, and yield what contradicts them.
 
-    Dropout is no property of the weights: a recipe may set another one.
+    Dropout and how the base is kept are no properties of its weights: a recipe may set them.
 
     Args:
         model: Says which adapter, and whether it is continued; else nothing happens.
@@ -47,14 +46,13 @@ def take_settings(model: ModelConfig, lora: LoraConfig) -> Iterator[Problem]:
     if problems := [*_not_continued(file, config)]:
         yield from problems
         return
-    own = _settings(config)
     untouched = LoraConfig()
-    for name in (field.name for field in fields(LoraConfig)):
-        value, default = getattr(lora, name), getattr(untouched, name)
-        if value == default:
-            setattr(lora, name, own[name])
-        elif not _is_same(value, own[name]) and name != "dropout":
-            rule = f"contradicts the adapter that is continued, which has {_shown(own[name])} ({file})"
+    for name, own in _settings(config).items():
+        value = getattr(lora, name)
+        if value == getattr(untouched, name):
+            setattr(lora, name, own)
+        elif not _is_same(value, own) and name != "dropout":
+            rule = f"contradicts the adapter that is continued, which has {_shown(own)} ({file})"
             fix = f"leave it out: the adapter's own settings hold with {_KEY}=continued"
             yield Problem(key=f"{_LORA}.{name}", value=_shown(value), rule=rule, suggestion=fix)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sft.config.compose import compose, find_recipe
-from sft.config.continued_adapter import take_settings
-from sft.config.schema import AdapterUse, LoraConfig, LoraInit, ModelConfig
+from sft.config.continued_adapter import _settings, take_settings
+from sft.config.schema import AdapterUse, BaseQuantization, LoraConfig, LoraInit, ModelConfig
 from sft.errors import ConfigError
 
 PEFT: dict[str, Any] = {
@@ -45,6 +46,13 @@ def continued(folder: Path) -> ModelConfig:
 
 def told(folder: Path, **lora: Any) -> list[str]:
     return [str(problem) for problem in take_settings(continued(folder), LoraConfig(**lora))]
+
+
+def test_every_setting_of_adapters_is_the_adapters_or_said_to_be_free(tmp_path: Path) -> None:
+    lora = LoraConfig(quantize=BaseQuantization.nf4)
+    assert not [*take_settings(continued(written(tmp_path)), lora)]
+    assert lora.quantize is BaseQuantization.nf4
+    assert {field.name for field in fields(LoraConfig)} == {*_settings(PEFT), "quantize"}
 
 
 def test_what_is_at_its_default_is_the_adapters(tmp_path: Path) -> None:
