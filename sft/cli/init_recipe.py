@@ -7,10 +7,9 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from sft.artifacts import DatasetArtifact
 from sft.config.json_schema import SCHEMA_FILE
+from sft.config.strict_yaml import written
 from sft.planning.recipe_choice import Fit, num_steps
 
 _GIB = 2**30
@@ -76,11 +75,11 @@ def text_of(recipe: NewRecipe) -> str:
         "  - _self_",
         "",
         "dataset:",
-        f"  uri: {_yaml(recipe.uri)}",
+        f"  uri: {written(recipe.uri)}",
         *_dataset(recipe),
         "",
         "model:",
-        f"  name_or_path: {_yaml(recipe.model)}",
+        f"  name_or_path: {written(recipe.model)}",
         "",
         "training:",
         f"  num_epochs: {recipe.epochs}",
@@ -92,10 +91,6 @@ def text_of(recipe: NewRecipe) -> str:
         *_eval(recipe),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _yaml(value: str) -> str:
-    return yaml.safe_dump(value, default_style=None, width=10_000).removesuffix("\n").removesuffix("\n...")
 
 
 def _memory(recipe: NewRecipe) -> list[str]:
@@ -115,7 +110,7 @@ def _dataset(recipe: NewRecipe) -> list[str]:
     for setting in recipe.settings:
         key, _, value = setting.removeprefix("dataset.").partition("=")
         if key.startswith("columns."):
-            columns.append(f"    {key.removeprefix('columns.')}: {_yaml(value)}")
+            columns.append(f"    {key.removeprefix('columns.')}: {written(value)}")
         else:
             lines.append(f"  {key}: {value}")
     if columns:

@@ -1,7 +1,11 @@
-"""Reads a recipe's YAML as a person means it: each key once, and nothing that unfolds to more than a recipe holds."""
+"""Reads a recipe's YAML as a person means it: each key once, and nothing that unfolds to more than a recipe holds.
+
+And writes values so that a recipe has them as they are.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -14,6 +18,26 @@ _MOST_NODES = 100_000
 _DEEPEST = 50
 """OmegaConf takes several calls of Python for each level."""
 _TOO_DEEP = f"is nested too deeply: to more than {_DEEPEST} levels"
+
+
+class _Writer(yaml.SafeDumper):
+    """Quotes a text that OmegaConf takes for a number though PyYAML does not: ``12e4567``, a commit."""
+
+
+_Writer.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9_.]*[0-9][0-9_.]*[eE][-+]?[0-9]+"), list("-+0123456789._")
+)
+
+
+def written(value: Any) -> str:
+    """Return a value as it stands in a recipe, in one line."""
+    text = yaml.dump(value, Dumper=_Writer, default_flow_style=True, width=10**6)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def document(settings: Any) -> str:
+    """Return settings as a recipe's text."""
+    return yaml.dump(settings, Dumper=_Writer, sort_keys=False)
 
 
 def load(text: str) -> Any:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
-from sft.importing import readers
+from sft.importing import axolotl_data, data_readers, readers
 from sft.importing.axolotl_absent import ABSENT
 from sft.importing.axolotl_data import ENTRY
 from sft.importing.hugging_face import (
@@ -59,7 +60,12 @@ def _adapter(value: Any, source: Source) -> Found:
 
 def _length(value: Any, source: Source) -> Found:
     how = {"truncate": "truncate", "raise": "error"}.get(str(source.get("excess_length_strategy")), "drop")
-    return readers.fits(how)(value, source)
+    return readers.fits(how, _is_raw)(value, source)
+
+
+def _is_raw(source: Source) -> bool:
+    kinds = [value for key, value in source.values.items() if re.fullmatch(r"datasets\[\d+\]\.type", key)]
+    return source.has("pretraining_dataset") or (bool(kinds) and all(axolotl_data.is_raw(kind) for kind in kinds))
 
 
 def _ratio(value: Any, source: Source) -> Found:
@@ -89,11 +95,21 @@ def _per_epoch(what: str) -> Row:
     return by(what, read)
 
 
-def _tracker(name: str) -> Row:
-    def read(value: Any, _: Source) -> Found:
+_TRACKERS = {
+    "wandb_project": "wandb",
+    "use_wandb": "wandb",
+    "use_mlflow": "mlflow",
+    "mlflow_experiment_name": "mlflow",
+    "use_tensorboard": "tensorboard",
+}
+
+
+def _tracker() -> Row:
+    def read(value: Any, source: Source) -> Found:
         if is_off(value):
             return taken({}, "off")
-        settings: dict[str, Any] = {"training.tracking.trackers": [name]}
+        names = dict.fromkeys(name for key, name in _TRACKERS.items() if not is_off(source.get(key)))
+        settings: dict[str, Any] = {"training.tracking.trackers": list(names)}
         if isinstance(value, str):
             settings["training.tracking.project"] = value
         return taken(settings)
@@ -139,6 +155,8 @@ _ROWS: Table = {
     "adam_eps": same("training.adam_epsilon"),
     "noisy_embedding_alpha": positive("training.neftune_alpha"),
     "sequence_len": by("training.max_seq_len", _length, "here the first length that does not fit", Kind.DIFFERS),
+    "pretraining_dataset": by("dataset.uri", axolotl_data.pretraining, data_readers.RAW, Kind.DIFFERS),
+    "test_datasets": by("eval.holdouts", axolotl_data.tests, "scored before and after", Kind.DIFFERS),
     "excess_length_strategy": differs("with sequence_len", "training.on_too_long"),
     "train_on_inputs": by("training.train_on", readers.prompts),
     "val_set_size": by(
@@ -203,11 +221,7 @@ _ROWS: Table = {
         differs("the tokenizer's and the template's own; minibatches have no padding to mark"),
     ),
     "unfrozen_parameters": by("", _layers, "training.freeze names what is not trained", Kind.ABSENT),
-    "wandb_project": _tracker("wandb"),
-    "use_wandb": _tracker("wandb"),
-    "use_mlflow": _tracker("mlflow"),
-    "mlflow_experiment_name": _tracker("mlflow"),
-    "use_tensorboard": _tracker("tensorboard"),
+    **dict.fromkeys(_TRACKERS, _tracker()),
     "lm_eval_tasks": same("eval.tasks"),
     "dataloader_num_workers": same("training.num_loader_workers"),
     "dataset_exact_deduplication": differs("always: a row that is there twice counts once"),
@@ -245,7 +259,7 @@ def _with_warmup(source: Source) -> Source:
 
 
 def _no_sft(source: Source) -> str | None:
-    keys = ("rl", "reward_model", "process_reward_model", "pretraining_dataset", "diffusion", "hatchery", "kd_trainer")
+    keys = ("rl", "reward_model", "process_reward_model", "diffusion", "hatchery", "kd_trainer")
     return next((key for key in keys if source.has(key) and not is_off(source.get(key))), None)
 
 

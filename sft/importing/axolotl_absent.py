@@ -79,11 +79,10 @@ ABSENT: Table = {
         absent(_STREAMING),
     ),
     **each(
-        "pretraining_dataset pretrain_multipack_buffer_size pretrain_multipack_attn pretraining_sample_concatenation "
+        "pretrain_multipack_buffer_size pretrain_multipack_attn pretraining_sample_concatenation "
         "max_packed_sequence_len use_pose pose_split_on_token_ids pose_max_context_len pose_num_chunks",
         absent(_PRETRAINING),
     ),
-    "test_datasets": absent("dataset.eval_uri is held out and scored before and after; eval.holdouts has several"),
     **each(
         "dp_shard_size dp_replicate_size tensor_parallel_size expert_parallel_size expert_parallel_backend "
         "expert_parallel_num_nvl_bytes expert_parallel_num_rdma_bytes expert_parallel_token_capacity "

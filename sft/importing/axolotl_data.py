@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sft.importing import readers
+from sft.importing import data_readers
 from sft.importing.hugging_face import METHOD
-from sft.importing.rows import Found, Kind, Source, Table, absent, by, differs, each, missing, other, taken
+from sft.importing.rows import Found, Kind, Source, Table, absent, by, differs, each, is_off, missing, other, taken
 
 _OWN_TEMPLATE = "rows become turns of a chat, which the model's own chat template writes; no text of Alpaca's is added"
 _GENERIC = {"json", "csv", "parquet", "text", "arrow"}
@@ -21,7 +21,7 @@ def _path(value: Any, source: Source) -> Found:
         if not isinstance(names, list) or len(names) != 1:
             return missing(f"{ours} is a file, a folder or a glob: name the files")
         return taken({ours: names[0]})
-    uri = readers.data_uri(path, source.item.get("name"), source.item.get("revision"))
+    uri = data_readers.data_uri(path, source.item.get("name"), source.item.get("revision"))
     if uri is None:
         return missing(f"{ours} is a text")
     if files and uri.startswith("hf://"):
@@ -56,13 +56,49 @@ def _type(value: Any, source: Source) -> Found:
         return taken({ours: "conversations"})
     if name == "alpaca" and str(value) in ("alpaca", "alpaca:chat", "alpaca:chatml"):
         return other({ours: "alpaca"}, _OWN_TEMPLATE)
-    if name in ("completion", "pretrain"):
+    if is_raw(value):
         return _raw(ours)
-    return missing(f"{ours} has messages, conversations, alpaca and prompt_completion; auto looks at the first row")
+    return missing(
+        f"{ours} has messages, conversations, alpaca, prompt_completion and text; auto looks at the first row"
+    )
 
 
 def _raw(ours: str) -> Found:
-    return taken({ours: "text"})
+    return other({ours: "text"}, data_readers.RAW)
+
+
+def is_raw(kind: Any) -> bool:
+    """Return whether an entry's `type` is of raw text."""
+    return str(kind).partition(".")[0].partition(":")[0] in ("completion", "pretrain")
+
+
+def _field(value: Any, source: Source) -> Found:
+    if not is_raw(source.item.get("type")):
+        return missing("dataset.columns names columns, of completion this one")
+    return taken({f"{source.prefix}columns.text": value})
+
+
+def pretraining(value: Any, source: Source) -> Found:
+    """Read raw text that is streamed there: of a list its first entry, as there."""
+    first = value[0] if isinstance(value, list) and value else value
+    entry = {"path": first} if isinstance(first, str) else first
+    if not isinstance(entry, dict):
+        return missing("dataset.uri, with dataset.format=text")
+    at = source.at(entry, "dataset.")
+    found = data_readers.raw_text(
+        _path(entry.get("path"), at).settings.get("dataset.uri"), entry.get("text_column") or "text"
+    )
+    split = data_readers.split_name(entry["split"], at).settings if entry.get("split") else {}
+    left = sorted(set(entry) - {"path", "name", "revision", "data_files", "ds_type", "split", "type", "text_column"})
+    left = [key for key in left if not is_off(entry[key])]
+    notes = [found.note, *([f"but for {', '.join(left)}"] if left else [])]
+    notes += ["the first entry only, as there"] if isinstance(value, list) and len(value) > 1 else []
+    return Found(found.kind, {**found.settings, **split} if found.settings else {}, "; ".join(notes))
+
+
+def tests(value: Any, source: Source) -> Found:
+    """Read sets that are evaluated and not trained."""
+    return data_readers.held_out_sets(value, ENTRY, source)
 
 
 def _property(value: Any, _: Source) -> Found:
@@ -89,11 +125,12 @@ def _on_eos(value: Any, _: Source) -> Found:
 
 ENTRY: Table = {
     "path": by("dataset.uri", _path),
+    "field": by("dataset.columns.text", _field, "the column of a completion"),
     "name": differs("in the dataset's uri, after the colon", "dataset.uri"),
     "data_files": differs("the dataset's uri", "dataset.uri"),
     "revision": differs("in the dataset's uri, after @", "dataset.uri"),
     "ds_type": differs("the kind of a file is seen by its ending"),
-    "split": by("dataset.split", readers.split_name),
+    "split": by("dataset.split", data_readers.split_name),
     "type": by("dataset.format", _type, _OWN_TEMPLATE, Kind.DIFFERS),
     **each("field_messages", differs("column of the conversation", "dataset.columns.messages")),
     **each(
@@ -121,9 +158,9 @@ ENTRY: Table = {
     **each("message_property_mappings", differs("role and content, or from and value")),
     **each("field_chosen field_rejected", absent(METHOD)),
     **each(
-        "input_format input_transform field field_human field_model logprobs_field temperature text_column skip "
+        "input_format input_transform field_human field_model logprobs_field temperature text_column skip "
         "step_separator max_completion_length train_on_last_step_only",
-        absent("dataset.format has messages, conversations, alpaca and prompt_completion"),
+        absent("dataset.format has messages, conversations, alpaca, prompt_completion and text"),
     ),
     **each("length sequence_length min_input_id max_input_id seed", absent("random tokens are no conversation")),
 }

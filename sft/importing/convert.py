@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -80,6 +81,11 @@ def convert(path: Path, project: str | None = None, devices: int = 1) -> Importe
     known = next((one for one in PROJECTS if one.name == project), None)
     known = known or reading.recognised(content, PROJECTS, path)
     said = list(reading.leaves(content, known))
+    twice = next((key for key, count in Counter(key for key, _, _ in said).items() if count > 1), None)
+    if twice:
+        raise ConfigError(
+            [Problem(key=f"{path}: {twice}", rule="is there nested and as a name with a dot: make it one")]
+        )
     source = Source(
         values={key: value for key, _, value in said}, defaults=known.defaults, devices=devices, folder=path.parent
     )
@@ -142,12 +148,17 @@ def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _name(entries: list[Mapping[str, Any]], number: int) -> str:
     """Return a name for an entry, by what it names as its place; with its number where another has the same."""
-    names = []
+    names: list[str] = []
     for entry in entries:
         where = str(entry.get("path") or entry.get("source") or "data").rstrip("/").rpartition("/")[2]
         short = _NAMED.sub("_", where.lower())[:50].strip("_")
         names.append(short if re.match("[a-z]", short) else f"data_{short}".rstrip("_"))
-    return names[number] if names.count(names[number]) == 1 else f"{names[number]}_{number + 1}"
+    if names.count(names[number]) == 1:
+        return names[number]
+    name = f"{names[number]}_{number + 1}"
+    while name in names:
+        name += "_"
+    return name
 
 
 def _read(project: Project, row: str, value: Any, source: Source) -> Found:

@@ -17,6 +17,7 @@ from sft.importing.rows import (
     each,
     is_off,
     missing,
+    named,
     other,
     positive,
     same,
@@ -48,10 +49,10 @@ def trackers(value: Any, _: Source) -> Found:
     names = [value] if isinstance(value, str) else value
     if is_off(value) or names in (["none"], ["all"]):
         return other({}, "training.tracking: TensorBoard's files, which need no server")
-    known = [name for name in names if name in _TRACKERS] if isinstance(names, list) else []
+    known = [name for name in names if named(name, _TRACKERS)] if isinstance(names, list) else []
     if not known:
         return missing("training.tracking.trackers has tensorboard, mlflow and wandb")
-    left = [str(name) for name in names if name not in _TRACKERS]
+    left = [str(name) for name in names if not named(name, _TRACKERS)]
     note = f"there is none called {', '.join(left)}" if left else ""
     return Found(Kind.DIFFERS if left else Kind.TAKEN, {"training.tracking.trackers": known}, note)
 

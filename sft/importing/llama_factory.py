@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from sft.importing import llama_factory_data, readers
+from sft.importing import data_readers, llama_factory_data, readers
 from sft.importing.hugging_face import ARGUMENTS, CACHE, CONTINUED, HUB, KERNELS, METHOD, PICTURES, SHOWN
 from sft.importing.rows import (
     Found,
@@ -20,6 +20,7 @@ from sft.importing.rows import (
     each,
     is_off,
     missing,
+    named,
     other,
     same,
     taken,
@@ -66,7 +67,13 @@ def _whole(value: Any, _: Source) -> Found:
 
 
 def _stage(value: Any, _: Source) -> Found:
+    if value == "pt":
+        return other({}, data_readers.RAW)
     return taken({}, "supervised fine-tuning") if value == "sft" else missing(METHOD)
+
+
+def _is_raw(source: Source) -> bool:
+    return bool(source.get("stage") == "pt")
 
 
 def _last(value: Any, _: Source) -> Found:
@@ -79,7 +86,7 @@ def _mix(value: Any, _: Source) -> Found:
         "interleave_under": {"dataset.mixing": "proportional", "dataset.stop": "first_exhausted"},
         "interleave_over": {"dataset.mixing": "proportional", "dataset.stop": "all_exhausted"},
     }
-    return taken(settings[value]) if value in settings else missing("dataset.mixing and dataset.stop")
+    return taken(settings[value]) if named(value, settings) else missing("dataset.mixing and dataset.stop")
 
 
 def _samples(value: Any, source: Source) -> Found:
@@ -122,11 +129,14 @@ _ROWS: Table = {
     "mix_strategy": by("dataset.mixing", _mix),
     "interleave_probs": by("dataset.sources.NAME.weight", llama_factory_data.parts),
     "max_samples": by("dataset.max_samples", _samples, "there of the first rows", Kind.DIFFERS),
-    "eval_dataset": absent("dataset.eval_uri is held out and scored before and after; eval.holdouts has several"),
-    "eval_on_each_dataset": absent("eval.holdouts scores several sets by name"),
+    "eval_dataset": by("eval.holdouts", llama_factory_data.tests, "scored before and after", Kind.DIFFERS),
+    "eval_on_each_dataset": differs("eval.holdouts scores each set by itself", "eval.holdouts"),
     "template": differs("the model's own chat template; model.chat_template=FILE is another", "model.chat_template"),
     "cutoff_len": by(
-        "training.max_seq_len", readers.fits("truncate"), "here the first length that does not fit", Kind.DIFFERS
+        "training.max_seq_len",
+        readers.fits("truncate", _is_raw),
+        "here the first length that does not fit",
+        Kind.DIFFERS,
     ),
     "default_system": same("dataset.system_prompt"),
     "enable_thinking": differs(
@@ -268,7 +278,7 @@ def _with_alpha(source: Source) -> Source:
 
 
 def _no_sft(source: Source) -> str | None:
-    return None if source.get("stage") in (None, "sft") else "stage"
+    return None if source.get("stage") in (None, "sft", "pt") else "stage"
 
 
 LLAMA_FACTORY = Project(

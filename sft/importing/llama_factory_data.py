@@ -8,14 +8,35 @@ from typing import Any
 
 from sft.config import strict_yaml
 from sft.files import read_document
-from sft.importing import readers
+from sft.importing import data_readers
 from sft.importing.rows import Found, Source, missing, other, taken
 
 _INFO = "dataset_info.json"
+_TAGS = {
+    "role_tag": ("from", "role"),
+    "content_tag": ("value", "content"),
+    "user_tag": ("human", "user"),
+    "assistant_tag": ("gpt", "assistant"),
+    "observation_tag": ("observation", "tool"),
+    "function_tag": ("function_call",),
+    "system_tag": ("system",),
+}
+"""How a conversation may be spelled so that it is read here."""
 
 
 def names(value: Any, source: Source) -> Found:
     """Read the datasets' names, and what `dataset_info.json` beside the file or in `dataset_dir` says of them."""
+    return _named(value, source, "dataset.", "dataset.sources.")
+
+
+def tests(value: Any, source: Source) -> Found:
+    """Read the names of sets that are evaluated and not trained."""
+    if source.get("stage") == "pt":
+        return missing("raw text that is held out is not scored; training.validation_split gives a loss on the way")
+    return _named(value, source, "eval.holdouts.test.", "eval.holdouts.")
+
+
+def _named(value: Any, source: Source, alone: str, several: str) -> Found:
     wanted = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
     if not isinstance(wanted, list) or not wanted or not all(isinstance(one, str) and one for one in wanted):
         return missing("dataset.uri, or dataset.sources for several")
@@ -30,10 +51,11 @@ def names(value: Any, source: Source) -> Found:
         while own in taken_names:
             own += "_"
         taken_names.add(own)
-        prefix = "dataset." if len(wanted) == 1 else f"dataset.sources.{own}."
-        found, note = _entry(info.get(name), name, folder, prefix)
+        prefix = alone if len(wanted) == 1 else f"{several}{own}."
+        entry = {"hf_hub_url": name} if source.get("dataset_dir") == "ONLINE" else info.get(name)
+        found, said = _entry(entry, name, folder, prefix, is_raw=source.get("stage") == "pt")
         settings |= found
-        notes.append(note)
+        notes.append(f"{name} of the hub" if source.get("dataset_dir") == "ONLINE" else said)
     return other(settings, "; ".join(notes))
 
 
@@ -57,15 +79,16 @@ def _info(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _entry(entry: Any, name: str, folder: Path, prefix: str) -> tuple[dict[str, Any], str]:
+def _entry(entry: Any, name: str, folder: Path, prefix: str, *, is_raw: bool) -> tuple[dict[str, Any], str]:
     uri = f"{prefix}uri"
     if not isinstance(entry, dict):
-        return {uri: "???"}, f"{name} is a name in {_INFO}, which is not there: fill in {uri}"
+        raw = {f"{prefix}format": "text"} if is_raw else {}
+        return {uri: "???", **raw}, f"{name} is a name in {_INFO}, which is not there: fill in {uri}"
     where = entry.get("hf_hub_url") or entry.get("file_name")
     if not isinstance(where, str):
         return {uri: "???"}, f"{name} is neither a file nor a dataset of the hub: fill in {uri}"
     if "hf_hub_url" in entry:
-        place: Any = readers.data_uri(where, entry.get("subset"))
+        place: Any = data_readers.data_uri(where, entry.get("subset"), entry.get("revision"))
     else:
         place = where if "://" in where else str(folder / where)
     settings: dict[str, Any] = {uri: place}
@@ -77,17 +100,24 @@ def _entry(entry: Any, name: str, folder: Path, prefix: str) -> tuple[dict[str, 
     left = sorted(
         set(entry)
         - {"hf_hub_url", "ms_hub_url", "file_name", "split", "subset", "num_samples", "formatting", "columns", "tags"}
+        - ({"revision"} if "hf_hub_url" in entry else set())
     )
-    if entry.get("formatting") == "sharegpt":
+    if is_raw:
+        settings[f"{prefix}format"] = "text"
+        sharegpt = entry.get("formatting") == "sharegpt"
+        settings[f"{prefix}columns.text"] = columns.pop("messages" if sharegpt else "prompt", "instruction")
+        left += ["formatting"] if sharegpt else []
+    elif entry.get("formatting") == "sharegpt":
         tags = _mapping(entry.get("tags"))
         openai = tags.get("role_tag") == "role" and tags.get("content_tag") == "content"
         settings[f"{prefix}format"] = "messages" if openai else "conversations"
+        left += [f"tags.{tag}" for tag, said in sorted(tags.items()) if said not in _TAGS.get(tag, (said,))]
         column = columns.pop("messages", "conversations")
         if column != ("messages" if openai else "conversations"):
             settings[f"{prefix}columns.messages"] = column
     else:
         plain = {"prompt": "instruction", "query": "input", "response": "output"}
-        if all(columns.get(key, own) == own for key, own in plain.items()):
+        if not columns or all(columns.get(key) == own for key, own in plain.items()):
             settings[f"{prefix}format"] = "alpaca"
         elif isinstance(columns.get("prompt"), str) and isinstance(columns.get("response"), str):
             settings[f"{prefix}format"] = "prompt_completion"

@@ -6,10 +6,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from sft.importing.rows import Found, Reader, Row, Source, as_number, by, is_off, missing, other, taken
+from sft.importing.rows import Found, Reader, Row, Source, as_number, by, is_off, missing, named, other, taken
 
-_REMOTE = re.compile(r"[a-z][a-z0-9+.-]{0,31}://")
-_FILE = re.compile(r"\.(jsonl?|csv|parquet|txt|zst|gz|xz|bz2)$", re.IGNORECASE)
 _OPTIMIZERS = {
     **dict.fromkeys(("adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw_apex_fused", "adamw"), "adamw"),
     **dict.fromkeys(("adafactor", "lion", "muon"), None),
@@ -37,7 +35,7 @@ def batch(size: str, accumulation: str, packing: tuple[str, ...] = ()) -> Reader
 
     def read(value: Any, source: Source) -> Found:
         each, times = as_number(value), source.number(accumulation)
-        if each is None or times is None:
+        if each is None or times is None or not (each * times).is_integer():
             return missing(f"{size} x {accumulation} x devices is training.effective_batch_size: set it by hand")
         count = "1 device" if source.devices == 1 else f"{source.devices} devices"
         note = f"{size} {each:g} x {accumulation} {times:g} x {count}"
@@ -102,6 +100,8 @@ def warmup(scheduler: str, *, is_ratio: bool = False) -> Reader:
             return taken({}, "a constant rate has no warm-up, there or here")
         if size == 0:
             return taken({}, "none")
+        if is_ratio and (source.number("warmup_steps") or 0) > 0:
+            return taken({}, "warmup_steps goes before it, there too")
         if is_ratio or size < 1:
             return taken({"training.schedule.warmup_ratio": size})
         return taken({"training.warmup_steps": int(size) if size.is_integer() else size})
@@ -111,9 +111,9 @@ def warmup(scheduler: str, *, is_ratio: bool = False) -> Reader:
 
 def optimizer(value: Any, _: Source) -> Found:
     """Read the name of an optimizer of transformers."""
-    if value in _OPTIMIZERS:
+    if named(value, _OPTIMIZERS):
         return taken({"training.optimizer": _OPTIMIZERS[value] or value})
-    if value in _SMALL_STATES:
+    if named(value, _SMALL_STATES):
         note = f"{_SMALL_STATES[value]} with whole states, which take more memory and are sharded over ranks"
         return other({"training.optimizer": _SMALL_STATES[value]}, note)
     return missing("training.optimizer has adamw, adafactor, lion and muon; adamw is taken")
@@ -145,11 +145,12 @@ def precision(ours: str) -> Reader:
     return read
 
 
-def fits(extra: str) -> Reader:
+def fits(extra: str, is_raw: Callable[[Source], bool] = lambda _: False) -> Reader:
     """Return the reader of the greatest length of a sample in tokens.
 
     Args:
-        extra: What becomes of longer ones: `drop`, `truncate`, or `error`.
+        extra: What becomes of longer conversations: `drop`, `truncate`, or `error`.
+        is_raw: Whether a file trains raw text and nothing else.
     """
     how = {
         "drop": "longer conversations are left out and counted",
@@ -157,10 +158,13 @@ def fits(extra: str) -> Reader:
         "error": "a longer one is an error",
     }
 
-    def read(value: Any, _: Source) -> Found:
+    def read(value: Any, source: Source) -> Found:
         length = as_number(value)
         if length is None or not length.is_integer():
             return missing("training.max_seq_len needs a whole number")
+        if is_raw(source):
+            note = f"a text is divided, so that each token trains once: pieces of up to {int(length):,} tokens"
+            return other({"training.max_seq_len": int(length) + 1}, note)
         settings = {"training.max_seq_len": int(length) + 1, "training.on_too_long": extra}
         return other(
             settings,
@@ -244,36 +248,6 @@ def target_modules(value: Any, _: Source) -> Found:
     return missing(
         "training.lora.target_modules takes last parts of names (q_proj), not patterns; null = every linear layer"
     )
-
-
-def data_uri(path: Any, config: Any = None, revision: Any = None) -> str | None:
-    """Return where data is as a uri of ours: a file or a folder as it is spelled, else a dataset of the hub.
-
-    Args:
-        path: File, folder, address or name on the hub.
-        config: Configuration of a dataset of the hub.
-        revision: Branch, tag or commit.
-    """
-    if not isinstance(path, str) or not path:
-        return None
-    if _REMOTE.match(path):
-        return path
-    if path.startswith((".", "/", "~")) or _FILE.search(path) or path.count("/") > 1 or "*" in path:
-        return path
-    return f"hf://{path}{f':{config}' if config else ''}{f'@{revision}' if revision else ''}"
-
-
-def split_name(value: Any, source: Source) -> Found:
-    """Read a split of datasets, of which a slice has no counterpart."""
-    name, bracket, part = str(value).partition("[")
-    ours = f"{source.prefix}split"
-    if not re.fullmatch(r"[\w.-]+", name):
-        return missing(f"{ours} is one split's name")
-    if bracket:
-        return other(
-            {ours: name}, f"the whole split: {source.prefix}max_samples takes a seeded number of rows, not [{part}"
-        )
-    return taken({ours: name})
 
 
 def sharding(value: Any, _: Source) -> Found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import math
 import re
 import shlex
@@ -29,18 +30,40 @@ def read(path: Path) -> dict[str, Any]:
         ConfigError: It can't be read, is no mapping, holds what YAML runs or unfolds, or a shell would act upon.
     """
     try:
-        text = read_document(path, strict_yaml.LARGEST_BYTES).decode("utf-8")
+        text = read_document(path, strict_yaml.LARGEST_BYTES).decode("utf-8-sig")
         lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
         if path.suffix not in {".yaml", ".yml", ".json"} and lines and _STARTS.match(lines[0].lstrip()):
             return _flags(text)
-        content = strict_yaml.load(text)
+        content = _json(text) if path.suffix == ".json" else strict_yaml.load(text)
         if not isinstance(content, dict):
             raise ValueError("is no mapping of settings to values")
+        if dotted := next((name for name in content if "." in str(name) or "[" in str(name)), None):
+            raise ValueError(f"{str(dotted)[:50]} is no name of a setting: nest it (`a: {{b: 1}}`, not `a.b: 1`)")
         _check(content, "")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([Problem(key=str(path), rule=f"can't be read: {error}")]) from error
     except ValueError as error:
         raise ConfigError([Problem(key=str(path), rule=str(error))]) from error
+    return content
+
+
+def _json(text: str) -> Any:
+    """Return what JSON says, which YAML reads otherwise where it has tabs, or characters beyond 16 bits by `\\u`."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            name = next(name for name in found if [key for key, _ in pairs].count(name) > 1)
+            raise ValueError(f"says {name[:50]} twice; the last one only would be kept: make them one")
+        return found
+
+    try:
+        content = json.loads(text, object_pairs_hook=once)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is not valid JSON: {error}") from error
+    except RecursionError as error:
+        raise ValueError("is nested too deeply") from error
+    strict_yaml.check(json.dumps(content))
     return content
 
 

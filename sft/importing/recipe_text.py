@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
-
 from sft.config.json_schema import SCHEMA_FILE
+from sft.config.strict_yaml import written
 from sft.importing.convert import Imported, Told
 from sft.importing.rows import Kind
 from sft.importing.values import MISSING, one_line, shown
@@ -39,7 +38,7 @@ def text_of(imported: Imported, file: str) -> str:
     if not any(key.startswith("dataset.eval_") for key in settings):
         settings |= {"dataset.train_split": 1.0, "eval.holdout.enabled": False}
         comments["dataset.train_split"] = (
-            "every row trains, as there; 0.9 holds a tenth out, for scores before and after"
+            "every row trains, one that is there twice once; 0.9 holds a tenth out, for scores before and after"
         )
         comments["eval.holdout.enabled"] = "true with a train_split below 1"
     tree: dict[str, Any] = {}
@@ -98,5 +97,4 @@ def _lines(name: str, value: Any, depth: int) -> Iterator[str]:
             yield from _lines(key, item, depth + 1)
         return
     content, comment = value
-    written = yaml.safe_dump(content, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")
-    yield f"{pad}{name}: {written}" + (f"  # {comment}" if comment else "")
+    yield f"{pad}{name}: {written(content)}" + (f"  # {comment}" if comment else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -119,18 +120,24 @@ class Project:
 
 
 def as_number(value: Any) -> float | None:
-    """Return a value as a number, also where YAML takes it for text (`2e-5`); None where it is none."""
+    """Return a value as a number, also where YAML takes it for text (`2e-5`); None where it is none, or has no end."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
-        return float(value)
+        number = float(value)
     except (ValueError, OverflowError):
         return None
+    return number if math.isfinite(number) else None
 
 
 def is_off(value: Any) -> bool:
     """Return whether a value says that something is not wanted."""
-    return value in (None, False, "", "no", "none", "None", "off", 0, -1) or value in ([], {})
+    return value in (None, False, "", "no", "none", "None", "off", "false", "False", 0, -1) or value in ([], {})
+
+
+def named(value: Any, names: Mapping[str, Any]) -> bool:
+    """Return whether a value is one of these names; a list or a mapping is none."""
+    return isinstance(value, str) and value in names
 
 
 def taken(settings: Mapping[str, Any] | None = None, note: str = "") -> Found:

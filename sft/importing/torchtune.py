@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from sft.importing import readers
+from sft.importing import readers, torchtune_data
 from sft.importing.hugging_face import METHOD, PICTURES, SHOWN
 from sft.importing.rows import (
     Found,
@@ -22,6 +22,7 @@ from sft.importing.rows import (
     each,
     is_off,
     missing,
+    named,
     other,
     same,
     taken,
@@ -30,6 +31,7 @@ from sft.importing.torchtune_data import ENTRY
 
 _NAME = re.compile(r"\$\{([A-Za-z_][\w.]{0,100})\}")
 _DEEPEST = 5
+_BUILDERS = ("lora_", "qlora_", "dora_", "qdora_")
 _OPTIMIZERS = {
     "torch.optim.AdamW": "adamw",
     "torch.optim.adamw.AdamW": "adamw",
@@ -68,7 +70,7 @@ def _checkpointer(value: Any, _: Source) -> Found:
 
 
 def _modules(value: Any, source: Source) -> Found:
-    if not isinstance(value, list) or not all(name in _ATTENTION for name in value):
+    if not isinstance(value, list) or not all(named(name, _ATTENTION) for name in value):
         return missing("training.lora.target_modules")
     names = [_ATTENTION[name] for name in value]
     if source.get("model.apply_lora_to_mlp") is True:
@@ -81,7 +83,7 @@ def _head(value: Any, _: Source) -> Found:
 
 
 def _optimizer(value: Any, _: Source) -> Found:
-    if value in _OPTIMIZERS:
+    if named(value, _OPTIMIZERS):
         return taken({"training.optimizer": _OPTIMIZERS[value]})
     if _last(value) in _SMALL_STATES:
         return other({"training.optimizer": "adamw"}, "with whole states, which take more memory and are sharded")
@@ -128,6 +130,13 @@ def _compile(value: Any, _: Source) -> Found:
     return taken({"training.compile": "regional"} if value else {})
 
 
+def _dtype(value: Any, _: Source) -> Found:
+    if value not in ("bf16", "fp32"):
+        return missing("training.precision is bf16 or fp32")
+    note = "in the arithmetic; weights and optimizer states stay fp32, which are bf16 there" if value == "bf16" else ""
+    return Found(Kind.DIFFERS if note else Kind.TAKEN, {"training.precision": value}, note)
+
+
 _OWN_TOKENIZER = differs("the model's own tokenizer and chat template, of the checkpointer's folder")
 _LORA = {
     key: _lora(f"training.lora.{ours}")
@@ -154,7 +163,10 @@ _ROWS: Table = {
         _OWN_TOKENIZER,
     ),
     "tokenizer.max_seq_len": by(
-        "training.max_seq_len", readers.fits("truncate"), "here the first length that does not fit", Kind.DIFFERS
+        "training.max_seq_len",
+        readers.fits("truncate", torchtune_data.is_raw),
+        "here the first length that does not fit",
+        Kind.DIFFERS,
     ),
     "checkpointer._component_": by("model.name_or_path", _checkpointer),
     "checkpointer.checkpoint_dir": same("model.name_or_path"),
@@ -200,7 +212,7 @@ _ROWS: Table = {
     "ac_mode": chosen("training.gradient_checkpointing", {"selective": "selective", "full": "full", "none": "none"}),
     "ac_option": differs("selective = every second layer"),
     "enable_activation_offloading": absent("activations stay on the device, or are computed again"),
-    "dtype": chosen("training.precision", {"bf16": "bf16", "fp32": "fp32"}, "weights and optimizer states stay fp32"),
+    "dtype": by("training.precision", _dtype, "weights and optimizer states stay fp32", Kind.DIFFERS),
     "device": differs("ranks train on GPUs where there are some, else on the CPU"),
     "seed": same("training.seed"),
     "shuffle": chosen("", {True: ""}),
@@ -242,12 +254,24 @@ _ROWS: Table = {
     **each("run_val_every_n_steps", absent("training.validation_frequency, with training.validation_split")),
     **each("batch_size_val", differs("validations are computed as training is")),
     **each(
-        "dataset_val._component_ dataset_val.split dataset_val.source dataset_val",
-        absent("dataset.eval_uri and eval_split are held out and scored before and after"),
+        "dataset_val",
+        by("eval.holdouts", torchtune_data.tests, "scored before and after", Kind.DIFFERS),
     ),
     **{f"dataset[].{key}": row for key, row in ENTRY.items()},
     **each("teacher_model teacher_checkpointer kd_loss kd_ratio", absent(METHOD)),
 }
+
+
+def _prepared(source: Source) -> Source:
+    """Fill in names of other settings, and what a builder of adapters takes where a file says nothing."""
+    source = _resolved(source)
+    name = _last(source.get("model._component_"))
+    if not name.startswith(_BUILDERS):
+        return source
+    defaults: dict[str, Any] = {"model.lora_rank": 8, "model.lora_alpha": 16, "model.lora_dropout": 0.0}
+    if "dora_" in name:
+        defaults["model.use_dora"] = True
+    return replace(source, defaults={**source.defaults, **defaults})
 
 
 def _resolved(source: Source) -> Source:
@@ -285,6 +309,6 @@ TORCHTUNE = Project(
         {"tokenizer._component_", "model._component_", "optimizer._component_", "checkpointer._component_"}
     ),
     datasets="dataset",
-    prepare=_resolved,
+    prepare=_prepared,
     refuses=_no_sft,
 )

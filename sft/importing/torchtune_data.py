@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from sft.importing import readers
+from sft.importing import data_readers
 from sft.importing.hugging_face import PICTURES
-from sft.importing.rows import Found, Kind, Source, Table, absent, by, differs, each, missing, other, same, taken
+from sft.importing.rows import Found, Kind, Source, Table, absent, by, differs, each, missing, named, other, same, taken
 
 _SOURCES = {
     "alpaca_dataset": ("hf://tatsu-lab/alpaca", "alpaca"),
@@ -14,6 +15,7 @@ _SOURCES = {
     "slimorca_dataset": ("hf://Open-Orca/SlimOrca-Dedup", "conversations"),
     "chat_dataset": (None, None),
     "instruct_dataset": (None, "prompt_completion"),
+    "text_completion_dataset": (None, "text"),
 }
 """Where the rows of torchtune's own datasets are, and how they spell a conversation."""
 
@@ -28,6 +30,8 @@ def _rows(value: Any, source: Source) -> Found:
         settings[f"{source.prefix}uri"] = uri
     if form:
         settings[f"{source.prefix}format"] = form
+    if form == "text":
+        return other(settings, data_readers.RAW)
     note = "rows become turns of a chat, which the model's own chat template writes"
     if name.startswith("alpaca") and source.item.get("train_on_input") is None:
         settings["training.train_on"] = "everything"
@@ -39,13 +43,13 @@ def _source(value: Any, source: Source) -> Found:
     files = source.item.get("data_files")
     if value in ("json", "csv", "parquet", "text"):
         return taken({f"{source.prefix}uri": files}) if isinstance(files, str) else missing(f"{source.prefix}uri")
-    uri = readers.data_uri(value, source.item.get("subset") or source.item.get("name"))
+    uri = data_readers.data_uri(value, source.item.get("subset") or source.item.get("name"))
     return taken({f"{source.prefix}uri": uri}) if uri else missing(f"{source.prefix}uri")
 
 
 def _style(value: Any, source: Source) -> Found:
     known = {"sharegpt": "conversations", "openai": "messages"}
-    return taken({f"{source.prefix}format": known[value]}) if value in known else missing(f"{source.prefix}format")
+    return taken({f"{source.prefix}format": known[value]}) if named(value, known) else missing(f"{source.prefix}format")
 
 
 def _column(value: Any, source: Source) -> Found:
@@ -59,6 +63,25 @@ def _columns(value: Any, source: Source) -> Found:
     return taken({f"{source.prefix}columns.{names[key]}": column for key, column in value.items()})
 
 
+def _text_column(value: Any, source: Source) -> Found:
+    return taken({f"{source.prefix}columns.text": value})
+
+
+def _end(value: Any, _: Source) -> Found:
+    return taken({}, "as here") if value is True else missing("a text always ends with the tokenizer's eos_token")
+
+
+def tests(value: Any, source: Source) -> Found:
+    """Read sets that are evaluated and not trained."""
+    return data_readers.held_out_sets(value, ENTRY, source)
+
+
+def is_raw(source: Source) -> bool:
+    """Return whether a file trains raw text and nothing else."""
+    kinds = [value for key, value in source.values.items() if re.fullmatch(r"dataset(\[\d+\])?\._component_", key)]
+    return bool(kinds) and all(str(kind).rpartition(".")[2] == "text_completion_dataset" for kind in kinds)
+
+
 def _input(value: Any, _: Source) -> Found:
     return taken({"training.train_on": "everything" if value is True else "all_turns"})
 
@@ -66,7 +89,7 @@ def _input(value: Any, _: Source) -> Found:
 ENTRY: Table = {
     "_component_": by("dataset.uri, dataset.format", _rows, "torchtune's own datasets by name", Kind.DIFFERS),
     "source": by("dataset.uri", _source),
-    "split": by("dataset.split", readers.split_name),
+    "split": by("dataset.split", data_readers.split_name),
     **each("subset name data_files", differs("in the dataset's uri", "dataset.uri")),
     "conversation_column": by("dataset.columns.messages", _column),
     "conversation_style": by("dataset.format", _style),
@@ -76,8 +99,8 @@ ENTRY: Table = {
     "packed": differs("always: samples share a row and never see each other"),
     **each("weight", differs("all rows of each source train; dataset.mixing=proportional takes weights")),
     **each("transform transform._component_ image_tag image_dir", absent(PICTURES)),
-    **each(
-        "column add_eos split_across_pack filter_fn max_seq_len partition",
-        absent("raw text is dataset.format=text; rows are not filtered"),
-    ),
+    "column": by("dataset.columns.text", _text_column),
+    "add_eos": by("", _end, "a text always ends with the tokenizer's eos_token"),
+    "split_across_pack": differs("a long text is divided, and no piece of it is cut for a pack"),
+    **each("filter_fn max_seq_len partition", absent("rows are not filtered; training.max_seq_len is of all")),
 }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from sft.importing import readers
+from sft.importing import data_readers, readers
 from sft.importing.hugging_face import ARGUMENTS, CACHE
 from sft.importing.rows import (
     Found,
@@ -23,8 +24,6 @@ from sft.importing.rows import (
     taken,
 )
 
-_RAW = "raw text is dataset.format=text, its column dataset.columns.text"
-
 
 def _has_adapters(source: Source) -> bool:
     return source.get("use_peft") is True
@@ -41,7 +40,7 @@ def _quantization(source: Source) -> str:
 
 
 def _dataset(value: Any, source: Source) -> Found:
-    uri = readers.data_uri(value, source.get("dataset_config"))
+    uri = data_readers.data_uri(value, source.get("dataset_config"))
     if source.has("datasets"):
         return taken({}, "datasets are read in its place, there too")
     return taken({"dataset.uri": uri}) if uri else missing("dataset.uri")
@@ -54,14 +53,14 @@ def _path(value: Any, source: Source) -> Found:
         if not isinstance(names, list) or len(names) != 1:
             return missing(f"{source.prefix}uri is a file, a folder or a glob")
         return taken({f"{source.prefix}uri": names[0]})
-    uri = readers.data_uri(value, source.item.get("name"))
+    uri = data_readers.data_uri(value, source.item.get("name"))
     return taken({f"{source.prefix}uri": uri}) if uri else missing(f"{source.prefix}uri")
 
 
 def _held_out(value: Any, source: Source) -> Found:
     if source.get("eval_strategy") in (None, "no", False) or not source.get("dataset_name"):
         return taken({}, "nothing is evaluated there")
-    uri = readers.data_uri(source.get("dataset_name"), source.get("dataset_config"))
+    uri = data_readers.data_uri(source.get("dataset_name"), source.get("dataset_config"))
     settings = {"dataset.eval_uri": uri, "dataset.eval_split": value}
     return other(settings, "held out, and scored before and after; there on the way")
 
@@ -69,7 +68,7 @@ def _held_out(value: Any, source: Source) -> Found:
 def _length(value: Any, source: Source) -> Found:
     if source.get("truncation_mode") == "keep_end":
         return missing("training.on_too_long=truncate keeps the beginning")
-    return readers.fits("truncate")(value, source)
+    return readers.fits("truncate", _is_raw)(value, source)
 
 
 def _answers(value: Any, source: Source) -> Found:
@@ -87,13 +86,36 @@ def _completions(value: Any, source: Source) -> Found:
     return other({"training.train_on": "everything"}, "every token of a conversation but the first")
 
 
+def _text_field(value: Any, _: Source) -> Found:
+    settings = {"dataset.format": "text", "dataset.columns.text": value}
+    return other(settings, f"{data_readers.RAW}; of rows that are conversations leave dataset.format out")
+
+
+def _targets(value: Any, source: Source) -> Found:
+    found = readers.target_modules(value, source)
+    if source.has("lora_target_modules"):
+        return found
+    return other(found.settings, "peft's of most architectures; null in their place = every linear layer")
+
+
+def _with_targets(source: Source) -> Source:
+    """Fill in the layers that peft adapts where a file names none."""
+    if not _has_adapters(source):
+        return source
+    return replace(source, defaults={**source.defaults, "lora_target_modules": ["q_proj", "v_proj"]})
+
+
+def _is_raw(source: Source) -> bool:
+    return source.has("dataset_text_field")
+
+
 def _dtype(_: Any, __: Source) -> Found:
     return other({}, "weights are fp32 in training; training.precision is the arithmetic")
 
 
 _DATASETS: Table = {
     "path": by("dataset.uri", _path),
-    "split": by("dataset.split", readers.split_name),
+    "split": by("dataset.split", data_readers.split_name),
     **each("name data_files", differs("in the dataset's uri", "dataset.uri")),
     "data_dir": absent("a folder is named by its path in dataset.uri"),
     "columns": absent("dataset.columns names columns; dataset.format=auto looks at the first row"),
@@ -112,7 +134,7 @@ _ROWS: Table = {
     "lora_r": _lora("training.lora.rank"),
     "lora_alpha": _lora("training.lora.alpha"),
     "lora_dropout": _lora("training.lora.dropout"),
-    "lora_target_modules": _lora("training.lora.target_modules", readers.target_modules),
+    "lora_target_modules": _lora("training.lora.target_modules", _targets),
     "lora_modules_to_save": _lora("training.lora.modules_to_save"),
     "use_rslora": _lora("training.lora.use_rslora"),
     "use_dora": _lora("training.lora.use_dora"),
@@ -126,7 +148,7 @@ _ROWS: Table = {
     "load_in_8bit": absent("the base model is kept in 16 or 4 bits: training.lora.quantize"),
     "dataset_name": by("dataset.uri", _dataset),
     "dataset_config": differs("in the dataset's uri, after the colon", "dataset.uri"),
-    "dataset_train_split": by("dataset.split", readers.split_name),
+    "dataset_train_split": by("dataset.split", data_readers.split_name),
     "dataset_test_split": by("dataset.eval_split", _held_out, "held out, and scored before and after", Kind.DIFFERS),
     **each("dataset_streaming streaming", absent("data is read whole before training")),
     "test_split_size": absent("dataset.train_split holds a part out"),
@@ -135,9 +157,7 @@ _ROWS: Table = {
     "model_init_kwargs": absent("the model is loaded as its files say"),
     "router_aux_loss_coef": absent("routers of experts get no loss of their own"),
     "chat_template_path": same("model.chat_template"),
-    "dataset_text_field": by(
-        "", lambda value, _: taken({}, "no raw text") if value == "text" else missing(_RAW), _RAW, Kind.ABSENT
-    ),
+    "dataset_text_field": by("dataset.columns.text", _text_field, "where it is said, rows are raw text", Kind.DIFFERS),
     "dataset_kwargs": absent("rows are read and tokenized in one way: docs/data.md"),
     "dataset_num_proc": differs(CACHE),
     "eos_token": absent("the tokenizer's and the template's own"),
@@ -189,4 +209,5 @@ TRL = Project(
         ]
     ),
     datasets="datasets",
+    prepare=_with_targets,
 )

@@ -18,6 +18,8 @@ from sft.known_secrets import is_secret_name
 from sft.redaction import redact
 
 _LONGEST = 80
+SECRET = "(a secret)"
+_OF_A_TOKENIZER = re.compile(r"(^|_)(pad|eos|bos|unk|eot|image|special)_tokens?$|^(add_)?tokens$|add_tokens")
 MISSING = "???"
 """What stands in a recipe where a person has to fill in something."""
 
@@ -37,10 +39,12 @@ def fitted(key: str, value: Any) -> Any:
         return value
     if "${" in json.dumps(value) or MISSING in (value if isinstance(value, list) else [value]):
         raise ValueError(f"{key} would be filled in by {shown(key, value)}: write the value itself")
+    text = json.dumps(value, ensure_ascii=False)
+    if redact(text) != text or shown(key.rpartition(".")[2], value) == SECRET:
+        raise ValueError(f"{key} would hold a secret: give it in the environment")
     plain = OmegaConf.masked_copy(_schema(), [key.partition(".")[0]])
-    named = re.sub(r"^(dataset\.sources)\.[^.]+\.", r"\1.", key)
-    if named != key:
-        return _fitted_source(named.rpartition("sources.")[2], key, value)
+    if of_one := re.fullmatch(r"(?:dataset\.sources|eval\.holdouts)\.[^.]+\.(.+)", key):
+        return _fitted_source(of_one[1], key, value)
     try:
         OmegaConf.update(plain, key, value, merge=False)
         typed: Any = OmegaConf.select(plain, key)
@@ -52,7 +56,7 @@ def fitted(key: str, value: Any) -> Any:
 
 
 def _fitted_source(name: str, key: str, value: Any) -> Any:
-    """Return a value of an entry of `dataset.sources`, whose settings are those of the dataset but for a few."""
+    """Return a value of an entry of `dataset.sources` or `eval.holdouts`, by the rules of `dataset` but for a few."""
     if name in ("weight", "epochs"):
         if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
             raise ValueError(f"{key} must be a number above 0")
@@ -73,9 +77,18 @@ def _check(group: Any, path: list[str], key: str, value: Any) -> None:
 
 def shown(key: str, value: Any) -> str:
     """Return a value of a file in one short line, without secrets."""
-    if is_secret_name(re.split(r"[.\[\]]", key)[-1]) and isinstance(value, str) and value:
-        return "(a secret)"
+    value = _masked(re.split(r"[.\[\]]", key)[-1], value)
     return one_line(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def _masked(name: str, value: Any) -> Any:
+    """Return a value without what has the name of a secret, also within it."""
+    if isinstance(value, dict):
+        return {key: _masked(str(key), item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_masked(name, item) for item in value]
+    is_secret = isinstance(value, str) and value and is_secret_name(name) and not _OF_A_TOKENIZER.search(name)
+    return SECRET if is_secret else value
 
 
 def one_line(text: str, longest: int = _LONGEST) -> str:

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sft import record, self_hashed_json
+from sft.config import strict_yaml
 from sft.config.compose import Recipe, shipped
 from sft.config.ways_out import ways_out
 from sft.errors import ConfigError, DataError, Problem
@@ -111,7 +110,7 @@ def recipe(earlier: RecordedRun, overrides: Sequence[str], groups: Sequence[str]
     with scratch("from") as folder:
         path = folder / "again.yaml"
         settings = {"defaults": ["config", "_self_"], **_literal(config)}
-        path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+        path.write_text(strict_yaml.document(settings), encoding="utf-8")
         yield Recipe(path)
 
 
