@@ -29,6 +29,12 @@ _Writer.add_implicit_resolver(
 )
 
 
+_Writer.add_representer(
+    str,
+    lambda writer, text: writer.represent_scalar("tag:yaml.org,2002:str", text, style='"' if "\n" in text else None),
+)
+
+
 def written(value: Any) -> str:
     """Return a value as it stands in a recipe, in one line."""
     text = yaml.dump(value, Dumper=_Writer, default_flow_style=True, width=10**6)

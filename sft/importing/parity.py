@@ -22,7 +22,7 @@ sft plan recipe.yaml
 YAML, JSON and, of TRL, the flags of `trl sft` in a text file are read. Nothing in the file is run, and no other file is
 opened but LLaMA-Factory's `dataset_info.json`. What the project does where its file says nothing is written too, where
 it matters for the numbers (AdamW's second beta is 0.999 there, and 0.95 here). A value beyond the bounds of our setting
-is named and not taken. No file is overwritten; where something is left to fill in, the status is 1.
+is named and not taken, and so is a secret. No file is overwritten; where something is left to fill in, the status is 1.
 
 Each table has all settings of supervised fine-tuning that the project had in November 2026, and the keys by which its
 examples know older ones. This page is made of the tables that `sft import` reads (`sft/importing/`).

@@ -40,7 +40,7 @@ def fitted(key: str, value: Any) -> Any:
     if "${" in json.dumps(value) or MISSING in (value if isinstance(value, list) else [value]):
         raise ValueError(f"{key} would be filled in by {shown(key, value)}: write the value itself")
     text = json.dumps(value, ensure_ascii=False)
-    if redact(text) != text or shown(key.rpartition(".")[2], value) == SECRET:
+    if redact(text) != text or _masked(key.rpartition(".")[2], value) != value:
         raise ValueError(f"{key} would hold a secret: give it in the environment")
     plain = OmegaConf.masked_copy(_schema(), [key.partition(".")[0]])
     if of_one := re.fullmatch(r"(?:dataset\.sources|eval\.holdouts)\.[^.]+\.(.+)", key):

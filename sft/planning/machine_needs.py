@@ -64,8 +64,8 @@ def check(cfg: RunConfig, resources: Resources, kept_bytes: int = 0) -> None:
 
 def missing_for(cfg: RunConfig, resources: Resources, kept_bytes: int = 0) -> Iterator[Missing]:
     """Yield what this machine lacks for a training. Arguments as of `check`."""
-    for name, fix in callbacks.missing(cfg.training.callbacks):
-        yield Missing(rule=f"training.callbacks: {name}: no installed package offers it", fix=fix)
+    for rule, fix in callbacks.missing(cfg.training.callbacks):
+        yield Missing(rule=rule, fix=fix)
     if cfg.training.launcher.is_remote:
         return
     if resources.num_gpus:

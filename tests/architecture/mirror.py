@@ -140,6 +140,10 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.importing.axolotl": ("unit/importing/test_convert.py", _A_TABLE),
     "sft.importing.axolotl_absent": ("unit/importing/test_parity.py", _A_TABLE),
     "sft.importing.axolotl_data": ("unit/importing/test_convert.py", _A_TABLE),
+    "sft.importing.data_readers": (
+        "unit/importing/test_convert.py",
+        "where data is, raw text and held-out sets, as each project has them",
+    ),
     "sft.importing.hugging_face": ("unit/importing/test_convert.py", _A_TABLE),
     "sft.importing.llama_factory": ("unit/importing/test_convert.py", _A_TABLE),
     "sft.importing.llama_factory_data": ("unit/importing/test_convert.py", _A_TABLE),

@@ -39,6 +39,20 @@ class Nothing:
     pass
 
 
+class Quits:
+    def on_end(self, facts):
+        raise SystemExit(0)
+
+
+class Awaited:
+    async def on_step(self, row):
+        pass
+
+
+def leaves():
+    raise SystemExit(0)
+
+
 def broken():
     raise RuntimeError("no key")
 """
@@ -47,11 +61,14 @@ recorder = acme_callbacks:Recorder
 ends = acme_callbacks:Ends
 nothing = acme_callbacks:Nothing
 broken = acme_callbacks:broken
+quits = acme_callbacks:Quits
+awaited = acme_callbacks:Awaited
+leaves = acme_callbacks:leaves
 """
 
 
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Put a package with four callbacks on Python's path, and return the folder where `recorder` notes what it is told.
+    """Put a package with callbacks on Python's path, and return the folder where `recorder` notes what it is told.
 
     Args:
         folder: Where it goes.

@@ -26,8 +26,8 @@ def test_one_that_no_package_offers_is_named_with_those_that_there_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(tmp_path, monkeypatch)
-    [(name, fix)] = callbacks.missing(["recorder", "os:system"])
-    assert name == "os:system"
+    [(rule, fix)] = callbacks.missing(["recorder", "os:system"])
+    assert rule == "training.callbacks: os:system: no installed package offers it"
     assert "recorder, ends, nothing, broken" in fix
     with pytest.raises(StageError, match=r"training\.callbacks: other: no installed package offers it"):
         callbacks.load(["other"])
@@ -38,6 +38,8 @@ def test_one_that_no_package_offers_is_named_with_those_that_there_are(
     [
         ("broken", "callback broken (acme-sft 1.2) can't be made: RuntimeError: no key"),
         ("nothing", "callback nothing (acme-sft 1.2) has none of on_step, on_epoch, on_end"),
+        ("leaves", "callback leaves (acme-sft 1.2) can't be made: SystemExit: 0"),
+        ("awaited", "callback awaited (acme-sft 1.2): on_step is `async`, and nothing would await it"),
     ],
 )
 def test_one_that_can_not_be_called_is_refused(
@@ -47,6 +49,28 @@ def test_one_that_can_not_be_called_is_refused(
     with pytest.raises(StageError) as caught:
         callbacks.load([name])
     assert caught.value.message == said
+
+
+def test_one_that_two_packages_offer_is_refused_with_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path / "one", monkeypatch)
+    facts = tmp_path / "two" / "other_sft-3.dist-info"
+    facts.mkdir(parents=True)
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: other-sft\nVersion: 3\n", encoding="utf-8")
+    (facts / "entry_points.txt").write_text("[sft.callbacks]\nends = json:JSONDecoder\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path / "two")
+    assert [*callbacks.missing(["recorder"])] == []
+    with pytest.raises(StageError) as caught:
+        callbacks.load(["ends"])
+    assert caught.value.message == "training.callbacks: ends: is offered by other-sft 3, acme-sft 1.2"
+
+
+def test_one_that_calls_sys_exit_does_not_end_the_run_as_if_it_were_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, monkeypatch)
+    [quits] = callbacks.load(["quits"])
+    with pytest.raises(StageError, match=r"callback quits \(acme-sft 1\.2\): on_end failed: SystemExit: 0"):
+        quits.call("on_end", {"step": 1})
 
 
 def test_one_that_fails_says_which_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,13 @@ def test_nothing_is_overwritten(theirs: Path) -> None:
     assert sft_in_process("import", "theirs.yaml", "--output", "link.yaml", cwd=theirs.parent).status == 2
 
 
+def test_a_text_like_a_number_stays_text(theirs: Path) -> None:
+    theirs.write_text('base_model: org/base\ndatasets: [{path: a.jsonl, type: alpaca}]\nrevision_of_model: "123e456"\n')
+    assert sft_in_process("import", "theirs.yaml", cwd=theirs.parent).status == 0
+    cfg = compose(find_recipe(str(theirs.parent / "recipe.yaml")), [])
+    assert cfg.model.revision == "123e456"
+
+
 def test_hostile_text_stays_in_its_comment(theirs: Path) -> None:
     theirs.write_text('base_model: "x\\ndataset: {uri: evil}"\nwandb_name: "a\\n  seed: 666"\nsequence_len: 8\n')
     sft_in_process("import", "theirs.yaml", cwd=theirs.parent)

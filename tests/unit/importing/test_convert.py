@@ -229,3 +229,133 @@ def test_a_base_in_4_bits_is_the_same_here(
     base: dict[str, Any], more: dict[str, Any], kind: str | None, tmp_path: Path
 ) -> None:
     assert read(tmp_path, base, **more).settings.get("training.lora.quantize") == kind
+
+
+@pytest.mark.parametrize(
+    ("base", "more", "wanted"),
+    [
+        (
+            {"base_model": "org/base"},
+            {"pretraining_dataset": [{"path": "org/web", "name": "en", "text_column": "body"}], "sequence_len": 100},
+            {
+                "dataset.uri": "hf://org/web:en",
+                "dataset.format": "text",
+                "dataset.columns.text": "body",
+                "training.max_seq_len": 101,
+                "training.on_too_long": None,
+            },
+        ),
+        (
+            {"base_model": "org/base"},
+            {"datasets": [{"path": "org/web", "type": "completion", "field": "body"}]},
+            {"dataset.format": "text", "dataset.columns.text": "body", "training.on_too_long": None},
+        ),
+        (FACTORY, {"stage": "pt"}, {"dataset.format": "text", "dataset.uri": "???", "training.on_too_long": None}),
+        (
+            TUNE,
+            {"dataset": {"_component_": "torchtune.datasets.text_completion_dataset", "source": "a/b", "column": "c"}},
+            {"dataset.format": "text", "dataset.columns.text": "c", "dataset.uri": "hf://a/b"},
+        ),
+        (TRL, {"dataset_text_field": "body"}, {"dataset.format": "text", "dataset.columns.text": "body"}),
+        (
+            AXOLOTL,
+            {"test_datasets": [{"path": "org/held", "type": "alpaca", "split": "test"}]},
+            {
+                "eval.holdouts.test.uri": "hf://org/held",
+                "eval.holdouts.test.split": "test",
+                "eval.holdouts.test.format": "alpaca",
+            },
+        ),
+        (FACTORY, {"eval_dataset": "a,b"}, {"eval.holdouts.a.uri": "???", "eval.holdouts.b.uri": "???"}),
+        (FACTORY, {"dataset_dir": "ONLINE", "dataset": "org/data"}, {"dataset.uri": "hf://org/data"}),
+        (
+            TUNE,
+            {"dataset_val": {"_component_": "torchtune.datasets.alpaca_cleaned_dataset"}},
+            {"eval.holdouts.test.uri": "hf://yahma/alpaca-cleaned", "training.train_on": None},
+        ),
+        (
+            TUNE,
+            {"model": {"_component_": "torchtune.models.llama3.lora_llama3_8b", "lora_attn_modules": ["q_proj"]}},
+            {"training.lora.rank": 8, "training.lora.alpha": 16, "training.lora.dropout": 0.0},
+        ),
+        (
+            TUNE,
+            {"model": {"_component_": "torchtune.models.llama3.qdora_llama3_8b", "lora_attn_modules": ["q_proj"]}},
+            {"training.lora.rank": 8, "training.lora.use_dora": True},
+        ),
+        (TRL, {"use_peft": True}, {"training.lora.target_modules": ["q_proj", "v_proj"]}),
+        (
+            TRL,
+            {"warmup_steps": 10, "warmup_ratio": 0.1},
+            {"training.warmup_steps": 10, "training.schedule.warmup_ratio": None},
+        ),
+        (
+            AXOLOTL,
+            {"wandb_project": "mine", "use_tensorboard": True},
+            {"training.tracking.trackers": ["wandb", "tensorboard"], "training.tracking.project": "mine"},
+        ),
+        (AXOLOTL, {"bf16": "false"}, {"training.precision": None}),
+    ],
+)
+def test_raw_text_held_out_sets_and_unsaid_defaults(
+    base: dict[str, Any], more: dict[str, Any], wanted: dict[str, Any], tmp_path: Path
+) -> None:
+    settings = read(tmp_path, base, **more).settings
+    assert {key: settings.get(key) for key in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("base", "more", "key"),
+    [
+        (AXOLOTL, {"micro_batch_size": "inf"}, "micro_batch_size"),
+        (AXOLOTL, {"micro_batch_size": 1.5}, "micro_batch_size"),
+        (AXOLOTL, {"optimizer": ["adamw"]}, "optimizer"),
+        (FACTORY, {"lora_rank": "1e400"}, "lora_rank"),
+        (FACTORY, {"mix_strategy": ["concat"]}, "mix_strategy"),
+        (FACTORY, {"report_to": [{"a": 1}]}, "report_to"),
+        (TUNE, {"optimizer": {"_component_": ["x"]}}, "optimizer._component_"),
+        (TUNE, {"model": {"lora_attn_modules": [["q_proj"]]}}, "model.lora_attn_modules"),
+        (AXOLOTL, {"wandb_project": "hf_" + "a" * 34}, "wandb_project"),
+        (AXOLOTL, {"chat_template_kwargs": {"api_key": "abcdefgh"}}, "chat_template_kwargs"),
+        (AXOLOTL, {"base_model": "https://user:password@host/model"}, "base_model"),
+    ],
+)
+def test_a_value_of_another_kind_or_a_secret_is_named_and_not_taken(
+    base: dict[str, Any], more: dict[str, Any], key: str, tmp_path: Path
+) -> None:
+    assert told(read(tmp_path, base, **more), key).found.kind is Kind.ABSENT
+
+
+def test_datasets_get_names_of_their_own(tmp_path: Path) -> None:
+    paths = ["x/a", "y/a", "z/a_2"]
+    found = read(tmp_path, AXOLOTL, datasets=[{"path": path, "type": "alpaca"} for path in paths])
+    uris = [value for key, value in found.settings.items() if key.endswith(".uri")]
+    assert uris == [f"hf://{path}" for path in paths]
+
+
+def test_a_folder_that_is_there_goes_before_a_dataset_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "org" / "data").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert read(tmp_path, AXOLOTL).settings["dataset.uri"] == "./org/data"
+    windows = read(tmp_path, AXOLOTL, datasets=[{"path": r"C:\data\rows", "type": "alpaca"}])
+    assert windows.settings["dataset.uri"] == r"C:\data\rows"
+
+
+def test_dataset_info_says_columns_tags_and_revision(tmp_path: Path) -> None:
+    info = {
+        "plain": {
+            "hf_hub_url": "org/a",
+            "revision": "v2",
+            "columns": {"prompt": "instruction", "response": "output"},
+        },
+        "turns": {"file_name": "t.json", "formatting": "sharegpt", "tags": {"role_tag": "who", "content_tag": "value"}},
+        "web": {"file_name": "w.json", "columns": {"prompt": "body"}},
+    }
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    plain = read(tmp_path, FACTORY, dataset="plain").settings
+    assert (plain["dataset.uri"], plain["dataset.format"]) == ("hf://org/a@v2", "prompt_completion")
+    assert "tags.role_tag" in told(read(tmp_path, FACTORY, dataset="turns"), "dataset").found.note
+    web = read(tmp_path, FACTORY, dataset="web", stage="pt").settings
+    assert (web["dataset.format"], web["dataset.columns.text"]) == ("text", "body")

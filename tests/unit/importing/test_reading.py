@@ -52,6 +52,16 @@ def test_flags_of_a_command_are_read_and_not_run(tmp_path: Path) -> None:
         ("a.yaml", "base_model: x\n1: 2\n", "no text: quote it"),
         ("a.yaml", "base_model: 2026-01-01\n", "neither text nor a number"),
         ("a.yaml", "learning_rate: .nan\n", "finite"),
+        ("a.yaml", "base_model: x\ndatasets[7].path: y\n", "datasets[7].path is no name of a setting: nest it"),
+        (
+            "a.yaml",
+            "checkpointer: {_component_: x, checkpoint_files.max_filename: 1, checkpoint_files: {max_filename: 2}}\n",
+            "checkpointer.checkpoint_files.max_filename: is there nested and as a name with a dot",
+        ),
+        ("a.json", '{"base_model": NaN}', "finite"),
+        ("a.json", '{"base_model": 1, "base_model": 2}', "says base_model twice"),
+        ("a.json", '{"base_model": ' + "[" * 60 + "]" * 60 + "}", "nested too deeply"),
+        ("a.json", '{"base_model": ' + "[" * 100_000, "nested too deeply"),
         ("a.yaml", "x" * (2 << 20), "larger than 1 MiB"),
         ("a.yaml", "\udcff", "a.yaml"),
         ("run.sh", "trl sft --model_name_or_path $MODEL\n", "line 1 is for a shell"),
@@ -93,8 +103,17 @@ def test_a_folder_and_what_is_not_there_are_refused(tmp_path: Path) -> None:
             convert(path)
 
 
+def test_json_is_read_as_json(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    file.write_bytes(b'\xef\xbb\xbf{\n\t"base_model": "a\\/b",\n\t"wandb_project": "\\ud83d\\ude00"\n}')
+    assert read(file) == {"base_model": "a/b", "wandb_project": "\U0001f600"}
+
+
 def test_secrets_and_control_characters_are_not_shown() -> None:
     assert shown("swanlab_api_key", "abcdefgh") == "(a secret)"
     assert shown("datasets[0].hub_token", "abcdefgh") == "(a secret)"
+    assert shown("env", {"HF": {"TOKEN": "abcdefgh"}, "n": 1}) == '{"HF": {"TOKEN": "(a secret)"}, "n": 1}'
+    assert shown("hub_token", ["abcdefgh"]) == '["(a secret)"]'
+    assert shown("special_tokens.pad_token", "<pad>") == "<pad>"
     assert shown("base_model", "a\x1b[31m\nb\u2028c") == "a [31m b c"
     assert len(shown("base_model", "x" * 500)) == 80
