@@ -25,7 +25,7 @@ from sft.errors import ConfigError, Problem, StageError
 from sft.files import read_document, write_json
 from sft.progress import Progress
 from sft.scores import JUDGE, TOKEN_METRICS, Score
-from sft.stages.scoring import score_model
+from sft.stages.scoring import emulated_type, score_model
 
 REPORT_NAME = "report.json"
 _PER_TOKEN = tuple(f".{metric}" for metric in TOKEN_METRICS)
@@ -186,6 +186,10 @@ def evaluate(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, progress: Progr
 
     for old in [*out.glob("results_*.json"), *out.glob("samples_*.jsonl"), *out.glob(sample_values.NAME)]:
         old.unlink()  # of a try that was killed
+    if slow := emulated_type(cfg, inputs.model_dir):
+        progress.say(
+            f"  in {slow}, as saved, which this CPU emulates, slowly: eval.model_args={{dtype: float32}} is faster"
+        )
     result = score_model(cfg, request_of(cfg, inputs, out, state), folder, progress, poll)
     for note in result["notes"]:
         progress.say(f"  {note}")

@@ -10,11 +10,14 @@ from typing import Any
 
 from sft.adapters.evaluation import vllm_server
 from sft.adapters.evaluation.as_saved import weights_dtype
+from sft.adapters.os import machine
 from sft.adapters.os.interpreter import why_not
 from sft.adapters.os.process import run_module
 from sft.config.schema import EvalBackend, EvalConfig
 from sft.errors import ConfigError, Problem, StageError
 from sft.progress import Progress
+
+_HALF = ("bfloat16", "float16")
 
 
 def vllm_version(cfg: EvalConfig) -> str:
@@ -34,6 +37,20 @@ def vllm_version(cfg: EvalConfig) -> str:
     except (OSError, subprocess.TimeoutExpired, StageError) as error:
         rule = why_not(error, "vLLM")
     raise ConfigError([Problem(key="eval.vllm.python", value=str(python), rule=rule, suggestion=fix)])
+
+
+def emulated_type(cfg: EvalConfig, model_dir: Path) -> str:
+    """Return the type of a model's weights if this machine computes with it slowly, with instructions of another one.
+
+    Empty where it does not, where the recipe names a type, and where something else than this CPU answers.
+
+    Raises:
+        StageError: The weights can't be read.
+    """
+    if cfg.backend is not EvalBackend.hf or "dtype" in cfg.model_args or machine.gpus() or machine.cpu_computes_bf16():
+        return ""
+    saved = weights_dtype(model_dir)
+    return saved if saved in _HALF else ""
 
 
 def score_model(

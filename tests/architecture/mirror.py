@@ -256,7 +256,6 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     ),
     "sft.stages.preview": ("integration/test_preview.py", "shows what the stages would make, with a real tokenizer"),
     "sft.stages.registries": ("unit/stages/test_register.py", "the one place that tells registries apart"),
-    "sft.stages.scoring": ("integration/test_vllm.py", _IN_A_CHILD),
     "sft.stages.tokenize": ("integration/test_tokenizing.py", _IN_A_CHILD),
     "sft.stages.upload": ("integration/test_upload_oci.py", _REAL_SERVER),
     "sft.sweep.run": ("e2e/test_sweep.py", "runs whole sweeps, stopped and repeated"),

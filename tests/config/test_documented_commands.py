@@ -85,7 +85,10 @@ def test_its_settings_have_values_that_are_taken(command: Command, tmp_path: Pat
             "defaults: [config, _self_]\ndataset: {uri: chats.jsonl}\neval: {tasks: [arc_easy, gsm8k]}\n"
         )
         name = str(tmp_path / "own.yaml")
+    adapter = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "target_modules": ["q_proj"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(adapter))
     words = [word for word in overrides(command) if not UNCOMPOSED.search(word)]
+    words = [re.sub("^(model.adapter)=.*", rf"\1={tmp_path}", word) for word in words]
     open_ = ["dataset.uri=chats.jsonl"] if name in {"kfp", "kfp-pod", "original"} else []
     try:
         compose(find_recipe(name), [*open_, *words])

@@ -356,7 +356,7 @@ def test_an_escaped_interpolation_is_text() -> None:
     [
         ("=3", "=3: is not an override; write key=value"),
         ("training=3", "training=3: must be one of default"),
-        ("training.lora=null", "training/lora=null: must be one of default, none; did you mean none?"),
+        ("training.lora=null", "training/lora=null: must be one of default, none, qlora; did you mean none?"),
     ],
 )
 def test_what_hydra_would_stumble_over_is_told(override: str, said: str) -> None:

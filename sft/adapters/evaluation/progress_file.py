@@ -52,7 +52,8 @@ class ProgressFile:
             parts.append(f"{self._tokens:,} tokens")
         done_now = self._done - self._done_before
         if done_now and seconds > 0:
-            parts.append(f"{done_now / seconds:.1f}/s")
+            rate = done_now / seconds
+            parts.append(f"{rate:.1f}/s" if rate >= 1 else f"{_duration(1 / rate)} each")
             if self._done < self._total:
                 parts.append(f"{_duration(seconds / done_now * (self._total - self._done))} left")
         return ", ".join(parts)

@@ -58,8 +58,11 @@ def test_the_end_of_a_count_is_always_written(tmp_path: Path, clock: list[float]
     assert text(tmp_path) == "samples 4/4, 4.0/s"
 
 
-@pytest.mark.parametrize(("per_sample", "left"), [(1.0, "99 s"), (10.0, "16 min"), (1000.0, "27.5 h")])
-def test_time_left_has_the_unit_that_a_person_would_say(
+@pytest.mark.parametrize(
+    ("per_sample", "left"),
+    [(0.5, "2.0/s, 50 s"), (1.0, "1.0/s, 99 s"), (10.0, "10 s each, 16 min"), (1000.0, "17 min each, 27.5 h")],
+)
+def test_pace_and_time_left_have_the_unit_that_a_person_would_say(
     per_sample: float, left: str, tmp_path: Path, clock: list[float]
 ) -> None:
     meter = ProgressFile(tmp_path / "state.json")
