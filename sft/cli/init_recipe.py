@@ -7,6 +7,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from sft.adapters.os import machine
 from sft.artifacts import DatasetArtifact
 from sft.config.json_schema import SCHEMA_FILE
 from sft.config.strict_yaml import written
@@ -134,9 +135,11 @@ def _length(recipe: NewRecipe) -> list[str]:
 def _eval(recipe: NewRecipe) -> list[str]:
     tasks = f"  tasks: [{', '.join(recipe.tasks)}]"
     lines = ["eval:", tasks + ("" if recipe.tasks else "                   # such as [arc_easy, gsm8k]")]
+    on_cpu = recipe.fit is not None and not recipe.fit.on_gpu
+    if on_cpu and not machine.cpu_computes_bf16():
+        lines.append("  model_args: {dtype: float32}     # scores in fp32: this CPU emulates bf16, slowly")
     if not recipe.holds_out:
         return [*lines, "  holdout:", "    enabled: false"]
-    if recipe.fit is not None and not recipe.fit.on_gpu:
-        lines.append("  # model_args: {dtype: float32}   # scores bf16 weights in fp32: many CPUs are slow in bf16")
+    if on_cpu:
         lines += ["  holdout:", f"    max_new_tokens: {_SLOW_ANSWERS}          # of an answer: a CPU writes slowly"]
     return lines

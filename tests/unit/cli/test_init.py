@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sft.adapters.os import machine
 from sft.cli import init
 from sft.config.compose import compose, find_recipe
 from sft.config.schema import DatasetFormat, OnInvalid
@@ -39,13 +40,14 @@ def test_the_recipe_composes_and_names_schema_and_the_commands_to_go_on(tmp_path
     assert "sft chat runs/recipe-" in answer.out
 
 
-def test_on_a_cpu_the_recipe_names_the_setting_that_scores_in_fp32(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("computes", "args"), [(True, {}), (False, {"dtype": "float32"})])
+def test_on_a_cpu_that_emulates_bf16_the_recipe_scores_in_fp32(
+    computes: bool, args: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "cpu_computes_bf16", lambda: computes)
     rows(tmp_path / "chats.jsonl", CHATS)
     assert sft_in_process("init", "chats.jsonl", "--yes", cwd=tmp_path).status == 0
-    recipe = tmp_path / "recipe.yaml"
-    assert not compose(find_recipe(str(recipe)), []).eval.model_args
-    recipe.write_text(recipe.read_text().replace("  # model_args", "  model_args"))
-    assert compose(find_recipe(str(recipe)), []).eval.model_args == {"dtype": "float32"}
+    assert compose(find_recipe(str(tmp_path / "recipe.yaml")), []).eval.model_args == args
 
 
 def test_rows_that_break_a_rule_are_named_and_left_out(tmp_path: Path) -> None:
