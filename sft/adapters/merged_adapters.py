@@ -46,7 +46,7 @@ def merged(model: Any, folder: Path, weight: float) -> tuple[Any, int]:
         weight: By which it is multiplied.
 
     Raises:
-        StageError: The adapter is not of this model.
+        StageError: The adapter is not of this model, or holds NaN or infinity.
     """
     from peft import LoraConfig, PeftModel
     from peft.tuners.lora.layer import LoraLayer
@@ -66,7 +66,11 @@ def merged(model: Any, folder: Path, weight: float) -> tuple[Any, int]:
             f"{folder}: is not an adapter of this model: {first}", fix="take its own base model"
         ) from error
     with safe_open(folder / WEIGHTS, framework="pt") as file:
-        num_saved = sum(".lora_" in name for name in file.keys())  # noqa: SIM118 - not a mapping
+        names = list(file.keys())
+        if broken := [name for name in names if not file.get_tensor(name).isfinite().all()]:
+            fix = "take an earlier state of the training that made it"
+            raise StageError(f"{folder}: {broken[0]} has values that are no numbers", fix=fix)
+    num_saved = sum(".lora_" in name for name in names)
     layers = [module for module in adapted.modules() if isinstance(module, LoraLayer)]
     num_made = sum(".lora_" in name for name, _ in adapted.named_parameters())
     if num_saved != num_made:

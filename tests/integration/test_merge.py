@@ -54,6 +54,15 @@ def tensors(folder: Path) -> dict[str, Any]:
     return {name: value for file in folder.glob("*.safetensors") for name, value in load_file(file).items()}
 
 
+def spoil(file: Path) -> None:
+    """Make one value of an adapter NaN."""
+    from safetensors.torch import load_file, save_file
+
+    parts = load_file(file)
+    parts[min(parts)][0, 0] = math.nan
+    save_file(parts, file, metadata={"format": "pt"})
+
+
 def test_the_merged_weights_are_the_formulas_and_the_record_says_of_what(made: dict[str, Path], tmp_path: Path) -> None:
     import torch
 
@@ -123,6 +132,9 @@ def test_what_can_not_be_merged_is_refused_and_leaves_nothing(made: dict[str, Pa
     ):
         (other / "adapter_config.json").write_text(json.dumps({**config, **changes}))
         assert said in refused(str(other))
+    (other / "adapter_config.json").write_text(json.dumps(config))
+    spoil(other / "adapter_model.safetensors")
+    assert "has values that are no numbers" in refused(f"{other}=0.5")
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
     (tmp_path / "out" / "model").mkdir(parents=True)
     assert "is there already" in refused(str(made["one"]))
