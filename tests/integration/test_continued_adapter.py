@@ -147,9 +147,8 @@ def test_a_rate_of_almost_nothing_saves_the_adapter_that_it_began_with(
     """So small a step changes no bit of fp32, but of what is 0."""
     import torch
 
-    cfg, inputs = continued(
-        adapter, train_inputs, tmp_path / "model", num_epochs=1, learning_rate=1e-30, effective_batch_size=WHOLE_BATCH
-    )
+    one_step = {"num_epochs": 1, "effective_batch_size": WHOLE_BATCH, "warmup_steps": 0}
+    cfg, inputs = continued(adapter, train_inputs, tmp_path / "model", learning_rate=1e-30, **one_step)
     out = tmp_path / "out"
     out.mkdir()
     checkpoint = train(cfg, inputs, out, Progress(quiet=True))
