@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.adapters.evaluation.as_saved import generation_settings, weights_dtype
+from sft.adapters.os import machine
 from sft.chat.special_tokens import special_tokens, stops
 from sft.chat.template import Renderer, TemplateError
 from sft.errors import DataError, StageError
@@ -79,6 +80,9 @@ class ChatModel:
             notes.append("the chat template knows no system turn: it is put before the first user's text")
         if self._settings.num_beams not in (None, 1):
             notes.append(f"num_beams={self._settings.num_beams} is left out: what is streamed has one beam")
+        dtype = str(self._model.dtype).removeprefix("torch.")
+        if self._model.device.type == "cpu" and machine.cpu_emulates(dtype):
+            notes.append(f"it answers in {dtype}, as saved, which this CPU emulates, slowly")
         return notes
 
     def check(self, text: str) -> None:

@@ -9,17 +9,9 @@ from __future__ import annotations
 
 from sft.artifacts.base import LOGS_NAME, MANIFEST_NAME, Artifact, digest_of, hash_files
 from sft.artifacts.evaluation import EvalReport, GateReport, JudgeReport, ModelComparison
+from sft.artifacts.inputs import ADAPTER_NAME, ROWS_NAME, DatasetArtifact, ModelArtifact, TokenizedArtifact
 from sft.artifacts.published import ModelPackage, RegisteredModel, UploadedModel
-from sft.artifacts.training import (
-    ADAPTER_NAME,
-    ROWS_NAME,
-    CheckpointArtifact,
-    ChosenStep,
-    DatasetArtifact,
-    EpochEnd,
-    ModelArtifact,
-    TokenizedArtifact,
-)
+from sft.artifacts.training import CheckpointArtifact, ChosenStep, EpochEnd
 
 __all__ = [
     "ADAPTER_NAME",

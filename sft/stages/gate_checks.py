@@ -68,8 +68,9 @@ def _impossible(wanted: Sequence[_Gated], tasks: Sequence[str], key: str, cfg: E
         return
     folder = Path(cfg.include_path).expanduser() if cfg.include_path is not None else None
     scored = task_scores(named if named <= {*tasks} else tasks, folder)
-    for one in wanted if scored is not None else ():
-        yield from _problems(one, scored or {}, key)
+    if scored is not None:
+        for one in wanted:
+            yield from _problems(one, scored, key)
 
 
 @dataclass(frozen=True)

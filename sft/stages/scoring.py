@@ -17,8 +17,6 @@ from sft.config.schema import EvalBackend, EvalConfig
 from sft.errors import ConfigError, Problem, StageError
 from sft.progress import Progress
 
-_HALF = ("bfloat16", "float16")
-
 
 def vllm_version(cfg: EvalConfig) -> str:
     """Return which vLLM will answer the tasks; empty where none is asked.
@@ -47,10 +45,10 @@ def emulated_type(cfg: EvalConfig, model_dir: Path) -> str:
     Raises:
         StageError: The weights can't be read.
     """
-    if cfg.backend is not EvalBackend.hf or "dtype" in cfg.model_args or machine.gpus() or machine.cpu_computes_bf16():
+    if cfg.backend is not EvalBackend.hf or "dtype" in cfg.model_args or machine.gpus():
         return ""
     saved = weights_dtype(model_dir)
-    return saved if saved in _HALF else ""
+    return saved if machine.cpu_emulates(saved) else ""
 
 
 def score_model(

@@ -32,6 +32,7 @@ WITHOUT_INFLUENCE = {
         "sft.progress",
         "sft.artifacts",
         "sft.artifacts.base",
+        "sft.artifacts.inputs",
         "sft.artifacts.training",
         "sft.artifacts.evaluation",
         "sft.artifacts.published",

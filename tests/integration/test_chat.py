@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sft.adapters.os import machine
 from sft.artifacts import ModelArtifact
 from tests.support.command import Answer, sft_in_process
 from tests.support.terminal import END, INTERRUPT, at_terminal
@@ -183,3 +184,25 @@ def test_a_real_model_knows_what_was_said_before(smollm2: Path, tmp_path: Path) 
     france, italy = answer.out.splitlines()
     assert "Paris" in france
     assert "Rome" in italy  # the second question alone names no capital
+
+
+@pytest.mark.parametrize("computes", [True, False])
+def test_a_type_that_this_cpu_emulates_is_told(
+    computes: bool, talkative: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from sft.adapters.chat_model import ChatModel
+
+    half = tmp_path / "half"
+    shutil.copytree(talkative, half)
+    AutoModelForCausalLM.from_pretrained(talkative).bfloat16().save_pretrained(half)
+    monkeypatch.setattr(machine, "cpu_computes_bf16", lambda: computes)
+    told = ["it answers in bfloat16, as saved, which this CPU emulates, slowly"]
+
+    def emulated(folder: Path) -> list[str]:
+        notes = ChatModel(folder, trust_remote_code=False, max_tokens=None).notes()
+        return [note for note in notes if "emulates" in note]
+
+    assert emulated(half) == ([] if computes else told)
+    assert emulated(talkative) == []

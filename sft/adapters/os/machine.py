@@ -88,6 +88,11 @@ def cpu_computes_bf16() -> bool:
     return not {"amx_bf16", "avx512_bf16", "bf16"}.isdisjoint(_cpu_flags())
 
 
+def cpu_emulates(dtype: str) -> bool:
+    """Return whether this CPU computes with a type of 16 bits, by torch's name, slowly: with instructions of fp32."""
+    return dtype in {"bfloat16", "float16"} and not cpu_computes_bf16()
+
+
 def _cpu_flags() -> set[str]:
     facts = _cpu_facts()
     return set((facts.get("flags") or facts.get("Features") or "").split())  # x86, Arm
