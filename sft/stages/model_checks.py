@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from sft.adapters.checkpoint_files import (
     CONFIG,
     INDEX,
@@ -20,8 +22,18 @@ from sft.adapters.checkpoint_files import (
     stored_dtype,
 )
 from sft.errors import StageError
+from sft.files import read_document
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tekken.json")
+_JSON_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "generation_config.json",
+)
+"""What transformers reads beside the config; of a torn one it says the line, but not the file."""
 _TRAINABLE = ("ForCausalLM", "ForConditionalGeneration")
 """What instructlab-training takes (model.py:388@0.16.2), by the end of the class's name."""
 _ADAPTER = "adapter_config.json"
@@ -47,7 +59,7 @@ def check_folder(folder: Path, what: str, *, is_to_be_trained: bool = True) -> N
         is_to_be_trained: Otherwise it is only used, and its weights may be quantized.
 
     Raises:
-        StageError: Config, tokenizer or safetensors weights are missing, or `check_config` refuses.
+        StageError: Config, tokenizer or safetensors weights are missing, `check_config` refuses, or a file is not JSON.
     """
     if (folder / _ADAPTER).is_file():  # transformers would load the base model that it names, from wherever that is
         fix = "name its base model there, and this folder as model.adapter; or `sft merge` it first"
@@ -58,6 +70,9 @@ def check_folder(folder: Path, what: str, *, is_to_be_trained: bool = True) -> N
     for file in files_of(folder):
         if file.suffix in _READ_WHOLE and file.stat().st_size > _LARGEST_BYTES:
             raise StageError(f"{what}: {file.name} has more than {_LARGEST_BYTES >> 20} MiB: it is no part of a model")
+    for name in _JSON_FILES:
+        if (folder / name).is_file():
+            _check_json(folder / name)
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         fix = "copy the base model's tokenizer files (tokenizer.json, tokenizer_config.json) into the folder"
         raise StageError(f"{what}: no tokenizer in {folder} (none of {', '.join(_TOKENIZER_FILES)})", fix=fix)
@@ -67,6 +82,15 @@ def check_folder(folder: Path, what: str, *, is_to_be_trained: bool = True) -> N
             f"{what}: no {WEIGHTS} nor {INDEX} in {folder}; pickled weights are not loaded, they can run code",
             fix="convert them: AutoModelForCausalLM.from_pretrained(…).save_pretrained(…)",
         )
+
+
+def _check_json(file: Path) -> None:
+    """Raise unless a file is whole JSON, without its objects: a tokenizer's would take hundreds of megabytes."""
+    try:
+        msgspec.json.decode(read_document(file, _LARGEST_BYTES).decode(), type=msgspec.Raw)
+    except (ValueError, msgspec.DecodeError) as error:
+        fix = "fetch the model again, or save its tokenizer again with save_pretrained"
+        raise StageError(f"{file}: not valid JSON: {error}", fix=fix) from error
 
 
 def check_names(names: Collection[str], what: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,23 @@ def test_a_config_that_says_another_type_than_the_weights_have_is_noted(
     (folder / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}), encoding="utf-8")
     note = "weights are stored in float32, but config.json says bfloat16: they are rounded to bfloat16 when loaded"
     assert dtype_note(folder) == note
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_torn_file_of_the_tokenizer_is_named(tiny_model: ModelArtifact, tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(tiny_model.model_dir, tmp_path / "base")
+    whole = (folder / name).read_bytes()
+    for content, said in {
+        whole[: len(whole) // 2]: "Input data was truncated",
+        whole.replace(b'"', b'"\xff', 1): "can't decode byte 0xff",
+        b"": "Input data was truncated",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n": "JSON is malformed",
+    }.items():
+        (folder / name).write_bytes(content)
+        with pytest.raises(StageError, match=rf"^{re.escape(str(folder / name))}: not valid JSON: .*{said}"):
+            check_folder(folder, "x")
+    (folder / name).write_bytes(whole)
+    check_folder(folder, "x")
 
 
 def test_a_file_that_would_fill_the_memory_is_no_part_of_a_model(tiny_model: ModelArtifact, tmp_path: Path) -> None:
