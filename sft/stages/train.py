@@ -170,6 +170,8 @@ def _train(
         else:
             told.end()
             return
+        finally:
+            told.leave()
 
 
 def task(cfg: TrainingConfig, inputs: TrainInputs, logs: Path, work: Path) -> TrainingTask:
