@@ -5,7 +5,9 @@ lines."""
 from __future__ import annotations
 
 import logging
+import math
 import re
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -103,6 +105,17 @@ def wrapped(texts: Sequence[str], first_width: int, width: int) -> list[str]:
     return lines
 
 
+def _folded(text: str, width: float) -> list[str]:
+    """Return the lines of a line that is too long; those after the first begin below its last column."""
+    if len(text) <= width:
+        return [text]
+    columns = [match.end() for match in re.finditer(" {2,}", text) if match.end() <= width / 2]
+    indent = " " * (columns[-1] if columns else 2)
+    return textwrap.wrap(
+        text, int(width), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+    )
+
+
 class Progress:
     """One display for a whole run. Stages call `update`; the runner calls the rest."""
 
@@ -168,3 +181,8 @@ class Progress:
         if self._label:
             text = "\n".join(f"{self._label} {line}" for line in text.strip("\n").splitlines())
         self.console.print(text, markup=False)
+
+    def say_folded(self, text: str) -> None:
+        """Print a line of columns that stays; on a terminal too narrow for it, as several: no word is cut."""
+        width = self.console.width if self.console.is_terminal else math.inf
+        self.say("\n".join(_folded(text, width)))

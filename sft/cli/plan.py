@@ -63,17 +63,17 @@ def execute(name_or_path: str, arguments: Sequence[str], *, config: bool = False
         status = (
             f"done      {path_from_here(entry.path)}" if entry else f"will run  {_why(step.name, plan, have, store)}"
         )
-        progress.say(f"{step.name:<{width}}{status}")
+        progress.say_folded(f"{step.name:<{width}}{status}")
     for line in plan.left_out:
         stage, _, why = line.partition(": ")
-        progress.say(f"{stage:<{width}}left out  {why}")
+        progress.say_folded(f"{stage:<{width}}left out  {why}")
     progress.say("")
     if told := time_line(cfg.training, plan, have, store):
-        progress.say(told)
+        progress.say_folded(told)
     for line in _facts(cfg, have, plan.notes):
-        progress.say(line)
+        progress.say_folded(line)
     for line in preview_sweep(found, points) if found else ():
-        progress.say(line)
+        progress.say_folded(line)
     if config:
         progress.say("")
         progress.say(redact(yaml.safe_dump(msgspec.to_builtins(cfg), sort_keys=False, allow_unicode=True)))

@@ -167,3 +167,32 @@ def test_a_reader_that_has_gone_ends_a_command_quietly() -> None:
         process.stdout.readline()
         process.stdout.close()
         assert (process.wait(60), process.stderr.read()) == (0, b"")
+
+
+def test_columns_are_folded_below_themselves_on_a_terminal_only() -> None:
+    line = f"package         will run  takes what {', '.join(['evaluate:tuned'] * 6)} will make"
+    for is_terminal in (True, False):
+        display = Progress()
+        display.console = Console(
+            file=io.StringIO(), force_terminal=is_terminal, width=80, soft_wrap=True, highlight=False, color_system=None
+        )
+        display.say_folded(line)
+        display.say_folded("short")
+        assert isinstance(display.console.file, io.StringIO)
+        *folded, short = display.console.file.getvalue().splitlines()
+        assert short == "short"
+        assert " ".join([folded[0], *(part.strip() for part in folded[1:])]) == line
+        if is_terminal:
+            assert max(map(len, folded)) <= 80
+            assert {len(part) - len(part.lstrip()) for part in folded[1:]} == {line.index("takes")}
+        else:
+            assert len(folded) == 1
+
+
+def test_a_word_that_is_longer_than_the_terminal_is_not_cut() -> None:
+    assert progress._folded(f"run        {'x' * 100}", 80) == ["run", f"           {'x' * 100}"]
+    assert progress._folded("  a note of seven words and no columns", 20) == [
+        "  a note of seven",
+        "  words and no",
+        "  columns",
+    ]
