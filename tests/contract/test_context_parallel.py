@@ -41,6 +41,7 @@ def on_four_ranks(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return json.loads(Path(file).read_text(encoding="utf-8"))
 
 
+@pytest.mark.exhaustive
 def test_loss_and_gradients_of_a_shared_row_are_those_of_the_whole_one(on_four_ranks: Any) -> None:
     wrong = {case: apart for case, apart in on_four_ranks["apart"].items() if not apart < 3e-6}
     assert not wrong
@@ -49,6 +50,7 @@ def test_loss_and_gradients_of_a_shared_row_are_those_of_the_whole_one(on_four_r
     assert {"chunked head", "noise", "recomputed", "repeated", "FSDP1 FULL_SHARD", "FSDP2 NO_SHARD"} < cases
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_a_rope_that_follows_the_length_of_a_row_would_be_wrong_and_is_refused(kind: str, on_four_ranks: Any) -> None:
     assert on_four_ranks["rope"][kind] > 1e-3
@@ -59,12 +61,14 @@ def test_a_rope_that_follows_the_length_of_a_row_would_be_wrong_and_is_refused(k
                 check_model({**llama, name: rope}, 2)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", ["yarn", "llama3", "linear"])
 def test_other_kinds_of_rope_are_shared(kind: str, on_four_ranks: Any) -> None:
     assert on_four_ranks["rope"][kind] < 3e-6
     check_model({"model_type": "llama", "num_attention_heads": 4, "rope_parameters": {"rope_type": kind}}, 2)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("num_key_heads", [2, 4])
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_the_estimate_knows_what_a_layer_keeps_of_a_shared_row(
@@ -87,6 +91,7 @@ def test_the_estimate_knows_what_a_layer_keeps_of_a_shared_row(
     assert kept == pytest.approx(on_four_ranks["kept"][f"{ranks} {num_key_heads}"], rel=0.01)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("recomputes", [False, True])
 def test_ranks_exchange_as_many_bytes_as_the_page_on_scale_says(recomputes: bool, on_four_ranks: Any) -> None:
     exchanged = runpy.run_path(str(ROOT / "benchmarks" / "scale.py"))["exchanged"]
@@ -94,6 +99,7 @@ def test_ranks_exchange_as_many_bytes_as_the_page_on_scale_says(recomputes: bool
     assert exchanged(shape, 128 // 4, 4, value_bytes=4, recomputes=recomputes) == on_four_ranks["sent"][recomputes]
 
 
+@pytest.mark.exhaustive
 def test_parts_of_a_row_have_random_numbers_of_their_own(on_four_ranks: Any) -> None:
     drawn = on_four_ranks["drawn"]
     assert len(set(drawn["whole rows"])) == 1  # as ever: each has other rows

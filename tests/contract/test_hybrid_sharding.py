@@ -58,6 +58,7 @@ def test_replicas_train_what_four_shards_do(on_four: Any) -> None:
     assert hybrid["weights"] == pytest.approx(full["weights"], abs=1e-6)
 
 
+@pytest.mark.exhaustive
 def test_a_state_of_replicas_goes_on_sharded_over_one_node(on_four: Any, folder: Path) -> None:
     before, after = on_four["HYBRID_SHARD"], on_nodes(1, folder, "load")["FULL_SHARD"]
     assert after["mesh"] == [2]

@@ -15,6 +15,7 @@ from sft.adapters.instructlab.rank import fsdp2, sharding
 from sft.errors import StageError
 
 pytestmark = [
+    pytest.mark.exhaustive,
     pytest.mark.slow,
     # Warned while the library and what it pulls in are imported.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

@@ -23,7 +23,7 @@ def chat(*arguments: str, said: str, cwd: Path) -> Answer:
 
 
 def run_of(done: tuple[Path, Answer]) -> Path:
-    return next((done[0] / "runs").glob("quickstart-*"))
+    return done[0] / done[1].run
 
 
 def changed(run: Path, root: Path, **facts: object) -> Path:

@@ -37,6 +37,7 @@ def conversation(number: int, answer: str) -> str:
     return json.dumps({"messages": turns})
 
 
+@pytest.mark.exhaustive
 def test_the_best_epochs_model_goes_on_although_the_run_was_killed_and_the_last_epoch_is_better_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

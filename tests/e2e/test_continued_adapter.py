@@ -33,6 +33,7 @@ def loss_of(record: dict[str, Any], step: str) -> float:
     return float(scores["loss"])
 
 
+@pytest.mark.exhaustive
 def test_the_next_run_begins_where_the_first_one_ended(tiny_model: ModelArtifact, tmp_path: Path) -> None:
     base = tiny_model.model_dir
     first = run("run", base, tmp_path, "training/lora=default", "training.lora.rank=4")

@@ -24,7 +24,7 @@ UNSCORED = ["registry=none", "eval=none"]
 
 @pytest.fixture
 def record(done: tuple[Path, Answer]) -> dict[str, Any]:
-    [path] = done[0].glob("runs/quickstart-*/run.json")
+    path = done[0] / done[1].run / "run.json"
     found: dict[str, Any] = json.loads(path.read_text())
     return found
 
@@ -85,7 +85,7 @@ def test_the_end_says_where_everything_is_and_the_scores(done: tuple[Path, Answe
 
 
 def test_the_log_of_a_run_tells_it_with_times(done: tuple[Path, Answer]) -> None:
-    [log] = done[0].glob("runs/quickstart-*/run.log")
+    log = done[0] / done[1].run / "run.log"
     lines = [re.sub(r"^\d{4}-\d\d-\d\d [\d:,]{12} \d+ ", "", line) for line in log.read_text().splitlines()]
     assert re.fullmatch(r"INFO sft.runner.execute: sft [\w.]+, Python 3[\d.]+: sft run quickstart", lines[0])
     told = [line.removeprefix("INFO sft.told: ") for line in lines if line.startswith("INFO sft.told: ")]
@@ -222,6 +222,7 @@ def test_a_judge_compares_what_was_scored_and_says_so_everywhere(done: tuple[Pat
     assert steps(record)["register"]["facts"]["metadata"]["tuned.judge.win_rate"] == facts["score"]["value"]
 
 
+@pytest.mark.exhaustive
 def test_a_copied_recipe_runs_where_it_was_copied(started: Path) -> None:
     copied = sft("recipes", "copy", "quickstart", "mine", cwd=started)
     assert copied.out.splitlines()[-1] == "next: sft run mine/quickstart.yaml"

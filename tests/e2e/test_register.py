@@ -55,6 +55,7 @@ def record_of(folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.exhaustive
 def test_an_earlier_run_is_registered_here_and_elsewhere_and_its_record_tells_of_both(
     root: Path, unregistered: Path, kubeflow: ModelRegistryServer
 ) -> None:

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 def run(done: tuple[Path, Answer], tmp_path: Path) -> Path:
     """A finished run's folder, in a copy of its run root; links stay links."""
     subprocess.run(["cp", "-a", done[0] / "runs", tmp_path], check=True)
-    return min(tmp_path.glob("runs/quickstart-*"), key=lambda folder: (folder / "run.json").stat().st_mtime)
+    return tmp_path / done[1].run
 
 
 def only(run: Path, pattern: str) -> Path:

@@ -102,6 +102,7 @@ def test_the_model_before_is_the_base_with_the_adapter_and_the_base_is_kept_for_
         assert torch.allclose(merged, with_adapter(base, adapter)(ids).logits, atol=1e-4)
 
 
+@pytest.mark.exhaustive
 def test_it_begins_with_the_loss_of_the_adapter_and_ends_as_one_of_the_same_base(
     adapter: Path, train_inputs: TrainInputs, tmp_path: Path
 ) -> None:
@@ -141,6 +142,7 @@ def test_it_begins_with_the_loss_of_the_adapter_and_ends_as_one_of_the_same_base
     assert torch.equal(frozen["model.embed_tokens.weight"], trained["model.embed_tokens.weight"])
 
 
+@pytest.mark.exhaustive
 def test_a_rate_of_almost_nothing_saves_the_adapter_that_it_began_with(
     adapter: Path, train_inputs: TrainInputs, tmp_path: Path
 ) -> None:
@@ -178,6 +180,7 @@ def test_two_ranks_train_as_one_does(version: int, adapter: Path, train_inputs: 
     assert curves[0] == pytest.approx(curves[1], abs=1e-4)
 
 
+@pytest.mark.exhaustive
 def test_a_stopped_run_goes_on_to_the_same_bits(adapter: Path, train_inputs: TrainInputs, tmp_path: Path) -> None:
     cfg, inputs = continued(adapter, train_inputs, tmp_path / "model", num_epochs=2)
     cfg.lora.dropout = 0.1  # its random numbers go on, too

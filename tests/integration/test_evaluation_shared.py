@@ -42,6 +42,7 @@ def answers(out: Path) -> list[list[str]]:
     return [[json.loads(line)[0] for line in file.read_text().splitlines()] for file in files]
 
 
+@pytest.mark.exhaustive
 def test_two_processes_make_the_scores_of_one(inputs: EvaluateInputs, tmp_path: Path) -> None:
     alone, shared = run(1, inputs, tmp_path / "one"), run(2, inputs, tmp_path / "two")
     assert shared.scores == alone.scores

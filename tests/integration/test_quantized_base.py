@@ -78,6 +78,7 @@ def test_the_saved_model_is_the_unquantised_base_with_the_saved_adapter_in_it(
     assert losses(checkpoint)[-1] < losses(checkpoint)[0] - 0.1
 
 
+@pytest.mark.exhaustive
 def test_the_loss_is_near_that_of_whole_weights_and_not_the_same(train_inputs: TrainInputs, tmp_path: Path) -> None:
     validated = {"validation_split": 0.2, "validation_frequency": 2, **ONE_RANK}
     in_4_bits = made(tmp_path / "nf4", train_inputs, **validated)
@@ -87,6 +88,7 @@ def test_the_loss_is_near_that_of_whole_weights_and_not_the_same(train_inputs: T
         assert losses(in_4_bits, name) != pytest.approx(losses(whole, name), abs=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_a_killed_run_goes_on_to_the_same_weights(train_inputs: TrainInputs, tmp_path: Path) -> None:
     settings: dict[str, Any] = {
         "lora": replace(QLORA, dropout=0.1),

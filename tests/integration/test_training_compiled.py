@@ -57,6 +57,7 @@ def values(root: Path, name: str) -> list[float]:
 
 
 @pytest.mark.parametrize("settings", [FULL, ONE_RANK_LORA])
+@pytest.mark.exhaustive
 def test_compiled_layers_give_the_losses_of_those_that_are_not(
     settings: dict[str, Any], train_inputs: TrainInputs, tmp_path: Path
 ) -> None:

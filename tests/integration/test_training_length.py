@@ -30,6 +30,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.exhaustive
 def test_a_fraction_of_an_epoch_ends_at_its_step_with_its_schedule_and_a_kill_changes_nothing(
     train_inputs: TrainInputs, tmp_path: Path
 ) -> None:

@@ -85,7 +85,8 @@ def test_one_rank_without_sharding_gives_the_same_curve_as_two_with(
     assert losses(tmp_path / "one") == pytest.approx(losses(trained.root), abs=1e-3)
 
 
-@pytest.mark.parametrize("precision", [Precision.fp32, pytest.param(Precision.bf16, marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("precision", [Precision.fp32, Precision.bf16])
 def test_a_checkpoint_in_bf16_is_trained_as_the_same_weights_in_fp32_are(
     precision: Precision, train_inputs: TrainInputs, tmp_path: Path
 ) -> None:
@@ -281,6 +282,7 @@ def test_models_on_the_way_stay_where_a_recipe_asks_for_them_and_trackers_see_ev
     assert len({name.rpartition("-")[2] for name in wandb_runs}) == 1
 
 
+@pytest.mark.exhaustive
 def test_what_is_frozen_stays_the_base_models_and_another_optimizer_resumes_to_the_same_bits(
     train_inputs: TrainInputs, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,6 +32,12 @@ class Answer:
     status: int
     out: str
     err: str
+
+    @property
+    def run(self) -> Path:
+        """The run's folder, as the answer names it."""
+        [record] = re.findall(r"^record +(\S+)/run\.json$", self.out, re.MULTILINE)
+        return Path(record)
 
 
 def sft(*arguments: str, cwd: Path, **environment: str) -> Answer:

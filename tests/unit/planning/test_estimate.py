@@ -115,7 +115,10 @@ def test_what_a_point_lacks_is_said_with_what_would_fit(
 ) -> None:
     monkeypatch.setattr(machine, "gpus", tuple)
     monkeypatch.setattr(machine, "host_bytes", lambda: 64 << 30)
-    cfg = RunConfig(model=ModelConfig(name_or_path="org/name"), training=TrainingConfig(max_tokens_per_gpu=tokens))
+    cfg = RunConfig(
+        model=ModelConfig(name_or_path="org/name"),
+        training=TrainingConfig(precision=Precision.fp32, max_tokens_per_gpu=tokens),
+    )
     lack = estimate.why_too_large(cfg, num_at_once)
     assert (lack is None) is fits
     assert fits or "GiB per rank by the estimate, there are" in str(lack)
