@@ -27,6 +27,7 @@ PROCESSES = ("evaluation", ["--processes", "2", "--rounds", "1", "--questions", 
 NOT_HERE = {
     "gpu_runs": "gpu_report runs its parts",
     "gpu_trainings": "gpu_report runs its parts",
+    "first_model": "needs a real model; tests/e2e/test_init.py runs the same commands",
     "kills": "runs the quickstart three times; tests/integration/test_training_faults.py kills a training",
     "memory": "trains twelve times at sizes that fill memory",
     "quickstart": "tests/e2e/test_quickstart.py runs the same commands",
