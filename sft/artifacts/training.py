@@ -30,7 +30,8 @@ class ChosenStep:
         num_planned: Steps that the training would have had.
         stopped_early: Whether it ended before them, because the metric no longer improved.
         epoch: Whose model was chosen by its score, from 1; None = the step by a validation on the way.
-        num_models: How many models were scored for that.
+        num_models: Among how many models a score chose, or the loss of held-out sets.
+        sets: Those held-out sets, which are scored, too; empty = samples of the training split were validated.
     """
 
     step: int
@@ -41,6 +42,7 @@ class ChosenStep:
     stopped_early: bool = False
     epoch: int | None = None
     num_models: int = 0
+    sets: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         ended = f"; stopped early, of {self.num_planned} planned" if self.stopped_early else ""
@@ -50,10 +52,11 @@ class ChosenStep:
     @property
     def optimism(self) -> str:
         """Which scores the choice makes look better than they are, and how others are got; empty where none do."""
-        if self.epoch is None:
+        if self.epoch is None and not self.sets:
             return ""
+        chose = ", ".join(self.sets) or self.metric.partition(".")[0]
         return (
-            f"scores on {self.metric.partition('.')[0]} are optimistic: on the same samples the best of "
+            f"scores on {chose} are optimistic: on the same samples the best of "
             f"{self.num_models} models was chosen; unbiased are those on a set or task that chose nothing"
         )
 

@@ -23,6 +23,7 @@ from sft.planning.plan import Plan, build_plan
 from sft.planning.resources import Resources, resources_of
 from sft.planning.stage_spec import STAGES
 from sft.planning.trained_parameters import trained_lines
+from sft.planning.validations import validated_sets
 from sft.progress import Progress
 from sft.redaction import redact, redacted
 from sft.runner.measured import time_line
@@ -121,11 +122,11 @@ def _shown(value: object) -> str:
 
 def _facts(cfg: RunConfig, have: Mapping[str, Entry], notes: Sequence[str]) -> list[str]:
     artifacts = {name: entry.artifact for name, entry in have.items()}
-    facts = [*estimate.steps(cfg, artifacts), *estimate.place(cfg)]
+    facts = [*estimate.steps(cfg, artifacts), *validated_sets(cfg.training, artifacts), *estimate.place(cfg)]
     wanted = []
     if "dataset" not in have and (what := sources.download(cfg.dataset)):
         wanted.append(what)
-    sets = [name for name in cfg.eval.holdouts if cfg.eval.enabled and f"dataset:{name}" not in have]
+    sets = [name for name in cfg.held_out_sets if f"dataset:{name}" not in have]
     wanted += filter(None, (held_out_set.download(cfg, name) for name in sets))
     if "model" not in have and (what := model.download(cfg.model)):
         wanted.append(what)

@@ -36,6 +36,7 @@ from sft.config.schema import (
 from sft.config.schema.bounds import out_of_bounds, within_bounds
 from sft.config.selection_checks import check_selection
 from sft.config.state_checks import check_states
+from sft.config.validation_checks import check_validation
 from sft.config.vllm_checks import check_vllm
 from sft.errors import Problem
 from sft.gate_rules import GateKind, parse_gates
@@ -82,6 +83,7 @@ def _between(cfg: RunConfig, told: set[str]) -> Iterator[Problem]:
     yield from _eval(cfg.eval)
     yield from check_epochs(cfg)
     yield from check_states(cfg)
+    yield from check_validation(cfg)
     yield from check_selection(cfg)
     yield from check_judge(cfg)
     yield from check_registry(cfg.registry)
@@ -110,13 +112,6 @@ def _training(cfg: TrainingConfig) -> Iterator[Problem]:
         key, value = "training.on_too_long", cfg.on_too_long.value
         rule = "would leave out the end of a conversation, of which training.train_on=last_turn trains the last turn"
         yield Problem(key=key, value=value, rule=rule, suggestion=f"try {key}=drop")
-    if cfg.validation_frequency and not cfg.validation_split:
-        yield Problem(
-            key="training.validation_frequency",
-            value=str(cfg.validation_frequency),
-            rule="needs samples to validate on",
-            suggestion="try training.validation_split=0.05",
-        )
     yield from check_adapters(cfg)
     yield from check_schedule(cfg)
     yield from check_compile(cfg)

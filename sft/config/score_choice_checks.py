@@ -65,13 +65,16 @@ def _better(score: str) -> str:
     return "higher" if is_better_when_higher(score) else "lower"
 
 
-def score_choice_notes(cfg: RunConfig) -> Iterator[str]:
-    """Yield among which models a score chooses, and what that does to it."""
-    score = cfg.training.select.score
-    if score is None or not (epochs := cfg.scored_epochs()):
+def choice_notes(cfg: RunConfig) -> Iterator[str]:
+    """Yield among which models a score, or the loss of held-out sets, chooses, and what that does to scores."""
+    select, epochs, sets = cfg.training.select, cfg.scored_epochs(), cfg.training.choosing_sets()
+    if select.score and epochs:
+        among, chose = f"epochs {', '.join(map(str, epochs[:-1]))} and {epochs[-1]}", select.score.partition(".")[0]
+    elif sets and cfg.eval.enabled:
+        among, chose = "the steps that are validated", ", ".join(sets)
+    else:
         return
-    task, listed = score.partition(".")[0], ", ".join(map(str, epochs[:-1]))
     yield (
-        f"{_METRIC}={score}: the model is the best one by it of epochs {listed} and {epochs[-1]}, so scores on {task} "
+        f"{_METRIC}={select.metric}: the model is the best one by it of {among}, so scores on {chose} "
         "will be optimistic; unbiased are those on a set or task that chose nothing"
     )

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from sft.config.schema import RunConfig, SelectMode, TrainingConfig
 from sft.config.schema.selection import METRIC, EarlyStoppingConfig
 from sft.config.score_choice_checks import check_score_choice
+from sft.config.validation_checks import GIVE_SAMPLES, NEEDS_SAMPLES
 from sft.errors import Problem
 
 _SELECT, _EARLY = "training.select", "training.early_stopping"
@@ -34,14 +35,20 @@ def check_selection(cfg: RunConfig) -> Iterator[Problem]:
 
 
 def _metric(cfg: RunConfig, metric: str) -> Iterator[Problem]:
-    training, key = cfg.training, f"{_SELECT}.metric"
-    known = [METRIC, *(f"{METRIC}.{own}" for own in cfg.dataset.sources)]
-    if metric not in known:
-        rule = f"names no source: dataset.sources has {', '.join(cfg.dataset.sources) or 'none'}"
-        yield Problem(key=key, value=metric, rule=rule, suggestion=f"choose from {', '.join(known)}")
-    elif not training.validation_split:
-        suggestion = "try training.validation_split=0.05"
-        yield Problem(key=key, value=metric, rule="needs samples to validate on", suggestion=suggestion)
+    training, key, name = cfg.training, f"{_SELECT}.metric", metric.partition(".")[2]
+    sources, sets = list(cfg.dataset.sources), training.validation_sets
+    if name and name not in {*sources, *sets}:
+        rule = f"names no source and no set that is validated: dataset.sources has {', '.join(sources) or 'none'}, "
+        rule += f"training.validation_sets {', '.join(sets) or 'none'}"
+        known = ", ".join([METRIC, *(f"{METRIC}.{own}" for own in (*sources, *sets))])
+        added = f"try training.validation_sets=[{', '.join([*sets, name])}]"
+        suggestion = added if name in cfg.eval.holdouts else f"choose from {known}"
+        yield Problem(key=key, value=metric, rule=rule, suggestion=suggestion)
+    elif name in sources and not training.validation_split:
+        rule = f"{NEEDS_SAMPLES} that are of {name}"
+        yield Problem(key=key, value=metric, rule=rule, suggestion="try training.validation_split=0.05")
+    elif not training.validates():
+        yield Problem(key=key, value=metric, rule=NEEDS_SAMPLES, suggestion=GIVE_SAMPLES)
     if training.fsdp.version == 1:
         rule = "needs FSDP2, whose weights can be kept beside the training"
         yield Problem(key=key, value=metric, rule=rule, suggestion="try training.fsdp.version=2")

@@ -14,12 +14,15 @@ from typing import Any
 import msgspec
 
 from sft.config.schema import HOLDOUT, ModelSource, RegistryKind, RunConfig
-from sft.config.score_choice_checks import score_choice_notes
+from sft.config.score_choice_checks import choice_notes
 from sft.config.unread_settings import unread_settings
 from sft.config.ways_out import ways_out
 from sft.errors import ConfigError, Problem
 from sft.planning.environment import Environment
 from sft.planning.stage_spec import STAGES, stage_of
+
+VALIDATED = {"is_validated": True}
+"""Setting of a step that labels the rows of a held-out set as those of training are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +101,8 @@ def build_plan(cfg: RunConfig, environment: Environment) -> Plan:
         return Step(name=name, stage=stage, needs=needs, settings=settings[stage] if of is None else of)
 
     model_needs = ("dataset",) if cfg.model.source is ModelSource.scratch else ()
-    sets = {name: _settings_of_set(cfg, environment, name) for name in cfg.eval.holdouts} if cfg.eval.enabled else {}
+    sets = {name: _settings_of_set(cfg, environment, name) for name in cfg.held_out_sets}
+    labelled = [tokens_to_validate(name) for name in cfg.training.validation_sets]
     rows_of_sets = [step(f"dataset:{name}", of=of) for name, of in sets.items()]
     steps = [
         *rows_of_sets,
@@ -106,10 +110,14 @@ def build_plan(cfg: RunConfig, environment: Environment) -> Plan:
         step("model", *model_needs),
         *(
             step(f"tokenize:{name}", f"dataset:{name}", "model", of=_tokens_of_set(cfg, environment, name))
-            for name in sets
+            for name in (sets if cfg.eval.enabled else ())
+        ),
+        *(
+            step(tokens, f"dataset:{name}", "model", of=_tokens_of_set(cfg, environment, name) | VALIDATED)
+            for name, tokens in zip(cfg.training.validation_sets, labelled, strict=True)
         ),
         step("tokenize", "dataset", "model"),
-        step("train", "model", "tokenize"),
+        step("train", "model", "tokenize", *labelled),
     ]
     left_out = []
     scores: tuple[str, ...] = ()
@@ -160,7 +168,16 @@ def build_plan(cfg: RunConfig, environment: Environment) -> Plan:
     else:
         steps.append(step("register", "dataset", "model", trained, *scores, "package", *uploaded))
     opened = (f"{setting}: {meaning}" for setting, meaning in ways_out(msgspec.to_builtins(cfg)).items())
-    return Plan(tuple(steps), tuple(left_out), (*opened, *unread_settings(cfg), *score_choice_notes(cfg)))
+    return Plan(tuple(steps), tuple(left_out), (*opened, *unread_settings(cfg), *choice_notes(cfg)))
+
+
+def tokens_to_validate(held_out: str) -> str:
+    """Return the step that labels the rows of a set of `training.validation_sets`.
+
+    It is not the one that checks them before they are scored, so that a set's scores are not made again because its
+    loss is measured, too.
+    """
+    return f"tokenize:{held_out}:labels"
 
 
 def _rows_of(held_out: Iterable[str]) -> list[str]:

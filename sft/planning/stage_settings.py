@@ -140,7 +140,7 @@ def train(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
 
 _NEWER = {
     *("loss", "label_smoothing", "z_loss", "optimizer", "freeze", "parameter_groups"),
-    *("data_seed", "select", "early_stopping", "checkpoint_limit"),
+    *("data_seed", "select", "early_stopping", "checkpoint_limit", "validation_sets"),
 }
 """Training settings that do at their default what was done before there were any."""
 

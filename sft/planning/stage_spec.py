@@ -206,6 +206,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.instructlab.rank.state_lookup",
                 "sft.adapters.instructlab.rank.state_tensors",
                 "sft.adapters.instructlab.rank.step_row",
+                "sft.adapters.instructlab.rank.validation",
                 "sft.adapters.instructlab.rank.varlen",
                 "sft.adapters.instructlab.rank.worker",
                 "sft.adapters.instructlab.torchrun",

@@ -25,7 +25,7 @@ from sft.artifacts import (
 from sft.config.flatten import flat
 from sft.config.schema import HOLDOUT, RunConfig
 from sft.planning.mixing import Mix
-from sft.planning.plan import Step
+from sft.planning.plan import Step, tokens_to_validate
 from sft.planning.resources import Resources
 from sft.planning.state_id import state_id
 from sft.progress import Progress
@@ -138,8 +138,10 @@ def perform(
         case _ if stage == "dataset":
             return held_out_set(cfg, held_out, out, progress)
         case _ if stage == "tokenize":
-            with speaking_of(f"eval.holdouts.{held_out}"):
-                return tokenize(cfg.training, _tokenize_inputs(f"dataset:{held_out}", cfg, artifacts), out, progress)
+            of_set, _, labels = held_out.partition(":")
+            inputs_of_set = _tokenize_inputs(f"dataset:{of_set}", cfg, artifacts)
+            with speaking_of(f"eval.holdouts.{of_set}"):
+                return tokenize(cfg.training, replace(inputs_of_set, is_validated=bool(labels)), out, progress)
         case _:
             raise AssertionError(f"no stage for step {step.name}")
 
@@ -161,6 +163,9 @@ def train_inputs(
         resources=resources,
         model=pick(artifacts, "model", ModelArtifact),
         tokenized=pick(artifacts, "tokenize", TokenizedArtifact),
+        validated={
+            name: pick(artifacts, tokens_to_validate(name), TokenizedArtifact) for name in cfg.training.validation_sets
+        },
         run_name=cfg.name,
         run_id=run_id,
         key=key,

@@ -44,16 +44,12 @@ def read_environment(cfg: RunConfig) -> Environment:
     return replace(
         _here(cfg),
         dataset_version=dataset_version(cfg.dataset) if cfg.dataset.uri or cfg.dataset.sources else "",
-        held_out_versions=_held_out_versions(cfg) if cfg.eval.enabled else {},
+        held_out_versions={name: held_out_set.source_version(cfg, name) for name in cfg.held_out_sets},
         model_version=model_version(cfg.model),
         tasks_version=version_of_tasks,
         vllm_version=vllm_version(cfg.eval),
         versions=record.versions(),
     )
-
-
-def _held_out_versions(cfg: RunConfig) -> dict[str, str]:
-    return {name: held_out_set.source_version(cfg, name) for name in cfg.eval.holdouts}
 
 
 def work_digest(cfg: RunConfig, goal: str | None = None) -> str:

@@ -11,6 +11,7 @@ from sft.adapters.os.process import run_module
 from sft.artifacts import LOGS_NAME, ROWS_NAME, DatasetArtifact, ModelArtifact, TokenizedArtifact
 from sft.chat.rejected import Rejections, read_rejected
 from sft.config.schema import OnInvalid, OnTooLong, OnUnrendered, TrainingConfig
+from sft.errors import DataError
 from sft.planning.mixing import Mix
 from sft.progress import Progress
 from sft.stages import mixing
@@ -18,6 +19,7 @@ from sft.stages.preview import SHOWN
 
 _UNRENDERED, _TOO_LONG = "unrendered", "too-long"
 _SHORTENED = (OnTooLong.truncate, OnTooLong.split_turns)
+_WITHOUT_A_TOKEN = "take the set out of training.validation_sets, or give it rows with a turn that trains"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,8 @@ class TokenizeInputs:
         on_invalid: `dataset.on_invalid`, for the rules that need the tokenizer.
         on_unrendered: `dataset.on_unrendered`.
         mix: How the samples of `dataset.sources` are mixed; None without such.
+        is_validated: Whether the held-out rows are labelled as those of training are, because their loss is measured
+            while a model is trained; then the training split is not looked at.
     """
 
     dataset: DatasetArtifact
@@ -35,12 +39,25 @@ class TokenizeInputs:
     on_invalid: OnInvalid = OnInvalid.error
     on_unrendered: OnUnrendered = OnUnrendered.error
     mix: Mix | None = None
+    is_validated: bool = False
+
+    @property
+    def labelled(self) -> tuple[Path, int]:
+        """File and number of the samples that are labelled."""
+        data = self.dataset
+        return (data.eval_file, data.num_eval) if self.is_validated else (data.train_file, data.num_train)
+
+    @property
+    def num_checked(self) -> int:
+        """Number of held-out samples that are checked, and not labelled."""
+        return 0 if self.is_validated else self.dataset.num_eval
 
 
 def tokenize(cfg: TrainingConfig, inputs: TokenizeInputs, out: Path, progress: Progress) -> TokenizedArtifact:
     """Render both splits with the model's chat template, and label the tokens of training that count for the loss.
 
-    A dataset may be a held-out set alone: then its rows are checked, and nothing is labelled.
+    A dataset may be a held-out set alone: then its rows are checked, and nothing is labelled unless they are validated.
+    Of such a row that is too long no part is taken, as of any held-out one.
 
     Args:
         cfg: The training settings, of which `max_seq_len`, `on_too_long`, `train_on` and `train_on_reasoning` count.
@@ -50,16 +67,17 @@ def tokenize(cfg: TrainingConfig, inputs: TokenizeInputs, out: Path, progress: P
 
     Raises:
         DataError: Samples of either split are too long, hold special tokens, or the template can't render them, or not
-            all of them.
+            all of them; or a set that is to be validated has no token that counts for the loss.
         StageError: No sample can be trained with this chat template.
     """
-    data = inputs.dataset
-    progress.update(f"{data.num_train + data.num_eval:,} samples")
+    (labelled, num_labelled), num_checked = inputs.labelled, inputs.num_checked
+    shortens = cfg.on_too_long in _SHORTENED and not inputs.is_validated
+    progress.update(f"{num_labelled + num_checked:,} samples")
     counts = run_module(
         "sft.adapters.instructlab.loss_masks",
         {
-            "train_file": str(data.train_file) if data.num_train else None,
-            "eval_file": str(data.eval_file) if data.num_eval else None,
+            "train_file": str(labelled) if num_labelled else None,
+            "eval_file": str(inputs.dataset.eval_file) if num_checked else None,
             "target": str(out / "data.jsonl"),
             "rows": str(out / ROWS_NAME),
             "rejected": str(out / "rejected.jsonl"),
@@ -70,7 +88,7 @@ def tokenize(cfg: TrainingConfig, inputs: TokenizeInputs, out: Path, progress: P
                 "train_on": cfg.train_on.value,
                 "train_on_reasoning": cfg.train_on_reasoning,
                 "keep_unrendered": inputs.on_unrendered is OnUnrendered.warn,
-                "on_too_long": cfg.on_too_long.value if cfg.on_too_long in _SHORTENED else "refuse",
+                "on_too_long": cfg.on_too_long.value if cfg.on_too_long and shortens else "refuse",
             },
         },
         folder=out / LOGS_NAME,
@@ -80,16 +98,16 @@ def tokenize(cfg: TrainingConfig, inputs: TokenizeInputs, out: Path, progress: P
     train, held_out = counts["train"], counts["eval"]
     num_folded, examples = train.pop("num_folded"), train.pop("examples")
     result = TokenizedArtifact(root=out, **train, num_eval_rejected=held_out["num_rejected"])
-    _check_counts(data.num_train, result.num_rows + result.num_rejected)
-    _check_counts(data.num_eval, held_out["num_rows"] + held_out["num_rejected"])
+    _check_counts(num_labelled, result.num_rows + result.num_rejected)
+    _check_counts(num_checked, held_out["num_rows"] + held_out["num_rejected"])
     if result.num_rejected or result.num_eval_rejected:
         _refuse(result, inputs, cfg, max(result.longest_tokens, held_out["longest_tokens"]), progress)
     _say_how_rendered(result, num_folded, examples, progress)
     for field, count in held_out["unrendered"].items():
         progress.say(f"  held-out rows: {field} in {count:,}, which the chat template does not render")
-    if inputs.mix and data.num_train:
+    if inputs.mix and num_labelled:
         result = _mixed(result, inputs.mix, progress)
-    if data.num_train:
+    if num_labelled:
         share, longest = result.num_loss_tokens / result.num_tokens, result.longest_tokens
         progress.say(f"  {result.num_tokens:,} tokens, {share:.0%} for the loss; longest sample {longest}")
     return result
@@ -151,7 +169,7 @@ def _refuse(
     Raises:
         DataError: A setting says that such rows are errors, or no row of a split is left.
     """
-    data = inputs.dataset
+    (_, num_labelled), num_checked = inputs.labelled, inputs.num_checked
     train, held_out, both = Rejections(), Rejections(), Rejections()
     for row in read_rejected(result.rejected_file):
         both.add(row)
@@ -161,9 +179,12 @@ def _refuse(
     is_error = inputs.on_invalid is OnInvalid.error and by_invalid > 0
     is_error |= cfg.on_too_long is OnTooLong.error and num_too_long > 0
     is_error |= inputs.on_unrendered is OnUnrendered.error and num_unrendered > 0
-    nothing_left = 0 < data.num_train == result.num_rejected or 0 < data.num_eval == result.num_eval_rejected
+    nothing_left = 0 < num_labelled == result.num_rejected or 0 < num_checked == result.num_eval_rejected
+    if nothing_left and inputs.is_validated:
+        reason = both.error(num_labelled, "").message
+        raise DataError(f"training.validation_sets: no token of it counts for the loss: {reason}", fix=_WITHOUT_A_TOKEN)
     if is_error or nothing_left:
-        raise both.error(data.num_train + data.num_eval, _fix(longest, cfg, num_unrendered, len(both)))
+        raise both.error(num_labelled + num_checked, _fix(longest, cfg, num_unrendered, len(both)))
     for rejections, name in ((train, "samples"), (held_out, "held-out samples")):
         if rejections:
             progress.say(f"  {len(rejections)} {name} left out: {rejections.counts}")

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class TrainInputs:
 
     Attributes:
         resources: What it trains on and with.
+        validated: Labelled samples of each set of `training.validation_sets`, by its name.
         run_name: What experiment trackers call the run; determines nothing.
         run_id: Of the run, and
         key: of this step in the store: how a TrainJob is found again. They determine nothing.
@@ -58,6 +60,7 @@ class TrainInputs:
     model: ModelArtifact
     tokenized: TokenizedArtifact
     resources: Resources
+    validated: Mapping[str, TokenizedArtifact] = field(default_factory=dict)
     run_name: str = ""
     run_id: str = ""
     key: str = ""
@@ -110,7 +113,7 @@ def train(cfg: TrainingConfig, inputs: TrainInputs, out: Path, progress: Progres
         world_size=inputs.resources.world_size,
         unmirrored=tuple(mirror.failures) if mirror else (),
         stretches=tuple(finished["stretches"]),
-        choice=choice_of(cfg.select, finished),
+        choice=choice_of(cfg, finished, metrics),
         callbacks=tuple(callback.name for callback in told),
     )
     progress.say(f"  {len(metrics)} steps on {checkpoint.ran_on}, loss {losses[0]:.4f} → {losses[-1]:.4f}")
@@ -270,6 +273,7 @@ def worker_options(cfg: TrainingConfig, inputs: TrainInputs) -> WorkerOptions:
         max_grad_norm=cfg.max_grad_norm,
         sources=tuple(inputs.tokenized.sources),
         rows_file=str(inputs.tokenized.rows_file) if cfg.validation_split and inputs.tokenized.rows_file else "",
+        validation_sets={name: str(tokens.data_file) for name, tokens in inputs.validated.items()},
         data_seed=cfg.data_seed,
         select_metric=cfg.select.validated or "",
         select_mode=(cfg.select.mode or SelectMode.min).value,  # of a loss

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from sft.adapters.checkpoint_files import copy_as_in_base
 from sft.adapters.instructlab import torchrun
 from sft.adapters.instructlab.layout import ADAPTER, CHOSEN
 from sft.artifacts import ChosenStep
-from sft.config.schema import SelectConfig
+from sft.config.schema import TrainingConfig
 
 
 def final_model(work: Path, finished: Mapping[str, Any]) -> Path:
@@ -20,17 +20,28 @@ def final_model(work: Path, finished: Mapping[str, Any]) -> Path:
     return torchrun.checkpoint(folder, chosen["samples_seen"])
 
 
-def choice_of(cfg: SelectConfig, finished: Mapping[str, Any]) -> ChosenStep | None:
-    """Return which step was chosen, as the ranks say; None if the last one is the model."""
-    if "chosen" not in finished or cfg.validated is None:
+def choice_of(
+    cfg: TrainingConfig, finished: Mapping[str, Any], metrics: Iterable[Mapping[str, Any]]
+) -> ChosenStep | None:
+    """Return which step was chosen, as the ranks say; None if the last one is the model.
+
+    Args:
+        cfg: The training settings.
+        finished: What the ranks said at the end.
+        metrics: The rows of ``metrics.jsonl``.
+    """
+    metric, sets = cfg.select.validated, tuple(cfg.choosing_sets())
+    if "chosen" not in finished or metric is None:
         return None
     return ChosenStep(
         step=finished["chosen"]["step"],
-        metric=cfg.validated,
+        metric=metric,
         value=finished["chosen"]["value"],
         num_steps=finished["step"],
         num_planned=finished["num_planned"],
         stopped_early=finished["stopped_early"],
+        num_models=sum(metric in row for row in metrics) if sets else 0,
+        sets=sets,
     )
 
 

@@ -112,6 +112,7 @@ class WorkerOptions:
         max_grad_norm: Largest norm of the gradient (upstream: 1.0).
         sources: Names of the sources whose losses are told apart; empty = there is one.
         rows_file: Holds the row of each sample, a line each; empty = each sample is a row, or none is validated.
+        validation_sets: Tokens and labels of held-out sets that are validated, a file each by the set's name.
         data_seed: Of the order of the samples, and of which are validated on; None = the library's seed.
         select_metric: Field of ``metrics.jsonl`` by which the step is chosen that the training ends with; empty = the
             last one is, and
@@ -172,6 +173,7 @@ class WorkerOptions:
     max_grad_norm: float = 1.0
     sources: tuple[str, ...] = ()
     rows_file: str = ""
+    validation_sets: dict[str, str] = field(default_factory=dict)
     data_seed: int | None = None
     select_metric: str = ""
     select_mode: str = "min"

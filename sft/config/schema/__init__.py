@@ -138,6 +138,12 @@ class RunConfig:
         """Whether rows of the dataset are held out."""
         return self.dataset.eval_uri is not None or self.dataset.train_split < 1.0
 
+    @property
+    def held_out_sets(self) -> list[str]:
+        """The sets of `eval.holdouts` whose rows a run takes: those that are scored, and `training.validation_sets`."""
+        validated = self.training.validation_sets
+        return [name for name in self.eval.holdouts if self.eval.enabled or name in validated]
+
     def scored_epochs(self) -> list[int]:
         """Return the epochs, from 1, whose models are scored besides the tuned model.
 

@@ -10,7 +10,7 @@ from sft.config.schema.rules import Text
 from sft.config.schema.texts import matches
 
 METRIC = "validation_loss"
-"""What a step is chosen by: the loss of the validation split, or of those of its samples that one source has."""
+"""What a step is chosen by: the loss of what is validated, or of one source's part of it, or of one set."""
 _METRIC_NAME = Text(
     matches(r"[A-Za-z][A-Za-z0-9_.,+-]{0,199}", "must name a metric, such as validation_loss or holdout.loss")
 )
@@ -28,10 +28,11 @@ class SelectConfig:
     """Which step's weights the model has that is scored, packaged and registered."""
 
     metric: str | None = setting(None, _METRIC_NAME)
-    """`validation_loss`, or `validation_loss.NAME` of one of `dataset.sources`, measured each
-    `training.validation_frequency` and after the last step; the best one's weights are the model. It needs
-    `training.validation_split` and FSDP2. Or a score as gates name it, `holdout.exact_match` or `gsm8k.exact_match`:
-    the model is the best epoch's, of those that `eval.every_epochs` scores and the last. null = the last step's."""
+    """`validation_loss`, or `validation_loss.NAME` of one of `training.validation_sets` or, with
+    `training.validation_split`, of `dataset.sources`, measured each `training.validation_frequency` and after the last
+    step; the best one's weights are the model. It needs one of these two settings, and FSDP2. Or a score as gates name
+    it, `holdout.exact_match` or `gsm8k.exact_match`: the model is the best epoch's, of those that `eval.every_epochs`
+    scores and the last. null = the last step's."""
     mode: SelectMode | None = None
     """Whether the lowest value is best, or the highest; null = as the metric is better. Of equal ones the first is."""
 

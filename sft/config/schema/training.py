@@ -235,6 +235,10 @@ class TrainingConfig:
     validation_split: float = number(0.0, at_least=0, below=1)
     """Part of the training split's samples that is not trained but scored on the way; 0 = none. Those of one row stay
     together. The evaluation split is never touched by training."""
+    validation_sets: list[str] = each(LINE)
+    """Sets of `eval.holdouts` whose loss is measured on the way and after the last step, each as
+    `validation_loss.NAME`, over the tokens that would count in training. Without `validation_split`, `validation_loss`
+    is the mean over all of their tokens. No weight is trained by them."""
     validation_frequency: int | None = number(None, at_least=1)
     """Optimizer steps from one validation to the next; null = at the end of each epoch."""
     select: SelectConfig = field(default_factory=SelectConfig)
@@ -284,6 +288,19 @@ class TrainingConfig:
         return self.checkpoint_every_steps is not None or (
             self.full_state_at_epoch and (self.num_epochs > 1 or self.max_steps is not None)
         )
+
+    def validates(self) -> bool:
+        """Return whether a loss is measured on samples that are not trained, while the training goes on."""
+        return bool(self.validation_split or self.validation_sets)
+
+    def choosing_sets(self) -> list[str]:
+        """Return the sets of `validation_sets` whose loss chooses the step that the training ends with."""
+        if self.select.validated is None:
+            return []
+        _, _, name = self.select.validated.partition(".")
+        if not name:
+            return [] if self.validation_split else self.validation_sets
+        return [name] if name in self.validation_sets else []
 
     def rate(self) -> float:
         """Return the highest learning rate."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sft.config.score_choice_checks import score_choice_notes
+from sft.config.score_choice_checks import choice_notes
 from sft.config.selection_checks import check_selection
 from sft.errors import ConfigError
 from tests.support.configs import composed
@@ -104,10 +104,10 @@ def test_without_any_score_none_can_choose() -> None:
 
 
 def test_the_plan_tells_which_models_are_compared_and_that_the_score_becomes_optimistic() -> None:
-    [told] = score_choice_notes(composed(*BY_LOSS))
+    [told] = choice_notes(composed(*BY_LOSS))
     assert told == (
         "training.select.metric=holdout.loss: the model is the best one by it of epochs 1, 2 and 3, so scores on "
         "holdout will be optimistic; unbiased are those on a set or task that chose nothing"
     )
     validated = composed("training.select.metric=validation_loss", "training.validation_split=0.1")
-    assert [*score_choice_notes(validated)] == [*score_choice_notes(composed())] == []
+    assert [*choice_notes(validated)] == [*choice_notes(composed())] == []

@@ -37,12 +37,14 @@ def test_a_choice_that_can_be_made_is_taken(overrides: list[str]) -> None:
     [
         (
             ["training.select.metric=validation_loss"],
-            "training.select.metric=validation_loss: needs samples to validate on; try training.validation_split=0.05",
+            "training.select.metric=validation_loss: needs samples to validate on; try training.validation_split=0.05, "
+            "or a set of eval.holdouts in training.validation_sets",
         ),
         (
             [*CHOOSES, *SOURCES, "training.select.metric=validation_loss.code"],
-            "training.select.metric=validation_loss.code: names no source: dataset.sources has math, chat; choose from "
-            "validation_loss, validation_loss.math, validation_loss.chat",
+            "training.select.metric=validation_loss.code: names no source and no set that is validated: "
+            "dataset.sources has math, chat, training.validation_sets none; choose from validation_loss, "
+            "validation_loss.math, validation_loss.chat",
         ),
         (
             [*CHOOSES, "training.fsdp.version=1"],

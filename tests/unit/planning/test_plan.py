@@ -486,6 +486,52 @@ def test_the_choice_of_a_step_counts_and_without_one_a_training_has_the_key_that
     assert len(keys) == 7
 
 
+VALIDATES = [*SETS, "training.validation_sets=[legal]"]
+
+
+def test_a_set_that_is_validated_is_labelled_in_a_step_of_its_own_and_its_scores_are_not_made_again() -> None:
+    made = plan(*VALIDATES)
+    needs = {step.name: step.needs for step in made.steps}
+    assert needs["tokenize:legal:labels"] == ("dataset:legal", "model")
+    assert needs["train"] == ("model", "tokenize", "tokenize:legal:labels")
+    assert "tokenize:legal:labels" not in {*needs["evaluate:base"], *needs["evaluate:tuned"]}
+    before, after = keys(plan(*SETS)), keys(made)
+    assert next(name for name in before if before[name] != after[name]) == "train"
+    assert after["tokenize:legal:labels"] != after["tokenize:legal"]
+
+
+def test_a_set_is_validated_where_nothing_is_scored() -> None:
+    made = names(plan(*VALIDATES, "eval.enabled=false"))
+    assert made[:6] == ["dataset:legal", "dataset", "model", "tokenize:legal:labels", "tokenize", "train"]
+
+
+def test_the_labels_of_a_set_are_made_again_if_the_loss_mask_changes_and_those_of_its_check_are_not() -> None:
+    before, after = keys(plan(*VALIDATES)), keys(plan(*VALIDATES, "training.train_on=everything"))
+    assert before["tokenize:legal:labels"] != after["tokenize:legal:labels"]
+
+
+def test_validated_sets_count_and_without_them_a_training_has_the_key_that_it_had() -> None:
+    [before] = [step.settings for step in plan(*SETS).steps if step.name == "train"]
+    assert "validation_sets" not in before
+    assert "train" in changed(*SETS, "training.validation_sets=[support]")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ([], ""),
+        (["training.select.metric=validation_loss.legal"], "scores on legal will be optimistic; unbiased are those on"),
+        (["training.select.metric=validation_loss"], "scores on legal will be optimistic"),
+        (["training.select.metric=validation_loss", "training.validation_split=0.1"], ""),
+        (["training.select.metric=validation_loss.legal", "eval.enabled=false"], ""),
+    ],
+)
+def test_a_plan_says_that_the_scores_of_a_set_that_chooses_are_optimistic(overrides: list[str], said: str) -> None:
+    notes = [note for note in plan(*VALIDATES, *overrides).notes if "optimistic" in note]
+    assert len(notes) == bool(said)
+    assert all(said in note for note in notes)
+
+
 def test_the_column_of_raw_text_counts_and_without_one_a_dataset_has_the_key_that_it_had() -> None:
     def columns(*overrides: str) -> dict[str, str]:
         return next(step.settings["columns"] for step in plan(*overrides).steps if step.name == "dataset")

@@ -117,7 +117,10 @@ def patches(names: Sequence[str]) -> list[tuple[object, str, object]]:
 
     def with_source(self: Any, index: int) -> dict[str, Any]:
         if not hasattr(self, "sft_sources"):  # one column, read once: a row would be read whole for a word of it
-            self.sft_sources = self.dataset["source"]
-        return {**upstream(self, index), "source": indices[self.sft_sources[int(index)]]}
+            self.sft_sources = self.dataset["source"] if "source" in self.dataset.column_names else None
+        sample: dict[str, Any] = upstream(self, index)
+        if self.sft_sources is None:  # of a held-out set, whose losses are not told apart
+            return sample
+        return {**sample, "source": indices[self.sft_sources[int(index)]]}
 
     return [(sampler.TokenDataset, "__getitem__", with_source), (BY_SOURCE, "names", tuple(names))]

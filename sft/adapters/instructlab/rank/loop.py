@@ -26,6 +26,7 @@ from sft.adapters.instructlab.rank.profiler import tracing
 from sft.adapters.instructlab.rank.saved_models import SavedModels
 from sft.adapters.instructlab.rank.selection import Selection
 from sft.adapters.instructlab.rank.step_row import run_layout, step_row
+from sft.adapters.instructlab.rank.validation import Validation
 from sft.adapters.instructlab.settings import WorkerOptions
 from sft.adapters.instructlab.tracking import Trackers
 from sft.adapters.instructlab.training_length import training_length
@@ -104,8 +105,9 @@ class Loop:
         def get_data_loader(*args: Any, **kwargs: Any) -> Any:
             if self._options.data_seed is not None:
                 kwargs["seed"] = self._options.data_seed
-            training, self._validation = make(*args, **kwargs)
-            self._selection.check(self._validation)
+            training, split = make(*args, **kwargs)
+            self._validation = Validation(self._options, training, split)
+            self._selection.check(split)
             self._steps_per_epoch, self._num_rows = len(training), len(training.dataset)
             self._measure_length()
             return loader.BatchHook(training, self._after_step), None
@@ -214,10 +216,9 @@ class Loop:
         if (written := self._states.written_seconds()) is not None:
             row["state_written_seconds"] = written
         is_last = self._position.step == self._length.num_steps
-        if self._validation is not None and (
-            self._is_due(options.validation_frequency) or (is_last and self._selection.is_on)
-        ):
-            row |= self._validate()
+        ends_with_it = is_last and (self._selection.is_on or bool(self._validation.sets))
+        if self._validation and (ends_with_it or self._is_due(options.validation_frequency)):
+            row |= self._validation.measure(self._model, self._accelerator.device)
             if self._selection.is_on:
                 self._selection.judge(row, self._accelerator)
         row |= self._compiled.of_step(is_main=self._is_main)
@@ -249,13 +250,6 @@ class Loop:
         if every_steps:
             return position.step % every_steps == 0
         return position.steps_in_epoch == self._steps_per_epoch or position.step == self._length.num_steps
-
-    def _validate(self) -> dict[str, Any]:
-        from instructlab.training import main_ds
-
-        losses = main_ds.compute_validation_loss(self._model, self._validation, self._accelerator.device)
-        loss, num_tokens = losses.pop("val_loss"), losses.pop("val_num_tokens")
-        return {"validation_loss": loss, "num_validation_tokens": num_tokens, **losses}
 
     def _end_epoch(self, *, epoch: int, samples_seen: int, **_rest: Any) -> None:
         """Replace the library's `save_checkpoint`, which is called at the end of each epoch.
@@ -291,8 +285,8 @@ class Loop:
             self._models.save_chosen(self._accelerator, self._model, best.samples_seen)
         self._states.finish()
         if self._is_main:
-            validation = 0 if self._validation is None else len(self._validation.dataset)
-            facts = {"num_rows": self._num_rows, "num_validation_rows": validation, "stretches": self._states.stretches}
+            counts = {"num_rows": self._num_rows, "num_validation_rows": self._validation.num_split_samples}
+            facts = {**counts, "stretches": self._states.stretches}
             chosen = self._selection.result(self._length.num_steps, stopped_early=stopped_early)
             write_json(self._folder / FINISHED, {**asdict(position), **facts, **chosen})
 

@@ -203,6 +203,16 @@ def validation_loss(model: Any, loader: Any, device: Any) -> dict[str, Any]:
         ``val_loss``, the mean over the loss tokens of all ranks, and ``val_num_tokens``, their number; and the same by
         source, as `by_source.means` names it.
     """
+    totals = summed_losses(model, loader, device)
+    of_sources = by_source.means(totals[2:].tolist(), BY_SOURCE.names, "validation_loss")
+    return {"val_loss": (totals[0] / totals[1]).item(), "val_num_tokens": int(totals[1]), **of_sources}
+
+
+def summed_losses(model: Any, loader: Any, device: Any) -> Any:
+    """Return the sum of all ranks' cross-entropies, the number of tokens, and `by_source.BY_SOURCE.sums`, in fp64.
+
+    Arguments as of `validation_loss`.
+    """
     import torch
     import torch.distributed as dist
 
@@ -218,5 +228,4 @@ def validation_loss(model: Any, loader: Any, device: Any) -> dict[str, Any]:
     totals = torch.cat([totals, BY_SOURCE.sums])
     dist.all_reduce(totals)
     model.train()
-    of_sources = by_source.means(totals[2:].tolist(), BY_SOURCE.names, "validation_loss")
-    return {"val_loss": (totals[0] / totals[1]).item(), "val_num_tokens": int(totals[1]), **of_sources}
+    return totals

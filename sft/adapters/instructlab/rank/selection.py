@@ -91,15 +91,17 @@ class Selection:
         patience = self._options.patience
         return patience is not None and self.standing.num_without >= patience
 
-    def check(self, validation: Any) -> None:
-        """Refuse a choice by samples that the loader of the validation has not.
+    def check(self, split: Any) -> None:
+        """Refuse a choice by samples of a source of which the loader of the validation split has none.
 
         Raises:
             StageError: There is none of the source that the metric names.
         """
         _, _, source = self._options.select_metric.partition(".")
-        if source and source not in validation.dataset.dataset["source"]:
-            num = len(validation.dataset)
+        if not source or source in self._options.validation_sets:
+            return
+        if source not in split.dataset.dataset["source"]:
+            num = len(split.dataset)
             raise StageError(
                 f"training.select.metric={self._options.select_metric}: none of the {num} samples of the validation "
                 f"split is of {source}",
