@@ -60,6 +60,11 @@ class ChosenStep:
             f"{self.num_models} models was chosen; unbiased are those on a set or task that chose nothing"
         )
 
+    @property
+    def told(self) -> str:
+        """Its text, and which scores it makes optimistic."""
+        return "; ".join(filter(None, (str(self), self.optimism)))
+
 
 @dataclass(frozen=True, kw_only=True)
 class EpochEnd:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from sft.adapters.instructlab.layout import METRICS, RESUMES
 from sft.artifacts import LOGS_NAME
 from sft.report.comparison.axes import number
-from sft.report.lines import Line, line_chart
+from sft.report.lines import MOST_LINES, Line, line_chart
 from sft.report.page import details, table
 
 _GIB = 2**30
@@ -21,6 +21,8 @@ _MOST_ROWS = 200
 _ROW_BYTES = 1 << 20
 """A row is shorter; what has no end is no row."""
 _Row = TypeVar("_Row")
+VALIDATED = "validation_loss."
+"""What the names of validation losses by name begin with in ``metrics.jsonl``."""
 
 
 class Step(msgspec.Struct):
@@ -58,6 +60,20 @@ def read_resumes(logs: Path) -> list[int]:
     return sorted({row.step for row in rows_of(logs / RESUMES, _Resume)})
 
 
+def read_validations(logs: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return steps and validation losses of each held-out set and source that has some, by its name.
+
+    Args:
+        logs: Folder in which the ranks write.
+    """
+    found: dict[str, list[tuple[int, float]]] = {}
+    for row in rows_of(logs / METRICS, dict[str, Any]):
+        for key, value in row.items():
+            if key.startswith(VALIDATED) and isinstance(value, float) and isinstance(row.get("step"), int):
+                found.setdefault(key.removeprefix(VALIDATED), []).append((row["step"], value))
+    return found
+
+
 def rows_of(file: Path, kind: type[_Row]) -> list[_Row]:
     """Return the rows of a file, as far as they are whole and of that kind.
 
@@ -90,16 +106,24 @@ _CHARTS: tuple[tuple[str, str, tuple[tuple[str, str], ...], float, str], ...] = 
 _MAY_BE_LOG = ("loss", "norm")
 
 
-def charts(steps: Sequence[Step], resumes: Sequence[int] = ()) -> str:
+def charts(
+    steps: Sequence[Step],
+    resumes: Sequence[int] = (),
+    validations: Mapping[str, Sequence[tuple[int, float]]] | None = None,
+) -> str:
     """Return the charts of a training, and the table behind them; nothing before its first step.
 
     Args:
         steps: Of a training.
         resumes: After which of them it was resumed.
+        validations: As `read_validations` returns them; those that the chart of the loss has no room for are left out.
     """
     drawn = []
+    named = [Line(name=f"validation of {what}", points=points) for what, points in (validations or {}).items()]
     for name, title, fields, unit_size, unit in _CHARTS:
         lines = [Line(name=what, points=_points(steps, field, unit_size)) for field, what in fields]
+        if name == "loss":
+            lines = [*lines, *named][:MOST_LINES]
         head = f"{title}, {unit}" if unit else title
         drawn.append(line_chart(name, head, lines, unit=unit, marks=resumes, may_be_log=name in _MAY_BE_LOG))
     if not any(drawn):

@@ -17,6 +17,8 @@ _SIZE = 1000
 _MOST_POINTS = 400
 """Of a line; more can't be told apart on a screen."""
 _MOST_ACROSS = 6
+MOST_LINES = 6
+"""Of a chart: as many as ``page.css`` has colours for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,7 @@ def line_chart(
     Args:
         name: Its id in the page.
         title: What it shows.
-        lines: At most two.
+        lines: At most `MOST_LINES`.
         unit: Of the values.
         marks: Steps after which the training was resumed.
         may_be_log: Whether equal ratios get equal distances where the values differ by much.

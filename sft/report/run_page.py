@@ -25,7 +25,7 @@ from sft.report.comparison.text import time_text
 from sft.report.next_steps import next_steps
 from sft.report.page import as_page, pairs, section, tiles
 from sft.report.run_view import RunView
-from sft.report.source_losses import by_source
+from sft.report.source_losses import by_set, by_source
 from sft.report.timeline import time_line
 from sft.scores import Verdict
 from sft.stages.epoch_scores import epochs_of
@@ -131,8 +131,9 @@ def _learned(view: RunView) -> str:
     if logs is None:
         return ""
     trained = trained_checkpoint(view.artifacts)
-    choice = f"<p>The training {html.escape(str(trained.choice))}.</p>" if trained and trained.choice else ""
-    content = learning.charts(learning.read_steps(logs), learning.read_resumes(logs)) + by_source(logs)
+    choice = f"<p>The training {html.escape(trained.choice.told)}.</p>" if trained and trained.choice else ""
+    resumes, validations = learning.read_resumes(logs), learning.read_validations(logs)
+    content = learning.charts(learning.read_steps(logs), resumes, validations) + by_source(logs) + by_set(logs)
     text = "Point at a chart to read a step; drag to zoom, double-click for all."
     return section("How it learned", choice + content, text)
 

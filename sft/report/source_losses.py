@@ -1,4 +1,4 @@
-"""How a model learned from each of `dataset.sources`: the mean loss of its tokens at the beginning and at the end."""
+"""How a model learned from each of `dataset.sources`, and how well it came to know each held-out set on the way."""
 
 from __future__ import annotations
 
@@ -7,10 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from sft.adapters.instructlab.layout import METRICS
-from sft.report.learning import rows_of
+from sft.report.learning import VALIDATED, read_validations, rows_of
 from sft.report.page import table
 
 _LOSS = "loss."
+
+
+def by_set(logs: Path) -> str:
+    """Return a table with a row for each of `training.validation_sets`; nothing where there is none.
+
+    Args:
+        logs: Folder in which the ranks write.
+    """
+    sources = {key.removeprefix(_LOSS) for row in rows_of(logs / METRICS, dict[str, Any]) for key in row}
+    sets = {name: points for name, points in read_validations(logs).items() if name not in sources}
+    head = ["held-out set", "loss when it was first validated", "lowest", "at step", "last"]
+    rows = []
+    for name, points in sets.items():
+        step, lowest = min(points, key=lambda point: point[1])
+        rows.append([name, f"{points[0][1]:.4f}", f"{lowest:.4f}", f"{step:,}", f"{points[-1][1]:.4f}"])
+    return table(head, rows) if rows else ""
 
 
 def by_source(logs: Path) -> str:
@@ -27,7 +43,7 @@ def by_source(logs: Path) -> str:
 
 def _cells(rows: Sequence[dict[str, Any]], name: str) -> Iterator[str]:
     part = max(1, len(rows) // 10)
-    validated = [value for row in rows if (value := row.get(f"validation_loss.{name}")) is not None]
+    validated = [value for row in rows if (value := row.get(f"{VALIDATED}{name}")) is not None]
     for value in (_mean(rows[:part], name), _mean(rows[-part:], name), *(validated[:1] or [None]), *validated[-1:]):
         yield "" if value is None else f"{value:.4f}"
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from sft.artifacts import CheckpointArtifact
-from sft.report.learning import charts, logs_of, read_resumes, read_steps
+from sft.report.learning import charts, logs_of, read_resumes, read_steps, read_validations
 from sft.report.page import as_page, pairs, section
-from sft.report.source_losses import by_source
+from sft.report.source_losses import by_set, by_source
 
 
 def as_html(model: CheckpointArtifact) -> str:
@@ -26,8 +26,10 @@ def as_html(model: CheckpointArtifact) -> str:
         "trained on": model.ran_on,
     }
     if model.choice:
-        facts["the model"] = str(model.choice)
+        facts["the model"] = model.choice.told
     if validation:
         facts["validation loss at the last step that has one"] = f"{validation[-1]:.4f}"
-    body = section("Training", charts(steps, read_resumes(logs))) + section("In figures", pairs(facts))
-    return as_page("Training loss", body + section("By source", by_source(logs)))
+    drawn = charts(steps, read_resumes(logs), read_validations(logs))
+    body = section("Training", drawn) + section("In figures", pairs(facts))
+    body += section("By source", by_source(logs)) + section("By held-out set", by_set(logs))
+    return as_page("Training loss", body)

@@ -67,7 +67,7 @@ def sections(
         text = "The difference to the base model, and where the true one lies; to the right of the line is better."
         yield section("Is it better?", content, text)
     if rows := epoch_table(epochs or {}, tuned, choice):
-        note = f"The model {choice}; {choice.optimism}." if choice and choice.optimism else ""
+        note = f"The model {choice.told}." if choice and choice.optimism else ""
         yield section("After each epoch", table(rows[0], rows[1:]), note)
     if judges:
         yield section("What a judge says", "".join(f"<p>{html.escape(str(judge))}</p>" for judge in judges))

@@ -34,7 +34,7 @@ _HYPERPARAMETERS = (
 )
 _IF_CHANGED = (
     *("max_steps", "loss", "label_smoothing", "z_loss", "optimizer", "weight_decay_on", "freeze", "parameter_groups"),
-    *("data_seed", "select", "early_stopping"),
+    *("data_seed", "validation_sets", "select", "early_stopping"),
 )
 """Of the training's settings, those that the card names where they are not at their default."""
 _LIBRARIES = (DISTRIBUTION, "instructlab-training", "torch", "transformers", "lm-eval")
@@ -151,7 +151,7 @@ def _scores(inputs: PackageInputs) -> Iterator[str]:
         lines = [f"| {' | '.join(row)} |" for row in table]
         yield "\n".join([lines[0], "|" + "---|" * len(table[0]), *lines[1:]])
     if (choice := inputs.checkpoint.choice) and choice.optimism:
-        yield f"The training {choice}; {choice.optimism}."
+        yield f"The training {choice.told}."
     for judge in inputs.judges:
         yield f"A judge compared its answers with the base model's: {judge}."
     if inputs.gates:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from sft.errors import StageError
 
 _STACK_SECONDS = 5.0
 _SHOWN_FRAMES = 4
+
+
+_VALIDATED, _SHOWN_NAMES = "validation_loss", 4
 
 
 class RankLost(StageError):
@@ -45,7 +48,7 @@ class TrainingProgress:
     def line(self) -> str:
         """The newest step, in words."""
         row, left = self.row, round(self.seconds_left)
-        validation = f", validation loss {row['validation_loss']:.4f}" if "validation_loss" in row else ""
+        validation = f", validation loss {row['validation_loss']:.4f}{_by_name(row)}" if _VALIDATED in row else ""
         utilisation = f", {row['mfu']:.0%} MFU" if "mfu" in row else ""
         return (
             f"step {row['step']}/{self.num_steps}, epoch {row['epoch'] + 1}/{self.num_epochs}, loss {row['loss']:.4f}"
@@ -53,6 +56,13 @@ class TrainingProgress:
             f"({row['loss_tokens_per_second']:.0f} for the loss){utilisation}, "
             f"{row['memory_bytes'] / 2**30:.1f} GiB, {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
         )
+
+
+def _by_name(row: Mapping[str, Any]) -> str:
+    """Return the validation losses of sets and sources, of a few at most: `` (gold 1.2345, chat 2.3456)``."""
+    named = [(key.partition(".")[2], value) for key, value in row.items() if key.startswith(f"{_VALIDATED}.")]
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in named[:_SHOWN_NAMES])
+    return f" ({shown}{', …' if len(named) > _SHOWN_NAMES else ''})" if named else ""
 
 
 class TrainingMonitor:
