@@ -156,7 +156,9 @@ _ROWS: Table = {
     "noisy_embedding_alpha": positive("training.neftune_alpha"),
     "sequence_len": by("training.max_seq_len", _length, "here the first length that does not fit", Kind.DIFFERS),
     "pretraining_dataset": by("dataset.uri", axolotl_data.pretraining, data_readers.RAW, Kind.DIFFERS),
-    "test_datasets": by("eval.holdouts", axolotl_data.tests, "scored before and after", Kind.DIFFERS),
+    "test_datasets": by(
+        "eval.holdouts, training.validation_sets", axolotl_data.tests, data_readers.SCORED_TOO, Kind.DIFFERS
+    ),
     "excess_length_strategy": differs("with sequence_len", "training.on_too_long"),
     "train_on_inputs": by("training.train_on", readers.prompts),
     "val_set_size": by(
@@ -251,8 +253,10 @@ _ROWS: Table = {
 }
 
 
-def _with_warmup(source: Source) -> Source:
-    """Fill in the warm-up that there is where a file says none."""
+def _prepared(source: Source) -> Source:
+    """Fill in the warm-up that there is where a file says none, and the sets that it validates."""
+    if tests := source.get("test_datasets"):
+        source = data_readers.validating(source, axolotl_data.tests(tests, source))
     if source.has("warmup_steps") or source.has("warmup_ratio"):
         return source
     return replace(source, defaults={**source.defaults, "warmup_ratio": 0.03})
@@ -287,6 +291,6 @@ AXOLOTL = Project(
         ]
     ),
     datasets="datasets",
-    prepare=_with_warmup,
+    prepare=_prepared,
     refuses=_no_sft,
 )

@@ -98,7 +98,8 @@ def pretraining(value: Any, source: Source) -> Found:
 
 def tests(value: Any, source: Source) -> Found:
     """Read sets that are evaluated and not trained."""
-    return data_readers.held_out_sets(value, ENTRY, source)
+    strategies = (source.get("eval_strategy"), source.get("evaluation_strategy"))  # where nothing is said, each epoch
+    return data_readers.held_out_sets(value, ENTRY, source, are_validated=not {"no", False} & {*strategies})
 
 
 def _property(value: Any, _: Source) -> Found:

@@ -89,7 +89,10 @@ def convert(path: Path, project: str | None = None, devices: int = 1) -> Importe
     source = Source(
         values={key: value for key, _, value in said}, defaults=known.defaults, devices=devices, folder=path.parent
     )
-    source = known.prepare(source)
+    try:
+        source = known.prepare(source)
+    except ValueError as error:
+        raise ConfigError([Problem(key=str(path), rule=str(error))]) from error
     if key := known.refuses(source):
         value = source.get(key)
         rule = "sft does supervised fine-tuning, and this is another training" if value is not None else "is not there"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sft.importing.rows import Found, Kind, Source, Table, missing, other, taken
 
+VALIDATED = "training.validation_sets"
+SCORED_TOO = "validated on the way, and scored before and after"
 RAW = "raw text, which trains whole and without a chat template; long ones are divided"
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]{0,31}://")
 _FILE = re.compile(r"\.(jsonl?|csv|parquet|txt|zst|gz|xz|bz2)$", re.IGNORECASE)
@@ -48,13 +51,14 @@ def raw_text(place: Any, column: Any, prefix: str = "dataset.") -> Found:
     return other(settings, RAW)
 
 
-def held_out_sets(value: Any, table: Table, source: Source) -> Found:
+def held_out_sets(value: Any, table: Table, source: Source, *, are_validated: bool) -> Found:
     """Read sets that are scored and not trained, each an entry of a list of datasets, or the only one.
 
     Args:
         value: The list, or the entry.
         table: Rows of an entry's settings.
         source: The file.
+        are_validated: Whether the project measures their loss while it trains.
     """
     entries = value if isinstance(value, list) else [value]
     settings: dict[str, Any] = {}
@@ -69,8 +73,32 @@ def held_out_sets(value: Any, table: Table, source: Source) -> Found:
             return missing("raw text that is held out is not scored; training.validation_split gives a loss on the way")
         settings |= found
         left += [key for key, one in read if one.kind is Kind.ABSENT]
-    note = "scored before and after the training; there on the way"
-    return other(settings, note + (f"; but for {', '.join(left)}" if left else ""))
+    found_sets = on_the_way(other(settings), are_validated=are_validated)
+    return replace(found_sets, note=found_sets.note + (f"; but for {', '.join(left)}" if left else ""))
+
+
+def on_the_way(found: Found, *, are_validated: bool) -> Found:
+    """Return held-out sets as sets that are validated while a model is trained, if they are; and say so.
+
+    Args:
+        found: With the settings of sets of `eval.holdouts`.
+        are_validated: Whether the project measures their loss while it trains.
+    """
+    names = dict.fromkeys(key.split(".")[2] for key in found.settings if key.startswith("eval.holdouts."))
+    if not are_validated or not names:
+        return other(found.settings, "scored before and after the training; not validated on the way, as there")
+    note = "scored before and after the training, and validated on the way"
+    return other({**found.settings, VALIDATED: [*names]}, note)
+
+
+def validating(source: Source, found: Found) -> Source:
+    """Return the file with the names of the sets that it validates, which other settings need.
+
+    Args:
+        source: The file.
+        found: What its sets become.
+    """
+    return replace(source, validated_sets=tuple(found.settings.get(VALIDATED, ())))
 
 
 def _said(entry: Any) -> list[tuple[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from sft.importing import readers
@@ -32,7 +33,7 @@ KERNELS = "which kernels compute is chosen here: training.attention, use_liger, 
 DDP = "PyTorch's FSDP (training.fsdp) is set up by instructlab-training"
 LOADING = "data is tokenized before training, each sample once; training.num_loader_workers reads it"
 CACHE = "the artifact store keeps what is done, by its key"
-CHOSEN = "training.select needs a share of the rows to validate on (training.validation_split)"
+CHOSEN = "training.select needs rows to validate on: training.validation_split, or training.validation_sets"
 CONTINUED = by(
     "model.adapter",
     lambda value, _: taken(
@@ -70,26 +71,36 @@ def save_steps(value: Any, source: Source) -> Found:
 
 def _validates(value: Any, source: Source) -> Found:
     number = source.number("eval_steps")
-    held = source.number("val_size") or source.number("val_set_size")
+    held = source.number("val_size") or source.number("val_set_size") or source.validated_sets
     if source.get("eval_strategy") not in (None, "steps") or is_off(value):
         return taken({}, "validations are not by steps")
     if not held or number is None or not number.is_integer():
-        return missing("training.validation_frequency is a number of steps, and needs training.validation_split")
+        return missing("training.validation_frequency is a number of steps, and needs rows to validate on")
     return taken({"training.validation_frequency": int(number)})
 
 
 def _validated(source: Source) -> bool:
     parts = (source.number("val_size"), source.number("val_set_size"))
-    return any(part is not None and 0 < part < 1 for part in parts)
+    return bool(source.validated_sets) or any(part is not None and 0 < part < 1 for part in parts)
+
+
+def _metric(source: Source) -> str | None:
+    """Return the validation loss that chooses there; None where it is another thing."""
+    said = source.get("metric_for_best_model")
+    if said in (None, "loss", "eval_loss"):
+        return "validation_loss"
+    of_set = re.fullmatch(r"(?:eval_)?(\w+)_loss", str(said))
+    return f"validation_loss.{of_set[1]}" if of_set and of_set[1] in source.validated_sets else None
 
 
 def _best(value: Any, source: Source) -> Found:
     """Read whether the best model is taken, which here is the one with the lowest validation loss."""
     if is_off(value):
         return taken({}, "off: the last model is the run's")
-    if not _validated(source) or source.get("metric_for_best_model") not in (None, "loss", "eval_loss"):
+    metric = _metric(source)
+    if not _validated(source) or metric is None:
         return missing(CHOSEN)
-    return taken({"training.select.metric": "validation_loss"})
+    return taken({"training.select.metric": metric})
 
 
 def _patience(value: Any, source: Source) -> Found:
@@ -97,7 +108,8 @@ def _patience(value: Any, source: Source) -> Found:
         return taken({}, "off")
     if not _validated(source):
         return missing(CHOSEN)
-    return taken({"training.select.metric": "validation_loss", "training.early_stopping.patience": value})
+    metric = _metric(source) or "validation_loss"
+    return taken({"training.select.metric": metric, "training.early_stopping.patience": value})
 
 
 SELECTION: Table = {

@@ -129,8 +129,10 @@ _ROWS: Table = {
     "mix_strategy": by("dataset.mixing", _mix),
     "interleave_probs": by("dataset.sources.NAME.weight", llama_factory_data.parts),
     "max_samples": by("dataset.max_samples", _samples, "there of the first rows", Kind.DIFFERS),
-    "eval_dataset": by("eval.holdouts", llama_factory_data.tests, "scored before and after", Kind.DIFFERS),
-    "eval_on_each_dataset": differs("eval.holdouts scores each set by itself", "eval.holdouts"),
+    "eval_dataset": by(
+        "eval.holdouts, training.validation_sets", llama_factory_data.tests, data_readers.SCORED_TOO, Kind.DIFFERS
+    ),
+    "eval_on_each_dataset": differs("each set is validated and scored by itself", "training.validation_sets"),
     "template": differs("the model's own chat template; model.chat_template=FILE is another", "model.chat_template"),
     "cutoff_len": by(
         "training.max_seq_len",
@@ -281,6 +283,13 @@ def _no_sft(source: Source) -> str | None:
     return None if source.get("stage") in (None, "sft", "pt") else "stage"
 
 
+def _prepared(source: Source) -> Source:
+    """Fill in what adapters have where a file says nothing, and the sets that it validates."""
+    if sets := source.get("eval_dataset"):
+        source = data_readers.validating(source, llama_factory_data.tests(sets, source))
+    return _with_alpha(source)
+
+
 LLAMA_FACTORY = Project(
     name="llama-factory",
     title="LLaMA-Factory",
@@ -305,6 +314,6 @@ LLAMA_FACTORY = Project(
             "preprocessing_num_workers",
         ]
     ),
-    prepare=_with_alpha,
+    prepare=_prepared,
     refuses=_no_sft,
 )

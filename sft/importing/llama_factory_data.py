@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sft.config import strict_yaml
 from sft.files import read_document
 from sft.importing import data_readers
-from sft.importing.rows import Found, Source, missing, other, taken
+from sft.importing.rows import Found, Source, is_off, missing, other, taken
 
 _INFO = "dataset_info.json"
 _TAGS = {
@@ -33,7 +34,12 @@ def tests(value: Any, source: Source) -> Found:
     """Read the names of sets that are evaluated and not trained."""
     if source.get("stage") == "pt":
         return missing("raw text that is held out is not scored; training.validation_split gives a loss on the way")
-    return _named(value, source, "eval.holdouts.test.", "eval.holdouts.")
+    found = _named(value, source, "eval.holdouts.test.", "eval.holdouts.")
+    if not found.settings:
+        return found
+    strategy = source.get("eval_strategy") or source.get("evaluation_strategy")
+    validated = data_readers.on_the_way(found, are_validated=not is_off(strategy))
+    return replace(validated, note=f"{found.note}; {validated.note}")
 
 
 def _named(value: Any, source: Source, alone: str, several: str) -> Found:

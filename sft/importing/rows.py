@@ -43,6 +43,7 @@ class Source:
         folder: Where the file lies.
         item: The entry of a list of datasets that is being read, by key.
         prefix: What our keys of that entry begin with.
+        validated_sets: Our names of the sets whose loss the project measures while it trains.
     """
 
     values: Mapping[str, Any]
@@ -51,6 +52,7 @@ class Source:
     folder: Path = Path()
     item: Mapping[str, Any] = field(default_factory=dict)
     prefix: str = "dataset."
+    validated_sets: tuple[str, ...] = ()
 
     def get(self, key: str) -> Any:
         """Return what holds for a key: what the file says, or the project's default; None if there is neither."""

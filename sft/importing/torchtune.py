@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from sft.importing import readers, torchtune_data
+from sft.importing import data_readers, readers, torchtune_data
 from sft.importing.hugging_face import METHOD, PICTURES, SHOWN
 from sft.importing.rows import (
     Found,
@@ -40,6 +40,15 @@ _OPTIMIZERS = {
 }
 _SMALL_STATES = ("PagedAdamW", "PagedAdamW8bit", "AdamW8bit", "PagedAdamW32bit", "AdamW4bit", "CPUOffloadOptimizer")
 _ATTENTION = {"q_proj": "q_proj", "k_proj": "k_proj", "v_proj": "v_proj", "output_proj": "o_proj"}
+
+
+def _validates(value: Any, source: Source) -> Found:
+    number = as_number(value)
+    if is_off(value):
+        return taken({}, "off")
+    if not source.validated_sets or number is None or not number.is_integer():
+        return missing("training.validation_frequency is a number of steps, and needs rows to validate on: dataset_val")
+    return taken({"training.validation_frequency": int(number)})
 
 
 def _last(value: Any) -> str:
@@ -251,11 +260,11 @@ _ROWS: Table = {
         "quantizer quantizer._component_ quantizer.groupsize fake_quant_after_n_steps",
         absent("weights are trained whole; `sft export RUN --to fp8` makes 8-bit ones"),
     ),
-    **each("run_val_every_n_steps", absent("training.validation_frequency, with training.validation_split")),
+    "run_val_every_n_steps": by("training.validation_frequency", _validates),
     **each("batch_size_val", differs("validations are computed as training is")),
     **each(
         "dataset_val",
-        by("eval.holdouts", torchtune_data.tests, "scored before and after", Kind.DIFFERS),
+        by("eval.holdouts, training.validation_sets", torchtune_data.tests, data_readers.SCORED_TOO, Kind.DIFFERS),
     ),
     **{f"dataset[].{key}": row for key, row in ENTRY.items()},
     **each("teacher_model teacher_checkpointer kd_loss kd_ratio", absent(METHOD)),
@@ -263,8 +272,10 @@ _ROWS: Table = {
 
 
 def _prepared(source: Source) -> Source:
-    """Fill in names of other settings, and what a builder of adapters takes where a file says nothing."""
+    """Fill in names of other settings, what a builder of adapters takes where a file says nothing, validated sets."""
     source = _resolved(source)
+    if sets := source.get("dataset_val"):
+        source = data_readers.validating(source, torchtune_data.tests(sets, source))
     name = _last(source.get("model._component_"))
     if not name.startswith(_BUILDERS):
         return source

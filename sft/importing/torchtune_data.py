@@ -7,7 +7,22 @@ from typing import Any
 
 from sft.importing import data_readers
 from sft.importing.hugging_face import PICTURES
-from sft.importing.rows import Found, Kind, Source, Table, absent, by, differs, each, missing, named, other, same, taken
+from sft.importing.rows import (
+    Found,
+    Kind,
+    Source,
+    Table,
+    absent,
+    by,
+    differs,
+    each,
+    is_off,
+    missing,
+    named,
+    other,
+    same,
+    taken,
+)
 
 _SOURCES = {
     "alpaca_dataset": ("hf://tatsu-lab/alpaca", "alpaca"),
@@ -73,7 +88,8 @@ def _end(value: Any, _: Source) -> Found:
 
 def tests(value: Any, source: Source) -> Found:
     """Read sets that are evaluated and not trained."""
-    return data_readers.held_out_sets(value, ENTRY, source)
+    is_validated = not is_off(source.get("run_val_every_n_steps"))
+    return data_readers.held_out_sets(value, ENTRY, source, are_validated=is_validated)
 
 
 def is_raw(source: Source) -> bool:

@@ -60,9 +60,11 @@ def _path(value: Any, source: Source) -> Found:
 def _held_out(value: Any, source: Source) -> Found:
     if source.get("eval_strategy") in (None, "no", False) or not source.get("dataset_name"):
         return taken({}, "nothing is evaluated there")
+    if _is_raw(source):
+        return missing("raw text that is held out is not scored; training.validation_split gives a loss on the way")
     uri = data_readers.data_uri(source.get("dataset_name"), source.get("dataset_config"))
-    settings = {"dataset.eval_uri": uri, "dataset.eval_split": value}
-    return other(settings, "held out, and scored before and after; there on the way")
+    found = other({"eval.holdouts.test.uri": uri, "eval.holdouts.test.split": value})
+    return data_readers.on_the_way(found, are_validated=True)
 
 
 def _length(value: Any, source: Source) -> Found:
@@ -103,6 +105,13 @@ def _with_targets(source: Source) -> Source:
     if not _has_adapters(source):
         return source
     return replace(source, defaults={**source.defaults, "lora_target_modules": ["q_proj", "v_proj"]})
+
+
+def _prepared(source: Source) -> Source:
+    """Fill in the layers of adapters, and the split that a file validates."""
+    if split := source.get("dataset_test_split"):
+        source = data_readers.validating(source, _held_out(split, source))
+    return _with_targets(source)
 
 
 def _is_raw(source: Source) -> bool:
@@ -149,7 +158,9 @@ _ROWS: Table = {
     "dataset_name": by("dataset.uri", _dataset),
     "dataset_config": differs("in the dataset's uri, after the colon", "dataset.uri"),
     "dataset_train_split": by("dataset.split", data_readers.split_name),
-    "dataset_test_split": by("dataset.eval_split", _held_out, "held out, and scored before and after", Kind.DIFFERS),
+    "dataset_test_split": by(
+        "eval.holdouts, training.validation_sets", _held_out, data_readers.SCORED_TOO, Kind.DIFFERS
+    ),
     **each("dataset_streaming streaming", absent("data is read whole before training")),
     "test_split_size": absent("dataset.train_split holds a part out"),
     "ignore_bias_buffers": differs("a workaround for DDP, which isn't used"),
@@ -209,5 +220,5 @@ TRL = Project(
         ]
     ),
     datasets="datasets",
-    prepare=_with_targets,
+    prepare=_prepared,
 )

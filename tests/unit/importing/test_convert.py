@@ -94,7 +94,16 @@ def test_a_batch_is_of_all_devices(base: dict[str, Any], more: dict[str, int], k
             {"training.schedule.cycles": 3},
         ),
         (TRL, {"dataset_config": "main"}, {"dataset.uri": "hf://org/data:main", "dataset.split": "train"}),
-        (TRL, {"eval_strategy": "epoch", "dataset_test_split": "test"}, {"dataset.eval_split": "test"}),
+        (
+            TRL,
+            {"eval_strategy": "epoch", "dataset_test_split": "dev"},
+            {
+                "eval.holdouts.test.uri": "hf://org/data",
+                "eval.holdouts.test.split": "dev",
+                "training.validation_sets": ["test"],
+            },
+        ),
+        (TRL, {"dataset_test_split": "dev"}, {"eval.holdouts.test.uri": None, "training.validation_sets": None}),
         (TUNE, {"max_steps_per_epoch": 10, "epochs": 3}, {"training.max_steps": 30}),
         (TUNE, {}, {"model.name_or_path": "/models/base", "training.beta2": 0.999, "training.learning_rate": 2e-5}),
     ],
@@ -264,14 +273,50 @@ def test_a_base_in_4_bits_is_the_same_here(
                 "eval.holdouts.test.uri": "hf://org/held",
                 "eval.holdouts.test.split": "test",
                 "eval.holdouts.test.format": "alpaca",
+                "training.validation_sets": ["test"],
             },
         ),
-        (FACTORY, {"eval_dataset": "a,b"}, {"eval.holdouts.a.uri": "???", "eval.holdouts.b.uri": "???"}),
+        (FACTORY, {"eval_dataset": "a,b"}, {"eval.holdouts.a.uri": "???", "training.validation_sets": None}),
+        (
+            FACTORY,
+            {"eval_dataset": "a,b", "eval_strategy": "steps", "eval_steps": 7, "eval_on_each_dataset": True}
+            | {"load_best_model_at_end": True, "metric_for_best_model": "eval_b_loss"},
+            {
+                "eval.holdouts.b.uri": "???",
+                "training.validation_sets": ["a", "b"],
+                "training.validation_frequency": 7,
+                "training.select.metric": "validation_loss.b",
+            },
+        ),
+        (
+            AXOLOTL,
+            {"test_datasets": [{"path": "org/a"}, {"path": "org/b"}], "eval_steps": 5, "early_stopping_patience": 3},
+            {
+                "training.validation_sets": ["test_1", "test_2"],
+                "training.validation_frequency": 5,
+                "training.select.metric": "validation_loss",
+                "training.early_stopping.patience": 3,
+            },
+        ),
+        (
+            AXOLOTL,
+            {"test_datasets": [{"path": "org/a"}], "eval_strategy": "no", "load_best_model_at_end": True},
+            {"training.validation_sets": None, "training.select.metric": None},
+        ),
+        (
+            TUNE,
+            {"dataset_val": {"_component_": "torchtune.datasets.alpaca_cleaned_dataset"}, "run_val_every_n_steps": 9},
+            {"training.validation_sets": ["test"], "training.validation_frequency": 9},
+        ),
         (FACTORY, {"dataset_dir": "ONLINE", "dataset": "org/data"}, {"dataset.uri": "hf://org/data"}),
         (
             TUNE,
             {"dataset_val": {"_component_": "torchtune.datasets.alpaca_cleaned_dataset"}},
-            {"eval.holdouts.test.uri": "hf://yahma/alpaca-cleaned", "training.train_on": None},
+            {
+                "eval.holdouts.test.uri": "hf://yahma/alpaca-cleaned",
+                "training.train_on": None,
+                "training.validation_sets": None,
+            },
         ),
         (
             TUNE,
