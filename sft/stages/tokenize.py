@@ -19,7 +19,6 @@ from sft.stages.preview import SHOWN
 
 _UNRENDERED, _TOO_LONG = "unrendered", "too-long"
 _SHORTENED = (OnTooLong.truncate, OnTooLong.split_turns)
-_WITHOUT_A_TOKEN = "take the set out of training.validation_sets, or give it rows with a turn that trains"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +99,8 @@ def tokenize(cfg: TrainingConfig, inputs: TokenizeInputs, out: Path, progress: P
     result = TokenizedArtifact(root=out, **train, num_eval_rejected=held_out["num_rejected"])
     _check_counts(num_labelled, result.num_rows + result.num_rejected)
     _check_counts(num_checked, held_out["num_rows"] + held_out["num_rejected"])
+    if inputs.is_validated and not result.num_rows:
+        raise _without_a_token(result)
     if result.num_rejected or result.num_eval_rejected:
         _refuse(result, inputs, cfg, max(result.longest_tokens, held_out["longest_tokens"]), progress)
     _say_how_rendered(result, num_folded, examples, progress)
@@ -180,14 +181,22 @@ def _refuse(
     is_error |= cfg.on_too_long is OnTooLong.error and num_too_long > 0
     is_error |= inputs.on_unrendered is OnUnrendered.error and num_unrendered > 0
     nothing_left = 0 < num_labelled == result.num_rejected or 0 < num_checked == result.num_eval_rejected
-    if nothing_left and inputs.is_validated:
-        reason = both.error(num_labelled, "").message
-        raise DataError(f"training.validation_sets: no token of it counts for the loss: {reason}", fix=_WITHOUT_A_TOKEN)
     if is_error or nothing_left:
         raise both.error(num_labelled + num_checked, _fix(longest, cfg, num_unrendered, len(both)))
     for rejections, name in ((train, "samples"), (held_out, "held-out samples")):
         if rejections:
             progress.say(f"  {len(rejections)} {name} left out: {rejections.counts}")
+
+
+def _without_a_token(result: TokenizedArtifact) -> DataError:
+    rejections = Rejections()
+    for row in read_rejected(result.rejected_file):
+        rejections.add(row)
+    why = rejections.error(len(rejections), "").message if rejections else "it has no row"
+    return DataError(
+        f"one of training.validation_sets without a token that counts for the loss: {why}",
+        fix="take the set out of training.validation_sets, or give it rows with a turn that trains",
+    )
 
 
 def _fix(longest: int, cfg: TrainingConfig, num_unrendered: int, num_rejected: int) -> str:

@@ -45,6 +45,7 @@ def run(
     held_out: Sequence[dict[str, Any]] = (),
     mix: Mix | None = None,
     on_too_long: OnTooLong | None = None,
+    is_validated: bool = False,
 ) -> TokenizedArtifact:
     root, out = folder / "data", folder / "out"
     root.mkdir(parents=True)
@@ -54,7 +55,14 @@ def run(
     counts = dict.fromkeys(("num_rejected", "num_duplicates", "num_unused"), 0) | {"num_eval": len(held_out)}
     num_rows = len(rows) + len(held_out)
     data = DatasetArtifact(root=root, source="", source_version="", num_rows=num_rows, num_train=len(rows), **counts)
-    inputs = TokenizeInputs(dataset=data, model=base, on_invalid=on_invalid, on_unrendered=on_unrendered, mix=mix)
+    inputs = TokenizeInputs(
+        dataset=data,
+        model=base,
+        on_invalid=on_invalid,
+        on_unrendered=on_unrendered,
+        mix=mix,
+        is_validated=is_validated,
+    )
     cfg = TrainingConfig(max_seq_len=max_seq_len, train_on=train_on, on_too_long=on_too_long)
     return tokenize(cfg, inputs, out, Progress(quiet=quiet))
 
@@ -501,3 +509,40 @@ def test_a_raw_text_that_holds_a_special_token_is_refused(tmp_path: Path, tiny_m
 def test_a_raw_text_in_pieces_of_one_token_is_refused(tmp_path: Path, tiny_model: ModelArtifact) -> None:
     with pytest.raises(StageError, match="of a piece's tokens the first is context, so that one more is needed"):
         run(tmp_path, tiny_model, [{"messages": [{"role": "text", "content": "one two"}]}], max_seq_len=2)
+
+
+@pytest.mark.slow
+def test_a_set_that_is_validated_is_labelled_as_training_is_and_no_part_of_a_long_row_is_taken(
+    tmp_path: Path, tiny_model: ModelArtifact
+) -> None:
+    rows = [
+        conversation("1", "one", "2", "two"),
+        conversation("3", "three", " ".join(["7"] * LONG), "seven"),  # training would keep its first exchange
+    ]
+    made = run(
+        tmp_path,
+        tiny_model,
+        rows[:1],
+        held_out=rows,
+        is_validated=True,
+        train_on=TrainOn.everything,
+        on_too_long=OnTooLong.truncate,
+    )
+    assert (made.num_rows, made.num_rejected, made.num_truncated, made.num_eval_rejected) == (1, 1, 0, 0)
+    [tokens] = [json.loads(line) for line in made.data_file.read_text(encoding="utf-8").splitlines()]
+    assert made.num_loss_tokens == len(tokens["labels"]) - tokens["labels"].count(-100) == tokens["len"] - 1
+    [rejected] = read_rejected(made.rejected_file)
+    assert (rejected.rule, rejected.line) == ("too-long", 2)
+
+
+@pytest.mark.slow
+def test_a_set_without_a_token_that_counts_is_refused_with_a_way_out(tmp_path: Path, tiny_model: ModelArtifact) -> None:
+    context = conversation("1", "one")
+    context["messages"][1]["weight"] = 0
+    with pytest.raises(DataError) as refused:
+        run(tmp_path, tiny_model, [], held_out=[context], is_validated=True, on_invalid=OnInvalid.drop)
+    assert refused.value.message.startswith(
+        "one of training.validation_sets without a token that counts for the loss: 1 of 1 rows are invalid (1 "
+        "nothing-for-the-loss)"
+    )
+    assert refused.value.fix == "take the set out of training.validation_sets, or give it rows with a turn that trains"
