@@ -134,6 +134,19 @@ def test_page_and_summary_say_which_step_was_chosen(record: RunRecord, tmp_path:
     assert f"<p>The {said}.</p>" in page.read_text()
 
 
+def test_page_and_summary_say_of_which_set_the_scores_are_optimistic(record: RunRecord, tmp_path: Path) -> None:
+    of_set = {"num_models": 3, "sets": ("gold",)}
+    choice = ChosenStep(step=4, metric="validation_loss.gold", value=1.5, num_steps=6, num_planned=6, **of_set)
+    trained = CheckpointArtifact(root=tmp_path, num_steps=6, num_epochs=1, final_loss=1.0, world_size=1, choice=choice)
+    result = RunResult(
+        tmp_path, record, {"train": trained, "evaluate:tuned": report(score("gold", 0.5))}, nothing_to_do=False
+    )
+    assert f"note: {choice.optimism}" in [*summary(result)]
+    page = write_page(result)
+    assert page
+    assert f"chose step 4 of 6 by validation_loss.gold 1.5; {choice.optimism}.</p>" in page.read_text()
+
+
 def test_the_page_lies_beside_the_record_and_is_left_alone_where_nothing_was_done(
     record: RunRecord, tmp_path: Path
 ) -> None:

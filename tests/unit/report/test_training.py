@@ -41,3 +41,25 @@ def test_the_mean_of_each_source_is_by_its_tokens_in_the_first_and_the_last_tent
     text = page(other, rows)
     cells = "".join(f"<td>{cell}</td>" for cell in ("3.5000", "1.0000", "3.0000", "1.5000"))
     assert f'<th scope="row">math</th>{cells}' in text
+
+
+def test_a_validated_set_has_a_line_of_its_own_and_a_row_with_its_lowest_loss(tmp_path: Path) -> None:
+    rows: list[dict[str, float]] = [{"step": step, "loss": 1.0} for step in range(1, 7)]
+    assert "By held-out set" not in page(tmp_path, rows)
+    for step, gold, chat in ((2, 3.0, 2.5), (4, 2.0, 2.75), (6, 2.25, 3.0)):
+        rows[step - 1] |= {"validation_loss": 2.0, "validation_loss.gold": gold, "validation_loss.chat": chat}
+    (other := tmp_path / "other").mkdir()
+    text = page(other, rows)
+    names = re.findall('<small class="key s[0-9]">([^<]+)</small>', text)
+    assert names == ["training", "validation", "validation of gold", "validation of chat"]
+    assert '{"name": "validation of gold", "points": [[2, 3.0], [4, 2.0], [6, 2.25]]}' in text
+    assert '<th scope="row">gold</th><td>3.0000</td><td>2.0000</td><td>4</td><td>2.2500</td>' in text
+    assert '<th scope="row">chat</th><td>2.5000</td><td>2.5000</td><td>2</td><td>3.0000</td>' in text
+    assert "By source" not in text
+
+
+def test_a_chart_has_no_more_lines_than_colours(tmp_path: Path) -> None:
+    losses = {f"validation_loss.set_{number}": 1.0 for number in range(9)}
+    text = page(tmp_path, [{"step": 1, "loss": 1.0, "validation_loss": 1.0, **losses}])
+    assert len(re.findall('<small class="key s[0-9]">', text)) == 6
+    assert '<th scope="row">set_8</th>' in text

@@ -148,6 +148,19 @@ def test_the_card_says_which_step_was_chosen_and_by_what(inputs: PackageInputs, 
     assert "\n- chose step 4 of 10 by validation_loss 1.25\n" in text
 
 
+def test_the_card_says_that_the_scores_of_the_sets_that_chose_are_optimistic(
+    inputs: PackageInputs, tmp_path: Path
+) -> None:
+    of_sets = {"num_models": 5, "sets": ("gold", "chat")}
+    choice = ChosenStep(step=4, metric="validation_loss", value=1.25, num_steps=10, num_planned=10, **of_sets)
+    chosen = replace(inputs, checkpoint=replace(inputs.checkpoint, choice=choice))
+    text = (make(CONFIG, chosen, tmp_path / "out").model_dir / "README.md").read_text()
+    assert (
+        "The training chose step 4 of 10 by validation_loss 1.25; scores on gold, chat are optimistic: on the same "
+        "samples the best of 5 models was chosen; unbiased are those on a set or task that chose nothing."
+    ) in text
+
+
 def test_the_card_of_an_unscored_local_model_names_nothing_the_hub_has_not(
     inputs: PackageInputs, tmp_path: Path
 ) -> None:

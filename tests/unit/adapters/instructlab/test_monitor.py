@@ -40,6 +40,16 @@ def test_the_newest_whole_row_is_shown_with_the_length_of_the_run(tmp_path: Path
     assert seen[-1].row["step"] == 3
 
 
+def test_a_validation_is_told_by_name_of_a_few_at_most() -> None:
+    row = {"step": 3, "epoch": 0, "loss": 1.5, "learning_rate": 1e-3, "memory_bytes": 1 << 30}
+    row |= {"tokens_per_second": 100.0, "loss_tokens_per_second": 50.0, "validation_loss": 1.25}
+    told = TrainingProgress(row | {"validation_loss.gold": 1.0, "validation_loss.chat": 2.0}, 10, 1, 5.0).line
+    assert ", loss 1.5000, validation loss 1.2500 (gold 1.0000, chat 2.0000), lr " in told
+    many = {f"validation_loss.set_{number}": 1.0 for number in range(5)}
+    assert "set_3 1.0000, …), lr " in TrainingProgress(row | many, 10, 1, 5.0).line
+    assert "validation loss 1.2500, lr " in TrainingProgress(row, 10, 1, 5.0).line
+
+
 def test_a_run_that_goes_on_says_from_where_and_shows_no_old_step(tmp_path: Path) -> None:
     seen: list[TrainingProgress] = []
     said: list[str] = []

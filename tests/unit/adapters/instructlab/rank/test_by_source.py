@@ -130,3 +130,11 @@ def test_a_dataset_of_the_library_says_each_samples_source(tmp_path: Any) -> Non
         data = TokenDataset(str(tmp_path / "data.jsonl"))
         assert [data[place]["source"] for place in range(3)] == [1, 0, 1]
     assert "source" not in data[0]
+
+
+def test_a_held_out_set_beside_sources_has_none(tmp_path: Any) -> None:
+    from instructlab.training.sampler import TokenDataset
+
+    (tmp_path / "gold.jsonl").write_text('{"input_ids":[1,2],"labels":[-100,2],"len":2}\n')
+    with patched((BY_SOURCE, "names", ()), *by_source.patches(NAMES)):
+        assert "source" not in TokenDataset(str(tmp_path / "gold.jsonl"))[0]

@@ -134,6 +134,12 @@ def test_a_source_without_a_sample_to_validate_on_is_refused_at_the_start() -> N
         Selection(WorkerOptions(select_metric="validation_loss.chat")).check(validation)
 
 
+def test_a_set_needs_no_validation_split() -> None:
+    options = WorkerOptions(select_metric="validation_loss.gold", validation_sets={"gold": "data.jsonl"})
+    Selection(options).check(None)
+    Selection(options).check(SimpleNamespace(dataset=_Sized({"source": ["math"]})))
+
+
 class _Sized:
     def __init__(self, columns: dict[str, list[str]]) -> None:
         self.dataset = columns
