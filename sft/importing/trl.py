@@ -199,6 +199,7 @@ TRL = Project(
             "max_length": 1024,
             "assistant_only_loss": False,
             "dataset_train_split": "train",
+            "dataset_test_split": "test",
             "lora_r": 16,
             "lora_alpha": 32,
             "lora_dropout": 0.05,

@@ -273,7 +273,7 @@ def worker_options(cfg: TrainingConfig, inputs: TrainInputs) -> WorkerOptions:
         max_grad_norm=cfg.max_grad_norm,
         sources=tuple(inputs.tokenized.sources),
         rows_file=str(inputs.tokenized.rows_file) if cfg.validation_split and inputs.tokenized.rows_file else "",
-        validation_sets={name: str(tokens.data_file) for name, tokens in inputs.validated.items()},
+        validation_sets={name: str(inputs.validated[name].data_file) for name in cfg.validation_sets},
         data_seed=cfg.data_seed,
         select_metric=cfg.select.validated or "",
         select_mode=(cfg.select.mode or SelectMode.min).value,  # of a loss

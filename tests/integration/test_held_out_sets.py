@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import Answer, records, sft_in_process, steps
+from tests.support.training import metrics
 
 pytestmark = pytest.mark.slow
 ROWS = "q,a\n12,one two\n345,three four five\n12,one two\n9,nine\n"
@@ -55,3 +56,45 @@ def test_a_row_that_the_tokenizer_refuses_stops_the_run_before_it_trains(tmp_pat
     answer = score(tmp_path)
     assert answer.status == 1
     assert "eval.holdouts.support: 1 of 4 rows are invalid (1 special-token)" in answer.err
+
+
+VALIDATES = ["training.validation_sets=[support]", "training.select.metric=validation_loss.support"]
+
+
+def test_a_plan_says_which_sets_are_validated_and_that_the_scores_of_one_that_chooses_are_optimistic(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "support.csv").write_text(ROWS)
+    planned = sft_in_process("plan", "quickstart", *SETTINGS, *VALIDATES, cwd=tmp_path)
+    assert planned.status == 0, planned.err
+    assert "validates  support, at the end of each epoch (training.validation_sets)" in planned.out
+    assert "\ntokenize:support:labels" in planned.out
+    assert "of the steps that are validated, so scores on support will be optimistic" in planned.out
+
+
+@pytest.mark.exhaustive
+def test_a_run_that_is_chosen_by_a_set_beside_sources_tells_its_loss_everywhere(tmp_path: Path) -> None:
+    (tmp_path / "support.csv").write_text(ROWS)
+    uri = "synthetic://spell-numbers?rows=100&seed="
+    sources = [f"dataset.sources.{name}.uri='{uri}{seed}'" for name, seed in (("a", 1), ("b", 2))]
+    done = sft_in_process(
+        *("run", "quickstart", *SETTINGS, *VALIDATES, "dataset.uri=", *sources, "training.max_steps=3"),
+        *("training.validation_frequency=1", "training.validation_split=0.1", "registry=none"),
+        cwd=tmp_path,
+    )
+    assert done.status == 0, done.err
+    [record] = records(tmp_path / "runs")
+    made = steps(record)
+    rows = metrics(Path(made["train"]["path"]))
+    losses = [row["validation_loss.support"] for row in rows]
+    assert len(losses) == 3
+    assert all({"validation_loss", "validation_loss.a", "validation_loss.b"} < row.keys() for row in rows)
+    choice = made["train"]["facts"]["choice"]
+    assert (choice["value"], choice["sets"], choice["num_models"]) == (min(losses), ["support"], 3)
+    optimistic = "scores on support are optimistic: on the same samples the best of 3 models was chosen"
+    folder = next((tmp_path / "runs").glob("*/run.json")).parent
+    assert optimistic in done.out
+    assert optimistic in (folder / "model" / "README.md").read_text(encoding="utf-8")
+    assert optimistic in (folder / "run.html").read_text(encoding="utf-8")
+    again = sft_in_process("plan", "quickstart", *SETTINGS, *VALIDATES, cwd=tmp_path)
+    assert "validates  support (3 samples, " in again.out

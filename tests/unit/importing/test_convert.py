@@ -103,6 +103,11 @@ def test_a_batch_is_of_all_devices(base: dict[str, Any], more: dict[str, int], k
                 "training.validation_sets": ["test"],
             },
         ),
+        (
+            TRL,
+            {"eval_strategy": "steps", "eval_steps": 50},
+            {"eval.holdouts.test.split": "test", "training.validation_frequency": 50},
+        ),
         (TRL, {"dataset_test_split": "dev"}, {"eval.holdouts.test.uri": None, "training.validation_sets": None}),
         (TUNE, {"max_steps_per_epoch": 10, "epochs": 3}, {"training.max_steps": 30}),
         (TUNE, {}, {"model.name_or_path": "/models/base", "training.beta2": 0.999, "training.learning_rate": 2e-5}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -16,14 +16,18 @@ from sft.planning import kernels, precision, resources, step_count
 from sft.planning.resources import resolve_resources
 from sft.stages import launcher
 from sft.stages import train as train_stage
-from sft.stages.train import TrainInputs, main_args
+from sft.stages.train import TrainInputs, main_args, worker_options
+
+
+def inputs_of(cfg: TrainingConfig, root: Path) -> TrainInputs:
+    model = ModelArtifact(root=root / "base", source="scratch", revision="", external_dir=None, num_parameters=None)
+    tokens = TokenizedArtifact(root=root, num_rows=1, num_samples=1, num_tokens=9, num_loss_tokens=3, longest_tokens=9)
+    validated = {name: replace(tokens, root=root / name, longest_tokens=99) for name in cfg.validation_sets}
+    return TrainInputs(model=model, tokenized=tokens, resources=resolve_resources(cfg), validated=validated)
 
 
 def mapped(cfg: TrainingConfig, root: Path) -> MainArgs:
-    model = ModelArtifact(root=root / "base", source="scratch", revision="", external_dir=None, num_parameters=None)
-    tokens = TokenizedArtifact(root=root, num_rows=1, num_samples=1, num_tokens=9, num_loss_tokens=3, longest_tokens=9)
-    inputs = TrainInputs(model=model, tokenized=tokens, resources=resolve_resources(cfg))
-    return main_args(cfg, inputs, root / "work")
+    return main_args(cfg, inputs_of(cfg, root), root / "work")
 
 
 def test_a_changed_setting_reaches_the_library(tmp_path: Path) -> None:
@@ -45,6 +49,16 @@ def test_a_changed_setting_reaches_the_library(tmp_path: Path) -> None:
     assert (args.NEFTune_alpha, args.validation_split) == (5.0, 0.1)
     assert args.lora_r == 8
     assert args.fsdp_sharding_strategy == "SHARD_GRAD_OP"
+
+
+def test_the_ranks_get_the_file_of_each_validated_set_and_the_same_arguments_as_without(tmp_path: Path) -> None:
+    alone, both = TrainingConfig(), TrainingConfig(validation_sets=["gold", "chat"])
+    assert worker_options(both, inputs_of(both, tmp_path)).validation_sets == {
+        "gold": str(tmp_path / "gold" / "data.jsonl"),
+        "chat": str(tmp_path / "chat" / "data.jsonl"),
+    }
+    assert worker_options(alone, inputs_of(alone, tmp_path)).validation_sets == {}
+    assert mapped(both, tmp_path) == mapped(alone, tmp_path)
 
 
 @pytest.mark.parametrize("runs", [False, True])
