@@ -21,7 +21,7 @@ from sft.errors import ConfigError, Problem
 from sft.planning.environment import Environment
 from sft.planning.stage_spec import STAGES, stage_of
 
-VALIDATED = {"is_validated": True}
+_LABELLED = {"training.validation_sets": "labelled"}
 """Setting of a step that labels the rows of a held-out set as those of training are."""
 
 
@@ -113,7 +113,7 @@ def build_plan(cfg: RunConfig, environment: Environment) -> Plan:
             for name in (sets if cfg.eval.enabled else ())
         ),
         *(
-            step(tokens, f"dataset:{name}", "model", of=_tokens_of_set(cfg, environment, name) | VALIDATED)
+            step(tokens, f"dataset:{name}", "model", of=_tokens_of_set(cfg, environment, name) | _LABELLED)
             for name, tokens in zip(cfg.training.validation_sets, labelled, strict=True)
         ),
         step("tokenize", "dataset", "model"),

@@ -70,7 +70,7 @@ def tokenize(cfg: TrainingConfig, inputs: TokenizeInputs, out: Path, progress: P
         StageError: No sample can be trained with this chat template.
     """
     (labelled, num_labelled), num_checked = inputs.labelled, inputs.num_checked
-    shortens = cfg.on_too_long in _SHORTENED and not inputs.is_validated
+    too_long = cfg.on_too_long.value if cfg.on_too_long in _SHORTENED and not inputs.is_validated else "refuse"
     progress.update(f"{num_labelled + num_checked:,} samples")
     counts = run_module(
         "sft.adapters.instructlab.loss_masks",
@@ -87,7 +87,7 @@ def tokenize(cfg: TrainingConfig, inputs: TokenizeInputs, out: Path, progress: P
                 "train_on": cfg.train_on.value,
                 "train_on_reasoning": cfg.train_on_reasoning,
                 "keep_unrendered": inputs.on_unrendered is OnUnrendered.warn,
-                "on_too_long": cfg.on_too_long.value if cfg.on_too_long and shortens else "refuse",
+                "on_too_long": too_long,
             },
         },
         folder=out / LOGS_NAME,

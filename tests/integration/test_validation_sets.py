@@ -197,9 +197,10 @@ def test_a_killed_training_goes_on_to_the_same_choice_by_a_set(with_sets: TrainI
         {"fsdp": FsdpConfig(cpu_offload_params=True)},
         {"context_parallel": 2, "max_tokens_per_gpu": 128},
         {"attention": Attention.sdpa},
+        {"num_loader_workers": 1},
         {"lora": LoraConfig(rank=4, alpha=8, dropout=0.1), "launcher": ONE_RANK},
     ],
-    ids=["fsdp1", "offload", "context-parallel", "padded", "lora"],
+    ids=["fsdp1", "offload", "context-parallel", "padded", "workers", "lora"],
 )
 def test_however_it_is_trained_a_set_has_the_loss_of_the_saved_model(
     settings: dict[str, Any], with_sets: TrainInputs, tmp_path: Path
