@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,26 +45,26 @@ NAMES = tuple(ROWS)
 ONE_RANK = LauncherConfig(procs_per_worker=1)
 
 
-def labelled(rows: Sequence[tuple[str, str]], inputs: TrainInputs, folder: Path) -> TokenizedArtifact:
-    """The rows as the held-out set of a run, labelled as those of training are."""
-    (data := folder / "data").mkdir(parents=True)
-    (out := folder / "tokens").mkdir()
-    with (data / "eval.jsonl").open("w", encoding="utf-8") as file:
-        for question, answer in rows:
+@pytest.fixture(scope="module")
+def with_sets(train_inputs: TrainInputs, tmp_path_factory: pytest.TempPathFactory) -> TrainInputs:
+    """The training with sets, labelled in one go."""
+    folder, pairs = tmp_path_factory.mktemp("sets"), [pair for rows in ROWS.values() for pair in rows]
+    (tokens := folder / "tokens").mkdir()
+    with (folder / "eval.jsonl").open("w", encoding="utf-8") as file:
+        for question, answer in pairs:
             turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
             file.write(json.dumps({"messages": turns}) + "\n")
     counts = dict.fromkeys(("num_train", "num_rejected", "num_duplicates", "num_unused"), 0)
-    dataset = DatasetArtifact(root=data, source="", source_version="", num_rows=len(rows), num_eval=len(rows), **counts)
-    own = TokenizeInputs(dataset=dataset, model=inputs.model, is_validated=True)
-    return tokenize(CONFIG, own, out, Progress(quiet=True))
-
-
-@pytest.fixture(scope="module")
-def with_sets(train_inputs: TrainInputs, tmp_path_factory: pytest.TempPathFactory) -> TrainInputs:
-    folder = tmp_path_factory.mktemp("sets")
-    return replace(
-        train_inputs, validated={name: labelled(rows, train_inputs, folder / name) for name, rows in ROWS.items()}
-    )
+    num_rows = {"num_rows": len(pairs), "num_eval": len(pairs)}
+    data = DatasetArtifact(root=folder, source="", source_version="", **num_rows, **counts)
+    own = TokenizeInputs(dataset=data, model=train_inputs.model, is_validated=True)
+    made = tokenize(CONFIG, own, tokens, Progress(quiet=True))
+    lines, sets = iter(made.data_file.read_text(encoding="utf-8").splitlines(keepends=True)), {}
+    for name, rows in ROWS.items():
+        (root := folder / name).mkdir()
+        (root / "data.jsonl").write_text("".join(next(lines) for _ in rows), encoding="utf-8")
+        sets[name] = replace(made, root=root, num_samples=len(rows))
+    return replace(train_inputs, validated=sets)
 
 
 def trained(folder: Path, inputs: TrainInputs, **settings: Any) -> Any:
@@ -94,14 +94,10 @@ def by_hand(model_dir: Path, sets: Mapping[str, TokenizedArtifact]) -> dict[str,
     return found
 
 
-def check_by_hand(made: Any, inputs: TrainInputs) -> dict[str, Any]:
-    """The last row of the metrics, whose losses are compared with those of the saved model."""
-    last = metrics(made.root)[-1]
-    expected = by_hand(made.model_dir, inputs.validated)
-    for name, (summed, count) in expected.items():
-        assert last[f"num_validation_tokens.{name}"] == count == inputs.validated[name].num_loss_tokens
-        assert last[f"validation_loss.{name}"] == pytest.approx(summed / count, abs=CLOSE)
-    return last
+def check_by_hand(row: Mapping[str, Any], model_dir: Path, inputs: TrainInputs) -> None:
+    for name, (summed, count) in by_hand(model_dir, inputs.validated).items():
+        assert row[f"num_validation_tokens.{name}"] == count
+        assert row[f"validation_loss.{name}"] == pytest.approx(summed / count, abs=CLOSE)
 
 
 def test_split_and_sets_are_told_apart_and_change_no_bit_of_the_training(
@@ -118,20 +114,8 @@ def test_split_and_sets_are_told_apart_and_change_no_bit_of_the_training(
     assert [row["step"] for row in others if "validation_loss" in row] == [4]
     for name in ("validation_loss", "num_validation_tokens"):
         assert rows[3][name] == others[3][name]
-    last = check_by_hand(both, with_sets)
-    assert last["num_validation_tokens"] == others[3]["num_validation_tokens"]
-
-
-def test_ranks_share_sets_that_they_dont_divide_and_without_a_split_all_tokens_are_one_mean(
-    with_sets: TrainInputs, tmp_path: Path
-) -> None:
-    made = trained(tmp_path, with_sets, num_epochs=1, max_steps=2)
-    assert [row["step"] for row in metrics(tmp_path) if "validation_loss" in row] == [2]
-    last = check_by_hand(made, with_sets)
-    expected = by_hand(made.model_dir, with_sets.validated).values()
-    count = sum(count for _, count in expected)
-    assert last["num_validation_tokens"] == count
-    assert last["validation_loss"] == pytest.approx(sum(summed for summed, _ in expected) / count, abs=CLOSE)
+    check_by_hand(rows[-1], both.model_dir, with_sets)
+    assert rows[-1]["num_validation_tokens"] == others[3]["num_validation_tokens"]
 
 
 def choosing(name: str, **settings: Any) -> TrainingConfig:
@@ -139,33 +123,37 @@ def choosing(name: str, **settings: Any) -> TrainingConfig:
         validation_sets=list(NAMES),
         validation_frequency=2,
         num_epochs=1,
+        save_dtype=SaveDtype.fp32,
         select=SelectConfig(metric=f"validation_loss.{name}"),
         **settings,
     )
 
 
-def test_a_set_that_gets_worse_stops_the_training_and_chooses_its_first_step(
+def test_a_set_that_gets_worse_stops_the_training_and_chooses_the_step_with_the_losses_of_its_model_on_two_ranks(
     with_sets: TrainInputs, tmp_path: Path
 ) -> None:
-    cfg = choosing("other", early_stopping=EarlyStoppingConfig(patience=1), launcher=ONE_RANK)
+    cfg = choosing("other", early_stopping=EarlyStoppingConfig(patience=1))
     made = train(cfg, with_sets, tmp_path, Progress(quiet=True))
     rows = [row for row in metrics(tmp_path) if "validation_loss" in row]
     assert [row["step"] for row in rows] == [2, 4]
-    assert rows[1]["validation_loss.other"] > rows[0]["validation_loss.other"]
-    assert rows[1]["validation_loss.alike"] < rows[0]["validation_loss.alike"]  # which would have gone on
+    first, second = rows
+    assert second["validation_loss.other"] > first["validation_loss.other"]
+    assert second["validation_loss.alike"] < first["validation_loss.alike"]  # which would have gone on
     assert made.choice == ChosenStep(
         step=2,
         metric="validation_loss.other",
-        value=rows[0]["validation_loss.other"],
+        value=first["validation_loss.other"],
         num_steps=4,
         num_planned=7,
         stopped_early=True,
         num_models=2,
         sets=("other",),
     )
-    assert made.choice.optimism.startswith("scores on other are optimistic: on the same samples the best of 2 models")
-    expected = by_hand(made.model_dir, {"other": with_sets.validated["other"]})["other"]
-    assert rows[0]["validation_loss.other"] == pytest.approx(expected[0] / expected[1], abs=CLOSE)
+    check_by_hand(first, made.model_dir, with_sets)
+    expected = by_hand(made.model_dir, with_sets.validated).values()
+    count = sum(count for _, count in expected)
+    assert first["num_validation_tokens"] == count
+    assert first["validation_loss"] == pytest.approx(sum(summed for summed, _ in expected) / count, abs=CLOSE)
 
 
 @pytest.mark.exhaustive
@@ -205,4 +193,5 @@ def test_a_killed_training_goes_on_to_the_same_choice_by_a_set(with_sets: TrainI
 def test_however_it_is_trained_a_set_has_the_loss_of_the_saved_model(
     settings: dict[str, Any], with_sets: TrainInputs, tmp_path: Path
 ) -> None:
-    check_by_hand(trained(tmp_path, with_sets, num_epochs=1, max_steps=2, **settings), with_sets)
+    made = trained(tmp_path, with_sets, max_steps=2, warmup_steps=0, **settings)
+    check_by_hand(metrics(tmp_path)[-1], made.model_dir, with_sets)
