@@ -77,11 +77,9 @@ def test_a_run_that_is_chosen_by_a_set_beside_sources_tells_its_loss_everywhere(
     (tmp_path / "support.csv").write_text(ROWS)
     uri = "synthetic://spell-numbers?rows=100&seed="
     sources = [f"dataset.sources.{name}.uri='{uri}{seed}'" for name, seed in (("a", 1), ("b", 2))]
-    done = sft_in_process(
-        *("run", "quickstart", *SETTINGS, *VALIDATES, "dataset.uri=", *sources, "training.max_steps=3"),
-        *("training.validation_frequency=1", "training.validation_split=0.1", "registry=none"),
-        cwd=tmp_path,
-    )
+    overrides = [*SETTINGS, *VALIDATES, "dataset.uri=", *sources, "training.max_steps=3", "registry=none"]
+    overrides += ["training.validation_frequency=1", "training.validation_split=0.1"]
+    done = sft_in_process("run", "quickstart", *overrides, cwd=tmp_path)
     assert done.status == 0, done.err
     [record] = records(tmp_path / "runs")
     made = steps(record)
@@ -96,5 +94,5 @@ def test_a_run_that_is_chosen_by_a_set_beside_sources_tells_its_loss_everywhere(
     assert optimistic in done.out
     assert optimistic in (folder / "model" / "README.md").read_text(encoding="utf-8")
     assert optimistic in (folder / "run.html").read_text(encoding="utf-8")
-    again = sft_in_process("plan", "quickstart", *SETTINGS, *VALIDATES, cwd=tmp_path)
+    again = sft_in_process("plan", "quickstart", *overrides, cwd=tmp_path)
     assert "validates  support (3 samples, " in again.out
