@@ -94,5 +94,6 @@ def test_a_run_that_is_chosen_by_a_set_beside_sources_tells_its_loss_everywhere(
     assert optimistic in done.out
     assert optimistic in (folder / "model" / "README.md").read_text(encoding="utf-8")
     assert optimistic in (folder / "run.html").read_text(encoding="utf-8")
+    assert sft_in_process("verify", str(folder), cwd=tmp_path).status == 0
     again = sft_in_process("plan", "quickstart", *overrides, cwd=tmp_path)
     assert "validates  support (3 samples, " in again.out
