@@ -3,8 +3,8 @@
     python -m sft.adapters.smollm2 /tmp/smollm2
     python benchmarks/first_model.py --model /tmp/smollm2 --questions gsm8k/train.jsonl
 
-The chats are the first rows of a file with ``question`` and ``answer``. Installation is not in it, and the model is here
-already. ``sft init`` looks at the file and this machine; nothing is set by hand. Memory is as in `quickstart`.
+The chats are the first rows of a file with ``question`` and ``answer``. Installation is not in it, and the model is
+here already. ``sft init`` looks at the file and this machine; nothing is set by hand. Memory is as in `quickstart`.
 """
 
 from __future__ import annotations
