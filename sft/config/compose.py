@@ -176,6 +176,8 @@ def as_hydra(overrides: Sequence[str]) -> list[str]:
 def _as_hydra(text: str) -> str:
     text = translated(text)
     key, equals, value = text.partition("=")
+    if (bare := key.lstrip("+")) != key and (dotted_name(bare) or inside_named_group(bare)):
+        return _as_hydra(text.lstrip("+"))  # to add is what is meant anyway, and Hydra would not know the group's type
     if not equals or not key.replace(".", "").replace("_", "").isalnum():
         return text
     if name := dotted_name(key):

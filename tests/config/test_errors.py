@@ -437,6 +437,14 @@ def test_a_nested_group_is_chosen_with_a_dot_or_a_slash(override: str) -> None:
     assert cfg.training.fsdp.sharding_strategy.value == "NO_SHARD"
 
 
+@pytest.mark.parametrize("plus", ["", "+", "++"])
+def test_a_plus_before_a_key_of_a_named_group_changes_nothing(plus: str) -> None:
+    overrides = [f"{plus}eval.holdouts.mine.uri=a.jsonl", f"{plus}eval.gates.holdout.loss=< baseline"]
+    cfg = compose(find_recipe("quickstart"), overrides)
+    assert cfg.eval.holdouts["mine"].uri == "a.jsonl"
+    assert cfg.eval.gates == {"holdout.loss": "< baseline"}
+
+
 def test_a_new_key_of_a_free_mapping_needs_no_plus() -> None:
     cfg = compose(find_recipe("quickstart"), ["training.env.NCCL_DEBUG=INFO"])
     assert cfg.training.env == {"NCCL_DEBUG": "INFO"}
