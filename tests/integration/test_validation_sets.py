@@ -104,7 +104,8 @@ def test_split_and_sets_are_told_apart_and_change_no_bit_of_the_training(
     with_sets: TrainInputs, train_inputs: TrainInputs, tmp_path: Path
 ) -> None:
     settings = {"validation_split": 0.1, "validation_frequency": 4, "max_steps": 6, "launcher": ONE_RANK}
-    settings["neftune_alpha"] = 5.0  # draws a random number for each step
+    settings["neftune_alpha"] = 5.0  # draws random numbers in each step
+    settings["env"] = {"OMP_NUM_THREADS": "1"}  # two that share a busy machine wait for each other
     both = trained(tmp_path / "both", with_sets, **settings)
     alone = trained(tmp_path / "alone", train_inputs, **settings)
     assert weights(both) == weights(alone)
