@@ -203,7 +203,12 @@ def test_the_manifests_service_account_gives_the_pods_no_token(
 
 def test_a_suspended_job_waits_for_its_queue(server: KubernetesServer, tmp_path: Path, seen: Seen) -> None:
     server.faults.suspended = True
-    seen.on_line = lambda line: setattr(server.faults, "suspended", not line.startswith("(suspended"))
+
+    def resume(line: str) -> None:
+        if line.startswith("(suspended"):
+            server.faults.suspended = False
+
+    seen.on_line = resume
     stay(asked(tmp_path, DONE), tmp_path, seen)
     assert "(suspended until a queue or a person resumes it)" in seen.lines
 
