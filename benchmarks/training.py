@@ -275,7 +275,7 @@ def sides(folder: Path, *, without_trl: bool = False, precision: str | None = No
 
     Args:
         folder: As `prepare` filled it.
-        without_trl: On a GPU.
+        without_trl: Leave out TRL's.
         precision: On a CPU; None = those that it has instructions for.
     """
     gpus = len(machine.gpus())
@@ -287,7 +287,7 @@ def sides(folder: Path, *, without_trl: bool = False, precision: str | None = No
             replace(sft_side(folder, "bf16", "training.gradient_checkpointing=full"), conditions=RECOMPUTING),
             run_training_side(folder),
         ]
-        return [side for side in made if side.framework != "trl" or not without_trl]
+        return _asked(made, without_trl)
     found = []
     here = ("bf16", "fp32") if cpu_computes_bf16() else ("fp32",)
     for each in (precision,) if precision else here:
@@ -295,7 +295,11 @@ def sides(folder: Path, *, without_trl: bool = False, precision: str | None = No
         found.append(trl_side(folder, each, 8, 1, **GROUPED))
         found.append(sft_side(folder, each, f"training.launcher.procs_per_worker={CORES}"))
         found.append(trl_side(folder, each, 4, CORES, **GROUPED))
-    return found
+    return _asked(found, without_trl)
+
+
+def _asked(every: list[Side], without_trl: bool) -> list[Side]:
+    return [side for side in every if side.framework != "trl" or not without_trl]
 
 
 def report(every: Mapping[Side, list[Measured]]) -> None:
@@ -321,7 +325,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--samples", type=int, default=320)
-    parser.add_argument("--without-trl", action="store_true", help="where it is not installed; on a GPU")
+    parser.add_argument("--without-trl", action="store_true", help="where it is not installed")
     parser.add_argument("--model", type=Path, help="folder of a model")
     parser.add_argument("--precision", choices=("bf16", "fp32"), help="on a CPU: this one alone")
     options = parser.parse_args()
