@@ -34,6 +34,7 @@ _JSON_FILES = (
     "generation_config.json",
 )
 """What transformers reads beside the config; of a torn one it says the line, but not the file."""
+_TOKENIZER, _TOKENIZER_PARTS = "tokenizer.json", ("model", "added_tokens")
 _TRAINABLE = ("ForCausalLM", "ForConditionalGeneration")
 """What instructlab-training takes (model.py:388@0.16.2), by the end of the class's name."""
 _ADAPTER = "adapter_config.json"
@@ -85,12 +86,16 @@ def check_folder(folder: Path, what: str, *, is_to_be_trained: bool = True) -> N
 
 
 def _check_json(file: Path) -> None:
-    """Raise unless a file is whole JSON, without its objects: a tokenizer's would take hundreds of megabytes."""
+    """Raise unless a file is one JSON object; what is in it is not made: a tokenizer's would take 100s of megabytes."""
+    fix = "fetch the model again, or save its tokenizer again with save_pretrained"
     try:
-        msgspec.json.decode(read_document(file, _LARGEST_BYTES).decode(), type=msgspec.Raw)
+        content = msgspec.json.decode(read_document(file, _LARGEST_BYTES).decode(), type=dict[str, msgspec.Raw])
+    except msgspec.ValidationError as error:
+        raise StageError(f"{file}: must be a JSON object: {error}", fix=fix) from error
     except (ValueError, msgspec.DecodeError) as error:
-        fix = "fetch the model again, or save its tokenizer again with save_pretrained"
         raise StageError(f"{file}: not valid JSON: {error}", fix=fix) from error
+    if file.name == _TOKENIZER and (lacking := [name for name in _TOKENIZER_PARTS if name not in content]):
+        raise StageError(f"{file}: has no {listed(lacking)}, so it is no tokenizer", fix=fix)
 
 
 def check_names(names: Collection[str], what: str) -> None:

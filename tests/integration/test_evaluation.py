@@ -350,28 +350,31 @@ def test_running_out_of_memory_halves_the_batch_and_asks_nothing_twice(
     assert result["scores"][0] == dataclasses.asdict(run(settings(), inputs, tmp_path / "whole").scores[0])
 
 
+def with_half(of: str, tiny_model: ModelArtifact, tmp_path: Path) -> Path:
+    """The model, with half of one of its files."""
+    broken: Path = shutil.copytree(tiny_model.model_dir, tmp_path / "model")
+    whole = (broken / of).read_bytes()
+    (broken / of).write_bytes(whole[: len(whole) // 2])
+    return broken
+
+
 def test_cut_weights_are_named_before_a_process_starts(
     inputs: EvaluateInputs, tiny_model: ModelArtifact, tmp_path: Path
 ) -> None:
-    broken, out = tmp_path / "model", tmp_path / "out"
+    broken, out = with_half("model.safetensors", tiny_model, tmp_path), tmp_path / "out"
     out.mkdir()
-    shutil.copytree(tiny_model.model_dir, broken)
-    weights = broken / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(StageError, match=rf"^{re.escape(str(weights))}: not a whole safetensors file") as caught:
+    said = rf"^{re.escape(str(broken / 'model.safetensors'))}: not a whole safetensors file"
+    with pytest.raises(StageError, match=said) as caught:
         run(settings(tasks=[]), dataclasses.replace(inputs, model_dir=broken), out)
     assert caught.value.log is None
     assert list(out.iterdir()) == []
 
 
-def test_a_torn_tokenizer_fails_with_its_own_error(
+def test_what_only_the_process_can_know_fails_with_its_own_error(
     inputs: EvaluateInputs, tiny_model: ModelArtifact, tmp_path: Path
 ) -> None:
-    broken, out = tmp_path / "model", tmp_path / "out"
+    broken, out = with_half("tokenizer.json", tiny_model, tmp_path), tmp_path / "out"
     out.mkdir()
-    shutil.copytree(tiny_model.model_dir, broken)
-    tokenizer = broken / "tokenizer.json"
-    tokenizer.write_bytes(tokenizer.read_bytes()[:1000])
     with pytest.raises(StageError, match="evaluating failed: JSONDecodeError") as caught:
         run(settings(tasks=[]), dataclasses.replace(inputs, model_dir=broken), out)
     assert caught.value.log is not None

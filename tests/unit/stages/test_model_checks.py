@@ -97,8 +97,18 @@ def test_a_torn_file_of_the_tokenizer_is_named(tiny_model: ModelArtifact, tmp_pa
         (folder / name).write_bytes(content)
         with pytest.raises(StageError, match=rf"^{re.escape(str(folder / name))}: not valid JSON: .*{said}"):
             check_folder(folder, "x")
+    (folder / name).write_bytes(b"[]")
+    with pytest.raises(StageError, match=rf"^{re.escape(str(folder / name))}: must be a JSON object"):
+        check_folder(folder, "x")
     (folder / name).write_bytes(whole)
     check_folder(folder, "x")
+
+
+def test_an_object_that_is_no_tokenizer_is_named(tiny_model: ModelArtifact, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model.model_dir, tmp_path / "base")
+    (folder / "tokenizer.json").write_text('{"model": {}}')
+    with pytest.raises(StageError, match=r"tokenizer\.json: has no added_tokens, so it is no tokenizer"):
+        check_folder(folder, "x")
 
 
 def test_a_file_that_would_fill_the_memory_is_no_part_of_a_model(tiny_model: ModelArtifact, tmp_path: Path) -> None:
