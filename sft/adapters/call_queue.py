@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Queue
 
 from sft.errors import StageError
 
@@ -26,9 +26,7 @@ class CallQueue:
     def __init__(self, longest_seconds: float, fix: str) -> None:
         self._longest_seconds = longest_seconds
         self._fix = fix
-        self._waiting: SimpleQueue[tuple[str, Callable[[], object]]] = SimpleQueue()
-        self._num_open = 0  # counted by who asks, and down by the thread, each under the lock
-        self._lock = threading.Lock()
+        self._waiting: Queue[tuple[str, Callable[[], object]]] = Queue()
         self._at_work: tuple[str, float] | None = None
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -43,8 +41,6 @@ class CallQueue:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="callbacks", daemon=True)
             self._thread.start()
-        with self._lock:
-            self._num_open += 1
         self._waiting.put((name, call))
 
     def check(self) -> None:
@@ -64,7 +60,7 @@ class CallQueue:
         Raises:
             StageError: A call has not returned in time.
         """
-        while self._num_open and self._error is None:
+        while self._waiting.unfinished_tasks and self._error is None:
             self.check()
             time.sleep(_LOOK_SECONDS)
         self.check()
@@ -72,7 +68,7 @@ class CallQueue:
     def leave(self, seconds: float) -> None:
         """Wait that long at most for what is still to be called, and for nothing that it raises."""
         end = time.monotonic() + seconds
-        while self._num_open and self._error is None and time.monotonic() < end:
+        while self._waiting.unfinished_tasks and self._error is None and time.monotonic() < end:
             time.sleep(_LOOK_SECONDS)
 
     def _work(self) -> None:
@@ -84,5 +80,4 @@ class CallQueue:
             except BaseException as error:  # noqa: BLE001 - it is raised where the caller looks
                 self._error = error
             self._at_work = None
-            with self._lock:
-                self._num_open -= 1
+            self._waiting.task_done()
