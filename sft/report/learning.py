@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from sft.adapters.instructlab.layout import METRICS, RESUMES
+from sft.adapters.instructlab.layout import METRICS, RESUMES, VALIDATION_LOSS
 from sft.artifacts import LOGS_NAME
 from sft.report.comparison.axes import number
 from sft.report.lines import MOST_LINES, Line, line_chart
@@ -21,7 +21,7 @@ _MOST_ROWS = 200
 _ROW_BYTES = 1 << 20
 """A row is shorter; what has no end is no row."""
 _Row = TypeVar("_Row")
-VALIDATED = "validation_loss."
+VALIDATED = f"{VALIDATION_LOSS}."
 """What the names of validation losses by name begin with in ``metrics.jsonl``."""
 
 
@@ -116,20 +116,22 @@ def charts(
     Args:
         steps: Of a training.
         resumes: After which of them it was resumed.
-        validations: As `read_validations` returns them; those that the chart of the loss has no room for are left out.
+        validations: As `read_validations` returns them; for how many the chart of the loss has no room, is said.
     """
-    drawn = []
+    drawn, text = [], ""
     named = [Line(name=f"validation of {what}", points=points) for what, points in (validations or {}).items()]
     for name, title, fields, unit_size, unit in _CHARTS:
         lines = [Line(name=what, points=_points(steps, field, unit_size)) for field, what in fields]
         if name == "loss":
-            lines = [*lines, *named][:MOST_LINES]
+            lines, without = [*lines, *named][:MOST_LINES], [*lines, *named][MOST_LINES:]
+            if without:
+                text = f"<p>{len(without)} more of the losses by name have no line; the tables below have all.</p>"
         head = f"{title}, {unit}" if unit else title
         drawn.append(line_chart(name, head, lines, unit=unit, marks=resumes, may_be_log=name in _MAY_BE_LOG))
     if not any(drawn):
         return ""
     grid = f'<div class="charts">{"".join(drawn)}</div>'
-    return grid + details("steps", "The steps as a table", _table(steps), is_long=True)
+    return grid + text + details("steps", "The steps as a table", _table(steps), is_long=True)
 
 
 def _points(steps: Sequence[Step], field: str, unit_size: float) -> list[tuple[int, float]]:

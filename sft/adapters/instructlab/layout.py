@@ -8,6 +8,8 @@ from __future__ import annotations
 SETTINGS = "settings.json"
 """Settings of the ranks."""
 METRICS, RESUMED, STOP, STOPPED, FINISHED = "metrics.jsonl", "resumed.json", "stop", "stopped.json", "finished.json"
+VALIDATION_LOSS = "validation_loss"
+"""Field of a step's row in the first; of a held-out set or a source by its name, ``validation_loss.NAME``."""
 RESUMES = "resumes.jsonl"
 """The step after which each continuation of the training began, a row for each."""
 PROFILE = "profile.json.gz"

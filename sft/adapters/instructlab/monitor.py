@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sft.adapters.instructlab.layout import ADAPTERS, COMPILED, METRICS, RESUMED, STACKS, UNTRACKED
+from sft.adapters.instructlab.layout import ADAPTERS, COMPILED, METRICS, RESUMED, STACKS, UNTRACKED, VALIDATION_LOSS
 from sft.errors import StageError
 
 _STACK_SECONDS = 5.0
 _SHOWN_FRAMES = 4
-
-
-_VALIDATED, _SHOWN_NAMES = "validation_loss", 4
+_SHOWN_NAMES = 4
 
 
 class RankLost(StageError):
@@ -48,7 +46,7 @@ class TrainingProgress:
     def line(self) -> str:
         """The newest step, in words."""
         row, left = self.row, round(self.seconds_left)
-        validation = f", validation loss {row['validation_loss']:.4f}{_by_name(row)}" if _VALIDATED in row else ""
+        validation = f", validation loss {row[VALIDATION_LOSS]:.4f}{_by_name(row)}" if VALIDATION_LOSS in row else ""
         utilisation = f", {row['mfu']:.0%} MFU" if "mfu" in row else ""
         return (
             f"step {row['step']}/{self.num_steps}, epoch {row['epoch'] + 1}/{self.num_epochs}, loss {row['loss']:.4f}"
@@ -60,7 +58,7 @@ class TrainingProgress:
 
 def _by_name(row: Mapping[str, Any]) -> str:
     """Return the validation losses of sets and sources, of a few at most: `` (gold 1.2345, chat 2.3456)``."""
-    named = [(key.partition(".")[2], value) for key, value in row.items() if key.startswith(f"{_VALIDATED}.")]
+    named = [(key.partition(".")[2], value) for key, value in row.items() if key.startswith(f"{VALIDATION_LOSS}.")]
     shown = ", ".join(f"{name} {value:.4f}" for name, value in named[:_SHOWN_NAMES])
     return f" ({shown}{', …' if len(named) > _SHOWN_NAMES else ''})" if named else ""
 

@@ -62,4 +62,5 @@ def test_a_chart_has_no_more_lines_than_colours(tmp_path: Path) -> None:
     losses = {f"validation_loss.set_{number}": 1.0 for number in range(9)}
     text = page(tmp_path, [{"step": 1, "loss": 1.0, "validation_loss": 1.0, **losses}])
     assert len(re.findall('<small class="key s[0-9]">', text)) == 6
+    assert "<p>5 more of the losses by name have no line; the tables below have all.</p>" in text
     assert '<th scope="row">set_8</th>' in text
