@@ -158,6 +158,7 @@ STAGES: dict[str, StageSpec] = {
             packages=("torch", "instructlab-training", "accelerate", "transformers", "peft"),
             modules=(
                 "sft.stages.train",
+                "sft.stages.training_task",
                 "sft.stages.earlier_states",
                 "sft.stages.state_mirror",
                 "sft.stages.trained_models",

@@ -46,7 +46,8 @@ from sft.stages.registries import embedded_mlflow
 from sft.stages.select import SelectInputs, select, trained_step
 from sft.stages.sources import speaking_of
 from sft.stages.tokenize import TokenizeInputs, tokenize
-from sft.stages.train import TrainInputs, train
+from sft.stages.train import train
+from sft.stages.training_task import TrainInputs
 from sft.stages.upload import UploadInputs, upload
 from sft.store import Store
 

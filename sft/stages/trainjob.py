@@ -1,6 +1,7 @@
 """The training stage in the pods of a Kubeflow TrainJob: our settings as the job's, and what it asks of the volume.
 
-What is trained, and how, is `sft.stages.train`'s to say. The pods see nothing of this machine but the shared volume.
+What is trained, and how, is `sft.stages.training_task`'s to say. The pods see nothing of this machine but the shared
+volume.
 """
 
 from __future__ import annotations

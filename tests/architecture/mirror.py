@@ -75,6 +75,7 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.planning.row_packing": ("contract/test_packing.py", "each architecture's logits, packed against alone"),
     "sft.adapters.instructlab.rank.sharding": ("contract/test_sharding.py", "two ranks of FSDP, with it and without"),
     "sft.adapters.storage_folder": ("integration/test_state_mirror.py", _REAL_SERVER),
+    "sft.stages.train": ("integration/test_training.py", "what it makes of real ranks; its settings have a unit file"),
     "sft.stages.state_mirror": ("integration/test_state_mirror.py", _REAL_SERVER),
     "sft.config.state_checks": ("config/test_errors.py", "each rule with what it says"),
     "sft.adapters.instructlab.rank.state_tensors": (

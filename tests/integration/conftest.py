@@ -8,7 +8,7 @@ from sft.artifacts import CheckpointArtifact, DatasetArtifact, ModelArtifact
 from sft.planning.resources import resolve_resources
 from sft.progress import Progress
 from sft.stages.tokenize import TokenizeInputs, tokenize
-from sft.stages.train import TrainInputs
+from sft.stages.training_task import TrainInputs
 from tests.support.training import CONFIG, train
 
 

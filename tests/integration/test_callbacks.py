@@ -10,7 +10,7 @@ import pytest
 
 from sft.errors import StageError
 from sft.progress import Progress
-from sft.stages.train import TrainInputs
+from sft.stages.training_task import TrainInputs
 from tests.support.callback_package import install
 from tests.support.training import STEPS_PER_EPOCH, changed, ranks, train, wait_for
 

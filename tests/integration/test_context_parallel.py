@@ -14,7 +14,7 @@ from sft.config.schema import GradientCheckpointing, LauncherConfig, LoraConfig,
 from sft.planning.resources import resolve_resources
 from sft.progress import Progress
 from sft.stages.earlier_states import take_over
-from sft.stages.train import TrainInputs
+from sft.stages.training_task import TrainInputs
 from tests.support.training import changed, metrics, ranks, running, steps_done, train, wait_for
 
 pytestmark = [

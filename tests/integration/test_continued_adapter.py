@@ -24,7 +24,7 @@ from sft.config.schema import (
 from sft.errors import StageError
 from sft.progress import Progress
 from sft.stages.model import ModelInputs, model, source_version
-from sft.stages.train import TrainInputs
+from sft.stages.training_task import TrainInputs
 from tests.support.training import STEPS_PER_EPOCH, changed, curve, metrics, running, steps_done, train, wait_for
 
 pytestmark = [

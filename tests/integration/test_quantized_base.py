@@ -14,7 +14,7 @@ from sft.adapters.merged_adapters import merged
 from sft.artifacts import CheckpointArtifact
 from sft.config.schema import BaseQuantization, GradientCheckpointing, LauncherConfig, LoraConfig, Precision
 from sft.progress import Progress
-from sft.stages.train import TrainInputs
+from sft.stages.training_task import TrainInputs
 from tests.support.training import changed, curve, metrics, ranks, running, steps_done, train, wait_for, weights
 
 pytestmark = [

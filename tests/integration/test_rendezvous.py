@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sft.stages.train import TrainInputs
+from sft.stages.training_task import TrainInputs
 from tests.support.training import CONFIG, running, steps_done, wait_for
 
 pytestmark = [

@@ -14,7 +14,8 @@ from sft.adapters.checkpoint_files import read_tensors, stored_dtype
 from sft.artifacts import CheckpointArtifact
 from sft.config.schema import LauncherConfig, LoraConfig, SaveDtype
 from sft.progress import Progress
-from sft.stages.train import TrainInputs, train
+from sft.stages.train import train
+from sft.stages.training_task import TrainInputs
 from tests.support.training import changed
 
 pytestmark = [

@@ -12,7 +12,7 @@ from sft.artifacts import ChosenStep
 from sft.config.schema import EarlyStoppingConfig, SelectConfig, SelectMode
 from sft.files import sha256_file
 from sft.progress import Progress
-from sft.stages.train import TrainInputs
+from sft.stages.training_task import TrainInputs
 from tests.support.training import BATCH, changed, curve, metrics, ranks, running, steps_done, train, wait_for, weights
 
 pytestmark = [

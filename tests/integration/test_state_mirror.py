@@ -17,7 +17,7 @@ from sft.config.schema import ShardingStrategy
 from sft.planning.resources import Resources, resolve_resources
 from sft.progress import Progress
 from sft.stages.state_mirror import StateMirror
-from sft.stages.train import TrainInputs
+from sft.stages.training_task import TrainInputs
 from tests.servers import rclone
 from tests.support.training import CONFIG, changed, curve, ranks, running, steps_done, train, wait_for, weights
 

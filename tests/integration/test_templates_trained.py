@@ -18,7 +18,7 @@ from sft.progress import Progress
 from sft.stages.evaluate import EvaluateInputs, HeldOutSet, evaluate
 from sft.stages.model import ModelInputs, model
 from sft.stages.tokenize import TokenizeInputs, tokenize
-from sft.stages.train import TrainInputs
+from sft.stages.training_task import TrainInputs
 from tests.support.templates import PROMPT
 from tests.support.training import changed, train
 

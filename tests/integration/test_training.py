@@ -14,7 +14,7 @@ from sft.artifacts import CheckpointArtifact, TokenizedArtifact
 from sft.config.schema import Attention
 from sft.errors import StageError
 from sft.progress import Progress
-from sft.stages.train import TrainInputs
+from sft.stages.training_task import TrainInputs
 from tests.support.training import BATCH, CONFIG, EPOCHS, RATE, STEPS_PER_EPOCH, WARMUP, changed, metrics, train
 
 pytestmark = pytest.mark.slow

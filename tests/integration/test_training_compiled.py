@@ -17,7 +17,7 @@ from sft.artifacts import CheckpointArtifact
 from sft.config.schema import Compile, GradientCheckpointing, LauncherConfig, LoraConfig
 from sft.errors import StageError
 from sft.progress import Progress
-from sft.stages.train import TrainInputs
+from sft.stages.training_task import TrainInputs
 from tests.support.training import changed, metrics, ranks, running, steps_done, train, wait_for
 
 pytestmark = [

@@ -22,7 +22,7 @@ from sft.planning.resources import resolve_resources
 from sft.progress import Progress
 from sft.report.learning import read_resumes
 from sft.stages.earlier_states import take_over
-from sft.stages.train import TrainInputs
+from sft.stages.training_task import TrainInputs
 from tests.support.training import (
     CONFIG,
     EPOCHS,

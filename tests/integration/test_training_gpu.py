@@ -23,7 +23,7 @@ from sft.config.schema import (
     TrainingConfig,
 )
 from sft.progress import Progress
-from sft.stages.train import TrainInputs
+from sft.stages.training_task import TrainInputs
 from tests.support.training import changed, curve, metrics, ranks, running, steps_done, train, wait_for
 
 pytestmark = [

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sft.progress import Progress
-from sft.stages.train import TrainInputs
+from sft.stages.training_task import TrainInputs
 from tests.support.training import (
     BATCH,
     RATE,

@@ -32,7 +32,7 @@ from sft.config.schema import (
 )
 from sft.errors import StageError
 from sft.progress import Progress
-from sft.stages.train import TrainInputs
+from sft.stages.training_task import TrainInputs
 from tests.support.training import (
     BATCH,
     CONFIG,

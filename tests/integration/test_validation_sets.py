@@ -24,7 +24,7 @@ from sft.config.schema import (
 )
 from sft.progress import Progress
 from sft.stages.tokenize import TokenizeInputs, tokenize
-from sft.stages.train import TrainInputs
+from sft.stages.training_task import TrainInputs
 from tests.support.training import CONFIG, changed, curve, metrics, ranks, running, steps_done, train, wait_for, weights
 
 pytestmark = [

@@ -31,7 +31,7 @@ from sft.files import sha256_file
 from sft.planning.resources import resolve_resources
 from sft.progress import Progress
 from sft.stages import train as stage
-from sft.stages.train import TrainInputs
+from sft.stages.training_task import TrainInputs
 
 EPOCHS, WARMUP, RATE, BATCH = 3, 2, 1e-2, 32
 STEPS_PER_EPOCH = 7  # of 200 samples

@@ -14,9 +14,9 @@ from sft.artifacts import ModelArtifact, TokenizedArtifact
 from sft.config.schema import FsdpConfig, LauncherConfig, LoraConfig, LrScheduler, ShardingStrategy, TrainingConfig
 from sft.planning import kernels, precision, resources, step_count
 from sft.planning.resources import resolve_resources
-from sft.stages import launcher
+from sft.stages import launcher, training_task
 from sft.stages import train as train_stage
-from sft.stages.train import TrainInputs, main_args, worker_options
+from sft.stages.training_task import TrainInputs, main_args, worker_options
 
 
 def inputs_of(cfg: TrainingConfig, root: Path) -> TrainInputs:
@@ -74,7 +74,9 @@ def test_liger_is_the_librarys_model_class_and_not_its_flag(
 
 def test_every_setting_of_a_training_goes_somewhere(tmp_path: Path) -> None:
     """A setting that neither the library, nor the worker, nor the launch depends on would be silent."""
-    source = "".join(map(inspect.getsource, (train_stage, launcher, kernels, precision, resources, step_count)))
+    source = "".join(
+        map(inspect.getsource, (train_stage, training_task, launcher, kernels, precision, resources, step_count))
+    )
     elsewhere = {"max_seq_len", "on_too_long", "train_on", "train_on_reasoning"}  # the tokenize stage
     elsewhere |= {"allow_any_env"}  # checks
     elsewhere |= {"learning_rate"} if "cfg.rate()" in source else set()
