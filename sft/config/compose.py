@@ -31,6 +31,7 @@ from sft.config.diagnose import (
     override_problems,
     recipe_problems,
     required,
+    swept_in_group,
     unknown,
     unresolved,
 )
@@ -166,9 +167,9 @@ def as_hydra(overrides: Sequence[str]) -> list[str]:
     a query needs no second pair of quotes.
 
     Raises:
-        ConfigError: One says where Hydra looks for groups.
+        ConfigError: One says where Hydra looks for groups, or sweeps over what can't be swept.
     """
-    if problems := [problem for text in overrides if (problem := check_override(text))]:
+    if problems := [problem for text in overrides if (problem := check_override(text) or swept_in_group(text))]:
         raise ConfigError(problems)
     return [_as_hydra(text) for text in overrides]
 

@@ -95,6 +95,16 @@ def override_problems(text: str, conf: Path) -> list[Problem]:
     return [problem for name, value in _leaves({key: override.value()}) if (problem := _leaf_problem(name, value))]
 
 
+def swept_in_group(text: str) -> Problem | None:
+    """Return what is wrong with several values of a setting in a named group, which Hydra knows only as a whole."""
+    override = _parsed(text)
+    if override is None or not override.is_sweep_override() or not inside_named_group(override.key_or_group):
+        return None
+    rule = "several values are a sweep, and a setting of a named group can't be swept"
+    fix = "start a run for each value, then sft compare RUN RUN"
+    return Problem(key=override.key_or_group, value=text.partition("=")[2], rule=rule, suggestion=fix)
+
+
 def missing_extra(error: Exception) -> Problem | None:
     """Return what to install if a launcher or a sweeper of Hydra's is missing; None for any other error."""
     file = error.missing_cfg_file if isinstance(error, MissingConfigException) else None

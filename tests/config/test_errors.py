@@ -438,6 +438,21 @@ def test_a_nested_group_is_chosen_with_a_dot_or_a_slash(override: str) -> None:
 
 
 @pytest.mark.parametrize("plus", ["", "+", "++"])
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [("dataset.sources.chat.weight", "1,2"), ("training.parameter_groups.head.learning_rate", "range(1,3)")],
+)
+def test_several_values_of_a_setting_in_a_named_group_are_refused_as_they_were_written(
+    plus: str, key: str, values: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(find_recipe("quickstart"), [f"{plus}{key}={values}"])
+    [problem] = caught.value.problems
+    assert (problem.key, problem.value) == (key, values)
+    assert "can't be swept" in problem.rule
+
+
+@pytest.mark.parametrize("plus", ["", "+", "++"])
 def test_a_plus_before_a_key_of_a_named_group_changes_nothing(plus: str) -> None:
     overrides = [f"{plus}eval.holdouts.mine.uri=a.jsonl", f"{plus}eval.gates.holdout.loss=< baseline"]
     cfg = compose(find_recipe("quickstart"), overrides)
