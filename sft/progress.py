@@ -11,6 +11,7 @@ import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from sft.logs import TOLD
@@ -53,11 +54,16 @@ class Pace:
         self._left = total - done
         self.share = done / total if total else None
 
+    @property
+    def seconds_left(self) -> int | None:
+        """Seconds that the stage takes from now; None where that is unknown."""
+        return round(self._left / self._rate) if self.share is not None and self._rate else None
+
     def told(self, text: str) -> str:
         """Return rate and time left in words, as far as they are known and `text` does not say them itself."""
         if self.share is None or not self._rate or text.endswith(" left"):
             return ""
-        left = round(self._left / self._rate)
+        left = self.seconds_left or 0
         rate = f"{self._rate:,.0f}" if self._rate >= 100 else f"{self._rate:.3g}"
         return f"{rate}/s, {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
 
@@ -117,7 +123,12 @@ def _folded(text: str, width: float) -> list[str]:
 
 
 class Progress:
-    """One display for a whole run. Stages call `update`; the runner calls the rest."""
+    """One display for a whole run. Stages call `update`; the runner calls the rest.
+
+    Attributes:
+        notes: What `note` said.
+        run: Folder of the run, once it is known.
+    """
 
     def __init__(self, *, quiet: bool = False, label: str = "") -> None:
         """Make a display.
@@ -135,6 +146,12 @@ class Progress:
         self._title, self._pace = "", Pace()
         self._last_plain, self._last_plain_at = "", 0.0
         self.notes: list[str] = []
+        self.run: Path | None = None
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """Hold what a command does; a program is told how it ended (`sft.progress_events`), a person sees it."""
+        yield
 
     @contextmanager
     def stage(self, title: str) -> Iterator[None]:
@@ -164,11 +181,14 @@ class Progress:
         self._pace.read(text)
         if text != self._last_plain and time.monotonic() - self._last_plain_at >= _PLAIN_EVERY_SECONDS:
             self._last_plain, self._last_plain_at = text, time.monotonic()
-            told = ", ".join(filter(None, [text, self._pace.told(text)]))
-            if self._stage is None:
-                self.say(f"  {self._title}: {told}")
-            else:
-                _log.info("%s: %s", self._title, told)
+            self._tell(text)
+
+    def _tell(self, text: str) -> None:
+        told = ", ".join(filter(None, [text, self._pace.told(text)]))
+        if self._stage is None:
+            self.say(f"  {self._title}: {told}")
+        else:
+            _log.info("%s: %s", self._title, told)
 
     def note(self, text: str) -> None:
         """Say what a person should know of the data; ``sft data check`` shows `notes` in the same words."""

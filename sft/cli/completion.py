@@ -19,9 +19,9 @@ def execute(arguments: Sequence[str]) -> int:
     recipe = recipes()[0]
     if "query" in arguments[-1]:
         if len(words) <= 2:
-            from sft.cli import commands
+            from sft.cli.parsers import COMMANDS
 
-            Progress().say(" ".join(commands()))
+            Progress().say(" ".join(COMMANDS))
             return 0
         if words[1] not in _OF_RECIPES or (len(words) > 3 and words[2].startswith("-")):
             return 0

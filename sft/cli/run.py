@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from sft.config.schema import LauncherConfig, LauncherKind
 from sft.config.ways_out import WAYS_OUT
 from sft.errors import ConfigError, Detached, Problem, SftError
 from sft.progress import Progress
+from sft.progress_events import EventProgress
 from sft.report.run import summary, write_page
 from sft.runner import RunResult, rerun
 from sft.sweep import spec as sweeps
@@ -25,33 +27,50 @@ from sft.sweep.point import refuse_server_backend
 from sft.sweep.run import run_sweep
 
 
-def execute(
-    name_or_path: str, arguments: Sequence[str], command: Sequence[str], until: str | None, *, detach: bool = False
-) -> int:
-    """Run a recipe, or each point of a sweep over it; continue after a point that failed.
+def execute(options: argparse.Namespace, command: Sequence[str]) -> int:
+    """Run a recipe, or each point of a sweep over it; or what a record says, and compare the results.
 
     Args:
-        name_or_path: The recipe.
-        arguments: Overrides and flags of Hydra.
+        options: As typed: ``recipe``, ``overrides`` (Hydra's flags among them), ``again``, ``until``, ``detach``,
+            ``json``.
         command: All that was typed.
-        until: Only this step or stage, and what it needs; None = the whole run.
-        detach: Whether the run ends once a cluster trains.
 
     Raises:
         ConfigError: Before anything runs.
+        DataError: There is no record to run again, or it was changed.
         Detached: A cluster trains.
-        SftError: A stage failed, outside of a sweep.
+        SftError: A stage failed, outside of a sweep; points of a sweep go on after one that failed.
     """
-    recipe = compose.find_recipe(name_or_path)
-    return _run(recipe, recipe.path, arguments, command, until, detach=detach)
+    progress = EventProgress() if options.json else Progress()
+    with progress.ending():
+        if options.again:
+            return _repeat(options, command, progress)
+        if not options.recipe:
+            fix = "type `sft run quickstart`, or `sft init FILE` for your own data; `sft recipes` lists more"
+            raise ConfigError([Problem(key="sft run", rule="needs a recipe", suggestion=fix)])
+        recipe = compose.find_recipe(options.recipe)
+        return _run(
+            recipe, recipe.path, options.overrides, command, options.until, progress=progress, detach=options.detach
+        )
 
 
-def attach(path: str, overrides: Sequence[str], command: Sequence[str]) -> int:
+def _repeat(options: argparse.Namespace, command: Sequence[str], progress: Progress) -> int:
+    if options.detach:
+        raise ConfigError([Problem(key="--detach", rule="is not for --from, which waits to compare")])
+    arguments = [*([options.recipe] if options.recipe else []), *options.overrides]
+    earlier = rerun.find(Path(options.again))
+    if changes := earlier.version_changes():
+        progress.say(f"other versions than recorded: {', '.join(changes)}")
+    with rerun.recipe(earlier, split_flags(arguments)[1]) as recipe:
+        return _run(recipe, earlier.file, arguments, command, options.until, earlier, progress=progress)
+
+
+def attach(options: argparse.Namespace, command: Sequence[str]) -> int:
     """Resume a run that a cluster trains, as its own command would, from whatever folder this one is called in.
 
     Args:
-        path: The run's folder.
-        overrides: The ways out that it used (`sft.config.ways_out`), again: the record may have come from elsewhere.
+        options: As typed: ``run``, its folder; ``overrides``, the ways out that it used (`sft.config.ways_out`), again,
+            as the record may have come from elsewhere; ``json``.
         command: All that was typed.
 
     Raises:
@@ -59,6 +78,12 @@ def attach(path: str, overrides: Sequence[str], command: Sequence[str]) -> int:
         ConfigError: The run trains on its own machine.
         SftError: A stage failed.
     """
+    progress = EventProgress() if options.json else Progress()
+    with progress.ending():
+        return _attach(options.run, options.overrides, command, progress)
+
+
+def _attach(path: str, overrides: Sequence[str], command: Sequence[str], progress: Progress) -> int:
     earlier = rerun.find(Path(path))
     if earlier.file.name != record.NAME:
         raise ConfigError([Problem(key=f"sft attach {path}", rule="needs a run's folder, not a model's")])
@@ -73,28 +98,7 @@ def attach(path: str, overrides: Sequence[str], command: Sequence[str]) -> int:
     if Path(earlier.facts["cwd"]).is_dir():  # what the recipe says may be relative to it; the run's folder is not
         os.chdir(earlier.facts["cwd"])
     with rerun.recipe(earlier, settings) as recipe:
-        return _run(recipe, Path(earlier.facts["recipe"]), settings, command, None)
-
-
-def repeat(path: str, arguments: Sequence[str], command: Sequence[str], until: str | None) -> int:
-    """Run what a record says, and compare the results.
-
-    Args:
-        path: A run's or a model's folder.
-        arguments: Overrides and flags of Hydra.
-        command: All that was typed.
-        until: As in `execute`.
-
-    Raises:
-        DataError: There is no record, or it was changed.
-        ConfigError: Before anything runs.
-        SftError: A stage failed, outside of a sweep.
-    """
-    earlier = rerun.find(Path(path))
-    if changes := earlier.version_changes():
-        Progress().say(f"other versions than recorded: {', '.join(changes)}")
-    with rerun.recipe(earlier, split_flags(arguments)[1]) as recipe:
-        return _run(recipe, earlier.file, arguments, command, until, earlier)
+        return _run(recipe, Path(earlier.facts["recipe"]), settings, command, None, progress=progress)
 
 
 def _show_failed(made: RunResult, error: SftError, progress: Progress) -> None:
@@ -117,6 +121,7 @@ def _run(
     until: str | None,
     earlier: rerun.RecordedRun | None = None,
     *,
+    progress: Progress,
     detach: bool = False,
 ) -> int:
     flags, overrides = split_flags(arguments)
@@ -125,6 +130,9 @@ def _run(
     found = sweeps.read(recipe, overrides, asked=asked)
     if found and detach:
         raise ConfigError([Problem(key="--detach", rule="is for one run: a sweep waits for each of its points")])
+    if found and isinstance(progress, EventProgress):
+        fix = "`sft compare --json` tells of its points"
+        raise ConfigError([Problem(key="--json", rule="is for one run, and this is a sweep", suggestion=fix)])
     if found and not flags:
         return run_sweep(
             found,
@@ -140,9 +148,9 @@ def _run(
     failed: list[SftError | OSError] = []
 
     def job(composed: DictConfig) -> None:
-        progress = Progress()
         try:
             cfg = compose.to_run_config(composed, recipe)
+            progress.run = runner.run_folder(cfg).absolute()
             refuse_server_backend(cfg)
             if detach and not cfg.training.launcher.is_remote:
                 rule = "is for a run that a cluster trains"

@@ -167,6 +167,7 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.cli.plan": ("integration/test_command_line.py", _TYPED),
     "sft.cli.preview": ("integration/test_preview.py", _TYPED),
     "sft.cli.register": ("e2e/test_register.py", _TYPED),
+    "sft.cli.examples": ("config/test_documented_commands.py", "each is one that sft takes"),
     "sft.cli.run": ("integration/test_command_line.py", _TYPED),
     "sft.adapters.openai_server": ("integration/test_serve.py", _REAL_SERVER),
     "sft.cli.serve": ("integration/test_serve.py", _TYPED),

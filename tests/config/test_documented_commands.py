@@ -8,19 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from sft.cli import _EPILOG, _parsed, export_arguments
+from sft.cli import _parsed, export_arguments
+from sft.cli.examples import EXAMPLES
 from sft.config.compose import compose, find_recipe, recipes
 from sft.errors import ConfigError
 from tests.support.command import sft_in_process
 from tests.support.documented import GUIDES, Command, blocks, commands, is_known, of_shell
 
 SHOWN = [*commands()]
-HELP = [
-    Command("sft --help", arguments)
-    for line in _EPILOG.splitlines()
-    if line.startswith("  sft ")
-    for arguments in of_shell(re.split(r" {2,}", line.strip())[0])
-]
+HELP = [Command("sft --help", arguments) for typed in EXAMPLES for arguments in of_shell(typed)]
 SHIPPED = {recipe.name for recipe in recipes()}
 WITH_SETTINGS = {"run", "plan", "preview", "eval", "data", "register", "models", "chat", "serve", "init"}
 UNCOMPOSED = re.compile(r"[…*]|,(?![^\[{]*[\]}])|\binterval\(|\bchoice\(")

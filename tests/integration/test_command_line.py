@@ -34,6 +34,13 @@ def test_help_answers_and_python_runs_the_module(tmp_path: Path) -> None:
     assert sft("--version", cwd=tmp_path) == Answer(status=0, out=f"sft {__version__}\n", err="")
 
 
+@pytest.mark.parametrize("columns", ["80", "120"])
+def test_no_line_of_the_help_is_wider_than_the_terminal(columns: str, tmp_path: Path) -> None:
+    lines = sft("--help", cwd=tmp_path, COLUMNS=columns).out.splitlines()
+    assert max(map(len, lines)) <= int(columns)
+    assert "  sft run quickstart" in [line.partition("   ")[0].rstrip() for line in lines]
+
+
 def test_the_installed_command_is_what_python_runs() -> None:
     [script] = entry_points(group="console_scripts", name="sft")
     assert script.load() is main
@@ -454,6 +461,35 @@ def test_a_part_that_is_not_in_the_plan_is_refused_before_anything_runs(tmp_path
     assert answer.status == 2
     assert "training: no such step; there are dataset, model, tokenize, evaluate:base, train" in answer.err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_program_reads_what_a_run_does_and_how_it_ended(tmp_path: Path) -> None:
+    answer = sft("run", "quickstart", "--json", "--until", "dataset", "training.seed=7", cwd=tmp_path)
+    assert (answer.status, answer.err) == (0, "")
+    events = [json.loads(line) for line in answer.out.splitlines()]
+    assert {"event": "stage", "stage": "dataset"} in [{k: one[k] for k in ("event", "stage")} for one in events]
+    assert events[-1] == {**events[-1], "event": "end", "stage": None, "exit_code": 0}
+    record = json.loads(Path(events[-1]["run"], "run.json").read_text(encoding="utf-8"))
+    assert record["status"] == "done"
+    assert [step["name"] for step in record["steps"]] == ["dataset"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "key"),
+    [
+        (["quickstart", "training.sed=7"], "training.sed"),
+        (["nosuch"], "nosuch"),
+        ([], "sft run"),
+        (["quickstart", "-m", "training.seed=1,2"], "--json"),
+        (["--from", "nosuch", "--detach"], "--detach"),
+    ],
+    ids=["setting", "recipe", "none", "sweep", "from"],
+)
+def test_a_program_reads_what_is_wrong(typed: list[str], key: str, tmp_path: Path) -> None:
+    answer = sft_in_process("run", "--json", *typed, cwd=tmp_path)
+    assert answer.status == 2
+    end = json.loads(answer.out.splitlines()[-1])
+    assert (end["event"], end["exit_code"], [one["key"] for one in end["problems"]]) == ("end", 2, [key])
 
 
 def test_a_stage_that_fails_shows_its_traceback_only_where_it_is_asked_for(tmp_path: Path) -> None:

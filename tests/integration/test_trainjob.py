@@ -4,6 +4,7 @@ they train is `tests/e2e/test_trainjob.py`."""
 from __future__ import annotations
 
 import gc
+import json
 import os
 import shutil
 import signal
@@ -26,6 +27,7 @@ from sft.adapters.kubeflow.access import connect
 from sft.adapters.kubeflow.cluster import TokenRefused
 from sft.adapters.retry import RetryPolicy
 from sft.errors import ConfigError, Preempted, SftError, StageError
+from sft.progress_events import EventProgress
 from tests.servers.kubernetes import KubernetesServer
 from tests.servers.kubernetes.server import DROP, LOSE, wait_until
 from tests.support.cluster import ROLE, contracts
@@ -134,6 +136,26 @@ def test_a_job_without_pods_waits_with_the_reason_of_who_makes_them(
     said = f'FailedCreate: Error creating: pods "{name}-node-0-0-" is forbidden: exceeded quota: team'
     assert f"(0 of 2 pods running; no pod: {said}" in seen.text
     assert "EndpointSlice" not in seen.text
+
+
+def test_a_program_reads_why_a_job_has_no_pods(
+    server: KubernetesServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What `sft run --json` prints meanwhile."""
+    monkeypatch.setattr(watch, "_EVENTS_SECONDS", 0.05)
+    monkeypatch.setattr("sft.progress._PLAIN_EVERY_SECONDS", 0.0)
+    server.faults.no_pods = "exceeded quota: team"
+    display = EventProgress()
+
+    def mend(line: str) -> None:
+        if "FailedCreate" in line:
+            server.faults.no_pods = ""
+        display.update(line)
+
+    name = stay(asked(tmp_path, DONE), tmp_path, Seen(on_line=mend))
+    said = f'FailedCreate: Error creating: pods "{name}-node-0-0-" is forbidden: exceeded quota: team'
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert f"(0 of 2 pods running; no pod: {said})" in [one["text"] for one in events if one["event"] == "progress"]
 
 
 def test_a_job_that_can_never_have_pods_is_ended_at_once(server: KubernetesServer, tmp_path: Path, seen: Seen) -> None:
