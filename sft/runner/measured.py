@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import msgspec
 from sft.adapters.instructlab.layout import METRICS
 from sft.artifacts import LOGS_NAME, TokenizedArtifact
 from sft.config.schema import TrainingConfig
-from sft.planning.plan import Plan, Step
+from sft.planning.plan import Plan, Step, tokens_to_validate
 from sft.planning.step_count import batch_size_of, length_of, num_validation_samples
 from sft.redaction import redacted
 from sft.store import Entry, Store
@@ -20,11 +21,19 @@ _ALIKE = ("device", "num_nodes", "num_processes", "strategy", "precision", "atte
 """Of what a training runs on and with: what its speed depends on most."""
 
 
-class _Row(msgspec.Struct):
-    """What is read of a row of ``metrics.jsonl``."""
+@dataclass(frozen=True)
+class _Speed:
+    """What a training measured.
 
-    num_tokens: int
-    seconds: float
+    Attributes:
+        tokens_per_second: Of its steps.
+        validated_per_second: Loss tokens that were validated in a second; None where none were.
+        other_seconds: In which it did neither.
+    """
+
+    tokens_per_second: float
+    validated_per_second: float | None
+    other_seconds: float
 
 
 def time_line(cfg: TrainingConfig, plan: Plan, have: Mapping[str, Entry], store: Store) -> str | None:
@@ -67,9 +76,14 @@ def _measured(
             continue
         tokens = _tokens(cfg, have)
         for entry in entries if tokens else ():
-            if _is_alike(entry, settings, have) and (measured := _speed(entry)):
-                speed, overhead = measured
-                yield step.name, ((tokens or 0.0) / speed + overhead, f"at {speed:,.0f} tokens/s, as measured here")
+            if _is_alike(entry, settings, have) and (speed := _speed(entry)):
+                seconds = (tokens or 0.0) / speed.tokens_per_second + speed.other_seconds
+                how = f"at {speed.tokens_per_second:,.0f} tokens/s, as measured here"
+                if (validated := _validated_tokens(cfg, have)) and speed.validated_per_second:
+                    seconds += validated / speed.validated_per_second
+                elif validated != 0:
+                    how += ", without what it validates"
+                yield step.name, (seconds, how)
                 break
 
 
@@ -81,6 +95,25 @@ def _tokens(cfg: TrainingConfig, have: Mapping[str, Entry]) -> float | None:
     trained = artifact.num_samples - num_validation_samples(cfg, artifact.num_samples)
     num_samples = length_of(cfg, trained).num_steps * batch_size_of(cfg, trained)
     return artifact.num_tokens / artifact.num_samples * num_samples
+
+
+def _validated_tokens(cfg: TrainingConfig, have: Mapping[str, Entry]) -> float | None:
+    """Return how many loss tokens a training validates in all; None before they are labelled."""
+    if not cfg.validation_split and not cfg.validation_sets:
+        return 0.0
+    names = ["tokenize", *map(tokens_to_validate, cfg.validation_sets)]
+    labelled = [have[name].artifact for name in names if name in have]
+    tokens = [one for one in labelled if isinstance(one, TokenizedArtifact)]
+    if len(tokens) < len(names):
+        return None
+    num_samples = tokens[0].num_samples
+    split = num_validation_samples(cfg, num_samples)
+    each = tokens[0].num_loss_tokens * split / num_samples + sum(one.num_loss_tokens for one in tokens[1:])
+    length = length_of(cfg, num_samples - split)
+    every = cfg.validation_frequency
+    ends_with_it = bool(cfg.validation_sets) or cfg.select.validated is not None
+    times = length.num_epochs if not every else length.num_steps // every
+    return each * (times + bool(every and ends_with_it and length.num_steps % every))
 
 
 def _is_alike(entry: Entry, settings: Mapping[str, Any], have: Mapping[str, Entry]) -> bool:
@@ -110,17 +143,23 @@ def _scores_alike(entry: Entry, models: Mapping[str, str | None], have: Mapping[
     return all(have[name].manifest.digest == digest for name, digest in rows.items())
 
 
-def _speed(entry: Entry) -> tuple[float, float] | None:
-    """Return tokens a second, and the seconds of a training in which no step was made; None if it doesn't say."""
+def _speed(entry: Entry) -> _Speed | None:
+    """Return what a training measured; None if it doesn't say."""
     file = Path(entry.path, LOGS_NAME, METRICS)
+    settings = entry.manifest.settings
+    validated = [f"num_validation_tokens.{name}" for name in settings.get("validation_sets", ())]
+    validated += ["num_validation_tokens"] if settings.get("validation_split") else []
     try:
-        rows = [msgspec.json.decode(line, type=_Row) for line in file.read_bytes().splitlines()]
-    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+        rows = [msgspec.json.decode(line, type=dict[str, Any]) for line in file.read_bytes().splitlines()]
+        seconds, num_tokens = (sum(row[name] for row in rows) for name in ("seconds", "num_tokens"))
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError, KeyError):
         return None
-    seconds = sum(row.seconds for row in rows)
     if not seconds:
         return None
-    return sum(row.num_tokens for row in rows) / seconds, max(0.0, entry.manifest.seconds - seconds)
+    validating = sum(row.get("validation_seconds", 0.0) for row in rows)
+    num_validated = sum(row.get(name, 0) for row in rows for name in validated if "validation_seconds" in row)
+    rate = num_validated / validating if num_validated and validating else None
+    return _Speed(num_tokens / seconds, rate, max(0.0, entry.manifest.seconds - seconds - validating))
 
 
 def _shown(seconds: float) -> str:

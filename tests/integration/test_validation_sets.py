@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from sft.adapters.merged_adapters import merged
 from sft.artifacts import ChosenStep, DatasetArtifact, TokenizedArtifact
 from sft.config.schema import (
     Attention,
+    BaseQuantization,
     EarlyStoppingConfig,
     FsdpConfig,
     LauncherConfig,
@@ -25,6 +27,7 @@ from sft.config.schema import (
 from sft.progress import Progress
 from sft.stages.tokenize import TokenizeInputs, tokenize
 from sft.stages.training_task import TrainInputs
+from tests.support import nf4
 from tests.support.training import CONFIG, changed, curve, metrics, ranks, running, steps_done, train, wait_for, weights
 
 pytestmark = [
@@ -117,6 +120,25 @@ def test_split_and_sets_are_told_apart_and_change_no_bit_of_the_training(
         assert rows[3][name] == others[3][name]
     check_by_hand(rows[-1], both.model_dir, with_sets)
     assert rows[-1]["num_validation_tokens"] == others[3]["num_validation_tokens"]
+
+
+def test_with_a_base_in_4_bits_they_are_those_of_the_4_bit_model_with_its_adapter(
+    with_sets: TrainInputs, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    lora = LoraConfig(rank=4, alpha=8, dropout=0.0, quantize=BaseQuantization.nf4)
+    settings: dict[str, Any] = {"learning_rate": 3e-2, "max_steps": 3, "launcher": ONE_RANK}
+    made = trained(tmp_path / "made", with_sets, lora=lora, **settings)
+    base = AutoModelForCausalLM.from_pretrained(with_sets.model.model_dir, dtype="auto").float()
+    for name, weight in base.named_parameters():
+        if "_proj.weight" in name:
+            weight.data = weight.new_tensor(nf4.widened(weight.detach().numpy())[0])
+    in_4_bits, _ = merged(base, made.root / "adapter", 1.0)
+    in_4_bits.save_pretrained(tmp_path / "in 4 bits")
+    check_by_hand(metrics(made.root)[-1], tmp_path / "in 4 bits", with_sets)
+    whole = {name: summed / count for name, (summed, count) in by_hand(made.model_dir, with_sets.validated).items()}
+    assert any(abs(metrics(made.root)[-1][f"validation_loss.{name}"] - whole[name]) > 1e-4 for name in whole)
 
 
 def choosing(name: str, **settings: Any) -> TrainingConfig:

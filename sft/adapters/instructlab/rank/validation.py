@@ -7,6 +7,7 @@ validated changes nothing of the training: no random number that dropout draws, 
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from sft.adapters.instructlab.rank import loss
@@ -40,7 +41,7 @@ class Validation:
         return 0 if self.split is None else len(self.split.dataset)
 
     def measure(self, model: Any, device: Any) -> dict[str, Any]:
-        """Return the mean losses over loss tokens, and numbers of these, as fields of ``metrics.jsonl``.
+        """Return the mean losses over loss tokens, numbers of these, and seconds, as fields of ``metrics.jsonl``.
 
         Args:
             model: The library's model; it is in training mode afterwards.
@@ -49,6 +50,7 @@ class Validation:
         from instructlab.training import main_ds
 
         row: dict[str, Any] = {}
+        began = time.perf_counter()
         if self.split is not None:
             losses = main_ds.compute_validation_loss(model, self.split, device)
             row = {"validation_loss": losses.pop("val_loss"), "num_validation_tokens": losses.pop("val_num_tokens")}
@@ -60,7 +62,7 @@ class Validation:
             sums, counts = sums + summed, counts + int(count)
         if self.split is None:
             row |= {"validation_loss": sums / counts, "num_validation_tokens": counts}
-        return row
+        return {**row, "validation_seconds": time.perf_counter() - began}
 
 
 def _loader(file: str, options: WorkerOptions, training: Any) -> Any:

@@ -11,6 +11,7 @@ import pytest
 
 from sft.config.schema import BaseQuantization, LoraConfig, LoraInit
 from sft.errors import StageError
+from tests.support import nf4
 from tests.support.architectures import installed, tiny
 
 pytestmark = [
@@ -18,20 +19,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
-
-
-def nf4_values() -> Any:
-    """The 16 values of QLoRA (arXiv:2305.14314, section 3 and appendix E): quantiles of a normal distribution.
-
-    Of 8 quantiles of the negative half and 8 of the positive one, 0 is in both, and the largest is 1.
-    """
-    from scipy.stats import norm
-
-    last = ((1 - 1 / 32) + (1 - 1 / 30)) / 2  # the outermost quantile, as far from 1 as half a step of 16 or of 15
-    negative = -norm.ppf(np.linspace(last, 0.5, 8)[:-1])
-    positive = norm.ppf(np.linspace(last, 0.5, 9)[:-1])
-    values = np.concatenate([negative, [0.0], positive[::-1]])
-    return (values / np.abs(values).max()).astype(np.float32)
 
 
 def quantized(weight: Any, **settings: Any) -> Any:
@@ -51,12 +38,9 @@ def test_a_weight_becomes_the_nearest_of_the_papers_values_times_the_largest_of_
 
     weight = torch.randn(48, 80, generator=torch.Generator().manual_seed(0))
     layer = quantized(weight)
-    values, blocks = nf4_values(), weight.numpy().reshape(-1, 64)
-    scales = np.abs(blocks).max(axis=1)
-    distances = np.abs(blocks[:, :, None] / scales[:, None, None] - values)
+    expected, codes, scales = nf4.widened(weight.numpy())
     assert np.array_equal(layer.scales.numpy(), scales)
-    assert np.array_equal(codes_of(layer), distances.argmin(axis=2).reshape(-1))
-    expected = (values[distances.argmin(axis=2)] * scales[:, None]).reshape(48, 80)
+    assert np.array_equal(codes_of(layer), codes)
     assert np.allclose(layer.weight.numpy(), expected, atol=2e-6)
     assert layer.num_bytes == 48 * 80 // 2 + 48 * 80 // 64 * 4
 
@@ -76,7 +60,7 @@ def test_scales_in_8_bits_are_the_nearest_of_256_values_times_the_largest_of_the
     assert len(np.unique(code)) == 256
     assert np.abs(expected - scales).max() < 0.02 * scales.max()
     assert np.array_equal(codes_of(layer), codes_of(whole))
-    widened = (nf4_values()[codes_of(layer)].reshape(-1, 64) * expected[:, None]).reshape(512, 64)
+    widened = (nf4.nf4_values()[codes_of(layer)].reshape(-1, 64) * expected[:, None]).reshape(512, 64)
     assert np.allclose(layer.weight.numpy(), widened, atol=2e-5)
     assert layer.num_bytes == 512 * 32 + 512 + 4 + 2 * 4 + 256 * 4
 
@@ -87,7 +71,7 @@ def test_a_last_block_may_be_short() -> None:
     weight = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
     layer = quantized(weight)
     scale = weight.abs().max()
-    expected = nf4_values()[codes_of(layer)[:35]].reshape(7, 5) * float(scale)
+    expected = nf4.nf4_values()[codes_of(layer)[:35]].reshape(7, 5) * float(scale)
     assert np.allclose(layer.weight.numpy(), expected, atol=2e-6)
     assert float((layer.weight - weight).abs().max()) < 0.16 * scale
 
