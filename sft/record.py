@@ -38,8 +38,9 @@ _LASTING = ("name", "key", "started_at", "seconds", "inputs", "output", "files",
 Status = Literal["pending", "running", "done", "failed", "interrupted"]
 
 _PACKAGES = (
-    "torch", "instructlab-training", "transformers", "tokenizers", "accelerate", "peft", "bitsandbytes", "datasets",
-    "lm-eval", "mlflow", "model-registry", "hydra-core", "omegaconf", "numpy",
+    "torch", "instructlab-training", "transformers", "tokenizers", "accelerate", "peft", "bitsandbytes", "flash-attn",
+    "liger-kernel", "datasets", "lm-eval", "rouge-score", "sacrebleu", "mlflow", "model-registry", "hydra-core",
+    "omegaconf", "numpy",
 )  # fmt: skip
 
 

@@ -40,7 +40,7 @@ class StageSpec:
         group: Config group that its settings come from; empty = the whole configuration.
         settings: What of configuration and environment determines its result, besides its inputs: no more, or work is
             done twice; no less, or a stale result is served.
-        packages: Third-party packages whose version changes its result.
+        packages: Third-party packages whose version changes its result, where they are installed.
         modules: Our modules whose code makes its result. A test pins their digest beside `revision`.
         revision: Raised when our code makes something else of the same inputs.
         is_resumable: Whether it continues from what a killed try has left: a download, a full state, answers.
@@ -62,7 +62,7 @@ class StageSpec:
 
     def determined_by(self, cfg: RunConfig, environment: Environment) -> dict[str, Any]:
         """Return everything but its inputs that determines what the stage makes, as plain data."""
-        versions = {name: environment.versions.get(name, "") for name in self.packages}
+        versions = {name: environment.versions[name] for name in self.packages if name in environment.versions}
         return {**self.settings(cfg, environment), "revision": self.revision, "versions": versions}
 
     def without_machine(self, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,7 +155,10 @@ STAGES: dict[str, StageSpec] = {
             artifact=CheckpointArtifact,
             group="training",
             settings=stage_settings.train,
-            packages=("torch", "instructlab-training", "accelerate", "transformers", "peft"),
+            packages=(
+                *("torch", "instructlab-training", "accelerate", "transformers", "peft"),
+                *("liger-kernel", "flash-attn"),
+            ),
             modules=(
                 "sft.stages.train",
                 "sft.stages.training_task",
@@ -355,6 +358,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.registry.kubeflow_versions",
                 "sft.adapters.registry.mlflow",
                 "sft.adapters.registry.mlflow_database",
+                "sft.adapters.registry.mlflow_versions",
             ),
             revision=3,
             tells_of_its_run=True,

@@ -115,6 +115,7 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.adapters.registry.kubeflow_versions": ("integration/test_registry_kubeflow.py", _REAL_SERVER),
     "sft.adapters.registry.mlflow": ("integration/test_registry_mlflow.py", _REAL_SERVER),
     "sft.adapters.registry.mlflow_database": ("integration/test_registry_mlflow.py", _REAL_SERVER),
+    "sft.adapters.registry.mlflow_versions": ("integration/test_registry_mlflow.py", _REAL_SERVER),
     "sft.adapters.signing": ("unit/stages/test_package.py", "needs a whole package, which that test makes"),
     "sft.artifacts.base": ("unit/test_artifacts.py", "what all artifacts have in common"),
     "sft.artifacts.inputs": ("unit/test_store.py", "facts that come back typed"),

@@ -152,6 +152,26 @@ def test_the_alias_never_moves_to_a_model_that_is_worse_than_its_base(tmp_path: 
     assert str(client(good).get_model_version_by_alias("speller", "candidate").version) == "1"
 
 
+def test_a_version_found_again_gets_its_new_description_and_a_worse_one_under_the_alias_is_said(tmp_path: Path) -> None:
+    inputs = register_inputs(tmp_path / "runs")
+    run_stage(mlflow(), inputs, tmp_path / "first")
+    _, note = run_stage(mlflow(description="spells words"), inputs, tmp_path / "second")
+    assert note.endswith("version 1 is the same checkpoint already; its description was updated")
+    assert client(inputs).get_model_version("speller", "1").description == "spells words"
+    _, note = run_stage(mlflow(description=""), inputs, tmp_path / "third")
+    assert "description" not in note
+    assert inputs.comparison is not None
+    arc, holdout = inputs.comparison.changes
+    worse = replace(inputs.comparison, changes=(replace(arc, verdict=Verdict.worse), holdout))
+    rescored = register_inputs(tmp_path / "runs", report=report(tmp_path / "rescored", 0.5, 1.0))
+    _, note = run_stage(mlflow(), replace(rescored, comparison=worse), tmp_path / "fourth")
+    assert "the alias candidate points at it, although it is worse than its base model on arc.acc" in note
+    assert str(client(inputs).get_model_version_by_alias("speller", "candidate").version) == "1"
+    client(inputs).delete_registered_model_alias("speller", "candidate")
+    run_stage(mlflow(), inputs, tmp_path / "fifth")
+    assert str(client(inputs).get_model_version_by_alias("speller", "candidate").version) == "1"
+
+
 def test_mlflow_registration_that_was_killed_before_its_alias_is_completed(speller: Speller) -> None:
     inputs, _, root = speller
     store = client(inputs)

@@ -25,12 +25,14 @@ MOST_CONTEXT = 8192
 _STRIPPED = ("nothing", "spaces around", "lines")
 """Edge cases that a template may treat otherwise without harm to others: it strips texts, which Go's can't."""
 _PARAMETERS = {
-    "temperature": "temperature",
-    "top_k": "top_k",
-    "top_p": "top_p",
-    "min_p": "min_p",
-    "repetition_penalty": "repeat_penalty",
+    "temperature": ("temperature", 1.0),
+    "top_k": ("top_k", 50),
+    "top_p": ("top_p", 1.0),
+    "min_p": ("min_p", 0.0),
+    "repetition_penalty": ("repeat_penalty", 1.0),
 }
+"""Ollama's name of a setting, and what transformers takes where a model says nothing. Each is written: what a Modelfile
+leaves out, Ollama takes from itself (0.8, 40, 0.9; penalties of 1.1 in releases before August 2026)."""
 _FIX = "--to gguf, whose own template llama.cpp reads"
 
 
@@ -120,12 +122,16 @@ def _difference(
 def _generation(source: Path) -> tuple[list[str], list[str]]:
     """Return the parameters that say how the model writes, and a note for each setting that Ollama hasn't."""
     told = generation_settings(source)
-    if not told.pop("do_sample", False):
-        parameters = ["PARAMETER temperature 0"]
-        told = {name: value for name, value in told.items() if name == "repetition_penalty" or name not in _PARAMETERS}
-    else:
+    if told.pop("do_sample", False):
+        names = list(_PARAMETERS)
         parameters = []
-    parameters += [f"PARAMETER {_PARAMETERS[name]} {value}" for name, value in told.items() if name in _PARAMETERS]
+    else:
+        names = ["repetition_penalty"]
+        parameters = ["PARAMETER temperature 0"]
+    for name in names:
+        theirs, default = _PARAMETERS[name]
+        value = told.get(name)
+        parameters.append(f"PARAMETER {theirs} {default if value is None else value}")
     return parameters, [f"generation_config.json: Ollama has no {name}" for name in told if name not in _PARAMETERS]
 
 

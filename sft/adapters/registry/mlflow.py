@@ -21,18 +21,14 @@ from sft.adapters.os import child
 from sft.adapters.os.process import run_module
 from sft.adapters.registry import DIGEST_KEY, ListedModel, Registered, Registration
 from sft.adapters.registry.mlflow_database import database_of, has_version, locked
+from sft.adapters.registry.mlflow_versions import RUNNING, point_at, renewed
 from sft.errors import StageError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-ALIAS = "candidate"
-"""Points at the version registered last that is not worse than its base model: ``models:/<name>@candidate``. ("latest"
-is reserved by MLflow.)"""
-
 _ADDRESS = "MLFLOW_TRACKING_URI"
 _RUN_TAG = "sft.run_id"
-_RUNNING = "RUNNING"
 _ENTITIES_PER_BATCH = {"metrics": 1000, "params": 100}  # mlflow/utils/validation.py:67@3.17.2
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -176,19 +172,7 @@ def _register(registration: Registration, run: TrackingRun, address: str) -> Reg
     tags = {_key(name): str(value) for name, value in known.items()} | scores
     same = client.search_model_versions(f"tags.`{DIGEST_KEY}` = '{registration.digest}'")
     if version := next((v for v in same if v.name == registration.name), None):
-        before = dict(version.tags)
-        outdated = {name: value for name, value in tags.items() if before.get(name) != value}
-        for name, value in outdated.items():
-            client.set_model_version_tag(version.name, version.version, name, value)
-        tags = before | outdated
-        note = f"{version.name} version {version.version} is the same checkpoint already"
-        note += "; its scores were updated" if scores.keys() & outdated.keys() else ""
-        note += f"; its tag uri is now {registration.uri}" if "uri" in outdated else ""
-        if "run_id" in outdated:
-            note += f"; its tags were of {before.get('run_id')} and are of this run now"
-        if _was_killed(client, version):
-            note += _point_at(client, registration, version.version)
-            client.set_terminated(version.run_id)
+        tags, note = renewed(client, registration, version, tags, scores.keys())
     else:
         try:
             client.create_registered_model(registration.name)
@@ -203,19 +187,11 @@ def _register(registration: Registration, run: TrackingRun, address: str) -> Reg
                 tags=tags,
                 description=registration.description or None,
             )
-            alias = _point_at(client, registration, version.version)
+            alias = point_at(client, registration, version.version)
         note = f"registered {version.name} version {version.version}{alias}"
     typed = {_key(name): value for name, value in (known | registration.scores).items()}
     facts = {name: typed[name] if str(typed.get(name)) == value else value for name, value in sorted(tags.items())}
     return Registered(version=str(version.version), note=note, uri=registration.uri, facts=facts)
-
-
-def _point_at(client: MlflowClient, registration: Registration, version: str) -> str:
-    """Let the alias point at a version, unless that is worse than its base model; return what was done, in words."""
-    if registration.worse:
-        return f"; the alias {ALIAS} does not move to it: worse than its base model on {', '.join(registration.worse)}"
-    client.set_registered_model_alias(registration.name, ALIAS, version)
-    return f", alias {ALIAS}"
 
 
 def _has(name: str, version: str, digest: str, *, address: str) -> bool:
@@ -231,18 +207,6 @@ def _has(name: str, version: str, digest: str, *, address: str) -> bool:
     return bool(there.tags.get(_key(DIGEST_KEY)) == digest)
 
 
-def _was_killed(client: MlflowClient, version: Any) -> bool:
-    """Return whether whoever created a version did not get to its alias: its tracking run ends after that."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return bool(version.run_id) and bool(client.get_run(version.run_id).info.status == _RUNNING)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # somebody has deleted it
-            raise
-        return False
-
-
 @contextlib.contextmanager
 def _tracking_run(client: MlflowClient, registration: Registration, run: TrackingRun, *, local: bool) -> Iterator[str]:
     """Log a tracking run around the block, which ends as finished, or as failed if the block fails."""
@@ -252,7 +216,7 @@ def _tracking_run(client: MlflowClient, registration: Registration, run: Trackin
     root = Path(run.artifact_root, _key(registration.name)).as_uri() if local else None
     experiment = known.experiment_id if known else client.create_experiment(registration.name, artifact_location=root)
     tags = {"mlflow.user": registration.author, _RUN_TAG: registration.run_id}
-    killed = f"attributes.status = '{_RUNNING}' and tags.`{_RUN_TAG}` = '{registration.run_id}'"
+    killed = f"attributes.status = '{RUNNING}' and tags.`{_RUN_TAG}` = '{registration.run_id}'"
     for leftover in client.search_runs([experiment], killed):
         client.set_terminated(leftover.info.run_id, "KILLED")
     run_id = client.create_run(experiment, run_name=run.name, tags=tags).info.run_id

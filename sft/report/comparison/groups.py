@@ -29,6 +29,8 @@ _OF_HELD_OUT_SETS = {"holdout", "holdouts"}
 """Those that say nothing of a task's."""
 _WITHOUT_INFLUENCE = {"batch_size", "device", "include_path", "limit", "log_samples", "tasks"}
 """Those that say nothing of a score, given the digest of the samples."""
+_OF_THE_LOSS = ("loss", "label_smoothing", "z_loss", "neftune_alpha")
+"""Training settings that change what a training's loss is a loss of."""
 _SHOWN_DIGITS = 8
 
 
@@ -78,8 +80,10 @@ def evaluation_of(rec: RunRecord, folder: Path, score: str) -> Evaluation:
     """
     steps = {step.name: step for step in rec.steps if step.output}
     if score == TRAIN_LOSS:
-        tokens = steps.get("tokenize")
-        return Evaluation(facts={"training data": _short(tokens.output) if tokens else ""})
+        tokens, train = steps.get("tokenize"), steps.get("train")
+        said = train.settings if train else {}
+        objective = {f"training.{name}": _text(said.get(name, "")) for name in _OF_THE_LOSS}
+        return Evaluation(facts={"training data": _short(tokens.output) if tokens else "", **objective})
     store, tuned = folder.parent / "store", steps.get("evaluate:tuned")
     task, _, metric = score.partition(".")
     judge = steps.get(":".join([JUDGE, *metric.split(".")[:-1]])) if task == JUDGE else None

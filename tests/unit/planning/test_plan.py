@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from sft import record
 from sft.adapters.instructlab.settings import Nodes
 from sft.config.schema import (
     Attention,
@@ -22,6 +23,7 @@ from sft.planning.environment import Environment
 from sft.planning.plan import Plan, build_plan
 from sft.planning.precision import CpuPrecision
 from sft.planning.resources import resolve_resources
+from sft.planning.stage_spec import STAGES
 from tests.support.configs import composed
 
 WORLD = Environment(
@@ -539,3 +541,8 @@ def test_the_column_of_raw_text_counts_and_without_one_a_dataset_has_the_key_tha
     assert set(columns()) == {"messages", "prompt", "completion"}
     text = ["dataset.format=text", "dataset.train_split=1.0", "eval=none"]
     assert columns(*text, "dataset.columns.text=body")["text"] == "body"
+
+
+def test_a_package_that_changes_a_result_is_one_whose_version_is_recorded() -> None:
+    """Else its version is in no key: a new release would be served what an old one made."""
+    assert {name for stage in STAGES.values() for name in stage.packages} <= set(record._PACKAGES)

@@ -97,7 +97,9 @@ def write(model: Path, tmp_path: Path, **settings: Any) -> tuple[str, Mapping[st
 def test_a_modelfile_says_all_that_ollama_would_guess(tiny_model: ModelArtifact, tmp_path: Path) -> None:
     text, result = write(tiny_model.model_dir, tmp_path, context_length=40_000)
     assert text.startswith('FROM ./m.gguf\nTEMPLATE """{{ range .Messages }}')
-    assert text.endswith('PARAMETER num_ctx 8192\nPARAMETER stop "<|im_end|>"\nPARAMETER temperature 0\n')
+    assert text.endswith(
+        'PARAMETER num_ctx 8192\nPARAMETER stop "<|im_end|>"\nPARAMETER temperature 0\nPARAMETER repeat_penalty 1.0\n'
+    )
     assert result["notes"] == ["num_ctx is 8192, of 40000 that the model takes: edit the Modelfile"]
 
 
@@ -107,10 +109,18 @@ def test_what_the_model_says_of_writing_becomes_parameters(tiny_model: ModelArti
     for file in tiny_model.model_dir.iterdir():
         if file.is_file():
             (model / file.name).symlink_to(file)
-    told = {"do_sample": True, "temperature": 0.7, "top_k": 20, "repetition_penalty": 1.1, "typical_p": 0.9}
+    told = {
+        "do_sample": True,
+        "temperature": 0.7,
+        "top_k": 20,
+        "top_p": None,
+        "repetition_penalty": 1.2,
+        "typical_p": 0.9,
+    }
     (model / "generation_config.json").unlink(missing_ok=True)
     (model / "generation_config.json").write_text(json.dumps(told))
     text, result = write(model, tmp_path)
-    for line in ("temperature 0.7", "top_k 20", "repeat_penalty 1.1"):
+    unsaid = ("top_p 1.0", "min_p 0.0")  # Ollama has defaults of its own
+    for line in ("temperature 0.7", "top_k 20", "repeat_penalty 1.2", *unsaid):
         assert f"PARAMETER {line}\n" in text
     assert result["notes"] == ["generation_config.json: Ollama has no typical_p"]

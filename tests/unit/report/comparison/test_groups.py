@@ -103,6 +103,18 @@ def test_what_bears_on_a_score_and_nothing_else_divides_runs(
     assert [row.is_best for row in found.rows] == [True, False, False]
 
 
+def test_losses_of_other_objectives_do_not_compare(tmp_path: Path) -> None:
+    for number, settings in enumerate([{}, {"loss": "dft"}, {"label_smoothing": 0.1, "learning_rate": 1.0}]):
+        folder = run(tmp_path, f"r-{number}", 1.0)
+        rec = record.load(folder)
+        assert rec is not None
+        next(step for step in rec.steps if step.name == "train").settings = settings
+        rec.save(folder)
+    groups = compare([tmp_path], "train.loss").groups
+    assert [group.size for group in groups] == [1, 1, 1]
+    assert groups[1].differs == {"training.loss": "dft", "training.label_smoothing": ""}
+
+
 def test_nothing_is_crowned_across_groups_and_it_is_said_what_differs(tmp_path: Path) -> None:
     run(tmp_path, "r-1", 1.0, values=[1.0] * 8)
     run(tmp_path, "r-2", 2.0, values=[1.5, 2.5] * 4)
