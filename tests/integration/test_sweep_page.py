@@ -36,7 +36,7 @@ def test_a_page_of_any_size_asks_for_nothing_and_fits_its_window(
 ) -> None:
     browser.set_viewport_size({"width": width, "height": 900})
     assert opened(browser, tmp_path, num_runs, num_keys) == []
-    assert browser.locator("svg").count() == num_charts
+    assert browser.locator("svg:visible").count() == num_charts
     assert browser.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert browser.locator("tbody tr").first.locator("td").nth(1).inner_text() == "1"
     assert browser.screenshot(full_page=True)
@@ -45,17 +45,31 @@ def test_a_page_of_any_size_asks_for_nothing_and_fits_its_window(
 def test_pointing_at_a_run_lights_it_up_everywhere(browser: Page, tmp_path: Path) -> None:
     opened(browser, tmp_path, 6, 2)
     browser.locator("tbody tr[data-n='2']").hover()
-    lit = browser.locator(".on")
+    lit = browser.locator(".on:visible")
     assert {lit.nth(place).get_attribute("data-n") for place in range(lit.count())} == {"2"}
     assert lit.count() == 5  # a cell, a curve, two costs, a row of the table
-    faded = browser.locator("svg .p:not(.on)").first
+    faded = browser.locator("svg:visible .p:not(.on)").first
     assert float(faded.evaluate("mark => getComputedStyle(mark).opacity")) < 0.5
     browser.locator("h1").hover()
     assert browser.locator(".on").count() == 0
 
 
-def test_texts_of_a_chart_stay_inside_of_it(browser: Page, tmp_path: Path) -> None:
-    opened(browser, tmp_path, 40, 3)
+def test_a_phone_shows_the_whole_of_a_chart_whose_texts_have_room(browser: Page, tmp_path: Path) -> None:
+    browser.set_viewport_size({"width": 360, "height": 900})
+    opened(browser, tmp_path, 2, 1)
+    assert browser.locator(".narrow:visible").count() == 4
+    assert browser.locator(".wide:visible").count() == 0
+    opened(browser, tmp_path, 6, 2)  # a heat map is as wide as its names need
+    assert browser.locator(".wide:visible").count() == 1
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+@pytest.mark.parametrize(("num_runs", "num_keys"), [(40, 3), (12, 1)])
+def test_texts_of_a_chart_stay_inside_of_it(
+    width: int, num_runs: int, num_keys: int, browser: Page, tmp_path: Path
+) -> None:
+    browser.set_viewport_size({"width": width, "height": 900})
+    opened(browser, tmp_path, num_runs, num_keys)
     outside = browser.evaluate(
         """() => [...document.querySelectorAll("svg text")].filter(text => {
              const own = text.getBoundingClientRect(), all = text.ownerSVGElement.getBoundingClientRect();

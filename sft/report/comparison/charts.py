@@ -16,7 +16,10 @@ from sft.scores import format_score
 _RAMP = ((29, 78, 216), (100, 116, 139), (180, 83, 9))
 """From the best run to the worst: blue, grey, amber; told apart also by the colour-blind. White text on each of them,
 and on what lies between, has a contrast of 4.5 and more."""
-_WIDTH, _HEIGHT = 920, 340
+WIDE, NARROW = 920, 330
+"""Of a chart on a desktop and on a phone, in px, which are also the units of its texts."""
+_HEIGHT = 340
+_PER_LETTER = 7
 _LEFT, _RIGHT, _TOP, _BOTTOM = 76, 24, 18, 52
 _MOST_CELLS = 12
 
@@ -26,13 +29,20 @@ def done(found: Comparison) -> list[Row]:
     return [row for row in found.rows if row.objective is not None and row.status == "done"]
 
 
-def settings(found: Comparison) -> str:
-    """Draw what the settings do: points for one of them, a heat map for two, parallel coordinates for more."""
+def settings(found: Comparison, width: int = WIDE) -> str:
+    """Draw what the settings do: points for one of them, a heat map for two, parallel coordinates for more.
+
+    Args:
+        found: The runs.
+        width: Of the chart; empty where its texts don't fit into that.
+    """
     keys = list(found.keys)
     if not keys or not done(found):
         return ""
     if len(keys) == 1:
-        return _points(found, keys[0])
+        return _points(found, keys[0], width)
+    if width < WIDE:
+        return ""
     distinct = [len({row.values.get(key) for row in found.rows}) for key in keys]
     pairs = [(row.values.get(keys[0]), row.values.get(keys[1])) for row in found.rows]
     if len(keys) == 2 and max(distinct) <= _MOST_CELLS and len(set(pairs)) == len(pairs) > max(distinct):
@@ -40,29 +50,40 @@ def settings(found: Comparison) -> str:
     return _parallel(found, keys)
 
 
-def curves(found: Comparison) -> str:
-    """Draw the training loss over steps, of all runs that have some."""
+def curves(found: Comparison, width: int = WIDE) -> str:
+    """Draw the training loss over steps, of all runs that have some; empty where the texts don't fit into the width."""
     rows = [row for row in found.rows if len(row.curve) > 1]
     if not rows:
         return ""
     every = [step for row in rows for step, _ in row.curve]
     steps = Axis(min(every), max(every))
     losses = of_numbers([loss for row in rows for _, loss in row.curve], margin=0.03)
+    if not _fits(steps, width):
+        return ""
     marks = []
     for row in reversed(rows):
-        line = " ".join(f"{_x(steps.place(step)):.1f},{_y(losses.place(loss)):.1f}" for step, loss in row.curve)
+        line = " ".join(f"{_x(steps.place(step), width):.1f},{_y(losses.place(loss)):.1f}" for step, loss in row.curve)
         marks.append(_mark(found, row, f'<polyline class="line" points="{line}"/>'))
-    return _chart(_axes(steps, losses, "step", "training loss"), marks, "Training loss of every run over its steps")
+    axes = _axes(steps, losses, "step", "training loss", width)
+    return _chart(axes, marks, "Training loss of every run over its steps", width)
 
 
-def pareto(found: Comparison, *, by_memory: bool) -> str:
-    """Draw the objective against what it costs; the line joins the runs that no other one beats in both."""
+def pareto(found: Comparison, width: int = WIDE, *, by_memory: bool) -> str:
+    """Draw the objective against what it costs; the line joins the runs that no other one beats in both.
+
+    Args:
+        found: The runs.
+        width: For two of these, if that is `WIDE`; else of this one. Empty where its texts don't fit into it.
+        by_memory: Whether memory is the cost; else time.
+    """
     rows = [row for row in done(found) if _cost(row, by_memory=by_memory) is not None]
     if len(rows) < 2:
         return ""
-    width = _WIDTH // 2 - 10
+    width = WIDE // 2 - 10 if width == WIDE else width
     costs = of_numbers([_cost(row, by_memory=by_memory) or 0.0 for row in rows])
     values = of_numbers([row.objective or 0.0 for row in rows])
+    if not _fits(costs, width):
+        return ""
     at = [
         (_x(costs.place(_cost(row, by_memory=by_memory) or 0.0), width), _y(values.place(row.objective or 0.0)), row)
         for row in rows
@@ -79,17 +100,27 @@ def pareto(found: Comparison, *, by_memory: bool) -> str:
     return _chart(_axes(costs, values, name, found.objective, width), marks, f"{found.objective} against {name}", width)
 
 
-def _points(found: Comparison, key: str) -> str:
+def _points(found: Comparison, key: str, width: int) -> str:
     rows = done(found)
     where = of_texts(_texts(rows, key))
     values = of_numbers([row.objective or 0.0 for row in rows])
+    if not _fits(where, width):
+        return ""
     marks = []
     for row in reversed(rows):
-        x, y = _x(where.place(_value(where, row.values[key]))), _y(values.place(row.objective or 0.0))
-        label = f'<text class="label" x="{x + 10:.1f}" y="{y + 4:.1f}">{format_score(row.objective)}</text>'
+        x, y = _x(where.place(_value(where, row.values[key])), width), _y(values.place(row.objective or 0.0))
+        anchor, gap = ("start", 10) if x + 70 < width else ("end", -10)
+        at = f'text-anchor="{anchor}" x="{x + gap:.1f}" y="{y + 4:.1f}"'
+        label = f'<text class="label" {at}>{format_score(row.objective)}</text>'
         marks.append(_mark(found, row, f'<circle cx="{x:.1f}" cy="{y:.1f}" r="7"/>{label if len(rows) <= 12 else ""}'))
-    axes = _axes(where, values, short_keys([key])[key], found.objective)
-    return _chart(axes, marks, f"{found.objective} by {key}")
+    axes = _axes(where, values, short_keys([key])[key], found.objective, width)
+    return _chart(axes, marks, f"{found.objective} by {key}", width)
+
+
+def _fits(across: Axis, width: int) -> bool:
+    """Return whether the texts below an axis have room beside each other; a desktop has room for what an axis has."""
+    letters = sum(len(_cut(text)) + 1 for _, text in across.ticks())
+    return width == WIDE or letters * _PER_LETTER <= width - _LEFT - _RIGHT
 
 
 def _heat_map(found: Comparison, first: str, second: str) -> str:
@@ -97,7 +128,7 @@ def _heat_map(found: Comparison, first: str, second: str) -> str:
     across, down = (Axis(names=tuple(name for _, name in axis.ticks())) for axis in (across, down))
     height = max(_TOP + _BOTTOM + 64 * len(down.names), 200)
     left = min(220, max(_LEFT, 18 + 8 * max(len(_cut(name)) for name in down.names)))
-    cell_width = (_WIDTH - left - _RIGHT) / len(across.names)
+    cell_width = (WIDE - left - _RIGHT) / len(across.names)
     cell_height = (height - _TOP - _BOTTOM) / len(down.names)
     names = short_keys([first, second])
     parts = [
@@ -110,7 +141,7 @@ def _heat_map(found: Comparison, first: str, second: str) -> str:
         f"{_escaped(name)}</text>"
         for place, name in enumerate(down.names)
     ]
-    middle = left + (_WIDTH - left - _RIGHT) / 2
+    middle = left + (WIDE - left - _RIGHT) / 2
     title = f'<text class="title" text-anchor="middle" x="{middle:.1f}" y="{height - 8}">'
     parts.append(f"{title}{_escaped(names[first])}</text>")
     parts.append(f'<text class="title" x="4" y="{_TOP - 5}">{_escaped(names[second])}</text>')
@@ -127,7 +158,7 @@ def _heat_map(found: Comparison, first: str, second: str) -> str:
             f'y="{y + cell_height / 2 + 5:.1f}">{"★ " if row.is_best else ""}{shown}</text>'
         )
         marks.append(_mark(found, row, f'<rect class="{kind}" {box}/>{text}'))
-    return _chart(parts, marks, f"{found.objective} by {first} and {second}", _WIDTH, int(height))
+    return _chart(parts, marks, f"{found.objective} by {first} and {second}", WIDE, int(height))
 
 
 def _parallel(found: Comparison, keys: Sequence[str]) -> str:
@@ -136,7 +167,7 @@ def _parallel(found: Comparison, keys: Sequence[str]) -> str:
     values = of_numbers([row.objective or 0.0 for row in rows], margin=0.02)
     names = [*short_keys(keys).values(), found.objective]
     left, right = 90, 90
-    at = [left + place * (_WIDTH - left - right) / len(keys) for place in range(len(keys) + 1)]
+    at = [left + place * (WIDE - left - right) / len(keys) for place in range(len(keys) + 1)]
     parts, ticks = [], []
     for place, (axis, name) in enumerate(zip([*axes, values], names, strict=True)):
         x, is_last = at[place], place == len(keys)
@@ -176,7 +207,7 @@ def colour(place: float) -> str:
     return "#" + "".join(f"{round(a + (b - a) * part):02x}" for a, b in zip(start, end, strict=True))
 
 
-def _axes(across: Axis, up: Axis, across_name: str, up_name: str, width: int = _WIDTH) -> list[str]:
+def _axes(across: Axis, up: Axis, across_name: str, up_name: str, width: int = WIDE) -> list[str]:
     parts = []
     for position, text in up.ticks():
         y = _y(position)
@@ -197,7 +228,7 @@ def _axes(across: Axis, up: Axis, across_name: str, up_name: str, width: int = _
     return [*parts, f'<text class="title" text-anchor="middle" {place}>{html.escape(up_name)}</text>']
 
 
-def _chart(axes: Sequence[str], marks: Sequence[str], what: str, width: int = _WIDTH, height: int = _HEIGHT) -> str:
+def _chart(axes: Sequence[str], marks: Sequence[str], what: str, width: int = WIDE, height: int = _HEIGHT) -> str:
     label = html.escape(what, quote=True)
     body = "".join([*axes, *marks])
     return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{label}">{body}</svg>'
@@ -225,7 +256,7 @@ def _value(axis: Axis, text: str) -> float | str:
     return text if axis.names else float(text)
 
 
-def _x(place: float, width: int = _WIDTH) -> float:
+def _x(place: float, width: int = WIDE) -> float:
     return _LEFT + place * (width - _LEFT - _RIGHT)
 
 
@@ -245,4 +276,4 @@ def _escaped(text: str) -> str:
     return html.escape(_cut(text))
 
 
-__all__ = ["colour", "curves", "done", "number", "pareto", "settings"]
+__all__ = ["NARROW", "WIDE", "colour", "curves", "done", "number", "pareto", "settings"]

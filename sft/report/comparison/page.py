@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import html
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from sft.report.comparison import charts
 from sft.report.comparison.groups import TRAIN_LOSS
@@ -20,9 +21,12 @@ _STYLE = """
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 1rem; }
 .wide svg { width: 100%; min-width: 40rem; height: auto; display: block; font: 12px system-ui, sans-serif; }
 .two .wide svg { min-width: 24rem; }
+.narrow { display: none; } .narrow svg { width: 100%; height: auto; font: 11px system-ui, sans-serif; }
+@media screen and (max-width: 44rem) { .narrow { display: block; } .narrow + .wide { display: none; } }
+.facts + p { margin-top: .8rem; }
 .tick { fill: var(--muted); } .title { fill: var(--ink); font-weight: 600; } .label { fill: var(--muted); }
 .over { paint-order: stroke; stroke: var(--card); stroke-width: 4px; pointer-events: none; }
-.wide .grid { stroke: var(--rule); } .axis { stroke: var(--muted); }
+.scroll .grid, .narrow .grid { stroke: var(--rule); } .axis { stroke: var(--muted); }
 .p { --d: light-dark(var(--c), color-mix(in srgb, var(--c), white 35%)); }
 .line { fill: none; stroke: var(--d); stroke-width: 1.8; stroke-linejoin: round; opacity: .75; }
 .best .line { stroke-width: 3.2; opacity: 1; }
@@ -72,18 +76,21 @@ def as_html(found: Comparison) -> str:
 
 def _sections(found: Comparison) -> Iterator[tuple[str, str, str]]:
     names = ", ".join(short_keys(found.keys).values())
-    yield "What the settings do", f"{found.objective} by {names}", _wide(charts.settings(found))
-    yield "How each run learned", "Loss of each optimizer step, mean over its loss tokens", _wide(charts.curves(found))
-    both = [charts.pareto(found, by_memory=by_memory) for by_memory in (False, True)]
+    yield "What the settings do", f"{found.objective} by {names}", _drawn(partial(charts.settings, found))
+    text = "Loss of each optimizer step, mean over its loss tokens"
+    yield "How each run learned", text, _drawn(partial(charts.curves, found))
+    both = [_drawn(partial(charts.pareto, found, by_memory=by_memory)) for by_memory in (False, True)]
     if any(both):
         where = "Up" if found.higher_is_better else "Down"
         text = f"{where} and to the left is better; the dashed line joins the runs that no other one beats."
-        yield "What it costs", text, f'<div class="two">{"".join(map(_wide, both))}</div>'
+        yield "What it costs", text, f'<div class="two">{"".join(both)}</div>'
 
 
-def _wide(chart: str) -> str:
-    """Return a chart that is as wide as its texts need; a phone scrolls it."""
-    return f'<div class="scroll wide" tabindex="0">{chart}</div>' if chart else ""
+def _drawn(draw: Callable[[int], str]) -> str:
+    """Return a chart as wide as a desktop's page, and one for a phone where its texts have room; else that scrolls."""
+    wide, narrow = draw(charts.WIDE), draw(charts.NARROW)
+    on_a_phone = f'<div class="narrow">{narrow}</div>' if narrow else ""
+    return f'<div>{on_a_phone}<div class="scroll wide" tabindex="0">{wide}</div></div>' if wide else ""
 
 
 def _facts(found: Comparison) -> str:
