@@ -56,7 +56,7 @@ def work_digest(cfg: RunConfig, goal: str | None = None) -> str:
     """Return a digest of what a run would do here: two configurations with the same one are the same work.
 
     So on one rank all sharding strategies are one. What a package tells of its run, and the state of the sources, which
-    all points of a sweep share, don't count.
+    all points of a sweep share, don't count; a folder of tasks and an environment of vLLM count by their names.
 
     Args:
         cfg: A checked configuration.
@@ -65,7 +65,8 @@ def work_digest(cfg: RunConfig, goal: str | None = None) -> str:
     Raises:
         ConfigError: There is no such step.
     """
-    plan = build_plan(cfg, _here(cfg))
+    named = {"tasks_version": cfg.eval.include_path or "", "vllm_version": cfg.eval.vllm.python or ""}
+    plan = build_plan(cfg, replace(_here(cfg), **named))
     steps = (plan.reaching(goal) if goal else plan).steps
     work = [[step.name, step.settings] for step in steps if step.stage != "package"]
     return hashlib.sha256(msgspec.json.encode(work, order="deterministic")).hexdigest()[:20]

@@ -96,3 +96,16 @@ def test_only_what_is_to_be_reached_counts_as_work() -> None:
     configs = [composed(f"eval.limit={limit}") for limit in (1, 2)]
     assert len({runner.work_digest(cfg) for cfg in configs}) == 2
     assert len({runner.work_digest(cfg, "train") for cfg in configs}) == 1
+
+
+@pytest.mark.parametrize(
+    ("shared", "setting"),
+    [
+        ((), "eval.include_path"),
+        (("eval.tasks=[]", "dataset.decontaminate=true"), "eval.include_path"),
+        (("eval.backend=vllm",), "eval.vllm.python"),
+    ],
+)
+def test_points_with_other_tasks_or_another_vllm_are_other_work(shared: tuple[str, ...], setting: str) -> None:
+    digests = {runner.work_digest(composed(*shared, f"{setting}={path}")) for path in ("a", "b")}
+    assert len(digests) == 2
