@@ -85,7 +85,8 @@ def make(
     """
     match request.format:
         case ExportFormat.gguf:
-            return _gguf(cfg, run, request, files, work, progress)
+            made = _gguf(cfg, run, request, files, work, progress)
+            return replace(made, notes=[*made.notes, *gguf.not_carried(run.package.model_dir)])
         case ExportFormat.ollama:
             return _ollama(cfg, run, request, files, work, progress)
         case ExportFormat.fp8 | ExportFormat.int8:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.adapters.checkpoint_files import stored_dtype
+from sft.adapters.evaluation.as_saved import GENERATION_CONFIG, generation_settings
 from sft.adapters.export import llama_quantize
 from sft.adapters.os.process import run_module
 from sft.errors import ConfigError, Problem, StageError
@@ -114,3 +115,13 @@ def export(
     if is_further and (note := llama_quantize.narrow_note(kind, widths)):
         notes.append(note)
     return GgufFile(file, written["type"], work / "model", {**written, **read}, notes)
+
+
+def not_carried(model_dir: Path) -> list[str]:
+    """Return a note that names how a model is saved to write, which its GGUF file doesn't say; empty if it says nothing.
+
+    Args:
+        model_dir: In Hugging Face layout.
+    """
+    settings = ", ".join(f"{name}={value}" for name, value in generation_settings(model_dir).items())
+    return [f"the file doesn't carry {GENERATION_CONFIG}'s {settings}: tell what runs it"] if settings else []

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from sft.adapters.checkpoint_files import INDEX, WEIGHTS, read_json
+from sft.adapters.evaluation.as_saved import GENERATION_CONFIG
 from sft.adapters.export.gguf_vocabulary import Vocabulary, tokenizer_json
 from sft.adapters.export.prompts import compare_prompts
 from sft.adapters.os import child
 from sft.chat.special_tokens import stops
 from sft.chat.template import Renderer
 from sft.errors import StageError
+from sft.files import write_json
 
 _LOSSLESS = {("float32", "f32"), ("bfloat16", "bf16"), ("bfloat16", "f32"), ("float16", "f16"), ("float16", "f32")}
 """Pairs of a checkpoint's type and a file's of which no weight is rounded."""
@@ -40,9 +42,17 @@ def _read(request: Mapping[str, Any]) -> Mapping[str, Any]:
         raise StageError(f"the weights in the file differ by {difference:.2g} from the run's", fix="report it: a bug")
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    model.generation_config = GenerationConfig(eos_token_id=list(ends), pad_token_id=tokenizer.pad_token_id)
+    model.generation_config = GenerationConfig()
     model.save_pretrained(out)
+    ends_at = {"eos_token_id": list(ends), "pad_token_id": tokenizer.pad_token_id}
+    write_json(out / GENERATION_CONFIG, {**_generation(source), **ends_at})
     return {**result, "largest_weight_difference": difference}
+
+
+def _generation(source: Path) -> dict[str, Any]:
+    """Return how the run's model writes, which a GGUF file doesn't say: both are scored alike."""
+    file = source / GENERATION_CONFIG
+    return read_json(file) if file.is_file() else {}
 
 
 def _matrices(file: Path, request: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

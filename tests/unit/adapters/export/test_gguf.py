@@ -74,6 +74,28 @@ def test_what_is_read_back_computes_the_same(
     torch.testing.assert_close(logits(made.model_dir), logits(model), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("said", [{"do_sample": True, "temperature": 3.0, "top_k": 0}, {"temperature": 0.6}, None])
+def test_what_is_read_back_writes_as_the_models_settings_say(
+    said: dict[str, object] | None, tiny_model: ModelArtifact, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    model = with_tokenizer(tiny_model.model_dir, tmp_path / "model", "llama")
+    (model / "generation_config.json").unlink(missing_ok=True)
+    if said is not None:
+        own = {**said, "eos_token_id": 1, "repetition_penalty": 1.0}
+        (model / "generation_config.json").write_text(json.dumps(own))
+    out, work = folders(tmp_path)
+    made = gguf.export(model, out, work, name="tiny", kind="auto", held_out=[])
+    read = json.loads((made.model_dir / "generation_config.json").read_text())
+    ends = AutoTokenizer.from_pretrained(model)("<|im_end|>", add_special_tokens=False)["input_ids"]
+    assert {*ends} <= {*read.pop("eos_token_id")}
+    read.pop("pad_token_id")
+    assert read == ({**said, "repetition_penalty": 1.0} if said is not None else {})
+    sampled = "the file doesn't carry generation_config.json's do_sample=True, temperature=3.0, top_k=0: tell what runs it"
+    assert gguf.not_carried(model) == ([sampled] if said and "do_sample" in said else [])
+
+
 def test_fewer_bits_differ_by_as_much_as_their_steps(tiny_model: ModelArtifact, tmp_path: Path) -> None:
     out, work = folders(tmp_path)
     made = gguf.export(tiny_model.model_dir, out, work, name="tiny", kind="q8_0", held_out=[])
