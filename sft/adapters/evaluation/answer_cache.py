@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -47,6 +47,7 @@ class AnswerCache:
     ) -> None:
         self.num_kept = self.num_new = 0
         self.share = share
+        self._is_server = False
         self._are_others_at_work = are_others_at_work
         self._folder = folder
         self._files: list[BinaryIO] = []
@@ -121,11 +122,22 @@ class AnswerCache:
         file.flush()
         self._places[key] = number, begin
 
-    def watch(self, model: Any, meter: ProgressFile) -> None:
-        """Make an lm-eval model return known answers, and keep the new ones, which it passes to its hook."""
+    def watch(self, model: Any, meter: ProgressFile, *, is_server: bool = False) -> None:
+        """Make an lm-eval model return known answers, and keep the new ones, which it passes to its hook.
+
+        Args:
+            model: The model.
+            meter: Counts answers.
+            is_server: Whether it asks a server, which is told a temperature and nothing of `do_sample`.
+        """
+        self._is_server = is_server
         model.set_cache_hook(_Hook(self, meter))
         for kind in _KINDS:
             setattr(model, kind, self._cached(kind, getattr(model, kind), meter))
+
+    def is_random(self, asked: Sequence[Any]) -> bool:
+        """Return whether the same request may have another answer the next time."""
+        return any(_is_sampled(part, is_server=self._is_server) for part in asked if isinstance(part, dict))
 
     def close(self) -> None:
         """Close the files."""
@@ -135,7 +147,7 @@ class AnswerCache:
     def _cached(self, kind: str, answer: Callable[..., list[Any]], meter: ProgressFile) -> Callable[..., list[Any]]:
         def ask(requests: Sequence[Any], *args: Any, **kwargs: Any) -> list[Any]:
             keys = [key_of(kind, *request.args) for request in requests]
-            new = [place for place, key in enumerate(keys) if key not in self or _is_random(requests[place].args)]
+            new = [place for place, key in enumerate(keys) if key not in self or self.is_random(requests[place].args)]
             self.num_kept += len(requests) - len(new)
             own = new if self.share.num == 1 else self._own_of(requests, new)
             meter.begins("requests", len(requests) - len(new) + len(own), len(requests) - len(new))
@@ -152,7 +164,7 @@ class AnswerCache:
         by_length = sorted(range(len(requests)), key=lambda place: -len(str(requests[place].args[:2])))
         blocks = [by_length[first : first + _BLOCK] for first in range(0, len(by_length), _BLOCK)]
         dealt = {*self.share.of(blocks)}
-        return [place for place in new if place in dealt or _is_random(requests[place].args)]
+        return [place for place in new if place in dealt or self.is_random(requests[place].args)]
 
 
 class _Hook:
@@ -163,7 +175,7 @@ class _Hook:
 
     def add_partial(self, kind: str, request: Any, answer: Any) -> None:
         """Keep one answer; lm-eval calls this."""
-        if not _is_random(request):
+        if not self._cache.is_random(request):
             self._cache.add(key_of(kind, *request), answer)
         self._meter.add(1)
 
@@ -173,9 +185,12 @@ def key_of(kind: str, *asked: Any) -> bytes:
     return hashlib.blake2b(json.dumps([kind, *asked], default=str).encode(), digest_size=16).digest()
 
 
-def _is_random(asked: Sequence[Any]) -> bool:
-    """Return whether the same request may have another answer the next time."""
-    return any(isinstance(part, dict) and part.get("do_sample") for part in asked)
+def _is_sampled(settings: Mapping[str, Any], *, is_server: bool) -> bool:
+    """Return whether lm-eval has a text drawn: models/utils.py:728 and openai_completions.py:76@0.4.13."""
+    is_warm = float(settings.get("temperature") or 0) > 0
+    if is_server:
+        return is_warm
+    return is_warm if settings.get("do_sample") is None else bool(settings["do_sample"])
 
 
 def _typed(answer: Any) -> Any:

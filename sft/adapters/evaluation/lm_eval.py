@@ -127,7 +127,7 @@ def run(
     from lm_eval.loggers import EvaluationTracker
 
     tracker = EvaluationTracker(output_path=str(out / "results.json"))
-    answers.watch(model, meter)
+    answers.watch(model, meter, is_server=request["backend"] != "hf")
     results = _evaluate(request, manager, model, tracker, meter)
     samples = results.pop("samples")
     refuse_nan(samples)

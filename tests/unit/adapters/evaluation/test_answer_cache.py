@@ -91,6 +91,38 @@ def test_a_sampled_answer_is_asked_for_again(cached: AnswerCache, meter: Progres
     assert len(file.read_text().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("settings", "is_server", "is_kept"),
+    [
+        ({"temperature": 1.5}, False, False),
+        ({"temperature": "0.7", "do_sample": None}, False, False),
+        ({"temperature": 1.5, "do_sample": False}, False, True),  # lm-eval writes it greedily
+        ({"temperature": 0.0, "do_sample": True}, False, False),
+        ({"temperature": 0}, False, True),
+        ({"until": ["."]}, False, True),
+        ({"temperature": 1.5, "do_sample": False}, True, False),
+        ({"temperature": 0.0, "do_sample": True}, True, True),
+    ],
+)
+def test_whether_an_answer_is_sampled_is_as_lm_eval_has_it(
+    settings: dict[str, Any], is_server: bool, is_kept: bool, cached: AnswerCache, meter: ProgressFile
+) -> None:
+    model = Model()
+    cached.watch(model, meter, is_server=is_server)
+    for _ in range(2):
+        model.generate_until([Request(("a", settings))])
+    assert len(model.asked) == (1 if is_kept else 2)
+
+
+def test_a_temperature_without_do_sample_makes_lm_eval_sample() -> None:
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    assert [normalize_gen_kwargs(given)["do_sample"] for given in ({"temperature": 1.5}, {"temperature": 0})] == [
+        True,
+        False,
+    ]
+
+
 def test_a_line_that_was_cut_off_is_dropped(cached: AnswerCache, meter: ProgressFile, tmp_path: Path) -> None:
     model, again = Model(), Model()
     cached.watch(model, meter)
