@@ -118,7 +118,7 @@ def export(
 
 
 def not_carried(model_dir: Path) -> list[str]:
-    """Return a note that names how a model is saved to write, which its GGUF file doesn't say; empty if it says nothing.
+    """Return a note that names how a model is saved to write, which its GGUF file doesn't say; else nothing.
 
     Args:
         model_dir: In Hugging Face layout.
