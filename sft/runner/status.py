@@ -26,6 +26,7 @@ from sft.stages.launcher import launcher_of
 from sft.stages.model import source_version as model_version
 from sft.stages.scoring import vllm_version
 from sft.stages.sources import source_version as dataset_version
+from sft.stages.task_checks import check_task_settings
 from sft.store import Entry, Store
 
 
@@ -39,6 +40,7 @@ def read_environment(cfg: RunConfig) -> Environment:
     launcher_of(cfg.training.launcher).check_settings(cfg)
     version_of_tasks = tasks_version(cfg.eval)
     check_task_scores(cfg.eval)
+    check_task_settings(cfg.eval)
     if cfg.eval.enabled:
         check_chosen_score(cfg.eval, cfg.training.select)
     return replace(
@@ -65,8 +67,8 @@ def work_digest(cfg: RunConfig, goal: str | None = None) -> str:
     Raises:
         ConfigError: There is no such step.
     """
-    named = {"tasks_version": cfg.eval.include_path or "", "vllm_version": cfg.eval.vllm.python or ""}
-    plan = build_plan(cfg, replace(_here(cfg), **named))
+    tasks, vllm = cfg.eval.include_path or "", cfg.eval.vllm.python or ""
+    plan = build_plan(cfg, replace(_here(cfg), tasks_version=tasks, vllm_version=vllm))
     steps = (plan.reaching(goal) if goal else plan).steps
     work = [[step.name, step.settings] for step in steps if step.stage != "package"]
     return hashlib.sha256(msgspec.json.encode(work, order="deterministic")).hexdigest()[:20]

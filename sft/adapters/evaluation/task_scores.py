@@ -36,11 +36,15 @@ class TaskScores:
         means: Whether each metric is a mean over samples, by its name; None = its code decides.
         filters: Names of the filters after the first, whose scores are called ``metric,filter``; None = any.
         is_complete: Whether there are no other metrics; False where code may give some.
+        is_zero_shot: Whether it says that it has no examples, so that no setting gives it any; None = a group.
+        writes: Whether a model writes texts for it; None = a group, or its code decides.
     """
 
     means: Mapping[str, bool | None]
     filters: tuple[str, ...] | None = ()
     is_complete: bool = True
+    is_zero_shot: bool | None = None
+    writes: bool | None = None
 
     def has(self, metric: str) -> bool:
         """Return whether there may be such a score."""
@@ -174,11 +178,18 @@ def _members(config: Mapping[str, Any], scores: dict[str, TaskScores]) -> Iterat
 def _of_task(config: Mapping[str, Any]) -> TaskScores:
     filters = [one["name"] for one in config.get("filter_list") or []]
     listed = config.get("metric_list")
+    kind = config.get("output_type", "generate_until")
     if listed is None:
-        listed = [{"metric": name} for name in DEFAULT_METRICS.get(config.get("output_type", "generate_until"), ())]
+        listed = [{"metric": name} for name in DEFAULT_METRICS.get(kind, ())]
     means = {_name(one["metric"]): _is_mean(one) for one in listed}
     by_code = "class" in config or config.get("process_results") is not None
-    return TaskScores(means, tuple(filters[1:]), is_complete=bool(means) and not by_code)
+    return TaskScores(
+        means,
+        tuple(filters[1:]),
+        is_complete=bool(means) and not by_code,
+        is_zero_shot=config.get("num_fewshot") == 0,
+        writes=None if "class" in config else kind == "generate_until",
+    )
 
 
 def _name(metric: Any) -> str:

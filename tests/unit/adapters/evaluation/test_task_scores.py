@@ -12,7 +12,9 @@ from sft.adapters.evaluation.task_scores import DEFAULT_METRICS, TaskScores, tas
 
 
 def test_a_task_says_its_metrics_and_its_further_filters() -> None:
-    assert task_scores(["gsm8k"], None) == {"gsm8k": TaskScores({"exact_match": True}, ("flexible-extract",))}
+    assert task_scores(["gsm8k"], None) == {
+        "gsm8k": TaskScores({"exact_match": True}, ("flexible-extract",), is_zero_shot=False, writes=True)
+    }
     found = task_scores(["squadv2"], None)
     assert found is not None
     assert not found["squadv2"].is_complete  # a class of Python
@@ -25,16 +27,19 @@ def test_a_recipes_own_tasks_are_read_with_what_they_include(tmp_path: Path) -> 
     (tmp_path / "b.yaml").write_text(
         "include: base.yml\ntask: mine_b\nmetric_list:\n- metric: !function code.spelling\n  aggregation: median\n"
     )
-    (tmp_path / "all.yaml").write_text("group: both\ntask: [mine_a, {task: mine_b, process_results: !function c.f}]\n")
+    (tmp_path / "all.yaml").write_text(
+        "group: both\ntask: [mine_a, {task: mine_b, num_fewshot: 0, process_results: !function c.f}]\n"
+    )
     (tmp_path / "code.py").write_text("raise SystemExit('imported')\n")
+    chosen: dict[str, Any] = {"is_zero_shot": False, "writes": False}
     assert task_scores(["mine"], tmp_path) == {
-        "mine_a": TaskScores({"acc": None}),
-        "mine_b": TaskScores({"spelling": False}),
+        "mine_a": TaskScores({"acc": None}, **chosen),
+        "mine_b": TaskScores({"spelling": False}, **chosen),
     }
     assert task_scores(["both"], tmp_path) == {
         "both": TaskScores({}, None),
-        "mine_a": TaskScores({"acc": None}),
-        "mine_b": TaskScores({"spelling": False}, is_complete=False),
+        "mine_a": TaskScores({"acc": None}, **chosen),
+        "mine_b": TaskScores({"spelling": False}, is_complete=False, is_zero_shot=True, writes=False),
     }
     assert task_scores(["mine_c"], tmp_path) is None
     (tmp_path / "b.yaml").write_text("task: mine_b\ninclude: b.yaml\n")
