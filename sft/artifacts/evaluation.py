@@ -23,6 +23,7 @@ class EvalReport(Artifact):
         held_out_tokens: Tokens over which the loss of a held-out set is a mean. Another tokenizer makes other ones.
         dtype: Type in which the weights were used; empty where a server knows.
         differs_from_saved: What was scored otherwise than the model is saved, a line each.
+        notes: What a person should know of how the scores came about, a line each: what was cut, what did nothing.
     """
 
     model_digest: str
@@ -34,6 +35,7 @@ class EvalReport(Artifact):
     held_out_tokens: dict[str, int] = field(default_factory=dict)
     dtype: str = ""
     differs_from_saved: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def score(self, name: str) -> Score | None:
         """Return the score named ``task.metric``, or None."""
@@ -43,6 +45,10 @@ class EvalReport(Artifact):
     def names(self) -> list[str]:
         """Of the scores."""
         return [score.name for score in self.scores]
+
+    def notes_beside(self, base: EvalReport | None) -> list[str]:
+        """Return its notes, and those of the base model that it is compared with."""
+        return [*self.notes, *(f"base model: {note}" for note in (base.notes if base else ()))]
 
     def other_data(self, other: EvalReport) -> list[str]:
         """Return the tasks that `other` was scored on with other documents, so that their scores don't compare."""

@@ -100,7 +100,7 @@ def summary(result: RunResult) -> Iterator[str]:
 
 
 def score_lines(after: EvalReport, before: EvalReport | None, comparison: ModelComparison | None) -> Iterator[str]:
-    """Yield a line per score, and a warning about what got worse and about what does not compare."""
+    """Yield a line per score, warnings about what got worse and what does not compare, and the evaluations' notes."""
     forgotten = []
     for score in after.scores:
         base = before.score(score.name) if before else None
@@ -120,6 +120,8 @@ def score_lines(after: EvalReport, before: EvalReport | None, comparison: ModelC
         yield f"warning: worse than before on {', '.join(forgotten)}: the model may be forgetting what it knew"
     for task in after.other_data(before) if before else ():
         yield f"warning: the data of {task} changed since the base model was scored; its scores don't compare"
+    for note in after.notes_beside(before):
+        yield f"note: {note}"
 
 
 def _fitted(parts: Sequence[str]) -> Iterator[str]:

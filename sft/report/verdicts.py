@@ -59,13 +59,14 @@ def sections(
     """
     changes = {score.name: comparison.change(score.name) if comparison else None for score in tuned.scores}
     tabled = table(_HEAD, (_cells(score, base, changes[score.name]) for score in tuned.scores))
+    notes = _notes(tuned.notes_beside(base))
     if not any(changes.values()):
-        yield section("Its scores", tabled)
+        yield section("Its scores", tabled + notes)
     else:
         drawn = bars(_bar(score, change) for score in tuned.scores if (change := changes[score.name]))
         content = drawn + details("scores", "The scores as a table", tabled + _explained(comparison))
         text = "The difference to the base model, and where the true one lies; to the right of the line is better."
-        yield section("Is it better?", content, text)
+        yield section("Is it better?", content + notes, text)
     if rows := epoch_table(epochs or {}, tuned, choice):
         note = f"The model {choice.told}." if choice and choice.optimism else ""
         yield section("After each epoch", table(rows[0], rows[1:]), note)
@@ -76,7 +77,13 @@ def sections(
 def of_base(base: EvalReport) -> Iterator[str]:
     """Yield the section on a base model's scores, where the tuned model has none yet."""
     rows = ([row.name, row.after, row.samples] for row in (score_row(score, None, None) for score in base.scores))
-    yield section("The base model's scores", table(("score", "value", "samples"), rows))
+    yield section("The base model's scores", table(("score", "value", "samples"), rows) + _notes(base.notes))
+
+
+def _notes(notes: Sequence[str]) -> str:
+    """Return what is to be known of scores."""
+    listed = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
+    return f"<p>Of how these scores came about:</p><ul>{listed}</ul>" if notes else ""
 
 
 def _cells(score: Score, base: EvalReport | None, change: Change | None) -> Sequence[str]:

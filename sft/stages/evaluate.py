@@ -191,8 +191,6 @@ def evaluate(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, progress: Progr
             f"  in {slow}, as saved, which this CPU emulates, slowly: eval.model_args={{dtype: float32}} is faster"
         )
     result = score_model(cfg, request_of(cfg, inputs, out, state), folder, progress, poll)
-    for note in result["notes"]:
-        progress.say(f"  {note}")
     report = EvalReport(
         root=out,
         model_digest=inputs.model_digest,
@@ -204,9 +202,12 @@ def evaluate(cfg: EvalConfig, inputs: EvaluateInputs, out: Path, progress: Progr
         held_out_tokens=_held_out_tokens(out),
         dtype=result["dtype"],
         differs_from_saved=tuple(result["differs_from_saved"]),
+        notes=tuple(result["notes"]),
     )
     if result["num_kept"]:
         progress.say(f"  {result['num_kept']:,} answers were there before, {result['num_new']:,} are new")
+    for note in report.notes:
+        progress.say(f"  {note}")
     for line in report.differs_from_saved:
         progress.say(f"  not as saved: {line}")
     if report.holdout_sample:

@@ -147,6 +147,8 @@ def _scores(inputs: PackageInputs) -> Iterator[str]:
         yield f"Differences: {inputs.comparison.explained}. {TELLS_OVER}"
     if sample := inputs.report.holdout_sample:
         yield f"Held-out samples that were scored: {sample}."
+    if notes := inputs.report.notes_beside(inputs.baseline):
+        yield "Of how these scores came about:\n\n" + "\n".join(f"- {note}" for note in notes)
     if table := epoch_table(inputs.epochs, inputs.report, inputs.checkpoint.choice):
         lines = [f"| {' | '.join(row)} |" for row in table]
         yield "\n".join([lines[0], "|" + "---|" * len(table[0]), *lines[1:]])

@@ -31,6 +31,10 @@ COVERED_BY: dict[str, tuple[str, str]] = {
         "unit/adapters/evaluation/test_holdout.py",
         "what a model writes is compared there: greedily, sampled, in any batch",
     ),
+    "sft.adapters.evaluation.task_notes": (
+        "integration/test_evaluation.py",
+        "tells what lm-eval has done with a real model's prompts, so lm-eval runs there",
+    ),
     "sft.adapters.evaluation.task_documents": ("integration/test_decontamination.py", _IN_A_CHILD),
     "sft.adapters.evaluation.completions_model": ("integration/test_vllm.py", _IN_A_CHILD),
     "sft.adapters.evaluation.judge_pairs": (

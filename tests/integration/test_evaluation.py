@@ -222,6 +222,41 @@ def test_gen_kwargs_and_model_args_reach_lm_eval(
     assert all(len(tokenizer.encode(text, add_special_tokens=False)) <= 3 for text in written)
 
 
+@pytest.mark.parametrize(("longest", "is_cut"), [(40, True), (41, False)])
+def test_what_lm_eval_only_logs_is_a_note_of_the_report_also_of_answers_that_were_kept(
+    longest: int, is_cut: bool, inputs: EvaluateInputs, tmp_path: Path
+) -> None:
+    """Prompts of 15 tokens with room for 26 more, and of 42 with their answer, of which the last is not read."""
+    own, tasks = tmp_path / "tasks", ["write", "spell_numbers"]
+    shutil.copytree(TASKS, own)
+    written = writing_task(26).replace("{until", "{do_sample: false, until")
+    (own / "write.yaml").write_text(f"{written}num_fewshot: 0\n")
+    cfg = settings(
+        tasks=tasks,
+        include_path=str(own),
+        apply_chat_template=False,
+        num_fewshot=1,
+        gen_kwargs={"temperature": 0.9},
+        model_args={"max_length": longest},
+        limit=12,
+    )
+    versions = dict.fromkeys(("torch", "transformers", "tokenizers", "lm-eval"), "")
+    determined = {**msgspec.to_builtins(cfg), "device": "cpu", "revision": 1, "versions": versions}
+    inputs = dataclasses.replace(inputs, held_out=(), answers=tmp_path / "answers", settings=determined)
+    where = "(eval.model_args.max_length, less what is written), and their beginning was cut off"
+    cuts = [f"12 of 12 prompts of {task} were longer than the model's context {where}" for task in tasks if is_cut]
+    ignored = [
+        "eval.num_fewshot=1 does nothing for write, which says itself: 0",
+        "eval.gen_kwargs.temperature does nothing for write, which says do_sample: false",
+    ]
+    for name in ("asked", "kept") if is_cut else ("asked",):
+        report = run(cfg, inputs, tmp_path / name)
+        assert sorted(report.notes) == sorted([*cuts, *ignored])
+        assert json.loads((tmp_path / name / "report.json").read_text())["notes"] == [*report.notes]
+        log = (tmp_path / name / "logs" / "log.txt").read_text(errors="replace")
+        assert ("tokens from the left" in log) is (is_cut and name == "asked")
+
+
 @pytest.mark.parametrize("multiturn", [True, False])
 def test_system_turn_and_examples_reach_lm_eval_through_the_chat_template(
     multiturn: bool, inputs: EvaluateInputs, tmp_path: Path

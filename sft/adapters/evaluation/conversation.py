@@ -29,6 +29,7 @@ class Turn:
         loss: Sum over its tokens, natural logarithm.
         num_correct: Tokens that are the most likely next one.
         written: What the model wrote; None where nothing was generated.
+        is_cut: Whether it would have written on.
     """
 
     number: int
@@ -40,6 +41,7 @@ class Turn:
     loss: float = math.nan
     num_correct: int = 0
     written: str | None = None
+    is_cut: bool = False
 
 
 @dataclass

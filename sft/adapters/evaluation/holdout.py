@@ -23,7 +23,7 @@ from sft.adapters.evaluation.conversation import Conversation, Turn, render
 from sft.adapters.evaluation.oom_batches import Budget, cut, in_batches, is_out_of_memory
 from sft.adapters.evaluation.progress_file import ProgressFile
 from sft.adapters.evaluation.text_metrics import TextMetrics
-from sft.adapters.evaluation.writing import Writing, write_answers
+from sft.adapters.evaluation.writing import Cuts, Writing, write_answers
 from sft.chat.template import Renderer
 from sft.chat.turn_tokens import TurnFinder
 from sft.errors import StageError
@@ -63,7 +63,7 @@ def score(
         model: A causal language model in evaluation mode.
         finder: Of its tokenizer and template.
         out: Where the samples go.
-        meter: Counts conversations, and the tokens that the model reads.
+        meter: Counts conversations, and the tokens that the model reads; is told what was cut.
         answers: What the model has answered before; gets what it answers now.
 
     Returns:
@@ -76,6 +76,7 @@ def score(
     name, metrics = request["name"], request["metrics"]
     compare = TextMetrics(metrics, request["exact_match_ignores"], request["extract"]).compare
     asking = _Asking(model, finder.renderer, request, answers, meter)
+    cuts = Cuts(request["writing"]["max_new_tokens"]) if request["writing"] else None
     meter.begins(name, len(places))
 
     def answered() -> Iterator[Conversation]:
@@ -87,17 +88,22 @@ def score(
     def rows() -> Iterator[dict[str, Any]]:
         for one in answered():
             yield {"sample": one.index, "turns": [_turn_row(turn, compare) for turn in one.turns]}
+            if cuts:
+                cuts.add(one.turns)
 
     try:
         if answers.share.index:  # another process makes the scores
             deque(answered(), maxlen=0)
             return []
-        return aggregate.publish(rows(), name, out / samples_file(name), metrics)
+        scores = aggregate.publish(rows(), name, out / samples_file(name), metrics)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         fix = "lower eval.holdout.max_new_tokens, or take a machine with more memory"
         raise StageError(f"{name}: one conversation alone is too much for the memory", fix=fix) from error
+    for note in cuts.notes(name) if cuts else ():
+        meter.note(note)
+    return scores
 
 
 class _Asking:
@@ -162,7 +168,7 @@ class _Asking:
             return
 
         def keep(turn: Turn) -> None:
-            kept.add(self._key_of_text(turn), turn.written)
+            kept.add(self._key_of_text(turn), [turn.written, turn.is_cut])
             owner = id(of_turn[id(turn)])
             waiting[owner] -= 1
             meter.add(not waiting[owner])
@@ -184,11 +190,11 @@ class _Asking:
         """Return whether a turn was written before; if so, its text is filled in."""
         key = self._key_of_text(turn)
         if key in self._answers:
-            turn.written = self._answers.get(key)
+            turn.written, turn.is_cut = self._answers.get(key)
         return key in self._answers
 
     def _key_of_text(self, turn: Turn) -> bytes:
-        return key_of("written", turn.prompt_ids, self._writing and asdict(self._writing), sorted(self._renderer.stops))
+        return key_of("answer", turn.prompt_ids, self._writing and asdict(self._writing), sorted(self._renderer.stops))
 
 
 def _key_of_score(turn: Turn) -> bytes:
@@ -260,4 +266,6 @@ def _turn_row(turn: Turn, compare: Callable[[str, str], Mapping[str, Any]]) -> d
         "loss": turn.loss,
         "num_correct": turn.num_correct,
     }
-    return row if turn.written is None else {**row, **compare(turn.target, turn.written)}
+    if turn.written is None:
+        return row
+    return {**row, "is_cut": turn.is_cut, **compare(turn.target, turn.written)}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sft.adapters.evaluation import task_notes
 from sft.adapters.evaluation.answer_cache import AnswerCache
 from sft.adapters.evaluation.as_saved import weights_dtype
 from sft.adapters.evaluation.oom_batches import free_memory, is_out_of_memory
@@ -113,7 +114,7 @@ def run(
         manager: The task manager of `task_manager`.
         model: An lm-eval model.
         out: Folder for the files.
-        meter: Counts requests.
+        meter: Counts requests; is told what lm-eval only logs.
         template: sha256 of the chat template.
         answers: What the model has answered before; gets what it answers now.
 
@@ -133,6 +134,8 @@ def run(
     refuse_nan(samples)
     scores = list(scores_of(results))
     append(out, values_of(results, samples))
+    for note in task_notes.notes(request, model, results, samples) if not answers.share.index else ():
+        meter.note(note)
     tracker.save_results_aggregated(results=results, samples=samples)
     if request["log_samples"]:
         for name, rows in samples.items():

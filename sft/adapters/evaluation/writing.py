@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,37 @@ class Writing:
     seed: int = 0
 
 
+@dataclass
+class Cuts:
+    """Counts answers that were cut.
+
+    Attributes:
+        max_new_tokens: Longest answer.
+        num_answers: Of those counted so far.
+        num_cut: Which did not end by themselves.
+        num_longer: Whose reference is longer, so that it could not be written whole.
+    """
+
+    max_new_tokens: int
+    num_answers: int = 0
+    num_cut: int = 0
+    num_longer: int = 0
+
+    def add(self, turns: Sequence[Turn]) -> None:
+        """Count answers."""
+        self.num_answers += len(turns)
+        self.num_cut += sum(turn.is_cut for turn in turns)
+        self.num_longer += sum(len(turn.own_ids) > self.max_new_tokens for turn in turns)
+
+    def notes(self, name: str) -> Iterator[str]:
+        """Yield a note on what was cut of a held-out set, if anything was."""
+        at = f"eval.holdout.max_new_tokens={self.max_new_tokens}"
+        if self.num_cut:
+            yield f"{name}: {self.num_cut:,} of {self.num_answers:,} answers were cut at {at}, and are scored so"
+        if self.num_longer:
+            yield f"{name}: {self.num_longer:,} of {self.num_answers:,} references are longer than {at}"
+
+
 def write_answers(
     turns: Sequence[Turn],
     model: Any,
@@ -39,7 +70,7 @@ def write_answers(
     on_answered: Callable[[Turn], None] = lambda _turn: None,
     on_pass: Callable[[int], None] = lambda _num_tokens: None,
 ) -> None:
-    """Fill in each turn's `written`, up to a token at which the model stops.
+    """Fill in each turn's `written`, up to a token at which the model stops, and whether it was cut before.
 
     Args:
         turns: What is to be answered.
@@ -57,6 +88,7 @@ def write_answers(
 
     def keep(turn: Turn, answer: list[int]) -> None:
         turn.written = tokenizer.decode(answer, skip_special_tokens=True)
+        turn.is_cut = len(answer) == writing.max_new_tokens and answer[-1] not in stop_ids
         on_answered(turn)
 
     def write(batch: list[Turn]) -> None:

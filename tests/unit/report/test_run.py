@@ -75,6 +75,19 @@ def test_lines_of_scores_fit_80_columns_however_large_these_are(tmp_path: Path) 
     assert "    -117283.6234, better (-123456.1234 to -111111.1234)" in lines
 
 
+def test_what_is_to_be_known_of_how_scores_came_about_follows_them(tmp_path: Path, record: RunRecord) -> None:
+    tuned = replace(report(score("arc", 0.5)), notes=("3 of <4> answers were cut",))
+    base = replace(report(score("arc", 0.5)), notes=("4 of 4 answers were cut",))
+    lines = [*score_lines(tuned, base, None)]
+    assert lines[-2:] == ["note: 3 of <4> answers were cut", "note: base model: 4 of 4 answers were cut"]
+    made = {"evaluate:tuned": tuned, "evaluate:base": base}
+    page = as_html(of_result(RunResult(tmp_path, record, made, nothing_to_do=False), None))
+    assert "<li>3 of &lt;4&gt; answers were cut</li><li>base model: 4 of 4 answers were cut</li>" in page
+    del made["evaluate:tuned"]
+    page = as_html(of_result(RunResult(tmp_path, record, made, nothing_to_do=False), None))
+    assert "<li>4 of 4 answers were cut</li>" in page
+
+
 def test_without_the_base_models_score_there_is_no_difference() -> None:
     [line] = score_lines(report(score("arc", 0.5)), None, None)
     assert line.split() == ["arc.acc", "0.5000", "(1,500", "samples)"]

@@ -194,6 +194,37 @@ def test_an_answer_ends_at_any_token_at_which_the_model_stops(loaded: tuple[Any,
         [turn], model, renderer(loaded, frozenset({stop, "<|im_end|>"})), Writing(max_new_tokens=12), budget(None)
     )
     assert turn.written == tokenizer.decode([first])
+    assert not turn.is_cut
+
+
+@pytest.mark.parametrize("is_greedy", [True, False])
+def test_answers_that_were_cut_and_longer_references_are_told_of_also_when_they_were_kept(
+    is_greedy: bool, loaded: tuple[Any, Any], request_of: dict[str, Any], tmp_path: Path
+) -> None:
+    how = {"max_new_tokens": 5, "is_greedy": is_greedy}
+    for name in ("asked", "kept"):
+        _, meter = score({**request_of, "writing": how}, loaded, tmp_path / "out")
+        rows = [json.loads(line) for line in (tmp_path / "out" / "samples_holdout.jsonl").read_text().splitlines()]
+        num_cut, num_longer = sum(row["is_cut"] for row in rows), sum(row["num_tokens"] > 5 for row in rows)
+        assert min(num_cut, num_longer) > 0, name
+        assert meter.notes == [
+            f"holdout: {num_cut} of 4 answers were cut at eval.holdout.max_new_tokens=5, and are scored so",
+            f"holdout: {num_longer} of 4 references are longer than eval.holdout.max_new_tokens=5",
+        ]
+
+
+def test_an_answer_that_ends_with_the_last_token_that_is_allowed_is_whole(loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded
+
+    def first_token(*stops: str) -> tuple[str, bool]:
+        [turn] = holdout.render(0, CONVERSATIONS[0], finder(loaded)).turns
+        write_answers([turn], model, renderer(loaded, frozenset(stops)), Writing(max_new_tokens=1), budget(None))
+        [token] = tokenizer.tokenize(turn.written)
+        return token, turn.is_cut
+
+    token, is_cut = first_token("<|im_end|>")
+    assert is_cut
+    assert first_token("<|im_end|>", token) == (token, False)
 
 
 def test_error_of_a_plain_mean_is_the_textbook_one() -> None:
@@ -360,7 +391,9 @@ def test_running_out_of_memory_halves_the_batch_says_so_and_changes_no_score(
     assert [(s["metric"], round(s["value"], 5)) for s in found] == [
         (s["metric"], round(s["value"], 5)) for s in expected
     ]
-    assert [note.partition(" at once")[0] for note in meter.notes] == ["out of memory at 3 samples of up to 41 tokens"]
+    assert [note.partition(" at once")[0] for note in meter.notes[:1]] == [
+        "out of memory at 3 samples of up to 41 tokens"
+    ]
 
     def always(batch: Any, *rest: Any) -> None:
         raise torch.OutOfMemoryError("no memory")
