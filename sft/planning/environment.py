@@ -18,6 +18,7 @@ class Environment:
         model_version: State of the base model: file times, commit.
         tasks_version: Digest of the recipe's own lm-eval tasks.
         vllm_version: Of the vLLM that answers them; empty without it.
+        server_asked: Since when a run asks a server, of which nobody knows the model; empty where none is asked.
         device: ``cpu`` or the GPU's name, of this machine, which evaluates.
         resources: What the training runs on and with; None where nothing is trained.
         versions: Package -> version.
@@ -28,6 +29,7 @@ class Environment:
     model_version: str = ""
     tasks_version: str = ""
     vllm_version: str = ""
+    server_asked: str = ""
     device: str = ""
     resources: Resources | None = None
     versions: Mapping[str, str]

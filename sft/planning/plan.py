@@ -7,13 +7,13 @@ machine) comes in as `Environment`; what of a plan is done already is the runner
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 
-from sft.config.schema import HOLDOUT, ModelSource, RegistryKind, RunConfig
+from sft.config.schema import HOLDOUT, EvalBackend, ModelSource, RegistryKind, RunConfig
 from sft.config.score_choice_checks import choice_notes
 from sft.config.unread_settings import unread_settings
 from sft.config.ways_out import ways_out
@@ -168,7 +168,12 @@ def build_plan(cfg: RunConfig, environment: Environment) -> Plan:
     else:
         steps.append(step("register", "dataset", "model", trained, *scores, "package", *uploaded))
     opened = (f"{setting}: {meaning}" for setting, meaning in ways_out(msgspec.to_builtins(cfg)).items())
-    return Plan(tuple(steps), tuple(left_out), (*opened, *unread_settings(cfg), *choice_notes(cfg)))
+    return Plan(tuple(steps), tuple(left_out), (*opened, *unread_settings(cfg), *choice_notes(cfg), *_of_server(cfg)))
+
+
+def _of_server(cfg: RunConfig) -> Iterator[str]:
+    if cfg.eval.enabled and cfg.eval.backend is EvalBackend.local_chat_completions:
+        yield f"eval.backend={cfg.eval.backend.name}: each run asks anew, since nobody knows which model a server has"
 
 
 def tokens_to_validate(held_out: str) -> str:

@@ -201,6 +201,8 @@ def evaluate(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
         where_it_is = {"python", "startup_seconds"}
         own["vllm"] = {k: v for k, v in _plain(cfg.eval.vllm).items() if k not in where_it_is}
         own["vllm"]["version"] = environment.vllm_version
+    if cfg.eval.backend is EvalBackend.local_chat_completions:  # nobody knows which model it has: each run asks anew
+        own["server_asked"] = environment.server_asked
     own["holdout"]["metrics"] = cfg.eval.holdout.scored()
     return {
         **own,

@@ -33,7 +33,14 @@ from sft.progress import Progress
 from sft.runner.dispatch import perform
 from sft.runner.registry_access import check_registry, check_upload, is_lost
 from sft.runner.result_links import link_results
-from sft.runner.status import find_artifact, find_done, is_registry_gone, read_environment, run_folder
+from sft.runner.status import (
+    find_artifact,
+    find_done,
+    is_registry_gone,
+    read_environment,
+    run_folder,
+    since_when_asked,
+)
 from sft.stages.earlier_states import take_over
 from sft.stages.judge import check_key
 from sft.stages.launcher import launcher_of
@@ -89,8 +96,8 @@ def run(
         SftError: A stage failed. Earlier stages stay done; the same command continues.
     """
     environment = read_environment(cfg)
-    plan = build_plan(cfg, environment)
-    plan = plan.reaching(goal) if goal else plan
+    if goal:
+        build_plan(cfg, environment).reaching(goal)  # refused before a folder is made
     store = Store(Path(cfg.run_root) / "store")
     store.open()
     folder = run_folder(cfg).absolute()
@@ -99,6 +106,8 @@ def run(
         progress.say(f"{cfg.run_root} is mounted with {option}: use it from one machine at a time")
     with run_lock(folder, progress), store.in_use():
         previous = record.load(folder)
+        plan = build_plan(cfg, since_when_asked(environment, previous))
+        plan = plan.reaching(goal) if goal else plan
         done = find_done(plan, store, previous)
         is_all_done = previous and previous.status == "done" and len(done) == len(plan.steps) and _same(previous, done)
         if previous and is_all_done and not is_lost(cfg, done.get("register"), progress):
@@ -186,7 +195,7 @@ class RunExecution:
         inputs = {name: artifacts[name].digest for name in step.needs}
         key = step.key(inputs)
         note = run_record.step(step.name + self.suffix)
-        note.key, note.inputs = key, inputs
+        note.key, note.inputs, note.settings = key, inputs, dict(step.settings)
         entry = find_artifact(step, inputs, self.store, self.previous)
         lost = entry if is_lost(self.cfg, entry, self.progress) else None
         if entry is None or lost or is_registry_gone(entry):

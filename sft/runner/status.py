@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import msgspec
 from sft import record
 from sft.adapters.os import machine
 from sft.artifacts import RegisteredModel
-from sft.config.schema import RegistryConfig, RunConfig
+from sft.config.schema import EvalBackend, RegistryConfig, RunConfig
 from sft.config.schema.registry import PIPELINE_RUN
 from sft.planning.environment import Environment
 from sft.planning.plan import Plan, Step, build_plan
@@ -28,6 +29,9 @@ from sft.stages.scoring import vllm_version
 from sft.stages.sources import source_version as dataset_version
 from sft.stages.task_checks import check_task_settings
 from sft.store import Entry, Store
+
+_ANEW = "anew"
+"""As what a plan has it that a server is asked: by the next run."""
 
 
 def read_environment(cfg: RunConfig) -> Environment:
@@ -50,8 +54,25 @@ def read_environment(cfg: RunConfig) -> Environment:
         model_version=model_version(cfg.model),
         tasks_version=version_of_tasks,
         vllm_version=vllm_version(cfg.eval),
+        server_asked=_ANEW if cfg.eval.backend is EvalBackend.local_chat_completions else "",
         versions=record.versions(),
     )
+
+
+def since_when_asked(environment: Environment, previous: record.RunRecord | None) -> Environment:
+    """Return the environment of a run that asks a server: nobody knows whether that has the model of another run.
+
+    A run that was stopped goes on with what it was answered.
+
+    Args:
+        environment: As `read_environment` returns it.
+        previous: What this run did so far.
+    """
+    if not environment.server_asked:
+        return environment
+    stopped = previous.steps if previous and previous.status != "done" else []
+    known = (str(note.settings["server_asked"]) for note in stopped if "server_asked" in note.settings)
+    return replace(environment, server_asked=next(known, f"{record.now()} {secrets.token_hex(4)}"))
 
 
 def work_digest(cfg: RunConfig, goal: str | None = None) -> str:

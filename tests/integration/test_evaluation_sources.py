@@ -17,8 +17,9 @@ from sft.config.schema import EvalBackend, EvalConfig, HoldoutConfig
 from sft.errors import StageError
 from sft.progress import Progress
 from sft.stages.evaluate import EvaluateInputs, evaluate
-from tests.servers import chat, hub
+from tests.servers import chat, hub, scripted
 from tests.servers.hub import AWAY, Repo
+from tests.support.command import records, sft_in_process, steps
 
 pytestmark = pytest.mark.slow
 NO_HOLDOUT = HoldoutConfig(enabled=False)
@@ -157,3 +158,53 @@ def test_a_model_behind_a_server_answers_as_the_same_model_does_here(
         answers.append([json.loads(line)["resps"] for line in samples.read_text().splitlines()])
     assert answers[0] == answers[1]
     assert all(answer[0][0] for answer in answers[0])
+
+
+def test_a_server_is_asked_anew_by_each_run_and_one_that_was_stopped_goes_on(
+    tiny_model: ModelArtifact, home: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "tasks"
+    own.mkdir()
+    (own / "write.yaml").write_text(OWN_TASK)
+    rows = [{"question": str(number), "answer": "seven"} for number in (17, 7, 123456)]
+    (own / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    says, num_asked, fails_after = "seven", 0, 2
+
+    def answer(_: scripted.Request) -> scripted.Answer:
+        nonlocal num_asked
+        if num_asked == fails_after:
+            return scripted.Answer(500)
+        num_asked += 1
+        message = {"role": "assistant", "content": says}
+        body = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+        return scripted.Answer(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
+
+    with scripted.serving(answer) as server:
+        server_args = {"base_url": f"{server.address}/v1/chat/completions", "model": "x", "max_retries": 1}
+        settings = [
+            *("eval.tasks=[write]", "eval.include_path=tasks", "eval.apply_chat_template=true"),
+            "eval.backend=local_chat_completions",
+            *(f"eval.model_args.{name}={value}" for name, value in server_args.items()),
+        ]
+
+        def scored() -> dict[str, Any]:
+            nonlocal num_asked
+            num_asked = 0
+            told.append(sft_in_process("eval", str(tiny_model.model_dir), *settings, cwd=tmp_path))
+            [record] = records(tmp_path / "runs")
+            return steps(record)["evaluate:base"]
+
+        told: list[Any] = []
+        assert scored()["status"] == "failed"
+        says, fails_after = "eight", -1
+        stopped = scored()
+        assert (stopped["status"], num_asked) == ("done", 1)
+        known = (
+            "2 answers are from before this run was stopped: nobody knows whether the server still has the same model"
+        )
+        assert stopped["facts"]["notes"] == [known]
+        assert f"note: {known}" in told[-1].out
+        again = scored()
+        assert (again["reused"], num_asked, again["facts"]["notes"]) == (False, 3, [])
+        assert [score["value"] for score in again["facts"]["scores"]] == [0.0]
+        assert "each run asks anew, since nobody knows which model a server has" in told[-1].out

@@ -25,6 +25,8 @@ from sft.chat.template import Renderer
 from sft.chat.turn_tokens import TurnFinder
 
 _MODULE = "sft.adapters.evaluation.worker"
+_OWN = {"hf", "vllm"}
+"""Backends that score the model of the request, and not what a server has."""
 PROGRESS = "progress.json"
 """File that the parent process shows."""
 
@@ -47,7 +49,7 @@ def _evaluate(request: dict[str, Any]) -> Mapping[str, Any]:
 
 def _scores(request: dict[str, Any], answers: AnswerCache) -> Mapping[str, Any]:
     out, meter = Path(request["out"]), ProgressFile(Path(request["progress"]))
-    hf = request["backend"] == "hf"
+    hf, is_own = request["backend"] == "hf", request["backend"] in _OWN
     manager = model = None
     if request["tasks"]:
         tasks.set_up_log(request["verbosity"])
@@ -61,6 +63,9 @@ def _scores(request: dict[str, Any], answers: AnswerCache) -> Mapping[str, Any]:
     result: dict[str, Any] = {"scores": [], "versions": {}, "data": {}}
     if request["tasks"]:
         result |= lm_eval.run(request, manager, model, out, meter, template, answers)
+        if not is_own and answers.num_kept:
+            before = f"{answers.num_kept:,} answers are from before this run was stopped"
+            meter.note(f"{before}: nobody knows whether the server still has the same model")
     del model
     if request["held_out"]:
         network = network or _load(request)
@@ -83,7 +88,7 @@ def _scores(request: dict[str, Any], answers: AnswerCache) -> Mapping[str, Any]:
 def _as_saved(request: Mapping[str, Any]) -> dict[str, Any]:
     """Return in which type the weights are used, and what is scored otherwise than the model is saved."""
     folder, model_args = Path(request["model_dir"]), request["model_args"]
-    if request["backend"] not in {"hf", "vllm"}:
+    if request["backend"] not in _OWN:
         return {"dtype": "", "differs_from_saved": []}
     writings = [held_out["writing"] for held_out in request["held_out"] if held_out["writing"]]
     is_greedy = any(writing["is_greedy"] for writing in writings)

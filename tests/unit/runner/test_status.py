@@ -9,7 +9,8 @@ import pytest
 from sft import record, runner
 from sft.adapters.os import machine
 from sft.artifacts import CheckpointArtifact, RegisteredModel
-from sft.planning.plan import Plan, Step
+from sft.planning.plan import Plan, Step, build_plan
+from sft.runner.status import since_when_asked
 from sft.store import Store
 from tests.support.configs import composed
 
@@ -109,3 +110,25 @@ def test_only_what_is_to_be_reached_counts_as_work() -> None:
 def test_points_with_other_tasks_or_another_vllm_are_other_work(shared: tuple[str, ...], setting: str) -> None:
     digests = {runner.work_digest(composed(*shared, f"{setting}={path}")) for path in ("a", "b")}
     assert len(digests) == 2
+
+
+@pytest.mark.parametrize(("status", "is_kept"), [("running", True), ("interrupted", True), ("done", False)])
+def test_only_a_run_that_was_stopped_goes_on_with_what_a_server_has_answered(
+    status: record.Status, is_kept: bool
+) -> None:
+    asked = ["eval.backend=local_chat_completions", "eval.model_args.base_url=http://localhost/v1"]
+    cfg = composed(*asked, "eval.apply_chat_template=true", "dataset.uri=synthetic://spell_numbers")
+    plain, world = (runner.read_environment(one) for one in (composed(), cfg))
+    assert since_when_asked(plain, None) is plain
+    first = since_when_asked(world, None)
+    assert len({world.server_asked, first.server_asked, since_when_asked(world, None).server_asked}) == 3
+    previous = record.begin(run_id="r", recipe=Path("r"), command=[], config={}, gpus=[], resources={}, steps=["e"])
+    previous.status = status
+    previous.step("e").settings = {"server_asked": first.server_asked}
+    assert (since_when_asked(world, previous).server_asked == first.server_asked) is is_kept
+    step = next(step for step in build_plan(cfg, first).steps if step.name == "evaluate:tuned")
+    assert step.settings["server_asked"] == first.server_asked
+    assert (
+        "server_asked"
+        not in next(step for step in build_plan(composed(), plain).steps if step.stage == "evaluate").settings
+    )
