@@ -91,7 +91,7 @@ class HoldoutConfig:
     extract: str | None = setting(None, Text(one_group))
     """Regular expression with one group, the answer, whose last match counts: GSM8K's is `#### (-?[\\d,]+)`."""
     max_new_tokens: int = number(256, at_least=1, at_most=1_000_000)
-    """Longest written answer, in tokens."""
+    """Longest written answer, in tokens. How many were cut there is a note of the evaluation."""
     limit: int | None = number(None, at_least=1)
     """Score so many samples of each set, drawn with `eval.seed`; null = all. A smaller draw is part of a
     larger one."""
@@ -154,7 +154,7 @@ class EvalConfig:
     """Let tasks of `include_path` run code: Python beside them (`!function`), metrics from the hub or a folder,
     templates beyond Jinja's sandbox. The record says so."""
     num_fewshot: int | None = number(None, at_least=0, at_most=10_000)
-    """null = as the task says."""
+    """null = as the task says. One that says 0 itself stays without, which is noted, or refused where all do."""
     system_instruction: str | None = setting(None, FREE)
     """System turn of every prompt, with `apply_chat_template`."""
     limit: int | None = number(None, at_least=1)
@@ -165,9 +165,9 @@ class EvalConfig:
     """Processes that share the requests and samples, each with the whole model; null = one per GPU, one on a CPU."""
     backend: EvalBackend = EvalBackend.hf
     """`vllm` needs `vllm.python`. `local_chat_completions`, with `sft eval` only, asks a server that already runs:
-    `eval.model_args.base_url`."""
+    `eval.model_args.base_url`; each run asks it anew."""
     gen_kwargs: dict[str, Any] = tree()
-    """Passed to generation tasks as they are."""
+    """Passed to generation tasks as they are; refused where no task is one."""
     model_args: dict[str, Any] = tree()
     """Passed to lm-eval's model as they are (`dtype`, `max_length` …)."""
     apply_chat_template: bool = False
