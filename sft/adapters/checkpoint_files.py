@@ -92,6 +92,11 @@ def _weight_map(index: Path) -> dict[str, str]:
     return weight_map
 
 
+def file_of(folder: Path, name: str) -> Path:
+    """Return the file of a checkpoint that holds a tensor."""
+    return folder / (WEIGHTS if (folder / WEIGHTS).is_file() else _weight_map(folder / INDEX)[name])
+
+
 def copy_as_in_base(base: Path, model: Path) -> None:
     """Give a model made of another one the files that this doesn't change, byte for byte.
 

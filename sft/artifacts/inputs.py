@@ -87,6 +87,7 @@ class ModelArtifact(Artifact):
         trust_remote_code: Whether the recipe lets code that comes with the model run.
         chat_template_changes: What the recipe makes of the model's own chat template, a line each. Where it makes
             something, ``root`` holds the model itself: links to its files, and the template.
+        unread_weights: A line on the stored weights that transformers' class has no place for; empty = there are none.
         adapter: sha256 of each file of the adapter that was merged into it, by its path; ``root`` then holds the model.
         unmerged_dir: Where that adapter is trained on: the folder of the model without it, which is the frozen base;
             ``files.json`` is that folder's, and the adapter lies in ``adapter/``. None = no adapter is continued.
@@ -98,6 +99,7 @@ class ModelArtifact(Artifact):
     num_parameters: int | None
     trust_remote_code: bool = False
     chat_template_changes: tuple[str, ...] = ()
+    unread_weights: str = ""
     adapter: dict[str, str] = field(default_factory=dict)
     unmerged_dir: Path | None = None
 

@@ -139,7 +139,9 @@ def model(cfg: ModelConfig, inputs: ModelInputs, out: Path, progress: Progress) 
     model_checks.check_folder(folder, _setting(cfg))
     template = chat_template.choose(folder, cfg)
     progress.update("comparing the weights with the architecture")
-    _check_architecture(cfg, folder, out)
+    unread_weights = _check_architecture(cfg, folder, out)
+    if unread_weights:
+        progress.say(f"  {unread_weights}")
     if note := model_checks.dtype_note(folder):
         progress.say(f"  {note}")
     progress.update("hashing files")
@@ -166,6 +168,7 @@ def model(cfg: ModelConfig, inputs: ModelInputs, out: Path, progress: Progress) 
         num_parameters=sum(tensor.size for tensor in read_tensors(extended or folder).values()),
         trust_remote_code=cfg.trust_remote_code,
         chat_template_changes=template.changes if template else (),
+        unread_weights=unread_weights,
         adapter=digests,
         unmerged_dir=folder if adapter and is_continued else None,
     )
@@ -173,16 +176,19 @@ def model(cfg: ModelConfig, inputs: ModelInputs, out: Path, progress: Progress) 
     return artifact
 
 
-def _check_architecture(cfg: ModelConfig, folder: Path, out: Path) -> None:
+def _check_architecture(cfg: ModelConfig, folder: Path, out: Path) -> str:
+    """Return a line on the stored weights that the architecture has no place for; empty = there are none."""
     request = {"folder": str(folder), "trust_remote_code": cfg.trust_remote_code}
     logs, module = out / LOGS_NAME / "architecture", "sft.adapters.architecture"
-    vocabulary = run_module(module, request, folder=logs, what="checking the model")
-    if without_row := set(vocabulary["without_row"]) - {*cfg.add_tokens.special, *cfg.add_tokens.plain}:
+    found = run_module(module, request, folder=logs, what="checking the model")
+    if without_row := set(found["without_row"]) - {*cfg.add_tokens.special, *cfg.add_tokens.plain}:
         raise StageError(
-            f"{_setting(cfg)}: its tokenizer has {vocabulary['num_tokens']} tokens, but its embedding has "
-            f"{vocabulary['num_rows']} rows; without one are {listed(sorted(without_row))}",
+            f"{_setting(cfg)}: its tokenizer has {found['num_tokens']} tokens, but its embedding has "
+            f"{found['num_rows']} rows; without one are {listed(sorted(without_row))}",
             fix="name them in model.add_tokens.special or model.add_tokens.plain, or take these weights' own tokenizer",
         )
+    unread: str = found["unread"]
+    return unread
 
 
 def _extend(cfg: ModelConfig, folder: Path, out: Path, progress: Progress) -> None:

@@ -99,6 +99,8 @@ def _origin(inputs: PackageInputs) -> str:
     opened = ways_out(inputs.record["config"])
     lines += [f"{meaning[0].upper()}{meaning[1:]} (`{setting}`)." for setting, meaning in opened.items()]
     lines += [f"Chat template: {change}." for change in base.chat_template_changes]
+    if base.unread_weights:
+        lines.append(f"Of the base model {base.unread_weights}.")
     if base.adapter:
         what = "An adapter of it was trained on" if base.unmerged_dir else "An adapter was merged into it first"
         lines.append(f"{what} (sha256 {', '.join(base.adapter.values())}).")

@@ -14,6 +14,8 @@ from sft.config.schema import AddTokensConfig, ModelConfig
 from sft.errors import StageError
 from sft.progress import Progress
 from sft.stages.model import ModelInputs, model, source_version
+from tests.support import architectures
+from tests.support.register_inputs import Told
 
 pytestmark = [
     pytest.mark.slow,
@@ -99,6 +101,37 @@ def test_a_tokenizer_that_is_larger_than_the_embedding_is_refused_with_its_remed
     made = run(base, tmp_path / "taken", add_tokens=AddTokensConfig(special=["<|call|>"]))
     rows = read_tensors(made.model_dir)["model.embed_tokens.weight"].shape[0]
     assert rows >= len(tokenizer)
+
+
+def test_a_head_that_the_config_ties_but_that_differs_is_refused_with_its_remedy(
+    tiny_model: ModelArtifact, tmp_path: Path
+) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    base = shutil.copytree(tiny_model.model_dir, tmp_path / "base")
+    weights = load_file(base / "model.safetensors")
+    save_file({**weights, "lm_head.weight": 2 * weights["model.embed_tokens.weight"]}, base / "model.safetensors")
+    with pytest.raises(StageError, match="both are stored and differ") as caught:
+        run(base, tmp_path / "out", add_tokens=AddTokensConfig(special=["<|call|>"]))
+    assert "tie_word_embeddings to false" in str(caught.value.fix)
+
+
+def test_weights_that_no_class_reads_are_said_and_recorded(tiny_model: ModelArtifact, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    base = shutil.copytree(tiny_model.model_dir, tmp_path / "base")
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "first_k_dense_replace": 1}
+    shape = {**architectures.SHAPE, "vocab_size": 400, "num_nextn_predict_layers": 1}
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("glm4_moe", **shape, **experts)).save_pretrained(base)
+    weights = load_file(base / "model.safetensors")
+    further = {"model.layers.92.eh_proj.weight": weights["model.norm.weight"].clone()}
+    save_file(weights | further, base / "model.safetensors", metadata={"format": "pt"})
+    told = Told()
+    (tmp_path / "out").mkdir()
+    made = model(ModelConfig(name_or_path=str(base)), ModelInputs(dataset=None), tmp_path / "out", told)
+    assert made.unread_weights.startswith("1 stored weights are not read by Glm4MoeForCausalLM")
+    assert f"  {made.unread_weights}" in told.lines
 
 
 def test_tokens_that_are_all_there_are_refused(tiny_model: ModelArtifact, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sft.adapters import checkpoint_values
 from sft.adapters.checkpoint_files import INDEX, WEIGHTS, read_json, read_tensors
 from sft.adapters.export import gguf_layout
 from sft.adapters.export.gguf_vocabulary import Vocabulary, vocabulary_of, without_generation_marks
@@ -98,11 +99,10 @@ def _write_tensors(writer: Any, folder: Path, architecture: str, config: Mapping
 
     asked = gguf.GGMLQuantizationType[kind.upper()]
     shapes = {name: tensor.shape for name, tensor in read_tensors(folder).items()}
-    names = {}  # of the checkpoint, by the file's
-    for name in shapes:
-        target = gguf_layout.tensor_name(name)
-        if target != "output.weight" or not config.get("tie_word_embeddings"):
-            names[target] = name
+    names = {gguf_layout.tensor_name(name): name for name in shapes}  # of the checkpoint, by the file's
+    head, embedding = names.get("output.weight"), names["token_embd.weight"]
+    if head and config.get("tie_word_embeddings") and checkpoint_values.are_equal(folder, head, embedding):
+        del names["output.weight"]
     types, fallen_back = {}, []
     for target, name in names.items():
         shape = shapes[name]

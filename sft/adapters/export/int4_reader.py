@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sft.adapters.checkpoint_files import INDEX, WEIGHTS, read_json
+from sft.adapters import checkpoint_values
+from sft.adapters.checkpoint_files import INDEX, WEIGHTS, read_json, read_tensors
 from sft.adapters.export import compressed_writer
 from sft.adapters.os import child
 from sft.errors import StageError
 
-_PACKED = "_packed"
+_PACKED, _HEAD = "_packed", "lm_head.weight"
 _BITS = 4
 
 
@@ -38,7 +39,11 @@ def _is_tied(source: Path, trust: Mapping[str, bool]) -> bool:
     """Return whether the head is the embedding, which is written once."""
     from transformers import AutoConfig
 
-    return bool(AutoConfig.from_pretrained(source, **trust).get_text_config().tie_word_embeddings)
+    if not AutoConfig.from_pretrained(source, **trust).get_text_config().tie_word_embeddings:
+        return False
+    stored = read_tensors(source)
+    embedding = next((name for name in stored if name.endswith("embed_tokens.weight")), None)
+    return _HEAD not in stored or embedding is None or checkpoint_values.are_equal(source, _HEAD, embedding)
 
 
 def _check(source: Path, written: Path, layers: set[str], group: int, *, is_tied: bool) -> float:
@@ -70,7 +75,7 @@ def _check(source: Path, written: Path, layers: set[str], group: int, *, is_tied
         elif name in names:
             if not torch.equal(_tensor(written, name), values):
                 raise StageError(f"{name} was changed by llm-compressor, which was not asked to")
-        elif name != "lm_head.weight" or not is_tied:
+        elif name != _HEAD or not is_tied:
             raise StageError(f"{name} is missing in what llm-compressor wrote", fix="another format: --to int8")
     if packed != layers:
         odd = ", ".join(sorted(packed ^ layers)[:3])

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from sft.adapters.architecture import differences, load_on_meta
+from sft.adapters.architecture import check_tied, differences, load_on_meta, tensors_read_as, unread
 from sft.adapters.checkpoint_files import read_tensors
 from sft.artifacts import ModelArtifact
+from sft.errors import StageError
 from tests.support import architectures
 
 pytestmark = [
@@ -127,3 +128,57 @@ def test_a_tied_head_that_is_stored_too_and_buffers_of_old_checkpoints_are_no_di
 
     with_weights(base, added)
     assert compared(base) == []
+
+
+def with_head(base: Path, head: Callable[[Any], Any]) -> tuple[Any, dict[str, str]]:
+    with_weights(base, lambda weights: {**weights, "lm_head.weight": head(weights["model.embed_tokens.weight"])})
+    tensors = read_tensors(base)
+    model, _ = load_on_meta(base, tensors, trust_remote_code=False)
+    return model, tensors_read_as(model, tensors)
+
+
+def test_a_head_that_the_config_ties_and_that_is_stored_with_other_values_is_refused(base: Path) -> None:
+    import numpy
+
+    model, read_as = with_head(base, lambda embedding: numpy.roll(embedding, 1, 0))
+    with pytest.raises(StageError, match=r"ties lm_head\.weight to model\.embed_tokens\.weight") as caught:
+        check_tied(base, model, read_as)
+    assert "tie_word_embeddings to false" in str(caught.value.fix)
+
+
+def test_a_tied_head_of_the_embeddings_values_or_one_that_is_said_to_be_its_own_is_taken(base: Path) -> None:
+    check_tied(base, *with_head(base, lambda embedding: embedding.copy()))
+    with_config(base, tie_word_embeddings=False)
+    check_tied(base, *with_head(base, lambda embedding: embedding * 2))
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral", "qwen3_moe", "gpt_neox"])
+def test_what_transformers_saved_is_read_whole(family: str, tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SHAPE, **FAMILIES[family])).save_pretrained(
+        tmp_path
+    )
+    tensors = read_tensors(tmp_path)
+    model, _ = load_on_meta(tmp_path, tensors, trust_remote_code=False)
+    assert unread(model, tensors_read_as(model, tensors)) == ""
+
+
+def test_weights_that_transformers_ignores_by_a_pattern_are_named_and_computed_buffers_are_not(tmp_path: Path) -> None:
+    import numpy
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {**MOE, "moe_intermediate_size": 16, "n_shared_experts": 1, "first_k_dense_replace": 1}
+    config = AutoConfig.for_model("glm4_moe", **SHAPE, **sizes, num_nextn_predict_layers=1)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    further = dict.fromkeys(
+        ("model.layers.92.eh_proj.weight", "model.layers.0.self_attn.rotary_emb.inv_freq"), numpy.zeros(4, "float32")
+    )
+    with_weights(tmp_path, lambda weights: {**weights, **further})
+    tensors = read_tensors(tmp_path)
+    model, report = load_on_meta(tmp_path, tensors, trust_remote_code=False)
+    assert not report["unexpected_keys"]
+    assert unread(model, tensors_read_as(model, tensors)) == (
+        "1 stored weights are not read by Glm4MoeForCausalLM, nor saved with a model of it: "
+        "model.layers.92.eh_proj.weight; config.json goes on to say num_nextn_predict_layers=1"
+    )

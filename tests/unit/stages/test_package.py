@@ -310,3 +310,9 @@ def test_what_the_hubs_client_puts_beside_a_model_is_no_part_of_it(inputs: Packa
     assert (after.problems, after.digest) == ([], before.digest)
     (made.model_dir / ".cache" / "other").touch()
     assert verify(made.model_dir).problems == [f"{made.model_dir}/.cache/other: is not in the record"]
+
+
+def test_the_card_names_weights_of_the_base_model_that_nothing_read(inputs: PackageInputs, tmp_path: Path) -> None:
+    line = "1 stored weights are not read by Glm4MoeForCausalLM, nor saved with a model of it: a"
+    made = make(CONFIG, replace(inputs, base=replace(inputs.base, unread_weights=line)), tmp_path / "out")
+    assert f"Of the base model {line}." in (made.model_dir / "README.md").read_text(encoding="utf-8")

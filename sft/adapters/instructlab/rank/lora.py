@@ -73,7 +73,9 @@ def _save(args: Any, model: Any, tokenizer: Any, accelerator: Any, output_dir: P
     state = accelerator.get_state_dict(model.model)
     if accelerator.is_main_process:
         base = AutoModelForCausalLM.from_pretrained(**args.base_model_args, device_map="cpu").float()
-        base.resize_token_embeddings(model.module.get_input_embeddings().num_embeddings)
+        num_rows = model.module.get_input_embeddings().num_embeddings
+        if base.get_input_embeddings().num_embeddings != num_rows:  # a resize to the same size ties weights again
+            base.resize_token_embeddings(num_rows)
         whole = on_base(base, model.module, state)
         whole.save_pretrained(output_dir / ADAPTER, save_embedding_layers=False)  # "auto" asks the hub
         merged, base_folder = whole.merge_and_unload(), Path(args.model_name_or_path)

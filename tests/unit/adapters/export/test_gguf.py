@@ -97,6 +97,18 @@ def test_what_is_read_back_writes_as_the_models_settings_say(
     assert gguf.not_carried(model) == notes
 
 
+def test_a_head_of_its_own_is_written_though_the_config_ties_it(tiny_model: ModelArtifact, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    model = shutil.copytree(tiny_model.model_dir, tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    save_file({**weights, "lm_head.weight": 2 * weights["model.embed_tokens.weight"]}, model / "model.safetensors")
+    out, work = folders(tmp_path)
+    made = gguf.export(model, out, work, name="own head", kind="f32", held_out=[])
+    read = load_file(made.model_dir / "model.safetensors")
+    assert (read["lm_head.weight"] == 2 * weights["model.embed_tokens.weight"]).all()
+
+
 def test_fewer_bits_differ_by_as_much_as_their_steps(tiny_model: ModelArtifact, tmp_path: Path) -> None:
     out, work = folders(tmp_path)
     made = gguf.export(tiny_model.model_dir, out, work, name="tiny", kind="q8_0", held_out=[])
