@@ -1,4 +1,6 @@
-"""Which variables `training.env` may set: those that tune a library, none that makes it load something.
+"""Which variables `training.env` may set, and which of them count towards a training's key.
+
+May set: those that tune a library, none that makes it load something.
 
 A variable can be code: PYTHONPATH, LD_PRELOAD, NCCL_NET_PLUGIN, OMP_TOOL_LIBRARIES and many more name files that a
 process loads. So names are allowed, not forbidden.
@@ -25,6 +27,16 @@ _LOADS = re.compile(
 )
 """What names of a family that tunes have in common if they load: NCCL_NET_PLUGIN, OMP_TOOL_LIBRARIES, …"""
 
+_CHANGES_NO_NUMBERS = re.compile(
+    r"(WANDB|MLFLOW|INSTRUCTLAB|GLOO|UCX|FI|LC|MALLOC|TORCH_NCCL)_\w*|"
+    r"NCCL_(?!ALGO|PROTO|NTHREADS|\w*CHANNELS|\w*CTAS|NVLS|COLLNET|TREE)\w+|"
+    r"CUDA_(DEVICE_ORDER|DEVICE_MAX_CONNECTIONS|LAUNCH_BLOCKING|MODULE_LOADING|CACHE_MAXSIZE)|"
+    r"TOKENIZERS_PARALLELISM|GLIBC_TUNABLES|PYTORCH_(CUDA_)?ALLOC_CONF|PYTORCH_NO_CUDA_MEMORY_CACHING|"
+    r"TORCH_(DISTRIBUTED_DEBUG|CPP_LOG_LEVEL|SHOW_CPP_STACKTRACES|CUDNN_V8_API_LRU_CACHE_LIMIT)|"
+    r"TORCHINDUCTOR_(CACHE_DIR|COMPILE_THREADS)|PYTHON(UNBUFFERED|FAULTHANDLER|HASHSEED)|TZ|LANG|NO_COLOR",
+    re.ASCII,
+)
+"""Of a variable that speaks of logs, trackers, memory, networks: who mends a network goes on from the same state."""
 
 _LOADERS = re.compile(r"(LD|DYLD|PYTHON|JAVA|PERL5|RUBY)\w*|PATH|BASH_ENV|ENV|GCONV_PATH|SHELL|IFS|PS4", re.ASCII)
 
@@ -32,6 +44,11 @@ _LOADERS = re.compile(r"(LD|DYLD|PYTHON|JAVA|PERL5|RUBY)\w*|PATH|BASH_ENV|ENV|GC
 def may_load_code(name: str) -> bool:
     """Return whether a variable is not known to be harmless."""
     return _ALLOWED.fullmatch(name) is None or _LOADS.search(name) is not None
+
+
+def may_change_numbers(name: str) -> bool:
+    """Return whether a variable is not known to leave alone what a training computes."""
+    return _CHANGES_NO_NUMBERS.fullmatch(name) is None
 
 
 def is_loader(name: str) -> bool:

@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from sft.adapters.local_files import local_path
+from sft.config.environment_names import may_change_numbers
 from sft.config.schema import (
     AdapterUse,
     BaseQuantization,
@@ -18,6 +20,7 @@ from sft.config.schema import (
     EvalBackend,
     LoraConfig,
     LrScheduler,
+    ModelConfig,
     ModelSource,
     RunConfig,
     ScheduleConfig,
@@ -133,9 +136,21 @@ def train(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
     own = {k: v for k, v in _plain(cfg.training).items() if k not in without}
     own |= {**_length(cfg.training), "learning_rate": cfg.training.rate(), "select": _selection(cfg.training)}
     own = _without_untouched(own, cfg.training, environment.versions)
+    if numeric := {name: value for name, value in cfg.training.env.items() if may_change_numbers(name)}:
+        own["env"] = numeric
+    if cfg.training.lora.rank:
+        own["lora"]["adapted_model"] = _adapted_model(cfg.model)
     resources = environment.resources.settings() if environment.resources else {}
     unsaid = NOT_IN_THE_WEIGHTS | ({"compile"} if resources.get("compile") == Compile.none.value else set())
     return {**own, "resources": {k: v for k, v in resources.items() if k not in unsaid}}
+
+
+def _adapted_model(cfg: ModelConfig) -> str:
+    """Return what an adapter names as its base: of two equal folders one may be gone tomorrow."""
+    if cfg.source is ModelSource.scratch:
+        return ModelSource.scratch.value
+    folder = local_path(cfg.name_or_path)
+    return str(folder.resolve()) if folder.is_dir() else cfg.name_or_path.partition("@")[0]
 
 
 _NEWER = {

@@ -214,6 +214,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.instructlab.rank.validation",
                 "sft.adapters.instructlab.rank.varlen",
                 "sft.adapters.instructlab.rank.worker",
+                "sft.adapters.instructlab.inherited",
                 "sft.adapters.instructlab.torchrun",
                 "sft.adapters.instructlab.training_length",
             ),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from sft.adapters.instructlab import pod_entrypoint, torchrun
@@ -46,10 +46,16 @@ class _Main:
 
 
 def _count(
-    _argv: Sequence[str], *, log: Path, env: Mapping[str, str], poll: Callable[[], None], poll_seconds: float
+    _argv: Sequence[str],
+    *,
+    log: Path,
+    env: Mapping[str, str],
+    without: Collection[str],
+    poll: Callable[[], None],
+    poll_seconds: float,
 ) -> int:
     """Stand in for torchrun and its ranks; return torchrun's exit status."""
-    del poll_seconds
+    del without, poll_seconds
     logs, node, num = log.parent, int(os.environ["PET_NODE_RANK"]), int(env["NUM_NODES"])
     group = json.loads((logs / "gather" / "group.json").read_text())
     log.touch()

@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
+from sft.adapters.instructlab import inherited
 from sft.adapters.instructlab.failure import agent_file, failure
 from sft.adapters.instructlab.layout import (
     COMPILED,
@@ -128,12 +129,16 @@ def supervise_node(
         monitor.poll()
         check()
 
+    own = _environment(settings, main)
+    if dropped := inherited.changing_numbers(os.environ, own):
+        say(inherited.told(dropped))
     with _save_on_signal(logs / STOP, say) as signal_name, _for_compiled_code(settings, logs) as variables:
         try:
             status = supervise(
                 [*agent, *_torchrun(settings, logs), *worker],
                 log=log,
-                env=_environment(settings, main) | variables,
+                env=own | variables,
+                without=dropped,
                 poll=poll,
                 poll_seconds=0.5,
             )

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -46,6 +46,7 @@ def supervise(
     *,
     log: Path,
     env: Mapping[str, str] | None = None,
+    without: Collection[str] = (),
     poll: Callable[[], None] = lambda: None,
     poll_seconds: float = 0.25,
 ) -> int:
@@ -55,9 +56,10 @@ def supervise(
         argv: Program and arguments.
         log: File to which standard output and error are appended.
         env: Added to this process's environment.
+        without: Variables of this process that it doesn't get.
         poll: Called about every `poll_seconds` while the process runs; an exception of it terminates the process.
     """
-    with started(argv, log=log, env=env) as process:
+    with started(argv, log=log, env=env, without=without) as process:
         while True:
             try:
                 return process.wait(timeout=poll_seconds)
@@ -67,7 +69,7 @@ def supervise(
 
 @contextmanager
 def started(
-    argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None
+    argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None, without: Collection[str] = ()
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run `argv` in a process group of its own, which ends with the block.
 
@@ -75,10 +77,12 @@ def started(
         argv: Program and arguments.
         log: File to which standard output and error are appended.
         env: Added to this process's environment.
+        without: Variables of this process that it doesn't get.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     # A child, and its children, import nothing from the working folder, where a stranger's `random.py` may lie.
-    environment = {**os.environ, **(env or {}), "PYTHONSAFEPATH": "1", PARENT_PID: str(os.getpid())}
+    inherited = {name: value for name, value in os.environ.items() if name not in without}
+    environment = {**inherited, **(env or {}), "PYTHONSAFEPATH": "1", PARENT_PID: str(os.getpid())}
     output = log.open("ab", buffering=0)
     try:
         process = subprocess.Popen(

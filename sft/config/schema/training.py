@@ -270,7 +270,8 @@ class TrainingConfig:
     num_loader_workers: int | None = number(None, at_least=0, at_most=1_024)
     """Data loader processes per rank; null = 0 without a GPU, 2 with one."""
     env: dict[str, str] = pairs(_VARIABLE, FREE)
-    """Environment variables of every rank. Never a secret: they are recorded."""
+    """Environment variables of every rank. Never a secret: they are recorded. Those that can change a number make
+    another training; logs, trackers, memory and networks don't."""
     allow_any_env: bool = False
     """Let `env` set variables that can make a rank load code (`PYTHONPATH`, `LD_PRELOAD`, `NCCL_NET_PLUGIN`), or that
     sft doesn't know. The record says so."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -377,6 +378,32 @@ def test_a_schedule_counts_and_one_without_settings_has_the_key_that_it_had() ->
 
 def test_loader_workers_change_nothing_of_the_weights() -> None:
     assert changed("training.num_loader_workers=3") == TOLD
+
+
+def test_variables_of_the_ranks_count_unless_they_can_change_no_number() -> None:
+    assert "train" in changed("training.env.NVIDIA_TF32_OVERRIDE=0")
+    assert "train" in changed("training.env.NCCL_ALGO=Ring")
+    for harmless in ("NCCL_DEBUG=INFO", "NCCL_IB_DISABLE=1", "WANDB_MODE=offline", "NO_COLOR=1"):
+        assert changed(f"training.env.{harmless}") == TOLD
+    [train] = [step for step in plan("training.env.NCCL_DEBUG=INFO").steps if step.name == "train"]
+    assert "env" not in train.settings
+
+
+def test_an_adapter_of_an_equal_base_elsewhere_is_another_one_as_it_names_its_base(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    digests = {"model": "same", "tokenize": "same"}
+
+    def with_equal_inputs(folder: Path, *overrides: str) -> str:
+        folder.mkdir(exist_ok=True)
+        made = plan("model=hub", f"model.name_or_path={folder}", *overrides)
+        [step] = [step for step in made.steps if step.name == "train"]
+        return step.key(digests)
+
+    assert with_equal_inputs(first) == with_equal_inputs(second)
+    adapters = "training.lora.rank=8"
+    assert with_equal_inputs(first, adapters) != with_equal_inputs(second, adapters)
+    (tmp_path / "link").symlink_to(first)
+    assert with_equal_inputs(first, adapters) == with_equal_inputs(tmp_path / "link", adapters)
 
 
 def test_how_a_full_state_is_written_changes_nothing_of_the_weights() -> None:

@@ -10,7 +10,13 @@ import pytest
 
 from sft.adapters.instructlab.layout import SETTINGS
 from sft.adapters.instructlab.settings import LaunchSettings, Nodes
-from sft.adapters.instructlab.torchrun import _environment, _for_compiled_code, checkpoint
+from sft.adapters.instructlab.torchrun import (
+    _environment,
+    _for_compiled_code,
+    checkpoint,
+    clear,
+    supervise_node,
+)
 from sft.errors import StageError
 from sft.files import write_json
 
@@ -69,3 +75,23 @@ def test_what_is_compiled_lies_in_a_private_folder_until_the_ranks_end_unless_on
     of_recipe = LaunchSettings(num_processes=1, nodes=Nodes(), env={name: "/mine"}, stall_timeout_seconds=1)
     with _for_compiled_code(of_recipe, tmp_path) as variables:
         assert variables[name] == "/mine"
+
+
+def test_ranks_get_no_variable_that_changes_a_training_and_stands_in_no_key_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign, meant = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "NVIDIA_TF32_OVERRIDE"
+    for name in (foreign, meant):
+        monkeypatch.setenv(name, "1")
+    ask = f"import os, sys; print([name in os.environ for name in ({foreign!r}, {meant!r})]); sys.exit(3)"
+    monkeypatch.setattr("sft.adapters.instructlab.torchrun._torchrun", lambda *_: ["-c", ask])
+    clear(tmp_path)
+    write_json(tmp_path / SETTINGS, {"options": {"compile_layers": False}})
+    settings = LaunchSettings(num_processes=1, nodes=Nodes(), env={meant: "0"}, stall_timeout_seconds=60)
+    main: Any = SimpleNamespace(output_dir="out", trust_remote_code=False, num_epochs=1)
+    said: list[str] = []
+    with pytest.raises(StageError):
+        supervise_node(main, settings, logs=tmp_path, watch=lambda _: None, say=said.append)
+    [line] = [text for text in said if "not passed to the ranks" in text]
+    assert foreign in line
+    assert meant not in line

@@ -126,3 +126,11 @@ def test_a_library_that_hides_a_full_disk_is_read_through(tmp_path: Path) -> Non
     error = child_error(facts, what="training", log=tmp_path / "log.txt")
     assert error.message == "training failed: DatasetGenerationError: An error occurred (No space left on device)"
     assert error.fix == "free space, then repeat the command"
+
+
+def test_a_variable_that_a_process_must_not_have_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SFT_TEST_LEFT_OUT", "1")
+    monkeypatch.setenv("SFT_TEST_KEPT", "2")
+    ask = "import os; print(os.environ.get('SFT_TEST_LEFT_OUT'), os.environ.get('SFT_TEST_KEPT'))"
+    supervise([sys.executable, "-c", ask], log=tmp_path / "log", without=["SFT_TEST_LEFT_OUT"])
+    assert (tmp_path / "log").read_text() == "None 2\n"
