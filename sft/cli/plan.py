@@ -10,13 +10,14 @@ import msgspec
 import yaml
 
 from sft import record, runner
+from sft.artifacts import TokenizedArtifact
 from sft.config import compose
 from sft.config.hydra_app import SWEEPS, split_flags
 from sft.config.image import unpinned
 from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Problem
 from sft.files import path_from_here
-from sft.planning import estimate, machine_needs, row_packing
+from sft.planning import estimate, machine_needs, model_notes, row_packing
 from sft.planning.detectable import detectable_differences
 from sft.planning.model_config import read_model_config
 from sft.planning.plan import Plan, build_plan
@@ -142,12 +143,16 @@ def _facts(cfg: RunConfig, have: Mapping[str, Entry], notes: Sequence[str]) -> l
         lead = "resources" if name == "device" else ""
         facts.append(f"{lead:<11}{name:<24}{_shown(why['value']):<14}{why['reason']}")
     facts += [f"refused    {each.rule}; {each.fix}" for each in _missing(cfg, have, resources)]
-    packing = row_packing.packing_notes(read_model_config(cfg.model), resources.attention)
+    config = read_model_config(cfg.model)
+    packing = row_packing.packing_notes(config, resources.attention)
+    tokenized = artifacts.get("tokenize")
+    samples = tokenized if isinstance(tokenized, TokenizedArtifact) else None
+    of_model = model_notes.notes(cfg.training, config, samples)
     here = [*machine_needs.notes(cfg, resources)]
     if cfg.training.launcher.is_remote and (note := unpinned(cfg.training.launcher.image)):
         here.append(note)
     few = estimate.few_steps(cfg, artifacts, resources.num_sharing_batch)
-    return [*facts, *(f"note       {note}" for note in (*notes, *few, *resources.notes, *packing, *here))]
+    return [*facts, *(f"note       {note}" for note in (*notes, *few, *resources.notes, *packing, *of_model, *here))]
 
 
 def _missing(cfg: RunConfig, have: Mapping[str, Entry], resources: Resources) -> list[machine_needs.Missing]:

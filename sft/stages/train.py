@@ -21,7 +21,7 @@ from sft.adapters.kubeflow.job import JobDisplay
 from sft.artifacts import LOGS_NAME, CheckpointArtifact
 from sft.config.schema import TrainingConfig
 from sft.errors import StageError
-from sft.planning import row_packing
+from sft.planning import model_notes, row_packing
 from sft.planning.model_config import read_config
 from sft.planning.step_count import length_notes
 from sft.progress import Progress
@@ -112,9 +112,12 @@ def _train(
     told: TrainingCallbacks,
 ) -> None:
     """Train, and resume after the loss of a rank as often as the recipe says."""
-    packing = row_packing.packing_notes(read_config(inputs.model.model_dir), inputs.resources.attention)
+    config = read_config(inputs.model.model_dir) or {}
+    model_notes.check_context(config, inputs.tokenized)
+    of_model = model_notes.notes(cfg, config, inputs.tokenized)
+    packing = row_packing.packing_notes(config, inputs.resources.attention)
     steps = length_notes(cfg, inputs.tokenized.num_samples, inputs.resources.num_sharing_batch)
-    for note in (*inputs.resources.notes, *packing, *steps):
+    for note in (*inputs.resources.notes, *packing, *steps, *of_model):
         progress.say(f"  {note}")
 
     def watch(live: TrainingProgress) -> None:

@@ -65,6 +65,7 @@ WITHOUT_INFLUENCE = {
         "sft.planning.step_count",
     ),
     "sft.adapters.instructlab.rank.profiler",
+    "sft.planning.model_notes",  # lines, and a refusal
     "sft.planning.model_shape",
     *("sft.adapters.instructlab.layout", "sft.adapters.instructlab.settings", "sft.adapters.instructlab.monitor"),
     "sft.adapters.instructlab.failure",
