@@ -21,6 +21,8 @@ from sft.chat.tool_calls import kind_of
 Format = Literal["messages", "conversations", "alpaca", "prompt_completion", "preference", "text"]
 
 _OTHER_MESSAGES = ("conversations", "conversation")
+_PLAIN_FIELDS = {"messages", "tools", "role", "content", "weight"}
+"""What the quick way reads: to ignore one of these takes a closer look."""
 """ShareGPT's names of the column that holds the turns."""
 
 
@@ -107,7 +109,7 @@ class Parser:
         self._takes_preferences = takes_preferences
         self._system = [Message("system", system_prompt)] if system_prompt is not None else []
         named_as_written = row_format == "messages" and columns.messages == "messages"
-        may_be_plain = named_as_written and not (columns.keep or self._system or columns.ignore & {"messages", "tools"})
+        may_be_plain = named_as_written and not (columns.keep or self._system or columns.ignore & _PLAIN_FIELDS)
         self._plain = PlainRows() if may_be_plain else None
 
     def many(self, lines: bytes) -> ParsedLines | None:

@@ -35,7 +35,7 @@ class _Turn(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 def _canonical(turn: _Turn) -> _Turn:
     """Return the turn with a weight only if that is 0, as a canonical one has it."""
-    if turn.weight is UNSET or (turn.weight == 0 and turn.role == "assistant"):
+    if turn.weight is UNSET or turn.weight == 0:
         return turn
     if turn.role != "assistant" and turn.weight == 1:
         raise InvalidRow("user-weight", "found on a closer look")

@@ -23,7 +23,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         role: Of a conversation's turn, or `TEXT`.
         content: The turn's text; empty for an assistant that only calls tools.
         tool_calls: OpenAI's form, each call's ``arguments`` an object whatever the source spelled.
-        weight: 0 for an assistant's turn that is context and carries no loss; absent for one that trains.
+        weight: 0 for a turn that carries no loss, of whatever role; absent for one that trains where its kind does.
     """
 
     role: Role | Literal["text"]

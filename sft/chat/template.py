@@ -7,6 +7,7 @@ as JSON text) is found by rendering small conversations and looking at the resul
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,10 @@ RENDER_SECONDS = 10.0
 RENDER_BYTES = 400 << 20
 """Memory that one rendering may take."""
 _SYSTEM: Message = {"role": "system", "content": "instruction"}
+_MARK = re.compile(r"<[^\s<>]+>|\[[^\s\[\]]+\]", re.DOTALL)
+"""What no one writes by chance: an added token may be a plain word, or white space."""
+_WRITTEN = re.compile(r"</?(think|thinking|reasoning|answer|tool_calls?|tool_responses?|function)>")
+"""Marks that a model writes in an answer."""
 PROBE: tuple[Message, ...] = ({"role": "user", "content": "question"}, {"role": "assistant", "content": "reply"})
 _CALL = {"id": "callABC12", "type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
 _TOOL = {
@@ -95,6 +100,22 @@ class Renderer:
             DataError: The template doesn't end in time, or takes too much memory.
         """
         return self._render(messages, tools, add_generation_prompt=True)
+
+    def controls(self) -> frozenset[str]:
+        """Return the texts of added tokens by which the template divides a conversation, special by name or not.
+
+        Marks of reasoning and of calls may stand in a content: a model writes them itself.
+        """
+        shown = "".join([self._shown(PROBE, add_generation_prompt=False), self._shown(PROBE[:1])])
+        added = {token.content for token in self.tokenizer.added_tokens_decoder.values()}
+        marks = {text for text in added if _MARK.fullmatch(text) and not _WRITTEN.fullmatch(text)}
+        return frozenset(text for text in marks if text in shown)
+
+    def _shown(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+        try:
+            return self._render(messages, add_generation_prompt=add_generation_prompt)
+        except TemplateError:
+            return ""
 
     def continued(self, messages: Sequence[Message]) -> str:
         """Return a conversation whose last turn is to be continued, without what would end it.

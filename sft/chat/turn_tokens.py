@@ -25,7 +25,10 @@ STOP_FIX = (
     "generation_config.json"
 )
 _SHOWN_CHARACTERS = 60
-_INLINE_REASONING = re.compile(r"\s*<think>(.*?)</think>", re.DOTALL)
+SPLIT_FIX = "remove split_special_tokens from tokenizer_config.json, or take a tokenizer in which it is one token"
+_OPENS, _CLOSES = "<think>", "</think>"
+_INLINE_REASONING = re.compile(r"\s*(?:<think>)?(.*?)</think>", re.DOTALL)
+"""Models return it without the first mark where the generation prompt has that already."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class TurnFinder:
         self.renderer = renderer
         self._tokenizer = renderer.tokenizer
         self._stop = re.compile("|".join(map(re.escape, sorted(renderer.stops))) or r"(?!)")
+        self._stop_ids = {*renderer.tokenizer.convert_tokens_to_ids(sorted(renderer.stops))}
         self._special = special_tokens(renderer.tokenizer)
         self._ids_of_tail = functools.lru_cache(1024)(self._ids)
 
@@ -138,7 +142,24 @@ class TurnFinder:
             raise self._never_stops(text, messages[number])
         if not _holds(text[len(prompt) : stop.start()], messages[number].get("content") or ""):
             raise TemplateError("the chat template drops or changes an assistant's turn")
+        self._check_marks(messages[number], prompt, text[len(prompt) : stop.start()])
         return TurnText(number, prompt, text, stop.end())
+
+    def _check_marks(self, message: Message, prompt: str, written: str) -> None:
+        """Check that a turn with reasoning in its content is not given a second one.
+
+        Raises:
+            TemplateError: The template puts marks around nothing, and the reasoning into the answer.
+        """
+        own = (message.get("content") or "").count(_CLOSES)
+        if not own:
+            return
+        begins = max((match.end() for match in self._stop.finditer(prompt)), default=0)
+        if (prompt[begins:] + written).count(_CLOSES) > own + bool(message.get("reasoning_content")):
+            raise TemplateError(
+                f"the content has its reasoning before {_CLOSES}, and the chat template adds another {_CLOSES} to it: "
+                "write the reasoning as reasoning_content"
+            )
 
     def _never_stops(self, text: str, message: Message) -> Exception:
         """Return the error for a turn: of the row if other turns stop, else of the template."""
@@ -188,8 +209,15 @@ class TurnFinder:
 
         Raises:
             TemplateError: The tokens there spell something else.
+            DataError: The tokenizer makes several tokens of that at which the model stops.
         """
         places = _places(encoded["offset_mapping"], len(turn.prompt), turn.end)
+        if encoded["input_ids"][places.stop - 1] not in self._stop_ids:
+            stop = turn.text[: turn.end][-_SHOWN_CHARACTERS:]
+            raise DataError(
+                f"the tokenizer makes several tokens of what ends {stop!r}: the model would never learn to stop",
+                fix=SPLIT_FIX,
+            )
         written = self._decode(encoded["input_ids"][places.start : places.stop])
         expected = turn.text[len(turn.prompt) : turn.end]
         if written != expected and _squeezed(written) != _squeezed(self._normalised(expected)):
@@ -276,7 +304,9 @@ def _begin(offset: tuple[int, int]) -> int:
 
 
 def _reasoning_places(offsets: Sequence[tuple[int, int]], turn: TurnText, reasoning: str) -> range | None:
-    begin = turn.text.find(reasoning, len(turn.prompt), turn.end) if reasoning else -1
+    opened = turn.text.find(_OPENS, len(turn.prompt), turn.end)
+    begins = opened + len(_OPENS) if opened >= 0 else len(turn.prompt)
+    begin = turn.text.find(reasoning, begins, turn.end) if reasoning else -1
     if begin >= 0:
         return _places(offsets, begin, begin + len(reasoning), partly=True)
     return None if reasoning and _holds(turn.text[len(turn.prompt) : turn.end], reasoning) else range(0)

@@ -154,7 +154,7 @@ def _weight(place: int, role: str, fields: dict[str, Any], default: Literal[0, 1
     if trains and role != "assistant":
         name, value = next(iter(flags.items()))
         raise InvalidRow("user-weight", f"turn {place}, of the {role}, has {name} {value!r}")
-    return trains or role != "assistant"
+    return trains
 
 
 def _content(place: int, fields: dict[str, Any], unread: set[str]) -> str | None:

@@ -114,7 +114,8 @@ class Tokenizing:
         self._settings = settings
         self._renderer = renderer(settings.model_dir)
         self._finder = TurnFinder(self._renderer)
-        self._special = special_tokens(self._renderer.tokenizer, self._renderer.stops)
+        controls = self._renderer.stops | self._renderer.controls()
+        self._special = special_tokens(self._renderer.tokenizer, controls)
         self.counts = Counts()
 
     @property
@@ -220,8 +221,9 @@ class Tokenizing:
     def _check_unrendered(self, messages: list[dict[str, Any]], whole: str, tools: Any) -> None:
         """Count what the template doesn't render, or refuse the row for it."""
         settings = self._settings
-        as_last = () if settings.train_on == "everything" else trained(messages, settings.train_on)
-        lost = dict(unrendered(self._renderer, messages, whole, tools, as_last=as_last))
+        numbers = trained(messages, settings.train_on)
+        where = {"in_whole": numbers} if settings.train_on == "everything" else {"as_last": numbers}
+        lost = dict(unrendered(self._renderer, messages, whole, tools, **where))
         if lost and not settings.keep_unrendered:
             raise Refused(UNRENDERED, "; ".join(lost.values()))
         for kind, example in lost.items():

@@ -228,3 +228,14 @@ def test_raw_text_is_never_guessed_and_no_conversation_may_pretend_to_be_one() -
             parse(row(*turns), "messages")
         assert caught.value.rule == "unknown-role"
         assert Parser("messages", Columns()).many(row(*turns) + b"\n") is None
+
+
+@pytest.mark.parametrize("ignored", ["weight", "tools"])
+def test_what_is_ignored_is_so_in_rows_at_once_too(ignored: str) -> None:
+    parser = Parser("messages", Columns(ignore=frozenset({ignored})))
+    rows = [json.dumps({"messages": [USER, {**ANSWER, "weight": 0}, USER, ANSWER]}).encode()] * 3
+    for row in rows:
+        one = parser.one(row)
+    at_once = parser.many(b"".join(row + b"\n" for row in rows))
+    assert at_once is None or set(at_once.lines) == {one.line}
+    assert (b'"weight"' in one.line) == (ignored != "weight")

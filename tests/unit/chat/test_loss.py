@@ -93,3 +93,32 @@ def test_reasoning_that_a_template_rewrites_can_not_be_left_out(tiny_model: Mode
 def test_a_conversation_of_context_turns_gives_no_row(rendering: Renderer) -> None:
     messages = [{**message, "weight": 0} for message in CHAT]
     assert rows(TurnFinder(rendering), messages, rendering.text(messages)) == []
+
+
+INLINE = "REASON two and two\n</think>\n\nfour"
+
+
+def test_reasoning_whose_first_mark_the_prompt_has_is_left_out(tiny_model: ModelArtifact, tmp_path: Path) -> None:
+    opened = PROMPT.replace("assistant\n", "assistant\n<think>\n")
+    body = "('<think>\n' if m.role == 'assistant' else '') + m.content"
+    rendering = with_template(TURNS.replace("BODY", body) + opened, tiny_model, tmp_path)
+    messages = [CHAT[0], {"role": "assistant", "content": INLINE}]
+    assert "".join(counted(rendering, messages, train_on_reasoning=False)) == "\n</think>\n\nfour<|im_end|>"
+    assert "REASON" in "".join(counted(rendering, messages))
+
+
+def test_a_template_that_adds_marks_to_a_content_with_its_own_is_refused(
+    tiny_model: ModelArtifact, tmp_path: Path
+) -> None:
+    """It would teach an empty thought, the thought as an answer, and a stray mark."""
+    body = "('<think>\n\n</think>\n\n' if m.role == 'assistant' else '') + m.content"
+    rendering = with_template(TURNS.replace("BODY", body) + PROMPT, tiny_model, tmp_path)
+    with pytest.raises(TemplateError, match="write the reasoning as reasoning_content"):
+        counted(rendering, [CHAT[0], {"role": "assistant", "content": INLINE}])
+    assert "</think>" in "".join(counted(rendering, CHAT))  # around nothing, where there is nothing to think of
+
+
+def test_a_thought_that_is_part_of_the_mark_is_found_behind_it(rendering: Renderer) -> None:
+    messages = [CHAT[0], {"role": "assistant", "content": "four", "reasoning_content": "hi"}]
+    labelled = "".join(counted(rendering, messages, train_on_reasoning=False))
+    assert labelled == "<think>\n\n</think>\n\nfour<|im_end|>"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sft.adapters.instructlab.sample_tokens import renderer
 from sft.artifacts import ModelArtifact
 from sft.chat.template import TemplateError
 from sft.chat.turn_tokens import TurnFinder
@@ -173,3 +175,34 @@ def test_places_are_those_of_the_turn_to_the_token(tiny_model: ModelArtifact, tm
     spelled = [rendering.tokenizer.decode(sequence.token_ids[t.places.start : t.places.stop]) for t in sequence.turns]
     assert spelled == [" four\n<|im_end|>", "three<|im_end|>"]
     assert [turn.prompt for turn in sequence.turns] == [rendering.prompt(CHAT[:1]), rendering.prompt(CHAT[:3])]
+
+
+def test_a_stop_that_the_tokenizer_divides_is_refused(tiny_model: ModelArtifact, tmp_path: Path) -> None:
+    rendering = with_template(TURNS.replace("BODY", "m.content") + PROMPT, tiny_model, tmp_path)
+    file = tmp_path / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "split_special_tokens": True}))
+    divided = renderer(str(tmp_path))
+    assert loss_rows(rendering, CHAT)
+    with pytest.raises(DataError, match="several tokens of what ends") as caught:
+        loss_rows(divided, CHAT)
+    assert "split_special_tokens" in str(caught.value.fix)
+
+
+def test_a_control_token_that_is_not_marked_special_is_one(tiny_model: ModelArtifact, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model.model_dir, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "tokenizer.json"
+    content = json.loads(file.read_text())
+    for token in content["added_tokens"]:
+        token["special"] = token["content"] != "<|im_start|>" and token["special"]
+    file.write_text(json.dumps(content))
+    for other in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (tmp_path / other).exists():
+            told = json.loads((tmp_path / other).read_text())
+            for name in ("additional_special_tokens", "added_tokens_decoder", "extra_special_tokens"):
+                told.pop(name, None)
+            (tmp_path / other).write_text(json.dumps(told))
+    rendering = renderer(str(tmp_path))
+    marks = {t.content: t.special for t in rendering.tokenizer.added_tokens_decoder.values()}
+    assert marks["<|im_start|>"] is False
+    assert "<|im_start|>" in rendering.controls()
+    assert rendering.controls() <= {"<|im_start|>", "<|im_end|>"}

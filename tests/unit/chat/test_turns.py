@@ -64,7 +64,7 @@ def test_flags_that_disagree_are_refused() -> None:
 @pytest.mark.parametrize("turn", [USER, {"role": "system", "content": "be brief"}])
 def test_a_flag_on_another_role_may_only_say_what_holds_anyway(turn: dict[str, Any]) -> None:
     rest = [ANSWER] if turn is USER else [USER, ANSWER]
-    assert messages({"messages": [{**turn, "weight": 0}, *rest]}) == [turn, *rest]
+    assert messages({"messages": [{**turn, "weight": 0}, *rest]}) == [{**turn, "weight": 0}, *rest]  # for `everything`
     with pytest.raises(InvalidRow, match="user-weight: turn 1, of the"):
         messages({"messages": [{**turn, "train": True}, *rest]})
 

@@ -79,3 +79,43 @@ def test_a_turn_that_is_left_out_is_said(role: str, tiny_model: ModelArtifact, t
 def test_text_that_is_rendered_in_other_words_is_not_lost(tiny_model: ModelArtifact, tmp_path: Path) -> None:
     template = TURNS.replace("BODY", "(m.content | upper if m.role == 'user' else m.content)") + PROMPT
     assert found(template, tiny_model, tmp_path, [{"role": "user", "content": "abc"}, CHAT[1]]) == {}
+
+
+def test_a_turn_whose_text_stands_elsewhere_is_missed_all_the_same(tiny_model: ModelArtifact, tmp_path: Path) -> None:
+    messages = [
+        {"role": "user", "content": "How warm is it in Rome?"},
+        {"role": "assistant", "content": "", "tool_calls": CALLS},
+        {"role": "function", "content": "18 degrees"},
+        {"role": "assistant", "content": "It is 18 degrees."},
+    ]
+    deaf = "{% set messages = messages | rejectattr('role', 'in', ['function', 'developer']) | list %}" + RICH
+    assert found(deaf, tiny_model, tmp_path, messages) == {"function turn": 'turn 3 has content "18 degrees"'}
+    assert found(RICH, tiny_model, tmp_path / "rich", messages) == {}
+    with_tools = (
+        "{% set messages = messages | rejectattr('role', 'equalto', 'system' if tools else '') | list %}" + RICH
+    )
+    for role, template in (("developer", deaf), ("system", with_tools)):
+        turns = [{"role": role, "content": "Be brief"}, {"role": "user", "content": "Be brief: 2+2?"}, messages[-1]]
+        lost = found(template, tiny_model, tmp_path / role, turns, TOOLS)
+        assert lost == {f"{role} turn": 'turn 1 has content "Be brief"'}
+        assert found(RICH, tiny_model, tmp_path / f"{role} is shown", turns, TOOLS) == {}
+
+
+def test_each_of_several_calls_is_looked_for(tiny_model: ModelArtifact, tmp_path: Path) -> None:
+    clock = {"type": "function", "function": {"name": "clock", "arguments": {}}}
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "", "tool_calls": [*CALLS, clock]}]
+    first = RICH.replace("m.tool_calls | tojson", "m.tool_calls[0] | tojson")
+    lost = found(first, tiny_model, tmp_path, messages)
+    assert lost.keys() == {"tool_calls"}
+    assert "clock" in lost["tool_calls"]
+    assert found(RICH, tiny_model, tmp_path / "rich", messages) == {}
+
+
+def test_reasoning_is_looked_for_in_the_whole_where_everything_trains(
+    tiny_model: ModelArtifact, tmp_path: Path
+) -> None:
+    rendering = with_template(RICH, tiny_model, tmp_path)
+    messages = rich()
+    whole = rendering.text(messages)
+    [(kind, where)] = unrendered(rendering, messages, whole, in_whole=[1, 3])
+    assert (kind, where) == ("reasoning_content", 'turn 2 has reasoning_content "two pairs"')
