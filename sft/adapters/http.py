@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -61,11 +62,18 @@ class _OtherFile(TemporaryError):
     """What arrives is not the rest of what has arrived."""
 
 
-def version(url: str, patience: Patience = Patience()) -> str:
+def version(url: str, patience: Patience = Patience(), *, max_bytes: int | None = None) -> str:
     """Return what changes if the content may have changed: ETag or date, and length.
 
+    Of a server that tells neither, the content is read to its end, and its sha256 is what is returned.
+
+    Args:
+        url: ``http://`` or ``https://``.
+        patience: How long to wait for the server.
+        max_bytes: Largest size that is read for its sha256; None = any.
+
     Raises:
-        DataError: The server can't be reached, or has no such file.
+        DataError: The server can't be reached, has no such file, or sends more than `max_bytes`.
     """
 
     def ask() -> str:
@@ -74,11 +82,14 @@ def version(url: str, patience: Patience = Patience()) -> str:
             _check_status(response, url)
             total = response.headers.get("Content-Range", "").rpartition("/")[2]
             length = total or response.headers.get("Content-Length", "")
-            return f"{_validator(response)}-{length}"
+            told = _marks_of_change(response)
+            return f"{told}-{length}" if told else ""
         finally:
             response.close()
 
-    return _retry(ask, url, patience, progress=lambda: 0)
+    return _retry(ask, url, patience, progress=lambda: 0) or _retry(
+        lambda: _digest(url, max_bytes, patience), url, patience, progress=lambda: 0
+    )
 
 
 def download(
@@ -125,7 +136,8 @@ def _attempt(url: str, partial: PartialFile, max_bytes: int | None, progress: Pr
         if not begin:
             partial.discard()
             partial.start(_validator(response))
-        _receive(response, url, partial, total, max_bytes, progress, patience.slow_seconds)
+        with partial.append() as file:
+            _receive(response, url, file.write, partial.num_bytes, total, max_bytes, progress, patience.slow_seconds)
     except _OtherFile:
         partial.discard()
         raise
@@ -135,29 +147,44 @@ def _attempt(url: str, partial: PartialFile, max_bytes: int | None, progress: Pr
         response.close()
 
 
+def _digest(url: str, max_bytes: int | None, patience: Patience) -> str:
+    """Return the sha256 of what the server sends now; nothing is kept."""
+    response, digest = _request(url, {}, patience), hashlib.sha256()
+    try:
+        _check_status(response, url)
+        total = _total(response, 0)
+        _check_content(response, url, total, max_bytes)
+        _receive(response, url, digest.update, 0, total, max_bytes, lambda *_: None, patience.slow_seconds)
+    except HTTPError as error:
+        raise TemporaryError(f"broke off ({type(error).__name__})") from error
+    finally:
+        response.close()
+    return f"sha256-{digest.hexdigest()}"
+
+
 def _receive(
     response: Any,
     url: str,
-    partial: PartialFile,
+    take: Callable[[bytes], object],
+    num_bytes: int,
     total: int | None,
     max_bytes: int | None,
     progress: Progress,
     slow_seconds: float,
 ) -> None:
-    num_bytes = partial.num_bytes
+    """Give what arrives after the first `num_bytes` to `take`."""
     deadline, wanted = time.monotonic() + slow_seconds, num_bytes + _SLOW_BYTES
-    with partial.append() as file:
-        while chunk := response.read1(_CHUNK_BYTES):  # what is there: a stall must not hide what came before it
-            file.write(chunk)
-            num_bytes += len(chunk)
-            if max_bytes is not None and num_bytes > max_bytes:
-                raise too_large(url, num_bytes, max_bytes)
-            progress(num_bytes, total)
-            if num_bytes >= wanted:
-                deadline, wanted = time.monotonic() + slow_seconds, num_bytes + _SLOW_BYTES
-            elif time.monotonic() > deadline:
-                message = f"{redact(url)}: less than {_SLOW_BYTES >> 10} KiB arrived in {slow_seconds:g} s"
-                raise DataError(message, fix="fetch it by other means, or repeat the command when the server is faster")
+    while chunk := response.read1(_CHUNK_BYTES):  # what is there: a stall must not hide what came before it
+        take(chunk)
+        num_bytes += len(chunk)
+        if max_bytes is not None and num_bytes > max_bytes:
+            raise too_large(url, num_bytes, max_bytes)
+        progress(num_bytes, total)
+        if num_bytes >= wanted:
+            deadline, wanted = time.monotonic() + slow_seconds, num_bytes + _SLOW_BYTES
+        elif time.monotonic() > deadline:
+            message = f"{redact(url)}: less than {_SLOW_BYTES >> 10} KiB arrived in {slow_seconds:g} s"
+            raise DataError(message, fix="fetch it by other means, or repeat the command when the server is faster")
     if total is not None and num_bytes != total:
         raise TemporaryError(f"sent {num_bytes:,} of {total:,} bytes")
 
@@ -248,6 +275,13 @@ def _validator(response: Any) -> str:
     """Return what If-Range takes: a strong ETag, else the date; empty if there is neither."""
     tag = str(response.headers.get("ETag", ""))
     return tag if tag and not tag.startswith("W/") else str(response.headers.get("Last-Modified", ""))
+
+
+def _marks_of_change(response: Any) -> str:
+    """Return a strong ETag, else a weak one and the date; empty if there is neither."""
+    tag = str(response.headers.get("ETag", ""))
+    date = str(response.headers.get("Last-Modified", ""))
+    return tag if tag and not tag.startswith("W/") else f"{tag}{date}"
 
 
 def _retry(attempt: Callable[[], T], url: str, patience: Patience, *, progress: Callable[[], int]) -> T:

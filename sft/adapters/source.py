@@ -250,7 +250,7 @@ _KINDS = (  # the first that takes a uri reads it
     _Kind(takes=_is_on_hub, version=_commit, fetch=_fetch_from_hub, is_pinned=True),
     _Kind(
         takes=lambda uri: scheme(uri) in {"http", "https"},
-        version=lambda source: http.version(source.uri),
+        version=lambda source: http.version(source.uri, max_bytes=source.max_bytes),
         fetch=_fetch_from_web,
     ),
     _Kind(takes=local_files.is_local, version=_versions_of_files, fetch=_fetch_here, is_download=False),

@@ -6,6 +6,7 @@ Does not own those of this machine (`sft.adapters.local_files`), nor the Hugging
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -34,9 +35,11 @@ _CHUNK_BYTES = 4 << 20
 _RETRY = RetryPolicy(max_attempts=4, first_wait_seconds=0.5)
 _MAX_VERSIONS = 4
 _PERMANENT = (FileNotFoundError, PermissionError, TypeError, ValueError)
-_VERSION_FACTS = (  # each filesystem gives some of these
+_CONTENT_FACTS = (  # each filesystem gives some of these
     *("ETag", "etag", "VersionId", "generation", "sha", "LastModified", "Last-Modified", "last_modified"),
-    *("modified", "modify", "modificationTime", "mtime", "updated", "created", "size"),
+    *("modified", "modify", "modificationTime", "mtime", "updated", "created", "blob_id", "xet_hash"),
+    *("checksum", "content_hash", "md5Checksum", "modification_time", "modifiedTime", "modified_at"),
+    *("server_modified", "last_write_time"),
 )
 
 
@@ -158,7 +161,7 @@ def _find_remote(uri: str, options: Mapping[str, Any]) -> list[SourceFile]:
         if is_glob(path):
             infos = [info for info in filesystem.glob(path, detail=True).values() if info["type"] == "file"]
         else:
-            infos = [filesystem.info(path)]
+            infos = [_info(filesystem, path)]
             if infos[0]["type"] == "directory":
                 infos = _files_of_remote_folder(uri, filesystem, path)
     return sorted(map(remote.file, infos), key=lambda file: file.name)
@@ -188,17 +191,33 @@ class Remote:
         """Return what the server says about the file now."""
         with translated_errors(self.uri):
             self.filesystem.invalidate_cache()
-            info: Mapping[str, Any] = self.filesystem.info(self.path)
-            return info
+            return _info(self.filesystem, self.path)
 
     def file(self, info: Mapping[str, Any]) -> SourceFile:
         """Return a file of it. Its name keeps the server, which the names of a filesystem lack."""
-        facts = [info.get(key) for key in _VERSION_FACTS]
+        facts = [fact for key in _CONTENT_FACTS if (fact := info.get(key)) is not None]
+        facts = [*(facts or [self._digest(str(info["name"]))]), info.get("size")]
         name, uri, path = str(info["name"]), self.uri.rstrip("/"), self.path.rstrip("/")
         server = uri.removesuffix(path)
         if not uri.endswith(path) or "://" not in server:
             server, name = "", str(self.filesystem.unstrip_protocol(name))
         return SourceFile(server + name, "-".join(str(fact) for fact in facts if fact is not None))
+
+    def _digest(self, path: str) -> str:
+        """Return the sha256 of a file of which the server tells nothing that changes with its content."""
+        digest = hashlib.sha256()
+        with translated_errors(self.uri), self.filesystem.open(path, "rb", block_size=_CHUNK_BYTES) as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                digest.update(chunk)
+        return f"sha256-{digest.hexdigest()}"
+
+
+def _info(filesystem: Any, path: str) -> Mapping[str, Any]:
+    """Return what the server says about a path; of the hub's files with git's name of the content."""
+    info: Mapping[str, Any] = filesystem.info(path)
+    if scheme(str(filesystem.unstrip_protocol(path))) == "hf" and info["type"] == "file":
+        info = filesystem.info(path, expand_info=True)
+    return info
 
 
 def open_remote(uri: str, options: Mapping[str, Any]) -> Remote:

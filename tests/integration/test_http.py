@@ -255,6 +255,35 @@ def test_the_version_follows_the_content() -> None:
     assert sum(end - begin for begin, end in resource.sent) <= 3  # it costs a byte
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"ETag": 'W/"1"'}, {"ETag": 'W/"2"'}),
+        ({"ETag": 'W/"1"', "Last-Modified": "Sat, 01 Nov 2025 10:00:00 GMT"}, {"ETag": 'W/"2"'}),
+        ({"Last-Modified": "Sat, 01 Nov 2025 10:00:00 GMT"}, {"Last-Modified": "Sat, 01 Nov 2025 10:00:01 GMT"}),
+    ],
+)
+def test_the_version_follows_a_weak_tag_and_the_date(before: dict[str, str], after: dict[str, str]) -> None:
+    resource = Resource(CONTENT, tagged=False, also=before)
+    with serving({"/x": resource}) as address:
+        first = http.version(f"{address}/x", QUICK)
+        assert http.version(f"{address}/x", QUICK) == first
+        resource.also = {**before, **after}
+        assert http.version(f"{address}/x", QUICK) != first
+    assert sum(end - begin for begin, end in resource.sent) <= 3
+
+
+def test_the_version_is_of_the_content_where_a_server_says_nothing_of_its_changes() -> None:
+    resource = Resource(CONTENT, tagged=False)
+    with serving({"/x": resource}) as address:
+        first = http.version(f"{address}/x", QUICK)
+        assert http.version(f"{address}/x", QUICK) == first
+        resource.content = CONTENT[:-1] + b"?"
+        assert http.version(f"{address}/x", QUICK) != first
+        with pytest.raises(DataError, match="dataset.max_download_bytes=999"):
+            http.version(f"{address}/x", QUICK, max_bytes=999)
+
+
 def test_a_full_disk_is_an_os_error_and_the_next_try_goes_on(tmp_path: Path) -> None:
     resource = Resource(CONTENT)
     limited = (

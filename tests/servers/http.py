@@ -24,6 +24,7 @@ class Resource:
         stall_after: Bytes after which the first answer falls silent for `stall_seconds`.
         wrong_parts: How many times a part begins one byte too early.
         content_range: What the first part claims to be, whatever it is.
+        also: Further headers of each good answer.
         then: Content from the second request on.
         sent: First and last byte (exclusive) of each answer's content, as far as it was sent.
     """
@@ -43,6 +44,7 @@ class Resource:
     redirect: str | None = None
     retry_after: str | None = None
     content_range: str | None = None
+    also: dict[str, str] = field(default_factory=dict)
     num_requests: int = 0
     sent: list[tuple[int, int]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -105,6 +107,8 @@ def serving(resources: dict[str, Resource], certificate: tuple[Path, Path] | Non
                 self.send_response(200)
             if resource.tagged:
                 self.send_header("ETag", tag)
+            for name, value in resource.also.items():
+                self.send_header(name, value)
             self.send_header("Content-Type", resource.content_type)
             self.send_header("Content-Length", str(resource.claimed_length or end - begin))
             self.end_headers()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from sft.adapters import storage
 from sft.errors import DataError
+from tests.servers import hub
 
 
 def test_an_unknown_scheme_is_named() -> None:
@@ -60,3 +63,30 @@ def test_a_file_may_have_colons_in_its_name(tmp_path: Path) -> None:
     (tmp_path / "a::b.jsonl").write_text("{}\n")
     [found] = storage.find(str(tmp_path / "a::b.jsonl"), {})
     assert found.name.endswith("a::b.jsonl")
+
+
+def test_a_changed_file_of_the_hub_has_another_version_whatever_its_size(tmp_path: Path) -> None:
+    with hub.serving({"org/data": hub.Repo(tmp_path, "datasets")}) as endpoint:
+        for uri in ("x.jsonl", "", "*.jsonl"):
+            versions = []
+            for content in ("yes\n", "yes\n", "no!\n"):
+                (tmp_path / "x.jsonl").write_text(content)
+                [found] = storage.find(f"hf://datasets/org/data/{uri}", {"endpoint": endpoint})
+                versions.append(found.version)
+            assert versions[0] == versions[1] != versions[2], uri
+
+
+class Silent(MemoryFileSystem):
+    """Files of which nothing but their size is told."""
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        return {name: value for name, value in super().info(path).items() if name in {"name", "size", "type"}}
+
+
+def test_a_file_of_which_only_the_size_is_told_is_known_by_its_content() -> None:
+    remote = storage.Remote("memory://silent/rows.jsonl", Silent(), "/silent/rows.jsonl")
+    versions = []
+    for content in (b"yes", b"yes", b"no!"):
+        remote.filesystem.pipe_file(remote.path, content)
+        versions.append(remote.file(remote.info()).version)
+    assert versions[0] == versions[1] != versions[2]
