@@ -16,7 +16,7 @@ from msgspec import UNSET
 from sft.chat.plain_rows import ParsedLines, PlainRows
 from sft.chat.row_reader import CHOSEN, READ_BY_SOME, REJECTED, Columns, RowReader, checked_utf8, decoded, raw_columns
 from sft.chat.sample import TEXT, InvalidRow, Message, Sample, check, check_trains, encode
-from sft.chat.tool_calls import kind_of
+from sft.chat.tool_calls import kind_of, turns_in
 
 Format = Literal["messages", "conversations", "alpaca", "prompt_completion", "preference", "text"]
 
@@ -107,6 +107,7 @@ class Parser:
         self._build = _text if self._is_text else _BUILDERS[row_format]
         self._columns = columns
         self._takes_preferences = takes_preferences
+        self._has_pairs = row_format in ("prompt_completion", "preference")
         self._system = [Message("system", system_prompt)] if system_prompt is not None else []
         named_as_written = row_format == "messages" and columns.messages == "messages"
         may_be_plain = named_as_written and not (columns.keep or self._system or columns.ignore & _PLAIN_FIELDS)
@@ -153,7 +154,10 @@ class Parser:
         """Refuse preference data unless the recipe asks for it; leave out what a person didn't choose."""
         if not self._takes_preferences and _prefers(reader.left(), self._columns):
             raise InvalidRow("preference", "the row has a `chosen` and a `rejected` answer")
-        if reader.boolean("label") is False:
+        is_good = reader.boolean("label", is_strict=not self._has_pairs)  # elsewhere 0 and 1 may be classes
+        if is_good is None and self._takes_preferences and {"label", CHOSEN} & reader.left() == {"label"}:
+            raise InvalidRow("wrong-type", "label is neither true (1) nor false (0): is the answer a good one?")
+        if is_good is False:
             if self._takes_preferences:
                 raise InvalidRow("not-chosen", "label is false")
             raise InvalidRow("preference", "label is false: this answer is one to avoid")
@@ -196,7 +200,7 @@ def _prompt_completion(row: RowReader) -> list[Message]:
 
 
 def _prompt(row: RowReader) -> list[Message]:
-    value = row.required(row.columns.prompt)
+    value = turns_in(row.required(row.columns.prompt), row.columns.prompt)
     if isinstance(value, list):
         return row.turns.messages(value, row.columns.prompt, is_context=True)
     if not isinstance(value, str):
@@ -205,7 +209,7 @@ def _prompt(row: RowReader) -> list[Message]:
 
 
 def _answer(row: RowReader, name: str, *, after: int) -> list[Message]:
-    value = row.required(name)
+    value = turns_in(row.required(name), name)
     if isinstance(value, list):
         return row.turns.messages(value, name, after=after)
     if not isinstance(value, str):
@@ -217,19 +221,42 @@ def _preference(row: RowReader) -> list[Message]:
     """Return the chosen answer, after its prompt or as a conversation; or a pair that has a good `label`."""
     if CHOSEN not in row.left():
         return _prompt_completion(row)
-    chosen, rejected = row.required(CHOSEN), row.value(REJECTED)
+    chosen, rejected = turns_in(row.required(CHOSEN), CHOSEN), turns_in(row.value(REJECTED), REJECTED)
     chosen = [chosen] if isinstance(chosen, dict) else chosen
     if isinstance(chosen, str):
         context = _context(row)
         return [*context, Message("assistant", chosen)]
+    if not isinstance(chosen, list):
+        raise InvalidRow("wrong-type", f"{CHOSEN} is {kind_of(chosen)}")
     num_shared = _num_shared(chosen, rejected)
     messages = row.turns.messages(chosen[:num_shared], CHOSEN, is_context=True)
     messages += row.turns.messages(chosen[num_shared:], CHOSEN, after=num_shared)
     if messages and messages[0].role == "assistant":
         return _context(row) + messages
     for name in (row.columns.prompt, row.columns.messages):
-        row.value(name)  # the chosen conversation begins with it
+        messages = _after(row, name, messages)
     return messages
+
+
+def _after(row: RowReader, name: str, messages: list[Message]) -> list[Message]:
+    """Return a chosen conversation after what a column says comes before it, unless it begins with that itself."""
+    value = turns_in(row.value(name), name)
+    if not value or not messages:
+        return messages
+    if isinstance(value, str) and name == row.columns.prompt:
+        if any(turn.role == "user" and turn.content.strip() == value.strip() for turn in messages):
+            return messages
+    else:
+        before = row.turns.messages(value, name, is_context=True)
+        if list(map(_said, before)) == list(map(_said, messages[: len(before)])):
+            return messages
+        if before[-1].role in ("assistant", "system", "developer") and messages[0].role == "user":
+            return before + messages
+    raise InvalidRow("two-spellings", f"{CHOSEN} begins with another turn than {name}")
+
+
+def _said(message: Message) -> Message:
+    return msgspec.structs.replace(message, weight=UNSET)
 
 
 def _context(row: RowReader) -> list[Message]:

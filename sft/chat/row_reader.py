@@ -21,6 +21,12 @@ READ_BY_SOME = frozenset(
 )
 """Columns that are read, or change what a row means, if they hold something."""
 
+_BOOLEANS = {
+    **dict.fromkeys((b"true", b"1", b"1.0"), True),
+    **dict.fromkeys((b"false", b"0", b"0.0"), False),
+}
+"""How sources spell true and false, in any case, also as a text: CSV and pandas have no other way."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
@@ -92,12 +98,19 @@ class RowReader:
         present = [name for name in names if name in self._raw and bytes(self._raw[name]) not in NOTHING]
         return self.text(*present) if present else ""
 
-    def boolean(self, name: str) -> bool | None:
-        """Return true or false, and that it is read; None if the column holds anything else."""
-        raw = self._raw.get(name)
-        if raw is None or bytes(raw) not in (b"true", b"false"):
+    def boolean(self, name: str, *, is_strict: bool = False) -> bool | None:
+        """Return true or false, and that it is read; None if the column holds anything else.
+
+        Args:
+            name: Of the column.
+            is_strict: Whether 1, 0 and texts are something else.
+        """
+        raw = bytes(self._raw.get(name, b""))
+        value = _BOOLEANS.get(raw if is_strict else raw.strip(b'" ').lower())
+        if value is None or (is_strict and raw not in (b"true", b"false")):
             return None
-        return bool(self.value(name))
+        del self._raw[name]
+        return value
 
     def tools(self) -> list[Any]:
         """Return the row's tools."""

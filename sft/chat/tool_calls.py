@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Set
 from typing import Any
 
@@ -12,6 +13,11 @@ from sft.chat.sample import InvalidRow
 Declared = Mapping[str, Set[str]]
 """Names of the parameters of each tool that declares them."""
 
+_ROLE_FIELDS = {"role", "from"}
+_CONTENT_FIELDS = {"content", "value", "tool_calls", "function_call"}
+_TURNS_BEGIN = re.compile(r"\s*\[\s*\{")
+_ROLE = re.compile(r"""["'](?:role|from)["']\s*:""")
+_CONTENT = re.compile(r"""["'](?:content|value|tool_calls|function_call)["']\s*:""")
 _NULL_IS_A_VALUE = {"default", "const"}
 
 
@@ -46,6 +52,28 @@ def parsed(value: Any, what: str) -> Any:
         return msgspec.json.decode(value)
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidRow("wrong-type", f"{what} is a text that is not JSON ({error}): {value[:60]!r}") from None
+
+
+def turns_in(value: Any, what: str) -> Any:
+    """Return the turns that a text holds as JSON, or the value itself if it isn't such a text.
+
+    Raises:
+        InvalidRow: The text begins as turns do and isn't JSON: pandas and `str` write single quotes.
+    """
+    if not isinstance(value, str) or not _TURNS_BEGIN.match(value):
+        return value
+    try:
+        turns = msgspec.json.decode(value)
+    except (msgspec.DecodeError, RecursionError) as error:
+        if not (_ROLE.search(value) and _CONTENT.search(value)):
+            return value
+        raise InvalidRow(
+            "wrong-type", f"{what} looks like turns and is not JSON ({error}), write it with json.dumps: {value[:60]!r}"
+        ) from None
+    are_turns = isinstance(turns, list) and all(
+        isinstance(turn, dict) and turn.keys() & _ROLE_FIELDS and turn.keys() & _CONTENT_FIELDS for turn in turns
+    )
+    return turns if are_turns else value
 
 
 def declared_parameters(tools: list[Any]) -> Declared:

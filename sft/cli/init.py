@@ -206,6 +206,8 @@ def _look(
             fix = "sft init FILE dataset.format=prompt_completion dataset.columns.prompt=… dataset.columns.completion=…"
             raise DataError(error.message, fix=fix) from error
     progress.say(f"data     {uri}: {data.num_rows:,} rows, format {data.row_format}; {data.num_train:,} to train on")
+    for note in data.notes:
+        progress.say(f"data     {note}")
     if rejected:
         broken = "1 row breaks" if data.num_rejected == 1 else f"{data.num_rejected:,} rows break"
         progress.say(f"data     {broken} a rule, and the recipe leaves such rows out (dataset.on_invalid):")

@@ -155,6 +155,71 @@ def test_preference_data_is_refused_unless_its_chosen_answers_are_asked_for(kind
     assert messages(row, "preference") == expected
 
 
+@pytest.mark.parametrize("name", ["prompt", "messages"])
+def test_turns_before_a_chosen_conversation_are_its_context(name: str) -> None:
+    other = {"role": "user", "content": "3+3?"}
+    answers = {"chosen": [other, ANSWER], "rejected": [other, BAD]}
+    assert messages({name: [SYSTEM, USER, ANSWER], **answers}, "preference") == [SYSTEM, USER, CONTEXT, other, ANSWER]
+    assert messages({name: [SYSTEM], **answers}, "preference") == [SYSTEM, other, ANSWER]
+    whole = {"chosen": [USER, ANSWER, other, ANSWER], "rejected": [USER, ANSWER, other, BAD]}
+    for before in ([USER], [USER, ANSWER], [USER, ANSWER, other], [USER, ANSWER, other, ANSWER], [], None):
+        assert messages({name: before, **whole}, "preference") == [USER, CONTEXT, other, ANSWER]
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        {"prompt": "You answer only in French."},
+        {"prompt": [SYSTEM, {"role": "user", "content": "3+3?"}]},
+        {"messages": [{"role": "user", "content": "3+3?"}]},
+        {"prompt": [USER, BAD, USER]},
+    ],
+    ids=str,
+)
+def test_a_prompt_that_a_chosen_conversation_contradicts_is_refused(before: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRow, match=f"two-spellings: chosen begins with another turn than {next(iter(before))}"):
+        messages({**before, "chosen": [USER, ANSWER], "rejected": [USER, BAD]}, "preference")
+
+
+def test_a_chosen_conversation_that_is_none_is_refused() -> None:
+    with pytest.raises(InvalidRow, match="wrong-type: chosen is a number"):
+        messages({"chosen": 4, "rejected": 5}, "preference")
+    with pytest.raises(InvalidRow, match="empty-messages"):
+        messages({"prompt": "2+2?", "chosen": [], "rejected": []}, "preference")
+
+
+TURNS_AS_TEXT = {
+    "prompt": ({"prompt": [SYSTEM, USER], "completion": "4"}, None),
+    "completion": ({"prompt": "2+2?", "completion": [ANSWER]}, None),
+    "both": ({"prompt": [USER], "completion": [{"from": "gpt", "value": "4"}]}, None),
+    "chosen": ({"prompt": "2+2?", "chosen": [USER, ANSWER], "rejected": [USER, BAD]}, "preference"),
+    "whole conversations": (
+        {"chosen": [USER, ANSWER, USER, ANSWER], "rejected": [USER, ANSWER, USER, BAD]},
+        "preference",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TURNS_AS_TEXT)
+def test_turns_as_json_text_are_turns_in_every_column(kind: str) -> None:
+    row, given = TURNS_AS_TEXT[kind]
+    texts = {name: json.dumps(value) if isinstance(value, list) else value for name, value in row.items()}
+    assert messages(texts, given) == messages(row, given)
+
+
+@pytest.mark.parametrize("name", ["prompt", "completion"])
+@pytest.mark.parametrize("spell", [str, lambda turns: json.dumps(turns)[:-3]], ids=["pandas", "cut"])
+def test_turns_as_a_text_that_is_not_json_are_refused(name: str, spell: Any) -> None:
+    row = {"prompt": "2+2?", "completion": "4", name: spell([USER if name == "prompt" else ANSWER])}
+    with pytest.raises(InvalidRow, match=f"wrong-type: {name} looks like turns and is not JSON"):
+        messages(row)
+
+
+@pytest.mark.parametrize("text", ['[{"from": "Rome", "to": "Paris"}]', "[{'a': 1}]", '[{"role": "clerk"}, 4]', "[{"])
+def test_a_text_that_only_looks_like_a_list_stays_one(text: str) -> None:
+    assert messages({"prompt": "2+2?", "completion": text}) == [USER, {**ANSWER, "content": text}]
+
+
 def test_ignoring_the_answers_trains_the_turns_beside_them() -> None:
     row, _ = PREFERENCES["prompt and whole conversation"]
     assert messages(row, ignore=["chosen", "rejected", "prompt"]) == [USER, ANSWER]
@@ -165,11 +230,27 @@ def test_a_column_named_by_a_setting_is_a_choice() -> None:
     assert messages(row, completion="chosen") == expected
 
 
-def test_an_answer_to_avoid_is_refused_or_left_out() -> None:
-    good, bad = ({"prompt": "2+2?", "completion": "4", "label": label} for label in (True, False))
+@pytest.mark.parametrize(("true", "false"), [(True, False), (1, 0), ("1", "0"), ("True", "False"), (1.0, 0.0)])
+def test_an_answer_to_avoid_is_refused_or_left_out(true: object, false: object) -> None:
+    good, bad = ({"prompt": "2+2?", "completion": "4", "label": label} for label in (true, false))
     assert messages(good) == messages(good, "preference") == [USER, ANSWER]
     with pytest.raises(InvalidRow, match="preference: label is false"):
         messages(bad)
     with pytest.raises(InvalidRow, match="not-chosen"):
         messages(bad, "preference")
+
+
+@pytest.mark.parametrize("label", [3, "good", None, "", [0]])
+def test_a_label_that_is_neither_true_nor_false_is_no_preference(label: object) -> None:
+    row = {"prompt": "2+2?", "completion": "4", "label": label}
+    with pytest.raises(InvalidRow, match="wrong-type: label is neither true"):
+        messages(row, "preference")
+    assert messages(row) == [USER, ANSWER]
+
+
+def test_a_label_that_may_be_a_class_is_not_read() -> None:
+    good = {"prompt": "2+2?", "completion": "4"}
+    assert parse({"messages": [USER, ANSWER], "label": 0}).unread == {"label"}
+    with pytest.raises(InvalidRow, match="preference: label is false"):
+        messages({"messages": [USER, ANSWER], "label": False})
     assert parse({**good, "label": 3}).unread == {"label"}

@@ -58,6 +58,12 @@ def test_rows_that_break_a_rule_are_named_and_left_out(tmp_path: Path) -> None:
     assert compose(find_recipe(str(tmp_path / "recipe.yaml")), []).dataset.on_invalid is OnInvalid.drop
 
 
+def test_what_is_not_read_is_said(tmp_path: Path) -> None:
+    rows(tmp_path / "chats.jsonl", [{**row, "label": 0} for row in CHATS])
+    answer = sft_in_process("init", "chats.jsonl", "--yes", cwd=tmp_path)
+    assert "not read: `label` in 200 of 200 rows" in " ".join(answer.out.split())
+
+
 def test_columns_that_ask_and_answer_are_found(tmp_path: Path) -> None:
     content: list[dict[str, object]] = [{"question": f"{n}+1?", "answer": str(n + 1)} for n in range(15)]
     rows(tmp_path / "qa.jsonl", content)
