@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import glob
+import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
@@ -24,6 +25,26 @@ from sft.redaction import redact
 STILL_WRITTEN = "wait until nothing writes it any more, then repeat the command"
 _LOCAL_SCHEMES = {"", "file", "pvc"}
 _GLOB = re.compile(r"[*?\[]")
+_OTHER_ROWS = {
+    *(".ndjson", ".jsonlines", ".jl", ".tsv", ".txt", ".arrow", ".feather", ".orc", ".avro", ".xlsx", ".xls", ".pkl"),
+    *(
+        ".pickle",
+        ".msgpack",
+        ".tfrecord",
+        ".sqlite",
+        ".gz",
+        ".zst",
+        ".xz",
+        ".bz2",
+        ".lz4",
+        ".zip",
+        ".tar",
+        ".tgz",
+        ".7z",
+    ),
+}
+"""Endings of files that may hold rows and can't be read."""
+_FOR_PEOPLE = ("readme", "license", "notice", "citation", "changelog")
 _ABOUT_A_DATASET = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 
 
@@ -140,6 +161,22 @@ def is_data(name: str) -> bool:
     """Return whether a file of a folder holds rows: hidden files and what `datasets` writes about a dataset do not."""
     base = PurePosixPath(name).name
     return supported(base) and not base.startswith((".", "__")) and base not in _ABOUT_A_DATASET
+
+
+def may_hold_rows(name: str) -> bool:
+    """Return whether a person may take a file of a folder for rows, by its name in there; no hidden file."""
+    path = PurePosixPath(name)
+    if any(part.startswith((".", "__")) for part in path.parts):
+        return False
+    is_about = path.name.lower().startswith(_FOR_PEOPLE)
+    return is_data(name) or (path.suffix.lower() in _OTHER_ROWS and not is_about)
+
+
+def names_below(folder: Path) -> Iterator[str]:
+    """Yield each file's name relative to a folder, those of its folders included; hidden folders and links are not."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
+        yield from ((Path(place) / name).relative_to(folder).as_posix() for name in sorted(files))
 
 
 def check_no_arrow(uri: str, names: Iterable[str]) -> None:

@@ -23,6 +23,8 @@ from sft.errors import DataError
 from sft.files import sha256_file
 from sft.redaction import redact
 
+_NAMED = 5
+"""Files that a note names."""
 _BARE_HUB_NAME = re.compile(r"^[\w-][\w.-]*/[\w.-]+(?::[\w.-]+)?(?:@[\w./-]+)?$")
 
 
@@ -200,12 +202,12 @@ def _fetch_from_web(fetch: _Fetch) -> Iterator[tuple[str, SourceFile]]:
 
 
 def _fetch_here(fetch: _Fetch) -> Iterator[tuple[str, SourceFile]]:
-    for file in _selected(fetch.source, fetch.notes):
+    for file in _noted(fetch):
         yield redact(file.name), file
 
 
 def _fetch_from_storage(fetch: _Fetch) -> Iterator[tuple[str, SourceFile]]:
-    for file in _selected(fetch.source, fetch.notes):
+    for file in _noted(fetch):
         target = fetch.folder / PurePosixPath(file.name).name
         options, max_bytes = fetch.source.options, fetch.source.max_bytes
         storage.download(file, target, options, fetch.say_bytes, max_bytes=max_bytes)
@@ -214,12 +216,24 @@ def _fetch_from_storage(fetch: _Fetch) -> Iterator[tuple[str, SourceFile]]:
 
 
 def _versions_of_files(source: Source) -> str:
-    return ";".join(f"{redact(file.name)}={file.version}" for file in _selected(source, notes=[]))
-
-
-def _selected(source: Source, notes: list[str]) -> list[SourceFile]:
-    """Return the files that are read, and note which others there are."""
     files = storage.find(source.uri, source.options, follow_links=source.follow_links)
+    return ";".join(f"{redact(file.name)}={file.version}" for file in _selected(source, files, notes=[]))
+
+
+def _noted(fetch: _Fetch) -> list[SourceFile]:
+    """Return the files that are read, and note which others there are."""
+    source = fetch.source
+    files = storage.find(source.uri, source.options, follow_links=source.follow_links)
+    unread = [redact(name) for name in storage.unread(source.uri, source.options, files)]
+    if unread:
+        more = f" and {len(unread) - _NAMED} more" if len(unread) > _NAMED else ""
+        kinds = f"a folder is its own {', '.join(readers.KINDS)}, also as .gz or .zst; name others by a glob"
+        fetch.notes.append(f"{source.name}: not read: {', '.join(unread[:_NAMED])}{more}; {kinds}")
+    return _selected(source, files, fetch.notes)
+
+
+def _selected(source: Source, files: list[SourceFile], notes: list[str]) -> list[SourceFile]:
+    """Return those files that are of the split, and note which others there are."""
     wanted = source.wanted
     if len(files) == 1 and PurePosixPath(files[0].name).name == PurePosixPath(source.uri).name:
         notes += _unused_split(source)

@@ -21,8 +21,13 @@ _KEYWORDS = {
     "testing": "test",
     "eval": "test",
     "evaluation": "test",
+    "heldout": "test",
+    "holdout": "test",
+    "benchmark": "test",
 }
-"""Words in names of files and splits, as the Hugging Face hub knows them."""
+"""Words in names of files and splits: those that the Hugging Face hub knows, and others for what is held out."""
+
+_IN_TWO_WORDS = re.compile(r"h(?:eld|old)[^a-z]out(?![a-z])")
 
 _TRAIN_NAMES = ("train", "train_sft", "train_gen", "training")
 EVERY = "all"
@@ -56,7 +61,7 @@ class Selection:
 
 def split_of(name: str) -> str | None:
     """Return ``train``, ``validation`` or ``test`` if one of these stands in a name as a word of its own."""
-    words = re.split(r"[^a-z]+", name.lower())
+    words = re.split(r"[^a-z]+", _IN_TWO_WORDS.sub("heldout", name.lower()))
     return next((_KEYWORDS[word] for word in words if word in _KEYWORDS), None)
 
 
@@ -73,7 +78,7 @@ def select_files(where: str, names: Sequence[str], wanted: Wanted) -> Selection:
     """
     splits = {name: split_of(label) for name, label in _labels(names).items()}
     present = sorted({split for split in splits.values() if split})
-    if wanted.split == EVERY or (wanted.split is None and present in ([], ["train"])):
+    if wanted.split == EVERY or (wanted.split is None and set(splits.values()) in ({None}, {"train"})):
         return Selection(list(names), [])
     split = _KEYWORDS.get(wanted.split, wanted.split) if wanted.split else _default(where, present, wanted)
     unnamed = [name for name in names if splits[name] is None]

@@ -21,6 +21,12 @@ BOTH = ["d/test.jsonl", "d/train.jsonl", "d/validation.jsonl"]
         ("eval.jsonl", "test"),
         ("dev.json", "validation"),
         ("validation-00000-of-00001.parquet", "validation"),
+        ("holdout.jsonl", "test"),
+        ("held_out.jsonl", "test"),
+        ("chat-hold-out-2.jsonl", "test"),
+        ("benchmark.csv", "test"),
+        ("upheld.jsonl", None),
+        ("hold_outer.jsonl", None),
         ("latest.jsonl", None),
         ("constraint.jsonl", None),
         ("devices.jsonl", None),
@@ -35,8 +41,8 @@ def test_train_is_read_and_the_rest_left_out() -> None:
     assert (selection.chosen, selection.left_out) == (["d/train.jsonl"], ["d/test.jsonl", "d/validation.jsonl"])
 
 
-def test_names_that_name_no_split_are_all_read() -> None:
-    for names in (["d/a.jsonl", "d/b.jsonl"], ["d/train-0.jsonl", "d/train-1.jsonl", "d/more.jsonl"]):
+def test_names_of_one_kind_are_all_read() -> None:
+    for names in (["d/a.jsonl", "d/b.jsonl"], ["d/train-0.jsonl", "d/train-1.jsonl"]):
         assert select_files("d", names, Wanted()).chosen == names
 
 
@@ -66,6 +72,15 @@ def test_a_file_that_names_no_split_beside_test_data_is_asked_about() -> None:
         DataError, match=r"is more\.jsonl train data too\?.*\n  try: dataset\.split=train leaves it out"
     ):
         select_files("d", ["d/more.jsonl", "d/test.jsonl", "d/train.jsonl"], Wanted())
+    with pytest.raises(
+        DataError, match=r"is unseen\.jsonl train data too\?.*\n  try: .*dataset\.split=all reads every"
+    ):
+        select_files("d", ["d/unseen.jsonl", "d/train.jsonl"], Wanted())
+
+
+def test_what_is_held_out_is_not_trained() -> None:
+    selection = select_files("d", ["d/holdout.jsonl", "d/train.jsonl"], Wanted())
+    assert (selection.chosen, selection.left_out) == (["d/train.jsonl"], ["d/holdout.jsonl"])
 
 
 def test_test_data_alone_is_trained_only_if_it_is_asked_for() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from sft.artifacts import DatasetArtifact
@@ -243,3 +244,38 @@ def test_raw_texts_are_kept_apart_from_conversations_once_each(tmp_path: Path) -
         {"messages": [{"role": "text", "content": text}]} for text in (' "role":"assistant" ', "a b", "c")
     ]
     assert (data.num_duplicates, data.num_train, data.row_format) == (1, 3, "text")
+
+
+FOLDER = {
+    "part-0.jsonl": None,
+    **dict.fromkeys(
+        ("README.md", "README.txt", "LICENSE", ".hidden.jsonl", ".cache/x.jsonl", "__MACOSX/y.jsonl"), False
+    ),
+    **dict.fromkeys(("data/part-4.jsonl", "part-1.jsonl.xz", "part-2.NDJSON", "sub/part-0.jsonl"), True),
+}
+
+
+def test_what_a_folder_holds_besides_and_is_not_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = fsspec.filesystem("memory")
+    for name in FOLDER:
+        (tmp_path / "rows" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "rows" / name).write_text(row(0) + "\n")
+        memory.pipe_file(f"/besides/{name}", f"{row(0)}\n".encode())
+    monkeypatch.chdir(tmp_path / "rows")
+    left = ", ".join(sorted(name for name, is_said in FOLDER.items() if is_said))
+    for number, uri in enumerate([str(tmp_path / "rows"), ".", "memory://besides"]):
+        (out := tmp_path / f"out{number}").mkdir()
+        data = dataset(DatasetConfig(uri=uri, train_split=1.0), out, Progress(quiet=True))
+        assert data.num_rows == 1
+        [note] = data.notes
+        assert note.startswith(f"{uri}: not read: {left}; a folder is its own .jsonl"), note
+
+
+def test_of_a_folder_that_is_read_whole_nothing_is_said(tmp_path: Path) -> None:
+    data = make(tmp_path, [row(n) for n in range(30)])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "rows.jsonl").rename(tmp_path / "data" / "rows.jsonl")
+    for number, uri in enumerate([f"{tmp_path}/data", f"{tmp_path}/data/*"]):
+        (out := tmp_path / f"out{number}").mkdir()
+        assert not dataset(DatasetConfig(uri=uri), out, Progress(quiet=True)).notes
+    assert not data.notes
