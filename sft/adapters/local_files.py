@@ -27,21 +27,7 @@ _LOCAL_SCHEMES = {"", "file", "pvc"}
 _GLOB = re.compile(r"[*?\[]")
 _OTHER_ROWS = {
     *(".ndjson", ".jsonlines", ".jl", ".tsv", ".txt", ".arrow", ".feather", ".orc", ".avro", ".xlsx", ".xls", ".pkl"),
-    *(
-        ".pickle",
-        ".msgpack",
-        ".tfrecord",
-        ".sqlite",
-        ".gz",
-        ".zst",
-        ".xz",
-        ".bz2",
-        ".lz4",
-        ".zip",
-        ".tar",
-        ".tgz",
-        ".7z",
-    ),
+    *(".pickle", ".msgpack", ".tfrecord", ".sqlite", ".gz", ".zst", ".xz", ".bz2", ".lz4", ".zip", ".tar", ".tgz"),
 }
 """Endings of files that may hold rows and can't be read."""
 _FOR_PEOPLE = ("readme", "license", "notice", "citation", "changelog")

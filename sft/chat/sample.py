@@ -79,8 +79,8 @@ RULES: Mapping[str, str] = {
     "user-weight": "leave the flag out; training.train_on=everything trains every turn",
     "two-spellings": "keep one of them: dataset.ignore_fields leaves the other out",
     "unread-field": "to train without it, name it in dataset.ignore_fields",
-    "preference": "dataset.format=preference trains the chosen answers and leaves the others out; dataset.ignore_fields "
-    "leaves out a column that says something else",
+    "preference": "dataset.format=preference trains the chosen answers and leaves the others out; "
+    "dataset.ignore_fields leaves out a column that says something else",
     "not-chosen": "left out, because dataset.format=preference trains the chosen answers only",
     "empty-text": "leave the row out: there is nothing to learn",
     "unknown-role": f"a role is one of {', '.join(ROLES)}",

@@ -14,13 +14,15 @@ from sft.errors import ConfigError, Problem
 from sft.importing import reading
 from sft.importing.axolotl import AXOLOTL
 from sft.importing.llama_factory import LLAMA_FACTORY
-from sft.importing.rows import Found, Kind, Project, Source, missing, taken
+from sft.importing.rows import Found, Kind, Project, Source, missing, other, taken
 from sft.importing.torchtune import TORCHTUNE
 from sft.importing.trl import TRL
 from sft.importing.values import MISSING, fitted
 
 PROJECTS = (AXOLOTL, LLAMA_FACTORY, TORCHTUNE, TRL)
 _NAMED = re.compile(r"[^a-z0-9_]")
+_OF_AN_ENTRY = {"training.train_on": "all_turns"}
+"""What a dataset takes that says nothing of a setting which holds for all of them here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +118,9 @@ def _collected(project: Project, source: Source, said: list[tuple[str, str, Any]
         if clash and by_default:
             continue
         if clash:
-            found = missing(f"contradicts {', '.join(whence[clash[0]])}, by which {clash[0]} is set")
+            rule = f"contradicts {', '.join(whence[clash[0]])}, by which {clash[0]} is set"
+            kept = {ours: new for ours, new in found.settings.items() if ours not in clash}
+            found = other(kept, f"{clash[0]} {rule}") if kept else missing(rule)
         for ours, new in found.settings.items():
             settings[ours] = new
             whence[ours] = (*whence.get(ours, ()), key)
@@ -126,7 +130,45 @@ def _collected(project: Project, source: Source, said: list[tuple[str, str, Any]
             needed == "dataset.uri" and any(k.startswith("dataset.sources.") for k in settings)
         ):
             settings[needed] = MISSING
+    told = _held_by_all(told, project, content)
     return Imported(project=project, told=tuple(told), settings=settings, whence=whence)
+
+
+def _held_by_all(told: list[Told], project: Project, content: Any) -> list[Told]:
+    """Say where what one dataset sets holds for others here that say something else there, or nothing."""
+    entries = content.get(project.datasets) if project.datasets else None
+    if not isinstance(entries, list):
+        return told
+    places = {one.key: _entry(one.key, project) for one in told}
+    said: dict[str, dict[int | None, Any]] = {}
+    raw = {places[one.key] for one in told if "text" in one.found.settings.values() and _sets_format(one)}
+    for one in told:
+        for ours, value in one.found.settings.items():
+            said.setdefault(ours, {})[places[one.key]] = value
+    numbers = [number for number in range(len(entries)) if number not in raw]
+
+    def with_others(one: Told) -> Told:
+        for ours, value in one.found.settings.items():
+            if places[one.key] is None or ours.startswith("dataset.sources."):
+                continue
+            default = said[ours].get(None, _OF_AN_ENTRY.get(ours))
+            others = {number: said[ours].get(number, default) for number in numbers}
+            if names := [_name(entries, number) for number, theirs in others.items() if theirs != value]:
+                note = "; ".join(filter(None, [one.found.note, f"holds for all sources, {', '.join(names)} too"]))
+                return replace(one, found=replace(one.found, kind=Kind.DIFFERS, note=note))
+        return one
+
+    return list(map(with_others, told)) if len(entries) > 1 else told
+
+
+def _sets_format(one: Told) -> bool:
+    return any(ours.endswith(".format") for ours in one.found.settings)
+
+
+def _entry(key: str, project: Project) -> int | None:
+    """Return the number of the entry of a list of datasets that a key is in; None if it is in none."""
+    found = re.match(rf"{project.datasets}\[([0-9]+)\]", key)
+    return int(found[1]) if found else None
 
 
 def _unsaid(source: Source, said: list[tuple[str, str, Any]]) -> Iterator[str]:

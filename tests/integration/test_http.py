@@ -280,7 +280,7 @@ def test_the_version_is_of_the_content_where_a_server_says_nothing_of_its_change
         assert http.version(f"{address}/x", QUICK) == first
         resource.content = CONTENT[:-1] + b"?"
         assert http.version(f"{address}/x", QUICK) != first
-        with pytest.raises(DataError, match="dataset.max_download_bytes=999"):
+        with pytest.raises(DataError, match=r"dataset\.max_download_bytes=999"):
             http.version(f"{address}/x", QUICK, max_bytes=999)
 
 

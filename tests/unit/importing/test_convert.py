@@ -409,3 +409,54 @@ def test_dataset_info_says_columns_tags_and_revision(tmp_path: Path) -> None:
     assert "tags.role_tag" in told(read(tmp_path, FACTORY, dataset="turns"), "dataset").found.note
     web = read(tmp_path, FACTORY, dataset="web", stage="pt").settings
     assert (web["dataset.format"], web["dataset.columns.text"]) == ("text", "body")
+
+
+CHAT, ALPACA = {"_component_": "chat_dataset", "source": "org/chat"}, {"_component_": "alpaca_dataset"}
+
+
+@pytest.mark.parametrize(
+    ("base", "entries", "key", "trains", "others"),
+    [
+        (AXOLOTL, [{"path": "org/a", "roles_to_train": []}, {"path": "org/b"}], "roles_to_train", "everything", "b"),
+        (AXOLOTL, [{"path": "org/a"}, {"path": "org/b", "roles_to_train": []}], "roles_to_train", "everything", "a"),
+        (TUNE, [ALPACA, CHAT], "_component_", "everything", "chat"),
+        (TUNE, [CHAT, {**ALPACA, "train_on_input": True}], "train_on_input", "everything", "chat"),
+        (TUNE, [{**CHAT, "new_system_prompt": "Be brief."}, ALPACA], "new_system_prompt", "everything", "data"),
+    ],
+)
+def test_what_one_dataset_says_and_holds_for_all_here_is_said(
+    base: dict[str, Any], entries: list[dict[str, Any]], key: str, trains: str, others: str, tmp_path: Path
+) -> None:
+    name = "datasets" if base is AXOLOTL else "dataset"
+    found = read(tmp_path, base, **{name: entries})
+    assert found.settings["training.train_on"] == trains
+    notes = [
+        one.found.note
+        for one in found.told
+        if one.key.endswith(f"].{key}") and one.found.kind is Kind.DIFFERS and "all sources" in one.found.note
+    ]
+    assert [note.rpartition("; ")[2] for note in notes] == [f"holds for all sources, {others} too"]
+
+
+@pytest.mark.parametrize(
+    ("base", "entries"),
+    [
+        (AXOLOTL, [{"path": "org/a", "roles_to_train": ["assistant"]}, {"path": "org/b"}]),
+        (AXOLOTL, [{"path": "org/a", "roles_to_train": []}, {"path": "org/b", "roles_to_train": []}]),
+        (AXOLOTL, [{"path": "org/a", "roles_to_train": []}, {"path": "org/b", "type": "completion"}]),
+        (AXOLOTL, [{"path": "org/a", "roles_to_train": []}]),
+        (TUNE, [{**ALPACA, "train_on_input": False}, CHAT]),
+    ],
+)
+def test_what_all_datasets_say_holds_for_all_without_a_word(
+    base: dict[str, Any], entries: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    found = read(tmp_path, base, **{"datasets" if base is AXOLOTL else "dataset": entries})
+    assert not [one for one in found.told if "all sources" in one.found.note]
+
+
+def test_of_a_dataset_that_contradicts_another_the_rest_is_taken(tmp_path: Path) -> None:
+    found = read(tmp_path, TUNE, dataset=[{**CHAT, "train_on_input": False}, ALPACA])
+    assert found.settings["training.train_on"] == "all_turns"
+    assert found.settings["dataset.sources.data.uri"] == "hf://tatsu-lab/alpaca"
+    assert "training.train_on contradicts dataset[0].train_on_input" in told(found, "dataset[1]._component_").found.note
