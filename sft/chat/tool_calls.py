@@ -15,7 +15,7 @@ Declared = Mapping[str, Set[str]]
 
 _ROLE_FIELDS = {"role", "from"}
 _CONTENT_FIELDS = {"content", "value", "tool_calls", "function_call"}
-_TURNS_BEGIN = re.compile(r"\s*\[\s*\{")
+_TURNS_BEGIN = re.compile(r"\[\s*\{")
 _ROLE = re.compile(r"""["'](?:role|from)["']\s*:""")
 _CONTENT = re.compile(r"""["'](?:content|value|tool_calls|function_call)["']\s*:""")
 _NULL_IS_A_VALUE = {"default", "const"}
@@ -60,7 +60,7 @@ def turns_in(value: Any, what: str) -> Any:
     Raises:
         InvalidRow: The text begins as turns do and isn't JSON: pandas and `str` write single quotes.
     """
-    if not isinstance(value, str) or not _TURNS_BEGIN.match(value):
+    if not isinstance(value, str) or not _TURNS_BEGIN.match(value.lstrip()):
         return value
     try:
         turns = msgspec.json.decode(value)

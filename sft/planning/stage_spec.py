@@ -100,7 +100,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.synthetic",
                 "sft.adapters.hub.rows",
             ),
-            revision=4,
+            revision=5,
             is_resumable=True,
         ),
         StageSpec(
