@@ -7,6 +7,7 @@ file is `readers`' business.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from sft.files import sha256_file
 from sft.redaction import redact
 
 _NAMED = 5
-"""Files that a note names."""
+"""Files and folders that a note names."""
 _BARE_HUB_NAME = re.compile(r"^[\w-][\w.-]*/[\w.-]+(?::[\w.-]+)?(?:@[\w./-]+)?$")
 
 
@@ -224,12 +225,21 @@ def _noted(fetch: _Fetch) -> list[SourceFile]:
     """Return the files that are read, and note which others there are."""
     source = fetch.source
     files = storage.find(source.uri, source.options, follow_links=source.follow_links)
-    unread = [redact(name) for name in storage.unread(source.uri, source.options, files)]
-    if unread:
-        more = f" and {len(unread) - _NAMED} more" if len(unread) > _NAMED else ""
+    if unread := storage.unread(source.uri, source.options, files):
         kinds = f"a folder is its own {', '.join(readers.KINDS)}, also as .gz or .zst; name others by a glob"
-        fetch.notes.append(f"{source.name}: not read: {', '.join(unread[:_NAMED])}{more}; {kinds}")
+        fetch.notes.append(f"{source.name}: not read: {_listed(unread)}; {kinds}")
     return _selected(source, files, fetch.notes)
+
+
+def _listed(names: list[str]) -> str:
+    """Return files of a folder in words, those of each folder in it as a number."""
+    counts = Counter(f"{first}{slash}" for first, slash, _ in (redact(name).partition("/") for name in names))
+    shown = []
+    for name, count in counts.items():
+        files = "1 file" if count == 1 else f"{count:,} files"
+        shown.append(f"{name} ({files})" if name.endswith("/") else name)
+    more = f" and {len(shown) - _NAMED} more" if len(shown) > _NAMED else ""
+    return ", ".join(shown[:_NAMED]) + more
 
 
 def _selected(source: Source, files: list[SourceFile], notes: list[str]) -> list[SourceFile]:
