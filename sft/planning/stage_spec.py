@@ -149,7 +149,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.chat.turn_tokens",
                 "sft.chat.unrendered",
             ),
-            revision=5,
+            revision=6,
         ),
         StageSpec(
             name="train",
