@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from msgspec import UNSET
 
-from sft.chat.sample import ROLES, InvalidRow, Message, Role
+from sft.chat.sample import InvalidRow, Message, Role
 from sft.chat.tool_calls import Declared, kind_of, parsed, tool_calls_of
 from sft.chat.unread import MEANINGFUL_TURN_FIELDS, refuse_if_meaningful, says_nothing
 
@@ -133,8 +133,8 @@ def _role(place: int, fields: dict[str, Any]) -> Role:
     for name, value in spelled:
         known = _ROLES if name == "role" else _SHAREGPT_ROLES
         if not isinstance(value, str) or value not in known:
-            listed = ROLES if name == "role" else known
-            raise InvalidRow("unknown-role", f"turn {place}: {name} is {value!r}; known are {', '.join(listed)}")
+            known_are = f"; known are {', '.join(known)}" if name == "from" else ""  # the rule itself lists roles
+            raise InvalidRow("unknown-role", f"turn {place}: {name} is {value!r}{known_are}")
         roles.append(known[value])
     if roles[0] != roles[-1]:
         raise InvalidRow("two-spellings", f"turn {place}: role and from differ")
