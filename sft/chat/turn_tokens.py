@@ -26,8 +26,8 @@ STOP_FIX = (
 )
 _SHOWN_CHARACTERS = 60
 SPLIT_FIX = "remove split_special_tokens from tokenizer_config.json, or take a tokenizer in which it is one token"
-_OPENS, _CLOSES = "<think>", "</think>"
-_INLINE_REASONING = re.compile(r"\s*(?:<think>)?(.*?)</think>", re.DOTALL)
+_OPENS, _CLOSES = re.compile(r"\s*<think>"), "</think>"
+_INLINE_REASONING = re.compile(r"\s*(?:<think>)?((?:(?!<think>).)*?)</think>", re.DOTALL)
 """Models return it without the first mark where the generation prompt has that already."""
 
 
@@ -260,7 +260,7 @@ class TurnFinder:
 
 
 def reasoning_of(message: Message) -> str:
-    """Return a turn's reasoning: its ``reasoning_content``, or what its content begins with in ``<think>`` marks."""
+    """Return a turn's reasoning: its ``reasoning_content``, or what its content begins with up to ``</think>``."""
     if reasoning := message.get("reasoning_content"):
         return str(reasoning).strip()
     match = _INLINE_REASONING.match(message.get("content") or "")
@@ -304,9 +304,8 @@ def _begin(offset: tuple[int, int]) -> int:
 
 
 def _reasoning_places(offsets: Sequence[tuple[int, int]], turn: TurnText, reasoning: str) -> range | None:
-    opened = turn.text.find(_OPENS, len(turn.prompt), turn.end)
-    begins = opened + len(_OPENS) if opened >= 0 else len(turn.prompt)
-    begin = turn.text.find(reasoning, begins, turn.end) if reasoning else -1
+    opened = _OPENS.match(turn.text, len(turn.prompt), turn.end)
+    begin = turn.text.find(reasoning, opened.end() if opened else len(turn.prompt), turn.end) if reasoning else -1
     if begin >= 0:
         return _places(offsets, begin, begin + len(reasoning), partly=True)
     return None if reasoning and _holds(turn.text[len(turn.prompt) : turn.end], reasoning) else range(0)

@@ -192,7 +192,7 @@ def _literal(value: Any) -> str:
         return "{" + ", ".join(f"{json.dumps(str(key))}: {_literal(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_literal, value)) + "]"
-    return "none" if value is None else json.dumps(value)
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def folder_with(template: ChosenTemplate, folder: Path, out: Path) -> None:

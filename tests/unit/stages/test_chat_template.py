@@ -59,7 +59,9 @@ def test_a_model_without_a_template_needs_one_and_gets_it(folder: Path, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("value", [False, True, None, 3, 0.5, 'a "b"\nc\u00e9', ["x", None], {"deep": [True]}])
+@pytest.mark.parametrize(
+    "value", [False, True, None, 3, 0.5, 'a "b"\nc\u00e9', "\U0001f642", ["x", None], {"deep": [True]}]
+)
 @pytest.mark.parametrize("begin", ["", "\n", "  ", "  {% if 1 %}{% endif %}", "{% macro m() %}{{ v }}{% endmacro %}"])
 def test_a_variable_has_its_value_where_nobody_gives_another(value: Any, begin: str, folder: Path) -> None:
     text = begin + ("{{ m() }}" if "macro" in begin else "") + "[{{ v | tojson }}]" + TURNS
