@@ -11,6 +11,7 @@ _TEXT = b'{"messages":[{"role":"text"'
 """How a raw text begins, which is its own prompt."""
 _END = b'"},'
 """How the turn before it ends."""
+_FLAG = b',"weight":0}'
 _SPACES = (b" ", b"\\n", b"\\t", b"\\r")
 _SPACE_ENDS = tuple(space + _END for space in _SPACES)
 
@@ -27,11 +28,16 @@ def prompts(lines: Sequence[bytes]) -> list[bytes]:
     Raises:
         ValueError: A sample has no assistant turn.
     """
-    texts = [line if line.startswith(_TEXT) else line[: line.index(_ANSWER)] for line in lines]
+    texts = [line if line.startswith(_TEXT) else _prompt(line) for line in lines]
     return [
         text.lower() if text.isascii() and not text.endswith(_SPACE_ENDS) else _normalised(text.decode())
         for text in texts
     ]
+
+
+def _prompt(line: bytes) -> bytes:
+    """Return what precedes the first answer, without flags that say that a turn doesn't train."""
+    return line[: line.index(_ANSWER)].replace(_FLAG, b"}")
 
 
 def _normalised(text: str) -> bytes:

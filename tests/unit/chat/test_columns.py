@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sft.chat.formats import Parser
+from sft.chat.prompt import prompts
 from sft.chat.row_reader import Columns
 from sft.chat.sample import InvalidRow
 from sft.chat.unread import MEANINGFUL_COLUMNS
@@ -254,3 +255,10 @@ def test_a_label_that_may_be_a_class_is_not_read() -> None:
     with pytest.raises(InvalidRow, match="preference: label is false"):
         messages({"messages": [USER, ANSWER], "label": False})
     assert parse({**good, "label": 3}).unread == {"label"}
+
+
+def test_a_flag_on_a_users_turn_does_not_make_another_prompt() -> None:
+    parser = Parser("messages", Columns())
+    rows = [json.dumps({"messages": [turn, ANSWER]}).encode() for turn in (USER, {**USER, "weight": 0})]
+    plain, flagged = prompts([parser.one(row).line for row in rows])
+    assert plain == flagged
