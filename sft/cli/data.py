@@ -14,6 +14,7 @@ from sft.config import compose
 from sft.config.compose import Recipe
 from sft.config.kfp_parameters import hydra_text
 from sft.config.schema import OnInvalid, OnTooLong, OnUnrendered, RunConfig
+from sft.errors import DataError, StageError
 from sft.planning.flops import attention_cost
 from sft.planning.mixing import Mix
 from sft.planning.model_config import read_config
@@ -23,7 +24,7 @@ from sft.planning.step_count import batch_size_of
 from sft.progress import Progress
 from sft.redaction import redact
 from sft.report import preview
-from sft.report.data import as_html, as_json, as_text, measure
+from sft.report.data import TRAINING_SPLIT, as_html, as_json, as_text, measure
 from sft.scratch import scratch
 from sft.stages.dataset import dataset
 from sft.stages.decontaminate import HELD_OUT, EvaluationTasks, find
@@ -151,7 +152,11 @@ def _tokens(
     training = cfg.training
     if training.on_too_long is OnTooLong.error:
         training = replace(training, on_too_long=OnTooLong.drop)
-    return base, tokenize(training, inputs, _folder(out / "tokens"), progress)
+    try:
+        return base, tokenize(training, inputs, _folder(out / "tokens"), progress)
+    except (DataError, StageError) as error:  # names files that are gone in a moment
+        message = error.message.replace(str(data.train_file), TRAINING_SPLIT)
+        raise type(error)(message, fix=error.fix) from error
 
 
 def _padding(cfg: RunConfig, base: ModelArtifact, tokens: TokenizedArtifact) -> float:

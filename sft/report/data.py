@@ -23,6 +23,8 @@ from sft.stages.dataset import source_lines
 from sft.stages.decontaminate import Contamination
 from sft.stages.preview import TokenizedSample
 
+TRAINING_SPLIT = "training split"
+"""Where a row lies that the tokenizer refuses: its line there, for its own file is another."""
 _BAR = 40
 
 
@@ -111,7 +113,7 @@ def measure(
     for row in read_rejected(data.root / "rejected.jsonl"):
         rejections.add(row)
     for row in read_rejected(tokens.rejected_file) if tokens else ():
-        split = "held-out split" if row.is_held_out else "training split"
+        split = "held-out split" if row.is_held_out else TRAINING_SPLIT
         rejections.add(msgspec.structs.replace(row, file=split))
     not_trained = tokens.num_rejected if tokens else 0
     not_scored = tokens.num_eval_rejected if tokens else 0

@@ -55,6 +55,14 @@ def test_with_a_model_the_first_sample_is_shown_as_the_model_sees_it(rows: Path,
     assert answer.out.count("⟦") == 2  # the legend, and the answer
 
 
+def test_where_every_row_is_refused_no_file_is_named_that_is_gone(tmp_path: Path, tiny_model: ModelArtifact) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps(SPECIAL))
+    answer = sft("data", "check", "rows.jsonl", f"model.name_or_path={tiny_model.model_dir}", cwd=tmp_path)
+    assert answer.status == 1
+    assert "\n  training split:1: special-token: turn 1 holds <|im_end|>" in answer.err
+    assert "sft-data" not in answer.err
+
+
 def test_a_clean_dataset_exits_with_0_and_its_text_is_for_people(tmp_path: Path) -> None:
     answer = sft("data", "check", "synthetic://spell-numbers?rows=50", cwd=tmp_path)
     assert answer.status == 0
