@@ -26,9 +26,7 @@ STOP_FIX = (
 )
 _SHOWN_CHARACTERS = 60
 SPLIT_FIX = "remove split_special_tokens from tokenizer_config.json, or take a tokenizer in which it is one token"
-_OPENS, _CLOSES = re.compile(r"\s*<think>"), "</think>"
-_INLINE_REASONING = re.compile(r"\s*(?:<think>)?((?:(?!<think>).)*?)</think>", re.DOTALL)
-"""Models return it without the first mark where the generation prompt has that already."""
+_OPENS, _CLOSES = "<think>", "</think>"
 
 
 @dataclass(frozen=True)
@@ -260,11 +258,15 @@ class TurnFinder:
 
 
 def reasoning_of(message: Message) -> str:
-    """Return a turn's reasoning: its ``reasoning_content``, or what its content begins with up to ``</think>``."""
+    """Return a turn's reasoning: its ``reasoning_content``, or what its content begins with up to ``</think>``.
+
+    Models return it without the first mark where the generation prompt has that already.
+    """
     if reasoning := message.get("reasoning_content"):
         return str(reasoning).strip()
-    match = _INLINE_REASONING.match(message.get("content") or "")
-    return match[1].strip() if match else ""
+    before, mark, _ = (message.get("content") or "").partition(_CLOSES)
+    thought = before.lstrip().removeprefix(_OPENS)
+    return thought.strip() if mark and _OPENS not in thought else ""
 
 
 def _after_prompt(prompt: str, text: str) -> str:
@@ -304,8 +306,9 @@ def _begin(offset: tuple[int, int]) -> int:
 
 
 def _reasoning_places(offsets: Sequence[tuple[int, int]], turn: TurnText, reasoning: str) -> range | None:
-    opened = _OPENS.match(turn.text, len(turn.prompt), turn.end)
-    begin = turn.text.find(reasoning, opened.end() if opened else len(turn.prompt), turn.end) if reasoning else -1
+    written = turn.text[len(turn.prompt) : turn.end].lstrip()
+    begins = turn.end - len(written) + (len(_OPENS) if written.startswith(_OPENS) else 0)
+    begin = turn.text.find(reasoning, begins, turn.end) if reasoning else -1
     if begin >= 0:
         return _places(offsets, begin, begin + len(reasoning), partly=True)
     return None if reasoning and _holds(turn.text[len(turn.prompt) : turn.end], reasoning) else range(0)

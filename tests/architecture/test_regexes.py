@@ -57,7 +57,6 @@ UNITS = [
     *("filter=lfs ", "task:\n", "- a\n", " and "),
 ]
 MATCHED = {
-    ("sft.chat.turn_tokens", "_INLINE_REASONING"),
     ("sft.runner.verify_model", "_LFS"),
     ("sft.adapters.os.gpus", "_PART_LINE"),
     ("sft.adapters.os.gpus", "_UNKNOWN"),

@@ -115,7 +115,6 @@ def test_a_secret_across_the_parts_of_a_long_line_is_masked(
 
 
 AT_THE_BEGINNING = {
-    "sft.chat.turn_tokens._INLINE_REASONING",
     "sft.config.launcher_checks._RENDEZVOUS",
     "sft.adapters.os.gpus._PART_LINE",
     "sft.adapters.os.gpus._UNKNOWN",
