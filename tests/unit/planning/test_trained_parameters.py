@@ -101,8 +101,10 @@ def test_the_key_of_a_full_training_has_none_of_the_newer_settings_of_adapters()
     full, adapters = RunConfig(), RunConfig(training=TrainingConfig(lora=LoraConfig(rank=4, use_dora=True)))
     own = stage_settings.train(full, Environment(versions={}))["lora"]
     assert own == {"rank": 0, "alpha": 32, "dropout": 0.1, "target_modules": None}
+    adapters.model.name_or_path = "org/base"
     of_adapters = stage_settings.train(adapters, Environment(versions={}))["lora"]
-    assert of_adapters == own | {"rank": 4, "target_modules": "all-linear", "use_dora": True}
+    newer = {"use_dora": True, "adapted_model": "org/base"}
+    assert of_adapters == own | {"rank": 4, "target_modules": "all-linear"} | newer
 
 
 def test_a_model_that_is_not_here_is_not_guessed(tmp_path: Path) -> None:
