@@ -56,7 +56,7 @@ class ChatModel:
         if not tokenizer.chat_template:
             raise StageError(f"{folder}: no chat template", fix="chat with a model that was tuned on chats")
         self._renderer = Renderer(tokenizer, stops(tokenizer, folder))
-        self._specials = special_tokens(tokenizer, self._renderer.stops)
+        self._specials = special_tokens(tokenizer, self._renderer.stops | self._renderer.controls())
         self._settings = copy.deepcopy(self._model.generation_config)
         own = self._settings.max_new_tokens
         self._max_tokens = max_tokens or own or DEFAULT_MAX_TOKENS

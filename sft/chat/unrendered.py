@@ -42,7 +42,7 @@ def unrendered(
         message = messages[number]
         yield f"{message['role']} turn", f"turn {number + 1} has content {_excerpt(message['content'])}"
     for number, message in enumerate(messages):
-        for place in _lost_calls(renderer, messages, number, tools):
+        for place in _lost_calls(renderer, messages, whole, number, tools):
             yield "tool_calls", f"turn {number + 1} has tool_calls {_excerpt(message['tool_calls'][place])}"
         for field in _fields(message, whole, is_trained=number in as_last or number in in_whole):
             shown = messages[: number + 1] if number in as_last else messages
@@ -100,15 +100,14 @@ def _mark(number: int) -> str:
     return f"mark-of-turn-{number}-alone"
 
 
-def _lost_calls(renderer: Renderer, messages: Sequence[Message], number: int, tools: Any) -> Iterator[int]:
+def _lost_calls(renderer: Renderer, messages: Sequence[Message], whole: str, number: int, tools: Any) -> Iterator[int]:
     """Yield which of several calls of a turn the template doesn't render: some render the first alone."""
     calls = messages[number].get("tool_calls") or ()
     if len(calls) < 2:
         return
-    with_all = _render(renderer, messages, tools)
     for place in range(len(calls)):
         rest = {**messages[number], "tool_calls": [*calls[:place], *calls[place + 1 :]]}
-        if with_all == _render(renderer, [*messages[:number], rest, *messages[number + 1 :]], tools) is not None:
+        if _render(renderer, [*messages[:number], rest, *messages[number + 1 :]], tools) == whole:
             yield place
 
 
