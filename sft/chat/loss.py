@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
+from sft.chat.reasoning import reasoning_of
 from sft.chat.template import Message, TemplateError
 from sft.chat.too_long import cut
-from sft.chat.turn_tokens import TokenSequence, Turn, TurnFinder, reasoning_of
+from sft.chat.turn_tokens import TokenSequence, Turn, TurnFinder
 
 TrainOn = Literal["all_turns", "last_turn", "everything"]
 Row = dict[str, Any]

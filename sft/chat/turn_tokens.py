@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sft.chat.reasoning import check_marks, ends_a_thought, num_before, reasoning_of
 from sft.chat.special_tokens import special_tokens
 from sft.chat.template import PROBE, Message, Renderer, TemplateError
 from sft.errors import DataError
@@ -26,7 +27,6 @@ STOP_FIX = (
 )
 _SHOWN_CHARACTERS = 60
 SPLIT_FIX = "remove split_special_tokens from tokenizer_config.json, or take a tokenizer in which it is one token"
-_OPENS, _CLOSES = "<think>", "</think>"
 
 
 @dataclass(frozen=True)
@@ -140,24 +140,10 @@ class TurnFinder:
             raise self._never_stops(text, messages[number])
         if not _holds(text[len(prompt) : stop.start()], messages[number].get("content") or ""):
             raise TemplateError("the chat template drops or changes an assistant's turn")
-        self._check_marks(messages[number], prompt, text[len(prompt) : stop.start()])
+        if ends_a_thought(messages[number]):
+            header = max((match.end() for match in self._stop.finditer(prompt)), default=0)
+            check_marks(messages[number], text[header : stop.start()])
         return TurnText(number, prompt, text, stop.end())
-
-    def _check_marks(self, message: Message, prompt: str, written: str) -> None:
-        """Check that a turn with reasoning in its content is not given a second one.
-
-        Raises:
-            TemplateError: The template puts marks around nothing, and the reasoning into the answer.
-        """
-        own = (message.get("content") or "").count(_CLOSES)
-        if not own:
-            return
-        begins = max((match.end() for match in self._stop.finditer(prompt)), default=0)
-        if (prompt[begins:] + written).count(_CLOSES) > own + bool(message.get("reasoning_content")):
-            raise TemplateError(
-                f"the content has its reasoning before {_CLOSES}, and the chat template adds another {_CLOSES} to it: "
-                "write the reasoning as reasoning_content"
-            )
 
     def _never_stops(self, text: str, message: Message) -> Exception:
         """Return the error for a turn: of the row if other turns stop, else of the template."""
@@ -257,18 +243,6 @@ class TurnFinder:
         return text if normalizer is None else str(normalizer.normalize_str(text))
 
 
-def reasoning_of(message: Message) -> str:
-    """Return a turn's reasoning: its ``reasoning_content``, or what its content begins with up to ``</think>``.
-
-    Models return it without the first mark where the generation prompt has that already.
-    """
-    if reasoning := message.get("reasoning_content"):
-        return str(reasoning).strip()
-    before, mark, _ = (message.get("content") or "").partition(_CLOSES)
-    thought = before.lstrip().removeprefix(_OPENS)
-    return thought.strip() if mark and _OPENS not in thought else ""
-
-
 def _after_prompt(prompt: str, text: str) -> str:
     """Return `text` such that it begins with the prompt, where only white space at the prompt's end is missing in it.
 
@@ -306,9 +280,8 @@ def _begin(offset: tuple[int, int]) -> int:
 
 
 def _reasoning_places(offsets: Sequence[tuple[int, int]], turn: TurnText, reasoning: str) -> range | None:
-    written = turn.text[len(turn.prompt) : turn.end].lstrip()
-    begins = turn.end - len(written) + (len(_OPENS) if written.startswith(_OPENS) else 0)
-    begin = turn.text.find(reasoning, begins, turn.end) if reasoning else -1
+    first = len(turn.prompt) + num_before(turn.text[len(turn.prompt) : turn.end])
+    begin = turn.text.find(reasoning, first, turn.end) if reasoning else -1
     if begin >= 0:
         return _places(offsets, begin, begin + len(reasoning), partly=True)
     return None if reasoning and _holds(turn.text[len(turn.prompt) : turn.end], reasoning) else range(0)
