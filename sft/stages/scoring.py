@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -10,7 +11,7 @@ from typing import Any
 
 from sft.adapters.evaluation import vllm_server
 from sft.adapters.evaluation.as_saved import weights_dtype
-from sft.adapters.os import machine
+from sft.adapters.os import inherited, machine
 from sft.adapters.os.interpreter import why_not
 from sft.adapters.os.process import run_module
 from sft.config.schema import EvalBackend, EvalConfig
@@ -66,6 +67,9 @@ def score_model(
     Raises:
         StageError: A process failed. With vLLM: it did not start, or ended before it had answered.
     """
+    if dropped := inherited.changing_numbers(os.environ, ()):
+        but = " (vLLM's server gets them)" if cfg.backend is EvalBackend.vllm and request["tasks"] else ""
+        progress.say(inherited.told(dropped, f"the evaluation{but}"))
     if cfg.backend is EvalBackend.vllm and request["tasks"]:
         return _with_vllm(cfg, request, folder, progress, poll)
     first = {"CUDA_VISIBLE_DEVICES": request["devices"][0]} if request["devices"] else None
@@ -76,7 +80,8 @@ def _run(
     request: Mapping[str, Any], folder: Path, poll: Callable[[], None], env: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     module = "sft.adapters.evaluation.worker"
-    return run_module(module, request, folder=folder, what="evaluating", env=env, poll=poll)
+    dropped = inherited.changing_numbers(os.environ, env or ())
+    return run_module(module, request, folder=folder, what="evaluating", env=env, without=dropped, poll=poll)
 
 
 def _with_vllm(

@@ -18,7 +18,6 @@ from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
-from sft.adapters.instructlab import inherited
 from sft.adapters.instructlab.failure import agent_file, failure
 from sft.adapters.instructlab.layout import (
     COMPILED,
@@ -35,6 +34,7 @@ from sft.adapters.instructlab.layout import (
 from sft.adapters.instructlab.monitor import RankLost, TrainingMonitor, TrainingProgress
 from sft.adapters.instructlab.private_store import LOOPBACK
 from sft.adapters.instructlab.settings import LaunchSettings, MainArgs, WorkerOptions
+from sft.adapters.os import inherited
 from sft.adapters.os.cgroup import num_cpus
 from sft.adapters.os.command import ENDING, leave_terminal
 from sft.adapters.os.process import supervise, tail
@@ -131,7 +131,7 @@ def supervise_node(
 
     own = _environment(settings, main)
     if dropped := inherited.changing_numbers(os.environ, own):
-        say(inherited.told(dropped))
+        say(f"{inherited.told(dropped, 'the ranks')}; a recipe may say one in training.env")
     with _save_on_signal(logs / STOP, say) as signal_name, _for_compiled_code(settings, logs) as variables:
         try:
             status = supervise(

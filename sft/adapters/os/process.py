@@ -157,6 +157,7 @@ def run_module(
     folder: Path,
     what: str,
     env: Mapping[str, str] | None = None,
+    without: Collection[str] = (),
     poll: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Run a child module (see `sft.adapters.os.child.main`) on a request and return its result.
@@ -166,6 +167,9 @@ def run_module(
         request: JSON-able arguments.
         folder: Private folder for request, result and ``log.txt``.
         what: What the child does, for messages: "tokenizing".
+        env: Added to this process's environment.
+        without: Variables of this process that it doesn't get.
+        poll: Called while it works.
 
     Raises:
         StageError: The child failed; the message holds the child's own error and names the log.
@@ -174,7 +178,7 @@ def run_module(
     for stale in ("result.json", "error.json"):
         (folder / stale).unlink(missing_ok=True)
     write_json(folder / "request.json", request)
-    status = supervise(module_command(module, folder), log=folder / LOG, env=env, poll=poll)
+    status = supervise(module_command(module, folder), log=folder / LOG, env=env, without=without, poll=poll)
     if status == 0 and (folder / "result.json").exists():
         result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         return result

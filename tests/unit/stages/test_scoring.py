@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from sft.adapters.os import machine
 from sft.config.schema import EvalBackend, EvalConfig
-from sft.stages.scoring import emulated_type
+from sft.errors import StageError
+from sft.progress import Progress
+from sft.stages.scoring import emulated_type, score_model
 
 
 def model(folder: Path, dtype: str) -> Path:
@@ -45,3 +48,20 @@ def test_nothing_is_said_where_the_recipe_names_a_type_or_another_program_answer
 def test_nothing_is_said_where_it_is_fast(fast: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, fast, lambda: ("one",))
     assert emulated_type(EvalConfig(), model(tmp_path, "BF16")) == ""
+
+
+@pytest.mark.slow
+def test_what_changes_numbers_and_stands_in_no_key_does_not_reach_the_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The worker's log has the environment: Python prints it at the start, told so by a hook in a folder of its own."""
+    (tmp_path / "sitecustomize.py").write_text("import os; print('HAS', sorted(os.environ))")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    with pytest.raises(StageError):  # an empty request
+        score_model(EvalConfig(), {"tasks": [], "devices": []}, tmp_path / "logs", Progress(), lambda: None)
+    said = capsys.readouterr().out
+    assert "not passed to the evaluation, as they change numbers and stand in no key: NVIDIA_TF32_OVERRIDE" in said
+    log = (tmp_path / "logs" / "log.txt").read_text()
+    assert "'PYTHONPATH'" in log
+    assert "NVIDIA_TF32_OVERRIDE" not in log

@@ -1,4 +1,4 @@
-"""Which variables of this process its ranks don't get: those that change what a training makes, and stand in no key.
+"""Which variables of this process its ranks and evaluations don't get: those that change numbers and stand in no key.
 
 accelerate takes settings from ``ACCELERATE_`` and ``FSDP_`` variables, `ACCELERATE_GRADIENT_ACCUMULATION_STEPS` among
 them; torch and the libraries of NVIDIA and Intel choose other arithmetic by others. A recipe that means one says it in
@@ -25,19 +25,16 @@ _CHANGES_NONE = ("_CACHE_DIR", "_COMPILE_THREADS", "_LOG_LEVEL", "_VERBOSE", "_D
 
 
 def changing_numbers(names: Iterable[str], said: Collection[str]) -> list[str]:
-    """Return the variables that change what ranks compute and that nobody has said for them, in order.
+    """Return the variables that change what a child computes and that nobody has said for it, in order.
 
     Args:
         names: Of this process's environment.
-        said: Those that the recipe or sft sets for the ranks.
+        said: Those that the recipe or sft sets for the child.
     """
     meant = (name for name in names if _CHANGES_NUMBERS.fullmatch(name) and not name.endswith(_CHANGES_NONE))
     return sorted(name for name in meant if name not in said)
 
 
-def told(dropped: Collection[str]) -> str:
-    """Return the line on variables that ranks don't get."""
-    return (
-        f"  not passed to the ranks, as they change what is trained and stand in no key: {', '.join(dropped)}; "
-        "a recipe may say one in training.env"
-    )
+def told(dropped: Collection[str], whom: str) -> str:
+    """Return the line on variables that a child doesn't get."""
+    return f"  not passed to {whom}, as they change numbers and stand in no key: {', '.join(dropped)}"

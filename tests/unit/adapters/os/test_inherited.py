@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sft.adapters.instructlab.inherited import changing_numbers
+from sft.adapters.os.inherited import changing_numbers
 
 
 @pytest.mark.parametrize(
