@@ -95,7 +95,7 @@ def tokenize(cfg: TrainingConfig, inputs: TokenizeInputs, out: Path, progress: P
         env={"HF_HUB_OFFLINE": "1", "TRUST_REMOTE_CODE": "1" if inputs.model.trust_remote_code else "0"},
     )
     train, held_out = counts["train"], counts["eval"]
-    num_folded, examples = train.pop("num_folded"), train.pop("examples")
+    num_folded, num_reasoned, examples = (train.pop(name) for name in ("num_folded", "num_reasoned", "examples"))
     result = TokenizedArtifact(root=out, **train, num_eval_rejected=held_out["num_rejected"])
     _check_counts(num_labelled, result.num_rows + result.num_rejected)
     _check_counts(num_checked, held_out["num_rows"] + held_out["num_rejected"])
@@ -104,6 +104,9 @@ def tokenize(cfg: TrainingConfig, inputs: TokenizeInputs, out: Path, progress: P
     if result.num_rejected or result.num_eval_rejected:
         _refuse(result, inputs, cfg, max(result.longest_tokens, held_out["longest_tokens"]), progress)
     _say_how_rendered(result, num_folded, examples, progress)
+    if result.num_rows and not (cfg.train_on_reasoning or num_reasoned):
+        text = "no row has reasoning (reasoning_content, or a content up to </think>), so nothing was left out"
+        progress.say(f"  training.train_on_reasoning=false: {text}")
     for field, count in held_out["unrendered"].items():
         progress.say(f"  held-out rows: {field} in {count:,}, which the chat template does not render")
     if inputs.mix and num_labelled:

@@ -46,6 +46,7 @@ def run(
     mix: Mix | None = None,
     on_too_long: OnTooLong | None = None,
     is_validated: bool = False,
+    train_on_reasoning: bool = True,
 ) -> TokenizedArtifact:
     root, out = folder / "data", folder / "out"
     root.mkdir(parents=True)
@@ -64,6 +65,7 @@ def run(
         is_validated=is_validated,
     )
     cfg = TrainingConfig(max_seq_len=max_seq_len, train_on=train_on, on_too_long=on_too_long)
+    cfg.train_on_reasoning = train_on_reasoning
     return tokenize(cfg, inputs, out, Progress(quiet=quiet))
 
 
@@ -323,6 +325,20 @@ def test_what_the_template_does_not_render_is_an_error_or_a_note_or_left_out(
     notes = capsys.readouterr().out
     assert "not trained: reasoning_content in 1 of 3 rows, which the chat template does not render" in notes
     assert 'for example turn 2 has reasoning_content "1 and 1"' in notes
+
+
+@pytest.mark.slow
+def test_reasoning_that_is_to_be_left_out_and_is_nowhere_is_said(
+    tmp_path: Path, tiny_model: ModelArtifact, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, thought = conversation("</think> 1", "one"), conversation("2", "it is two</think>two")
+    nowhere = "training.train_on_reasoning=false: no row has reasoning"
+    run(tmp_path / "none", tiny_model, [plain], train_on_reasoning=False, quiet=False)
+    assert nowhere in capsys.readouterr().out
+    some = run(tmp_path / "some", tiny_model, [plain, thought], train_on_reasoning=False, quiet=False)
+    every = run(tmp_path / "trained", tiny_model, [plain], quiet=False)
+    assert nowhere not in capsys.readouterr().out
+    assert some.num_loss_tokens > every.num_loss_tokens
 
 
 @pytest.mark.slow

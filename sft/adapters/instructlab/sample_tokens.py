@@ -13,6 +13,7 @@ from typing import Any
 
 from sft.chat.loss import NO_LOSS, Row, TrainOn, rows, trained
 from sft.chat.raw_text import is_text, pieces
+from sft.chat.reasoning import reasoning_of
 from sft.chat.special_tokens import find_special_token, special_tokens, stops
 from sft.chat.template import SYSTEM_ROLES, Message, Renderer, TemplateError
 from sft.chat.too_long import OnTooLong, divided
@@ -51,6 +52,7 @@ class Counts:
         num_truncated: Rows that were cut at the end of a turn, and `num_cut_tokens` less.
         num_divided: Rows that were divided into `num_parts`, besides `num_lost_parts` that don't fit or train.
         num_folded: Rows whose system turn was put before the first user's text.
+        num_reasoned: Rows whose reasoning was left out of the loss.
         unrendered: Kept rows with a field that the template doesn't render, by field.
         examples: One of them each.
     """
@@ -67,6 +69,7 @@ class Counts:
     num_parts: int = 0
     num_lost_parts: int = 0
     num_folded: int = 0
+    num_reasoned: int = 0
     unrendered: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
 
@@ -241,6 +244,9 @@ class Tokenizing:
         counts.num_rows += 1
         counts.num_samples += len(made)
         counts.num_folded += self._renderer.folds_system and sample["messages"][0]["role"] in SYSTEM_ROLES
+        if not self._settings.train_on_reasoning:
+            messages = sample["messages"]
+            counts.num_reasoned += any(reasoning_of(messages[n]) for n in trained(messages, self._settings.train_on))
         counts.num_tokens += _num_tokens(made)
         counts.num_loss_tokens += _num_loss_tokens(made)
         counts.longest_tokens = max(counts.longest_tokens, _longest(made))
