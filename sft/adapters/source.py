@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from sft.adapters import http, hub, local_files, readers, storage, synthetic
+from sft.adapters import http, hub, local_files, readers, storage, synthetic, unread_files
 from sft.adapters.hub.rows import fetch_rows
 from sft.adapters.local_files import SourceFile, scheme
 from sft.adapters.row_batches import Batch
@@ -225,7 +225,7 @@ def _noted(fetch: _Fetch) -> list[SourceFile]:
     """Return the files that are read, and note which others there are."""
     source = fetch.source
     files = storage.find(source.uri, source.options, follow_links=source.follow_links)
-    if unread := storage.unread(source.uri, source.options, files):
+    if unread := unread_files.unread(source.uri, source.options, files):
         kinds = f"a folder is its own {', '.join(readers.KINDS)}, also as .gz or .zst; name others by a glob"
         fetch.notes.append(f"{source.name}: not read: {_listed(unread)}; {kinds}")
     return _selected(source, files, fetch.notes)

@@ -8,23 +8,14 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sft.adapters import local_files
-from sft.adapters.local_files import (
-    STILL_WRITTEN,
-    SourceFile,
-    check_no_arrow,
-    is_data,
-    is_glob,
-    is_local,
-    may_hold_rows,
-    scheme,
-)
+from sft.adapters.local_files import STILL_WRITTEN, SourceFile, check_no_arrow, is_data, is_glob, is_local, scheme
 from sft.adapters.partial_file import PartialFile, too_large
 from sft.adapters.retry import RetryPolicy, retry
 from sft.errors import DataError
@@ -70,31 +61,6 @@ def find(uri: str, options: Mapping[str, Any], *, follow_links: bool = False) ->
     if not files:
         raise DataError(f"{redact(uri)}: no file that can be read", fix="point it at .jsonl, .json, .csv or .parquet")
     return files
-
-
-def unread(uri: str, options: Mapping[str, Any], files: Iterable[SourceFile]) -> list[str]:
-    """Return what lies in a folder besides `files` and may hold rows, by its name in there; none of a file or glob.
-
-    Of a folder of this machine all folders in it are looked at, of one on a server the nearest.
-
-    Args:
-        uri: See `find`.
-        options: Passed to fsspec unchanged.
-        files: What `find` returned.
-    """
-    names: Iterable[str] = []
-    if is_local(uri):
-        folder = str(local_files.local_path(uri))
-        names = local_files.names_below(Path(folder)) if Path(folder).is_dir() else []
-    else:
-        remote = open_remote(uri, options)
-        folder, filesystem = remote.path.rstrip("/"), remote.filesystem
-        with translated_errors(uri):
-            if not is_glob(folder) and filesystem.isdir(folder):
-                names = [name.removeprefix(folder).lstrip("/") for name in filesystem.find(folder, maxdepth=2)]
-    read = [PurePosixPath(file.name).as_posix() for file in files]
-    held = [name for name in names if may_hold_rows(name)]
-    return sorted(name for name in held if not any(f"/{one}".endswith(f"/{name}") for one in read))
 
 
 def download(

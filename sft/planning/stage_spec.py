@@ -94,6 +94,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.chat.source_name",
                 "sft.adapters.source",
                 "sft.adapters.split_names",
+                "sft.adapters.unread_files",
                 "sft.adapters.arrow_rows",
                 *("sft.adapters.readers", "sft.adapters.row_batches", "sft.adapters.decompression"),
                 *("sft.adapters.csv_rows", "sft.adapters.json_rows", "sft.adapters.parquet_rows"),
