@@ -13,6 +13,8 @@ from pathlib import Path
 
 from sft.redaction import redact
 
+INTERRUPTED, WAS_INTERRUPTED = 130, "interrupted; the same command continues"
+"""What the command line exits with after Ctrl-C (128 and the signal's number), and what it says."""
 _LONGEST_SHOWN = 200
 _UNSEEN = {"Cc", "Cs", "Zl", "Zp"}
 """Categories of Unicode: control characters, halves of a pair, separators of lines and paragraphs."""

@@ -10,13 +10,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from sft.errors import ConfigError, Preempted, SftError
+from sft.errors import INTERRUPTED, WAS_INTERRUPTED, ConfigError, Preempted, SftError
 from sft.logs import TOLD
 from sft.progress import Pace, Progress
 from sft.redaction import redact
 
 _log = logging.getLogger(TOLD)
-_INTERRUPTED = 130
 
 
 class EventProgress(Progress):
@@ -93,7 +92,7 @@ def _told(error: BaseException | None) -> dict[str, Any]:
         case Preempted():
             return {"exit_code": error.exit_code, "message": str(error)}
         case KeyboardInterrupt():
-            return {"exit_code": _INTERRUPTED, "message": "interrupted; the same command continues"}
+            return {"exit_code": INTERRUPTED, "message": WAS_INTERRUPTED}
         case SystemExit():
             return {"exit_code": error.code}
         case _:

@@ -13,10 +13,9 @@ from typing import Any
 
 from sft import logs
 from sft.adapters.os.pod_secrets import take_second_spellings
-from sft.errors import Preempted, SftError
+from sft.errors import INTERRUPTED, WAS_INTERRUPTED, Preempted, SftError
 from sft.files import NO_SPACE
 
-INTERRUPTED = 130
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 """What schedulers, clusters and terminals ask a process with to end."""
 
@@ -45,7 +44,7 @@ def run_command(command: Callable[[], int], *, debug: bool) -> int:
             logs.print_error(str(stopped))
             return stopped.exit_code
         except KeyboardInterrupt:
-            logs.print_error("interrupted; the same command continues")
+            logs.print_error(WAS_INTERRUPTED)
             return INTERRUPTED
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: `sft plan … | head`

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from sft.adapters.os.command import INTERRUPTED, ended_by_signals, leave_terminal, run_command
-from sft.errors import ConfigError, Detached, GateError, Preempted, Problem, StageError
+from sft.adapters.os.command import ended_by_signals, leave_terminal, run_command
+from sft.errors import INTERRUPTED, ConfigError, Detached, GateError, Preempted, Problem, StageError
 from tests.support.command import same_logging
 
 
