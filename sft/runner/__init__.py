@@ -9,12 +9,13 @@ a whole run for somebody else to create.
 from __future__ import annotations
 
 from sft.runner.dispatch import check_known_samples
-from sft.runner.execute import RunResult, is_running, run
+from sft.runner.execute import RunResult, run
 from sft.runner.export_job import Pod, export_job
 from sft.runner.export_model import export_model
 from sft.runner.export_request import ExportRequest
 from sft.runner.export_trainjob import export_trainjob
 from sft.runner.reregister import reregister
+from sft.runner.run_lock import is_running
 from sft.runner.status import find_done, read_environment, run_folder, work_digest
 from sft.runner.worker_node import is_worker_node, run_worker_node
 

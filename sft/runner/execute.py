@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import platform
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-import filelock
 import msgspec
 
 from sft import __version__, logs, record
@@ -33,6 +30,7 @@ from sft.progress import Progress
 from sft.runner.dispatch import perform
 from sft.runner.registry_access import check_registry, check_upload, is_lost
 from sft.runner.result_links import link_results
+from sft.runner.run_lock import run_lock
 from sft.runner.status import (
     find_artifact,
     find_done,
@@ -49,8 +47,6 @@ from sft.stages.package import check_publishing
 from sft.store import Entry, Store
 
 log = logging.getLogger(__name__)
-_LOCK = ".lock"
-"""In a run's folder, held while a process works on it."""
 
 
 @dataclass(frozen=True)
@@ -277,43 +273,6 @@ def sign_record(folder: Path, cfg: RunConfig, progress: Progress) -> None:
             signing.sign_file(folder / record.NAME, signer)
     except StageError as error:
         progress.say(f"{record.NAME} is not signed: {error.message}")
-
-
-@contextmanager
-def run_lock(folder: Path, progress: Progress) -> Iterator[None]:
-    """Let one process at a time write a run's record; another one with the same settings waits, then finds it done."""
-    lock = filelock.FileLock(folder / _LOCK)
-    has_said = False
-    while True:
-        try:
-            lock.acquire(timeout=1.0 if has_said else 0.0)
-            break
-        except filelock.Timeout:
-            if not has_said:
-                progress.say(f"the same run is at work in another process; waiting for it ({folder})")
-            has_said = True
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def is_running(folder: Path) -> bool:
-    """Return whether a process works on the run of a folder: a record that says so may be of one that was killed.
-
-    Nothing is written, so that the run may be somebody else's.
-
-    Raises:
-        OSError: Its lock can't be read.
-    """
-    try:
-        with (folder / _LOCK).open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
 
 
 def _record(

@@ -17,7 +17,8 @@ from sft.planning.plan import Plan, Step, build_plan
 from sft.progress import Progress
 from sft.redaction import redacted
 from sft.runner.dispatch import pick
-from sft.runner.execute import RunExecution, RunResult, run_lock, sign_record
+from sft.runner.execute import RunExecution, RunResult, sign_record
+from sft.runner.run_lock import run_lock
 from sft.runner.verify import verify
 from sft.store import Store
 

@@ -11,7 +11,7 @@ from sft.adapters import hub
 from sft.artifacts import Artifact, ModelArtifact, ModelPackage
 from sft.config.ways_out import value_of
 from sft.errors import DataError
-from sft.runner.execute import is_running
+from sft.runner.run_lock import is_running
 from sft.stages import model_checks
 from sft.stages.select import trained_checkpoint
 from sft.store import Store

@@ -128,6 +128,7 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.artifacts.published": ("unit/test_store.py", "facts that come back typed"),
     "sft.adapters.source": ("unit/stages/test_dataset.py", "leads to the sources, which have tests of their own"),
     "sft.adapters.upload": ("unit/adapters/upload/test_oci.py", "the types that uploads and their stage share"),
+    "sft.runner.execute": ("integration/test_command_line.py", "what a run does is tested through the command line"),
     "sft.runner.verification": ("e2e/test_verify.py", "needs a finished run, which that test makes and damages"),
     "sft.runner.verify_model": ("e2e/test_verify.py", "needs a finished model, which that test damages"),
     "sft.chat.plain_rows": ("unit/chat/test_formats.py", "rows that need no change, beside those read one by one"),

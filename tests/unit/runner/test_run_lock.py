@@ -1,4 +1,4 @@
-"""Whether a run is at work. What a run does is tested through the command line."""
+"""Whether a run is at work."""
 
 from __future__ import annotations
 
