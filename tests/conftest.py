@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 
@@ -54,8 +55,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_remembered() -> Iterator[None]:
-    """Forget a test's passwords after it: they would be masked in the next one."""
-    yield
+    """Forget a test's passwords, which would be masked in the next one, and what a library set in the environment.
+
+    accelerate sets `ACCELERATE_USE_FSDP` for all that this process does afterwards.
+    """
+    with mock.patch.dict(os.environ):
+        yield
     known_secrets._remembered.clear()
     logs._told.clear()
 
