@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET
 
+from sft.chat import repeated_keys
 from sft.chat.plain_rows import ParsedLines, PlainRows
 from sft.chat.row_reader import CHOSEN, READ_BY_SOME, REJECTED, Columns, RowReader, checked_utf8, decoded, raw_columns
 from sft.chat.sample import TEXT, InvalidRow, Message, Sample, check, check_trains, encode
@@ -124,6 +125,7 @@ class Parser:
             InvalidRow: It breaks a rule.
         """
         raw = raw_columns(row)
+        repeated_keys.refuse_columns(row, raw, self._columns.ignore)
         kept = {name: checked_utf8(row, raw[name]) for name in self._columns.keep if name in raw}
         ignored = self._columns.ignore.intersection(raw)
         for name in ignored:

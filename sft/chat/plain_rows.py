@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from sft.chat.repeated_keys import num_written
 from sft.chat.sample import InvalidRow, Role, check, check_trains, encode
 
 _MAX_OTHER_COLUMNS = 64
@@ -44,12 +45,12 @@ def _canonical(turn: _Turn) -> _Turn:
 
 class _PlainRow(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     messages: list[_Turn]
-    tools: None = None
+    tools: UnsetType | None = UNSET
 
 
 class _SingleTurns(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     messages: tuple[_UserTurn, _AssistantTurn]
-    tools: None = None
+    tools: UnsetType | None = UNSET
 
 
 _UNNAMEABLE = re.compile(r'[\x00-\x1f"\\]')
@@ -125,8 +126,10 @@ class PlainRows:
             else:
                 if any(row.messages[1].content.isspace() for row in rows):
                     raise InvalidRow("empty-answer", "found on a closer look")
+                self._check_keys(rows, lines)
                 return rows
         rows = self._decode(lines)
+        self._check_keys(rows, lines)
         for row in rows:
             check(row.messages)
         if b'"weight"' in lines:
@@ -134,6 +137,22 @@ class PlainRows:
                 row.messages = list(map(_canonical, row.messages))
                 check_trains(row.messages)
         return rows
+
+    def _check_keys(self, rows: list[Any], lines: bytes) -> None:
+        """Raise `InvalidRow` if a row may have a key twice; leave `tools` out."""
+        num_texts: float = len(rows) + 4 * sum([len(row.messages) for row in rows])
+        for field in self._fields:
+            values = [value for value in [getattr(row, field) for row in rows] if value is not UNSET]
+            num_texts += len(values) + sum([num_written(bytes(value)) for value in values if value is not None])
+        num_more = num_written(lines) - num_texts
+        if not num_more:
+            return
+        for row in rows:
+            num_more -= sum([turn.weight is not UNSET for turn in row.messages if type(turn) is _Turn])
+            num_more -= row.tools is not UNSET
+            row.tools = UNSET
+        if num_more:
+            raise InvalidRow("repeated-key", "found on a closer look")
 
     def _counts(self, rows: list[Any]) -> dict[str, tuple[int, int]]:
         counts = {}

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from sft.chat import repeated_keys
 from sft.chat.plain_rows import NOTHING
 from sft.chat.sample import InvalidRow, Message
 from sft.chat.tool_calls import declared_parameters, kind_of, tools_of
@@ -164,11 +165,13 @@ def raw_columns(row: bytes) -> dict[str, msgspec.Raw]:
 
 def decoded(raw: msgspec.Raw, name: str) -> Any:
     try:
-        return msgspec.json.decode(raw)
+        value = msgspec.json.decode(raw)
+        repeated_keys.refuse(bytes(raw), value)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise undecodable(bytes(raw), f"{name}: {error}") from None
     except RecursionError:
         raise InvalidRow("wrong-type", f"{name}: JSON nested too deeply") from None
+    return value
 
 
 def undecodable(row: bytes, message: str) -> InvalidRow:

@@ -78,6 +78,7 @@ RULES: Mapping[str, str] = {
     "bad-weight": "weight, train, loss, loss_mask and trainable are 0 or 1 (false or true), and agree",
     "user-weight": "leave the flag out; training.train_on=everything trains every turn",
     "two-spellings": "keep one of them: dataset.ignore_fields leaves the other out",
+    "repeated-key": "write it once; a column that says it otherwise can be left out by dataset.ignore_fields",
     "unread-field": "to train without it, name it in dataset.ignore_fields",
     "preference": "dataset.format=preference trains the chosen answers and leaves the others out; "
     "dataset.ignore_fields leaves out a column that says something else",

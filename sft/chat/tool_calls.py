@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from sft.chat import repeated_keys
 from sft.chat.sample import InvalidRow
 
 Declared = Mapping[str, Set[str]]
@@ -49,9 +50,20 @@ def parsed(value: Any, what: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return msgspec.json.decode(value)
+        return _decoded(value)
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidRow("wrong-type", f"{what} is a text that is not JSON ({error}): {value[:60]!r}") from None
+
+
+def _decoded(text: str) -> Any:
+    """Return what a text says in JSON.
+
+    Raises:
+        InvalidRow: An object of it says a key twice.
+    """
+    value = msgspec.json.decode(text)
+    repeated_keys.refuse(text.encode(), value)
+    return value
 
 
 def turns_in(value: Any, what: str) -> Any:
@@ -63,7 +75,7 @@ def turns_in(value: Any, what: str) -> Any:
     if not isinstance(value, str) or not _TURNS_BEGIN.match(value.lstrip()):
         return value
     try:
-        turns = msgspec.json.decode(value)
+        turns = _decoded(value)
     except (msgspec.DecodeError, RecursionError) as error:
         if not (_ROLE.search(value) and _CONTENT.search(value)):
             return value
@@ -126,7 +138,7 @@ def _call(where: str, call: Any, declared: Declared, unread: set[str]) -> dict[s
 def _arguments(where: str, value: Any, parameters: Set[str] | None) -> dict[str, Any]:
     if isinstance(value, str):
         try:
-            value = msgspec.json.decode(value) if value.strip() else None
+            value = _decoded(value) if value.strip() else None
         except (msgspec.DecodeError, RecursionError) as error:
             raise InvalidRow("bad-tool-call", f"{where}: arguments are not JSON ({error}): {value[:60]!r}") from None
     if value is None:

@@ -91,6 +91,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.chat.prompt",
                 *("sft.chat.sample", "sft.chat.formats", "sft.chat.plain_rows", "sft.chat.row_reader"),
                 *("sft.chat.tool_calls", "sft.chat.turns", "sft.chat.unread", "sft.chat.rejected"),
+                "sft.chat.repeated_keys",
                 "sft.chat.source_name",
                 "sft.adapters.source",
                 "sft.adapters.split_names",
@@ -101,7 +102,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.synthetic",
                 "sft.adapters.hub.rows",
             ),
-            revision=5,
+            revision=6,
             is_resumable=True,
         ),
         StageSpec(

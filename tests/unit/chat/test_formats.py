@@ -47,6 +47,7 @@ BROKEN = {
     "bad-weight": row(USER, {**ANSWER, "weight": 0.5}),
     "user-weight": row({**USER, "weight": 1}, ANSWER),
     "two-spellings": row(USER, {**ANSWER, "thinking": "a", "reasoning": "b"}),
+    "repeated-key": row(USER, ANSWER).replace(b'"content": "4"', b'"content": "5", "content": "4"'),
     "unread-field": json.dumps({"messages": [USER, ANSWER], "images": ["a.png"]}).encode(),
     "preference": json.dumps({"prompt": "2+2?", "chosen": "4", "rejected": "5"}).encode(),
     "nothing-to-train": row(USER, {**ANSWER, "weight": 0}),
