@@ -20,6 +20,7 @@ _TAKES_PART = ("use_dora", "modules_to_save", "lora_bias")
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Beginnings of what `init_lora_weights` says of an adapter that belongs to a base changed at its start."""
 _PREFIX = "base_model.model."
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _FACTOR = re.compile(r"\.lora_(embedding_)?[AB](\.weight)?$")
 _OTHER = ("layer_replication", "megatron_config", "alora_invocation_tokens", "use_qalora", "use_bdlora", "kasa_config")
 
@@ -40,6 +41,12 @@ class AdapterFiles:
     def base(self) -> str:
         """Name of the model that it is of."""
         return str(self.config.get("base_model_name_or_path") or "")
+
+    @property
+    def revision(self) -> str:
+        """Commit of that model on the hub; empty if it isn't said, or is a branch."""
+        revision = str(self.config.get("revision") or "")
+        return revision if _COMMIT.fullmatch(revision) else ""
 
     @property
     def more_than_products(self) -> list[str]:
@@ -81,21 +88,24 @@ def read(folder: Path, what: str) -> AdapterFiles:
     return AdapterFiles(folder=folder, config=config)
 
 
-def check_base(adapter: AdapterFiles, base: str, what: str) -> str | None:
-    """Compare the model that an adapter names with a base model, and return a note where it names none.
+def check_base(adapter: AdapterFiles, base: str, what: str, *, revision: str = "") -> list[str]:
+    """Compare the model that an adapter names with a base model, and return notes on what stays unknown.
 
     Args:
         adapter: Which.
         base: Hub id, or folder, of the model.
         what: The setting or argument that names the adapter.
+        revision: Commit of the base model on the hub; empty if it isn't known or there is none.
 
     Raises:
         StageError: It is of another model.
     """
     if adapter.base in ("", UNKNOWN_BASE):
-        return f"{what} does not say which model it is of; its names and shapes are compared alone"
-    if adapter.base == base or _same_folder(adapter.base, base):
-        return None
+        return [f"{what} does not say which model it is of; its names and shapes are compared alone"]
+    if adapter.base == base.partition("@")[0] or _same_folder(adapter.base, base):
+        if revision and adapter.revision and adapter.revision != revision:
+            return [f"{what} is of the revision {adapter.revision} of {adapter.base}, and this is {revision}"]
+        return []
     raise StageError(
         f"{what}: is an adapter of {adapter.base}, not of {base}",
         fix=f"take {adapter.base} as the model; if that is the same one, say so in base_model_name_or_path of {CONFIG}",

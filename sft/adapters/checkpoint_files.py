@@ -26,7 +26,7 @@ _LARGEST_HEADER = DOCUMENT_BYTES
 _AS_IN_BASE = (
     *("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json"),
     *("special_tokens_map.json", "added_tokens.json", "chat_template*", "additional_chat_templates/*"),
-    *("generation_config.json", "*.py"),
+    *("generation_config.json", "*processor_config.json", "*.py"),
 )
 """Files of a base model that a model trained from it has too."""
 _BITS = {

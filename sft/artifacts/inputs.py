@@ -91,6 +91,8 @@ class ModelArtifact(Artifact):
         adapter: sha256 of each file of the adapter that was merged into it, by its path; ``root`` then holds the model.
         unmerged_dir: Where that adapter is trained on: the folder of the model without it, which is the frozen base;
             ``files.json`` is that folder's, and the adapter lies in ``adapter/``. None = no adapter is continued.
+        trains_other_weights: Whether the weights that the ranks load are not those of `source`: they have an adapter in
+            them, or rows for further tokens.
     """
 
     source: str
@@ -102,6 +104,7 @@ class ModelArtifact(Artifact):
     unread_weights: str = ""
     adapter: dict[str, str] = field(default_factory=dict)
     unmerged_dir: Path | None = None
+    trains_other_weights: bool = False
 
     @property
     def model_dir(self) -> Path:
@@ -112,6 +115,11 @@ class ModelArtifact(Artifact):
     def trained_dir(self) -> Path:
         """Folder of the weights that the ranks load."""
         return self.unmerged_dir or self.model_dir
+
+    @property
+    def adapted_model(self) -> str:
+        """Name of the model that an adapter trained on it is of: not `source`, where that has other weights."""
+        return str(self.trained_dir) if self.trains_other_weights else self.source
 
     @property
     def continued_adapter(self) -> Path | None:

@@ -125,7 +125,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.random_model",
                 "sft.adapters.vocabulary",
             ),
-            revision=4,
+            revision=5,
         ),
         StageSpec(
             name="tokenize",

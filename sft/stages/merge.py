@@ -67,11 +67,10 @@ def check(base: Base, adapters: Sequence[Weighted]) -> list[str]:
     Raises:
         StageError: One is of another model, or there is no weighted sum of them.
     """
-    notes = []
+    notes: list[str] = []
     for adapter in adapters:
         what = str(adapter.files.folder)
-        if note := adapter_files.check_base(adapter.files, base.name, what):
-            notes.append(note)
+        notes += adapter_files.check_base(adapter.files, base.name, what, revision=base.revision)
         is_sum = len(adapters) > 1 or adapter.weight != 1
         if is_sum and (more := adapter.files.more_than_products):
             rule = f"{what}: has {more[0]}, which is no product of matrices, so that it has no weight in a sum"
@@ -99,10 +98,17 @@ def merge(base: Base, adapters: Sequence[Weighted], output: Path, progress: Prog
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
         target = Path(scratch) / "model"
+        logs = Path(tempfile.mkdtemp(prefix="sft-merge-"))  # stays where a child fails, whose error names its log
+        progress.update("comparing the weights with the architecture")
+        request = {"folder": str(base.folder), "trust_remote_code": base.trust_remote_code}
+        found = run_module("sft.adapters.architecture", request, folder=logs, what="checking the model")
+        if found["unread"]:
+            progress.say(f"note: {found['unread']}")
         progress.update("merging")
-        into(base, adapters, target, logs=Path(scratch) / "logs")
+        into(base, adapters, target, logs=logs)
         write_json(target / RECORD, record(base, adapters))
         shutil.move(target, output)
+        shutil.rmtree(logs)
 
 
 def into(base: Base, adapters: Sequence[Weighted], target: Path, *, logs: Path) -> None:

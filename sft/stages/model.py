@@ -155,7 +155,7 @@ def model(cfg: ModelConfig, inputs: ModelInputs, out: Path, progress: Progress) 
     if adapter:
         extended = out
         files = _copied(adapter, out / ADAPTER_NAME) if is_continued else adapter
-        _merge(cfg, folder, files, out, progress)
+        _merge(cfg, folder, revision, files, out, progress)
         digests = {str(adapter.folder / name): digest for name, digest in files.digests().items()}
     if template:
         chat_template.folder_with(template, extended or folder, out)
@@ -171,6 +171,7 @@ def model(cfg: ModelConfig, inputs: ModelInputs, out: Path, progress: Progress) 
         unread_weights=unread_weights,
         adapter=digests,
         unmerged_dir=folder if adapter and is_continued else None,
+        trains_other_weights=bool(extended) and not is_continued,
     )
     progress.say(f"  {artifact.source}: {_millions(artifact.num_parameters)} parameters")
     return artifact
@@ -214,15 +215,18 @@ def _copied(adapter: adapter_files.AdapterFiles, target: Path) -> adapter_files.
     return adapter_files.read(target, f"{adapter.folder}")
 
 
-def _merge(cfg: ModelConfig, folder: Path, adapter: adapter_files.AdapterFiles, out: Path, progress: Progress) -> None:
+def _merge(
+    cfg: ModelConfig, folder: Path, revision: str, adapter: adapter_files.AdapterFiles, out: Path, progress: Progress
+) -> None:
     progress.update("merging the adapter")
     base = merge.Base(name=cfg.name_or_path, revision="", folder=folder, trust_remote_code=cfg.trust_remote_code)
-    if note := adapter_files.check_base(adapter, cfg.name_or_path, f"model.adapter={cfg.adapter}"):
+    what = f"model.adapter={cfg.adapter}"
+    for note in adapter_files.check_base(adapter, cfg.name_or_path, what, revision=revision):
         progress.say(f"  {note}")
     merge.into(base, [merge.Weighted(files=adapter)], out, logs=out / LOGS_NAME / "adapter")
     is_continued = cfg.adapter_use is AdapterUse.continued
-    what = "continued, and merged into it to compare with" if is_continued else "merged into it"
-    progress.say(f"  {what}: {cfg.adapter}")
+    use = "continued, and merged into it to compare with" if is_continued else "merged into it"
+    progress.say(f"  {use}: {cfg.adapter}")
 
 
 def _scratch(cfg: ModelConfig, data: DatasetArtifact, out: Path, progress: Progress) -> ModelArtifact:

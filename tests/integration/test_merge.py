@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,25 @@ def test_the_merged_weights_are_the_formulas_and_the_record_says_of_what(made: d
     assert record["base"]["files"]["config.json"] == sha256_file(made["base"] / "config.json")
     assert (output / "tokenizer.json").read_bytes() == (made["base"] / "tokenizer.json").read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["both"]
+
+
+def test_weights_of_the_base_that_are_not_there_are_named_and_the_log_is_kept(
+    made: dict[str, Path], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    base = tmp_path / "base"
+    shutil.copytree(made["base"], base)
+    weights = load_file(base / "model.safetensors")
+    (base / "model.safetensors").unlink()  # of the fixture it may be a link
+    kept = {name: value for name, value in weights.items() if "layers.1.mlp.up" not in name}
+    save_file(kept, base / "model.safetensors")
+    named = adapter(base, tmp_path / "adapter", 1, r=2, target_modules=["up_proj"])
+    refused = sft_in_process("merge", str(base), str(named), "--output", str(tmp_path / "merged"), cwd=tmp_path)
+    assert refused.status == 1
+    assert "1 missing, which would be random: model.layers.1.mlp.up_proj.weight" in refused.err
+    assert Path(refused.err.split("log: ")[1].strip()).is_file()
+    assert not (tmp_path / "merged").exists()
 
 
 def test_one_adapter_alone_may_be_more_than_a_product(made: dict[str, Path], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from sft.errors import StageError
 from sft.progress import Progress
 from sft.stages.model import ModelInputs, model, source_version
 from tests.support import architectures
+from tests.support.command import sft_in_process
 from tests.support.register_inputs import Told
 
 pytestmark = [
@@ -46,6 +48,7 @@ def test_a_model_with_new_tokens_is_a_larger_copy_of_its_base(tiny_model: ModelA
 
     base = tiny_model.model_dir
     made = run(base, tmp_path / "out", add_tokens=AddTokensConfig(special=["<|call|>"], plain=["milliard"]))
+    assert made.adapted_model == str(tmp_path / "out")
     assert (made.model_dir, made.source) == (tmp_path / "out", str(base))
     tokenizer, loaded = (
         AutoTokenizer.from_pretrained(made.model_dir),
@@ -132,6 +135,10 @@ def test_weights_that_no_class_reads_are_said_and_recorded(tiny_model: ModelArti
     made = model(ModelConfig(name_or_path=str(base)), ModelInputs(dataset=None), tmp_path / "out", told)
     assert made.unread_weights.startswith("1 stored weights are not read by Glm4MoeForCausalLM")
     assert f"  {made.unread_weights}" in told.lines
+    named = lora_of(base, tmp_path / "adapter", str(base), target_modules=["q_proj"])
+    merged = sft_in_process("merge", str(base), str(named), "--output", str(tmp_path / "merged"), cwd=tmp_path)
+    assert merged.status == 0, merged.err
+    assert f"note: {made.unread_weights}" in merged.out
 
 
 def test_tokens_that_are_all_there_are_refused(tiny_model: ModelArtifact, tmp_path: Path) -> None:
@@ -190,14 +197,15 @@ def test_no_code_that_comes_with_a_model_runs(
     assert not ran.exists()
 
 
-def lora_of(base: Path, folder: Path, name: str) -> Path:
+def lora_of(base: Path, folder: Path, name: str, target_modules: Sequence[str] = ("up_proj",)) -> Path:
     """An adapter of `base` with random matrices, which says that its base is called `name`."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
-    config = LoraConfig(r=2, lora_alpha=3, target_modules=["up_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    shape = {"r": 2, "lora_alpha": 3, "target_modules": [*target_modules]}
+    config = LoraConfig(**shape, init_lora_weights=False, task_type="CAUSAL_LM")
     made = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
     made.peft_config["default"].base_model_name_or_path = name
     made.save_pretrained(folder, save_embedding_layers=False)
@@ -213,6 +221,7 @@ def test_an_adapter_is_merged_into_the_model_first_and_kept_in_the_record(
     adapter = lora_of(tiny_model.model_dir, tmp_path / "adapter", str(tiny_model.model_dir))
     made = run(tiny_model.model_dir, tmp_path / "out", adapter=str(adapter))
     assert made.model_dir == tmp_path / "out"
+    assert made.adapted_model == str(tmp_path / "out")  # what an adapter is of that is trained on it
     assert made.adapter.keys() == {str(adapter / name) for name in ("adapter_config.json", "adapter_model.safetensors")}
     before, parts = (
         load_file(tiny_model.model_dir / "model.safetensors"),

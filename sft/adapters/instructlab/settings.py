@@ -132,6 +132,7 @@ class WorkerOptions:
         device: What the ranks train on, as the plan names it.
         lora: `training.lora` as plain data; empty = no adapters.
         adapted_model: Name of the base model in the adapter's configuration.
+        adapted_revision: Its commit on the hub; empty for a folder.
         continued_adapter: Folder of the adapter with whose matrices the training begins; empty = with new ones.
         trackers: ``tensorboard``, ``mlflow``, ``wandb``.
         project: MLflow's experiment, W&B's project.
@@ -192,6 +193,7 @@ class WorkerOptions:
     device: str = "cpu"
     lora: dict[str, Any] = field(default_factory=dict)
     adapted_model: str = ""
+    adapted_revision: str = ""
     continued_adapter: str = ""
     trackers: tuple[str, ...] = ()
     project: str = ""

@@ -74,7 +74,13 @@ def _fused(module: Any) -> dict[str, Matrix]:
 
 
 def with_adapters(
-    model: Any, lora: Mapping[str, Any], *, adapted_model: str, fsdp_version: int = 2, compiles: bool = False
+    model: Any,
+    lora: Mapping[str, Any],
+    *,
+    adapted_model: str,
+    adapted_revision: str = "",
+    fsdp_version: int = 2,
+    compiles: bool = False,
 ) -> Any:
     """Return `model` within PEFT's, adapters in their places and nothing else trained.
 
@@ -82,6 +88,7 @@ def with_adapters(
         model: A `PreTrainedModel`, whose weights `init` may change.
         lora: `training.lora` as plain data.
         adapted_model: Name of the base model in the adapter's configuration.
+        adapted_revision: Its commit on the hub; empty for a folder.
         fsdp_version: Of the FSDP that will shard it.
         compiles: Whether its layers will be compiled.
 
@@ -100,7 +107,7 @@ def with_adapters(
         adapted = get_peft_model(model, config)
     except ValueError as error:
         raise StageError(f"training.lora: peft can't adapt {type(model).__name__} so: {error}") from error
-    config.base_model_name_or_path = adapted_model
+    config.base_model_name_or_path, config.revision = adapted_model, adapted_revision or None
     _check(adapted, lora, matrices)
     if lora["init"] in BASE_CHANGING:
         _begin_with_directions(adapted, lora["init"])

@@ -45,6 +45,7 @@ def lora_training(options: WorkerOptions, logs: Path | None) -> Iterator[None]:
             self.model,
             options.lora,
             adapted_model=options.adapted_model,
+            adapted_revision=options.adapted_revision,
             fsdp_version=options.fsdp_version,
             compiles=options.compile_layers,
         )
