@@ -266,7 +266,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.sample_values",
                 "sft.scores",
             ),
-            revision=8,
+            revision=9,
             is_resumable=True,
             machine_settings=frozenset({"device"}),
         ),

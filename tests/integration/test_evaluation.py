@@ -12,13 +12,14 @@ import sys
 import weakref
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
 from sft import sample_values
-from sft.adapters.evaluation import worker
+from sft.adapters.evaluation import task_notes, worker
 from sft.artifacts import DatasetArtifact, EvalReport, ModelArtifact, TokenizedArtifact
 from sft.chat.rejected import Rejected
 from sft.config.compose import shipped
@@ -246,6 +247,8 @@ def test_what_lm_eval_only_logs_is_a_note_of_the_report_also_of_answers_that_wer
     where = "(eval.model_args.max_length, less what is written), and their beginning was cut off"
     cuts = [f"12 of 12 prompts of {task} were longer than the model's context {where}" for task in tasks if is_cut]
     ignored = [
+        "12 of 12 answers of write are as long as max_gen_toks=26 lets them be, so that they may be cut: see "
+        "eval.gen_kwargs.max_gen_toks",
         "eval.num_fewshot=1 does nothing for write, which says itself: 0",
         "eval.gen_kwargs.temperature does nothing for write, which says do_sample: false",
     ]
@@ -255,6 +258,20 @@ def test_what_lm_eval_only_logs_is_a_note_of_the_report_also_of_answers_that_wer
         assert json.loads((tmp_path / name / "report.json").read_text())["notes"] == [*report.notes]
         log = (tmp_path / name / "logs" / "log.txt").read_text(errors="replace")
         assert ("tokens from the left" in log) is (is_cut and name == "asked")
+
+
+def test_only_answers_that_fill_their_room_are_said_to_be_cut(tiny_model: ModelArtifact) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model.model_dir)
+    model = SimpleNamespace(tok_encode=tokenizer.encode, max_gen_toks=256, max_length=512)
+    texts = [tokenizer.decode(tokenizer.encode("one two three four " * 20)[:length]) for length in (10, 39, 40)]
+    asked = ("1", {"until": ["."], "max_gen_toks": 40})
+    rows = [{"doc_id": 0, "arguments": [asked], "resps": [[text]]} for text in texts]
+    rows.append({"doc_id": 3, "arguments": [("1", "one")], "resps": [[(-1.0, True)]]})
+    request = {"backend": "hf", "num_fewshot": None, "gen_kwargs": {}}
+    [note] = task_notes.notes(request, model, {"n-shot": {}}, {"write": rows})
+    assert note.startswith("2 of 3 answers of write are as long as max_gen_toks=40 lets them be")
 
 
 @pytest.mark.parametrize("multiturn", [True, False])

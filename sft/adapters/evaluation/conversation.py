@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,37 @@ class Conversation:
     def num_tokens(self) -> int:
         """Tokens that it takes in a batch, padding to its longest sequence included."""
         return len(self.sequences) * max((len(sequence.token_ids) for sequence in self.sequences), default=1)
+
+
+@dataclass
+class Lengths:
+    """Counts conversations that are longer than a model's context.
+
+    Attributes:
+        context: Its tokens; None = the model doesn't say.
+        num: Conversations counted so far.
+        num_longer: Of them.
+        longest: Tokens of the longest.
+    """
+
+    context: int | None
+    num: int = 0
+    num_longer: int = 0
+    longest: int = 0
+
+    def add(self, conversation: Conversation) -> None:
+        """Count a conversation."""
+        length = max((len(sequence.token_ids) for sequence in conversation.sequences), default=0)
+        self.num += 1
+        self.num_longer += self.context is not None and length > self.context
+        self.longest = max(self.longest, length)
+
+    def notes(self, name: str) -> Iterator[str]:
+        """Yield a note if some conversations of a held-out set are longer."""
+        if self.num_longer:
+            context = f"the model's context, max_position_embeddings={self.context}"
+            longer = f"{name}: {self.num_longer:,} of {self.num:,} conversations are longer than {context}"
+            yield f"{longer}, up to {self.longest:,} tokens, and are scored whole"
 
 
 def render(index: int, messages: Sequence[dict[str, Any]], finder: TurnFinder, tools: Any = None) -> Conversation:

@@ -19,7 +19,7 @@ from typing import Any
 
 from sft.adapters.evaluation import aggregate
 from sft.adapters.evaluation.answer_cache import AnswerCache, key_of
-from sft.adapters.evaluation.conversation import Conversation, Turn, render
+from sft.adapters.evaluation.conversation import Conversation, Lengths, Turn, render
 from sft.adapters.evaluation.oom_batches import Budget, cut, in_batches, is_out_of_memory
 from sft.adapters.evaluation.progress_file import ProgressFile
 from sft.adapters.evaluation.text_metrics import TextMetrics
@@ -77,6 +77,7 @@ def score(
     compare = TextMetrics(metrics, request["exact_match_ignores"], request["extract"]).compare
     asking = _Asking(model, finder.renderer, request, answers, meter)
     cuts = Cuts(request["writing"]["max_new_tokens"]) if request["writing"] else None
+    lengths = Lengths(getattr(model.config.get_text_config(), "max_position_embeddings", None))
     meter.begins(name, len(places))
 
     def answered() -> Iterator[Conversation]:
@@ -88,6 +89,7 @@ def score(
     def rows() -> Iterator[dict[str, Any]]:
         for one in answered():
             yield {"sample": one.index, "turns": [_turn_row(turn, compare) for turn in one.turns]}
+            lengths.add(one)
             if cuts:
                 cuts.add(one.turns)
 
@@ -101,7 +103,7 @@ def score(
             raise
         fix = "lower eval.holdout.max_new_tokens, or take a machine with more memory"
         raise StageError(f"{name}: one conversation alone is too much for the memory", fix=fix) from error
-    for note in cuts.notes(name) if cuts else ():
+    for note in (*lengths.notes(name), *(cuts.notes(name) if cuts else ())):
         meter.note(note)
     return scores
 

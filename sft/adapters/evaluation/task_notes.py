@@ -1,4 +1,4 @@
-"""What a person should know of how lm-eval asked its tasks: prompts that were cut, settings that did nothing."""
+"""What a person should know of how lm-eval asked its tasks: prompts and answers that were cut, idle settings."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 _MOST_TOKENS_PER_BYTE = 2
 """Tokens of a text are at most its bytes, unless a tokenizer's normaliser makes it longer."""
+_NEARLY = 0.97
+"""Of the tokens that a model wrote, its text has at least so many when it is read again."""
 
 
 def notes(
@@ -23,6 +25,7 @@ def notes(
     for task, rows in samples.items():
         if request["backend"] in {"hf", "vllm"}:  # of another server nobody knows the tokenizer
             yield from _cut_prompts(request["backend"], model, task, rows)
+            yield from _cut_answers(request["backend"], model, task, rows)
         wanted, given = request["num_fewshot"], results["n-shot"].get(task)
         if wanted is not None and given is not None and given != wanted:
             yield f"eval.num_fewshot={wanted} does nothing for {task}, which says itself: {given}"
@@ -41,6 +44,29 @@ def _cut_prompts(backend: str, model: Any, task: str, rows: Sequence[Mapping[str
         )
 
 
+def _cut_answers(backend: str, model: Any, task: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a note on answers that end where they had to, as far as their texts show it: lm-eval keeps no more."""
+    written = [
+        (text, _num_written(backend, model, settings))
+        for row in rows
+        for (_, settings, *_), texts in zip(row["arguments"], row["resps"], strict=True)
+        if isinstance(settings, Mapping)
+        for text in texts
+    ]
+    if count := sum(_fills(model, text, most) for text, most in written):
+        most = max(most for _, most in written)
+        yield (
+            f"{count:,} of {len(written):,} answers of {task} are as long as max_gen_toks={most} lets them be, so that "
+            "they may be cut: see eval.gen_kwargs.max_gen_toks"
+        )
+
+
+def _fills(model: Any, text: str, most: int) -> bool:
+    """Return whether a text has as many tokens as a model may write, or nearly so: written it may have had more."""
+    least = most * _NEARLY
+    return _may_exceed(text, least) and len(model.tok_encode(text, add_special_tokens=False)) >= least
+
+
 def _is_cut(backend: str, model: Any, prompt: str, asked: Any = None) -> bool:
     """Return whether lm-eval cut a prompt: huggingface.py:1429 and :1644, api_models.py:574 and :763@0.4.13."""
     if isinstance(asked, str):
@@ -52,7 +78,7 @@ def _is_cut(backend: str, model: Any, prompt: str, asked: Any = None) -> bool:
     return False  # a text whose likelihood is asked for is read in windows
 
 
-def _may_exceed(text: str, most: int) -> bool:
+def _may_exceed(text: str, most: float) -> bool:
     return len(text.encode(errors="replace")) * _MOST_TOKENS_PER_BYTE > most
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from sft.adapters.evaluation import aggregate, holdout, writing
 from sft.adapters.evaluation.answer_cache import AnswerCache
-from sft.adapters.evaluation.conversation import Conversation
+from sft.adapters.evaluation.conversation import Conversation, Lengths
 from sft.adapters.evaluation.oom_batches import Budget, in_batches
 from sft.adapters.evaluation.progress_file import ProgressFile
 from sft.adapters.evaluation.writing import Writing, write_answers
@@ -440,3 +440,19 @@ def test_progress_counts_each_conversation_when_its_answers_are_there(
     prompts_and_answers = sum(tokens for _, tokens in counts)
     assert prompts_and_answers > sum(conversation.num_tokens for conversation in rendered(loaded))
     assert counts[1][1] > 0  # told of before the first is done
+
+
+def test_conversations_beyond_the_models_context_are_counted(loaded: tuple[Any, Any]) -> None:
+    conversations = rendered(loaded)
+    longest, shortest = (
+        pick(len(sequence.token_ids) for one in conversations for sequence in one.sequences) for pick in (max, min)
+    )
+    for context, num in ((None, 0), (longest, 0), (longest - 1, 1), (shortest - 1, 3)):
+        lengths = Lengths(context)
+        for one in conversations:
+            lengths.add(one)
+        assert lengths.num_longer == num
+        said = f"max_position_embeddings={context}, up to {longest} tokens, and are scored whole"
+        assert [*lengths.notes("held")] == (
+            [f"held: {num} of 3 conversations are longer than the model's context, {said}"] if num else []
+        )
