@@ -142,7 +142,7 @@ def model(cfg: ModelConfig, inputs: ModelInputs, out: Path, progress: Progress) 
     unread_weights = _check_architecture(cfg, folder, out)
     if unread_weights:
         progress.say(f"  {unread_weights}")
-    if note := model_checks.dtype_note(folder):
+    for note in filter(None, [model_checks.dtype_note(folder), model_checks.stops_note(folder)]):
         progress.say(f"  {note}")
     progress.update("hashing files")
     write_json(out / FILES_NAME, {f.relative_to(folder).as_posix(): sha256_file(f) for f in files_of(folder)})

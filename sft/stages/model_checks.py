@@ -183,6 +183,16 @@ def _is_dequantized(config: Mapping[str, Any], quantization: Mapping[str, Any]) 
     return (method, config.get("model_type")) == ("mxfp4", "gpt_oss") or (method == "fp8" and "text_config" in config)
 
 
+def stops_note(folder: Path) -> str | None:
+    """Return a line if tokens at which the model stops are named where the training library overwrites them."""
+    named = read_json(folder / CONFIG).get("eos_token_id")
+    file = folder / "generation_config.json"
+    if not isinstance(named, list) or len(named) < 2 or (file.is_file() and read_json(file).get("eos_token_id")):
+        return None
+    what = f"{CONFIG} names {len(named)} tokens at which the model stops, and no generation_config.json does"
+    return f"{what}: the tokenizer's eos_token alone counts; write eos_token_id there, too"
+
+
 def dtype_note(folder: Path) -> str | None:
     """Return a line if the weights are not of the type that ``config.json`` says, in which they are loaded."""
     said, stored = config_dtype(read_json(folder / CONFIG)), stored_dtype(folder)

@@ -68,9 +68,10 @@ def score_model(
         StageError: A process failed. With vLLM: it did not start, or ended before it had answered.
     """
     if dropped := inherited.changing_numbers(os.environ, ()):
-        but = " (vLLM's server gets them)" if cfg.backend is EvalBackend.vllm and request["tasks"] else ""
-        progress.say(inherited.told(dropped, f"the evaluation{but}"))
+        progress.say(inherited.told(dropped, "the evaluation"))
     if cfg.backend is EvalBackend.vllm and request["tasks"]:
+        if own := vllm_server.own_settings(os.environ):
+            progress.say(f"  vLLM takes from this environment, and no key says so: {', '.join(own)}")
         return _with_vllm(cfg, request, folder, progress, poll)
     first = {"CUDA_VISIBLE_DEVICES": request["devices"][0]} if request["devices"] else None
     return _run(request, folder, poll, first)

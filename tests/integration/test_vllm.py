@@ -171,6 +171,18 @@ def test_a_server_wants_its_key_and_leaves_no_process_behind(stand_in: Path, pro
         server.check()
 
 
+def test_of_this_environment_a_server_gets_its_own_settings_and_none_that_change_numbers_unseen(
+    stand_in: Path, processes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_ATTENTION_BACKEND", "FLASHINFER")
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    with serving(served(stand_in), tmp_path / "log", lambda _: None):
+        assert processes.exists()
+    has = "of its environment ['VLLM_API_KEY', 'VLLM_ATTENTION_BACKEND', 'VLLM_NO_USAGE_STATS']"
+    assert has in (tmp_path / "log").read_text()
+    assert vllm_server.own_settings(["VLLM_API_KEY", "HOME", "VLLM_USE_V1"]) == ["VLLM_USE_V1"]
+
+
 def test_a_server_that_does_not_start_says_why(
     stand_in: Path, processes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,7 +53,8 @@ parser.add_argument("--max-model-len", type=int, default=512)
 for name in ("trust-remote-code", "enforce-eager", "disable-uvicorn-access-log"):
     parser.add_argument(f"--{name}", action="store_true")
 asked = parser.parse_args()
-print("arguments", sys.argv[1:], flush=True)
+OWN = sorted(name for name in os.environ if name.startswith(("VLLM_", "NVIDIA_")))
+print("arguments", sys.argv[1:], "of its environment", OWN, flush=True)
 
 # The real one has an engine, which is a process of its own, and ignores what is asked of the server alone.
 deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"

@@ -6,6 +6,7 @@ The server is on the loopback interface, wants a key that nobody else knows, and
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import socket
 import subprocess
@@ -13,13 +14,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+from sft.adapters.os import inherited
 from sft.adapters.os.interpreter import answer
 from sft.adapters.os.process import describe_exit, started, tail, wait_for_last_lines
 from sft.errors import StageError
@@ -33,6 +35,7 @@ _POLL_SECONDS = 0.5
 _REFUSALS = {400, 401, 403, 404, 410}
 _MOST_REFUSALS = 20
 _MOST_BYTES = 1 << 20
+_SET_HERE = {"VLLM_API_KEY", "VLLM_NO_USAGE_STATS"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,10 +136,19 @@ def serving(settings: VllmSettings, log: Path, poll: Callable[[str], None]) -> I
     port, name, key = _free_port(), f"sft-{secrets.token_hex(8)}", secrets.token_hex(32)
     argv = [sys.executable, "-m", "sft.adapters.os.guard", *settings.argv(port, name)]
     # vLLM reports its use to its makers unless it is told not to (docs.vllm.ai, usage stats collection).
-    with started(argv, log=log, env={"VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1"}) as process:
+    own = {"VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1"}
+    with started(argv, log=log, env=own, without=inherited.changing_numbers(os.environ, own)) as process:
         address = f"http://127.0.0.1:{port}/v1"
         longest = _wait(f"{address}/models", name, key, process, settings.startup_seconds, log, poll)
         yield VllmServer(address=address, name=name, key=key, max_model_len=longest, process=process, log=log)
+
+
+def own_settings(names: Iterable[str]) -> list[str]:
+    """Return the variables of an environment by which vLLM itself is told what to do, in order.
+
+    Some change its numbers, as ``VLLM_ATTENTION_BACKEND`` does; which, differs from version to version.
+    """
+    return sorted(name for name in names if name.startswith("VLLM_") and name not in _SET_HERE)
 
 
 def _free_port() -> int:

@@ -12,7 +12,7 @@ import pytest
 
 from sft.artifacts import ModelArtifact
 from sft.errors import StageError
-from sft.stages.model_checks import check_config, check_folder, dtype_note
+from sft.stages.model_checks import check_config, check_folder, dtype_note, stops_note
 
 CAUSAL = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
 
@@ -82,6 +82,23 @@ def test_a_config_that_says_another_type_than_the_weights_have_is_noted(
     (folder / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}), encoding="utf-8")
     note = "weights are stored in float32, but config.json says bfloat16: they are rounded to bfloat16 when loaded"
     assert dtype_note(folder) == note
+
+
+def test_stops_that_only_the_config_names_are_noted(tmp_path: Path) -> None:
+    for stops, elsewhere, is_noted in (
+        ([1, 2], None, True),
+        ([1, 2], [1, 2], False),
+        ([1], None, False),
+        (1, None, False),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": stops}))
+        (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": elsewhere}))
+        note = stops_note(tmp_path)
+        assert (note is not None) == is_noted
+        assert note is None or note.startswith("config.json names 2 tokens at which the model stops")
+    (tmp_path / "generation_config.json").unlink()
+    (tmp_path / "config.json").write_text('{"eos_token_id": [1, 2]}')
+    assert stops_note(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
