@@ -146,16 +146,11 @@ def train(cfg: RunConfig, environment: Environment) -> dict[str, Any]:
 
 
 def _adapted_model(cfg: ModelConfig) -> str:
-    """Return what an adapter names as its base: of two equal folders one may be gone tomorrow.
-
-    Other weights than the base's are named by their folder, which their digest stands for.
-    """
+    """Return what an adapter names as its base: of two equal folders one may be gone tomorrow."""
     if cfg.source is ModelSource.scratch:
         return ModelSource.scratch.value
-    if (cfg.adapter and cfg.adapter_use is AdapterUse.merged) or cfg.add_tokens.special or cfg.add_tokens.plain:
-        return "the merged or extended model"
     folder = local_path(cfg.name_or_path)
-    return str(folder.resolve()) if folder.is_dir() else f"{cfg.name_or_path.partition('@')[0]}, with its revision"
+    return str(folder.resolve()) if folder.is_dir() else cfg.name_or_path.partition("@")[0]
 
 
 _NEWER = {

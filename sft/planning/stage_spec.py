@@ -221,7 +221,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.instructlab.torchrun",
                 "sft.adapters.instructlab.training_length",
             ),
-            revision=13,
+            revision=14,
             is_resumable=True,
             machine_settings=frozenset({"resources"}),
         ),

@@ -12,9 +12,12 @@ def test_the_tokens_at_which_the_base_model_stops_go_along_with_every_model(tmp_
     for folder in (base, made / "samples_10", made / "samples_20" / "adapter"):
         folder.mkdir(parents=True)
     (base / "generation_config.json").write_text('{"eos_token_id": [1, 106]}')
+    for processor in ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"):
+        (base / processor).write_text("{}")  # without them transformers can't load what takes images, too
     publish(made / "samples_20", made, base, tmp_path)
     for model in ("model", "checkpoints/samples_10"):
         assert (tmp_path / model / "generation_config.json").read_text() == '{"eos_token_id": [1, 106]}'
+        assert len(list((tmp_path / model).glob("*processor_config.json"))) == 3
     assert (tmp_path / "adapter").is_dir()
     assert not list(made.iterdir())
 
