@@ -11,10 +11,6 @@ _A_TABLE = "a table of settings: the examples and single values are read by it"
 _SCHEMA = "fields and defaults without logic: the goldens hold every one of them"
 
 COVERED_BY: dict[str, tuple[str, str]] = {
-    "sft.adapters.adapter_files": (
-        "integration/test_merge.py",
-        "reads what PEFT has saved there, and refuses the rest",
-    ),
     "sft.adapters.merged_adapters": ("integration/test_merge.py", _IN_A_CHILD),
     "sft.stages.merge": ("integration/test_merge.py", _IN_A_CHILD),
     "sft.cli.merge": ("integration/test_merge.py", _TYPED),
