@@ -28,7 +28,7 @@ REPEATED = {
 
 
 def json_of(texts: st.SearchStrategy[str]) -> st.SearchStrategy[object]:
-    return st.recursive(st.none() | texts, lambda inner: st.lists(inner) | st.dictionaries(texts, inner))
+    return st.recursive(st.none() | texts, lambda it: st.lists(it) | st.dictionaries(texts, it), max_leaves=8)
 
 
 def one(row: str, **options: frozenset[str]) -> None:
