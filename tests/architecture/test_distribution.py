@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import itertools
 import re
 import subprocess
@@ -84,6 +85,7 @@ OF_ANOTHER_ENVIRONMENT = {"sft/adapters/export/gptq_worker.py": {"llmcompressor"
 """What a file imports that an interpreter runs which a person names; it can't be installed beside ours."""
 
 
+@functools.cache
 def imports(folder: str) -> dict[str, set[str]]:
     """Modules of other people's that a folder's files import, with the files."""
     found: dict[str, set[str]] = {}
