@@ -38,7 +38,7 @@ class Speaker:
 
     def begin(self, system: str | None) -> None:
         """Forget the conversation."""
-        self.messages = [{"role": "system", "content": system}] if system else []
+        self.messages = [] if system is None else [{"role": "system", "content": system}]
 
 
 def execute(name: str, overrides: Sequence[str], *, base: bool, system: str | None, max_tokens: int | None) -> int:
@@ -70,7 +70,7 @@ def execute(name: str, overrides: Sequence[str], *, base: bool, system: str | No
         told.write(f"{note}\n")
     speakers = list(_load(found, trusts_code=trusts_code, base=base, max_tokens=max_tokens, quiet=not asks))
     for speaker in speakers:
-        if system:
+        if system is not None:
             speaker.model.check(system)
         speaker.begin(system)
         for line in (speaker.model.settings(), *speaker.model.notes()):

@@ -66,7 +66,7 @@ def plain_answers(folder: Path, turns: list[str], *, system: str | None, max_new
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
-    messages = [{"role": "system", "content": system}] if system else []
+    messages = [] if system is None else [{"role": "system", "content": system}]
     answers = []
     for turn in turns:
         messages.append({"role": "user", "content": turn})
@@ -92,6 +92,20 @@ def test_piped_turns_get_what_transformers_answers_with_all_that_was_said_before
     [kept] = map(json.loads, (tmp_path / "kept.jsonl").read_text().splitlines())
     assert [turn["role"] for turn in kept["messages"]] == ["system", "user", "assistant", "user", "assistant"]
     assert [turn["content"] for turn in kept["messages"]] == ["Spell.", "12", first, "345", second]
+
+
+def test_an_empty_system_turn_takes_the_place_of_the_templates_own(talkative: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(talkative, folder)
+    own = "{% if messages[0].role != 'system' %}<|im_start|>system\nI am.<|im_end|>\n{% endif %}"
+    (folder / "chat_template.jinja").write_text(own + (folder / "chat_template.jinja").read_text())
+    answer = chat(str(folder), "--system", "", "--max-tokens", "12", said="12\n/save kept.jsonl\n", cwd=tmp_path)
+    assert answer.status == 0, answer.err
+    [kept] = map(json.loads, (tmp_path / "kept.jsonl").read_text().splitlines())
+    assert kept["messages"][0] == {"role": "system", "content": ""}
+    [as_said] = plain_answers(folder, ["12"], system="", max_new_tokens=12)
+    [by_default] = plain_answers(folder, ["12"], system=None, max_new_tokens=12)
+    assert readable(answer.out) == readable(as_said) != readable(by_default)
 
 
 def test_a_conversation_longer_than_the_context_is_refused_not_cut(talkative: Path, tmp_path: Path) -> None:
