@@ -69,10 +69,14 @@ def execute(name: str, overrides: Sequence[str], *, host: str, port: int) -> int
 
 def _settings(overrides: Sequence[str]) -> dict[str, str]:
     settings = {key: value for key, _, value in (text.partition("=") for text in overrides)}
-    if others := [text for text in overrides if text.partition("=")[0] not in {_TRUST, _PYTHON}]:
+    if others := [text for text in overrides if not _is_read(*text.partition("=")[::2])]:
         rule, suggestion = "is not for `sft serve`", f"only {_TRUST}=true and {_PYTHON}=PYTHON are"
         raise ConfigError([Problem(key=text, rule=rule, suggestion=suggestion) for text in others])
     return settings
+
+
+def _is_read(key: str, value: str) -> bool:
+    return value in {"true", "false"} if key == _TRUST else key == _PYTHON and bool(value)
 
 
 def _server(folder: Path, label: str, settings: dict[str, str], host: str, port: int) -> Server:

@@ -124,6 +124,8 @@ def test_without_an_engine_it_says_what_to_install(
     ("settings", "message"),
     [
         (["training.seed=1"], "training.seed=1: is not for `sft serve`"),
+        (["model.trust_remote_code=yes"], "model.trust_remote_code=yes: is not for `sft serve`"),
+        (["eval.vllm.python="], "eval.vllm.python=: is not for `sft serve`"),
         (["eval.vllm.python=/nowhere/python"], "eval.vllm.python=/nowhere/python: can't be run"),
         ([f"eval.vllm.python={sys.executable}"], "has no vLLM"),
     ],
