@@ -20,6 +20,8 @@ from sft.scratch import scratch
 from sft.stages.registries import embedded_mlflow, registry_of
 
 _TUNED, _STDERR = "tuned.", "_stderr"
+_READ = {"registry", "run_root", *(f"registry.{name}" for name in ("kind", "address", "port", "ca"))}
+"""Settings that say which registry is asked."""
 
 
 def execute(name: str | None, overrides: Sequence[str], *, json: bool) -> int:
@@ -34,6 +36,7 @@ def execute(name: str | None, overrides: Sequence[str], *, json: bool) -> int:
         ConfigError: A setting is wrong, or names no registry.
         StageError: The registry refused or can't be reached.
     """
+    _refuse_unread(overrides)
     asked = ["dataset.uri=", *([] if any(o.startswith("registry=") for o in overrides) else ["registry=mlflow"])]
     cfg = compose.compose(Recipe(compose.shipped("conf") / "config.yaml"), [*asked, *overrides], needs_data=False)
     found = sorted(_ask(name, cfg.registry, Path(cfg.run_root)), key=lambda model: -model.registered_at)
@@ -47,6 +50,22 @@ def execute(name: str | None, overrides: Sequence[str], *, json: bool) -> int:
         for line in _lines(model):
             progress.say(line)
     return 0
+
+
+def _refuse_unread(overrides: Sequence[str]) -> None:
+    """Raise ConfigError if a setting says nothing of which registry is asked: it would choose nothing."""
+    keys = [text.partition("=")[0].lstrip("+~") for text in overrides]
+    problems = [
+        Problem(
+            key=f"sft models {key}",
+            rule="is not read: it doesn't say which registry is asked",
+            suggestion="--name MODEL lists one model's versions" if key == "registry.model_name" else "leave it out",
+        )
+        for key in keys
+        if key not in _READ
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _ask(name: str | None, cfg: RegistryConfig, run_root: Path) -> list[ListedModel]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from sft.adapters.registry import Fact, ListedModel
-from sft.cli.models import _lines
+from sft.cli.models import _lines, execute
+from sft.errors import ConfigError
 
 
 def lines(facts: dict[str, Fact], *, is_archived: bool = False) -> list[str]:
@@ -28,3 +31,18 @@ def test_what_somebody_else_has_put_in_the_place_of_a_score_ends_nothing() -> No
 def test_a_version_that_the_page_hides_is_said_to_be_archived() -> None:
     assert lines({}, is_archived=True)[0].endswith("  archived")
     assert not lines({})[0].endswith("archived")
+
+
+@pytest.mark.parametrize(
+    ("override", "fix"),
+    [
+        ("registry.model_name=speller", "--name MODEL lists one model's versions"),
+        ("+training.seed=1", "leave it out"),
+    ],
+)
+def test_a_setting_that_says_nothing_of_the_registry_is_refused(override: str, fix: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        execute(None, ["run_root=runs", override], json=False)
+    key = override.lstrip("+").partition("=")[0]
+    said = f"sft models {key}: is not read: it doesn't say which registry is asked; {fix}"
+    assert [str(problem) for problem in refused.value.problems] == [said]
