@@ -9,9 +9,10 @@ from pathlib import Path
 import msgspec
 
 from sft import record
+from sft.adapters import sbom
 from sft.artifacts import ModelPackage
-from sft.config.schema import RunConfig
-from sft.errors import DataError, VerificationError
+from sft.config.schema import RegistryConfig, RunConfig
+from sft.errors import ConfigError, DataError, Problem, VerificationError
 from sft.planning.environment import Environment
 from sft.planning.plan import Plan, Step, build_plan
 from sft.progress import Progress
@@ -33,6 +34,7 @@ def reregister(cfg: RunConfig, *, folder: Path, progress: Progress) -> RunResult
 
     Raises:
         DataError: There is no run in the folder, or it has made no model.
+        ConfigError: A signature or a bill of materials is asked for, and the model was packaged without.
         VerificationError: The model is no longer what the run has made.
         SftError: A stage failed; the record's status stays.
     """
@@ -54,7 +56,9 @@ def reregister(cfg: RunConfig, *, folder: Path, progress: Progress) -> RunResult
         if absent := [step.name for step in to_package if step.name not in artifacts]:
             what = f"{folder}: its {' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not there"
             raise DataError(what, fix="finish the run first: its command goes on")
-        check_unchanged(pick(artifacts, "package", ModelPackage), run_record)
+        package = pick(artifacts, "package", ModelPackage)
+        _refuse_unpackaged(cfg.registry, package)
+        check_unchanged(package, run_record)
         before, suffix = run_record.status, _suffix(after_package, run_record)
         known = {note.name for note in run_record.steps}
         added = [record.StepRecord(name=name) for s in after_package if (name := s.name + suffix) not in known]
@@ -73,6 +77,18 @@ def reregister(cfg: RunConfig, *, folder: Path, progress: Progress) -> RunResult
         run_record.save(folder)
         sign_record(folder, cfg, progress)
         return result
+
+
+def _refuse_unpackaged(cfg: RegistryConfig, package: ModelPackage) -> None:
+    """Raise ConfigError if something is to lie in the model's folder that does not: nothing is packaged again here."""
+    absent = {
+        "registry.sign": bool(cfg.sign) and not package.signed,
+        "registry.sbom": cfg.sbom and not (package.model_dir / sbom.NAME).is_file(),
+    }
+    rule = "is for a model that is being packaged, and this one was packaged without it"
+    fix = "repeat the run's own command with it: of what is done only the package is made anew"
+    if problems := [Problem(key=key, rule=rule, suggestion=fix) for key, is_absent in absent.items() if is_absent]:
+        raise ConfigError(problems)
 
 
 def check_unchanged(package: ModelPackage, run_record: record.RunRecord) -> None:

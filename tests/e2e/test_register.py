@@ -154,6 +154,11 @@ def test_what_can_not_be_registered_is_said(root: Path, unregistered: Path, tmp_
             "registry: names no registry, and registry.upload no place; registry=mlflow, or registry=kubeflow registry.address=https://…",
         ),
         ((str(tmp_path),), "no run.json and no sft.json there"),
+        (
+            (run, "registry=mlflow", "registry.sbom=true", "registry.sign=true"),
+            "  - registry.sign: is for a model that is being packaged, and this one was packaged without it; repeat "
+            "the run's own command with it: of what is done only the package is made anew\n  - registry.sbom: is for",
+        ),
     ):
         answer = sft_in_process("register", *arguments, cwd=root)
         assert said in answer.err
