@@ -368,7 +368,7 @@ STAGES: dict[str, StageSpec] = {
                 "sft.adapters.registry.mlflow_database",
                 "sft.adapters.registry.mlflow_versions",
             ),
-            revision=3,
+            revision=4,
             tells_of_its_run=True,
         ),
     )

@@ -131,6 +131,19 @@ def test_mlflow_finds_a_registered_checkpoint_again_and_updates_its_scores(spell
     assert (version.tags["tuned.holdout.acc"], version.tags["run_id"]) == ("1.0", "run-2")
 
 
+def test_facts_that_a_later_run_of_the_checkpoint_does_not_tell_are_gone_and_others_stay(tmp_path: Path) -> None:
+    first = register_inputs(tmp_path / "runs")
+    run_stage(mlflow(license="mit"), first, tmp_path / "first")
+    client(first).set_model_version_tag("speller", "1", "approved", "by ada")
+    unscored = replace(first, run_id="run-2", baseline=None, report=None, comparison=None, gates=None)
+    made, note = run_stage(mlflow(license="mit"), unscored, tmp_path / "second")
+    tags = client(first).get_model_version("speller", "1").tags
+    assert (tags["run_id"], tags["license"], tags["approved"]) == ("run-2", "mit", "by ada")
+    gone = ("base.", "tuned.", "verdict.", "gates")
+    assert [name for name in {*tags, *made.metadata} if name.startswith(gone)] == []
+    assert "; what this run does not tell was taken out: base.arc.acc" in note
+
+
 def test_mlflows_store_is_whole_wherever_its_creation_was_killed(speller: Speller) -> None:
     inputs, _, _ = speller
     assert sorted(file.name for file in inputs.mlflow_database.parent.glob("mlflow.db*")) == [

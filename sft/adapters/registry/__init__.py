@@ -14,6 +14,17 @@ Fact = str | int | float | bool
 DIGEST_KEY = "checkpoint.digest"
 """The fact that says whether two versions are the same model."""
 
+_OWN_GROUPS = (
+    *("base.", "tuned.", "verdict.", "base_model.", "dataset.", "checkpoint.", "package."),
+    *("versions.", "model.", "training.", "eval."),
+)
+_OWN = {"run_id", "base_model", "license", "libraryName", "gates", "git_commit", "uri", "record", "version", "author"}
+
+
+def is_own(key: str) -> bool:
+    """Return whether a fact is a registration's own: where a later one doesn't tell it, it no longer holds."""
+    return key in _OWN or key.startswith(_OWN_GROUPS)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Registration:

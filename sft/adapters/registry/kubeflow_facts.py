@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sft.adapters.registry import Fact
+from sft.adapters.registry import Fact, is_own
 
 Property = dict[str, Any]
 """A custom property, as the server tells it: ``{"metadataType": …, "string_value": …}``."""
@@ -22,12 +22,6 @@ _FIELDS = {
 }
 _DIGITS = 9
 """Of an integer in the contract (MetadataIntValue)."""
-_OWN_GROUPS = (
-    *("base.", "tuned.", "verdict.", "base_model.", "dataset.", "checkpoint.", "package."),
-    *("versions.", "model.", "training.", "eval."),  # of earlier releases
-)
-_OWN = {"run_id", "base_model", "license", "libraryName", "gates", "git_commit", "uri", "record", "version", "author"}
-"""With the groups, the facts that a registration owns: where a later one doesn't tell them, they no longer hold."""
 
 
 def properties(
@@ -40,7 +34,7 @@ def properties(
         labels: Labels for the page; one that somebody has given a text keeps it.
         registered: Its properties until now; empty for a new version.
     """
-    others = {key: value for key, value in registered.items() if key not in _OWN and not key.startswith(_OWN_GROUPS)}
+    others = {key: value for key, value in registered.items() if not is_own(key)}
     told = {key: _property(value, registered.get(key)) for key, value in facts.items()}
     return {**{label: _text("") for label in labels}, **others, **told}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sft.adapters.registry import Registration
+from sft.adapters.registry import Registration, is_own
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,10 +33,16 @@ def renewed(
     outdated = {key: value for key, value in tags.items() if before.get(key) != value}
     for key, value in outdated.items():
         client.set_model_version_tag(name, number, key, value)
+    lapsed = sorted(key for key in before if is_own(key) and key not in tags)
+    for key in lapsed:
+        client.delete_model_version_tag(name, number, key)
     note = f"{name} version {number} is the same checkpoint already"
     are_rescored = bool(outdated.keys() & set(scores))
     note += "; its scores were updated" if are_rescored else ""
     note += f"; its tag uri is now {registration.uri}" if "uri" in outdated else ""
+    if lapsed:
+        more = f" and {len(lapsed) - 3} more" if len(lapsed) > 3 else ""
+        note += f"; what this run does not tell was taken out: {', '.join(lapsed[:3])}{more}"
     if "run_id" in outdated:
         note += f"; its tags were of {before.get('run_id')} and are of this run now"
     if registration.description and registration.description != (version.description or ""):
@@ -47,7 +53,7 @@ def renewed(
         client.set_terminated(version.run_id)
     elif are_rescored:
         note += _point_again(client, registration, number)
-    return before | outdated, note
+    return {key: value for key, value in (before | outdated).items() if key not in lapsed}, note
 
 
 def point_at(client: MlflowClient, registration: Registration, version: str) -> str:
