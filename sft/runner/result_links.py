@@ -29,6 +29,7 @@ def link_results(folder: Path, artifacts: Mapping[str, Artifact]) -> list[str]:
     for name, target in _targets(artifacts):
         link = folder / name
         if link.exists() and not link.is_symlink():
+            problems.append(f"{link}: is no link and stays as it is; what this run has made is {target}")
             continue
         try:
             place = os.path.relpath(target.resolve(), folder.resolve())

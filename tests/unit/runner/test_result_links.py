@@ -69,7 +69,9 @@ def test_a_run_that_made_no_model_has_no_link(folder: Path) -> None:
 def test_a_link_follows_a_later_result_and_what_somebody_put_there_stays(folder: Path) -> None:
     artifacts = made(folder)
     (folder / "tensorboard").mkdir()
-    link_results(folder, artifacts)
+    [said] = link_results(folder, artifacts)
+    assert said.startswith(f"{folder / 'tensorboard'}: is no link and stays as it is; what this run has made is ")
+    assert said.endswith("store/train/k1/logs/tensorboard")
     link_results(folder, {**artifacts, "package": packaged(folder.parent / "store" / "package" / "k3")})
     assert links(folder)["model"] == "../store/package/k3/model"
     assert "tensorboard" not in links(folder)
