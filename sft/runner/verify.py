@@ -10,7 +10,7 @@ folder's digest, which a registry holds, or by a signature. Numbers that a hashe
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -28,6 +28,7 @@ from sft.files import read_document
 from sft.planning.environment import Environment
 from sft.planning.plan import build_plan
 from sft.redaction import redacted
+from sft.runner.result_links import ADAPTER, MODEL_LINK
 from sft.runner.verification import (
     Run,
     Verification,
@@ -39,17 +40,25 @@ from sft.runner.verification import (
     say_ways_out,
 )
 from sft.runner.verify_model import check_model, check_weights
-from sft.stages import evaluate, judge
+from sft.stages import compare, evaluate, judge
 from sft.stages.model import FILES_NAME
 from sft.stages.package import FACTS
 from sft.stages.upload import UPLOAD
 
-_REPORTS = {"evaluate": evaluate.REPORT_NAME, "judge": judge.REPORT_NAME}
+_REPORTS = {
+    "evaluate": evaluate.REPORT_NAME,
+    "judge": judge.REPORT_NAME,
+    "compare": compare.REPORT_NAME,
+    "gates": "gates.json",
+    "register": "registration.json",
+}
 """Files that hold what a stage's facts say, too."""
 _ROWS = {"dataset": {"train.jsonl": "num_train", "eval.jsonl": "num_eval"}, "tokenize": {"data.jsonl": "num_samples"}}
 """Files of which a stage's facts count the lines."""
 _OF_THE_RUN = ("run_id", "command", "started_at", "git_commit", "versions", "machine", "resources")
 """What a model's own record says of the run that made it, besides its steps."""
+_UNTIL = {"--until"[:length] for length in range(3, 8)}
+"""How that option may be written: the beginning of its name will do."""
 _AGAIN = re.compile(r"(upload|register):\d+")
 _TOLD_TWICE = ("key", "inputs", "files", "facts", "settings", "seconds")
 """What manifest and record both say of an artifact."""
@@ -102,6 +111,7 @@ def _run(folder: Path, trusted: signing.Trusted | None) -> Verification:
             verification.notes.append(f"{step['name']} is {step['status']}: nothing to check")
     steps = {step["name"]: step for step in done}
     packaged = steps.get("package", {}).get("files", {})
+    _check_links(verification, folder, steps)
     for step in done:
         if step["name"].partition(":")[0] == "upload":
             _uploaded(verification, folder.parent / "store" / "upload" / step["key"] / UPLOAD, packaged)
@@ -115,6 +125,28 @@ def _run(folder: Path, trusted: signing.Trusted | None) -> Verification:
             verification.same(f"{model / FACTS}: config", carried["config"], facts["config"])
             _same_run(verification, model / FACTS, carried, facts, is_reused=bool(package.get("reused")))
     return verification
+
+
+def _check_links(verification: Verification, folder: Path, steps: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check what lies under the names that a run's folder has for its model: links to it, or copies of its files."""
+    for name, prefixes in {MODEL_LINK: ("model/",), ADAPTER: ("model/adapter/", "adapter/")}.items():
+        path, made = folder / name, next(_made(folder, steps, prefixes), None)
+        if path.is_symlink():
+            if made is None or path.resolve() != made[0].resolve():
+                verification.problems.append(f"{path}: leads to {path.readlink()}, of which the record does not tell")
+        elif path.exists():
+            verification.files(path, made[1] if made else {}, entries(path))
+
+
+def _made(
+    folder: Path, steps: Mapping[str, Mapping[str, Any]], prefixes: Sequence[str]
+) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Yield folders of the model that a run has made, the one to be used first, with the digests of their files."""
+    for step in ("package", "select", "train"):
+        for prefix in prefixes if step in steps else ():
+            files = {n.removeprefix(prefix): d for n, d in steps[step]["files"].items() if n.startswith(prefix)}
+            if files:
+                yield folder.parent / "store" / step / steps[step]["key"] / prefix, files
 
 
 def _artifact(verification: Verification, root: Path, step: Mapping[str, Any]) -> None:
@@ -184,8 +216,8 @@ def _account(verification: Verification, file: Path, facts: Mapping[str, Any]) -
         first = [step for step in steps if not _AGAIN.fullmatch(step["name"])]  # a later registration may have failed
         verification.same(f"{file}: status", all(step["status"] == "done" for step in first), True)
     verification.same(f"{file}: schema", facts["schema"], record.SCHEMA)
-    if "--until" in facts["command"] or facts["command"][1:2] != ["run"]:
-        return  # a part of a plan, or another command's
+    if not _is_whole(facts["command"]):
+        return
     other_version = f"{file}: its settings are of another version: a removed step would not show"
     try:
         cfg = msgspec.convert(facts["config"], RunConfig)
@@ -198,6 +230,12 @@ def _account(verification: Verification, file: Path, facts: Mapping[str, Any]) -
         return
     if removed := [name for name in wanted if name not in {step["name"] for step in steps}]:
         verification.problems.append(f"{file}: its settings ask for {', '.join(removed)}, which it does not tell of")
+
+
+def _is_whole(command: Sequence[str]) -> bool:
+    """Return whether a command asked for all that its settings say: no part of a plan, and no other command's."""
+    words = [word for word in command[1:] if word != "--debug"]
+    return words[:1] == ["run"] and not any(word.partition("=")[0] in _UNTIL for word in words)
 
 
 def _is_complete(settings: Any) -> bool:

@@ -74,7 +74,7 @@ def test_a_changed_byte_is_noticed_and_its_file_named(run: Path, pattern: str) -
     flip(file)
     problems = verify(run).problems
     assert any(problem.startswith(f"{file}: differs: its sha256 is") for problem in problems)
-    assert all("sha256" in problem for problem in problems)
+    assert all("sha256" in problem or problem == f"{file} is not what the record says" for problem in problems)
 
 
 def test_a_byte_of_linked_weights_is_noticed_on_both_sides(run: Path) -> None:
@@ -187,6 +187,38 @@ def test_a_score_that_was_forged_in_every_record_is_not_what_the_report_says(run
     sealed = json.loads((run / "run.json").read_text())
     (run / "run.json").write_bytes(self_hashed_json.dump_with_digest(sealed))
     assert any("report.json is not what the record says" in problem for problem in verify(run).problems)
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "old", "new"),
+    [
+        ("compare", "comparison.json", '"verdict": "better"', '"verdict": "worse"'),
+        ("register", "registration.json", '"version": "1"', '"version": "2"'),
+    ],
+)
+def test_a_verdict_that_was_forged_in_every_record_is_not_what_its_file_says(
+    run: Path, stage: str, name: str, old: str, new: str
+) -> None:
+    forged = [run / "run.json", only(run, f"{stage}/*/manifest.json")]
+    assert all(old in file.read_text() for file in forged)
+    for file in forged:
+        file.write_text(file.read_text().replace(old, new))
+    (run / "run.json").write_bytes(self_hashed_json.dump_with_digest(json.loads((run / "run.json").read_text())))
+    assert any(f"{name} is not what the record says" in problem for problem in verify(run).problems)
+
+
+def test_what_a_runs_folder_calls_its_model_is_that_model(run: Path, tmp_path: Path) -> None:
+    link, model = run / "model", only(run, "package/*/model/sft.json").parent
+    link.unlink()
+    assert verify(run).problems == []  # a copy may have no links
+    shutil.copytree(model, link)
+    assert verify(run).problems == []
+    flip(link / "model.safetensors")
+    [problem] = verify(run).problems
+    assert problem.startswith(f"{link / 'model.safetensors'}: differs: its sha256 is")
+    link.rename(tmp_path / "other")
+    link.symlink_to(tmp_path / "other")
+    assert verify(run).problems == [f"{link}: leads to {tmp_path / 'other'}, of which the record does not tell"]
 
 
 def test_added_files_and_what_became_a_link_are_named(run: Path, tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from sft import self_hashed_json
 from sft.artifacts import ModelArtifact
 from sft.runner.verify import verify
-from tests.support.command import sft
+from tests.support.command import sft, sft_in_process
 
 _LATER = ("evaluate:base", "train", "evaluate:tuned", "compare", "package", "register")
 ROW = json.dumps({"messages": [{"role": "user", "content": "12345"}, {"role": "assistant", "content": "one two"}]})
@@ -48,3 +49,22 @@ def test_the_base_model_and_the_source_are_compared_with_what_was_read(run: Path
     assert f"{rows}: is no longer what the dataset was made of; the dataset itself is in the store" in changed.notes
     shutil.rmtree(weights.parent)
     assert f"the base model is no longer at {weights.parent}: not checked" in verify(run).notes
+
+
+@pytest.mark.parametrize("until", [["--until", "dataset"], ["--until=dataset"], ["--unt", "dataset"]])
+def test_a_part_of_a_plan_is_as_recorded_however_it_was_asked_for(until: list[str], tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(ROW + "\n")
+    settings = ["dataset=local", "dataset.uri=rows.jsonl", "dataset.train_split=1.0"]
+    answer = sft_in_process("run", *until, "quickstart", *settings, cwd=tmp_path)
+    assert answer.status == 0, answer.err
+    [run] = tmp_path.glob("runs/quickstart-*")
+    assert verify(run).problems == []
+
+
+def test_a_step_that_was_removed_is_missed_also_where_tracebacks_were_asked_for(run: Path) -> None:
+    file = run / "run.json"
+    facts = self_hashed_json.load_checked(file.read_bytes())
+    facts["command"].insert(1, "--debug")
+    facts["steps"] = [step for step in facts["steps"] if step["name"] != "evaluate:base"]
+    file.write_bytes(self_hashed_json.dump_with_digest(facts))
+    assert verify(run).problems == [f"{file}: its settings ask for evaluate:base, which it does not tell of"]
