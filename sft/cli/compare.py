@@ -33,6 +33,8 @@ def execute(folders: Sequence[str], *, by: str | None, csv: bool, json: bool, ht
     found = compare([Path(folder) for folder in folders], by)
     for name in found.skipped:
         sys.stderr.write(f"skipped {name}: no run, no sweep and no run root\n")
+    for name in found.unreadable:
+        sys.stderr.write(f"skipped {name}: can't be read by this version of sft\n")
     progress = Progress()
     progress.say(text.as_csv(found) if csv else text.as_json(found) if json else text.as_text(found))
     if html:

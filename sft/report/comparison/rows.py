@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +23,7 @@ from sft.sweep import records as kept
 from sft.sweep.records import Point, SweepRecord
 
 _MOST_CURVE_POINTS = 400
+_OTHER_VERSION = "`sft verify` says whether it is damaged, or of another version of sft"
 _NOT_COMPARED = ("name", "registry.")
 _Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 60)]
 
@@ -41,17 +43,22 @@ def compare(folders: Sequence[Path], by: str | None = None) -> Comparison:
     rows: list[Row] = []
     configs: list[Mapping[str, Any]] = []
     skipped: list[str] = []
+    unreadable: list[str] = []
+    known: set[str] = set()
     for folder in folders:
-        found = [*_of(folder)]
+        found = [*_of(folder, unreadable)]
         if not found:
             skipped.append(str(folder))
         for sweep, row, config in found:
             if sweep is not None and sweep not in sweeps:
                 sweeps.append(sweep)
-            if row.run and any(other.folder == row.folder and other.number == row.number for other in rows):
+            if row.run and os.path.realpath(row.folder) in known:  # named before, perhaps as a point of a sweep
                 continue
             rows.append(row)
             configs.append(config)
+        known |= {os.path.realpath(row.folder) for row in rows}
+    if unreadable and not rows:
+        raise DataError("; ".join(f"{name}: can't be read" for name in unreadable), fix=_OTHER_VERSION)
     if skipped and not rows:
         fix = record.nearest_run(Path(skipped[0]), "a run's folder, a sweep's folder, or a run root")
         raise DataError(f"{', '.join(skipped)}: no {record.NAME}, no {kept.NAME} and no runs there", fix=fix)
@@ -67,9 +74,9 @@ def compare(folders: Sequence[Path], by: str | None = None) -> Comparison:
     for row in rows:
         cell = row.scores.get(objective)
         row.objective = row.train_loss if objective == TRAIN_LOSS else cell.value if cell else None
-    known = sorted({TRAIN_LOSS, *(name for row in rows for name in row.scores)})
-    if by and by not in known:
-        raise ConfigError([Problem(key="--by", value=by, rule=f"no run has this score; there are {', '.join(known)}")])
+    scores = sorted({TRAIN_LOSS, *(name for row in rows for name in row.scores)})
+    if by and by not in scores:
+        raise ConfigError([Problem(key="--by", value=by, rule=f"no run has this score; there are {', '.join(scores)}")])
     cells = (row.scores[objective] for row in rows if objective in row.scores)
     higher = next((cell.higher_is_better for cell in cells), is_better_when_higher(objective))
     groups = ranked(rows, objective, higher)
@@ -82,11 +89,12 @@ def compare(folders: Sequence[Path], by: str | None = None) -> Comparison:
         rows=rows,
         groups=groups,
         skipped=skipped,
+        unreadable=unreadable,
     )
 
 
-def _of(folder: Path) -> Iterator[tuple[SweepRecord | None, Row, Mapping[str, Any]]]:
-    """Return the rows of one folder, each with its sweep and its settings."""
+def _of(folder: Path, unreadable: list[str]) -> Iterator[tuple[SweepRecord | None, Row, Mapping[str, Any]]]:
+    """Yield the rows of one folder, each with its sweep and its settings; note those of a root that can't be read."""
     if (folder / kept.NAME).is_file():
         sweep = kept.load(folder)
         for point in kept.points(folder):
@@ -95,13 +103,14 @@ def _of(folder: Path) -> Iterator[tuple[SweepRecord | None, Row, Mapping[str, An
     if (folder / record.NAME).is_file():
         runs = [folder]
     else:
-        found = ((file.parent, record.load(file.parent)) for file in folder.glob(f"*/{record.NAME}"))
+        found = [(file.parent, record.load(file.parent)) for file in sorted(folder.glob(f"*/{record.NAME}"))]
+        unreadable += [str(path / record.NAME) for path, rec in found if rec is None]
         begun = [(rec.started_at, path) for path, rec in found if rec and any(s.name == "train" for s in rec.steps)]
         runs = [path for _, path in sorted(begun)]
     for number, run in enumerate(runs, 1):
         rec = record.load(run)
         if rec is None:
-            raise DataError(f"{run / record.NAME}: can't be read")
+            raise DataError(f"{run / record.NAME}: can't be read", fix=_OTHER_VERSION)
         row = Row(number=number, run=run.name, folder=str(run.absolute()), values={}, status=rec.status)
         _fill(row, rec, run.absolute())
         yield None, row, rec.config
@@ -128,22 +137,24 @@ def _fill(row: Row, rec: RunRecord, folder: Path) -> None:
     row.reason = f"{failed.name}: {failed.error}" if failed and rec.status == "failed" else None
     steps = {step.name: step for step in rec.steps if step.output}
     if trained := steps.get("train"):
-        row.train_loss, row.train_seconds = trained.facts["final_loss"], trained.seconds
+        row.train_loss, row.train_seconds = trained.facts["final_loss"], trained.seconds or 0.0
         _measure(row, folder.parent / "store" / "train" / str(trained.key) / LOGS_NAME / METRICS)
     if tuned := steps.get("evaluate:tuned"):
         row.scores = _cells(tuned, steps.get("evaluate:base"), steps.get("compare"))
     judged = [step.facts["score"] for name, step in steps.items() if name.partition(":")[0] == JUDGE]
     row.scores |= _cells_of(judged, {}, {})
-    costs = [steps[name].seconds or 0.0 for name in ("train", "evaluate:tuned") if name in steps]
+    scoring = steps["evaluate:tuned"].seconds if "evaluate:tuned" in steps else None
+    costs = [seconds for seconds in (row.train_seconds, scoring) if seconds is not None]
     row.seconds = sum(costs) if costs else None
 
 
-class _Step(msgspec.Struct):
+class _Step(msgspec.Struct, kw_only=True):
     """What is read of a row of ``metrics.jsonl``."""
 
     step: _Count
     loss: float | None
     seconds: Annotated[float, msgspec.Meta(ge=0.0)]
+    validation_seconds: Annotated[float, msgspec.Meta(ge=0.0)] = 0.0
     num_tokens: _Count
     memory_bytes: _Count
 
@@ -159,6 +170,8 @@ def _measure(row: Row, metrics: Path) -> None:
     if not lines:
         return
     seconds = sum(line.seconds for line in lines)
+    spent = seconds + sum(line.validation_seconds for line in lines)
+    row.train_seconds = max(row.train_seconds or 0.0, spent)  # a training that was resumed counts its last try alone
     speed = sum(line.num_tokens for line in lines) / seconds if seconds else math.nan
     row.tokens_per_second = speed if math.isfinite(speed) else None
     row.memory_bytes = max(line.memory_bytes for line in lines)

@@ -72,6 +72,7 @@ class Comparison(msgspec.Struct, kw_only=True):
         groups: Of runs that compare: one, unless the evaluations differ.
         is_sweep: Whether they are the points of one sweep; else the name of its folder says which run is meant.
         skipped: What was named and has no run.
+        unreadable: Records in a run root that this version can't read.
     """
 
     title: str
@@ -82,6 +83,7 @@ class Comparison(msgspec.Struct, kw_only=True):
     rows: list[Row]
     groups: list[Group] = []
     skipped: list[str] = []
+    unreadable: list[str] = []
 
     def of_group(self, group: Group) -> Comparison:
         """Return the runs of one group alone; with the only one are those that have no objective."""

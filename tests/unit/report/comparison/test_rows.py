@@ -114,6 +114,34 @@ def test_the_same_run_twice_is_one_row(root: Path) -> None:
     assert len(compare([root / "r-1", root / "r-1", root / "r-2"]).rows) == 2
 
 
+def test_a_run_that_a_sweep_has_a_point_for_is_one_row(tmp_path: Path) -> None:
+    swept = sweep(tmp_path, "done", "done")
+    runs = sorted(path.parent for path in tmp_path.glob("*/run.json"))
+    for named in ([swept, tmp_path], [tmp_path, swept], [*runs, swept, runs[0] / ".." / runs[0].name]):
+        assert sorted(row.run for row in compare(named).rows) == [run.name for run in runs]
+
+
+def test_a_record_of_a_root_that_can_not_be_read_is_named(root: Path) -> None:
+    torn = root / "r-1" / "run.json"
+    torn.write_bytes(torn.read_bytes()[:100])
+    found = compare([root])
+    assert [row.run for row in found.rows] == ["r-2", "r-3"]
+    assert found.unreadable == [str(torn)]
+    for run_of in (root / "r-2", root / "r-3"):
+        (run_of / "run.json").write_text("{}")
+    with pytest.raises(DataError, match=r"r-1/run.json: can't be read; .*r-3/run.json: can't be read"):
+        compare([root])
+
+
+def test_a_training_that_was_resumed_took_the_time_of_all_its_steps(root: Path) -> None:
+    made = record.load(root / "r-2")
+    assert made is not None
+    made.step("train").seconds = 3.0  # of its last try; there are five steps of 2 seconds
+    made.save(root / "r-2")
+    row = compare([root]).rows[0]
+    assert (row.run, row.train_seconds, row.seconds) == ("r-2", 10.0, 20.0)
+
+
 def test_runs_that_trained_nothing_are_not_taken_of_a_root(root: Path) -> None:
     made = record.load(root / "r-1")
     assert made is not None
