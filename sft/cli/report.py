@@ -41,6 +41,8 @@ def execute(folders: Sequence[str], *, opens: bool) -> int:
     except OSError as error:
         raise SftError(f"{folder}: its page can't be written: {error.strerror}", fix=f"sft watch {folder}") from error
     progress.say(f"page: {path_from_here(page)}")
+    if view.damage:
+        progress.say(f"note: {view.damage}")
     if view.is_at_work:
         progress.say(f"the run is at work: sft watch {folder} shows it live")
     if opens:

@@ -64,7 +64,8 @@ def _head(view: RunView) -> str:
     when = f"begun {view.record.started_at}"
     if view.record.ended_at:
         when += f", ended {view.record.ended_at}"
-    return f"<p>{state} {html.escape(when)}</p>{tiles(_facts(view))}"
+    damage = f"<p>{html.escape(view.damage)}</p>" if view.damage else ""
+    return f"<p>{state} {html.escape(when)}</p>{damage}{tiles(_facts(view))}"
 
 
 def _facts(view: RunView) -> Iterator[tuple[str, str]]:

@@ -32,6 +32,7 @@ class RunView:
         artifacts: What its steps have made, by their names; of what is gone from the store, what the record says.
         is_at_work: Whether a process works on it now.
         error: That it ended with, if it is known beyond the record.
+        damage: What can't be read in the store, so that only the record says what was made.
     """
 
     folder: Path
@@ -39,6 +40,7 @@ class RunView:
     artifacts: Mapping[str, Artifact]
     is_at_work: bool = False
     error: str | None = None
+    damage: str | None = None
 
     def made(self, name: str, kind: type[_Kind]) -> _Kind | None:
         """Return what a step made, None if it has not."""
@@ -92,17 +94,21 @@ def look(folder: Path) -> RunView:
             f"{folder}: no {record.NAME} that this version of sft reads",
             fix=record.nearest_run(folder, "a run's folder"),
         )
+    in_store: dict[str, Artifact] = {}
+    damage = None
     try:
         in_store = artifacts_of(folder, run_record)
-    except StoreError:  # damaged: the record still says what it was, and `sft verify` what is wrong
-        in_store = {}
+    except StoreError as error:  # the record still says what it was
+        damage = f"{error.message}: shown is what {record.NAME} says; sft verify {folder} tells what is wrong"
     recorded = {step.name: artifact for step in run_record.steps if (artifact := _recorded(step)) is not None}
     try:
         is_at_work = run_record.status == "running" and is_running(folder)
     except OSError as error:
         message = f"{folder}: not known whether it is at work ({error.strerror})"
         raise DataError(message, fix="read it as whoever runs it") from error
-    return RunView(folder=folder, record=run_record, artifacts={**recorded, **in_store}, is_at_work=is_at_work)
+    return RunView(
+        folder=folder, record=run_record, artifacts={**recorded, **in_store}, is_at_work=is_at_work, damage=damage
+    )
 
 
 def _recorded(step: StepRecord) -> Artifact | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import shutil
 from dataclasses import replace
@@ -111,6 +112,17 @@ def test_a_row_that_is_being_written_is_not_drawn_yet(tmp_path: Path) -> None:
     assert "1,2,3" not in as_html(run)
     assert '<th scope="row">3</th>' in as_html(run)
     assert '<th scope="row">4</th>' not in as_html(run)
+
+
+def test_a_store_that_is_damaged_is_said_and_the_record_is_shown(tmp_path: Path) -> None:
+    run = view(tmp_path)
+    run.record.save(run.folder)
+    key = run.record.step("train").key
+    (tmp_path / "store" / "train" / str(key) / "manifest.json").write_text("{")
+    seen = look(run.folder)
+    assert seen.damage is not None
+    assert seen.damage.endswith(f": shown is what run.json says; sft verify {run.folder} tells what is wrong")
+    assert html.escape(seen.damage) in as_html(seen)
 
 
 def test_what_is_gone_from_the_store_is_shown_as_the_record_has_it(tmp_path: Path) -> None:
