@@ -132,6 +132,10 @@ def _generation(source: Path) -> tuple[list[str], list[str]]:
         theirs, default = _PARAMETERS[name]
         value = told.get(name)
         parameters.append(f"PARAMETER {theirs} {default if value is None else value}")
+    if told.get("repetition_penalty") is not None:
+        parameters.append("PARAMETER repeat_last_n -1")  # of all tokens, as here; Ollama's own are the last 64
+    if (longest := told.pop("max_new_tokens", None)) is not None:
+        parameters.append(f"PARAMETER num_predict {longest}")
     return parameters, [f"generation_config.json: Ollama has no {name}" for name in told if name not in _PARAMETERS]
 
 

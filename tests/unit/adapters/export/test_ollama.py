@@ -116,11 +116,12 @@ def test_what_the_model_says_of_writing_becomes_parameters(tiny_model: ModelArti
         "top_p": None,
         "repetition_penalty": 1.2,
         "typical_p": 0.9,
+        "max_new_tokens": 99,
     }
     (model / "generation_config.json").unlink(missing_ok=True)
     (model / "generation_config.json").write_text(json.dumps(told))
     text, result = write(model, tmp_path)
     unsaid = ("top_p 1.0", "min_p 0.0")  # Ollama has defaults of its own
-    for line in ("temperature 0.7", "top_k 20", "repeat_penalty 1.2", *unsaid):
+    for line in ("temperature 0.7", "top_k 20", "repeat_penalty 1.2", "repeat_last_n -1", "num_predict 99", *unsaid):
         assert f"PARAMETER {line}\n" in text
     assert result["notes"] == ["generation_config.json: Ollama has no typical_p"]
