@@ -176,7 +176,8 @@ def _in_few_bits(
         details=made,
         notes=made["prompts"].pop("notes"),
         lines=[
-            f"{made['num_layers']} linear layers in {bits} bits, {made['num_bytes'] / 1e6:,.1f} MB",
+            f"{made['num_layers']} linear layers in {bits} bits, {made['share']:.1%} of its weights; the rest stays",
+            f"{made['num_bytes'] / 1e6:,.1f} MB",
             _same(made["prompts"]),
         ],
         use="vllm serve .",

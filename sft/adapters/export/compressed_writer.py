@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sft.adapters.checkpoint_files import CONFIG, INDEX, WEIGHTS, files_of, read_json
+from sft.adapters.checkpoint_files import CONFIG, INDEX, WEIGHTS, files_of, listed, read_json, read_tensors
 from sft.adapters.export.prompts import compare_prompts
 from sft.adapters.os import child
 from sft.chat.special_tokens import stops
@@ -36,12 +36,43 @@ def _write(request: Mapping[str, Any]) -> Mapping[str, Any]:
         written, difference, size = _write_shard(source / shard, out / shard, layers, kind)
         places |= dict.fromkeys(written, shard)
         largest, num_bytes = max(largest, difference), num_bytes + size
+    check_layers(layers, places)
     if (source / INDEX).is_file():
         index = {"metadata": {"total_size": num_bytes}, "weight_map": places}
         (out / INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
     copy_rest(source, out, quantization_config(kind), request["leave_out"])
     prompts = compare_folders(source, out, trust, request["held_out"])
-    return {"num_layers": len(layers), "largest_weight_difference": largest, "prompts": prompts, "num_bytes": num_bytes}
+    return {
+        "num_layers": len(layers),
+        "share": share_of(source, layers),
+        "largest_weight_difference": largest,
+        "prompts": prompts,
+        "num_bytes": num_bytes,
+    }
+
+
+def share_of(source: Path, layers: Collection[str]) -> float:
+    """Return which part of a model's weights are in these layers: little of a mixture's, whose experts are fused."""
+    sizes = {name: tensor.size for name, tensor in read_tensors(source).items()}
+    return sum(size for name, size in sizes.items() if name in layers) / sum(sizes.values())
+
+
+def check_layers(layers: Collection[str], written: Collection[str]) -> None:
+    """Refuse a model of which no layer, or not each, was rounded: its config would say otherwise.
+
+    Args:
+        layers: Names of the weights that should be.
+        written: Names of all that was written.
+
+    Raises:
+        StageError: There are none, or the checkpoint calls them otherwise.
+    """
+    fix = "another format (--to), or the run's model as it is"
+    if not layers:
+        raise StageError("the model has no linear layers but its head, so that nothing would be smaller", fix=fix)
+    if absent := sorted(name for name in layers if f"{name}_scale" not in written):
+        message = f"the checkpoint has no {listed(absent)}: it calls layers otherwise than transformers does"
+        raise StageError(message, fix=fix)
 
 
 def quantization_config(kind: str) -> dict[str, Any]:

@@ -32,7 +32,13 @@ def _read(request: Mapping[str, Any]) -> Mapping[str, Any]:
     told = read_json(written / "config.json")["quantization_config"]
     compressed_writer.copy_rest(source, out, told, request["leave_out"])
     prompts = compressed_writer.compare_folders(source, out, trust, request["held_out"])
-    return {"num_layers": len(layers), "largest_weight_difference": largest, "num_bytes": num_bytes, "prompts": prompts}
+    return {
+        "num_layers": len(layers),
+        "share": compressed_writer.share_of(source, layers),
+        "largest_weight_difference": largest,
+        "num_bytes": num_bytes,
+        "prompts": prompts,
+    }
 
 
 def _is_tied(source: Path, trust: Mapping[str, bool]) -> bool:

@@ -10,7 +10,7 @@ import pytest
 
 from sft.adapters.checkpoint_files import read_tensors
 from sft.adapters.export import compressed
-from sft.adapters.export.compressed_writer import quantise
+from sft.adapters.export.compressed_writer import check_layers, quantise
 from sft.artifacts import DatasetArtifact, ModelArtifact
 from sft.errors import ConfigError, StageError
 
@@ -99,3 +99,21 @@ def test_a_model_that_is_quantised_already_is_refused(tiny_model: ModelArtifact,
         compressed.export(
             model, tmp_path, tmp_path / "work", kind="fp8", trust_remote_code=False, leave_out=[], held_out=[]
         )
+
+
+def test_a_model_of_which_no_layer_would_be_rounded_is_refused(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = tmp_path / "model"
+    GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=64)).save_pretrained(model)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(StageError, match="no linear layers but its head, so that nothing would be smaller"):
+        compressed.export(
+            model, tmp_path / "out", tmp_path / "work", kind="int8", trust_remote_code=False, leave_out=[], held_out=[]
+        )
+
+
+def test_a_checkpoint_that_calls_its_layers_otherwise_is_refused() -> None:
+    check_layers({"a.weight"}, {"a.weight", "a.weight_scale", "b.weight"})
+    with pytest.raises(StageError, match=r"the checkpoint has no b\.weight: it calls layers otherwise"):
+        check_layers({"a.weight", "b.weight"}, {"a.weight", "a.weight_scale", "c.weight"})
