@@ -54,6 +54,23 @@ def check_chosen_score(cfg: EvalConfig, select: SelectConfig) -> None:
         raise ConfigError(problems)
 
 
+def check_objective(cfg: EvalConfig, score: str) -> None:
+    """Refuse an objective of a sweep that the tasks don't give, as their YAML files say.
+
+    Args:
+        cfg: The evaluation settings.
+        score: ``task.metric``.
+
+    Raises:
+        ConfigError: Its task is not scored, or not for its metric.
+    """
+    if score.partition(".")[0] in {"train", JUDGE, HOLDOUT, *cfg.holdouts}:
+        return
+    wanted = _Gated("sweep.objective", score, score, is_tested=False)
+    if problems := [*_impossible([wanted], cfg.tasks, "eval.tasks", cfg)]:
+        raise ConfigError(problems)
+
+
 def _impossible(wanted: Sequence[_Gated], tasks: Sequence[str], key: str, cfg: EvalConfig) -> Iterator[Problem]:
     """Yield what is wanted of scores that tasks don't give, as far as their files say.
 

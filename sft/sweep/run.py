@@ -18,17 +18,20 @@ from sft.adapters.os.machine import gpus
 from sft.config.hydra_app import call_through_hydra
 from sft.config.schema import RunConfig
 from sft.errors import ConfigError, Preempted, Problem, SftError
+from sft.files import make_folder
 from sft.planning.plan import steps_up_to
 from sft.planning.resources import resolve_resources
 from sft.progress import Progress
 from sft.runner import RunResult
 from sft.runner.rerun import RecordedRun
+from sft.runner.run_lock import run_lock
 from sft.scores import is_better_when_higher
 from sft.scratch import scratch
 from sft.sweep import records
+from sft.sweep.objective import direction_of, objective
 from sft.sweep.point import Job, Origin, check_point
 from sft.sweep.records import Point, SweepRecord
-from sft.sweep.spec import Sweep, check, objective
+from sft.sweep.spec import Sweep, check
 
 _HERE = {"basic", "joblib"}
 """Launchers that run points on this machine, so that what it can do is known beforehand."""
@@ -62,7 +65,7 @@ def run_sweep(
         SftError: A launcher's process was killed.
     """
     configs = check(sweep)
-    name = objective(configs[0], until)
+    name = objective(configs, until)
     if sweep.samples and "train" not in steps_up_to(configs[0], until):
         raise ConfigError([Problem(key="--until", value=until, rule="a sampler needs the score of a training")])
     sweep, slots_of_machine = _with_hydra_defaults(sweep, configs[0], name)
@@ -106,13 +109,23 @@ def run_sweep(
         higher_is_better=is_better_when_higher(name),
         started_at=records.now(),
     )
-    records.clear_points(folder)
-    for point in points:
-        point.save(folder)
-    record.save(folder)
+    make_folder(folder)
+    with run_lock(folder, progress):  # else each of two would take the other's points for its own
+        _run_points(sweep, job, record, on_end, progress)
+        return _end(records.points(folder), progress)
+
+
+def _run_points(
+    sweep: Sweep, job: Job, record: SweepRecord, on_end: Callable[[Path, Progress], None], progress: Progress
+) -> None:
+    """Launch a sweep, and keep its state however it ends."""
+    records.clear_points(job.folder)
+    for point in job.points:
+        point.save(job.folder)
+    record.save(job.folder)
     try:
         _launch(sweep, job)
-        record.status = "failed" if any(point.status == "failed" for point in records.points(folder)) else "done"
+        record.status = "failed" if any(point.status == "failed" for point in records.points(job.folder)) else "done"
     except KeyboardInterrupt:
         record.status = "interrupted"
         raise
@@ -121,10 +134,9 @@ def run_sweep(
         raise
     finally:
         record.ended_at = records.now()
-        record.save(folder)
+        record.save(job.folder)
         progress.say("")
-        on_end(folder, progress)
-    return _end(records.points(folder), progress)
+        on_end(job.folder, progress)
 
 
 def preview_sweep(sweep: Sweep, configs: Sequence[RunConfig]) -> list[str]:
@@ -135,9 +147,9 @@ def preview_sweep(sweep: Sweep, configs: Sequence[RunConfig]) -> list[str]:
         configs: Its points.
 
     Raises:
-        ConfigError: Its objective is never made, or there are fewer GPUs than points at once.
+        ConfigError: Its objective is never made, is looked for the wrong way, or GPUs are fewer than points at once.
     """
-    sweep, slots_of_machine = _with_hydra_defaults(sweep, configs[0], objective(configs[0], None))
+    sweep, slots_of_machine = _with_hydra_defaults(sweep, configs[0], objective(configs, None))
     points = _checked_points(sweep, configs, None, slots_of_machine) if _is_planned(sweep) else []
     return _preview(sweep, points, len(configs), Path(configs[0].run_root, "sweeps"))
 
@@ -149,9 +161,9 @@ def _is_planned(sweep: Sweep) -> bool:
 def _with_hydra_defaults(sweep: Sweep, cfg: RunConfig, name: str) -> tuple[Sweep, GpuSlots | None]:
     """Return the sweep with what Hydra is to be told besides: the sampler's direction, and how many points at once."""
     own = list(sweep.own)
-    if sweep.samples and not sweep.direction:
-        direction = "maximize" if is_better_when_higher(name) else "minimize"
-        own.insert(0, f"hydra.sweeper.direction={direction}")
+    if sweep.samples:
+        direction = direction_of(name, sweep.direction, cfg)
+        own[:0] = [] if sweep.direction else [f"hydra.sweeper.direction={direction}"]
         sweep = replace(sweep, direction=direction)
     if sweep.launcher != "joblib":
         return replace(sweep, own=tuple(own)), None

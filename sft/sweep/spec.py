@@ -19,16 +19,12 @@ from hydra.core.override_parser.types import IntervalSweep, Override, ValueType
 from omegaconf import DictConfig, OmegaConf
 
 from sft.config import compose
-from sft.config.checks import held_out_metrics
 from sft.config.compose import Recipe
 from sft.config.diagnose import is_override, missing_extra
 from sft.config.hydra_settings import check_hydra
-from sft.config.judge_checks import win_rate
-from sft.config.schema import HOLDOUT, RunConfig
+from sft.config.schema import RunConfig
 from sft.config.setting_names import is_whole_number
 from sft.errors import ConfigError, Problem
-from sft.planning.plan import steps_up_to
-from sft.scores import JUDGE, WIN_RATE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,45 +170,6 @@ def check(sweep: Sweep) -> list[RunConfig]:
     return points
 
 
-def objective(cfg: RunConfig, until: str | None) -> str:
-    """Return the name of the score that points are compared by.
-
-    Args:
-        cfg: Of a point.
-        until: The step or stage that is the last.
-
-    Raises:
-        ConfigError: That score is never made.
-    """
-    scored = "evaluate:tuned" in steps_up_to(cfg, until)
-    sets = {name: held_out_metrics(cfg.eval, name) for name in (HOLDOUT, *cfg.eval.holdouts)}
-    if not cfg.has_held_out_split:
-        sets[HOLDOUT] = ()
-    name = cfg.sweep.objective
-    if name is None:
-        return "holdout.loss" if scored and "loss" in sets[HOLDOUT] else "train.loss"
-    task, dot, metric = name.partition(".")
-    key, rule, fix = "sweep.objective", "", None
-    if not dot:
-        rule, fix = "must name a score: task.metric", f"try {name}.acc"
-    elif name != "train.loss" and not scored:
-        rule, fix = "nothing is scored", "try train.loss"
-    elif task in sets and metric not in sets[task]:
-        rule = f"the held-out set has no such score; it is scored for {', '.join(sets[task]) or 'nothing'}"
-    elif task == JUDGE:
-        judged = [win_rate(one) for one in cfg.eval.judged_names]
-        if name not in judged or not any(step.partition(":")[0] == JUDGE for step in steps_up_to(cfg, until)):
-            rule = f"only a judge that is asked gives a score, {' or '.join(judged) or f'{JUDGE}.{WIN_RATE}'}"
-            fix = "set eval.judge.address"
-    elif task not in {"train", *sets} and not cfg.eval.tasks:
-        rule, fix = "eval.tasks is empty", f"try eval.tasks=[{task}]"
-    elif task == "train" and name != "train.loss":
-        rule, fix = "the training has no such score", "try train.loss"
-    if rule:
-        raise ConfigError([Problem(key=key, value=name, rule=rule, suggestion=fix)])
-    return name
-
-
 def _hydra(recipe: Recipe, own: Sequence[str]) -> DictConfig:
     """Return Hydra's own settings, composed.
 
@@ -251,7 +208,10 @@ def _unsweepable(sweep: Sweep) -> Iterator[Problem]:
         yield Problem(key="-m", rule="nothing varies", suggestion=suggestion)
     for override in varied:
         key = override.get_key_element()
-        if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
+        if key.lstrip("+").partition(".")[0] in {"sweep", "run_root"}:
+            rule = "is of the whole sweep, whose points differ in what they train or score"
+            yield Problem(key=key, value=_text(override), rule=rule, suggestion="give it one value")
+        elif override.value_type is ValueType.GLOB_CHOICE_SWEEP:
             yield Problem(key=key, value=_text(override), rule="the choices must be named", suggestion="try a,b")
         elif not sweep.samples and not override.is_discrete_sweep():
             rule, suggestion = "an interval needs a sampler", "add hydra/sweeper=optuna"

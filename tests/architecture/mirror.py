@@ -180,7 +180,7 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.config.compose": ("config/test_recipes.py", "every recipe and every choice of a group is composed"),
     "sft.config.environment_names": ("config/test_code.py", "every name is set by a composed configuration"),
     "sft.config.hydra_settings": ("config/test_code.py", "every attack is one of a composed configuration"),
-    "sft.config.ways_out": ("config/test_code.py", "every way out is taken by a composed configuration"),
+    "sft.config.ways_out": ("unit/stages/test_package.py", "a model card says each way out that a run has taken"),
     "sft.config.diagnose": ("config/test_errors.py", "every fault is one of a composed configuration"),
     "sft.config.nearest": ("config/test_errors.py", "an error names what was meant"),
     "sft.config.setting_names": ("config/test_errors.py", "a name is looked up for each setting that is tried"),
@@ -264,6 +264,7 @@ COVERED_BY: dict[str, tuple[str, str]] = {
     "sft.stages.tokenize": ("integration/test_tokenizing.py", _IN_A_CHILD),
     "sft.stages.upload": ("integration/test_upload_oci.py", _REAL_SERVER),
     "sft.sweep.run": ("e2e/test_sweep.py", "runs whole sweeps, stopped and repeated"),
+    "sft.sweep.objective": ("config/test_sweep.py", "of a sweep's points, as they are composed"),
     "sft.sweep.spec": ("config/test_sweep.py", "what is a sweep is read from recipes and overrides"),
 }
 """By module: the test file below ``tests`` that covers it, and why there."""

@@ -8,7 +8,8 @@ import pytest
 
 from sft.config.compose import Recipe, compose, find_recipe
 from sft.errors import ConfigError
-from sft.sweep.spec import Sweep, check, objective, read
+from sft.sweep.objective import direction_of, objective
+from sft.sweep.spec import Sweep, check, read
 
 QUICKSTART = find_recipe("quickstart")
 STRATEGIES = find_recipe("quickstart_fsdp_sweep")
@@ -91,6 +92,8 @@ def test_rules_across_fields_are_checked_for_every_combination() -> None:
         (["training.learning_rate=interval(1e-5,1e-3)"], "an interval needs a sampler; add hydra/sweeper=optuna"),
         (["training/fsdp=glob(*)"], "training/fsdp=glob(*): the choices must be named"),
         (["training.seed=1,2", "hydra.job.chdir=true,false"], "Hydra's own settings can't vary"),
+        (["training.seed=1,2", "run_root=a,b"], "run_root=a,b: is of the whole sweep"),
+        (["training.seed=1,2", "sweep.objective=train.loss,holdout.loss"], "is of the whole sweep"),
         (["training.seed=1,2", "hydra/launcher=jobilb"], "hydra/launcher=jobilb: must be one of basic, joblib"),
         (["training.seed=1,2", "hydra/sweeper=optna"], "hydra/sweeper=optna: must be one of basic, optuna; did you"),
     ],
@@ -149,7 +152,7 @@ def test_one_node_of_several_can_not_sample() -> None:
     ],
 )
 def test_the_objective_is_asked_for_or_a_loss(overrides: list[str], until: str | None, name: str) -> None:
-    assert objective(compose(QUICKSTART, overrides), until) == name
+    assert objective([compose(QUICKSTART, overrides)], until) == name
 
 
 @pytest.mark.parametrize(
@@ -163,14 +166,34 @@ def test_the_objective_is_asked_for_or_a_loss(overrides: list[str], until: str |
         (["sweep.objective=judge.win_rate"], None, "only a judge that is asked gives a score, judge.win_rate"),
         (["sweep.objective=train.acc"], None, "the training has no such score; try train.loss"),
         (["sweep.objective=arc_easy.acc", "eval.tasks=[]"], None, "eval.tasks is empty; try eval.tasks=[arc_easy]"),
+        (["sweep.objective=arc_easy.acc", "eval.tasks=[gsm8k]"], None, "eval.tasks does not score arc_easy"),
+        (["sweep.objective=arc_easy.f1", "eval.tasks=[arc_easy]"], None, "it is scored for acc, acc_norm"),
     ],
 )
 def test_an_objective_that_is_never_made_is_refused(overrides: list[str], until: str | None, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        objective(compose(QUICKSTART, overrides), until)
+        objective([compose(QUICKSTART, overrides)], until)
     assert said in str(caught.value)
+
+
+def test_every_point_must_have_the_objective_and_without_one_it_is_what_all_have() -> None:
+    scored, unscored = compose(QUICKSTART, []), compose(QUICKSTART, ["eval=none"])
+    assert objective([scored, scored], None) == "holdout.loss"
+    assert objective([scored, unscored], None) == objective([unscored, scored], None) == "train.loss"
+    named = [compose(QUICKSTART, ["sweep.objective=holdout.loss", *more]) for more in ([], ["eval=none"])]
+    with pytest.raises(ConfigError, match=r"sweep.objective=holdout.loss: nothing is scored; try train.loss"):
+        objective(named, None)
 
 
 def test_what_somebody_said_of_the_direction_is_known() -> None:
     assert sweep(OPTUNA).direction == ""
     assert sweep(OPTUNA, "hydra.sweeper.direction=maximize").direction == "maximize"
+
+
+def test_a_sampler_does_not_look_for_the_worst() -> None:
+    cfg = compose(QUICKSTART, [])
+    assert [direction_of(name, "", cfg) for name in ("holdout.loss", "arc_easy.acc")] == ["minimize", "maximize"]
+    assert direction_of("mine.distance", "minimize", cfg) == "minimize"  # as its file may say
+    for name, asked in (("holdout.loss", "maximize"), ("train.loss", "maximize"), ("judge.win_rate", "minimize")):
+        with pytest.raises(ConfigError, match=rf"hydra.sweeper.direction={asked}: sweep.objective={name} is better"):
+            direction_of(name, asked, cfg)

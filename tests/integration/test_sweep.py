@@ -8,10 +8,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 
 from sft import self_hashed_json
-from tests.support.command import Answer, records, sft, sft_in_process
+from tests.support.command import Answer, records, sft, sft_in_process, start
 
 UNTIL = ["--until", "dataset"]
 ROWS = ["dataset.uri=synthetic://spell-numbers?rows=20"]
@@ -47,7 +48,7 @@ def test_a_sweep_tells_of_its_points_and_ends_with_a_table_and_a_page(done: tupl
 
 def test_nothing_of_hydras_own_is_left(done: tuple[Path, Answer]) -> None:
     left = {path.name for path in done[0].glob("runs/sweeps/*/*")}
-    assert left == {"sweep.json", "points", "report.html"}
+    assert left == {"sweep.json", "points", "report.html", ".lock"}
     assert [path.name for path in done[0].iterdir()] == ["runs"]
 
 
@@ -158,3 +159,16 @@ def test_a_page_that_can_not_be_written_is_said(done: tuple[Path, Answer]) -> No
     into_nowhere = sft_in_process("compare", str(sweep), "--html", "no/such/folder/x.html", cwd=done[0])
     assert into_nowhere.status == 1
     assert into_nowhere.err.startswith("error: --html no/such/folder/x.html: No such file or directory")
+
+
+def test_the_same_sweep_in_two_processes_is_done_by_one_after_the_other(done: tuple[Path, Answer]) -> None:
+    cwd = done[0]
+    [sweep] = cwd.glob("runs/sweeps/*")
+    with filelock.FileLock(sweep / ".lock"):
+        second = start("run", "quickstart", "-m", "dataset.seed=1,2", *ROWS, *UNTIL, cwd=cwd)
+        assert second.stdout is not None
+        said = next(line for line in second.stdout if "at work in another process; waiting for it" in line)
+        assert sweep.name in said
+        assert statuses(cwd) == ["done", "done"]  # the other's points are not touched
+    out, _ = second.communicate(timeout=120)
+    assert second.returncode == 0, out
