@@ -57,7 +57,12 @@ _FIXED: Mapping[str, tuple[Any, ...]] = {
     "hydra.verbose": (False,),
 }
 """Settings that are sft's to say (``conf/config.yaml``): Hydra's own copies would hold all overrides in clear."""
-_STORAGE = "hydra.sweeper.storage"
+_OF_A_SAMPLER = {
+    "hydra.sweeper.storage": "would keep trials that the sweep's record does not have: it goes on by the store alone",
+    "hydra.sweeper.search_space": "would vary what the sweep's record does not tell: hydra.sweeper.params is for that",
+    "hydra.sweeper.max_failure_rate": "does nothing: a point that fails ends no sweep",
+}
+"""Settings of Optuna's sweeper that must stay empty or 0, and why. (Its storage may also unpickle what it holds.)"""
 SEARCH_PATH = "hydra.searchpath"
 _PARAMS = "hydra.sweeper.params"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
@@ -80,15 +85,13 @@ def _problems(hydra: Any, fixed: Mapping[str, tuple[Any, ...]]) -> Iterator[Prob
     for key, why in _RUNS.items():
         if _select(hydra, key):
             yield Problem(key=key, rule=f"{why}, and a recipe is data", suggestion="leave it out")
+    for key, why in _OF_A_SAMPLER.items():
+        if value := _select(hydra, key):
+            yield Problem(key=key, value=str(value), rule=why, suggestion="leave it out")
     for key, values in fixed.items():
         if (value := _select(hydra, key)) not in values:
             rule = "is for sft alone to say"
             yield Problem(key=key, value=str(value), rule=rule, suggestion="leave it out")
-    storage = _select(hydra, _STORAGE)
-    if storage is not None and not str(storage).startswith("sqlite:///"):  # Optuna unpickles what Redis holds
-        yield Problem(
-            key=_STORAGE, value=str(storage), rule="must be a file: sqlite:///PATH", suggestion="leave it out"
-        )
     for name in ("launcher", "sweeper"):
         if not isinstance(hydra.get(name), dict):
             yield Problem(key=f"hydra.{name}", rule="must be a mapping", suggestion="leave it out")

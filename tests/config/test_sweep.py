@@ -113,6 +113,23 @@ def test_a_launcher_that_is_not_installed_names_its_extra(monkeypatch: pytest.Mo
     assert missing_extra(MissingConfigException("…", missing_cfg_file="training/fsdp/x")) is None
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("storage: sqlite:///o.db", "=sqlite:///o.db: would keep trials that the sweep's record does not have"),
+        ("search_space: {training.seed: {type: int, low: 1, high: 2}}", "hydra.sweeper.params is for that"),
+        ("max_failure_rate: 0.5", "=0.5: does nothing: a point that fails ends no sweep; leave it out"),
+    ],
+)
+def test_what_a_sampler_would_do_beside_the_sweeps_record_is_refused(setting: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    shipped = f"hydra:\n  searchpath: ['file://{OPTUNA.path.parent}']\n"
+    path.write_text(f"defaults: [quickstart_optuna, _self_]\n{shipped}  sweeper:\n    {setting}\n")
+    with pytest.raises(ConfigError) as refused:
+        read(Recipe(path), [], asked=True)
+    assert said in str(refused.value)
+
+
 def test_the_ends_of_an_interval_are_checked() -> None:
     found = problems(
         OPTUNA, "training.learning_rate=interval(-1e-3, 1e-2)", "training.effective_batch_size=choice(1,64)"
