@@ -11,6 +11,7 @@ from sft.files import path_from_here
 from sft.progress import Progress
 from sft.report.comparison import page, text
 from sft.report.comparison.rows import compare
+from sft.sweep.records import points
 
 PAGE = "report.html"
 
@@ -54,9 +55,9 @@ def print_comparison(sweep: Path, progress: Progress) -> None:
         sweep: The sweep's folder.
         progress: Its display.
     """
-    found = compare([sweep])
-    if not found.rows:
+    if not points(sweep):  # an error has ended it before the first one, and is told
         return
+    found = compare([sweep])
     progress.say(text.as_text(found))
     target = sweep / PAGE
     shown = path_from_here(target)

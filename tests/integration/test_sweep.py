@@ -172,3 +172,11 @@ def test_the_same_sweep_in_two_processes_is_done_by_one_after_the_other(done: tu
         assert statuses(cwd) == ["done", "done"]  # the other's points are not touched
     out, _ = second.communicate(timeout=120)
     assert second.returncode == 0, out
+
+
+def test_an_error_that_ends_a_sweep_before_its_first_point_is_the_one_that_is_told(tmp_path: Path) -> None:
+    asked = ["-m", "dataset.seed=1,2", "hydra/launcher=submitit_slurm"]
+    answer = sft("run", "quickstart", *asked, *ROWS, *UNTIL, cwd=tmp_path, PATH=str(tmp_path))  # no Slurm there
+    assert answer.status == 1
+    assert answer.err.startswith("error: hydra/launcher=submitit_slurm: ")
+    assert "srun" in answer.err
