@@ -316,7 +316,7 @@ STAGES: dict[str, StageSpec] = {
             group="eval",
             settings=stage_settings.gates,
             modules=("sft.stages.gates", "sft.gate_rules", "sft.sample_values", "sft.scores"),
-            revision=2,
+            revision=3,
         ),
         StageSpec(
             name="package",

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sft import sample_values
 from sft.artifacts import EvalReport, GateReport, JudgeReport, ModelComparison
 from sft.config.schema import EvalConfig
 from sft.errors import GateError, StageError
@@ -150,10 +151,14 @@ def _change(score: Score, inputs: GatesInputs) -> Change | None:
 
 
 def _refuse_other_data(key: str, score: Score, inputs: GatesInputs) -> None:
-    """Raise StageError if the base model was scored on other documents."""
-    if inputs.baseline and score.task in inputs.report.other_data(inputs.baseline):
+    """Raise StageError if the base model was scored on other documents, of a group in any of its tasks."""
+    if inputs.baseline is None or not (changed := inputs.report.other_data(inputs.baseline)):
+        return
+    values = sample_values.read(inputs.report.root).get(score.name)
+    if others := [task for task in changed if task == score.task or (values and task in values.units)]:
+        data = f"the data of {', '.join(others)} changed between"
         raise StageError(
-            f"{key}: {score.name} can't be held against the base model's: the data of {score.task} changed between",
+            f"{key}: {score.name} can't be held against the base model's: {data}",
             fix=f"score the base model again: rm -r {shlex.quote(str(inputs.baseline.root))}",
         )
 

@@ -12,6 +12,7 @@ from sft.artifacts import EvalReport, JudgeReport, ModelComparison
 from sft.config.schema import EvalConfig
 from sft.errors import GateError, StageError
 from sft.progress import Progress
+from sft.sample_values import SampleValues, append
 from sft.scores import Change, Score, Verdict
 from sft.stages.gates import GatesInputs, gates
 
@@ -20,6 +21,8 @@ QUIET = Progress(quiet=True)
 
 def report(root: Path, accuracy: float, loss: float, **changes: str) -> EvalReport:
     facts = {"stderr": 0.01, "num_samples": 100}
+    root.mkdir(exist_ok=True)
+    append(root, [])
     return EvalReport(
         root=root,
         model_digest="m",
@@ -71,7 +74,7 @@ def test_every_gate_that_is_missed_is_named_with_by_how_much(inputs: GatesInputs
         "arc_easy.acc is 0.4800, not >= baseline = 0.5000: misses it by 0.0200",
         "holdout.loss is 1.5000, not <= 1.25: misses it by 0.2500",
     )
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "gates.json").exists()
 
 
 def test_a_gate_may_ask_for_the_judges_verdict(inputs: GatesInputs, tmp_path: Path) -> None:
@@ -98,6 +101,21 @@ def test_a_baseline_on_other_data_is_not_compared_with(inputs: GatesInputs, tmp_
     with pytest.raises(StageError, match="the data of arc_easy changed between"):
         gates(EvalConfig(no_regression=["arc_easy"]), changed, tmp_path, QUIET)
     assert gates(asked(holdout__loss="< baseline", arc_easy__acc="> 0.5"), changed, tmp_path, QUIET).passed
+
+
+def test_a_group_is_not_compared_with_a_baseline_of_which_a_task_had_other_data(
+    inputs: GatesInputs, tmp_path: Path
+) -> None:
+    def grouped(one: EvalReport, value: float, digest: str) -> EvalReport:
+        score = replace(one.scores[0], task="ai2_arc", value=value)
+        return replace(one, scores=(score,), task_data={"arc_easy": digest, "arc_challenge": "c"})
+
+    assert inputs.baseline is not None
+    changed = replace(inputs, baseline=grouped(inputs.baseline, 0.5, "d"), report=grouped(inputs.report, 0.9, "other"))
+    append(tmp_path, [SampleValues(score="ai2_arc.acc", units=["arc_easy", "arc_challenge"], sums=[0.9, 0.9])])
+    with pytest.raises(StageError, match=r"ai2_arc\.acc can't be held .*: the data of arc_easy changed between"):
+        gates(asked(ai2_arc__acc="> baseline"), changed, tmp_path, QUIET)
+    assert gates(asked(ai2_arc__acc="> 0.5"), changed, tmp_path, QUIET).passed
 
 
 def test_an_improvement_is_the_end_of_the_interval_on_the_side_of_worse(inputs: GatesInputs, tmp_path: Path) -> None:
