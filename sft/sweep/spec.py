@@ -213,6 +213,9 @@ def _unsweepable(sweep: Sweep) -> Iterator[Problem]:
             yield Problem(key=key, value=_text(override), rule=rule, suggestion="give it one value")
         elif override.value_type is ValueType.GLOB_CHOICE_SWEEP:
             yield Problem(key=key, value=_text(override), rule="the choices must be named", suggestion="try a,b")
+        elif sweep.samples and override.is_range_sweep():
+            rule, suggestion = "a sampler would take the end of a range, too", "write choice(…) or int(interval(…))"
+            yield Problem(key=key, value=_text(override), rule=rule, suggestion=suggestion)
         elif not sweep.samples and not override.is_discrete_sweep():
             rule, suggestion = "an interval needs a sampler", "add hydra/sweeper=optuna"
             yield Problem(key=key, value=_text(override), rule=rule, suggestion=suggestion)

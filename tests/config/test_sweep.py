@@ -113,6 +113,13 @@ def test_a_launcher_that_is_not_installed_names_its_extra(monkeypatch: pytest.Mo
     assert missing_extra(MissingConfigException("…", missing_cfg_file="training/fsdp/x")) is None
 
 
+def test_a_range_whose_end_a_sampler_would_take_and_a_grid_would_not_is_refused() -> None:
+    assert [cfg.training.seed for cfg in check(sweep(QUICKSTART, "training.seed=range(1,3)"))] == [1, 2]
+    assert problems(OPTUNA, "training.seed=range(1,3)") == [
+        "training.seed=range(1,3): a sampler would take the end of a range, too; write choice(…) or int(interval(…))"
+    ]
+
+
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
