@@ -21,9 +21,11 @@ def next_steps(folder: Path, record: RunRecord, made: Mapping[str, Artifact]) ->
         record: Its record.
         made: What its steps made, by their names.
     """
-    run, model = path_from_here(folder), path_from_here(folder / MODEL_LINK)
-    if not isinstance(made.get("package"), ModelPackage) or not (folder / MODEL_LINK).exists():
+    package, link = made.get("package"), folder / MODEL_LINK
+    if not isinstance(package, ModelPackage) or not link.exists():
         return {}  # not packaged, or a file system without links
+    is_linked = link.resolve() == package.model_dir.resolve()  # else it is a person's own folder, of that name
+    run, model = path_from_here(folder), path_from_here(link if is_linked else package.model_dir)
     way = " model.trust_remote_code=true" if value_of(record.config, "model.trust_remote_code") is True else ""
     return {
         "load": f"AutoModelForCausalLM.from_pretrained({str(model)!r})",

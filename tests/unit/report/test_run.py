@@ -209,6 +209,11 @@ def test_a_summary_ends_with_what_can_be_done_with_the_model(
     assert chat == "chat        sft chat 'my r' model.trust_remote_code=true"
     assert serve == "serve       sft serve 'my r' model.trust_remote_code=true"
     assert go_on == "continue    sft run RECIPE model.name_or_path='my r/model' model.trust_remote_code=true"
+    (tmp_path / "my r" / "model").unlink()
+    (tmp_path / "my r" / "model").mkdir()  # somebody's own
+    *_, load, _, _, go_on = summary(RunResult(tmp_path / "my r", record, artifacts, nothing_to_do=False))
+    assert load == "load        AutoModelForCausalLM.from_pretrained('store/p/model')"
+    assert go_on == "continue    sft run RECIPE model.name_or_path=store/p/model model.trust_remote_code=true"
 
 
 def test_a_run_that_was_done_before_says_when(record: RunRecord, tmp_path: Path) -> None:
