@@ -46,10 +46,16 @@ def test_a_private_repository_is_made_and_the_uri_is_its_commit(taking: Hub, tmp
     assert taking.private == {"org/speller": True}
     assert taking.commits == ["speller 2.1"]
     assert made.uri == f"hf://org/speller@{taking.repos['org/speller'].commit}"
-    assert f"uploaded 6 of 6 files to {made.uri}" in told
+    assert f"uploaded 6 of 6 files to {made.uri}\n" in f"{told}\n"
     there = download(made.uri, tmp_path / "there")
     assert {name: (there / name).read_bytes() for name in FILES} == FILES
     assert hub.TOKEN not in written(tmp_path / "out")
+
+
+def test_a_repository_that_is_public_is_said_to_be(taking: Hub, tmp_path: Path) -> None:
+    taking.create("org/speller")
+    _, told = bring("hf://org/speller", package(tmp_path / "package"), tmp_path / "out")
+    assert "; that repository was there, and is public" in told
 
 
 def test_the_same_model_makes_no_commit(taking: Hub, tmp_path: Path) -> None:

@@ -165,8 +165,17 @@ class Handler(BaseHTTPRequestHandler):
             self.send_json({"branches": branches, "converts": [], "tags": []})
         else:
             name = next(name for name, one in self.served.items() if one is repo)
-            facts = {"id": name, "sha": revision.commit, "private": False, "gated": repo.gated, "tags": []}
+            facts = {
+                "id": name,
+                "sha": revision.commit,
+                "private": self.is_private(name),
+                "gated": repo.gated,
+                "tags": [],
+            }
             self.send_json({**facts, "siblings": [{"rfilename": file} for file in revision.files()]})
+
+    def is_private(self, _name: str) -> bool:
+        return False
 
     def answer_file(self, repo: Repo, revision: Revision, path: str) -> None:
         if not (revision.folder / path).is_file():

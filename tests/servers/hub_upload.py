@@ -150,6 +150,9 @@ class _Taking(Handler):
         else:
             self.fail(400)
 
+    def is_private(self, name: str) -> bool:
+        return self.hub.private.get(name, False)
+
     def revision(self, name: str, revision: str) -> Revision | None:
         return self.served[name].at(revision) if name in self.served else None
 

@@ -92,7 +92,7 @@ def _handle(request: dict[str, Any]) -> Mapping[str, Any]:
     with _translate_errors(repo):
         hub.ask(lambda: api.create_repo(repo, private=True, exist_ok=True))
         # Somebody else may change the repository after we have read it and before we commit.
-        commit, num_sent = retry(
+        commit, num_sent, is_private = retry(
             lambda: _commit(api, repo, model),
             _RETRY,
             on=lambda error: hub.status_of(error) == _CHANGED or hub.may_pass(error),
@@ -107,28 +107,30 @@ def _handle(request: dict[str, Any]) -> Mapping[str, Any]:
     note = (
         f"uploaded {num_sent} of {len(model.files)} files to {uri}" if num_sent else f"{uri} has the same files already"
     )
-    return asdict(Uploaded(uri=uri, note=note))
+    return asdict(Uploaded(uri=uri, note=note if is_private else f"{note}; that repository was there, and is public"))
 
 
-def _commit(api: HfApi, repo: str, model: Upload) -> tuple[str, int]:
-    """Return the commit that has the model's files and no others, and how many of them it added."""
+def _commit(api: HfApi, repo: str, model: Upload) -> tuple[str, int, bool]:
+    """Return the commit with the model's files and no others, how many it added, and whether all of it is private."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
     from huggingface_hub.hf_api import RepoFile
 
-    head = str(api.repo_info(repo).sha)
+    facts = api.repo_info(repo)
+    head, is_private = str(facts.sha), bool(facts.private)
     tree = api.list_repo_tree(repo, recursive=True, revision=head)
     files = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
     new = [name for name in model.files if not _is_same(model, name, files.get(name))]
     old = [name for name in files if name not in model.files and name not in _FILES_OF_THE_HUB]
     if not new and not old:
-        return head, 0
+        return head, 0, is_private
     for name in new:
         if (digest := sha256_file(model.file(name))) != model.files[name]:
             raise digest_mismatch(model, name, digest)
     changes: list[Any] = [CommitOperationAdd(name, model.file(name)) for name in new]
     changes += [CommitOperationDelete(name, is_folder=False) for name in old]
     message = f"{model.name} {model.version}"
-    return str(api.create_commit(repo, changes, commit_message=message, parent_commit=head).oid), len(new)
+    made = api.create_commit(repo, changes, commit_message=message, parent_commit=head)
+    return str(made.oid), len(new), is_private
 
 
 def _is_same(model: Upload, name: str, entry: RepoFile | None) -> bool:
