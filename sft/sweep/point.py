@@ -188,7 +188,8 @@ class Job:
 
     def _failed(self, point: Point, error: BaseException) -> None:
         point.status = "failed"
-        point.reason = str(error.message if isinstance(error, SftError) else error)
+        problems = [str(problem) for problem in error.problems] if isinstance(error, ConfigError) else []
+        point.reason = "\n".join(problems) or str(error.message if isinstance(error, SftError) else error)
         point.exit_code = error.exit_code if isinstance(error, SftError) else 1
         self._end(point)
         logs.print_error(error)

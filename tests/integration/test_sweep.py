@@ -180,3 +180,11 @@ def test_an_error_that_ends_a_sweep_before_its_first_point_is_the_one_that_is_to
     assert answer.status == 1
     assert answer.err.startswith("error: hydra/launcher=submitit_slurm: ")
     assert "srun" in answer.err
+
+
+def test_a_point_that_is_refused_when_its_turn_comes_says_why_in_the_table(tmp_path: Path) -> None:
+    answer = sft_in_process(
+        "run", "quickstart", "-m", "dataset.seed=1,2", "eval.include_path=nowhere", *ROWS, *UNTIL, cwd=tmp_path
+    )
+    assert answer.status == 1
+    assert "\n1: failed: eval.include_path=nowhere: is not a folder" in answer.out
