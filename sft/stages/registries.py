@@ -13,9 +13,10 @@ from pathlib import Path
 from sft.adapters.registry import DIGEST_KEY, ListedModel, Registered, Registration, mlflow
 from sft.adapters.registry.kubeflow import Kubeflow
 from sft.adapters.registry.mlflow import TrackingRun
-from sft.adapters.registry.mlflow_database import DATABASE
+from sft.adapters.registry.mlflow_database import DATABASE, database_of
 from sft.artifacts import RegisteredModel
 from sft.config.schema import OnConflict, RegistryConfig, RegistryKind
+from sft.errors import StageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +50,10 @@ def registry_of(cfg: RegistryConfig, *, database: Path) -> Registry | None:
             return None
         case RegistryKind.mlflow:
             address = cfg.address or f"sqlite:///{database}"
-            is_there = bool(cfg.address) or database.is_file()
             return Registry(
                 address=address,
                 register=lambda version, run, logs: mlflow.register(version, run, address=address, folder=logs),
-                # Asking for a database that is not there would make it.
-                models=lambda name, logs: mlflow.models(name, address=address, folder=logs) if is_there else [],
+                models=lambda name, logs: _of_mlflow(name, address, is_named=bool(cfg.address), logs=logs),
                 check=lambda logs: mlflow.check(address=address, folder=logs) if cfg.address else "",
                 has=lambda model, logs: mlflow.has(
                     model.name, model.version, str(model.metadata[DIGEST_KEY]), address=address, folder=logs
@@ -78,6 +77,20 @@ def registry_of(cfg: RegistryConfig, *, database: Path) -> Registry | None:
                     model.name, model.version, str(model.metadata[DIGEST_KEY]), folder=logs
                 ),
             )
+
+
+def _of_mlflow(name: str | None, address: str, *, is_named: bool, logs: Path) -> list[ListedModel]:
+    """Return the versions that MLflow has; asking for a database that is not there would make it.
+
+    Raises:
+        StageError: MLflow refused, can't be reached, or the database that somebody named is not there.
+    """
+    database = database_of(address)
+    if database is None or database.is_file():
+        return mlflow.models(name, address=address, folder=logs)
+    if is_named:
+        raise StageError(f"{database}: there is no such database", fix="check registry.address")
+    return []
 
 
 def embedded_mlflow(run_root: Path) -> Path:

@@ -22,6 +22,7 @@ from sft.scratch import scratch
 from sft.stages.register import RegisterInputs
 from sft.stages.registries import registry_of
 from tests.servers.mlflow import tracking_server
+from tests.support.command import sft_in_process
 from tests.support.register_inputs import register_inputs, report, run_stage, sha, written
 
 if TYPE_CHECKING:
@@ -272,6 +273,14 @@ def test_mlflow_server_that_is_away_is_named_without_its_password(tmp_path: Path
     with pytest.raises(StageError, match="MLflow at http") as failed:
         run_stage(mlflow(address=away), register_inputs(tmp_path), tmp_path / "out")
     assert "canary" not in str(failed.value) + written(tmp_path / "out")
+
+
+def test_a_database_that_is_not_there_is_named_and_not_made_by_asking(tmp_path: Path) -> None:
+    address = f"registry.address=sqlite:///{tmp_path}/typo/mlflow.db"
+    answer = sft_in_process("models", "registry=mlflow", address, cwd=tmp_path)
+    assert answer.status == 1
+    assert answer.err.startswith(f"error: {tmp_path}/typo/mlflow.db: there is no such database")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_mlflow_has_lost_is_known(tmp_path: Path) -> None:
