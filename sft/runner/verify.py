@@ -75,6 +75,8 @@ def verify(path: Path, *, trusted: signing.Trusted | None = None) -> Verificatio
         DataError: There is neither a run nor a model.
     """
     folder = path.parent if path.name in {record.NAME, FACTS} else path
+    if folder.name in {"", ".."}:  # of the working folder the store would be looked for inside
+        folder = folder.resolve()
     if (folder / record.NAME).is_file():
         return _run(folder, trusted)
     for model in (folder, folder / "model"):

@@ -51,6 +51,13 @@ def test_the_base_model_and_the_source_are_compared_with_what_was_read(run: Path
     assert f"the base model is no longer at {weights.parent}: not checked" in verify(run).notes
 
 
+def test_a_run_is_found_from_within_its_folder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run / "below").mkdir()
+    for folder, name in ((run, "."), (run, "run.json"), (run / "below", "..")):
+        monkeypatch.chdir(folder)
+        assert verify(Path(name)).problems == []
+
+
 @pytest.mark.parametrize("until", [["--until", "dataset"], ["--until=dataset"], ["--unt", "dataset"]])
 def test_a_part_of_a_plan_is_as_recorded_however_it_was_asked_for(until: list[str], tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(ROW + "\n")
