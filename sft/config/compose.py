@@ -5,7 +5,7 @@ Does not own what is wrong with a configuration: that is `sft.config.diagnose` a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
+from sft.config.as_written import override_value
 from sft.config.checks import check
 from sft.config.continued_adapter import take_settings
 from sft.config.diagnose import (
@@ -35,7 +36,7 @@ from sft.config.diagnose import (
     unknown,
     unresolved,
 )
-from sft.config.hydra_settings import QUIET, SEARCH_PATH, check_hydra, check_override, check_search_path
+from sft.config.hydra_settings import QUIET, SEARCH_PATH, check_hydra, check_override, check_search_path, folder_of
 from sft.config.kfp_parameters import hydra_text, quoted, translated
 from sft.config.nearest import nearest
 from sft.config.recipe_files import FileConfigSource, read_recipe
@@ -130,14 +131,27 @@ def search_path_override(recipe: Recipe) -> str:
     """Return the override that lets Hydra find the groups in ``conf/`` behind the recipe's own folder.
 
     Raises:
-        ConfigError: The recipe names a folder elsewhere: what lies there would be composed unseen, or imported.
+        ConfigError: The recipe names a folder elsewhere: what lies there would be composed unseen, or imported; or a
+            file of its own would be composed in the place of one of sft's.
     """
     own: Any = OmegaConf.select(OmegaConf.create(read_recipe(recipe.path)), SEARCH_PATH)
     own = OmegaConf.to_object(own) if OmegaConf.is_config(own) else own or []
     if problems := check_search_path(own, [recipe.path.parent, shipped("conf"), shipped("recipes")]):
         raise ConfigError(problems)
+    if problems := list(_replaced(folder_of(entry) for entry in (str(recipe.path.parent), *own))):
+        raise ConfigError(problems)
     entries = [*own, f"file://{shipped('conf')}"]
     return "hydra.searchpath=[" + ",".join("'" + entry.replace("'", "\\'") + "'" for entry in entries) + "]"
+
+
+def _replaced(folders: Iterable[Path]) -> Iterator[Problem]:
+    """Yield the files that Hydra would find before sft's own ones of the same name."""
+    conf = shipped("conf")
+    names = [file.relative_to(conf) for file in sorted(conf.rglob("*.yaml"))]
+    for file, own in ((folder / name, conf / name) for folder in folders for name in names):
+        if file.is_file() and file.read_bytes() != own.read_bytes():
+            rule = f"would be read in the place of sft's own {own.relative_to(conf)}"
+            yield Problem(key=str(file), rule=rule, suggestion="rename it, or keep the recipe in another folder")
 
 
 def prepare(recipe: Recipe) -> None:
@@ -177,6 +191,9 @@ def as_hydra(overrides: Sequence[str]) -> list[str]:
 def _as_hydra(text: str) -> str:
     text = translated(text)
     key, equals, value = text.partition("=")
+    if equals:
+        value = override_value(key.lstrip("+"), value)
+        text = f"{key}={value}"
     if (bare := key.lstrip("+")) != key and (dotted_name(bare) or inside_named_group(bare)):
         return _as_hydra(text.lstrip("+"))  # to add is what is meant anyway, and Hydra would not know the group's type
     if not equals or not key.replace(".", "").replace("_", "").isalnum():

@@ -15,13 +15,13 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sft.config import as_written
 from sft.config.kfp_parameters import PARAMETERS, SIBLINGS
 from sft.config.nearest import nearest, nearest_key
 from sft.config.schema import RunConfig
@@ -69,7 +69,7 @@ def _of_hydra(recipe: Path, error: Exception) -> Problem:
 
 def recipe_problems(recipe: Path) -> list[Problem]:
     """Return what is wrong with each value of a recipe's file on its own."""
-    content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    content = as_written.load(recipe.read_text(encoding="utf-8"))
     return [p for key, value in _leaves(content) if (p := _leaf_problem(key, value))]
 
 

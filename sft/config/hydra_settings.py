@@ -151,11 +151,11 @@ def check_search_path(entries: Any, allowed: Iterable[Path]) -> list[Problem]:
     return [
         Problem(key=SEARCH_PATH, value=entry, rule="must be a folder beside the recipe: file://${recipe_dir:}/NAME")
         for entry in entries
-        if not any(_folder(entry).is_relative_to(folder) for folder in folders)
+        if not any(folder_of(entry).is_relative_to(folder) for folder in folders)
     ]
 
 
-def _folder(entry: str) -> Path:
+def folder_of(entry: str) -> Path:
     """Return the folder that an entry names; of another scheme, which would import a package, none that exists."""
     scheme, separator, path = entry.partition("://")
     if not separator:

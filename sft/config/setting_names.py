@@ -76,6 +76,17 @@ def hint_of(key: str) -> Any:
             hint = _hints(typing.cast(type, hint)).get(part)
         else:
             return None
+    return _without_none(hint)
+
+
+def hint_within(hint: Any, name: str) -> Any:
+    """Return the declared type of what a group, a mapping or a list of a declared type holds, without its None."""
+    if is_dataclass(hint):
+        return _without_none(_hints(typing.cast(type, hint)).get(name))
+    return _without_none(typing.get_args(hint)[-1]) if typing.get_origin(hint) in (dict, list) else None
+
+
+def _without_none(hint: Any) -> Any:
     options = [o for o in typing.get_args(hint) if o is not type(None)]
     return options[0] if isinstance(hint, types.UnionType) and len(options) == 1 else hint
 
