@@ -46,6 +46,9 @@ def _has_adapters(source: Source) -> bool:
     return source.get("adapter") in ("lora", "qlora")
 
 
+_SHARING = ("context_parallel_size|sequence_parallel_degree", "tensor_parallel_size")
+"""How many devices have the same samples; two names of one thing have a bar between them."""
+
 _lora = readers.of_adapters(_has_adapters)
 
 
@@ -117,6 +120,16 @@ def _tracker() -> Row:
     return by("training.tracking", read)
 
 
+def _targets(value: Any, source: Source) -> Found:
+    if source.get("lora_target_linear") is True:
+        return other({}, "lora_target_linear takes every linear layer besides, there too")
+    return readers.target_modules(value, source)
+
+
+def _linear(value: Any, source: Source) -> Found:
+    return taken({}, "off") if is_off(value) else readers.target_modules(value, source)
+
+
 def _liger(value: Any, _: Source) -> Found:
     if is_off(value):
         return taken({}, "off")
@@ -140,7 +153,7 @@ _ROWS: Table = {
     "trust_remote_code": same("model.trust_remote_code"),
     "micro_batch_size": by(
         "training.effective_batch_size",
-        readers.batch("micro_batch_size", "gradient_accumulation_steps", ("sample_packing",)),
+        readers.batch("micro_batch_size", "gradient_accumulation_steps", ("sample_packing",), _SHARING),
         "samples (packed rows with sample_packing) of a device and a minibatch; here samples in a step over all ranks",
         Kind.DIFFERS,
     ),
@@ -194,8 +207,8 @@ _ROWS: Table = {
     "peft_use_dora": _lora("training.lora.use_dora"),
     "peft_init_lora_weights": _lora("training.lora.init", readers.lora_init),
     "lora_model_dir": CONTINUED,
-    "lora_target_modules": _lora("training.lora.target_modules", readers.target_modules),
-    "lora_target_linear": _lora("training.lora.target_modules", readers.target_modules),
+    "lora_target_modules": _lora("training.lora.target_modules", _targets),
+    "lora_target_linear": _lora("training.lora.target_modules", _linear),
     "load_in_4bit": by("training.lora.quantize", readers.quantized(_has_adapters)),
     "load_in_8bit": absent("the base model is not kept in 8 bits"),
     **each(

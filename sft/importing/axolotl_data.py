@@ -9,24 +9,11 @@ from sft.importing.hugging_face import METHOD
 from sft.importing.rows import Found, Kind, Source, Table, absent, by, differs, each, is_off, missing, other, taken
 
 _OWN_TEMPLATE = "rows become turns of a chat, which the model's own chat template writes; no text of Alpaca's is added"
-_GENERIC = {"json", "csv", "parquet", "text", "arrow"}
 _ROLES = {"role": "from", "content": "value"}
 
 
 def _path(value: Any, source: Source) -> Found:
-    path, ours = value, f"{source.prefix}uri"
-    files = source.item.get("data_files")
-    if value in _GENERIC:
-        names = [files] if isinstance(files, str) else files
-        if not isinstance(names, list) or len(names) != 1:
-            return missing(f"{ours} is a file, a folder or a glob: name the files")
-        return taken({ours: names[0]})
-    uri = data_readers.data_uri(path, source.item.get("name"), source.item.get("revision"))
-    if uri is None:
-        return missing(f"{ours} is a text")
-    if files and uri.startswith("hf://"):
-        return other({ours: uri}, "the whole dataset: single files of it are not chosen here")
-    return taken({ours: uri})
+    return data_readers.place(value, source, source.item.get("name"), source.item.get("revision"))
 
 
 def _type(value: Any, source: Source) -> Found:
@@ -85,15 +72,14 @@ def pretraining(value: Any, source: Source) -> Found:
     if not isinstance(entry, dict):
         return missing("dataset.uri, with dataset.format=text")
     at = source.at(entry, "dataset.")
-    found = data_readers.raw_text(
-        _path(entry.get("path"), at).settings.get("dataset.uri"), entry.get("text_column") or "text"
-    )
-    split = data_readers.split_name(entry["split"], at).settings if entry.get("split") else {}
+    place = _path(entry.get("path"), at)
+    found = data_readers.raw_text(place.settings.get("dataset.uri"), entry.get("text_column") or "text")
+    split = data_readers.split_name(entry["split"], at) if entry.get("split") else taken()
     left = sorted(set(entry) - {"path", "name", "revision", "data_files", "ds_type", "split", "type", "text_column"})
     left = [key for key in left if not is_off(entry[key])]
-    notes = [found.note, *([f"but for {', '.join(left)}"] if left else [])]
+    notes = [found.note, *filter(None, (place.note, split.note)), *([f"but for {', '.join(left)}"] if left else [])]
     notes += ["the first entry only, as there"] if isinstance(value, list) and len(value) > 1 else []
-    return Found(found.kind, {**found.settings, **split} if found.settings else {}, "; ".join(notes))
+    return Found(found.kind, {**found.settings, **split.settings} if found.settings else {}, "; ".join(notes))
 
 
 def tests(value: Any, source: Source) -> Found:
@@ -128,7 +114,7 @@ ENTRY: Table = {
     "path": by("dataset.uri", _path),
     "field": by("dataset.columns.text", _field, "the column of a completion"),
     "name": differs("in the dataset's uri, after the colon", "dataset.uri"),
-    "data_files": differs("the dataset's uri", "dataset.uri"),
+    "data_files": differs("with the dataset's path", "dataset.uri"),
     "revision": differs("in the dataset's uri, after @", "dataset.uri"),
     "ds_type": differs("the kind of a file is seen by its ending"),
     "split": by("dataset.split", data_readers.split_name),

@@ -88,9 +88,9 @@ def convert(path: Path, project: str | None = None, devices: int = 1) -> Importe
         raise ConfigError(
             [Problem(key=f"{path}: {twice}", rule="is there nested and as a name with a dot: make it one")]
         )
-    source = Source(
-        values={key: value for key, _, value in said}, defaults=known.defaults, devices=devices, folder=path.parent
-    )
+    values = {key: value for key, _, value in said}
+    defaults = {key: default for key, default in known.defaults.items() if not (key in known.nulls and key in values)}
+    source = Source(values=values, defaults=defaults, devices=devices, folder=path.parent)
     try:
         source = known.prepare(source)
     except ValueError as error:
@@ -212,7 +212,7 @@ def _read(project: Project, row: str, value: Any, source: Source) -> Found:
         meant = f"; is {near[0].replace('[]', '')} meant?" if near else ""
         return missing(f"not a setting of {project.title} that sft knows{meant}")
     if value is None:
-        return taken({}, "null")
+        return other({}, project.nulls[row]) if row in project.nulls else taken({}, "null")
     return project.rows[row].read(value, source)
 
 

@@ -12,6 +12,10 @@ from sft.importing.rows import Found, Kind, Source, Table, missing, other, taken
 VALIDATED = "training.validation_sets"
 SCORED_TOO = "validated on the way, and scored before and after"
 RAW = "raw text, which trains whole and without a chat template; long ones are divided"
+UNCUT = "nothing is cut there; here what has training.max_seq_len tokens, 8192 unless it is set, is an error"
+SLICED = "eval.holdouts.NAME.split is a whole split; training.validation_split holds a share of the rows out"
+_GENERIC = {"json", "csv", "parquet", "text", "arrow"}
+"""What datasets calls a kind of file, where `data_files` says which."""
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]{0,31}://")
 _FILE = re.compile(r"\.(jsonl?|csv|parquet|txt|zst|gz|xz|bz2)$", re.IGNORECASE)
 
@@ -35,6 +39,30 @@ def data_uri(path: Any, config: Any = None, revision: Any = None) -> str | None:
     if "\0" not in path and Path(path).exists():
         return f"./{path}"
     return f"hf://{path}{f':{config}' if config else ''}{f'@{revision}' if revision else ''}"
+
+
+def place(path: Any, source: Source, config: Any = None, revision: Any = None) -> Found:
+    """Read where the rows of an entry are, of which `data_files` may name files.
+
+    Args:
+        path: As `data_uri` takes it, or a kind of file.
+        source: With the entry.
+        config: Configuration of a dataset of the hub.
+        revision: Branch, tag or commit.
+    """
+    ours, files = f"{source.prefix}uri", source.item.get("data_files")
+    uri = "" if path in _GENERIC else data_uri(path, config, revision)
+    if uri is None:
+        return missing(f"{ours} is a text")
+    if not files and uri:
+        return taken({ours: uri})
+    if uri.startswith("hf://"):
+        return other({ours: uri}, "the whole dataset: single files of it are not chosen here")
+    names = [files] if isinstance(files, str) else files
+    if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
+        return missing(f"{ours} is a file, a folder or a glob: name the files")
+    is_whole = not uri or names[0].startswith("/") or _REMOTE.match(names[0])
+    return taken({ours: names[0] if is_whole else f"{uri.rstrip('/')}/{names[0]}"})
 
 
 def raw_text(place: Any, column: Any, prefix: str = "dataset.") -> Found:
@@ -65,6 +93,8 @@ def held_out_sets(value: Any, table: Table, source: Source, *, are_validated: bo
     left = []
     for number, entry in enumerate(entries, start=1):
         prefix = "eval.holdouts.test." if len(entries) == 1 else f"eval.holdouts.test_{number}."
+        if "[" in str(dict(_said(entry)).get("split")):
+            return missing(SLICED)
         read = [(key, _entry_read(key, item, table, source.at(entry, prefix))) for key, item in _said(entry)]
         found = {ours: item for _, one in read for ours, item in one.settings.items() if ours.startswith(prefix)}
         if not found.get(f"{prefix}uri"):

@@ -9,7 +9,7 @@ from typing import Any
 
 from sft.config import strict_yaml
 from sft.files import read_document
-from sft.importing import data_readers
+from sft.importing import data_readers, reading
 from sft.importing.rows import Found, Source, is_off, missing, other, taken
 
 _INFO = "dataset_info.json"
@@ -77,7 +77,7 @@ def _info(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        content = strict_yaml.load(read_document(file, strict_yaml.LARGEST_BYTES).decode("utf-8"))
+        content = reading.json_of(read_document(file, strict_yaml.LARGEST_BYTES).decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: {error}") from error
     except ValueError as error:
@@ -113,14 +113,17 @@ def _entry(entry: Any, name: str, folder: Path, prefix: str, *, is_raw: bool) ->
         sharegpt = entry.get("formatting") == "sharegpt"
         settings[f"{prefix}columns.text"] = columns.pop("messages" if sharegpt else "prompt", "instruction")
         left += ["formatting"] if sharegpt else []
-    elif entry.get("formatting") == "sharegpt":
+    elif (formatting := entry.get("formatting")) in ("sharegpt", "openai"):
         tags = _mapping(entry.get("tags"))
-        openai = tags.get("role_tag") == "role" and tags.get("content_tag") == "content"
+        default = {"role_tag": "role", "content_tag": "content"} if formatting == "openai" else {}
+        openai = {**default, **tags}.items() >= {"role_tag": "role", "content_tag": "content"}.items()
         settings[f"{prefix}format"] = "messages" if openai else "conversations"
         left += [f"tags.{tag}" for tag, said in sorted(tags.items()) if said not in _TAGS.get(tag, (said,))]
         column = columns.pop("messages", "conversations")
         if column != ("messages" if openai else "conversations"):
             settings[f"{prefix}columns.messages"] = column
+    elif formatting not in (None, "alpaca"):
+        left.append("formatting")
     else:
         plain = {"prompt": "instruction", "query": "input", "response": "output"}
         if not columns or all(columns.get(key) == own for key, own in plain.items()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -24,28 +25,39 @@ SCHEDULERS = (
 )
 
 
-def batch(size: str, accumulation: str, packing: tuple[str, ...] = ()) -> Reader:
+def batch(size: str, accumulation: str, packing: tuple[str, ...] = (), sharing: tuple[str, ...] = ()) -> Reader:
     """Return the reader of a batch size for each device.
 
     Args:
         size: Its key.
         accumulation: Key of how many such batches make a step.
         packing: Keys that make a batch one of packed rows.
+        sharing: Keys of how many devices have the same samples; ``a|b`` = two names of one key.
     """
 
     def read(value: Any, source: Source) -> Found:
         each, times = as_number(value), source.number(accumulation)
         if each is None or times is None or not (each * times).is_integer():
             return missing(f"{size} x {accumulation} x devices is training.effective_batch_size: set it by hand")
+        shared = math.prod(_most(source, keys.split("|")) for keys in sharing)
+        if source.devices > 1 and source.devices % shared:
+            return missing(f"{source.devices} devices are not divided by the {shared} that have the same samples there")
+        num_batches = max(1, source.devices // shared)
         count = "1 device" if source.devices == 1 else f"{source.devices} devices"
+        if shared > 1:
+            count = f"{num_batches}, as {shared} devices have the same samples there"
         note = f"{size} {each:g} x {accumulation} {times:g} x {count}"
         if source.devices == 1:
             note += " (--devices N for N of them)"
         if any(source.get(key) is True for key in packing):
             note += "; there a row is packed with several samples, here each sample counts: more of them fit"
-        return other({"training.effective_batch_size": int(each * times * source.devices)}, note)
+        return other({"training.effective_batch_size": int(each * times * num_batches)}, note)
 
     return read
+
+
+def _most(source: Source, keys: list[str]) -> int:
+    return max(1, *(int(source.number(key) or 1) for key in keys))
 
 
 def schedule(value: Any, _: Source) -> Found:

@@ -8,6 +8,7 @@ import math
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from sft.importing.rows import Project
 _STARTS = re.compile(r"--[A-Za-z]|(trl|accelerate|torchrun|python[\d.]{0,9}) ")
 _FLAG = re.compile(r"--(?:no[_-])?[A-Za-z][\w-]{0,100}")
 _FOR_A_SHELL = re.compile(r"[$`;|<>&]")
+_OTHERS = re.compile(r"(dpo|kto|grpo|rloo|orpo|cpo|ppo|gkd|reward|reward_modeling|online_dpo|nash_md|xpo|bco)\.py")
+"""Scripts of TRL's other trainers."""
 _LITERAL = re.compile(r"'[^']*'|\"[^\"$`]*\"")
 """What is between quotes, in which a shell does nothing."""
 
@@ -34,7 +37,7 @@ def read(path: Path) -> dict[str, Any]:
         lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
         if path.suffix not in {".yaml", ".yml", ".json"} and lines and _STARTS.match(lines[0].lstrip()):
             return _flags(text)
-        content = _json(text) if path.suffix == ".json" else strict_yaml.load(text)
+        content = json_of(text) if path.suffix == ".json" else strict_yaml.load(text)
         if not isinstance(content, dict):
             raise ValueError("is no mapping of settings to values")
         if dotted := next((name for name in content if "." in str(name) or "[" in str(name)), None):
@@ -47,8 +50,12 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _json(text: str) -> Any:
-    """Return what JSON says, which YAML reads otherwise where it has tabs, or characters beyond 16 bits by `\\u`."""
+def json_of(text: str) -> Any:
+    """Return what JSON says, which YAML reads otherwise where it has tabs, or characters beyond 16 bits by `\\u`.
+
+    Raises:
+        ValueError: It is none, says a key twice, or is nested too deeply.
+    """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -98,7 +105,11 @@ def _flags(text: str) -> dict[str, Any]:
             words = shlex.split(line.rstrip("\\"), comments=True)
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from error
-        for word in words:
+        for before, word in pairwise(["", *words]):
+            if (before == "trl" and word != "sft" and not word.startswith("-")) or _OTHERS.fullmatch(Path(word).name):
+                raise ValueError(
+                    f"line {number}: {word[:50]} is another training than `trl sft`: sft does supervised fine-tuning"
+                )
             if word.startswith("--"):
                 flag = _name(word, number)
                 if flag in found:
@@ -107,8 +118,9 @@ def _flags(text: str) -> dict[str, Any]:
                 is_not = re.match(r"--no[_-]", word)
                 found[flag] = _value(word.partition("=")[2], number) if has_value else not is_not
             elif flag:
-                before, value = found[flag], _value(word, number)
-                found[flag] = value if before is True else [*(before if isinstance(before, list) else [before]), value]
+                earlier, value = found[flag], _value(word, number)
+                several = earlier if isinstance(earlier, list) else [earlier]
+                found[flag] = value if earlier is True else [*several, value]
     return found
 
 

@@ -107,6 +107,7 @@ class Project:
         defaults: What it takes where a file says nothing, where that matters for the numbers.
         tells: Top-level keys that only it has.
         datasets: Key of its list of datasets, each entry a mapping; empty where it has none.
+        nulls: Keys whose null is another thing than to say nothing, and what it is.
         prepare: Returns the values with names filled in that stand for others.
         refuses: Returns the key that says that a file is no supervised fine-tuning; None where it is.
     """
@@ -117,6 +118,7 @@ class Project:
     defaults: Mapping[str, Any]
     tells: frozenset[str]
     datasets: str = ""
+    nulls: Mapping[str, str] = field(default_factory=dict)
     prepare: Callable[[Source], Source] = lambda source: source
     refuses: Callable[[Source], str | None] = lambda _: None
 

@@ -191,7 +191,9 @@ _ROWS: Table = {
     ),
     "batch_size": by(
         "training.effective_batch_size",
-        readers.batch("batch_size", "gradient_accumulation_steps"),
+        readers.batch(
+            "batch_size", "gradient_accumulation_steps", sharing=("tensor_parallel_dim", "context_parallel_dim")
+        ),
         "samples on a device and in a minibatch there; here in a step over all ranks",
         Kind.DIFFERS,
     ),
@@ -320,6 +322,7 @@ TORCHTUNE = Project(
         {"tokenizer._component_", "model._component_", "optimizer._component_", "checkpointer._component_"}
     ),
     datasets="dataset",
+    nulls={"tokenizer.max_seq_len": data_readers.UNCUT},
     prepare=_prepared,
     refuses=_no_sft,
 )

@@ -55,11 +55,7 @@ def _rows(value: Any, source: Source) -> Found:
 
 
 def _source(value: Any, source: Source) -> Found:
-    files = source.item.get("data_files")
-    if value in ("json", "csv", "parquet", "text"):
-        return taken({f"{source.prefix}uri": files}) if isinstance(files, str) else missing(f"{source.prefix}uri")
-    uri = data_readers.data_uri(value, source.item.get("subset") or source.item.get("name"))
-    return taken({f"{source.prefix}uri": uri}) if uri else missing(f"{source.prefix}uri")
+    return data_readers.place(value, source, source.item.get("subset") or source.item.get("name"))
 
 
 def _style(value: Any, source: Source) -> Found:
@@ -106,7 +102,7 @@ ENTRY: Table = {
     "_component_": by("dataset.uri, dataset.format", _rows, "torchtune's own datasets by name", Kind.DIFFERS),
     "source": by("dataset.uri", _source),
     "split": by("dataset.split", data_readers.split_name),
-    **each("subset name data_files", differs("in the dataset's uri", "dataset.uri")),
+    **each("subset name data_files", differs("with the dataset's source", "dataset.uri")),
     "conversation_column": by("dataset.columns.messages", _column),
     "conversation_style": by("dataset.format", _style),
     "column_map": by("dataset.columns", _columns),

@@ -24,6 +24,13 @@ from sft.importing.rows import (
     taken,
 )
 
+_OTHERS = (
+    *("beta", "max_prompt_length", "ref_model_init_kwargs", "precompute_ref_log_probs", "reference_free"),
+    *("reward_funcs", "reward_model_path", "reward_model_name_or_path", "num_generations", "max_completion_length"),
+    *("desirable_weight", "undesirable_weight", "center_rewards_coefficient", "teacher_model_name_or_path"),
+)
+"""Keys of its trainers of preferences, rewards and distillation."""
+
 
 def _has_adapters(source: Source) -> bool:
     return source.get("use_peft") is True
@@ -47,19 +54,14 @@ def _dataset(value: Any, source: Source) -> Found:
 
 
 def _path(value: Any, source: Source) -> Found:
-    files = source.item.get("data_files")
-    if value in ("json", "csv", "parquet", "text"):
-        names = [files] if isinstance(files, str) else files
-        if not isinstance(names, list) or len(names) != 1:
-            return missing(f"{source.prefix}uri is a file, a folder or a glob")
-        return taken({f"{source.prefix}uri": names[0]})
-    uri = data_readers.data_uri(value, source.item.get("name"))
-    return taken({f"{source.prefix}uri": uri}) if uri else missing(f"{source.prefix}uri")
+    return data_readers.place(value, source, source.item.get("name"))
 
 
 def _held_out(value: Any, source: Source) -> Found:
     if source.get("eval_strategy") in (None, "no", False) or not source.get("dataset_name"):
         return taken({}, "nothing is evaluated there")
+    if "[" in str(value):
+        return missing(data_readers.SLICED)
     if _is_raw(source):
         return missing("raw text that is held out is not scored; training.validation_split gives a loss on the way")
     uri = data_readers.data_uri(source.get("dataset_name"), source.get("dataset_config"))
@@ -114,6 +116,11 @@ def _prepared(source: Source) -> Source:
     return _with_targets(source)
 
 
+def _no_sft(source: Source) -> str | None:
+    """Return what a file of another of TRL's trainers has."""
+    return next((key for key in _OTHERS if source.has(key)), None)
+
+
 def _is_raw(source: Source) -> bool:
     return source.has("dataset_text_field")
 
@@ -125,7 +132,7 @@ def _dtype(_: Any, __: Source) -> Found:
 _DATASETS: Table = {
     "path": by("dataset.uri", _path),
     "split": by("dataset.split", data_readers.split_name),
-    **each("name data_files", differs("in the dataset's uri", "dataset.uri")),
+    **each("name data_files", differs("with the dataset's path", "dataset.uri")),
     "data_dir": absent("a folder is named by its path in dataset.uri"),
     "columns": absent("dataset.columns names columns; dataset.format=auto looks at the first row"),
 }
@@ -221,5 +228,7 @@ TRL = Project(
         ]
     ),
     datasets="datasets",
+    nulls={"max_length": data_readers.UNCUT},
     prepare=_prepared,
+    refuses=_no_sft,
 )

@@ -207,6 +207,8 @@ def test_what_does_not_fit_is_named_and_not_taken(more: dict[str, Any], key: str
         (AXOLOTL, {"rl": "dpo"}),
         (AXOLOTL, {"reward_model": True}),
         (FACTORY, {"stage": "rm"}),
+        (TRL, {"beta": 0.1}),
+        (TRL, {"reward_funcs": ["accuracy"]}),
         (TUNE, {"loss": {"_component_": "torchtune.rlhf.loss.DPOLoss"}}),
         (TUNE, {"teacher_model": {"_component_": "x"}}),
     ],
@@ -460,3 +462,127 @@ def test_of_a_dataset_that_contradicts_another_the_rest_is_taken(tmp_path: Path)
     assert found.settings["training.train_on"] == "all_turns"
     assert found.settings["dataset.sources.data.uri"] == "hf://tatsu-lab/alpaca"
     assert "training.train_on contradicts dataset[0].train_on_input" in told(found, "dataset[1]._component_").found.note
+
+
+@pytest.mark.parametrize(
+    ("base", "more", "batch"),
+    [
+        (AXOLOTL, {"micro_batch_size": 3, "context_parallel_size": 2}, 12),
+        (AXOLOTL, {"micro_batch_size": 3, "sequence_parallel_degree": 2, "tensor_parallel_size": 2}, 6),
+        (AXOLOTL, {"micro_batch_size": 3, "sequence_parallel_degree": 4, "context_parallel_size": 4}, 6),
+        (TUNE, {"batch_size": 3, "tensor_parallel_dim": 4}, 6),
+        (TUNE, {"batch_size": 3, "context_parallel_dim": 2, "tensor_parallel_dim": 2}, 6),
+    ],
+)
+def test_devices_that_share_samples_are_one_of_a_batch(
+    base: dict[str, Any], more: dict[str, int], batch: int, tmp_path: Path
+) -> None:
+    assert read(tmp_path, base, devices=8, **more).settings["training.effective_batch_size"] == batch
+    assert read(tmp_path, base, **more).settings["training.effective_batch_size"] == 3
+
+
+def test_devices_that_are_not_divided_by_those_that_share_samples_are_named(tmp_path: Path) -> None:
+    found = told(read(tmp_path, AXOLOTL, devices=6, micro_batch_size=1, context_parallel_size=4), "micro_batch_size")
+    assert (found.found.kind, "6 devices are not divided by the 4" in found.found.note) == (Kind.ABSENT, True)
+
+
+def test_every_linear_layer_holds_whatever_modules_are_named_besides(tmp_path: Path) -> None:
+    more = {"adapter": "lora", "lora_r": 8, "lora_target_modules": ["q_proj"]}
+    assert "training.lora.target_modules" not in read(tmp_path, AXOLOTL, lora_target_linear=True, **more).settings
+    found = read(tmp_path, AXOLOTL, lora_target_linear=False, **more)
+    assert found.settings["training.lora.target_modules"] == ["q_proj"]
+    assert told(found, "lora_target_linear").found.note == "off"
+
+
+@pytest.mark.parametrize(
+    ("base", "more", "key"),
+    [
+        (TRL, {"max_length": None}, "max_length"),
+        (TUNE, {"tokenizer": {"_component_": "x", "max_seq_len": None}}, "tokenizer.max_seq_len"),
+    ],
+)
+def test_a_length_of_null_cuts_nothing_and_gets_no_default(
+    base: dict[str, Any], more: dict[str, Any], key: str, tmp_path: Path
+) -> None:
+    found = read(tmp_path, base, **more)
+    assert not {"training.max_seq_len", "training.on_too_long"} & found.settings.keys()
+    assert told(found, key).value is None
+    assert "nothing is cut there" in told(found, key).found.note
+
+
+def _entries(base: dict[str, Any], path: str, files: Any) -> dict[str, Any]:
+    if base is TUNE:
+        return {"dataset": {"_component_": "torchtune.datasets.chat_dataset", "source": path, "data_files": files}}
+    return {"datasets": [{"path": path, "data_files": files}]}
+
+
+@pytest.mark.parametrize("base", [AXOLOTL, TRL, TUNE])
+@pytest.mark.parametrize(
+    ("path", "files", "uri"),
+    [
+        ("./rows", "a.jsonl", "./rows/a.jsonl"),
+        ("./rows/", ["a.jsonl"], "./rows/a.jsonl"),
+        ("./rows", "/data/a.jsonl", "/data/a.jsonl"),
+        ("json", "rows/a.jsonl", "rows/a.jsonl"),
+        ("./rows", ["a.jsonl", "b.jsonl"], "???"),
+        ("./rows", {"train": "a.jsonl"}, "???"),
+        ("json", None, "???"),
+    ],
+)
+def test_files_of_a_folder_are_the_rows_and_not_the_whole_folder(
+    base: dict[str, Any], path: str, files: Any, uri: str, tmp_path: Path
+) -> None:
+    assert read(tmp_path, base, **_entries(base, path, files)).settings["dataset.uri"] == uri
+
+
+@pytest.mark.parametrize("base", [AXOLOTL, TRL, TUNE])
+def test_files_of_a_dataset_of_the_hub_are_said_to_be_the_whole_of_it(base: dict[str, Any], tmp_path: Path) -> None:
+    found = read(tmp_path, base, **_entries(base, "org/a", ["x.jsonl"]))
+    [one] = [one for one in found.told if one.found.settings.get("dataset.uri") == "hf://org/a"]
+    assert "single files of it are not chosen" in one.found.note
+
+
+def test_what_is_left_of_raw_text_is_said(tmp_path: Path) -> None:
+    entry = {"path": "org/raw", "split": "train[:10%]", "data_files": ["a.jsonl"]}
+    found = told(read(tmp_path, {"base_model": "org/base"}, pretraining_dataset=[entry]), "pretraining_dataset").found
+    assert "single files of it are not chosen" in found.note
+    assert "not [:10%]" in found.note
+
+
+@pytest.mark.parametrize(
+    ("base", "more", "key"),
+    [
+        (AXOLOTL, {"test_datasets": [{"path": "org/data", "split": "train[90%:]"}]}, "test_datasets"),
+        (TRL, {"dataset_test_split": "train[90%:]", "eval_strategy": "steps"}, "dataset_test_split"),
+        (
+            TUNE,
+            {
+                "dataset_val": {
+                    "_component_": "torchtune.datasets.chat_dataset",
+                    "source": "org/d",
+                    "split": "train[9%:]",
+                }
+            },
+            "dataset_val",
+        ),
+    ],
+)
+def test_a_part_of_a_split_is_not_held_out_as_the_whole_of_it(
+    base: dict[str, Any], more: dict[str, Any], key: str, tmp_path: Path
+) -> None:
+    found = read(tmp_path, base, **more)
+    assert told(found, key).found.kind is Kind.ABSENT
+    assert not [ours for ours in found.settings if ours.startswith("eval.holdouts")]
+
+
+def test_dataset_info_may_say_openai_or_what_nobody_knows_and_have_tabs(tmp_path: Path) -> None:
+    info = {
+        "mine": {"file_name": "a.jsonl", "formatting": "openai", "columns": {"messages": "messages"}},
+        "other": {"file_name": "b.jsonl", "formatting": "parchment"},
+    }
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info, indent="\t"))
+    found = read(tmp_path, FACTORY, dataset="mine,other")
+    assert found.settings["dataset.sources.mine.format"] == "messages"
+    assert "dataset.sources.mine.columns.messages" not in found.settings
+    assert "dataset.sources.other.format" not in found.settings
+    assert "other by dataset_info.json, but for formatting" in told(found, "dataset").found.note

@@ -40,6 +40,20 @@ def test_flags_of_a_command_are_read_and_not_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "trl dpo --model_name_or_path a --dataset_name b",
+        "accelerate launch --num_processes 8 trl/scripts/grpo.py --model_name_or_path a --dataset_name b",
+        "python reward_modeling.py --model_name_or_path a --dataset_name b",
+    ],
+)
+def test_the_flags_of_another_training_are_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "train.sh").write_text(text)
+    with pytest.raises(ConfigError, match="is another training than `trl sft`"):
+        read(tmp_path / "train.sh")
+
+
+@pytest.mark.parametrize(
     ("name", "text", "says"),
     [
         ("a.yaml", "base_model: !!python/object/apply:os.system [touch x]\n", "line 1"),
