@@ -6,13 +6,17 @@ Its names work as overrides of any recipe and are the parameters of our own pipe
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
 from sft.config.schema import RunConfig
+from sft.errors import ConfigError, Problem
 
+_NOT_PLAIN = re.compile(r"[,'\"\\]|^\s|\s$|^\{")
+"""What a pair of ``KEY=VALUE,KEY=VALUE`` can't hold as it is."""
 _BEFORE_QUOTE = re.compile(r"(?<!\\)(\\++)(?='|$)")
 
 
@@ -25,7 +29,7 @@ class Parameter:
         key: The setting.
         kind: Type of its values.
         null: The value that stands for null; None where there is none.
-        is_pairs: Whether a mapping is spelled ``KEY=VALUE,KEY=VALUE``.
+        is_pairs: Whether a mapping is spelled ``KEY=VALUE,KEY=VALUE``, or as JSON, where values may have commas.
         is_second: Whether it is another name of the one before; in a pipeline, where every parameter has a value, 0
             says that it is not used.
     """
@@ -38,14 +42,30 @@ class Parameter:
     is_second: bool = False
 
     def override(self, value: str) -> str:
-        """Return the setting's override for a value as a person types it."""
+        """Return the setting's override for a value as a person types it.
+
+        Raises:
+            ConfigError: A mapping is neither pairs nor JSON.
+        """
         plain = value.strip("'\"")
         if self.null is not None and plain == str(self.null):
             value = "null"
         elif self.is_pairs:
-            pairs = (pair.partition("=") for pair in plain.split(",") if pair)
-            value = "{" + ",".join(f"{name.strip()}: {hydra_text(text)}" for name, _, text in pairs) + "}"
+            pairs = self._pairs(_unquoted(value))
+            value = "{" + ",".join(f"{name}: {hydra_text(text)}" for name, text in pairs.items()) + "}"
         return f"{self.key}={value}"
+
+    def _pairs(self, text: str) -> dict[str, str]:
+        if text.lstrip().startswith("{"):
+            try:
+                return {name: str(value) for name, value in json.loads(text).items()}
+            except ValueError:
+                pass
+        pairs = [pair.partition("=") for pair in text.split(",") if pair]
+        if any(not equals for _, equals, _ in pairs):
+            rule, fix = "must be KEY=VALUE,KEY=VALUE", 'a value with a comma is written as JSON: {"KEY": "A,B"}'
+            raise ConfigError([Problem(key=self.name, value=text, rule=rule, suggestion=fix)])
+        return {name.strip(): value for name, _, value in pairs}
 
     def value(self, cfg: RunConfig) -> Any:
         """Return what a configuration has for it, in the original's spelling; 0 for a second name."""
@@ -57,7 +77,8 @@ class Parameter:
         if found is None:
             return self.null
         if self.is_pairs and isinstance(found, dict):
-            return ",".join(f"{name}={text}" for name, text in found.items())
+            is_plain = not any(_NOT_PLAIN.search(text) for pair in found.items() for text in pair)
+            return ",".join(f"{name}={text}" for name, text in found.items()) if is_plain else json.dumps(found)
         plain = found.value if isinstance(found, Enum) else found
         return self.kind(plain) if self.kind in {str, int, float} else plain
 
@@ -150,6 +171,14 @@ def hydra_text(value: object) -> str:
         case dict():
             return "{" + ",".join(f"{name}: {hydra_text(item)}" for name, item in value.items()) + "}"
     return str(value)
+
+
+def _unquoted(value: str) -> str:
+    """Return a value without the quotes of Hydra's grammar around it, if it has some."""
+    quote = value[:1]
+    if quote not in ("'", '"') or len(value) < 2 or value[-1] != quote:
+        return value
+    return re.sub(rf"(\\+)({quote}|$)", lambda found: "\\" * (len(found[1]) // 2) + found[2], value[1:-1])
 
 
 def quoted(text: str) -> str:

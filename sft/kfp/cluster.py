@@ -31,7 +31,7 @@ class Cluster:
     """What is settled when a pipeline is compiled.
 
     Attributes:
-        image: With `sft` in it: the Containerfile's.
+        image: With `sft` in it: the Containerfile's; None = the recipe's `training.launcher.image`, as a TrainJob has.
         workspace_size: Of the volume that the tasks share, for as long as a run lasts. With a TrainJob they share the
             recipe's own (`training.launcher.pvc`), which stays, and this and the next two say nothing.
         access_modes: Of that volume.
@@ -45,7 +45,7 @@ class Cluster:
             done again.
         node_selector: Labels of the nodes that a task that trains or scores may run on.
         tolerations: Of the same tasks.
-        pull_secrets: Secrets with which the image is pulled.
+        pull_secrets: Secrets with which the image is pulled; none = those of `training.launcher.image_pull_secrets`.
         labels: Of every task's pod.
         caching: Whether KFP may skip a task whose inputs it knows. The workspace of another run is gone by then, so
             later tasks do the work again.
@@ -59,7 +59,7 @@ class Cluster:
             ``KUBERNETES_AUTH_TOKEN``, for a recipe that trains in a TrainJob; absent = the task's service account.
     """
 
-    image: str = IMAGE
+    image: str | None = None
     workspace_size: str = "50Gi"
     access_modes: tuple[str, ...] = ("ReadWriteMany",)
     storage_class: str | None = None
@@ -91,7 +91,7 @@ def equip(task: dsl.PipelineTask, name: str, cluster: Cluster, *, waits: bool) -
         cluster: What is settled.
         waits: Whether a TrainJob does its work.
     """
-    task.set_container_image(cluster.image)
+    task.set_container_image(cluster.image or IMAGE)
     task.set_caching_options(cluster.caching)
     task.set_cpu_request(cluster.cpu.get(name, _WAITING[0] if waits else _CPU[name]))
     task.set_memory_request(cluster.memory.get(name, _WAITING[1] if waits else _MEMORY[name]))

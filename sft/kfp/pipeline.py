@@ -14,12 +14,14 @@ import inspect
 import itertools
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kfp import compiler, dsl, kubernetes
 from kfp.dsl.base_component import BaseComponent
 
+from sft.adapters.signing import KEYLESS
 from sft.config import compose
 from sft.config.compose import Recipe
 from sft.config.image import unpinned
@@ -30,8 +32,11 @@ from sft.kfp import NAMESPACE
 from sft.kfp.cluster import IMAGE, Cluster, equip, give_credentials, speed_up
 from sft.progress import Progress
 from sft.redaction import redact
+from sft.runner.export_job import check_alone
 from sft.sweep.spec import refuse_sweep
 
+_OPEN = ["dataset.uri=open"]
+"""For a recipe that leaves open where the data is: a parameter says it."""
 _component = functools.partial(dsl.component, base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
 
 
@@ -149,10 +154,13 @@ def pipeline_of(recipe: Recipe, cluster: Cluster) -> BaseComponent:
     """
     refuse_sweep(recipe, [], "a pipeline")
     cfg, is_open = _composed(recipe)
-    given = recipe.name if recipe in compose.recipes() else f"{recipe.name}:\n{_portable_text(recipe, cfg)}"
+    is_shipped = recipe in compose.recipes()
+    given = recipe.name if is_shipped else f"{recipe.name}:\n{_portable_text(recipe, cfg, is_open=is_open)}"
 
     launcher = cfg.training.launcher
     in_pods = launcher.is_remote
+    pull_secrets = cluster.pull_secrets or tuple(launcher.image_pull_secrets)
+    cluster = replace(cluster, image=cluster.image or launcher.image, pull_secrets=pull_secrets)
 
     def tasks(*channels: Any) -> None:
         # The pods of a TrainJob can't see KFP's workspace, whose claim has another name in each run.
@@ -193,7 +201,7 @@ def pipeline_of(recipe: Recipe, cluster: Cluster) -> BaseComponent:
     return dsl.pipeline(name="sft", pipeline_config=dsl.PipelineConfig(workspace=workspace))(tasks)
 
 
-def _portable_text(recipe: Recipe, cfg: RunConfig) -> str:
+def _portable_text(recipe: Recipe, cfg: RunConfig, *, is_open: bool) -> str:
     """Return the text of a recipe's file, if a pod needs no more and everybody may read it.
 
     Raises:
@@ -209,6 +217,7 @@ def _portable_text(recipe: Recipe, cfg: RunConfig) -> str:
     found = [Problem(key=str(recipe.path), rule=rule, suggestion=fix) for rule, fix in problems]
     if found := [*found, *_left_behind(cfg)]:
         raise ConfigError(found)
+    check_alone(cfg, recipe, text, _OPEN if is_open else [])
     return text
 
 
@@ -216,12 +225,17 @@ def _left_behind(cfg: RunConfig) -> Iterator[Problem]:
     """Yield the files that a recipe names by where this command is called; `dataset.uri` is a parameter of the run."""
     named = {
         "dataset.eval_uri": cfg.dataset.eval_uri,
+        "model.adapter": cfg.model.adapter,
         "model.chat_template": cfg.model.chat_template,
+        "training.launcher.ca": cfg.training.launcher.ca,
+        "eval.vllm.python": cfg.eval.vllm.python,
         "eval.include_path": cfg.eval.include_path,
         "registry.ca": cfg.registry.ca,
         **{f"dataset.sources.{name}.uri": source.uri for name, source in cfg.dataset.sources.items()},
         **{f"eval.holdouts.{name}.uri": held_out.uri for name, held_out in cfg.eval.holdouts.items()},
     }
+    if isinstance(sign := cfg.registry.sign, str) and sign != KEYLESS:
+        named["registry.sign"] = sign
     for key, value in named.items():
         if value and "://" not in value and not Path(value).is_absolute():
             rule = "is a file of this machine, and files don't go into the pipeline"
@@ -236,7 +250,7 @@ def _composed(recipe: Recipe) -> tuple[RunConfig, bool]:
     except ConfigError as error:
         if [(problem.key, problem.value) for problem in error.problems] != [("dataset.uri", None)]:
             raise
-        return compose.compose(recipe, ["dataset.uri=open"]), True
+        return compose.compose(recipe, _OPEN), True
 
 
 def _parameters(cfg: RunConfig, is_open: bool) -> list[inspect.Parameter]:
@@ -259,7 +273,20 @@ def notes(recipe: Recipe, cluster: Cluster) -> Iterator[str]:
             "registry.kind=mlflow has no registry.address: the registration goes with the workspace when a run ends; "
             "give an address, here or as phase_04_registry_man_address"
         )
-    if note := unpinned(cluster.image):
+    launcher, untouched = cfg.training.launcher, Cluster()
+    of_volume = {
+        "workspace_size": "--workspace-size",
+        "access_modes": "--access-mode",
+        "storage_class": "--storage-class",
+    }
+    unread = of_volume if is_kept else {"kubernetes_secret": "--kubernetes-secret"}
+    why = "the tasks share training.launcher.pvc" if is_kept else "no task makes a TrainJob"
+    for name, flag in unread.items():
+        if getattr(cluster, name) != getattr(untouched, name):
+            yield f"{flag}: not read, since {why} (training.launcher.kind={launcher.kind.name})"
+    if is_kept and cluster.image not in (None, launcher.image):
+        yield f"the TrainJob's pods have training.launcher.image={launcher.image}, not the image of the tasks"
+    if note := unpinned(cluster.image or launcher.image):
         yield note
 
 

@@ -77,19 +77,22 @@ def export_job(recipe: Recipe, overrides: Sequence[str], pod: Pod) -> list[dict[
     is_shipped = recipe.path in {shipped.path for shipped in recipes()}
     text = None if is_shipped else recipe.path.read_text(encoding="utf-8")
     if text is not None:
-        _check_alone(cfg, recipe, text, overrides)
+        check_alone(cfg, recipe, text, overrides)
     named = recipe.name if text is None else f"{RECIPES}/{recipe.path.name}"
     spec = job_spec(["run", named, *overrides], pod, needs_api=cfg.training.launcher.is_remote)
+    if secrets := cfg.training.launcher.image_pull_secrets:
+        spec["template"]["spec"]["imagePullSecrets"] = [{"name": secret} for secret in secrets]
     name = _name(cfg.name, [text, spec])
+    namespace = {"namespace": cfg.training.launcher.namespace} if cfg.training.launcher.namespace else {}
     made: list[dict[str, Any]] = []
     if text is not None:
-        config_map = {"name": name, "labels": {"app.kubernetes.io/name": "sft"}}
+        config_map = {"name": name, **namespace, "labels": {"app.kubernetes.io/name": "sft"}}
         data = {recipe.path.name: text}
         made.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": config_map, "immutable": True, "data": data})
         _mount(spec["template"]["spec"], "recipe", RECIPES, {"configMap": {"name": name}})
     if cfg.training.launcher.is_remote:
         made.append(network_policy(name, run_folder(cfg).name, cfg.training.launcher.namespace))
-    return [*made, {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": spec}]
+    return [*made, {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name, **namespace}, "spec": spec}]
 
 
 def job_spec(args: list[str], pod: Pod, *, needs_api: bool) -> dict[str, Any]:
@@ -200,7 +203,7 @@ def _check(cfg: RunConfig, pod: Pod) -> None:
         raise ConfigError(problems)
 
 
-def _check_alone(cfg: RunConfig, recipe: Recipe, text: str, overrides: Sequence[str]) -> None:
+def check_alone(cfg: RunConfig, recipe: Recipe, text: str, overrides: Sequence[str]) -> None:
     """Refuse a recipe that is another, or none, without the files beside it: the pod has no other file."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / recipe.path.name

@@ -187,3 +187,11 @@ def test_a_sweep_is_no_job(tmp_path: Path) -> None:
     answer = sft_in_process("export", "job", "quickstart_fsdp_sweep", "run_root=/workspace/runs", cwd=tmp_path)
     assert answer.status == 2
     assert "Traceback" not in answer.err
+
+
+def test_a_job_with_a_trainjob_has_its_namespace_and_the_secret_of_its_image(mine: Path) -> None:
+    launcher = ["gpus_per_worker=1", "namespace=ml", "image_pull_secrets=[quay]"]
+    made = exported(mine, "training/launcher=kubeflow", *(f"training.launcher.{each}" for each in launcher))
+    assert {manifest["metadata"]["namespace"] for manifest in made} == {"ml"}
+    assert made[-1]["spec"]["template"]["spec"]["imagePullSecrets"] == [{"name": "quay"}]
+    assert "namespace" not in exported(mine)[-1]["metadata"]

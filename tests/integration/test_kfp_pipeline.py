@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,12 +14,13 @@ import yaml
 
 pytest.importorskip("kfp")
 from sft.adapters.os.pod_secrets import second
-from sft.config.compose import find_recipe
+from sft.config.compose import compose, find_recipe
 from sft.config.kfp_parameters import PARAMETERS
 from sft.errors import ConfigError
 from sft.kfp import NAMESPACE
 from sft.kfp.cluster import Cluster
-from sft.kfp.pipeline import dataset, pipeline_of, sft_pipeline, text_of
+from sft.kfp.pipeline import dataset, notes, pipeline_of, sft_pipeline, text_of
+from sft.kfp.tasks import overrides_of
 from tests.support.command import sft, sft_in_process
 
 GOLDEN = Path(__file__).parents[1] / "config" / "golden" / "pipeline.yaml"
@@ -313,3 +315,69 @@ def test_a_wrong_export_is_refused_and_writes_nothing(arguments: list[str], said
     assert answer.status == 2
     assert said in answer.err
     assert list(tmp_path.iterdir()) == []
+
+
+CLUSTER = """# Mine.
+defaults: [config, {override /training/launcher: kubeflow}, _self_]
+run_root: /workspace/runs
+dataset: {uri: hf://org/data}
+model: {name_or_path: org/model}
+training:
+  launcher: {gpus_per_worker: 1, image: quay.io/us/sft:1, image_pull_secrets: [quay]}
+"""
+
+
+def test_tasks_have_the_image_of_the_recipes_trainjob_and_its_secret(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(CLUSTER, encoding="utf-8")
+    spec, tasks = compiled(str(mine))
+    assert {facts["image"] for facts in containers(spec).values()} == {"quay.io/us/sft:1"}
+    assert {task["imagePullSecret"][0]["secretName"] for task in tasks.values()} == {"quay"}
+    found = [*notes(find_recipe(str(mine)), Cluster(image="quay.io/us/sft:2"))]
+    assert found[0] == "the TrainJob's pods have training.launcher.image=quay.io/us/sft:1, not the image of the tasks"
+
+
+def test_options_that_a_pipeline_does_not_read_are_said() -> None:
+    cluster = Cluster(workspace_size="1Ti", access_modes=("ReadWriteOnce",), storage_class="x", kubernetes_secret="y")
+    told = {note.partition(":")[0] for note in notes(find_recipe("kfp"), cluster)}
+    assert {"--workspace-size", "--access-mode", "--storage-class"} <= told
+    told = {note.partition(":")[0] for note in notes(find_recipe("kfp-pod"), cluster)}
+    assert [flag for flag in told if flag.startswith("--")] == ["--kubernetes-secret"]
+
+
+def test_a_group_of_ones_own_does_not_go_along_unseen(tmp_path: Path) -> None:
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "own.yaml").write_text("uri: hf://org/mine\n", encoding="utf-8")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("# Mine.\ndefaults: [config, {override /dataset: own}, _self_]\nmodel: {name_or_path: a/b}\n")
+    with pytest.raises(ConfigError, match="needs files beside it"):
+        compiled(str(mine))
+
+
+def test_an_adapter_a_certificate_and_a_key_of_this_machine_are_refused_too(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    text = CLUSTER.replace("gpus_per_worker", "ca: ca.pem, gpus_per_worker").replace(
+        "org/model", "org/model, adapter: a/b"
+    )
+    mine.write_text(f"{text}registry: {{sign: key.pem}}\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        pipeline_of(find_recipe(str(mine)), Cluster())
+    keys = ["model.adapter", "training.launcher.ca", "registry.sign"]
+    assert [problem.key for problem in caught.value.problems] == keys
+    mine.write_text(f"{CLUSTER}registry: {{sign: sigstore}}\n", encoding="utf-8")
+    assert compiled(str(mine))
+
+
+def test_mappings_with_commas_and_quotes_reach_the_run_as_the_recipe_has_them(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    networks = {"k8s.v1.cni.cncf.io/networks": "rdma-1,rdma-2", "note": '[{"name": "a=b"}]', "q": '"it\'s"', "e": "a\\"}
+    text = json.dumps({"annotations": networks, "gpus_per_worker": 1})
+    mine.write_text(
+        CLUSTER.partition("training:")[0]
+        + f"training:\n  env: {{NCCL_SOCKET_IFNAME: 'eth0,eth1'}}\n  launcher: {text}\n"
+    )
+    spec, _ = compiled(str(mine))
+    cfg = compose(find_recipe(str(mine)), [])
+    ours = {name: value for name, value in defaults(spec).items() if name in PARAMETERS and PARAMETERS[name].is_pairs}
+    read = compose(find_recipe(str(mine)), overrides_of(ours, "/workspace")).training
+    assert (read.launcher.annotations, read.env) == (networks, cfg.training.env)

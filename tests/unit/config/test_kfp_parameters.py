@@ -7,6 +7,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from sft.config.kfp_parameters import PARAMETERS, hydra_text, quoted, translated
 from sft.config.schema import LauncherConfig, RunConfig, TrainingConfig
+from sft.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -17,6 +18,8 @@ from sft.config.schema import LauncherConfig, RunConfig, TrainingConfig
         ("phase_03_eval_opt_limit='-1'", "eval.limit=null"),
         ("phase_02_train_opt_labels=a=b, c=d", "training.launcher.labels={a: 'b',c: 'd'}"),
         ("phase_02_train_opt_labels=", "training.launcher.labels={}"),
+        ('phase_02_train_opt_annotations={"a": "b,c", "d": "e"}', "training.launcher.annotations={a: 'b,c',d: 'e'}"),
+        (r"phase_02_train_opt_annotations='a=it\'s'", r"training.launcher.annotations={a: 'it\'s'}"),
         ("training.seed=1", "training.seed=1"),
         ("phase_02_train_man_epochs", "phase_02_train_man_epochs"),
         ("phase_99=1", "phase_99=1"),
@@ -24,6 +27,12 @@ from sft.config.schema import LauncherConfig, RunConfig, TrainingConfig
 )
 def test_an_override_with_the_originals_name_is_one_of_the_setting(override: str, setting: str) -> None:
     assert translated(override) == setting
+
+
+@pytest.mark.parametrize("text", ["a=b,c", "'a=b,c'", "a", '{"a": "b,c"'])
+def test_a_pair_without_a_value_is_refused_and_not_an_empty_one(text: str) -> None:
+    with pytest.raises(ConfigError, match="must be KEY=VALUE,KEY=VALUE; a value with a comma is written as JSON"):
+        translated(f"phase_02_train_opt_annotations={text}")
 
 
 @pytest.mark.parametrize(
