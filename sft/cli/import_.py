@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from sft.cli import new_recipe
@@ -42,7 +43,7 @@ def execute(file: str, *, project: str | None, output: str, devices: int) -> int
             progress.say(f"  {problem}")
         return 1
     progress.say(f"wrote {output}")
-    progress.say(f"next: sft plan {output}   what it will do, and whether it fits")
+    progress.say(f"next: sft plan {shlex.quote(output)}   what it will do, and whether it fits")
     return 0
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from sft import runner
 from sft.adapters.os import machine
@@ -83,7 +86,7 @@ def execute(wishes: Wishes, overrides: Sequence[str]) -> int:
     tasks = wishes.tasks
     if tasks is None:
         said = _ask("lm-eval tasks to score besides your held-out rows, as in arc_easy,gsm8k", "none") if asks else ""
-        tasks = () if said in ("", "none") else tuple(said.replace(" ", "").split(","))
+        tasks = _tasks(said)
     num_ranks = resolve_resources(full.training).world_size
     is_divided = any(text.startswith(_HELD_OUT_BY_HAND) for text in overrides)
     share = 1.0 if is_divided else _split_of(data)
@@ -91,7 +94,7 @@ def execute(wishes: Wishes, overrides: Sequence[str]) -> int:
     recipe = NewRecipe(
         uri=_uri_in(uri, output),
         data=data,
-        settings=tuple(columns),
+        settings=_kept(uri, columns),
         model=model,
         fit=fit,
         lora=wants_lora,
@@ -106,9 +109,10 @@ def execute(wishes: Wishes, overrides: Sequence[str]) -> int:
     cfg = _write(recipe)
     what = "adapters" if wants_lora else "every weight"
     progress.say(f"wrote {output}: {batch} samples a step, {epochs} epochs, {what}")
-    progress.say(f"next: sft plan {output}   what it will do, and whether it fits")
-    progress.say(f"      sft run {output}")
-    progress.say(f"      sft chat {runner.run_folder(cfg)}")
+    file, folder = shlex.quote(str(output)), shlex.quote(str(runner.run_folder(cfg)))
+    progress.say(f"next: sft plan {file}   what it will do, and whether it fits")
+    progress.say(f"      sft run {file}")
+    progress.say(f"      sft chat {folder}")
     return 0
 
 
@@ -128,6 +132,19 @@ def _settings(uri: str, overrides: Sequence[str]) -> RunConfig:
     recipe = Recipe(compose.shipped("conf") / "config.yaml")
     base = [f"dataset.uri={hydra_text(uri)}", "dataset.train_split=1.0", "model.name_or_path=none/yet"]
     return compose.compose(recipe, [*base, *overrides])
+
+
+def _kept(uri: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of `dataset` that overrides set, as they are written into a recipe."""
+    content = msgspec.to_builtins(_settings(uri, overrides).dataset)
+    kept: dict[str, Any] = {}
+    for key in dict.fromkeys(text.partition("=")[0].removeprefix("dataset.") for text in overrides):
+        *groups, last = key.split(".")
+        value, place = content, kept
+        for group in groups:
+            value, place = value[group], place.setdefault(group, {})
+        place[last] = value[last]
+    return kept
 
 
 def _machine_lines(cfg: RunConfig) -> list[str]:
@@ -257,13 +274,17 @@ def _write(recipe: NewRecipe) -> RunConfig:
     return cfg
 
 
+def _tasks(said: str) -> tuple[str, ...]:
+    return () if said.strip() == "none" else tuple(filter(None, (name.strip() for name in said.split(","))))
+
+
 def wishes_of(options: Any) -> Wishes:
     """Return what was typed."""
     return Wishes(
         data=options.data,
         model=options.model,
         lora=None if options.train is None else options.train == "lora",
-        tasks=None if options.tasks is None else tuple(filter(None, options.tasks.split(","))),
+        tasks=None if options.tasks is None else _tasks(options.tasks),
         output=options.output,
         asks=not options.yes,
     )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sft.adapters.os import machine
 from sft.artifacts import DatasetArtifact
@@ -27,7 +29,7 @@ class NewRecipe:
     Attributes:
         uri: As it stands in the recipe.
         data: What was seen of it.
-        settings: Overrides of `dataset` with which it is read.
+        settings: Of `dataset`, with which it is read: keys of the group, and values.
         fit: How the model fits this machine; None = not known.
         longest: Tokens of the longest sample; None = not counted.
         train_split: Part of `data` that trains; None = `settings` have divided it already.
@@ -35,7 +37,7 @@ class NewRecipe:
 
     uri: str
     data: DatasetArtifact
-    settings: tuple[str, ...]
+    settings: Mapping[str, Any]
     model: str
     fit: Fit | None
     lora: bool
@@ -107,16 +109,13 @@ def _rate(recipe: NewRecipe) -> str:
 
 
 def _dataset(recipe: NewRecipe) -> list[str]:
-    lines, columns = [], []
-    for setting in recipe.settings:
-        key, _, value = setting.removeprefix("dataset.").partition("=")
-        if key.startswith("columns."):
-            columns.append(f"    {key.removeprefix('columns.')}: {written(value)}")
+    lines = []
+    for key, value in recipe.settings.items():
+        if isinstance(value, dict) and value:
+            lines += [f"  {key}:", *(f"    {name}: {written(inner)}" for name, inner in value.items())]
         else:
-            lines.append(f"  {key}: {value}")
-    if columns:
-        lines += ["  columns:", *columns]
-    if recipe.data.num_rejected and not any(s.startswith("dataset.on_invalid") for s in recipe.settings):
+            lines.append(f"  {key}: {written(value)}")
+    if recipe.data.num_rejected and "on_invalid" not in recipe.settings:
         num = recipe.data.num_rejected
         broken = "1 row breaks" if num == 1 else f"{num:,} rows break"
         lines.append(f"  on_invalid: drop            # {broken} a rule; `sft data check` lists them")
@@ -133,7 +132,7 @@ def _length(recipe: NewRecipe) -> list[str]:
 
 
 def _eval(recipe: NewRecipe) -> list[str]:
-    tasks = f"  tasks: [{', '.join(recipe.tasks)}]"
+    tasks = f"  tasks: {written([*recipe.tasks])}"
     lines = ["eval:", tasks + ("" if recipe.tasks else "                   # such as [arc_easy, gsm8k]")]
     on_cpu = recipe.fit is not None and not recipe.fit.on_gpu
     if on_cpu and not machine.cpu_computes_bf16():

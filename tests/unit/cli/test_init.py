@@ -159,3 +159,22 @@ def test_what_can_not_be_is_refused_and_leaves_no_recipe(
     answer = sft_in_process("init", *arguments, cwd=tmp_path)
     assert (answer.status, message in answer.err) == (status, True), answer.err
     assert not list(tmp_path.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("text", ["You are #1", "Answer: yes", "no", "1.10", "- a", "it's", "null and void"])
+def test_what_is_typed_of_the_data_stands_in_the_recipe(text: str, tmp_path: Path) -> None:
+    rows(tmp_path / "chats.jsonl", CHATS)
+    typed = [f"dataset.system_prompt={text}", "dataset.storage_options.endpoint_url=http://store", "dataset.seed=007"]
+    answer = sft_in_process("init", "chats.jsonl", "--yes", *typed, "dataset.keep_columns=[a, 1.10]", cwd=tmp_path)
+    assert answer.status == 0, answer.err
+    data = compose(find_recipe(str(tmp_path / "recipe.yaml")), []).dataset
+    assert (data.system_prompt, data.seed, data.keep_columns) == (text, 7, ["a", "1.10"])
+    assert data.storage_options == {"endpoint_url": "http://store"}
+
+
+def test_the_commands_to_go_on_can_be_typed_where_a_name_has_a_space(tmp_path: Path) -> None:
+    rows(tmp_path / "chats.jsonl", CHATS)
+    answer = sft_in_process("init", "chats.jsonl", "--yes", "--tasks", "none", "--output", "my own.yaml", cwd=tmp_path)
+    assert "next: sft plan 'my own.yaml' " in answer.out
+    assert "sft chat 'runs/my own-" in answer.out
+    assert compose(find_recipe(str(tmp_path / "my own.yaml")), []).eval.tasks == []
