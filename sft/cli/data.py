@@ -33,6 +33,9 @@ from sft.stages.model import ModelInputs, model
 from sft.stages.preview import first_samples
 from sft.stages.tokenize import TokenizeInputs, tokenize
 
+_OF_EVAL = ("eval.include_path", "eval.allow_task_code", "eval.holdouts")
+"""Settings of `eval` that are about rows."""
+
 
 def execute(
     uri: str, overrides: Sequence[str], *, json: bool, page: str | None, against_tasks: Sequence[str] = ()
@@ -54,11 +57,17 @@ def execute(
     cfg = _settings(uri, overrides)
     tasks = EvaluationTasks(tuple(against_tasks), cfg.eval.include_path, cfg.eval.allow_task_code)
     progress = Progress(quiet=json)
+    has_model = any(text.startswith("model") for text in overrides)
+    for key in (text.partition("=")[0] for text in overrides):
+        is_read = key.startswith(_OF_EVAL) or not key.startswith(("registry", "sweep", "eval"))
+        if not is_read or (key.startswith("training") and not has_model):
+            why = "no model is named, whose tokens it is of" if key.startswith("training") else "only data is checked"
+            progress.say(f"- {key}: not read, since {why}")
     with scratch("data") as out:
         data = dataset(cfg.dataset, _folder(out / "dataset"), Progress(quiet=True), tasks)
         tokenizing = Progress(quiet=True)
         padding, tokens, samples = None, None, []
-        if any(text.startswith("model") for text in overrides):
+        if has_model:
             base, tokens = _tokens(cfg, data, out, tokenizing)
             samples = first_samples(tokens, base, 1, out / "texts")
             padding = _padding(cfg, base, tokens)

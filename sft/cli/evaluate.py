@@ -6,7 +6,7 @@ Shares the store with runs: what one of them scored as its base model is not sco
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from sft import runner
 from sft.artifacts import EvalReport
@@ -25,6 +25,15 @@ _NOT_TRAINED = [
 """What a recipe says of the models on the way is about a training, of which there is none."""
 
 
+_COMPARED = ("eval.gates", "eval.no_regression", "eval.judge")
+"""Settings that hold a model against another one, or against a number."""
+_UNREAD = ("registry", "sweep", "training.")
+_TOKENIZES = tuple(
+    f"training.{name}"
+    for name in ("max_seq_len", "max_tokens_per_gpu", "train_on", "train_on_reasoning", "on_too_long")
+)
+
+
 def execute(model: str, recipe: str | None, overrides: Sequence[str], command: Sequence[str]) -> int:
     """Score a model and print its scores.
 
@@ -35,9 +44,16 @@ def execute(model: str, recipe: str | None, overrides: Sequence[str], command: S
         command: All that was typed.
 
     Raises:
-        ConfigError: A setting is wrong.
+        ConfigError: A setting is wrong, or would hold the model against something.
         SftError: A stage failed.
     """
+    keys = [text.partition("=")[0].lstrip("+~").replace("/", ".") for text in overrides]
+    if compared := [key for key in keys if key.startswith(_COMPARED)]:
+        rule, fix = (
+            "is not for `sft eval`, which scores one model and compares nothing",
+            "sft run holds it against gates",
+        )
+        raise ConfigError([Problem(key=key, rule=rule, suggestion=fix) for key in compared])
     base = compose.find_recipe(recipe) if recipe else Recipe(compose.shipped("conf") / "config.yaml")
     settings = ["model=hub", f"model.name_or_path={model}", "registry=none", "eval.baseline=true", "eval.gates={}"]
     settings += _NOT_TRAINED
@@ -50,6 +66,8 @@ def execute(model: str, recipe: str | None, overrides: Sequence[str], command: S
         suggestion = "name a task, or a dataset.uri whose held-out split is scored, or a set in eval.holdouts"
         raise ConfigError([Problem(key="eval.tasks", rule="nothing to score", suggestion=suggestion)])
     progress = Progress()
+    for note in _notes(base, keys):
+        progress.say(f"- {note}")
     result = runner.run(cfg, recipe=base.path, command=command, progress=progress, goal=_STEP)
     report = result.artifacts[_STEP]
     if isinstance(report, EvalReport):
@@ -58,3 +76,17 @@ def execute(model: str, recipe: str | None, overrides: Sequence[str], command: S
             progress.say(line)
         progress.say(f"\nreport      {report.root}")
     return 0
+
+
+def _notes(recipe: Recipe, keys: Sequence[str]) -> Iterator[str]:
+    """Yield what is said, by the recipe or on the command line, and not done."""
+    for key in keys:
+        if key.startswith(_UNREAD) and not key.startswith(_TOKENIZES):
+            yield f"{key}: not read, since nothing is trained or registered"
+    try:
+        asked = compose.compose(recipe, [], needs_data=False).eval
+    except ConfigError:  # it needs what the command line says
+        return
+    for key, is_set in (("gates", asked.gates), ("no_regression", asked.no_regression), ("judge", asked.judge.address)):
+        if is_set:
+            yield f"eval.{key} of {recipe.name}: not checked, since one model is scored and nothing is compared"

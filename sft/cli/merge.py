@@ -22,12 +22,15 @@ def execute(options: argparse.Namespace) -> int:
             ``trust_remote_code``.
 
     Raises:
-        ConfigError: A weight is no number.
+        ConfigError: A weight is no number, or a folder is to have a revision.
         SftError: A folder holds no adapter of that model, or the output is there.
     """
     progress = Progress()
-    adapters = [_weighted(text) for text in options.adapters]
     folder, revision = local_path(options.base), ""
+    if folder.is_dir() and options.revision:
+        rule = f"is of a model on the hub, and {options.base} is a folder"
+        raise ConfigError([Problem(key="--revision", value=options.revision, rule=rule, suggestion="leave it out")])
+    adapters = [_weighted(text) for text in options.adapters]
     if not folder.is_dir():
         progress.update(f"fetching {options.base}")
         folder, revision = base_model.fetch(options.base, options.revision, progress.update)

@@ -90,8 +90,9 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``sft compare``."""
     parser.add_argument("folders", nargs="+", metavar="DIR", help="a run's folder, a sweep's folder, or a run root")
     parser.add_argument("--by", metavar="SCORE", help="sort by it: task.metric, or train.loss (default: the sweep's)")
-    parser.add_argument("--csv", action="store_true", help="print CSV")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="print CSV")
+    form.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--html", metavar="FILE", help="also write a page")
 
 

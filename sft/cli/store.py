@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from sft.errors import ConfigError, Problem
 from sft.progress import Progress
 from sft.runner.prune import needed_by, prune
 from sft.store import Store
@@ -20,8 +21,12 @@ def execute(action: str, run_root: str, *, yes: bool, now: bool) -> int:
         now: Prune without the trash.
 
     Raises:
+        ConfigError: A list is to remove something.
         StoreError: A record can't be read, so that what it needs is not known; or a run is at work.
     """
+    if action == "list" and (yes or now):
+        fix = f"sft store prune {'--now' if now else '--yes'}"
+        raise ConfigError([Problem(key="sft store", rule="lists, and removes nothing", suggestion=fix)])
     root, progress = Path(run_root), Progress()
     if not (root / "store").is_dir():
         progress.say(f"no store in {root.absolute()}")

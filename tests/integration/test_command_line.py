@@ -517,3 +517,54 @@ def test_a_disk_that_is_full_is_a_sentence_and_the_record_says_failed(tmp_path: 
     again = sft("run", "quickstart", "--until", "dataset", cwd=tmp_path)
     assert again.status == 0, again.err
     assert not list((tmp_path / "runs").rglob(".reserve"))
+
+
+@pytest.mark.parametrize(
+    "setting", ["eval.gates.holdout.loss=<= 0.1", "eval.no_regression=[holdout]", "eval.judge.address=http://x"]
+)
+def test_a_model_alone_is_held_against_nothing_and_says_so(setting: str, tmp_path: Path) -> None:
+    answer = sft_in_process("eval", "./model", "eval.tasks=[arc_easy]", setting, cwd=tmp_path)
+    assert answer.status == 2
+    assert "is not for `sft eval`, which scores one model and compares nothing" in answer.err
+
+
+def test_what_an_evaluation_does_not_read_is_said(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "defaults: [config, {override /model: scratch}, _self_]\ndataset: {uri: a.jsonl}\n"
+        "eval: {tasks: [arc_easy], gates: {arc_easy.acc: '>= 0.5'}}\n"
+    )
+    typed = ["training.seed=1", "registry=mlflow", "training.max_seq_len=99"]
+    answer = sft_in_process("eval", "./model", "--recipe", "mine.yaml", *typed, cwd=tmp_path)
+    notes = [line for line in answer.out.splitlines() if line.startswith("- ")]
+    assert notes == [
+        "- training.seed: not read, since nothing is trained or registered",
+        "- registry: not read, since nothing is trained or registered",
+        "- eval.gates of mine: not checked, since one model is scored and nothing is compared",
+    ]
+
+
+def test_what_a_check_of_data_does_not_read_is_said(tmp_path: Path) -> None:
+    rows = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+    (tmp_path / "a.jsonl").write_text(rows)
+    typed = ["training.max_seq_len=9", "eval.limit=5", "registry=none", "eval.holdouts.b.uri=a.jsonl", "dataset.seed=1"]
+    told = sft_in_process("data", "check", "a.jsonl", *typed, cwd=tmp_path).out.splitlines()
+    notes = [line.partition(":")[0] for line in told if "not read, since" in line]
+    assert notes == ["- training.max_seq_len", "- eval.limit", "- registry"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (["store", "--now"], "lists, and removes nothing; sft store prune --now"),
+        (["store", "list", "--yes"], "lists, and removes nothing; sft store prune --yes"),
+        (["models", "training.seed=1"], "training.seed=1: is not for `sft models`"),
+        (["compare", "runs", "--csv", "--json"], "not allowed with argument --csv"),
+        (["merge", ".", "adapter", "--output", "x", "--revision", "v2"], "--revision=v2: is of a model on the hub"),
+        (["serve", ".", "model.trust_remote_code=yes"], "must be true or false"),
+        (["serve", ".", "eval.vllm.python="], "must not be empty"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(typed: list[str], says: str, tmp_path: Path) -> None:
+    answer = sft_in_process(*typed, cwd=tmp_path)
+    assert answer.status == 2
+    assert says in answer.err
