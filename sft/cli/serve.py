@@ -72,10 +72,6 @@ def _settings(overrides: Sequence[str]) -> dict[str, str]:
     if others := [text for text in overrides if not _is_read(*text.partition("=")[::2])]:
         rule, suggestion = "is not for `sft serve`", f"only {_TRUST}=true and {_PYTHON}=PYTHON are"
         raise ConfigError([Problem(key=text, rule=rule, suggestion=suggestion) for text in others])
-    if (trusts := settings.get(_TRUST, "false")) not in ("true", "false"):
-        raise ConfigError([Problem(key=_TRUST, value=trusts, rule="must be true or false")])
-    if settings.get(_PYTHON) == "":
-        raise ConfigError([Problem(key=_PYTHON, rule="must not be empty", suggestion="leave it out")])
     return settings
 
 

@@ -557,11 +557,8 @@ def test_what_a_check_of_data_does_not_read_is_said(tmp_path: Path) -> None:
     [
         (["store", "--now"], "lists, and removes nothing; sft store prune --now"),
         (["store", "list", "--yes"], "lists, and removes nothing; sft store prune --yes"),
-        (["models", "training.seed=1"], "training.seed=1: is not for `sft models`"),
         (["compare", "runs", "--csv", "--json"], "not allowed with argument --csv"),
         (["merge", ".", "adapter", "--output", "x", "--revision", "v2"], "--revision=v2: is of a model on the hub"),
-        (["serve", ".", "model.trust_remote_code=yes"], "must be true or false"),
-        (["serve", ".", "eval.vllm.python="], "must not be empty"),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(typed: list[str], says: str, tmp_path: Path) -> None:
