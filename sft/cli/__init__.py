@@ -188,7 +188,10 @@ def _take_flags(options: argparse.Namespace) -> None:
             overrides.remove(f"--{flag}")
             setattr(options, flag, True)
     flag = _FLAGS_WITH_VALUE.get(options.command, "")
-    if flag and f"--{flag}" in overrides[:-1]:
-        place = overrides.index(f"--{flag}")
-        setattr(options, flag, overrides[place + 1])
-        del overrides[place : place + 2]
+    for place, text in enumerate(overrides if flag else ()):
+        name, equals, value = text.partition("=")
+        value, num_words = (value, 1) if equals else ("".join(overrides[place + 1 : place + 2]), 2)
+        if name == f"--{flag}" and value:
+            setattr(options, flag, value)
+            del overrides[place : place + num_words]
+            return

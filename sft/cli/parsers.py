@@ -18,7 +18,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     text = "in place of RECIPE: what a record says, run again; with run_root=FOLDER nothing of it is reused"
     parser.add_argument("--from", dest="again", metavar="RUN_OR_MODEL", help=text)
     text = "only this step or stage (`sft plan` lists them), and what it needs"
-    parser.add_argument("--until", metavar="STEP", help=text)
+    parser.add_argument("--until", metavar="STEP", type=_named, help=text)
     text = "end once the TrainJob is there, and leave it to itself (training/launcher=kubeflow)"
     parser.add_argument("--detach", action="store_true", help=text)
     parser.add_argument("--json", action="store_true", help=_EVENTS)
@@ -163,6 +163,12 @@ def add_import(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="FILE.yaml", default="recipe.yaml", help="default: recipe.yaml")
     text = "devices that it was written for: batch sizes there are of one of them (default: 1)"
     parser.add_argument("--devices", type=_positive, default=1, metavar="N", help=text)
+
+
+def _named(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("is empty")
+    return text
 
 
 def _positive(text: str) -> int:

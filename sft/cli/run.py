@@ -15,9 +15,10 @@ from sft.config import compose
 from sft.config.compose import Recipe
 from sft.config.hydra_app import SWEEPS, call_through_hydra, split_flags
 from sft.config.kfp_parameters import hydra_text
-from sft.config.schema import LauncherConfig, LauncherKind
+from sft.config.schema import LauncherConfig, LauncherKind, RunConfig
 from sft.config.ways_out import WAYS_OUT
 from sft.errors import ConfigError, Detached, Problem, SftError
+from sft.planning.plan import steps_up_to
 from sft.progress import Progress
 from sft.progress_events import EventProgress
 from sft.report.run import summary, write_page
@@ -113,6 +114,15 @@ def _show_failed(made: RunResult, error: SftError, progress: Progress) -> None:
         progress.say(f"{made.folder}: its page can't be written: {fault.strerror}")
 
 
+def _check_detach(cfg: RunConfig, until: str | None) -> None:
+    """Raise ConfigError unless a cluster will train, so that there is something to leave to it."""
+    rule = "is for a run that a cluster trains"
+    if not cfg.training.launcher.is_remote:
+        raise ConfigError([Problem(key="--detach", rule=rule, suggestion="add training/launcher=kubeflow")])
+    if "train" not in steps_up_to(cfg, until):
+        raise ConfigError([Problem(key="--detach", rule=f"{rule}, and --until={until} ends before that")])
+
+
 def _run(
     recipe: Recipe,
     source: Path,
@@ -152,9 +162,8 @@ def _run(
             cfg = compose.to_run_config(composed, recipe)
             progress.run = runner.run_folder(cfg).absolute()
             refuse_server_backend(cfg)
-            if detach and not cfg.training.launcher.is_remote:
-                rule = "is for a run that a cluster trains"
-                raise ConfigError([Problem(key="--detach", rule=rule, suggestion="add training/launcher=kubeflow")])
+            if detach:
+                _check_detach(cfg, until)
             if runner.is_worker_node(cfg):
                 runner.run_worker_node(cfg, progress=progress, goal=until)
                 return

@@ -50,7 +50,7 @@ def execute(name: str, overrides: Sequence[str], *, host: str, port: int) -> int
     for note in found.notes:
         progress.say(note)
     openai_server.check_port(host, port)
-    label = found.run.absolute().name if found.run else Path(name).name
+    label = found.run.absolute().name if found.run else Path(name).resolve().name  # of `.` it is empty
     server = _server(found.folder, label, settings, host, port)
     with scratch("serve") as folder:
         log = folder / "log.txt"

@@ -445,8 +445,8 @@ def test_a_plan_that_can_not_fit_says_so_and_what_would(tmp_path: Path) -> None:
 
 def test_a_run_in_parts_ends_as_one_record_and_a_part_of_it_takes_nothing_back(tmp_path: Path) -> None:
     unscored = ["eval=none", "registry=none", "training.num_epochs=1", "dataset.max_samples=100"]
-    for until, made in (("dataset", 1), ("tokenize", 3)):
-        answer = sft_in_process("run", "quickstart", *unscored, "--until", until, cwd=tmp_path)
+    for until, made in ((["--until", "dataset"], 1), (["--until=tokenize"], 3)):
+        answer = sft_in_process("run", "quickstart", *unscored, *until, cwd=tmp_path)
         assert answer.status == 0, answer.err
         [record] = records(tmp_path / "runs")
         assert (record["status"], len(record["steps"])) == ("done", made)
@@ -460,6 +460,10 @@ def test_a_part_that_is_not_in_the_plan_is_refused_before_anything_runs(tmp_path
     answer = sft_in_process("run", "quickstart", "--until", "training", cwd=tmp_path)
     assert answer.status == 2
     assert "training: no such step; there are dataset, model, tokenize, evaluate:base, train" in answer.err
+    for empty in (["quickstart", "--until="], ["quickstart", "--until", ""], ["--until=", "quickstart"]):
+        answer = sft_in_process("run", *empty, cwd=tmp_path)
+        assert answer.status == 2
+        assert "--until" in answer.err
     assert not (tmp_path / "runs").exists()
 
 

@@ -642,6 +642,9 @@ def test_attach_and_detach_are_for_runs_that_a_cluster_trains(tmp_path: Path) ->
     answer = sft("run", "quickstart", "--detach", cwd=tmp_path)
     assert answer.status == 2
     assert "--detach: is for a run that a cluster trains; add training/launcher=kubeflow" in answer.err
+    there = ["training/launcher=kubeflow", "training.launcher.procs_per_worker=1"]
+    early = sft("run", "quickstart", "--detach", "--until=dataset", *there, cwd=tmp_path)
+    assert "--detach: is for a run that a cluster trains, and --until=dataset ends before that" in early.err
     swept = sft("run", "quickstart", "--detach", "-m", "training.seed=1,2", cwd=tmp_path)
     assert "--detach: is for one run" in swept.err
     here = ["run", "quickstart", "--until", "dataset", "dataset.max_samples=100"]
