@@ -53,7 +53,7 @@ def _tell(imported: Imported, progress: Progress) -> None:
         progress.say(f"{TITLES[kind]}: {len(found)}")
         for told in found:
             progress.say(f"  {line_of(told)}")
-    if defaults := [told for told in imported.told if told.by_default and told.found.settings]:
+    if defaults := imported.defaults:
         progress.say(f"not said there, so {imported.project.title}'s default: {len(defaults)}")
         for told in defaults:
             progress.say(f"  {line_of(told)}")

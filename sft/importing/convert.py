@@ -63,6 +63,17 @@ class Imported:
         return [one for one in self.told if one.found.kind is kind and not one.by_default]
 
     @property
+    def defaults(self) -> list[Told]:
+        """Return what the project does where the file says nothing: what is written for it, and what differs here."""
+        rows = self.project.rows
+        return [
+            one
+            for one in self.told
+            if one.by_default
+            and (one.found.settings or (one.found.kind is not Kind.TAKEN and rows[one.key].ours not in self.settings))
+        ]
+
+    @property
     def to_fill_in(self) -> list[str]:
         """Our keys that need a value of a person."""
         return [key for key, value in self.settings.items() if value == MISSING]

@@ -37,7 +37,7 @@ def batch(size: str, accumulation: str, packing: tuple[str, ...] = (), sharing: 
 
     def read(value: Any, source: Source) -> Found:
         each, times = as_number(value), source.number(accumulation)
-        if each is None or times is None or not (each * times).is_integer():
+        if each is None or times is None or each * times < 1 or not (each * times).is_integer():
             return missing(f"{size} x {accumulation} x devices is training.effective_batch_size: set it by hand")
         shared = math.prod(_most(source, keys.split("|")) for keys in sharing)
         if source.devices > 1 and source.devices % shared:

@@ -54,6 +54,9 @@ def text_of(imported: Imported, file: str) -> str:
     for kind in (Kind.DIFFERS, Kind.ABSENT):
         if found := [told for told in imported.of(kind) if kind is Kind.ABSENT or not told.found.settings]:
             lines += ["", f"# {TITLES[kind].capitalize()}:", *(f"#   {line_of(told)}" for told in found)]
+    if found := [told for told in imported.defaults if not told.found.settings]:
+        title = f"Not said there, and by {imported.project.title}'s default not as here"
+        lines += ["", f"# {title}:", *(f"#   {line_of(told)}" for told in found)]
     return "\n".join(lines) + "\n"
 
 

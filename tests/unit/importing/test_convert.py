@@ -10,6 +10,7 @@ import pytest
 
 from sft.errors import ConfigError
 from sft.importing.convert import Imported, Told, convert
+from sft.importing.recipe_text import text_of
 from sft.importing.rows import Kind
 
 AXOLOTL: dict[str, Any] = {"base_model": "org/base", "datasets": [{"path": "org/data", "type": "chat_template"}]}
@@ -586,3 +587,16 @@ def test_dataset_info_may_say_openai_or_what_nobody_knows_and_have_tabs(tmp_path
     assert "dataset.sources.mine.columns.messages" not in found.settings
     assert "dataset.sources.other.format" not in found.settings
     assert "other by dataset_info.json, but for formatting" in told(found, "dataset").found.note
+
+
+def test_a_default_that_is_not_as_here_is_said_and_one_that_is_part_of_another_is_not(tmp_path: Path) -> None:
+    odd = read(tmp_path, TRL, gradient_accumulation_steps=0)
+    assert "training.effective_batch_size" not in odd.settings
+    for keys, made in (
+        ({"per_device_train_batch_size", "assistant_only_loss"}, odd),
+        ({"assistant_only_loss"}, read(tmp_path, TRL, per_device_train_batch_size=4)),
+    ):
+        said = {told.key for told in made.defaults if not told.found.settings}
+        assert said == keys
+        text = text_of(made, "theirs.yaml")
+        assert all(f"\n#   {key}: " in text for key in keys)
