@@ -153,7 +153,10 @@ def test_report_makes_the_page_of_a_run_anew_and_opens_it(tmp_path: Path) -> Non
     program.write_text(f'#!/bin/sh\necho "$1" > "{shown}"\n', encoding="utf-8")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     answer = sft_in_process("report", "my-run", "--open", cwd=tmp_path, BROWSER=str(program))
-    assert (answer.status, answer.out) == (0, "page: my-run/run.html\n")
+    assert answer.status == 0
+    page, note = answer.out.splitlines()
+    assert page == "page: my-run/run.html"
+    assert "shown is what run.json says; sft verify my-run tells what is wrong" in note  # its store is not here
     assert "What happened" not in (run.folder / "run.html").read_text(encoding="utf-8")
     assert "failed" in (run.folder / "run.html").read_text(encoding="utf-8")
     assert shown.read_text(encoding="utf-8").strip() == (run.folder / "run.html").as_uri()
