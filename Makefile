@@ -1,7 +1,7 @@
 # make quickstart   install into .venv and run the main job end to end
-# make test         install what the tests need and run them
+# make test         install what the tests need and run them, in twelve minutes on two cores
 # make test-fast    units, configurations and architecture, in under a minute: at each save
-# make test-exhaustive   the minutes-long ones
+# make test-long    those that take tens of seconds each; make test-exhaustive: minutes
 # make fuzz         inputs that break a parser, ten minutes for each
 # make test-gpu     those that need a CUDA device
 # make lock         what the image and CI install, with hashes; make audit   what is known against its versions
@@ -16,17 +16,21 @@ PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 PIP := $(VENV)/bin/python -m pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS))
 BIN := $(VENV)/bin
+PARALLEL = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 # With its bounds: without constraints, the newest torch may be newer than what we take.
 TORCH := $(shell sed -n 's/^  "\(torch[<>=].*\)",/\1/p' pyproject.toml)
 
-.PHONY: quickstart test test-fast test-exhaustive fuzz test-gpu gpu-report test-lowest test-highest test-versions check format bench docs
+.PHONY: quickstart test test-fast test-long test-exhaustive fuzz test-gpu gpu-report test-lowest test-highest test-versions check format bench docs
 .PHONY: constraints constraints-lowest lock audit dist release-check clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/sft run quickstart
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not exhaustive"
+	$(PARALLEL) -m "not long and not exhaustive"
+
+test-long: $(VENV)/.installed-dev
+	$(PARALLEL) -m "long and not exhaustive"
 
 test-fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not exhaustive" tests/unit tests/config tests/architecture

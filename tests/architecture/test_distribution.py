@@ -106,6 +106,7 @@ def imports(folder: str) -> dict[str, set[str]]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("folder", "extras"), [("sft", REQUIREMENTS.keys() - {"dev"}), ("tests", REQUIREMENTS)], ids=["sft", "tests"]
 )

@@ -115,6 +115,7 @@ class _Fetched(HTMLParser):
             self.found.append(has.get("href") or "")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_page_fetches_nothing_from_elsewhere(site: Path) -> None:
     pages = [*site.rglob("*.html")]

@@ -47,6 +47,7 @@ def test_help_does_not_load_hydra(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_every_room_imports(tmp_path: Path) -> None:
     modules = sorted(ROOT.glob("sft/**/*.py"))

@@ -86,6 +86,7 @@ def seconds(pattern: re.Pattern[str] | re.Pattern[bytes], text: str, *, is_match
     return time.process_time() - began
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_every_pattern_is_quick_on_texts_made_against_it() -> None:
     slow, seen = [], set()
@@ -101,5 +102,6 @@ def test_every_pattern_is_quick_on_texts_made_against_it() -> None:
     assert not slow
 
 
+@pytest.mark.long
 def test_a_quadratic_pattern_would_be_seen() -> None:
     assert seconds(re.compile(r"\s*<think>"), " " * NUM_CHARACTERS, is_matched=False) > SECONDS

@@ -86,6 +86,7 @@ def test_ci_installs_everything_but_torch_by_its_digest() -> None:
     assert {each["target"] for each in targets if each.get("hashed") == "ci.lock"} == {
         "check",
         "test",
+        "test-long",
         "test-exhaustive",
         "audit",
     }

@@ -70,6 +70,7 @@ def test_what_hydra_would_run_or_load_for_an_override_is_refused(override: str) 
         spec.read(find_recipe("quickstart"), [override], asked=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "override",
     [

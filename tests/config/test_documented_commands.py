@@ -73,6 +73,7 @@ COMPOSED = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", COMPOSED.values(), ids=str)
 def test_its_settings_have_values_that_are_taken(command: Command, tmp_path: Path) -> None:
     name = command.arguments[1]
@@ -128,6 +129,7 @@ def is_cheap(command: Command) -> bool:
 CHEAP = {command.arguments: command for command in [*SHOWN, *HELP] if is_cheap(command)}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("command", CHEAP.values(), ids=str)
 def test_a_cheap_command_does_what_it_says(command: Command, desk: Path) -> None:

@@ -120,6 +120,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [*NAMES, "a;b", "%41", "a*b", "-x", "$(x)", "x" * 200])
 def test_a_recipe_may_be_called_anything_that_names_a_folder(name: str, tmp_path: Path) -> None:
     text = "defaults: [config, override /dataset: synthetic, override /model: scratch, _self_]\n"
@@ -217,6 +218,7 @@ def test_a_missing_recipe_file_names_the_nearest_beside_it(name: str, tmp_path: 
         find_recipe(str(tmp_path / name))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("override", "rule"),
     [
@@ -542,6 +544,7 @@ def test_epochs_that_can_not_be_scored_are_refused(overrides: list[str], message
 JUDGE = ["eval.judge.address=http://localhost:8000/v1", "eval.judge.model=m"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -584,6 +587,7 @@ def test_a_judge_that_can_not_judge_is_refused(override: str, message: str) -> N
 NAMES = ["a b", "a=b", "a'b", 'a"b', "a,b", "a(b)", "a$b", "ä", "a{b}", "a[b]"]
 
 
+@pytest.mark.long
 def test_a_recipe_may_be_called_anything(tmp_path: Path) -> None:
     for name in NAMES:
         file = tmp_path / f"{name}.yaml"

@@ -16,6 +16,7 @@ def problems(*overrides: str) -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("override", "said"),
     [

@@ -20,6 +20,7 @@ def setting(key: str, *overrides: str) -> Any:
     return reduce(getattr, key.split("."), compose(find_recipe("kfp"), [URI, *overrides]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("parameter", [p for p in PARAMETERS.values() if not p.is_second], ids=lambda p: p.name)
 def test_a_default_given_by_hand_changes_nothing(parameter: Any) -> None:
     cfg = composed(URI, recipe="kfp")
@@ -27,6 +28,7 @@ def test_a_default_given_by_hand_changes_nothing(parameter: Any) -> None:
     assert compose(find_recipe("kfp"), [URI, given]) == cfg
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("override", "key", "value"),
     [

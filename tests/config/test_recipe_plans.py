@@ -151,6 +151,7 @@ def test_hardware_is_that_of_shipped_recipes() -> None:
     assert HARDWARE.keys() <= set(NAMES)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_is_planned_and_fits_on_the_hardware_of_its_header(
     name: str, machine: Machine, tmp_path: Path

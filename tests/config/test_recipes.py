@@ -50,6 +50,7 @@ def test_a_recipe_resolves_to_its_golden_settings(path: Path) -> None:
     assert text == golden.read_text(encoding="utf-8"), "UPDATE_GOLDEN=1 accepts the change"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_copied_recipe_resolves_to_the_same_settings(path: Path, tmp_path: Path) -> None:
     copy(path.stem, str(tmp_path / "mine"))

@@ -104,6 +104,7 @@ def test_there_are_settings_of_every_type() -> None:
     assert {key: len(keys) >= 10 for key, keys in KEYS.items()} == {int: True, float: True, str: True}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("where", BASES)
 def test_an_odd_value_of_a_setting_is_refused_under_its_key_or_planned_with(where: str) -> None:
@@ -123,6 +124,7 @@ def test_an_odd_value_of_a_setting_is_refused_under_its_key_or_planned_with(wher
     assert len(planned) > 100
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("typed", NUMBERS, ids=lambda typed: typed[:9])
 def test_an_odd_number_is_refused_for_every_setting_that_does_not_take_it_all_at_once(typed: str) -> None:
     keys = [*KEYS[int], *KEYS[float]]
@@ -202,6 +204,7 @@ def compose_one(key: str, typed: str) -> None:
     assert all(key in f"{problem.key} {problem.rule}" or leaf(key) in problem.rule for problem in told)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @examples(OURS, max_examples=15)
 @given(key=st.sampled_from(sorted(LEAVES)), typed=TYPED)

@@ -45,6 +45,7 @@ def on_four(folder: Path) -> Any:
     return on_nodes(2, folder, "train")
 
 
+@pytest.mark.long
 def test_a_node_has_the_whole_model_and_shards_it_over_its_ranks(on_four: Any) -> None:
     assert (on_four["HYBRID_SHARD"]["mesh"], on_four["FULL_SHARD"]["mesh"]) == ([2, 2], [4])
     assert on_four["HYBRID_SHARD"]["kept"] == pytest.approx(1 / 2, abs=0.02)

@@ -109,6 +109,7 @@ def test_every_setting_that_main_reads_is_one_of_ours() -> None:
     assert read - made - {"__dict__", "lora_config"} <= ours  # lora.py replaces what reads lora_config
 
 
+@pytest.mark.long
 def test_upstreams_padded_packer_still_leaves_ranks_with_unequal_numbers_of_minibatches() -> None:
     pack = named(f"{IL}.padded_batch_packer:batch_lengths_to_minibatches_padded")
     counts = {len(pack([100, 100, 100], 128, 2, rank)) for rank in range(2)}

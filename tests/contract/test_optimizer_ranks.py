@@ -34,6 +34,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_sharding_changes_no_number_and_a_stop_no_bit(name: str, facts: dict[str, dict[str, Any]]) -> None:
     found = facts[name]

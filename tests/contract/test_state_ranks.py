@@ -39,6 +39,7 @@ def saved(folder: Path) -> Any:
     return on_ranks(2, folder, "save")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("num_ranks", [1, 2, 4])
 def test_weights_and_optimizer_are_the_same_bits_on_any_number_of_ranks(
     num_ranks: int, saved: Any, folder: Path

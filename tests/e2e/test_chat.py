@@ -36,6 +36,7 @@ def changed(run: Path, root: Path, **facts: object) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_a_runs_model_spells_numbers_and_its_base_does_not(done: tuple[Path, Answer], tmp_path: Path) -> None:
     answer = chat(str(run_of(done)), "--base", "--max-tokens", "20", said="Spell 27.\n/save kept.jsonl\n", cwd=tmp_path)
     assert answer.status == 0, answer.err
@@ -46,6 +47,7 @@ def test_a_runs_model_spells_numbers_and_its_base_does_not(done: tuple[Path, Ans
     assert kept["messages"][-1]["content"].strip() == tuned.strip()
 
 
+@pytest.mark.long
 def test_a_run_moved_with_its_store_still_answers(done: tuple[Path, Answer], tmp_path: Path) -> None:
     shutil.copytree(done[0] / "runs", tmp_path / "elsewhere", ignore=shutil.ignore_patterns("*.db", ".staging"))
     run = tmp_path / "elsewhere" / run_of(done).name

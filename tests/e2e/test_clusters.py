@@ -106,6 +106,7 @@ def test_a_runtime_that_is_not_there_is_no_missing_right(there: Site, seen: Seen
     assert "rbac.yaml" not in str(caught.value.fix)
 
 
+@pytest.mark.long
 def test_what_nobody_mends_ends_the_job_with_the_controllers_own_words(
     there: Site, seen: Seen, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
+@pytest.mark.long
 def test_three_commands_make_a_model_of_200_chats(tiny_model: ModelArtifact, tmp_path: Path) -> None:
     with (tmp_path / "chats.jsonl").open("w") as file:
         for number in range(1000, 1200):

@@ -96,6 +96,7 @@ def watch(ancestor: int, seen: set[str], ended: threading.Event) -> None:
                 continue
 
 
+@pytest.mark.long
 def test_a_run_that_succeeds_lets_no_secret_out(planted: Planted) -> None:
     assert planted.status == 0, planted.out
     assert planted.leaks(Answer(0, planted.out, "")) == []
@@ -136,6 +137,7 @@ def test_no_process_has_a_secret_among_its_arguments(planted: Planted) -> None:
 NOBODY = "127.0.0.1:9"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "environment", "status", "said"),
     [
@@ -216,6 +218,7 @@ ECHOED = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ECHOED)
 def test_a_server_that_repeats_what_it_is_told_gives_no_secret_away(what: str, planted: Planted) -> None:
     arguments = [text.format(echo=planted.echo, run=planted.run) for text in ECHOED[what]]
@@ -227,6 +230,7 @@ def test_a_server_that_repeats_what_it_is_told_gives_no_secret_away(what: str, p
     assert planted.leaks(answer) == []
 
 
+@pytest.mark.long
 def test_a_run_that_fails_for_what_a_task_says_tells_no_secret(planted: Planted) -> None:
     tasks = ["eval.tasks=[shouts]", f"eval.include_path={planted.cwd.parent / 'tasks'}", "eval.allow_task_code=true"]
     answer = planted.sft("run", "recipe.yaml", *tasks)
@@ -235,6 +239,7 @@ def test_a_run_that_fails_for_what_a_task_says_tells_no_secret(planted: Planted)
     assert planted.leaks(answer) == []
 
 
+@pytest.mark.long
 def test_a_sweep_keeps_no_secret_that_was_typed(planted: Planted) -> None:
     uri = f"dataset.uri=http://me:canary-typed@{planted.host}/rows.jsonl?api_key=canary-typed-too"
     answer = planted.sft("run", "recipe.yaml", "-m", "dataset.train_split=0.7,0.6", uri, "--until", "dataset")

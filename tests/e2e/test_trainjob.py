@@ -125,6 +125,7 @@ def story(there: Site) -> Story:
     return Story(there, left, was, orphaned_at, preempted_at, back, (*jobs, list(there.jobs())))
 
 
+@pytest.mark.long
 def test_a_run_that_is_left_alone_says_how_to_come_back(story: Story) -> None:
     assert "trains on" in story.left.err
     assert "Traceback" not in story.left.err

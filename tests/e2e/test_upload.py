@@ -20,6 +20,7 @@ def _read(file: Path) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.long
 def test_a_run_uploads_its_model_and_registers_the_place(done: tuple[Path, Answer], tmp_path: Path) -> None:
     subprocess.run(["cp", "-a", done[0] / "runs", tmp_path], check=True)  # links stay links
     (tmp_path / "s3" / "bucket").mkdir(parents=True)

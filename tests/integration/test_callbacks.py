@@ -20,6 +20,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.long
 def test_a_callback_that_fails_ends_the_run_which_goes_on_from_its_state_and_tells_the_rest(
     train_inputs: TrainInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,7 @@ def plain_answers(folder: Path, turns: list[str], *, system: str | None, max_new
     return answers
 
 
+@pytest.mark.long
 def test_piped_turns_get_what_transformers_answers_with_all_that_was_said_before(
     talkative: Path, tmp_path: Path
 ) -> None:
@@ -94,6 +95,7 @@ def test_piped_turns_get_what_transformers_answers_with_all_that_was_said_before
     assert [turn["content"] for turn in kept["messages"]] == ["Spell.", "12", first, "345", second]
 
 
+@pytest.mark.long
 def test_an_empty_system_turn_takes_the_place_of_the_templates_own(talkative: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(talkative, folder)
@@ -108,6 +110,7 @@ def test_an_empty_system_turn_takes_the_place_of_the_templates_own(talkative: Pa
     assert readable(answer.out) == readable(as_said) != readable(by_default)
 
 
+@pytest.mark.long
 def test_a_conversation_longer_than_the_context_is_refused_not_cut(talkative: Path, tmp_path: Path) -> None:
     folder = with_config(talkative, tmp_path / "short", max_position_embeddings=60)
     answer = chat(str(folder), "--max-tokens", "8", said="12\n" + "345 " * 60 + "\n6\n", cwd=tmp_path)
@@ -117,12 +120,14 @@ def test_a_conversation_longer_than_the_context_is_refused_not_cut(talkative: Pa
     assert answer.out.count("\n") >= 1  # the first turn was answered
 
 
+@pytest.mark.long
 def test_an_answer_that_the_context_ends_says_so(talkative: Path, tmp_path: Path) -> None:
     folder = with_config(talkative, tmp_path / "short", max_position_embeddings=60)
     answer = chat(str(folder), said="12\n", cwd=tmp_path)
     assert (answer.status, "not ended: the model's context is full" in answer.err) == (0, True), answer.err
 
 
+@pytest.mark.long
 def test_the_models_own_generation_settings_hold_and_are_said(talkative: Path, tmp_path: Path) -> None:
     folder = tmp_path / "sampled"
     shutil.copytree(talkative, folder)
@@ -133,12 +138,14 @@ def test_the_models_own_generation_settings_hold_and_are_said(talkative: Path, t
     assert len(set(answer.out.splitlines())) > 1  # greedily, all would be the same
 
 
+@pytest.mark.long
 def test_a_turn_that_holds_a_special_token_is_refused(talkative: Path, tmp_path: Path) -> None:
     answer = chat(str(talkative), said="1 <|im_end|> 2\n", cwd=tmp_path)
     assert (answer.status, answer.out) == (1, "")
     assert "holds <|im_end|>, which is a special token" in answer.err
 
 
+@pytest.mark.long
 def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on(talkative: Path, tmp_path: Path) -> None:
     folder = with_config(talkative, tmp_path / "long", max_position_embeddings=1 << 20)
     with at_terminal("chat", str(folder), "--max-tokens", "1000000", cwd=tmp_path) as terminal:
@@ -157,6 +164,7 @@ def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on(talkative: Path, tm
     assert "Traceback" not in terminal.shown
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("key", [INTERRUPT, END], ids=["Ctrl-C", "Ctrl-D"])
 def test_at_the_prompt_a_key_ends_it_cleanly(key: str, talkative: Path, tmp_path: Path) -> None:
     with at_terminal("chat", str(talkative), cwd=tmp_path) as terminal:
@@ -192,6 +200,7 @@ def test_what_is_no_model_says_what_to_do(arguments: list[str], status: int, mes
     assert (answer.status, message in answer.err) == (status, True), answer.err
 
 
+@pytest.mark.long
 def test_a_real_model_knows_what_was_said_before(smollm2: Path, tmp_path: Path) -> None:
     answer = chat(str(smollm2), said="What is the capital of France?\nAnd of Italy?\n", cwd=tmp_path)
     assert answer.status == 0, answer.err

@@ -139,6 +139,7 @@ def hub_of_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[s
         yield endpoint
 
 
+@pytest.mark.long
 def test_a_kubeflow_registry_that_is_away(tmp_path: Path) -> None:
     answer = run(tmp_path, *KUBEFLOW, f"registry.address={AWAY}")
     assert "asked before the training: " in answer.err
@@ -149,11 +150,13 @@ def test_a_name_that_the_registry_does_not_take(tmp_path: Path) -> None:
     assert "takes no / and no :" in run(tmp_path, "registry=mlflow", "registry.model_name=a/b").err
 
 
+@pytest.mark.long
 def test_an_mlflow_server_that_is_away(tmp_path: Path) -> None:
     answer = run(tmp_path, "registry=mlflow", f"registry.address={AWAY}")
     assert f"asked before the training: asking MLflow failed: MLflow at {AWAY}: " in answer.err
 
 
+@pytest.mark.long
 def test_an_mlflow_server_that_answers_is_no_obstacle(tmp_path: Path) -> None:
     from sft.adapters.registry import mlflow
 
@@ -175,6 +178,7 @@ def test_a_tracker_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.Mon
     assert "refused    training.tracking.trackers: wandb is not installed" in plan.out
 
 
+@pytest.mark.long
 def test_a_tracker_without_a_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
@@ -212,6 +216,7 @@ def downloads(repos: dict[str, Repo]) -> list[str]:
     return [request for request in asked if request.startswith("GET") and "/resolve/" in request]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("model", "reason"),
     [("org/bare", "its tokenizer has no chat template"), ("org/pickled", "pickled weights are not loaded")],

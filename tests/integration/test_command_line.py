@@ -46,6 +46,7 @@ def test_the_installed_command_is_what_python_runs() -> None:
     assert script.load() is main
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", [["--help"], ["plan", "quickstart"]], ids=lambda words: words[0])
 def test_a_pipe_that_nobody_reads_on_is_no_error_to_show(command: list[str], tmp_path: Path) -> None:
     reader, writer = os.pipe()
@@ -65,6 +66,7 @@ def test_a_terminal_that_knows_ascii_alone_shows_a_plan(tmp_path: Path) -> None:
     assert "will run" in answer.out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGHUP, 75)], ids=str
 )
@@ -138,6 +140,7 @@ def test_every_job_of_a_sweep_is_tried_and_the_failed_ones_are_named(tmp_path: P
     assert "failed: 1: dataset.uri=empty.jsonl\nfailed: 2: dataset.uri=nowhere.jsonl" in answer.out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("removed", "said"),
     [
@@ -173,6 +176,7 @@ def test_weights_that_transformers_would_pass_over_for_pickled_ones_are_refused(
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("shard", "said"),
     [
@@ -203,6 +207,7 @@ def test_an_architecture_that_cannot_be_trained_is_refused_by_the_plan(tmp_path:
     assert "model.name_or_path=model: config.json: architectures=GPT2LMHeadModel" in answer.err
 
 
+@pytest.mark.long
 def test_weights_that_are_not_those_of_the_architecture_are_refused_before_training(
     tiny_model: ModelArtifact, tmp_path: Path
 ) -> None:
@@ -244,6 +249,7 @@ def test_a_run_that_is_not_there_is_not_looked_for_on_the_hub(tmp_path: Path) ->
         assert "hub" not in answer.err
 
 
+@pytest.mark.long
 def test_a_record_is_repeated_with_its_settings_and_says_which_versions_differ(tmp_path: Path) -> None:
     broken = ["model=hub", f"model.name_or_path={tmp_path}", "dataset.seed=7"]
     assert sft_in_process("run", "quickstart", *broken, cwd=tmp_path).status == 1
@@ -443,6 +449,7 @@ def test_a_plan_that_can_not_fit_says_so_and_what_would(tmp_path: Path) -> None:
     assert "full state" in small
 
 
+@pytest.mark.long
 def test_a_run_in_parts_ends_as_one_record_and_a_part_of_it_takes_nothing_back(tmp_path: Path) -> None:
     unscored = ["eval=none", "registry=none", "training.num_epochs=1", "dataset.max_samples=100"]
     for until, made in ((["--until", "dataset"], 1), (["--until=tokenize"], 3)):
@@ -506,6 +513,7 @@ def test_a_stage_that_fails_shows_its_traceback_only_where_it_is_asked_for(tmp_p
         sft_in_process("--debug", "eval", "./model", "eval.tasks=[arc_easy]", cwd=tmp_path)
 
 
+@pytest.mark.long
 def test_a_disk_that_is_full_is_a_sentence_and_the_record_says_failed(tmp_path: Path) -> None:
     """A limit on the size of a file stands for the disk: to fill one needs rights that a test hasn't."""
     code = (

@@ -82,6 +82,7 @@ def on_one_rank(train_inputs: TrainInputs, tmp_path_factory: pytest.TempPathFact
     return trained(tmp_path_factory.mktemp("one"), train_inputs, 1, 1)
 
 
+@pytest.mark.long
 def test_two_ranks_that_share_rows_train_as_one_rank(
     on_one_rank: CheckpointArtifact, train_inputs: TrainInputs, tmp_path: Path
 ) -> None:

@@ -83,6 +83,7 @@ def with_adapter(base: ModelArtifact, adapter: Path) -> Any:
     return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base.model_dir), adapter).eval()
 
 
+@pytest.mark.long
 def test_the_model_before_is_the_base_with_the_adapter_and_the_base_is_kept_for_the_ranks(
     adapter: Path, train_inputs: TrainInputs, tmp_path: Path
 ) -> None:

@@ -38,6 +38,7 @@ def test_every_row_is_accounted_for_and_an_invalid_one_exits_with_1(rows: Path) 
     assert report["tokens"] is None
 
 
+@pytest.mark.long
 def test_with_a_model_tokens_are_counted_and_its_rules_applied(rows: Path, tiny_model: ModelArtifact) -> None:
     answer = sft("data", "check", "rows.jsonl", f"model.name_or_path={tiny_model.model_dir}", "--json", cwd=rows)
     report = json.loads(answer.out)
@@ -49,12 +50,14 @@ def test_with_a_model_tokens_are_counted_and_its_rules_applied(rows: Path, tiny_
     assert [piece["text"] for piece in sample["pieces"] if piece["is_loss"]] == ["one two", "<|im_end|>"]
 
 
+@pytest.mark.long
 def test_with_a_model_the_first_sample_is_shown_as_the_model_sees_it(rows: Path, tiny_model: ModelArtifact) -> None:
     answer = sft("data", "check", "rows.jsonl", f"model.name_or_path={tiny_model.model_dir}", cwd=rows)
     assert answer.out.endswith("<|im_start|>assistant\n⟦one two<|im_end|>⟧\n\n")
     assert answer.out.count("⟦") == 2  # the legend, and the answer
 
 
+@pytest.mark.long
 def test_where_every_row_is_refused_no_file_is_named_that_is_gone(tmp_path: Path, tiny_model: ModelArtifact) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps(SPECIAL))
     answer = sft("data", "check", "rows.jsonl", f"model.name_or_path={tiny_model.model_dir}", cwd=tmp_path)
@@ -104,6 +107,7 @@ def noted(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.long
 def test_notes_and_refusals_are_those_of_a_run_in_text_json_and_page(noted: Path) -> None:
     command = ["run", "quickstart", "dataset=local", "dataset.uri=data", "--until", "dataset"]
     run = sft(*command, "dataset.on_invalid=drop", cwd=noted)
@@ -158,6 +162,7 @@ def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in answer.err
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_recipe_of_several_sources_is_told_by_source_with_its_mix(tmp_path: Path, tiny_model: ModelArtifact) -> None:
     turns = [[{"role": "user", "content": f"q {n}"}, {"role": "assistant", "content": str(n)}] for n in range(30)]

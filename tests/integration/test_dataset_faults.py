@@ -33,6 +33,7 @@ def run(cwd: Path) -> Answer:
     return sft("run", "quickstart", "dataset=local", "dataset.uri=rows.jsonl", *BROKEN_MODEL, cwd=cwd)
 
 
+@pytest.mark.long
 def test_a_full_disk_is_said_and_nothing_half_written_is_published(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", 20_000)
     limited = (
@@ -53,6 +54,7 @@ def test_a_full_disk_is_said_and_nothing_half_written_is_published(tmp_path: Pat
     assert steps(records(tmp_path / "runs")[-1])["dataset"]["facts"]["num_rows"] == 20_000
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seconds", [0.0, 0.15, 0.4])
 def test_killed_at_any_moment_the_next_run_is_right(seconds: float, tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", 200_000)

@@ -101,6 +101,7 @@ def test_a_task_that_there_is_not_is_an_error_that_names_it(rows: Path) -> None:
         make(rows, EvaluationTasks(("no_such_task",)), decontaminate=True)
 
 
+@pytest.mark.long
 def test_a_task_whose_data_is_on_a_hub_out_of_reach_says_so(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HOME", str(rows / "home"))
@@ -129,6 +130,7 @@ def test_of_school_mathematics_the_planted_questions_are_found_and_the_others_ar
     assert len(found.examples["school_math"]) == 3
 
 
+@pytest.mark.long
 def test_data_check_lists_what_is_shared_as_text_json_and_page(rows: Path) -> None:
     options = ["--against-tasks", "spell_numbers", f"eval.include_path={TASKS}"]
     answer = sft("data", "check", "rows.jsonl", *options, "dataset.train_split=0.9", "--html", "page.html", cwd=rows)

@@ -102,6 +102,7 @@ def test_every_number_equals_lm_evals_own_command_line(inputs: EvaluateInputs, t
     }
 
 
+@pytest.mark.long
 def test_the_held_out_split_is_scored_and_every_sample_kept(inputs: EvaluateInputs, tmp_path: Path) -> None:
     report = run(settings(tasks=[]), inputs, tmp_path)
     metrics = ["loss", "perplexity", "token_accuracy", "exact_match", "rouge_l", "chrf"]
@@ -123,6 +124,7 @@ def test_the_held_out_split_is_scored_and_every_sample_kept(inputs: EvaluateInpu
     assert len(written["chat_template_sha256"]) == 64
 
 
+@pytest.mark.long
 def test_a_draw_of_the_held_out_split_leaves_out_what_the_tokenizer_refused_and_says_so(
     inputs: EvaluateInputs, tmp_path: Path
 ) -> None:
@@ -145,6 +147,7 @@ def test_a_draw_of_the_held_out_split_leaves_out_what_the_tokenizer_refused_and_
     assert list(report.task_data) == ["holdout"]
 
 
+@pytest.mark.long
 def test_without_a_held_out_split_only_the_tasks_are_scored(no_samples: EvaluateInputs, tmp_path: Path) -> None:
     report = run(settings(limit=5), no_samples, tmp_path)
     assert [score.name for score in report.scores] == ["spell_numbers.acc"]
@@ -155,6 +158,7 @@ def test_nothing_to_score_is_an_error_not_an_empty_report(no_samples: EvaluateIn
         run(settings(tasks=[]), no_samples, tmp_path)
 
 
+@pytest.mark.long
 def test_each_named_set_is_scored_on_its_own_as_the_split_is(
     inputs: EvaluateInputs, tiny_data: DatasetArtifact, tmp_path: Path
 ) -> None:
@@ -201,6 +205,7 @@ metric_list: [{metric: exact_match}]
 """
 
 
+@pytest.mark.long
 def test_gen_kwargs_and_model_args_reach_lm_eval(
     inputs: EvaluateInputs, tiny_model: ModelArtifact, tmp_path: Path
 ) -> None:
@@ -223,6 +228,7 @@ def test_gen_kwargs_and_model_args_reach_lm_eval(
     assert all(len(tokenizer.encode(text, add_special_tokens=False)) <= 3 for text in written)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("longest", "is_cut"), [(40, True), (41, False)])
 def test_what_lm_eval_only_logs_is_a_note_of_the_report_also_of_answers_that_were_kept(
     longest: int, is_cut: bool, inputs: EvaluateInputs, tmp_path: Path
@@ -274,6 +280,7 @@ def test_only_answers_that_fill_their_room_are_said_to_be_cut(tiny_model: ModelA
     assert note.startswith("2 of 3 answers of write are as long as max_gen_toks=40 lets them be")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("multiturn", [True, False])
 def test_system_turn_and_examples_reach_lm_eval_through_the_chat_template(
     multiturn: bool, inputs: EvaluateInputs, tmp_path: Path
@@ -299,6 +306,7 @@ def test_system_turn_and_examples_reach_lm_eval_through_the_chat_template(
     assert prompts[1] == tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
+@pytest.mark.long
 def test_model_args_mean_the_same_without_tasks(inputs: EvaluateInputs, tmp_path: Path) -> None:
     report = run(settings(tasks=[], model_args={"max_length": 96, "dtype": "bfloat16"}), inputs, tmp_path)
     assert report.score("holdout.loss") is not None
@@ -365,6 +373,7 @@ def test_a_killed_evaluation_asks_nothing_twice(inputs: EvaluateInputs, tmp_path
     assert seen[0] >= answered
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("batch_size", [pytest.param("auto", marks=pytest.mark.exhaustive), 16])
 def test_running_out_of_memory_halves_the_batch_and_asks_nothing_twice(

@@ -160,6 +160,7 @@ def test_a_model_behind_a_server_answers_as_the_same_model_does_here(
     assert all(answer[0][0] for answer in answers[0])
 
 
+@pytest.mark.long
 def test_a_server_is_asked_anew_by_each_run_and_one_that_was_stopped_goes_on(
     tiny_model: ModelArtifact, home: Path, tmp_path: Path
 ) -> None:

@@ -23,6 +23,7 @@ def score(folder: Path, *overrides: str) -> Answer:
     return sft_in_process(*command, cwd=folder)
 
 
+@pytest.mark.long
 def test_a_set_is_scored_and_scored_again_only_if_its_rows_are_others(tmp_path: Path) -> None:
     (tmp_path / "support.csv").write_text(ROWS)
     assert score(tmp_path).status == 0

@@ -113,6 +113,7 @@ def test_a_busy_hub_is_waited_for_but_not_for_years(monkeypatch: pytest.MonkeyPa
     assert max(pauses) <= 61.0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("status", "fix"),
     [
@@ -131,6 +132,7 @@ def test_mlflow_is_asked_once_for_what_it_refuses(status: int, fix: str, tmp_pat
     assert len(server.requests) == 1
 
 
+@pytest.mark.long
 def test_no_mlflow_makes_a_registration_or_a_training_sleep_for_hours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +181,7 @@ def kubeflow_answers(status: int, tmp_path: Path, **headers: str) -> tuple[str, 
     return str(refused.value), server.requests
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("status", "fix"),
     [

@@ -104,6 +104,7 @@ def test_a_hub_whose_answer_does_not_end_is_given_up(tmp_path: Path, monkeypatch
             hub.commit_of("org/name", None, kind="model")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("answer", [silent, drip, endless])
 def test_a_command_that_waits_for_a_server_ends_when_it_is_told_to(
     answer: Callable[[BaseHTTPRequestHandler], None], tmp_path: Path

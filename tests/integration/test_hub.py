@@ -100,6 +100,7 @@ def facts(cwd: Path, step: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_gsm8k_is_read_from_the_hub_and_its_commit_recorded(served: Hub, tmp_path: Path) -> None:
     endpoint, repos = served
@@ -111,6 +112,7 @@ def test_gsm8k_is_read_from_the_hub_and_its_commit_recorded(served: Hub, tmp_pat
     assert made["source_version"] == repos["openai/gsm8k"].commit
 
 
+@pytest.mark.long
 def test_a_branch_is_read_as_it_is_written(served: Hub, tmp_path: Path) -> None:
     endpoint, repos = served
     answer = read(endpoint, tmp_path, "dataset.uri=org/small@v1", "dataset.train_split=1.0")
@@ -123,6 +125,7 @@ def test_a_branch_is_read_as_it_is_written(served: Hub, tmp_path: Path) -> None:
     assert answers == {f"20{n:02d}-01-01" for n in range(20)}  # `datasets` reads them as times
 
 
+@pytest.mark.long
 def test_a_hub_address_is_no_folder_and_a_failing_hub_is_asked_again(served: Hub, tmp_path: Path) -> None:
     endpoint, repos = served
     write(tmp_path / "org" / "halves", "train", num_rows=5)
@@ -145,6 +148,7 @@ def answers(served: Hub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         return dict(zip(REFUSED, said, strict=True))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("uri", REFUSED)
 def test_what_can_not_be_read_is_said_in_a_line(uri: str, answers: dict[str, Answer]) -> None:
     assert answers[uri].status == 1
@@ -152,6 +156,7 @@ def test_what_can_not_be_read_is_said_in_a_line(uri: str, answers: dict[str, Ans
     assert "Traceback" not in answers[uri].err
 
 
+@pytest.mark.long
 def test_a_gated_dataset_opens_with_the_token_which_is_written_nowhere(served: Hub, tmp_path: Path) -> None:
     answer = read(served[0], tmp_path, "dataset.uri=org/gated", HF_TOKEN=hub.TOKEN)
     assert facts(tmp_path, "dataset")["num_rows"] == 40, answer.err
@@ -160,6 +165,7 @@ def test_a_gated_dataset_opens_with_the_token_which_is_written_nowhere(served: H
     assert hub.TOKEN not in everything
 
 
+@pytest.mark.long
 def test_a_dataset_that_was_downloaded_is_read_where_the_hub_is_away(served: Hub, tmp_path: Path) -> None:
     assert "and the hub can't be reached" in read(AWAY, tmp_path, "dataset.uri=org/small").err
     download = "import huggingface_hub; huggingface_hub.snapshot_download('org/small', repo_type='dataset')"
@@ -169,6 +175,7 @@ def test_a_dataset_that_was_downloaded_is_read_where_the_hub_is_away(served: Hub
     assert facts(tmp_path, "dataset")["num_rows"] == 40, answer.err
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_model_comes_with_its_commit_and_nothing_that_is_not_needed(served: Hub, tmp_path: Path) -> None:
     endpoint, repos = served
@@ -193,6 +200,7 @@ def test_a_plan_asks_the_hub_for_a_models_config_alone(served: Hub, tmp_path: Pa
     assert not any("safetensors" in request for request in repos["org/tiny"].requests)
 
 
+@pytest.mark.long
 def test_a_model_whose_download_broke_off_is_resumed_and_then_needs_no_hub(served: Hub, tmp_path: Path) -> None:
     endpoint, repos = served
     repo = repos["org/large"]

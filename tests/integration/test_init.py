@@ -19,6 +19,7 @@ def chats(file: Path) -> None:
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
+@pytest.mark.long
 def test_four_questions_are_asked_and_their_answers_are_in_the_recipe(tmp_path: Path) -> None:
     chats(tmp_path / "chats.jsonl")
     with at_terminal("init", cwd=tmp_path) as terminal:

@@ -48,6 +48,7 @@ def containers(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {name.removeprefix("exec-"): facts["container"] for name, facts in executors.items()}
 
 
+@pytest.mark.long
 def test_the_pipeline_is_its_golden_file_byte_for_byte(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "sft.kfp.pipeline"], cwd=tmp_path, check=True, capture_output=True)
     text = (tmp_path / "pipeline.yaml").read_text(encoding="utf-8")
@@ -107,6 +108,7 @@ def test_a_recipe_of_ones_own_goes_along_as_text(tmp_path: Path) -> None:
     assert given == f"mine:\n{mine.read_text()}"
 
 
+@pytest.mark.long
 def test_a_recipe_with_several_keys_in_a_mapping_compiles_to_the_same_bytes_in_every_process(tmp_path: Path) -> None:
     settings = "{temperature: 0.5, top_p: 0.9, max_gen_toks: 12, do_sample: true, repetition_penalty: 1.1}"
     mine = tmp_path / "mine.yaml"
@@ -219,6 +221,7 @@ def resources(spec: dict[str, Any], name: str) -> dict[str, str]:
     return {ours: found[f"resource{theirs}"] for ours, theirs in fields.items() if f"resource{theirs}" in found}
 
 
+@pytest.mark.long
 def test_every_task_asks_for_cores_and_memory_and_one_that_waits_for_few() -> None:
     asked = {name: resources(compiled()[0], name) for name in TASKS}
     assert asked["training"] == {"cpu": "4", "memory": "16Gi"}
@@ -272,6 +275,7 @@ def test_the_registrys_task_is_told_the_run_in_pipelines_and_its_namespace() -> 
     assert tasks["registry"]["fieldPathAsEnv"] == [{"fieldPath": "metadata.namespace", "name": NAMESPACE}]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("recipe", "arguments", "said"),
     [

@@ -64,6 +64,7 @@ def spoil(file: Path) -> None:
     save_file(parts, file, metadata={"format": "pt"})
 
 
+@pytest.mark.long
 def test_the_merged_weights_are_the_formulas_and_the_record_says_of_what(made: dict[str, Path], tmp_path: Path) -> None:
     import torch
 
@@ -91,6 +92,7 @@ def test_the_merged_weights_are_the_formulas_and_the_record_says_of_what(made: d
     assert [path.name for path in tmp_path.iterdir()] == ["both"]
 
 
+@pytest.mark.long
 def test_weights_of_the_base_that_are_not_there_are_named_and_the_log_is_kept(
     made: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -110,6 +112,7 @@ def test_weights_of_the_base_that_are_not_there_are_named_and_the_log_is_kept(
     assert not (tmp_path / "merged").exists()
 
 
+@pytest.mark.long
 def test_one_adapter_alone_may_be_more_than_a_product(made: dict[str, Path], tmp_path: Path) -> None:
     import torch
     from peft import PeftModel
@@ -125,6 +128,7 @@ def test_one_adapter_alone_may_be_more_than_a_product(made: dict[str, Path], tmp
     assert torch.allclose(wanted, found, atol=1e-4)
 
 
+@pytest.mark.long
 def test_what_can_not_be_merged_is_refused_and_leaves_nothing(made: dict[str, Path], tmp_path: Path) -> None:
     base, output = str(made["base"]), ["--output", str(tmp_path / "out" / "model")]
 

@@ -42,6 +42,7 @@ def run(
     return model(settings, ModelInputs(dataset=None), out, Progress(quiet=True))
 
 
+@pytest.mark.long
 def test_a_model_with_new_tokens_is_a_larger_copy_of_its_base(tiny_model: ModelArtifact, tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -66,6 +67,7 @@ def test_a_model_with_new_tokens_is_a_larger_copy_of_its_base(tiny_model: ModelA
     assert made.num_parameters == sum(tensor.size for tensor in read_tensors(made.model_dir).values())
 
 
+@pytest.mark.long
 def test_new_tokens_and_another_template_go_together(tiny_model: ModelArtifact, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
@@ -89,6 +91,7 @@ def test_a_further_template_of_a_folder_is_one_of_the_models_files(tiny_model: M
     assert source_version(ModelConfig(name_or_path=str(base))) != before
 
 
+@pytest.mark.long
 def test_a_tokenizer_that_is_larger_than_the_embedding_is_refused_with_its_remedy_and_taken_with_it(
     tiny_model: ModelArtifact, tmp_path: Path
 ) -> None:
@@ -106,6 +109,7 @@ def test_a_tokenizer_that_is_larger_than_the_embedding_is_refused_with_its_remed
     assert rows >= len(tokenizer)
 
 
+@pytest.mark.long
 def test_a_head_that_the_config_ties_but_that_differs_is_refused_with_its_remedy(
     tiny_model: ModelArtifact, tmp_path: Path
 ) -> None:
@@ -119,6 +123,7 @@ def test_a_head_that_the_config_ties_but_that_differs_is_refused_with_its_remedy
     assert "tie_word_embeddings to false" in str(caught.value.fix)
 
 
+@pytest.mark.long
 def test_weights_that_no_class_reads_are_said_and_recorded(tiny_model: ModelArtifact, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -141,6 +146,7 @@ def test_weights_that_no_class_reads_are_said_and_recorded(tiny_model: ModelArti
     assert f"note: {made.unread_weights}" in merged.out
 
 
+@pytest.mark.long
 def test_tokens_that_are_all_there_are_refused(tiny_model: ModelArtifact, tmp_path: Path) -> None:
     with pytest.raises(StageError, match="the tokenizer has all of these"):
         run(tiny_model.model_dir, tmp_path / "out", add_tokens=AddTokensConfig(special=["<|im_end|>"]))
@@ -174,6 +180,7 @@ def hostile(base: Path, folder: Path, *, config: dict[str, object]) -> Path:
     return ran
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("config", "refusal"),
     [
@@ -212,6 +219,7 @@ def lora_of(base: Path, folder: Path, name: str, target_modules: Sequence[str] =
     return folder
 
 
+@pytest.mark.long
 def test_an_adapter_is_merged_into_the_model_first_and_kept_in_the_record(
     tiny_model: ModelArtifact, tmp_path: Path
 ) -> None:

@@ -277,6 +277,7 @@ def test_a_pull_secret_opens_a_registry_and_is_not_in_what_is_said(
     assert "nothing" not in str(caught.value)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -26,6 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_it_shows_what_the_store_has_and_writes_no_record(folder: Path) -> None:
     before = [path.stat().st_mtime_ns for path in (folder / "runs").glob("*/run.json")]
     answer = sft("preview", "quickstart", "-n", "2", *SMALL, "--json", cwd=folder)
@@ -41,6 +42,7 @@ def test_it_shows_what_the_store_has_and_writes_no_record(folder: Path) -> None:
     assert before == [path.stat().st_mtime_ns for path in (folder / "runs").glob("*/run.json")]
 
 
+@pytest.mark.long
 def test_in_a_pipe_the_loss_stands_in_brackets_and_nothing_is_coloured(folder: Path) -> None:
     answer = sft("preview", "quickstart", *SMALL, "-n", "1", "--html", "page.html", cwd=folder)
     assert "<|im_start|>assistant\n⟦" in answer.out
@@ -50,6 +52,7 @@ def test_in_a_pipe_the_loss_stands_in_brackets_and_nothing_is_coloured(folder: P
     assert 'class="loss special">&lt;|im_end|&gt;</span>' in (folder / "page.html").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("no_color", "is_colored"), [("", True), ("1", False)])
 def test_on_a_terminal_the_loss_is_green_unless_no_color_is_set(folder: Path, no_color: str, is_colored: bool) -> None:
     ours, theirs = pty.openpty()
@@ -75,6 +78,7 @@ def read_all(descriptor: int) -> str:
         parts.append(part)
 
 
+@pytest.mark.long
 def test_what_the_store_lacks_is_made_first(folder: Path) -> None:
     answer = sft("preview", "quickstart", "-n", "1", *SMALL, "dataset.seed=7", cwd=folder)
     assert answer.status == 0, answer.err

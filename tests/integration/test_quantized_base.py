@@ -53,6 +53,7 @@ def tensors(folder: Path, name: str = "model.safetensors") -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long
 def test_the_saved_model_is_the_unquantised_base_with_the_saved_adapter_in_it(
     train_inputs: TrainInputs, tmp_path: Path
 ) -> None:

@@ -146,6 +146,7 @@ def test_another_checkpoint_under_the_same_version_is_refused(address: str, tmp_
     assert "choose a new registry.model_version" in str(refused.value)
 
 
+@pytest.mark.long
 def test_a_half_registered_model_is_completed_by_the_same_command(
     stand_in: ModelRegistryServer, tmp_path: Path
 ) -> None:
@@ -165,6 +166,7 @@ def test_a_half_registered_model_is_completed_by_the_same_command(
     assert artifact["modelSourceId"] == "run-1"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", [DROP, 503])
 def test_a_server_that_fails_between_the_calls_is_asked_again(
     fault: int, stand_in: ModelRegistryServer, tmp_path: Path
@@ -228,6 +230,7 @@ def test_https_without_a_token_is_refused_with_the_variable_to_set(
     assert "set MODEL_REGISTRY_TOKEN" in str(refused.value)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("api", ["v1", "v1alpha3"])
 def test_either_api_is_spoken_behind_a_gateways_path_and_kept_in_the_record(
     api: str, contract_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -257,6 +260,7 @@ def test_an_address_without_a_registry_or_with_a_page_for_people_is_told_so(
     assert len(server.requests) == 3
 
 
+@pytest.mark.long
 def test_a_name_that_is_like_anothers_is_a_model_of_its_own(stand_in: ModelRegistryServer, tmp_path: Path) -> None:
     names = ["likeXtest", "like_test", "like%test", 'a "quoted\\ one', "Like_Test"]
     for number, name in enumerate(names):
@@ -271,6 +275,7 @@ def test_a_name_that_is_like_anothers_is_a_model_of_its_own(stand_in: ModelRegis
         assert "registered likeXtest" in run_stage(cfg, inputs, tmp_path / f"out {label}")[1]
 
 
+@pytest.mark.long
 def test_a_name_that_a_database_takes_for_anothers_is_refused_at_once(
     stand_in: ModelRegistryServer, tmp_path: Path
 ) -> None:
@@ -380,6 +385,7 @@ def test_a_silent_server_is_left_after_a_while(tmp_path: Path, monkeypatch: pyte
             kubeflow_api.RegistryApi(address, None, token=None, ca=None)
 
 
+@pytest.mark.long
 def test_many_models_are_listed_by_pages(stand_in: ModelRegistryServer, tmp_path: Path) -> None:
     stand_in.page_size = 100
     cfg = kubeflow(stand_in.url, model_name="speller")
@@ -405,6 +411,7 @@ def test_many_models_are_listed_by_pages(stand_in: ModelRegistryServer, tmp_path
     assert hidden.is_archived
 
 
+@pytest.mark.long
 def test_what_a_registry_has_lost_is_known(stand_in: ModelRegistryServer, tmp_path: Path) -> None:
     cfg, inputs = kubeflow(stand_in.url), register_inputs(tmp_path)
     server, name = Kubeflow(stand_in.url, port=None, ca=None), cfg.model_name

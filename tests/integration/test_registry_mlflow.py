@@ -70,6 +70,7 @@ def speller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Speller]:
         yield inputs, run_stage(mlflow(), inputs, root / "out")[0], root
 
 
+@pytest.mark.long
 def test_mlflow_version_has_source_tags_and_alias(speller: Speller) -> None:
     inputs, registered, _ = speller
     version = client(inputs).get_model_version_by_alias("speller", "candidate")
@@ -132,6 +133,7 @@ def test_mlflow_finds_a_registered_checkpoint_again_and_updates_its_scores(spell
     assert (version.tags["tuned.holdout.acc"], version.tags["run_id"]) == ("1.0", "run-2")
 
 
+@pytest.mark.long
 def test_facts_that_a_later_run_of_the_checkpoint_does_not_tell_are_gone_and_others_stay(tmp_path: Path) -> None:
     first = register_inputs(tmp_path / "runs")
     run_stage(mlflow(license="mit"), first, tmp_path / "first")
@@ -153,6 +155,7 @@ def test_mlflows_store_is_whole_wherever_its_creation_was_killed(speller: Spelle
     ]
 
 
+@pytest.mark.long
 def test_the_alias_never_moves_to_a_model_that_is_worse_than_its_base(tmp_path: Path) -> None:
     good = register_inputs(tmp_path / "runs")
     run_stage(mlflow(), good, tmp_path / "good")
@@ -166,6 +169,7 @@ def test_the_alias_never_moves_to_a_model_that_is_worse_than_its_base(tmp_path: 
     assert str(client(good).get_model_version_by_alias("speller", "candidate").version) == "1"
 
 
+@pytest.mark.long
 def test_a_version_found_again_gets_its_new_description_and_a_worse_one_under_the_alias_is_said(tmp_path: Path) -> None:
     inputs = register_inputs(tmp_path / "runs")
     run_stage(mlflow(), inputs, tmp_path / "first")
@@ -199,6 +203,7 @@ def test_mlflow_registration_that_was_killed_before_its_alias_is_completed(spell
     assert store.get_run(version.run_id).info.status == "FINISHED"
 
 
+@pytest.mark.long
 def test_mlflow_run_of_a_killed_registration_does_not_go_on_for_ever(speller: Speller) -> None:
     inputs, _, root = speller
     store, other = client(inputs), register_inputs(root / "runs", weights="killed", run_id="run-3")
@@ -208,6 +213,7 @@ def test_mlflow_run_of_a_killed_registration_does_not_go_on_for_ever(speller: Sp
     assert store.get_run(left).info.status == "KILLED"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_mlflow_registrations_at_once_make_one_store_and_a_version_per_checkpoint(tmp_path: Path) -> None:
     runs = {name: register_inputs(tmp_path, weights=name[0]) for name in ("a1", "a2", "b")}
@@ -248,6 +254,7 @@ def test_mlflow_refuses_a_bad_model_name_in_its_own_words(speller: Speller) -> N
     assert client(inputs).get_experiment_by_name("a/b") is None
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_mlflow_server_gets_the_run_as_source_and_the_files_address_as_tag(tmp_path: Path) -> None:
     inputs = register_inputs(tmp_path)
@@ -268,6 +275,7 @@ def test_mlflow_server_gets_the_run_as_source_and_the_files_address_as_tag(tmp_p
     assert (tmp_path / "out" / "logs" / "mlflow" / "log.txt").read_text() == ""
 
 
+@pytest.mark.long
 def test_mlflow_server_that_is_away_is_named_without_its_password(tmp_path: Path) -> None:
     away = "http://ada:canary-password@127.0.0.1:9"
     with pytest.raises(StageError, match="MLflow at http") as failed:
@@ -283,6 +291,7 @@ def test_a_database_that_is_not_there_is_named_and_not_made_by_asking(tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_what_mlflow_has_lost_is_known(tmp_path: Path) -> None:
     inputs = register_inputs(tmp_path)
     model, _ = run_stage(mlflow(), inputs, tmp_path / "out")

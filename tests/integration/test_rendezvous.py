@@ -56,6 +56,7 @@ def _address(text: str) -> str:
     return str(ipaddress.ip_address(b"".join(words)))
 
 
+@pytest.mark.long
 def test_a_training_on_one_machine_listens_on_the_loopback_alone(train_inputs: TrainInputs, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()

@@ -73,6 +73,7 @@ def opened(browser: Page, folder: Path) -> list[str]:
     return [text for text in complaints if text != "data:,"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 390, 1280])
 def test_it_asks_for_nothing_fits_overlaps_nowhere_and_can_be_read(
@@ -170,6 +171,7 @@ def test_report_of_several_runs_names_compare(tmp_path: Path) -> None:
     assert (answer.status, "sft compare . --html FILE" in answer.err) == (1, True)
 
 
+@pytest.mark.long
 def test_watch_shows_a_run_as_it_goes_on_changes_nothing_of_it_and_ends_with_ctrl_c(
     browser: Page, tmp_path: Path
 ) -> None:

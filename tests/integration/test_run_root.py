@@ -132,6 +132,7 @@ def test_a_run_at_work_is_verified_as_far_as_it_is(source: Source, tmp_path: Pat
     assert sft("verify", str(folder), cwd=tmp_path).status == 0
 
 
+@pytest.mark.long
 def test_a_repeated_run_keeps_what_it_makes_from_being_pruned(source: Source, tmp_path: Path) -> None:
     source.go_on.set()
     assert sft(*source.run, cwd=tmp_path).status == 0
@@ -147,6 +148,7 @@ def test_a_repeated_run_keeps_what_it_makes_from_being_pruned(source: Source, tm
     assert (status, "the same as recorded: dataset" in said) == (0, True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["moved", "removed", "read-only"])
 def test_a_run_root_that_is_taken_away_ends_the_run_in_a_sentence(what: str, source: Source, tmp_path: Path) -> None:
     if what == "read-only" and os.geteuid() == 0:

@@ -227,6 +227,7 @@ def test_an_object_that_never_stands_still_is_an_error(bucket: tuple[Path, str],
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.long
 def test_the_command_line_reads_a_bucket_and_records_no_key(bucket: tuple[Path, str], tmp_path: Path) -> None:
     broken = ["model=hub", f"model.name_or_path={tmp_path}"]
     arguments = ["run", "quickstart", "dataset=s3", "dataset.uri=s3://bucket/chat", *broken]

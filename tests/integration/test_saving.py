@@ -52,6 +52,7 @@ def config_of(folder: Path) -> dict[str, Any]:
     return config
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("stored", "asked", "saved"),
     [

@@ -30,6 +30,7 @@ SELECTS = changed(
 )
 
 
+@pytest.mark.long
 def test_the_chosen_steps_weights_are_the_model_and_a_kill_after_it_changes_nothing(
     train_inputs: TrainInputs, tmp_path: Path
 ) -> None:
@@ -63,6 +64,7 @@ def test_the_chosen_steps_weights_are_the_model_and_a_kill_after_it_changes_noth
     assert curve(out) == curve(undisturbed)
 
 
+@pytest.mark.long
 def test_a_training_stops_once_nothing_improves_and_only_the_newest_models_on_the_way_stay(
     train_inputs: TrainInputs, tmp_path: Path
 ) -> None:

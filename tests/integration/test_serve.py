@@ -91,6 +91,7 @@ def test_transformers_serves_a_folder_and_ends_with_sigterm(
     assert not is_open(port)
 
 
+@pytest.mark.long
 def test_vllm_serves_where_its_interpreter_is_given(tiny_model: ModelArtifact, port: int, tmp_path: Path) -> None:
     python = vllm.environment(tmp_path / "vllm")
     settings = [f"eval.vllm.python={python}", "--port", str(port)]

@@ -97,6 +97,7 @@ def test_points_that_can_not_fit_are_not_run_and_say_why(tmp_path: Path) -> None
     assert records(tmp_path / "runs") == []
 
 
+@pytest.mark.long
 def test_points_that_would_do_the_same_are_one(tmp_path: Path) -> None:
     answer = sft_in_process("run", "quickstart_fsdp_sweep", *ROWS, *UNTIL, cwd=tmp_path)
     assert answer.status == 0, answer.err
@@ -106,6 +107,7 @@ def test_points_that_would_do_the_same_are_one(tmp_path: Path) -> None:
     assert len(records(tmp_path / "runs")) == 1
 
 
+@pytest.mark.long
 def test_all_of_them_run_where_that_is_asked_for(tmp_path: Path) -> None:
     asked = ["training.launcher.procs_per_worker=1", "sweep.skip_infeasible=false"]
     answer = sft_in_process("run", "quickstart_fsdp_sweep", *asked, *ROWS, *UNTIL, cwd=tmp_path)
@@ -114,6 +116,7 @@ def test_all_of_them_run_where_that_is_asked_for(tmp_path: Path) -> None:
     assert answer.out.count("✓ dataset") == 1  # the store knows that it is the same work
 
 
+@pytest.mark.long
 def test_every_point_is_tried_and_the_same_command_runs_what_is_missing(tmp_path: Path) -> None:
     command = ["run", "quickstart", "dataset=local", "-m", "dataset.uri=late.jsonl,there.jsonl", *UNTIL]
     rows = "".join(
@@ -141,6 +144,7 @@ def test_a_recipe_that_is_a_sweep_can_be_run_once(tmp_path: Path) -> None:
     assert len(records(tmp_path / "runs")) == 1
 
 
+@pytest.mark.long
 def test_a_secret_of_the_environment_is_in_nothing_that_a_sweep_leaves(tmp_path: Path) -> None:
     uri = "dataset.uri=canary-1234.jsonl,canary-12345.jsonl"
     launcher = "hydra/launcher=submitit_local"

@@ -29,6 +29,7 @@ def opened(browser: Page, folder: Path, num_runs: int, num_keys: int) -> list[st
     return complaints
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("num_runs", "num_keys", "num_charts"), [(2, 1, 4), (6, 2, 4), (40, 3, 4), (1, 1, 2)])
 @pytest.mark.parametrize("width", [1200, 420])
 def test_a_page_of_any_size_asks_for_nothing_and_fits_its_window(
@@ -63,6 +64,7 @@ def test_a_phone_shows_the_whole_of_a_chart_whose_texts_have_room(browser: Page,
     assert browser.locator(".wide:visible").count() == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("width", [360, 1200])
 @pytest.mark.parametrize(("num_runs", "num_keys"), [(40, 3), (12, 1)])
 def test_texts_of_a_chart_stay_inside_of_it(

@@ -180,6 +180,7 @@ def test_a_deepseek_template_without_its_think_mark_is_trained(tiny_model: Model
         assert outcome(rendering, "several turns", name, stops_of(name))[0] == "trained"
 
 
+@pytest.mark.long
 def test_every_template_is_trained_right_or_refused_with_its_reason(tiny_model: ModelArtifact, tmp_path: Path) -> None:
     assert len(TEMPLATES) > 60
     table = []

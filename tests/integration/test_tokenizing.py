@@ -121,6 +121,7 @@ def test_a_tokenizer_whose_eos_does_not_end_a_turn_is_refused(tmp_path: Path, ti
     assert "must be the tokenizer's eos_token, or among the eos_token_id" in str(caught.value)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_large_data_is_shared_among_processes_and_gives_the_same_bytes(
     tmp_path: Path, tiny_model: ModelArtifact
@@ -269,6 +270,7 @@ def labelled(made: TokenizedArtifact, base: ModelArtifact) -> list[str]:
     return [tokenizer.decode([label for label in row["labels"] if label != -100]) for row in rows]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("train_on", "expected"),
@@ -303,6 +305,7 @@ def test_rows_of_context_alone_are_refused(tmp_path: Path, tiny_model: ModelArti
         run(tmp_path, tiny_model, [row])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_what_the_template_does_not_render_is_an_error_or_a_note_or_left_out(
     tmp_path: Path, tiny_model: ModelArtifact, capsys: pytest.CaptureFixture[str]
@@ -327,6 +330,7 @@ def test_what_the_template_does_not_render_is_an_error_or_a_note_or_left_out(
     assert 'for example turn 2 has reasoning_content "1 and 1"' in notes
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_reasoning_that_is_to_be_left_out_and_is_nowhere_is_said(
     tmp_path: Path, tiny_model: ModelArtifact, capsys: pytest.CaptureFixture[str]
@@ -354,6 +358,7 @@ def test_a_turn_that_is_shown_otherwise_later_becomes_a_sample_of_its_own(
     assert "2 rows became 3 samples" in capsys.readouterr().out
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_special_tokens_in_calls_and_tools_are_refused(tmp_path: Path, tiny_model: ModelArtifact) -> None:
     row = conversation("1", "one")
@@ -362,6 +367,7 @@ def test_special_tokens_in_calls_and_tools_are_refused(tmp_path: Path, tiny_mode
         run(tmp_path, tiny_model, [row])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_template_that_loops_ends_in_an_error_in_bounded_time(tmp_path: Path, tiny_model: ModelArtifact) -> None:
     loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
@@ -372,6 +378,7 @@ def test_a_template_that_loops_ends_in_an_error_in_bounded_time(tmp_path: Path, 
     assert time.monotonic() - began < 60
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_template_that_loops_hears_sigterm(tmp_path: Path, tiny_model: ModelArtifact) -> None:
     loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
@@ -386,6 +393,7 @@ def test_a_template_that_loops_hears_sigterm(tmp_path: Path, tiny_model: ModelAr
         assert child.wait(timeout=3) == -signal.SIGTERM
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_tokens_name_their_source_and_are_mixed_without_the_rows_that_break_a_rule(
     tmp_path: Path, tiny_model: ModelArtifact
@@ -425,6 +433,7 @@ def answers_of(row: dict[str, Any]) -> list[list[int]]:
     return [run for run in runs if run]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_what_is_too_long_is_cut_or_divided_into_whole_turns_and_counted(
     tmp_path: Path, tiny_model: ModelArtifact
@@ -465,6 +474,7 @@ def test_what_is_too_long_is_cut_or_divided_into_whole_turns_and_counted(
     assert whole.rows_file is cut.rows_file is None, "each row is one sample"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_training_on_everything_is_cut_at_the_end_of_a_turn_too(tmp_path: Path, tiny_model: ModelArtifact) -> None:
     long, everything = many_turns(6), {"train_on": TrainOn.everything}
@@ -477,6 +487,7 @@ def test_a_training_on_everything_is_cut_at_the_end_of_a_turn_too(tmp_path: Path
     assert of_all["labels"] == [-100, *cut["input_ids"][1:]]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_too_long_rows_are_dropped_or_an_error_whatever_becomes_of_other_rows(
     tmp_path: Path, tiny_model: ModelArtifact

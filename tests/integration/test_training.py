@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 SAME = ("step", "samples_seen", "num_tokens", "num_loss_tokens", "learning_rate")
 
 
+@pytest.mark.long
 def test_the_loss_falls_and_no_step_or_sample_is_missing(trained: CheckpointArtifact) -> None:
     rows = metrics(trained.root)
     assert [row["step"] for row in rows] == list(range(1, EPOCHS * STEPS_PER_EPOCH + 1))
@@ -54,6 +55,7 @@ def test_a_row_of_metrics_counts_tokens_with_and_without_padding(
         assert row["memory_bytes"] > 100 << 20  # torch alone
 
 
+@pytest.mark.long
 def test_packed_rows_train_as_padded_samples_do(
     trained: CheckpointArtifact, train_inputs: TrainInputs, tmp_path: Path
 ) -> None:
@@ -87,6 +89,7 @@ def test_what_remains_is_a_model_that_loads_with_its_chat_template(trained: Chec
     )
 
 
+@pytest.mark.long
 def test_a_rank_that_fails_is_quoted_and_not_torchruns_summary(train_inputs: TrainInputs, tmp_path: Path) -> None:
     root, out = tmp_path / "tokens", tmp_path / "out"
     root.mkdir()

@@ -103,6 +103,7 @@ def test_a_state_saved_with_compiled_layers_continues_without_and_the_reverse(
     assert any("compile_seconds" in row for row in rows[int(resumed[1]) :]) == (then is Compile.regional)
 
 
+@pytest.mark.long
 def test_a_machine_that_turns_out_not_to_compile_ends_the_run(
     train_inputs: TrainInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

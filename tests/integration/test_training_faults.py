@@ -52,6 +52,7 @@ def out(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_a_killed_parent_takes_all_ranks_along_and_the_run_continues_to_the_same_weights(
     train_inputs: TrainInputs, trained: CheckpointArtifact, out: Path
 ) -> None:
@@ -202,6 +203,7 @@ def acting(folder: Path, act: str, *ranks: str) -> dict[str, str]:
     return {"PYTHONPATH": f"{folder}:{Path.cwd()}"}
 
 
+@pytest.mark.long
 def test_a_rank_that_hangs_is_noticed_and_its_stack_is_in_the_message(train_inputs: TrainInputs, out: Path) -> None:
     cfg = changed(stall_timeout_seconds=8, env=acting(out.parent, "time.sleep(600)", "1"))
     with pytest.raises(StageError, match="training hangs: nothing was written for") as caught:
@@ -213,6 +215,7 @@ def test_a_rank_that_hangs_is_noticed_and_its_stack_is_in_the_message(train_inpu
     assert wait_for(lambda: not ranks(out), 5)
 
 
+@pytest.mark.long
 def test_a_loss_that_is_no_number_ends_the_run_before_it_reaches_the_weights(
     train_inputs: TrainInputs, out: Path
 ) -> None:

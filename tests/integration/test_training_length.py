@@ -58,6 +58,7 @@ def test_a_fraction_of_an_epoch_ends_at_its_step_with_its_schedule_and_a_kill_ch
     assert weights(continued) == weights(whole)
 
 
+@pytest.mark.long
 def test_max_steps_takes_as_many_epochs_as_it_needs(train_inputs: TrainInputs, tmp_path: Path) -> None:
     checkpoint = train(changed(max_steps=STEPS_PER_EPOCH + 1, num_epochs=1), train_inputs, tmp_path, Progress())
     rows = metrics(tmp_path)

@@ -182,6 +182,7 @@ def test_every_kernel_of_a_training_on_cpus_is_deterministic_and_the_weights_are
     assert weights(asked) == weights(trained)
 
 
+@pytest.mark.long
 def test_a_layer_that_the_model_has_not_is_named(train_inputs: TrainInputs, tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"training.lora.target_modules: the model has no wrong") as caught:
         made(tmp_path / "out", train_inputs, lora=LoraConfig(rank=4, target_modules=["q_proj", "wrong"]))
@@ -213,6 +214,7 @@ def test_validation_scores_samples_that_are_not_trained_with_the_same_loss_on_an
     )
 
 
+@pytest.mark.long
 def test_of_a_row_that_became_several_samples_all_are_validated_or_all_train(
     train_inputs: TrainInputs, tmp_path: Path
 ) -> None:

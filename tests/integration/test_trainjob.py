@@ -107,6 +107,7 @@ def test_a_job_without_a_place_waits_with_the_reason_and_begins_when_there_is_on
     assert any(line.endswith(f"FailedScheduling: {why}") for line in seen.lines)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -158,6 +159,7 @@ def test_a_program_reads_why_a_job_has_no_pods(
     assert f"(0 of 2 pods running; no pod: {said})" in [one["text"] for one in events if one["event"] == "progress"]
 
 
+@pytest.mark.long
 def test_a_job_that_can_never_have_pods_is_ended_at_once(server: KubernetesServer, tmp_path: Path, seen: Seen) -> None:
     mount = "spec.template.spec.containers[0].volumeMounts[1].mountPath"
     server.faults.invalid_jobs = f'{mount}: Invalid value: "/dev/shm": must be unique'
@@ -167,6 +169,7 @@ def test_a_job_that_can_never_have_pods_is_ended_at_once(server: KubernetesServe
     assert server.jobs() == {}
 
 
+@pytest.mark.long
 def test_what_the_job_before_could_not_do_does_not_end_the_next_one(
     server: KubernetesServer, tmp_path: Path, seen: Seen
 ) -> None:
@@ -181,6 +184,7 @@ def test_what_the_job_before_could_not_do_does_not_end_the_next_one(
     assert "JobCreationFailed" not in again.text
 
 
+@pytest.mark.long
 def test_what_nobody_mends_ends_the_job_without_any_timeout(
     server: KubernetesServer, tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +239,7 @@ def test_a_suspended_job_waits_for_its_queue(server: KubernetesServer, tmp_path:
     assert "(suspended until a queue or a person resumes it)" in seen.lines
 
 
+@pytest.mark.long
 def test_a_token_that_expires_leaves_the_job_and_a_new_one_goes_on_with_it(
     server: KubernetesServer, tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -447,6 +452,7 @@ def test_without_the_rights_that_serve_people_the_training_runs_and_says_what_it
         assert len(server.jobs()) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "message",
     [
@@ -619,6 +625,7 @@ def pods_settings(folder: Path) -> list[str]:
     return ["training/launcher=kubeflow", *(f"training.launcher.{setting}" for setting in launcher)]
 
 
+@pytest.mark.long
 def test_a_run_asks_the_cluster_before_it_does_anything(server: KubernetesServer, tmp_path: Path) -> None:
     answer = sft("run", "quickstart", *pods_settings(tmp_path), "training.launcher.runtime=nosuch", cwd=tmp_path)
     assert answer.status == 1
@@ -627,6 +634,7 @@ def test_a_run_asks_the_cluster_before_it_does_anything(server: KubernetesServer
     assert list((tmp_path / "runs" / "store").glob("[!.]*")) == []
 
 
+@pytest.mark.long
 def test_a_part_of_a_run_that_does_not_train_needs_no_cluster(tmp_path: Path) -> None:
     settings = [*pods_settings(tmp_path), "dataset.max_samples=100"]
     away = {"KUBECONFIG": str(tmp_path / "nosuch"), "KUBERNETES_SERVER_URL": "", "KUBERNETES_AUTH_TOKEN": ""}
@@ -638,6 +646,7 @@ def test_a_part_of_a_run_that_does_not_train_needs_no_cluster(tmp_path: Path) ->
     assert "--until tokenize" in early.err
 
 
+@pytest.mark.long
 def test_attach_and_detach_are_for_runs_that_a_cluster_trains(tmp_path: Path) -> None:
     answer = sft("run", "quickstart", "--detach", cwd=tmp_path)
     assert answer.status == 2

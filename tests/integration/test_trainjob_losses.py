@@ -73,6 +73,7 @@ def when(condition: Callable[[], bool], then: Callable[[], object]) -> threading
     return thread
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("end", "num_nodes", "node"),
     [
@@ -102,6 +103,7 @@ def test_a_pod_that_ends_counts_once_and_the_others_wait_for_it_in_theirs(
     assert "all nodes begin anew from the last full state" in seen.text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("at", ["before all are there", "at the last step", "after the end"])
 def test_the_moment_of_an_end_does_not_matter(at: str, server: KubernetesServer, tmp_path: Path, seen: Seen) -> None:
     wanted = counting(tmp_path, 2)

@@ -85,6 +85,7 @@ def test_an_object_with_other_bytes_is_sent_again(bucket: tuple[Path, str], tmp_
     assert files(damaged.parent) == FILES
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_killed_upload_goes_on_within_a_large_file(bucket: tuple[Path, str], tmp_path: Path) -> None:
     packaged = package(tmp_path / "package", {"model.safetensors": noise(LARGE), "sft.json": b"killed"})

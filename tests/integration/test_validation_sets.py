@@ -103,6 +103,7 @@ def check_by_hand(row: Mapping[str, Any], model_dir: Path, inputs: TrainInputs) 
         assert row[f"validation_loss.{name}"] == pytest.approx(summed / count, abs=CLOSE)
 
 
+@pytest.mark.long
 def test_split_and_sets_are_told_apart_and_change_no_bit_of_the_training(
     with_sets: TrainInputs, train_inputs: TrainInputs, tmp_path: Path
 ) -> None:
@@ -122,6 +123,7 @@ def test_split_and_sets_are_told_apart_and_change_no_bit_of_the_training(
     assert rows[-1]["num_validation_tokens"] == others[3]["num_validation_tokens"]
 
 
+@pytest.mark.long
 def test_with_a_base_in_4_bits_they_are_those_of_the_4_bit_model_with_its_adapter(
     with_sets: TrainInputs, tmp_path: Path
 ) -> None:
@@ -152,6 +154,7 @@ def choosing(name: str, **settings: Any) -> TrainingConfig:
     )
 
 
+@pytest.mark.long
 def test_a_set_that_gets_worse_stops_the_training_and_chooses_the_step_with_the_losses_of_its_model_on_two_ranks(
     with_sets: TrainInputs, tmp_path: Path
 ) -> None:

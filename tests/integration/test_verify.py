@@ -29,6 +29,7 @@ def run(tiny_model: ModelArtifact, tmp_path: Path) -> Path:
     return run
 
 
+@pytest.mark.long
 def test_the_base_model_and_the_source_are_compared_with_what_was_read(run: Path) -> None:
     untouched = verify(run)
     assert untouched.problems == []
@@ -51,6 +52,7 @@ def test_the_base_model_and_the_source_are_compared_with_what_was_read(run: Path
     assert f"the base model is no longer at {weights.parent}: not checked" in verify(run).notes
 
 
+@pytest.mark.long
 def test_a_run_is_found_from_within_its_folder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (run / "below").mkdir()
     for folder, name in ((run, "."), (run, "run.json"), (run / "below", "..")):
@@ -58,6 +60,7 @@ def test_a_run_is_found_from_within_its_folder(run: Path, monkeypatch: pytest.Mo
         assert verify(Path(name)).problems == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("until", [["--until", "dataset"], ["--until=dataset"], ["--unt", "dataset"]])
 def test_a_part_of_a_plan_is_as_recorded_however_it_was_asked_for(until: list[str], tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(ROW + "\n")
@@ -68,6 +71,7 @@ def test_a_part_of_a_plan_is_as_recorded_however_it_was_asked_for(until: list[st
     assert verify(run).problems == []
 
 
+@pytest.mark.long
 def test_a_step_that_was_removed_is_missed_also_where_tracebacks_were_asked_for(run: Path) -> None:
     file = run / "run.json"
     facts = self_hashed_json.load_checked(file.read_bytes())

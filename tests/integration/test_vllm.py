@@ -85,6 +85,7 @@ def likelihoods(out: Path) -> list[tuple[Any, float, str]]:
     ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("held_out", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
 def test_the_same_tasks_have_the_same_scores_and_held_out_samples_come_after(
     held_out: bool, stand_in: Path, tasks: Path, tiny_model: ModelArtifact, tiny_data: DatasetArtifact, tmp_path: Path

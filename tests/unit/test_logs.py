@@ -134,6 +134,7 @@ def patterns() -> Iterator[tuple[str, re.Pattern[Any]]]:
                     yield f"{module.name}.{name}", pattern
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_no_pattern_of_ours_takes_forever() -> None:

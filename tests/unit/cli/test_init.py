@@ -161,6 +161,7 @@ def test_what_can_not_be_is_refused_and_leaves_no_recipe(
     assert not list(tmp_path.glob("*.yaml"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("text", ["You are #1", "Answer: yes", "no", "1.10", "- a", "it's", "null and void"])
 def test_what_is_typed_of_the_data_stands_in_the_recipe(text: str, tmp_path: Path) -> None:
     rows(tmp_path / "chats.jsonl", CHATS)

@@ -17,6 +17,7 @@ def told(*overrides: str) -> list[str]:
     return list(unread_settings(composed(*overrides)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [recipe.name for recipe in recipes()])
 def test_a_shipped_recipe_sets_nothing_in_vain(name: str) -> None:
     data = [] if name == "mix" else ["dataset.uri=data.jsonl"]
@@ -30,6 +31,7 @@ def test_settings_of_a_mix_that_do_nothing_are_told() -> None:
     assert told(*by_shares) == ["dataset.mixing_temperature=2.0: read only with dataset.mixing=temperature"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [

@@ -48,6 +48,7 @@ def test_there_are_enough_of_each() -> None:
     assert counts["trl"] >= 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("project", "name"), ALL)
 def test_it_is_recognised_and_each_key_is_in_one_list(project: str, name: str, tmp_path: Path) -> None:
     found = imported(project, name, tmp_path)
@@ -60,6 +61,7 @@ def test_it_is_recognised_and_each_key_is_in_one_list(project: str, name: str, t
     assert all(told.found.note for told in found.told if told.found.kind is not Kind.TAKEN)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("project", "name"), ALL)
 def test_the_recipe_composes_or_says_what_is_left(project: str, name: str, tmp_path: Path) -> None:
     found = imported(project, name, tmp_path)

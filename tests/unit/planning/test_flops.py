@@ -55,6 +55,7 @@ def test_of_experts_those_count_that_a_token_is_sent_to() -> None:
     assert model_flops(shape(config)).per_token == 6 * 3 * (attention + 2 * 3 * 64 * 32 + 8 * 64)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("lora_rank", [0, 8])

@@ -85,6 +85,7 @@ def read(folder: Path, config: Any) -> Shape:
     return shape
 
 
+@pytest.mark.long
 @pytest.mark.slow  # imports transformers
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_parameters_are_those_of_transformers(model_type: str, tmp_path: Path) -> None:
@@ -118,6 +119,7 @@ def saved_bytes(model: Any, num_tokens: int) -> int:
     return sum(storage.nbytes() for storage in kept.values())
 
 
+@pytest.mark.long
 @pytest.mark.slow  # imports transformers
 @pytest.mark.parametrize("value_bytes", [2, 4])
 @pytest.mark.parametrize("model_type", [m for m in FAMILIES if m != "gemma2"])  # it has no sdpa
@@ -139,6 +141,7 @@ def test_a_layer_keeps_what_autograd_saves(model_type: str, value_bytes: int, tm
     assert activations(shape, value_bytes) == pytest.approx((saved[0] - saved[1]) / tokens, rel=0.06)
 
 
+@pytest.mark.long
 @pytest.mark.slow  # imports transformers
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers, about what peft calls
 @pytest.mark.parametrize("dropout", [0.0, 0.1])

@@ -99,6 +99,7 @@ def test_only_what_is_to_be_reached_counts_as_work() -> None:
     assert len({runner.work_digest(cfg, "train") for cfg in configs}) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("shared", "setting"),
     [

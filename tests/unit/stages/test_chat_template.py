@@ -154,6 +154,7 @@ def test_the_folder_is_the_same_model_with_another_template(folder: Path, tmp_pa
     }
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_stage_makes_it_and_its_key_follows_the_file(folder: Path, tmp_path: Path) -> None:
     file, out = tmp_path / "mine.jinja", tmp_path / "out"

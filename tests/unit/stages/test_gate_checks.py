@@ -23,6 +23,7 @@ from sft.stages.gate_checks import (
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("tasks", "settings", "problem"),
     [

@@ -47,6 +47,7 @@ def budget(notes: list[str], size: int | None = None) -> Budget:
     return Budget(tokens=80, size=size, say=notes.append)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [None, 8])
 def test_a_failed_try_has_left_no_tensor_when_the_next_one_begins(size: int | None) -> None:
     import torch

@@ -46,6 +46,7 @@ def test_a_recipes_own_tasks_are_read_with_what_they_include(tmp_path: Path) -> 
     assert task_scores(["mine"], tmp_path) is None
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ai2_arc", "glue", "mmlu", "bbh", "truthfulqa", "leaderboard"])
 def test_lm_eval_finds_the_same_tasks_with_the_same_metrics(name: str) -> None:

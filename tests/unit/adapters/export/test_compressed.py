@@ -48,6 +48,7 @@ def test_numbers_and_scales_are_the_librarys(kind: str) -> None:
     assert torch.equal(own, quantize(values, scale, zero, settings, dtype=own.dtype))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_transformers_loads_what_was_written(
     kind: str, tiny_model: ModelArtifact, tiny_data: DatasetArtifact, tmp_path: Path
@@ -101,6 +102,7 @@ def test_a_model_that_is_quantised_already_is_refused(tiny_model: ModelArtifact,
         )
 
 
+@pytest.mark.long
 def test_a_model_of_which_no_layer_would_be_rounded_is_refused(tmp_path: Path) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 

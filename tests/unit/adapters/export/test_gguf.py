@@ -45,6 +45,7 @@ def logits(folder: Path) -> object:
         return model(input_ids=torch.arange(3, 23)[None]).logits
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("architecture", "settings"),
     [
@@ -74,6 +75,7 @@ def test_what_is_read_back_computes_the_same(
     torch.testing.assert_close(logits(made.model_dir), logits(model), rtol=0, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("said", [{"do_sample": True, "temperature": 3.0, "top_k": 0}, {"temperature": 0.6}, None])
 def test_what_is_read_back_writes_as_the_models_settings_say(
     said: dict[str, object] | None, tiny_model: ModelArtifact, tmp_path: Path
@@ -97,6 +99,7 @@ def test_what_is_read_back_writes_as_the_models_settings_say(
     assert gguf.not_carried(model) == notes
 
 
+@pytest.mark.long
 def test_a_head_of_its_own_is_written_though_the_config_ties_it(tiny_model: ModelArtifact, tmp_path: Path) -> None:
     from safetensors.numpy import load_file, save_file
 
@@ -109,6 +112,7 @@ def test_a_head_of_its_own_is_written_though_the_config_ties_it(tiny_model: Mode
     assert (read["lm_head.weight"] == 2 * weights["model.embed_tokens.weight"]).all()
 
 
+@pytest.mark.long
 def test_fewer_bits_differ_by_as_much_as_their_steps(tiny_model: ModelArtifact, tmp_path: Path) -> None:
     out, work = folders(tmp_path)
     made = gguf.export(tiny_model.model_dir, out, work, name="tiny", kind="q8_0", held_out=[])
@@ -116,6 +120,7 @@ def test_fewer_bits_differ_by_as_much_as_their_steps(tiny_model: ModelArtifact, 
     assert 0 < made.details["largest_weight_difference"] < 0.01  # steps of 1/127 of the largest of 32
 
 
+@pytest.mark.long
 def test_rows_that_no_block_divides_stay_wider_and_that_is_said(tiny_model: ModelArtifact, tmp_path: Path) -> None:
     settings = {"hidden_size": 24, "head_dim": 6}
     model = with_tokenizer(tiny_model.model_dir, tmp_path / "model", "llama", **settings)
@@ -124,6 +129,7 @@ def test_rows_that_no_block_divides_stay_wider_and_that_is_said(tiny_model: Mode
     assert "kept in f16, as their rows are not divisible into blocks of q8_0" in " ".join(made.notes)
 
 
+@pytest.mark.long
 def test_values_beyond_f16_are_refused(tiny_model: ModelArtifact, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -137,6 +143,7 @@ def test_values_beyond_f16_are_refused(tiny_model: ModelArtifact, tmp_path: Path
     assert error.value.fix == "--type bf16"
 
 
+@pytest.mark.long
 def test_a_model_without_a_template_or_an_end_is_refused(tiny_model: ModelArtifact, tmp_path: Path) -> None:
     model = with_tokenizer(tiny_model.model_dir, tmp_path / "model", "llama")
     (model / "chat_template.jinja").unlink()

@@ -71,6 +71,7 @@ def is_written(model: Path, out: Path, made: dict[str, Any]) -> None:
     assert 0 < kl < 0.1
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_transformers_loads_what_another_environment_wrote(
     stand_in: Path, tiny_model: ModelArtifact, tiny_data: DatasetArtifact, tokenized: Path, tmp_path: Path
@@ -102,6 +103,7 @@ def test_llm_compressor_itself_does_the_same(tiny_model: ModelArtifact, tokenize
     is_written(tiny_model.model_dir, out, made)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "message"),
@@ -166,6 +168,7 @@ def test_widths_that_no_group_divides_are_refused() -> None:
         gptq_worker.group_size([])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_refusal_of_the_worker_is_told_as_it_is(
     stand_in: Path, tiny_model: ModelArtifact, tokenized: Path, tmp_path: Path

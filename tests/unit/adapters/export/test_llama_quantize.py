@@ -19,6 +19,7 @@ def export(model: Path, folder: Path, program: Path | str | None, kind: str = "q
     return gguf.export(model, folder / "out", folder / "work", name="tiny", kind=kind, program=given, **how)  # type: ignore[arg-type]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_what_the_program_writes_is_read_back(
     tiny_model: ModelArtifact, tiny_data: DatasetArtifact, tmp_path: Path
@@ -38,6 +39,7 @@ def test_what_the_program_writes_is_read_back(
     assert not (tmp_path / "work" / "wider.gguf").exists()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_another_type_than_was_asked_for_is_an_error(tiny_model: ModelArtifact, tmp_path: Path) -> None:
     program = stand_in.program(tmp_path)

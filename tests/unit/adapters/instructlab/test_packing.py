@@ -36,6 +36,7 @@ def tokens(minibatch: list[int], lengths: list[int], budget: int) -> int:
     return padded_length(max(lengths[index] for index in minibatch), budget) * len(minibatch)
 
 
+@pytest.mark.long
 @pytest.mark.slow  # imports the library, to compare
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 8])
 @pytest.mark.parametrize("budget", [512, 2048, 10_000])

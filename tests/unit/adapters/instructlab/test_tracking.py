@@ -52,6 +52,7 @@ def test_a_tracker_that_fails_is_named_and_left_out_from_then_on(tmp_path: Path)
         assert working.log(row(2)) == {}
 
 
+@pytest.mark.long
 def test_mlflow_without_an_address_writes_into_the_run_root_and_nothing_into_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

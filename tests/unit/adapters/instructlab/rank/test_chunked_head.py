@@ -41,6 +41,7 @@ def passes(model: Any, minibatch: dict[str, Any]) -> tuple[float, dict[str, Any]
         loss.loss_over_logits = whole
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_chunks_give_the_loss_and_the_gradients_of_the_whole(architecture: str, chunks: Any) -> None:
     model, minibatch = wrapped(architecture), padded()

@@ -94,6 +94,7 @@ def compiled(model: Any) -> Any:
     return model
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "how"),
     [
@@ -120,6 +121,7 @@ def test_weights_keep_their_names() -> None:
     assert [*compiled(model).state_dict()] == before
 
 
+@pytest.mark.long
 def test_scoring_after_training_compiles_each_layer_once_more() -> None:
     import torch
 
@@ -142,6 +144,7 @@ def test_layers_that_need_more_versions_than_that_end_the_run(monkeypatch: pytes
     assert caught.value.fix == "set training.compile=none"
 
 
+@pytest.mark.long
 def test_what_torch_leaves_out_is_said() -> None:
     import torch
 

@@ -65,6 +65,7 @@ def test_scales_in_8_bits_are_the_nearest_of_256_values_times_the_largest_of_the
     assert layer.num_bytes == 512 * 32 + 512 + 4 + 2 * 4 + 256 * 4
 
 
+@pytest.mark.long
 def test_a_last_block_may_be_short() -> None:
     import torch
 
@@ -160,6 +161,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("recomputes", [False, True])
 def test_loss_and_gradients_are_those_of_the_same_model_with_widened_weights(variant: str, recomputes: bool) -> None:
