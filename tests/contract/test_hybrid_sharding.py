@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(280)]
 
 
 def on_nodes(num_nodes: int, folder: Path, what: str) -> Any:
@@ -45,7 +45,6 @@ def on_four(folder: Path) -> Any:
     return on_nodes(2, folder, "train")
 
 
-@pytest.mark.long
 def test_a_node_has_the_whole_model_and_shards_it_over_its_ranks(on_four: Any) -> None:
     assert (on_four["HYBRID_SHARD"]["mesh"], on_four["FULL_SHARD"]["mesh"]) == ([2, 2], [4])
     assert on_four["HYBRID_SHARD"]["kept"] == pytest.approx(1 / 2, abs=0.02)

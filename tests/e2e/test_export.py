@@ -20,7 +20,7 @@ from tests.servers.model_registry import ModelRegistryServer
 from tests.support import llama_quantize, llmcompressor
 from tests.support.command import Answer, sft, sft_in_process
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 QUICK = ("registry=none", "eval.tasks=[]", "eval.holdout.limit=40")
 
 
@@ -47,7 +47,6 @@ def gated(root: Path) -> str:
     return str(folder.relative_to(root))
 
 
-@pytest.mark.long
 def test_an_export_is_scored_by_the_runs_own_gates(root: Path, gated: str) -> None:
     answer = sft("export", gated, "--to", "gguf", "--type", "q8_0", "--output", "made/q8", cwd=root)
     assert answer.status == 0, answer.err
@@ -83,7 +82,6 @@ def ruined(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     monkeypatch.setattr(gguf, "export", ruin)
 
 
-@pytest.mark.long
 def test_an_export_that_misses_a_gate_is_not_kept(root: Path, gated: str, ruined: None) -> None:
     answer = sft_in_process("export", "model", gated, "--to", "gguf", "--output", "failed/q8", cwd=root)
     assert answer.status == 3
@@ -91,7 +89,6 @@ def test_an_export_that_misses_a_gate_is_not_kept(root: Path, gated: str, ruined
     assert list((root / "failed").iterdir()) == []
 
 
-@pytest.mark.long
 def test_with_keep_it_is_kept_and_marked(root: Path, gated: str, ruined: None) -> None:
     answer = sft_in_process("export", gated, "--to", "gguf", "--output", "kept/q8", "--keep", cwd=root)
     assert answer.status == 3
@@ -122,7 +119,6 @@ def test_what_can_be_known_is_said_before_anything_is_written(root: Path, gated:
     assert not (root / "never").exists()
 
 
-@pytest.mark.long
 def test_an_ollama_export_has_a_modelfile_beside_the_weights(root: Path, gated: str) -> None:
     answer = sft("export", gated, "--to", "ollama", "--output", "made/ollama", cwd=root)
     assert answer.status == 0, answer.err
@@ -135,7 +131,6 @@ def test_an_ollama_export_has_a_modelfile_beside_the_weights(root: Path, gated: 
     assert record["scores"]["differences"]["holdout.exact_match"]["difference"] == 0.0
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("kind", ["fp8", "int8"])
 def test_eight_bits_are_scored_as_they_are_loaded(root: Path, gated: str, kind: str) -> None:
     answer = sft("export", gated, "--to", kind, "--output", f"made/{kind}", cwd=root)
@@ -147,7 +142,6 @@ def test_eight_bits_are_scored_as_they_are_loaded(root: Path, gated: str, kind: 
     assert {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"} <= record["files"].keys()
 
 
-@pytest.mark.long
 def test_four_bits_by_another_environment_are_scored(root: Path, gated: str, tmp_path: Path) -> None:
     python = os.environ.get("SFT_TEST_LLMCOMPRESSOR_PYTHON") or llmcompressor.environment(tmp_path / "llmc")
     how = ("--to", "int4", "--python", str(python), "--calibration-samples", "16")
@@ -165,7 +159,6 @@ def test_four_bits_by_another_environment_are_scored(root: Path, gated: str, tmp
     assert "llmcompressor (of GPTQ's environment)" in record["versions"]
 
 
-@pytest.mark.long
 def test_k_quants_by_a_persons_program_are_scored(root: Path, gated: str, tmp_path: Path) -> None:
     program = shutil.which("llama-quantize") or str(llama_quantize.program(tmp_path))
     how = ("--to", "gguf", "--type", "q4_k_m", "--llama-quantize", program)

@@ -15,7 +15,7 @@ import pytest
 from tests.servers.model_registry import ModelRegistryServer
 from tests.support.command import Answer, sft, sft_in_process, steps
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 TOKEN = "canary-token-77e1c2"
 
 
@@ -96,7 +96,6 @@ def test_an_earlier_run_is_registered_here_and_elsewhere_and_its_record_tells_of
     assert [row["name"] for row in kubeflow.rows["model_artifacts"].values()] == ["quickstart"]
 
 
-@pytest.mark.long
 def test_a_registry_is_asked_before_the_training(root: Path, kubeflow: ModelRegistryServer) -> None:
     run = ("run", "quickstart", "training.seed=12", "registry=kubeflow")
     away = sft(*run, "registry.address=http://127.0.0.1:9", cwd=root)
@@ -109,7 +108,6 @@ def test_a_registry_is_asked_before_the_training(root: Path, kubeflow: ModelRegi
     assert not list(root.glob("runs/store/.staging/train-*"))
 
 
-@pytest.mark.long
 def test_a_registry_that_is_away_leaves_the_run_as_it_was(root: Path, unregistered: Path) -> None:
     before = record_of(unregistered)["status"]
     address = "registry.address=http://127.0.0.1:9"

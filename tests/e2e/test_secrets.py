@@ -21,7 +21,7 @@ from tests.servers.http import Resource, serving
 from tests.support.canaries import AT_HOME, VARIABLES, Planted, echoing, plant
 from tests.support.command import Answer, start, steps
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 HOSTILE = ("random", "torch", "json", "yaml", "transformers", "sitecustomize", "usercustomize", "lm_eval", "mlflow")
 RECIPE = """\
@@ -96,7 +96,6 @@ def watch(ancestor: int, seen: set[str], ended: threading.Event) -> None:
                 continue
 
 
-@pytest.mark.long
 def test_a_run_that_succeeds_lets_no_secret_out(planted: Planted) -> None:
     assert planted.status == 0, planted.out
     assert planted.leaks(Answer(0, planted.out, "")) == []
@@ -137,7 +136,6 @@ def test_no_process_has_a_secret_among_its_arguments(planted: Planted) -> None:
 NOBODY = "127.0.0.1:9"
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "environment", "status", "said"),
     [
@@ -218,7 +216,6 @@ ECHOED = {
 }
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("what", ECHOED)
 def test_a_server_that_repeats_what_it_is_told_gives_no_secret_away(what: str, planted: Planted) -> None:
     arguments = [text.format(echo=planted.echo, run=planted.run) for text in ECHOED[what]]
@@ -230,7 +227,6 @@ def test_a_server_that_repeats_what_it_is_told_gives_no_secret_away(what: str, p
     assert planted.leaks(answer) == []
 
 
-@pytest.mark.long
 def test_a_run_that_fails_for_what_a_task_says_tells_no_secret(planted: Planted) -> None:
     tasks = ["eval.tasks=[shouts]", f"eval.include_path={planted.cwd.parent / 'tasks'}", "eval.allow_task_code=true"]
     answer = planted.sft("run", "recipe.yaml", *tasks)
@@ -239,7 +235,6 @@ def test_a_run_that_fails_for_what_a_task_says_tells_no_secret(planted: Planted)
     assert planted.leaks(answer) == []
 
 
-@pytest.mark.long
 def test_a_sweep_keeps_no_secret_that_was_typed(planted: Planted) -> None:
     uri = f"dataset.uri=http://me:canary-typed@{planted.host}/rows.jsonl?api_key=canary-typed-too"
     answer = planted.sft("run", "recipe.yaml", "-m", "dataset.train_split=0.7,0.6", uri, "--until", "dataset")

@@ -14,7 +14,7 @@ import pytest
 from sft import self_hashed_json
 from tests.support.command import Answer, sft, start
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 SMALL = [
     "dataset.max_samples=200", "eval.tasks=[]", "eval.holdout.limit=20", "eval.holdout.generate=false", "registry=none",
     "training.tracking.trackers=[]",
@@ -70,7 +70,6 @@ def joblib(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Answer]:
     return cwd, sft(*command, cwd=cwd)
 
 
-@pytest.mark.long
 def test_points_at_once_share_what_they_share_and_are_compared(joblib: tuple[Path, Answer]) -> None:
     cwd, answer = joblib
     assert answer.status == 0, answer.err
@@ -96,7 +95,6 @@ def test_the_same_point_alone_finds_everything_done(joblib: tuple[Path, Answer])
     assert answer.out.startswith("nothing to do")
 
 
-@pytest.mark.long
 def test_jobs_of_submitit_tell_through_files_and_leave_no_pickles(joblib: tuple[Path, Answer]) -> None:
     cwd = joblib[0]
     answer = sft("run", "quickstart_submitit", *SMALL, *EPOCH, "sweep.objective=train.loss", cwd=cwd)

@@ -28,7 +28,7 @@ from tests.support.cluster import ON_EVERY_CLUSTER, Site, site
 from tests.support.command import Answer, records, sft, steps
 from tests.support.training import ranks
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1200)]
 
 SMALL = ["training.num_epochs=25", "dataset.max_samples=800", "registry=none", "eval=none"]
 STEPS = 300
@@ -125,7 +125,6 @@ def story(there: Site) -> Story:
     return Story(there, left, was, orphaned_at, preempted_at, back, (*jobs, list(there.jobs())))
 
 
-@pytest.mark.long
 def test_a_run_that_is_left_alone_says_how_to_come_back(story: Story) -> None:
     assert "trains on" in story.left.err
     assert "Traceback" not in story.left.err

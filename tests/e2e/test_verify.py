@@ -21,7 +21,7 @@ from sft.files import sha256_file
 from sft.runner.verify import verify
 from tests.support.command import Answer, sft
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture
@@ -46,7 +46,6 @@ def flip(file: Path, place: int | None = None) -> None:
     file.write_bytes(content)
 
 
-@pytest.mark.long
 def test_a_finished_run_and_its_model_are_as_recorded(run: Path, tmp_path: Path) -> None:
     answer = sft("verify", str(run), cwd=tmp_path)
     assert answer.status == 0, answer.err
@@ -162,7 +161,6 @@ def other(value: Any) -> Any:
     return "forged"
 
 
-@pytest.mark.long
 def test_what_is_forged_in_a_record_that_was_sealed_again_is_noticed(run: Path) -> None:
     file = run / "run.json"
     facts = self_hashed_json.load_checked(file.read_bytes())
@@ -305,7 +303,6 @@ def test_a_hostile_run_json_ends_in_a_sentence(change: dict[str, Any], run: Path
     assert verify(run).problems
 
 
-@pytest.mark.long
 def test_whatever_the_documents_of_a_run_hold_ends_in_sentences(run: Path) -> None:
     """Parts are left out, exchanged, renamed or damaged, their digests renewed; `verify` finds problems or none."""
     numbers, odd = random.Random(0), [None, True, -1, 1e308, "", "\0", "../../x", "x" * 300, [], {}, [1], "dataset"]
@@ -376,7 +373,6 @@ def sealed(signed: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Trusted]:
     return signature.parent, Trusted(key=signed[1])
 
 
-@pytest.mark.long
 def test_a_signed_run_passes_and_with_another_key_it_does_not(sealed: tuple[Path, Trusted], tmp_path: Path) -> None:
     run, trusted = sealed
     assert verify(run, trusted=trusted).problems == []
