@@ -71,7 +71,7 @@ class QuantizedLinear(torch.nn.Module):  # type: ignore[misc]
                 absmax=self.scales_of_scales, code=self.code_of_scales, blocksize=SCALE_BLOCK, dtype=torch.float32
             )
             scales = dequantize_blockwise(scales, of_scales) + self.offset
-        # As one row: where a CPU has AVX-512, rows that are no whole number of blocks come out wrong (bitsandbytes 0.50.2).
+        # As one row: with AVX-512, rows that are no whole number of blocks come out wrong (bitsandbytes 0.50.2).
         row = torch.Size((1, self.out_features * self.in_features))
         state = QuantState(absmax=scales, shape=row, dtype=dtype, blocksize=BLOCK, quant_type=_KIND)
         return dequantize_4bit(self.packed, state).reshape(self.out_features, self.in_features)
