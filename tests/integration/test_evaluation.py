@@ -273,7 +273,8 @@ def test_only_answers_that_fill_their_room_are_said_to_be_cut(tiny_model: ModelA
     model = SimpleNamespace(tok_encode=tokenizer.encode, max_gen_toks=256, max_length=512)
     texts = [tokenizer.decode(tokenizer.encode("one two three four " * 20)[:length]) for length in (10, 39, 40)]
     asked = ("1", {"until": ["."], "max_gen_toks": 40})
-    rows = [{"doc_id": 0, "arguments": [asked], "resps": [[text]]} for text in texts]
+    rows = [{"doc_id": place, "arguments": [asked], "resps": [[text]]} for place, text in enumerate(texts)]
+    rows += rows  # as lm-eval logs them for two filters
     rows.append({"doc_id": 3, "arguments": [("1", "one")], "resps": [[(-1.0, True)]]})
     request = {"backend": "hf", "num_fewshot": None, "gen_kwargs": {}}
     [note] = task_notes.notes(request, model, {"n-shot": {}}, {"write": rows})

@@ -48,7 +48,7 @@ def _cut_answers(backend: str, model: Any, task: str, rows: Sequence[Mapping[str
     """Yield a note on answers that end where they had to, as far as their texts show it: lm-eval keeps no more."""
     written = [
         (text, _num_written(backend, model, settings))
-        for row in rows
+        for row in {row["doc_id"]: row for row in rows}.values()  # a row is there once for each filter
         for (_, settings, *_), texts in zip(row["arguments"], row["resps"], strict=True)
         if isinstance(settings, Mapping)
         for text in texts
