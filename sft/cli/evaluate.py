@@ -86,6 +86,7 @@ def _notes(recipe: Recipe, keys: Sequence[str]) -> Iterator[str]:
     try:
         asked = compose.compose(recipe, [], needs_data=False).eval
     except ConfigError:  # it needs what the command line says
+        yield f"gates of {recipe.name}: not checked, if it has any, since one model is scored and nothing is compared"
         return
     for key, is_set in (("gates", asked.gates), ("no_regression", asked.no_regression), ("judge", asked.judge.address)):
         if is_set:

@@ -56,15 +56,16 @@ class Parameter:
         return f"{self.key}={value}"
 
     def _pairs(self, text: str) -> dict[str, str]:
+        rule, fix = "must be KEY=VALUE,KEY=VALUE", 'a value with a comma is written as JSON: {"KEY": "A,B"}'
+        refused = ConfigError([Problem(key=self.name, value=text, rule=rule, suggestion=fix)])
         if text.lstrip().startswith("{"):
             try:
                 return {name: str(value) for name, value in json.loads(text).items()}
-            except ValueError:
-                pass
+            except ValueError as error:
+                raise refused from error
         pairs = [pair.partition("=") for pair in text.split(",") if pair]
         if any(not equals for _, equals, _ in pairs):
-            rule, fix = "must be KEY=VALUE,KEY=VALUE", 'a value with a comma is written as JSON: {"KEY": "A,B"}'
-            raise ConfigError([Problem(key=self.name, value=text, rule=rule, suggestion=fix)])
+            raise refused
         return {name.strip(): value for name, _, value in pairs}
 
     def value(self, cfg: RunConfig) -> Any:

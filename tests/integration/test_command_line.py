@@ -553,6 +553,10 @@ def test_what_an_evaluation_does_not_read_is_said(tmp_path: Path) -> None:
         "- registry: not read, since nothing is trained or registered",
         "- eval.gates of mine: not checked, since one model is scored and nothing is compared",
     ]
+    wrong_alone = (tmp_path / "mine.yaml").read_text().replace("tasks:", "limit: -1, tasks:")
+    (tmp_path / "mine.yaml").write_text(wrong_alone)
+    answer = sft_in_process("eval", "./model", "--recipe=mine.yaml", "eval.limit=5", cwd=tmp_path)
+    assert "- gates of mine: not checked, if it has any, since one model is scored" in answer.out
 
 
 def test_what_a_check_of_data_does_not_read_is_said(tmp_path: Path) -> None:

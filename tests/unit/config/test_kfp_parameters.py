@@ -29,7 +29,7 @@ def test_an_override_with_the_originals_name_is_one_of_the_setting(override: str
     assert translated(override) == setting
 
 
-@pytest.mark.parametrize("text", ["a=b,c", "'a=b,c'", "a", '{"a": "b,c"'])
+@pytest.mark.parametrize("text", ["a=b,c", "'a=b,c'", "a", '{"a": "b,c"', '{"a": "b=c"'])
 def test_a_pair_without_a_value_is_refused_and_not_an_empty_one(text: str) -> None:
     with pytest.raises(ConfigError, match="must be KEY=VALUE,KEY=VALUE; a value with a comma is written as JSON"):
         translated(f"phase_02_train_opt_annotations={text}")
